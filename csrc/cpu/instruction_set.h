@@ -1,0 +1,12 @@
+// The table of kernels of one instruction set. Included once by each isa_<name>.cpp, which defines MC_ISA.
+#pragma once
+
+#include "gaussian_nll.h"
+#include "rsample_kl.h"
+
+namespace manifold_core::MC_ISA {
+
+template <class C>
+constexpr cpu::Kernels<C> kernels{rsample_kl<C>, rsample_kl_backward<C>, gaussian_nll<C>, gaussian_nll_backward<C>};
+
+}  // namespace manifold_core::MC_ISA

@@ -1,0 +1,79 @@
+// What the operators (ops/*.cpp) and the kernels (one copy per instruction set) say to each other.
+#pragma once
+
+#include <cstdint>
+
+namespace manifold_core::cpu {
+
+enum class DType : int32_t { f32, f64, bf16, f16 };
+
+// A matrix in the caller's memory, of any stride (0 for an expanded gradient), in elements. data == nullptr: not given.
+struct Matrix {
+  void* data = nullptr;
+  DType dtype = DType::f32;
+  int64_t row_stride = 0;
+  int64_t col_stride = 0;
+};
+
+struct RsampleKl {
+  int64_t cols;
+  uint64_t seed;
+  uint64_t first_row;
+  Matrix mu, log_var;         // [rows, cols]
+  Matrix z;                   // [rows, cols]
+  Matrix kl;                  // [rows, cols], or [rows, 1] summed over the columns
+  bool kl_per_dimension;
+};
+
+struct RsampleKlBackward {
+  int64_t cols;
+  uint64_t seed;
+  uint64_t first_row;
+  Matrix mu, log_var;
+  Matrix grad_z;              // [rows, cols], may be absent
+  Matrix grad_kl;             // [rows, cols] of any stride, may be absent
+  Matrix grad_mu, grad_log_var;
+};
+
+struct GaussianNll {
+  int64_t cols;
+  double log_gamma;
+  Matrix x_hat, x;            // [rows, cols]
+  Matrix nll, squared_error;  // [rows, 1]
+};
+
+struct GaussianNllBackward {
+  int64_t cols;
+  double log_gamma;
+  Matrix x_hat, x;
+  Matrix grad_nll, grad_squared_error;  // [rows, 1], may be absent
+  Matrix grad_x_hat;
+};
+
+// Every kernel works on rows [begin, end). C is the type the arithmetic is done in, float or double.
+template <class C>
+struct Kernels {
+  void (*rsample_kl)(const RsampleKl&, int64_t begin, int64_t end);
+  void (*rsample_kl_backward)(const RsampleKlBackward&, int64_t begin, int64_t end);
+  void (*gaussian_nll)(const GaussianNll&, int64_t begin, int64_t end);
+  void (*gaussian_nll_backward)(const GaussianNllBackward&, int64_t begin, int64_t end);
+};
+
+struct InstructionSet {
+  const char* name;
+  Kernels<float> f32;
+  Kernels<double> f64;
+};
+
+extern const InstructionSet portable_kernels, avx2_kernels, avx512_kernels;
+
+// The widest set this processor has, or the one chosen by use_instruction_set.
+const InstructionSet& instruction_set();
+
+// The names of those this processor can run, widest last.
+int supported_instruction_sets(const char* names[3]);
+
+// For tests. False when this processor cannot run it or the name is unknown.
+bool use_instruction_set(const char* name);
+
+}  // namespace manifold_core::cpu

@@ -1,0 +1,88 @@
+// A tile of standard normal noise: the words of normal.h, several blocks at once.
+#pragma once
+
+#include "manifold_core/normal.h"
+#include "manifold_core/philox.h"
+#include "tile.h"
+
+namespace manifold_core::MC_ISA {
+
+// Philox multiplies 32-bit words into 64 bits. Each word sits in the low half of a 64-bit lane: the processor's
+// 32 x 32 -> 64 multiplication ignores the high half, so nothing has to be masked or shuffled between the rounds.
+#if defined(__AVX512F__)
+constexpr int kLanes = 8;
+#elif defined(__AVX2__)
+constexpr int kLanes = 4;
+#else
+constexpr int kLanes = 2;
+#endif
+using Lanes = uint64_t __attribute__((vector_size(8 * kLanes)));
+using Words = uint32_t __attribute__((vector_size(4 * kLanes)));
+
+MC_INLINE Lanes multiply_words(Lanes a, uint32_t factor) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Lanes>(_mm512_mul_epu32(reinterpret_cast<__m512i>(a), _mm512_set1_epi64(factor)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Lanes>(_mm256_mul_epu32(reinterpret_cast<__m256i>(a), _mm256_set1_epi64x(factor)));
+#elif defined(__SSE2__)
+  return reinterpret_cast<Lanes>(_mm_mul_epu32(reinterpret_cast<__m128i>(a), _mm_set1_epi64x(factor)));
+#else
+  return (a & 0xffffffffu) * uint64_t{factor};
+#endif
+}
+
+// The words of kTile / 4 blocks; the row of a block is the first row plus its row in the tile.
+template <class C>
+class NoiseTile {
+ public:
+  // For tiles of up to `rows` rows of `blocks` blocks each.
+  NoiseTile(uint64_t seed, int64_t rows, int64_t blocks) : seed_(seed) {
+    int64_t at = 0;
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t j = 0; j < blocks; ++j, ++at) {
+        row_in_tile_[at] = static_cast<uint64_t>(i);
+        block_in_row_[at] = static_cast<uint64_t>(j);
+      }
+    }
+    for (; at < kBlocks; ++at) row_in_tile_[at] = block_in_row_[at] = 0;
+  }
+
+  // out[4 b + lane]: noise of the first `count` blocks of a tile that starts at this row and block; rounded up to whole
+  // vectors, so out has kTile elements.
+  void fill(uint64_t row, uint64_t block, int64_t count, C* out) const {
+    uint32_t word[4][kBlocks];
+    for (int64_t b = 0; b < count; b += kLanes) {
+      Lanes in_row, in_tile;
+      memcpy(&in_row, block_in_row_ + b, sizeof(Lanes));
+      memcpy(&in_tile, row_in_tile_ + b, sizeof(Lanes));
+      const Lanes full_row = in_tile + row;
+      Lanes c0 = in_row + block, c1 = full_row, c2 = full_row >> 32, c3 = Lanes{} + kStreamNoise;
+      uint32_t k0 = static_cast<uint32_t>(seed_), k1 = static_cast<uint32_t>(seed_ >> 32);
+      for (int round = 0; round < 10; ++round) {  // as philox4x32_10 in philox.h
+        const Lanes p0 = multiply_words(c0, 0xD2511F53u), p1 = multiply_words(c2, 0xCD9E8D57u);
+        c0 = (p1 >> 32) ^ c1 ^ uint64_t{k0};
+        c1 = p1;
+        c2 = (p0 >> 32) ^ c3 ^ uint64_t{k1};
+        c3 = p0;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+      }
+      const Lanes lanes[4] = {c0, c1, c2, c3};
+      for (int w = 0; w < 4; ++w) {
+        const Words low = __builtin_convertvector(lanes[w], Words);
+        memcpy(word[w] + b, &low, sizeof(Words));
+      }
+    }
+    for (int64_t b = 0; b < count; ++b) {
+      normal_pair(word[0][b], word[1][b], out[4 * b], out[4 * b + 1]);
+      normal_pair(word[2][b], word[3][b], out[4 * b + 2], out[4 * b + 3]);
+    }
+  }
+
+ private:
+  static constexpr int64_t kBlocks = kTile / 4;
+  uint64_t seed_;
+  uint64_t row_in_tile_[kBlocks], block_in_row_[kBlocks];
+};
+
+}  // namespace manifold_core::MC_ISA

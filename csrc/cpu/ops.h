@@ -1,0 +1,28 @@
+// The operators on CPU tensors: checks, allocation, threads. Matrices are [rows, cols], of any stride.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <tuple>
+
+namespace manifold_core::cpu {
+
+using torch::stable::Tensor;
+
+std::tuple<Tensor, Tensor> rsample_kl(const Tensor& mu, const Tensor& log_var, const Tensor& seed, int64_t first_row,
+                                      bool per_dimension);
+
+std::tuple<Tensor, Tensor> rsample_kl_backward(const std::optional<Tensor>& grad_z,
+                                               const std::optional<Tensor>& grad_kl, const Tensor& mu,
+                                               const Tensor& log_var, const Tensor& seed, int64_t first_row);
+
+std::tuple<Tensor, Tensor> gaussian_nll(const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma);
+
+std::tuple<Tensor, Tensor> gaussian_nll_backward(const std::optional<Tensor>& grad_nll,
+                                                 const std::optional<Tensor>& grad_squared_error, const Tensor& x_hat,
+                                                 const Tensor& x, const Tensor& log_gamma,
+                                                 const Tensor& squared_error);
+
+}  // namespace manifold_core::cpu

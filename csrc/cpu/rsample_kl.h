@@ -1,0 +1,88 @@
+// z = mu + sigma * noise and KL[N(mu, sigma^2) || N(0, 1)], and their gradients. The noise is made again for the
+// gradient: storing it would cost more memory traffic than ten rounds of Philox.
+#pragma once
+
+#include "manifold_core/gaussian.h"
+#include "noise.h"
+#include "tile.h"
+
+namespace manifold_core::MC_ISA {
+
+// Calls f(rectangle, noise) for tiles that cover rows [begin, end): a few whole rows, or part of one long row. Each row
+// is padded to whole blocks of four columns of noise; the padding is computed like the rest and thrown away.
+template <class C, class F>
+MC_INLINE void for_each_noise_tile(uint64_t seed, int64_t begin, int64_t end, int64_t cols, const F& f) {
+  if (cols == 0) return;
+  const int64_t fit = kTile / 4, row_blocks = (cols + 3) / 4;
+  const int64_t blocks = row_blocks < fit ? row_blocks : fit;
+  const int64_t rows = fit / blocks;
+  const NoiseTile<C> noise(seed, rows, blocks);
+  for (int64_t row = begin; row < end; row += rows) {
+    for (int64_t col = 0; col < cols; col += 4 * blocks) {
+      const int64_t height = end - row < rows ? end - row : rows;
+      const int64_t width = cols - col < 4 * blocks ? cols - col : 4 * blocks;
+      f(Rectangle{row, height, col, width, (width + 3) / 4 * 4}, noise);
+    }
+  }
+}
+
+template <class C>
+void rsample_kl(const cpu::RsampleKl& a, int64_t begin, int64_t end) {
+  C mu_tile[kTile] = {}, log_var_tile[kTile] = {}, z_tile[kTile], kl_tile[kTile], noise[kTile];
+  if (a.cols == 0 && !a.kl_per_dimension) {
+    for (int64_t row = begin; row < end; ++row) *element<C>(a.kl, row, 0) = C(0);
+  }
+  for_each_noise_tile<C>(a.seed, begin, end, a.cols, [&](const Rectangle& at, const NoiseTile<C>& tile) {
+    const C* const mu = read(a.mu, at, mu_tile);
+    const C* const log_var = read(a.log_var, at, log_var_tile);
+    C* const z = target(a.z, at, z_tile);
+    C* const kl = a.kl_per_dimension ? target(a.kl, at, kl_tile) : kl_tile;
+    const int64_t size = at.size();
+    tile.fill(a.first_row + at.row, at.col / 4, size / 4, noise);
+#pragma GCC ivdep
+    for (int64_t i = 0; i < size; ++i) {
+      const Variance<C> v = variance(log_var[i]);
+      z[i] = mu[i] + v.sigma * noise[i];
+      kl[i] = kl_standard(mu[i], v);
+    }
+    finish(a.z, at, z);
+    if (a.kl_per_dimension) {
+      finish(a.kl, at, kl);
+      return;
+    }
+    for (int64_t i = 0; i < at.rows; ++i) {
+      C sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t j = 0; j < at.cols; ++j) sum += kl[i * at.pitch + j];
+      C* const out = element<C>(a.kl, at.row + i, 0);  // kl is always of the type of the arithmetic
+      *out = at.col == 0 ? sum : *out + sum;
+    }
+  });
+}
+
+template <class C>
+void rsample_kl_backward(const cpu::RsampleKlBackward& a, int64_t begin, int64_t end) {
+  C mu_tile[kTile] = {}, log_var_tile[kTile] = {}, grad_z_tile[kTile] = {}, grad_kl_tile[kTile] = {};
+  C grad_mu_tile[kTile], grad_log_var_tile[kTile], noise[kTile];
+  for_each_noise_tile<C>(a.seed, begin, end, a.cols, [&](const Rectangle& at, const NoiseTile<C>& tile) {
+    const C* const mu = read(a.mu, at, mu_tile);
+    const C* const log_var = read(a.log_var, at, log_var_tile);
+    // An absent gradient is a tile of zeros.
+    const C* const grad_z = a.grad_z.data ? read(a.grad_z, at, grad_z_tile) : grad_z_tile;
+    const C* const grad_kl = a.grad_kl.data ? read(a.grad_kl, at, grad_kl_tile) : grad_kl_tile;
+    C* const grad_mu = target(a.grad_mu, at, grad_mu_tile);
+    C* const grad_log_var = target(a.grad_log_var, at, grad_log_var_tile);
+    const int64_t size = at.size();
+    tile.fill(a.first_row + at.row, at.col / 4, size / 4, noise);
+#pragma GCC ivdep
+    for (int64_t i = 0; i < size; ++i) {
+      const Variance<C> v = variance(log_var[i]);
+      grad_mu[i] = grad_z[i] + grad_kl[i] * mu[i];
+      grad_log_var[i] = C(0.5) * (grad_z[i] * (v.sigma * noise[i]) + grad_kl[i] * v.exp_minus_1);
+    }
+    finish(a.grad_mu, at, grad_mu);
+    finish(a.grad_log_var, at, grad_log_var);
+  });
+}
+
+}  // namespace manifold_core::MC_ISA

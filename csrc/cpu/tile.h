@@ -1,0 +1,96 @@
+// Rows of a strided matrix of any floating type, to and from a tile of floats or doubles that stays in the L1 cache.
+// This is where strides and half precision end: the arithmetic sees only dense arrays of C.
+#pragma once
+
+#include "kernels.h"
+#include "manifold_core/macros.h"
+
+namespace manifold_core::MC_ISA {
+
+using cpu::DType;
+using cpu::Matrix;
+
+constexpr int64_t kTile = 512;  // elements; seven tiles of doubles fill 28 KB
+
+template <class S>
+MC_INLINE S* element(const Matrix& m, int64_t row, int64_t col) {
+  return static_cast<S*>(m.data) + row * m.row_stride + col * m.col_stride;
+}
+
+template <class S, class C>
+inline void load_as(const S* source, int64_t stride, int64_t n, C* to) {
+  if (stride == 1) {
+    for (int64_t j = 0; j < n; ++j) to[j] = static_cast<C>(source[j]);
+  } else {
+    for (int64_t j = 0; j < n; ++j) to[j] = static_cast<C>(source[j * stride]);
+  }
+}
+
+template <class S, class C>
+inline void store_as(S* target, int64_t stride, int64_t n, const C* from) {
+  if (stride == 1) {
+    for (int64_t j = 0; j < n; ++j) target[j] = static_cast<S>(from[j]);
+  } else {
+    for (int64_t j = 0; j < n; ++j) target[j * stride] = static_cast<S>(from[j]);
+  }
+}
+
+// Calls f with a null pointer of the element type.
+template <class F>
+MC_INLINE void with_type(DType dtype, const F& f) {
+  switch (dtype) {
+    case DType::f32: return f(static_cast<float*>(nullptr));
+    case DType::f64: return f(static_cast<double*>(nullptr));
+    case DType::bf16: return f(static_cast<c10::BFloat16*>(nullptr));
+    case DType::f16: return f(static_cast<c10::Half*>(nullptr));
+  }
+}
+
+// A rectangle of a matrix. In a tile its rows are `pitch` apart.
+struct Rectangle {
+  int64_t row, rows, col, cols, pitch;
+
+  int64_t size() const { return rows * pitch; }
+};
+
+template <class C>
+constexpr DType own_dtype = sizeof(C) == sizeof(double) ? DType::f64 : DType::f32;
+
+// Whether the matrix in memory looks just like a tile.
+template <class C>
+inline bool is_tile(const Matrix& m, const Rectangle& at) {
+  return m.dtype == own_dtype<C> && m.col_stride == 1 && at.cols == at.pitch &&
+         (at.rows == 1 || m.row_stride == at.pitch);
+}
+
+// The numbers of the rectangle: in place where they can be read so, else copied to the tile.
+template <class C>
+inline const C* read(const Matrix& m, const Rectangle& at, C* tile) {
+  if (is_tile<C>(m, at)) return element<C>(m, at.row, at.col);
+  with_type(m.dtype, [&](auto* type) {
+    using S = std::remove_pointer_t<decltype(type)>;
+    for (int64_t i = 0; i < at.rows; ++i) {
+      load_as(element<S>(m, at.row + i, at.col), m.col_stride, at.cols, tile + i * at.pitch);
+    }
+  });
+  return tile;
+}
+
+// Where to write the rectangle: in place, or to the tile, for `finish` to copy.
+template <class C>
+inline C* target(const Matrix& m, const Rectangle& at, C* tile) {
+  return is_tile<C>(m, at) ? element<C>(m, at.row, at.col) : tile;
+}
+
+template <class C>
+inline void finish(const Matrix& m, const Rectangle& at, const C* tile) {
+  if (is_tile<C>(m, at)) return;
+  with_type(m.dtype, [&](auto* type) {
+    using S = std::remove_pointer_t<decltype(type)>;
+    for (int64_t i = 0; i < at.rows; ++i) {
+      store_as(element<S>(m, at.row + i, at.col), m.col_stride, at.cols, tile + i * at.pitch);
+    }
+  });
+}
+
+}  // namespace manifold_core::MC_ISA

@@ -1,0 +1,27 @@
+"""What every loader returns."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+__all__ = ["Dataset"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training and validation samples of one data set.
+
+    Args:
+        name: short name for reports, for example ``"fashion-mnist"``.
+        train: ``[N, d]`` or ``[N, C, H, W]``, float32, finite, CPU.
+        validation: held-out samples of the same feature shape and dtype.
+        train_labels, validation_labels: ``[N]`` int64, where there are classes.
+        manifold_dim: r, where it is known.
+    """
+
+    name: str
+    train: Tensor
+    validation: Tensor
+    train_labels: Tensor | None = None
+    validation_labels: Tensor | None = None
+    manifold_dim: int | None = None

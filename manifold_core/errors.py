@@ -1,0 +1,10 @@
+"""The one error type for input that a user can mend."""
+
+__all__ = ["InputError"]
+
+
+class InputError(ValueError):
+    """Bad input: names the argument, its value and what was expected.
+
+    The command line prints it without a traceback and exits with status 2.
+    """

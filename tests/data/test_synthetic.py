@@ -1,0 +1,234 @@
+import hashlib
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from manifold_core.data import synthetic_manifold
+from manifold_core.data.seeds import stream
+from manifold_core.data.synthetic import (
+    GaussianMixture,
+    gaussian_mixture,
+    project,
+    random_projection,
+    sample_latents,
+)
+from manifold_core.errors import InputError
+
+WEIGHTS = (0.2, 0.3, 0.5, 0.3, 0.2)
+
+
+def small(**changes):
+    return synthetic_manifold(**{"ambient_dim": 5, "manifold_dim": 2, "n_train": 40, "n_validation": 8, **changes})
+
+
+def uniforms(seed, purpose, rows, columns):
+    """What `stream` and torch.rand have to give, from NumPy's Mersenne Twister: 53 bits of two 32-bit words."""
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    bits = np.random.MT19937()
+    bits._legacy_seeding(int.from_bytes(digest[:4], "little"))
+    words = bits.random_raw(2 * rows * columns).astype(np.uint64)
+    return ((words[::2] << np.uint64(32) | words[1::2]) % np.uint64(2**53) / 2.0**53).reshape(rows, columns)
+
+
+def normals(u):
+    half = u.shape[1] // 2
+    radius = np.sqrt(-2 * np.log1p(-u[:, :half]))
+    return radius * np.cos(2 * np.pi * u[:, half:]), radius * np.sin(2 * np.pi * u[:, half:])
+
+
+def by_numpy(purpose, n, d, r, seed, latent_noise):
+    means, log_stds = normals(uniforms(seed, "mixture", 5, 2 * r))
+    entries = (2 * uniforms(seed, "projection", d, r + 1) - 1) / math.sqrt(r)
+    u = uniforms(seed, purpose, n, 1 + 2 * r)
+    component = (u[:, :1] >= np.cumsum(WEIGHTS) / np.sum(WEIGHTS)).sum(axis=1)
+    inner, outer = normals(u[:, 1:])
+    latents = means[component] + np.exp(log_stds[component]) * inner + latent_noise * outer
+    return 1 / (1 + np.exp(-(latents @ entries[:, :-1].T + entries[:, -1])))
+
+
+@pytest.mark.parametrize(("d", "r", "seed", "noise"), [(20, 6, 0, 1.0), (7, 7, 2**40 + 1, 0.0), (3, 1, -5, 0.25)])
+def test_agrees_with_numpy(d, r, seed, noise):
+    data = synthetic_manifold(d, r, n_train=501, n_validation=33, seed=seed, latent_noise=noise)
+    for purpose, x in (("train", data.train), ("validation", data.validation)):
+        np.testing.assert_allclose(x.numpy(), by_numpy(purpose, len(x), d, r, seed, noise), rtol=1e-6, atol=0)
+
+
+def test_known_answers():
+    data = small(seed=3)
+    expected_train = KNOWN_TRAIN
+    expected_validation = KNOWN_VALIDATION
+    np.testing.assert_allclose(data.train[[0, -1]].numpy(), expected_train, rtol=1e-6)
+    np.testing.assert_allclose(data.validation[-1].numpy(), expected_validation, rtol=1e-6)
+
+
+def test_shapes_types_and_names():
+    data = small()
+    assert data.name == "synthetic-d5-r2"
+    assert data.train.shape == (40, 5)
+    assert data.validation.shape == (8, 5)
+    assert data.train.dtype == data.validation.dtype == torch.float32
+    assert data.manifold_dim == 2
+    assert data.train_labels is None
+    assert data.validation_labels is None
+
+
+def test_defaults_are_the_papers():
+    data = synthetic_manifold()
+    assert data.train.shape == (100_000, 20)
+    assert data.validation.shape == (10_000, 20)
+    assert torch.isfinite(data.train).all()
+    assert 0 <= data.train.min() < data.train.max() <= 1
+
+
+@pytest.mark.parametrize(("d", "r"), [(20, 6), (10, 9), (4, 1), (6, 6)])
+def test_logits_span_exactly_r_dimensions(d, r):
+    x = synthetic_manifold(d, r, n_train=4_000, n_validation=1, seed=1).train.double()
+    x = x[((x > 0.05) & (x < 0.95)).all(dim=1)]  # where float32 has kept the logit's digits
+    assert len(x) > 10 * d
+    logits = torch.logit(x)
+    singular = torch.linalg.svdvals(logits - logits.mean(dim=0))
+    assert int((singular > 1e-5 * singular[0]).sum()) == r
+
+    weight, bias = random_projection(d, r, bias=True, generator=stream(1, "projection"))
+    latents = torch.linalg.lstsq(weight, (logits - bias).T).solution
+    torch.testing.assert_close(weight @ latents, (logits - bias).T, rtol=0, atol=1e-5)
+
+
+def test_projection_is_exact_in_float64():
+    weight, bias = random_projection(9, 4, bias=True, generator=stream(0, "projection"))
+    u = torch.randn(300, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    logits = torch.logit(project(u, weight, bias)) - bias
+    assert int(torch.linalg.matrix_rank(logits, rtol=1e-12)) == 4
+    torch.testing.assert_close(logits, torch.einsum("dr,nr->nd", weight, u), rtol=0, atol=1e-12)
+
+
+def test_projection_entries_fill_their_range():
+    weight, bias = random_projection(4_000, 4, bias=True, generator=stream(0, "projection"))
+    for entries in (weight.flatten(), bias):
+        assert stats.kstest(entries.numpy(), stats.uniform(-0.5, 1).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0, 3.0])
+def test_latents_have_the_mixtures_distribution(noise):
+    mixture = gaussian_mixture(3, n_components=5, weights=WEIGHTS, generator=stream(2, "mixture"))
+    u = sample_latents(mixture, 20_000, noise=noise, generator=stream(2, "train")).numpy()
+    share = np.array(WEIGHTS) / sum(WEIGHTS)
+    means, spreads = mixture.means.numpy(), np.sqrt(mixture.stds.numpy() ** 2 + noise**2)
+    for j in range(3):
+        p = stats.kstest(u[:, j], lambda t, j=j: stats.norm.cdf(t[:, None], means[:, j], spreads[:, j]) @ share).pvalue
+        assert p > 1e-3
+    mean = share @ means
+    covariance = np.einsum("k,ki,kj->ij", share, means - mean, means - mean) + np.diag(share @ spreads**2)
+    np.testing.assert_allclose(np.cov(u.T), covariance, atol=0.05 * covariance.max())
+
+
+def test_means_and_log_stds_are_standard_normal():
+    mixture = gaussian_mixture(500, n_components=5, weights=WEIGHTS, generator=stream(0, "mixture"))
+    means, log_stds = mixture.means.flatten().numpy(), mixture.stds.log().flatten().numpy()
+    assert stats.kstest(means, "norm").pvalue > 1e-3
+    assert stats.kstest(log_stds, "norm").pvalue > 1e-3
+    assert abs(np.corrcoef(means, log_stds)[0, 1]) < 0.08
+
+
+def test_components_come_by_weight():
+    narrow = GaussianMixture(
+        weights=torch.tensor([0.0, 0.6, 0.0, 0.4, 0.0], dtype=torch.float64),
+        means=torch.arange(5.0, dtype=torch.float64)[:, None],
+        stds=torch.full((5, 1), 1e-6, dtype=torch.float64),
+    )
+    u = sample_latents(narrow, 10_000, noise=0.0, generator=stream(0, "train"))
+    counts = torch.bincount(u.round().long().flatten(), minlength=5).tolist()
+    assert counts[0] == counts[2] == counts[4] == 0
+    assert abs(counts[1] - 6_000) < 5 * math.sqrt(10_000 * 0.6 * 0.4)
+
+
+def test_weights_count_relative_to_their_sum():
+    torch.testing.assert_close(small(weights=[2, 3, 5, 3, 2]).train, small().train, rtol=1e-6, atol=0)
+    assert not torch.equal(small(weights=[1] * 5).train, small().train)
+    mixture = gaussian_mixture(1, n_components=2, weights=[1, 3], generator=stream(0, "mixture"))
+    assert mixture.weights.tolist() == [0.25, 0.75]
+
+
+def test_without_bias_zero_maps_to_one_half():
+    weight, bias = random_projection(6, 3, bias=False, generator=stream(0, "projection"))
+    with_bias, _ = random_projection(6, 3, bias=True, generator=stream(0, "projection"))
+    assert torch.equal(weight, with_bias)
+    assert torch.equal(project(torch.zeros(1, 3, dtype=torch.float64), weight, bias), torch.full_like(bias, 0.5)[None])
+    assert not torch.equal(small(bias=False).train, small().train)
+
+
+def test_sizes_say_how_many_samples_and_never_which():
+    data = small()
+    more = small(n_train=41, n_validation=99)
+    assert torch.equal(more.train[:40], data.train)
+    assert torch.equal(more.validation[:8], data.validation)
+    assert not torch.equal(data.train[:8], data.validation)
+
+
+def test_same_seed_same_data_without_the_global_generator():
+    before = torch.get_rng_state()
+    first = small(seed=7)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(123)
+    again = small(seed=7)
+    assert torch.equal(first.train, again.train)
+    assert torch.equal(first.validation, again.validation)
+
+
+def test_seeds_differ_beyond_32_bits():
+    values = {tuple(small(seed=seed).train[0].tolist()) for seed in (0, 1, -1, 2**32, 2**64)}
+    assert len(values) == 5
+
+
+def test_numpy_numbers_will_do():
+    data = small(ambient_dim=np.int64(5), seed=np.int32(0), latent_noise=np.float64(1), weights=np.array(WEIGHTS))
+    assert torch.equal(data.train, small().train)
+    assert replace(data, name="x").manifold_dim == 2
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("ambient_dim", 0),
+        ("ambient_dim", 5.0),
+        ("ambient_dim", True),
+        ("manifold_dim", 0),
+        ("manifold_dim", 6),
+        ("manifold_dim", "2"),
+        ("n_train", 0),
+        ("n_train", 1e3),
+        ("n_validation", 0),
+        ("n_validation", None),
+        ("seed", 0.0),
+        ("seed", None),
+        ("n_components", 0),
+        ("n_components", 2.0),
+        ("weights", (1, 1, 1, 1)),
+        ("weights", (1, 1, 1, 1, -1)),
+        ("weights", (0, 0, 0, 0, 0)),
+        ("weights", (1, 1, 1, 1, math.nan)),
+        ("weights", (1, 1, 1, 1, math.inf)),
+        ("weights", "11111"),
+        ("weights", 1.0),
+        ("latent_noise", -0.1),
+        ("latent_noise", math.nan),
+        ("latent_noise", 1e308),
+        ("latent_noise", "1"),
+        ("latent_noise", True),
+        ("bias", 1),
+    ],
+)
+def test_refuses(argument, value):
+    with pytest.raises(InputError) as caught:
+        small(**{argument: value})
+    assert str(caught.value).startswith(f"{argument}={value!r}: expected")
+
+
+def test_refuses_the_papers_weights_for_another_number_of_components():
+    with pytest.raises(InputError, match="n_components=3"):
+        small(n_components=3)
+    assert small(n_components=3, weights=[1] * 3).train.shape == (40, 5)
