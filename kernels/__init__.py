@@ -1,0 +1,10 @@
+"""The ops: one folder each, with its definition in plain PyTorch (``reference.py``) inside. Imports nothing above."""
+
+if __name__ != "manifold_core.kernels":
+    raise ImportError(f"this folder is the package manifold_core.kernels, but was imported as {__name__!r}")
+
+from .dispatch import Choice, explain
+from .gaussian_nll import gaussian_nll
+from .rsample_kl import rsample_kl
+
+__all__ = ["Choice", "explain", "gaussian_nll", "rsample_kl"]

@@ -1,0 +1,28 @@
+"""Fused ELBO for Gaussian VAEs, and the dimension of a data manifold read off the trained model."""
+
+from .dimension import ActiveDimensions, active_dimensions
+from .elbo import ELBOTerms, GaussianELBO
+from .errors import InputError
+from .evaluation import Metrics, evaluate
+from .kernels import gaussian_nll, rsample_kl
+from .models import VAE
+from .training import Diverged, History, TrainingConfig, train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "VAE",
+    "ActiveDimensions",
+    "Diverged",
+    "ELBOTerms",
+    "GaussianELBO",
+    "History",
+    "InputError",
+    "Metrics",
+    "TrainingConfig",
+    "active_dimensions",
+    "evaluate",
+    "gaussian_nll",
+    "rsample_kl",
+    "train",
+]

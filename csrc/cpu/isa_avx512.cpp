@@ -22,6 +22,7 @@
 #endif
 
 #define MC_ISA avx512
+#define MC_VECTOR_BYTES 64  // said here: compilers disagree on whether the pragma sets __AVX2__ and its kin
 #include "instruction_set.h"
 
 #if defined(__clang__) && defined(__x86_64__)

@@ -13,6 +13,7 @@
 #endif
 
 #define MC_ISA portable
+#define MC_VECTOR_BYTES 16
 #include "instruction_set.h"
 
 namespace manifold_core::cpu {

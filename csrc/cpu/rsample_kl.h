@@ -15,7 +15,8 @@ MC_INLINE void for_each_noise_tile(uint64_t seed, int64_t begin, int64_t end, in
   if (cols == 0) return;
   const int64_t fit = kTile / 4, row_blocks = (cols + 3) / 4;
   const int64_t blocks = row_blocks < fit ? row_blocks : fit;
-  const int64_t rows = fit / blocks;
+  // Whole vectors: four rows of whole blocks are a multiple of 16 elements.
+  const int64_t rows = fit / blocks >= 4 ? fit / blocks / 4 * 4 : fit / blocks;
   const NoiseTile<C> noise(seed, rows, blocks);
   for (int64_t row = begin; row < end; row += rows) {
     for (int64_t col = 0; col < cols; col += 4 * blocks) {

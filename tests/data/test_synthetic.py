@@ -1,6 +1,5 @@
 import hashlib
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -59,10 +58,12 @@ def test_agrees_with_numpy(d, r, seed, noise):
 
 def test_known_answers():
     data = small(seed=3)
-    expected_train = KNOWN_TRAIN
-    expected_validation = KNOWN_VALIDATION
-    np.testing.assert_allclose(data.train[[0, -1]].numpy(), expected_train, rtol=1e-6)
-    np.testing.assert_allclose(data.validation[-1].numpy(), expected_validation, rtol=1e-6)
+    first = [0.8548079, 0.2059654, 0.3865631, 0.3464948, 0.6372845]
+    last = [0.9578758, 0.0812628, 0.2945154, 0.0914786, 0.4007793]
+    last_validation = [0.8554943, 0.2424909, 0.2367564, 0.1019722, 0.3031637]
+    np.testing.assert_allclose(data.train[0].numpy(), first, rtol=1e-6)
+    np.testing.assert_allclose(data.train[-1].numpy(), last, rtol=1e-6)
+    np.testing.assert_allclose(data.validation[-1].numpy(), last_validation, rtol=1e-6)
 
 
 def test_shapes_types_and_names():
@@ -187,7 +188,6 @@ def test_seeds_differ_beyond_32_bits():
 def test_numpy_numbers_will_do():
     data = small(ambient_dim=np.int64(5), seed=np.int32(0), latent_noise=np.float64(1), weights=np.array(WEIGHTS))
     assert torch.equal(data.train, small().train)
-    assert replace(data, name="x").manifold_dim == 2
 
 
 @pytest.mark.parametrize(

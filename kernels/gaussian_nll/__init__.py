@@ -1,0 +1,3 @@
+from .op import gaussian_nll
+
+__all__ = ["gaussian_nll"]

@@ -1,0 +1,128 @@
+"""``gaussian_nll``: the reconstruction term of a Gaussian decoder with scalar variance γ."""
+
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from ..checks import accumulation_dtype, check_floating, check_same_device, check_same_shape
+from ..dispatch import choose
+from ..registration import differentiable
+from . import reference
+
+__all__ = ["gaussian_nll"]
+
+
+def _fake(x_hat: Tensor, x: Tensor, log_gamma: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = accumulation_dtype(x_hat, x)
+    return x_hat.new_empty(x_hat.shape[:1], dtype=dtype), x_hat.new_empty(x_hat.shape[:1], dtype=dtype)
+
+
+def _fake_backward(
+    grad_nll: Tensor | None,
+    grad_squared_error: Tensor | None,
+    x_hat: Tensor,
+    x: Tensor,
+    log_gamma: Tensor,
+    squared_error: Tensor,
+) -> tuple[Tensor, Tensor]:
+    return x_hat.new_empty(x_hat.shape), torch.empty_like(log_gamma)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    x_hat, x, log_gamma = inputs
+    _, squared_error = output
+    ctx.save_for_backward(x_hat, x, log_gamma, squared_error)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(
+    ctx: Any, grad_nll: Tensor | None, grad_squared_error: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    if grad_nll is None and grad_squared_error is None:
+        return None, None, None
+    grad_x_hat, grad_log_gamma = torch.ops.manifold_core.gaussian_nll_backward.default(
+        grad_nll, grad_squared_error, *ctx.saved_tensors
+    )
+    grad_x = -grad_x_hat.to(ctx.saved_tensors[1].dtype) if ctx.needs_input_grad[1] else None
+    return grad_x_hat, grad_x, grad_log_gamma
+
+
+_compiled = differentiable("gaussian_nll", _fake, _fake_backward, _setup_context, _backward)
+
+
+def _as_matrices(x_hat: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """``[B, d]`` views. Sums over features do not care for their order: channels-last images keep theirs."""
+    if x_hat.dim() == 2:
+        return x_hat, x
+    if x_hat.stride() == x.stride():
+        order = sorted(range(1, x_hat.dim()), key=x_hat.stride, reverse=True)
+        x_hat, x = x_hat.permute(0, *order), x.permute(0, *order)
+    features = x_hat.shape[1:].numel()
+    return x_hat.reshape(x_hat.shape[0], features), x.reshape(x.shape[0], features)
+
+
+@overload
+def gaussian_nll(
+    x_hat: Tensor,
+    x: Tensor,
+    log_gamma: Tensor | float,
+    *,
+    return_squared_error: Literal[False] = False,
+    backend: str = "auto",
+) -> Tensor: ...
+
+
+@overload
+def gaussian_nll(
+    x_hat: Tensor, x: Tensor, log_gamma: Tensor | float, *, return_squared_error: Literal[True], backend: str = "auto"
+) -> tuple[Tensor, Tensor]: ...
+
+
+def gaussian_nll(
+    x_hat: Tensor,
+    x: Tensor,
+    log_gamma: Tensor | float,
+    *,
+    return_squared_error: bool = False,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """−log N(x; x̂, γI) = ½ (‖x − x̂‖² / γ + d log 2πγ)  per sample, with γ = exp(log_gamma) the decoder VARIANCE.
+
+    Args:
+        x_hat: ``[B, ...]``, the decoder's mean; features are summed over all dimensions but the first. float32, float64,
+            bfloat16 or float16; any strides.
+        x: the data, of the same shape and device; another floating-point dtype is allowed.
+        log_gamma: log γ, one number: a tensor of one element, differentiable, or a float, fixed. Not clamped.
+        return_squared_error: return ‖x − x̂‖² of each sample as well.
+        backend: ``"auto"``, ``"reference"`` or ``"cpu"``; see :func:`manifold_core.kernels.explain`.
+
+    Returns:
+        nll in nats, ``[B]``, and with ``return_squared_error`` the squared error, ``[B]``: float64 where an input is
+        that, else float32. Differentiable in ``x_hat``, ``x`` and ``log_gamma``, once.
+
+    Raises:
+        TypeError: an argument is no floating-point tensor.
+        ValueError: shapes or devices differ, there is no feature dimension, or ``log_gamma`` is not one number.
+        RuntimeError: the named backend cannot serve the call.
+
+    Source: "Learning Manifold Dimensions with Conditional VAEs", Definition 1 and equation (1).
+    """
+    check_floating("x_hat", x_hat)
+    check_floating("x", x)
+    check_same_shape("x_hat", x_hat, "x", x)
+    check_same_device("x_hat", x_hat, "x", x)
+    if x_hat.dim() < 2:
+        raise ValueError(f"x_hat must have shape [B, ...] with a feature dimension, got {tuple(x_hat.shape)}")
+    if not isinstance(log_gamma, Tensor):
+        log_gamma = torch.full((), log_gamma, dtype=torch.float64, device=x_hat.device)
+    check_floating("log_gamma", log_gamma)
+    check_same_device("x_hat", x_hat, "log_gamma", log_gamma)
+    if log_gamma.numel() != 1:
+        raise ValueError(f"log_gamma must be one number, got shape {tuple(log_gamma.shape)}")
+    if log_gamma.dim() != 0 or log_gamma.dtype not in (torch.float32, torch.float64):
+        log_gamma = log_gamma.reshape(()).float()
+    x_hat, x = _as_matrices(x_hat, x)
+    run = _compiled if choose(backend, x_hat, x) == "cpu" else reference.gaussian_nll
+    nll, squared_error = run(x_hat, x, log_gamma)
+    return (nll, squared_error) if return_squared_error else nll

@@ -1,0 +1,95 @@
+"""Noise that is a pure function of (seed, row, column): Philox4x32-10 and Box and Muller, in plain PyTorch.
+
+This is the definition; ``csrc/include/manifold_core/philox.h`` and ``normal.h`` say the same to the compiler. Element
+(row, column) is word ``column % 4`` of the block with counter ``(column // 4, row low, row high, stream)`` and key
+``(seed low, seed high)``. Reference: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["draw_seed", "noise_words", "philox4x32_10", "standard_normal"]
+
+LOW_WORD = 0xFFFFFFFF
+STREAM_NOISE = 0  # what a block of words is used for; a number once given never changes its meaning
+
+
+def draw_seed(seed: int | Tensor | None, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """The seed of one call: an int64 tensor of no dimensions on ``device``.
+
+    A given ``seed`` is used as it is; else one is drawn from ``generator``, or from torch's global one. Drawing it on
+    the device keeps CUDA graphs and torch.compile working, and nothing waits for the device.
+
+    Raises:
+        ValueError: both are given, or the seed is out of range or no single int64.
+    """
+    if seed is None:
+        return torch.empty((), dtype=torch.int64, device=device).random_(generator=generator)
+    if generator is not None:
+        raise ValueError("give either seed or generator, not both")
+    if isinstance(seed, Tensor):
+        if seed.dtype != torch.int64 or seed.dim() != 0 or seed.device != device:
+            raise ValueError(
+                f"seed must be an int64 tensor of no dimensions on {device}, "
+                f"got {seed.dtype} of shape {tuple(seed.shape)} on {seed.device}"
+            )
+        return seed
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be an integer from 0 to 2**63 - 1, got {seed!r}")
+    return torch.full((), seed, dtype=torch.int64, device=device)
+
+
+def _multiply(a: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """High and low word of a 32 x 32 bit product; int64 wraps around, which keeps the low 64 bits right."""
+    product = a * factor
+    return (product >> 32) & LOW_WORD, product & LOW_WORD
+
+
+def philox4x32_10(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ten rounds of Philox on 32-bit words held in int64 tensors."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        high0, low0 = _multiply(c0, 0xD2511F53)
+        high1, low1 = _multiply(c2, 0xCD9E8D57)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + 0x9E3779B9) & LOW_WORD, (k1 + 0xBB67AE85) & LOW_WORD
+    return c0, c1, c2, c3
+
+
+def noise_words(seed: Tensor, rows: int, cols: int, first_row: int = 0, stream: int = STREAM_NOISE) -> Tensor:
+    """The random word of each element, int64 ``[rows, 4 * ceil(cols / 4)]`` on the seed's device."""
+    blocks = (cols + 3) // 4
+    row = torch.arange(first_row, first_row + rows, device=seed.device).unsqueeze(1)
+    block = torch.arange(blocks, device=seed.device).unsqueeze(0)
+    counter = (
+        block.expand(rows, blocks),
+        (row & LOW_WORD).expand(rows, blocks),
+        ((row >> 32) & LOW_WORD).expand(rows, blocks),
+        torch.full_like(block, stream).expand(rows, blocks),
+    )
+    words = philox4x32_10(counter, (seed & LOW_WORD, (seed >> 32) & LOW_WORD))
+    return torch.stack(words, dim=-1).reshape(rows, 4 * blocks)
+
+
+def standard_normal(seed: Tensor, rows: int, cols: int, first_row: int = 0) -> Tensor:
+    """Independent N(0, 1) numbers, float64 ``[rows, cols]``:  r cos(a) and r sin(a) from each pair of words, with
+    r = sqrt(-2 log((w0 + ½) / 2³²)) and a = 2π (w1 + ½) / 2³².
+
+    Narrower types round these numbers: the noise of one seed is the same in every dtype.
+    """
+    w0, w1 = noise_words(seed, rows, cols, first_row).reshape(rows, -1, 2).unbind(-1)
+    radius = torch.sqrt(-2.0 * torch.log((w0.double() + 0.5) * 2.0**-32))
+    # The quadrant comes off the integer, exactly: near its zeros a cosine keeps all digits.
+    quadrant = ((w1 + 2**29) >> 30) & 3
+    offset = (w1 + 2**29) % 2**30 - 2**29
+    angle = (2 * offset + 1).double() * (math.pi / 2**32)
+    cosine, sine = angle.cos(), angle.sin()
+    odd = (quadrant & 1).bool()
+    cosine, sine = torch.where(odd, sine, cosine), torch.where(odd, cosine, sine)
+    cosine = torch.where(((quadrant + 1) & 2).bool(), -cosine, cosine)
+    sine = torch.where((quadrant & 2).bool(), -sine, sine)
+    normal = torch.stack((radius * cosine, radius * sine), dim=-1)
+    return normal.reshape(rows, -1)[:, :cols]

@@ -1,0 +1,3 @@
+from .op import rsample_kl
+
+__all__ = ["rsample_kl"]

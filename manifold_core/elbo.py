@@ -1,0 +1,143 @@
+"""The Gaussian ELBO as a module: it owns γ and puts the ops together."""
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError
+from .kernels import gaussian_nll, rsample_kl
+
+__all__ = ["ELBOTerms", "GaussianELBO"]
+
+Gamma = Literal["learned", "analytic", "fixed"]
+Reduction = Literal["mean", "sum", "none"]
+
+
+class ELBOTerms(NamedTuple):
+    """What one evaluation of the ELBO gives. All in nats; B samples, d features, κ latent dimensions.
+
+    Attributes:
+        loss: nll + β·kl, reduced over the batch: the negative ELBO for β = 1.
+        nll: ``[B]``, reconstruction term ½ (‖x − x̂‖²/γ + d log 2πγ).
+        kl: ``[B]``.
+        recon: ``[B]``, squared error ‖x − x̂‖².
+        z: ``[B, κ]``, the sample of the posterior.
+        x_hat: what the decoder made of it, of the shape of x.
+        mu, log_var: ``[B, κ]``, the posterior.
+        log_gamma: log of the decoder variance that was used, of no dimensions.
+    """
+
+    loss: Tensor
+    nll: Tensor
+    kl: Tensor
+    recon: Tensor
+    z: Tensor
+    x_hat: Tensor
+    mu: Tensor
+    log_var: Tensor
+    log_gamma: Tensor
+
+
+class GaussianELBO(nn.Module):
+    """−ELBO = E_q[½ (‖x − x̂(z)‖²/γ + d log 2πγ)] + β KL[q(z|x) ‖ N(0, I)],  with one sample of z.
+
+    γ is the decoder VARIANCE, one scalar:
+
+    - ``"learned"``: γ = exp(log_gamma), a parameter;
+    - ``"analytic"``: γ = Σ‖x − x̂‖² / (B·d), the optimum of the batch, differentiated through. In evaluation mode the
+      γ of the last training batch is used. A batch reconstructed without error has no optimum: the loss is then −∞;
+    - ``"fixed"``: γ = exp(log_gamma), a buffer.
+
+    Args:
+        gamma: one of the three.
+        log_gamma: log γ, or where a learned one starts.
+        beta: weight of the KL.
+        reduction: of ``loss``, over the batch. Features and latents are always summed.
+        backend: of the ops; see :func:`manifold_core.kernels.explain`.
+
+    Raises:
+        InputError: an unknown ``gamma`` or ``reduction``, or a number that is not finite.
+
+    Source: "Learning Manifold Dimensions with Conditional VAEs", equation (1), Definition 1; β as in β-VAE.
+    """
+
+    log_gamma: Tensor
+
+    def __init__(
+        self,
+        gamma: Gamma = "learned",
+        log_gamma: float = 0.0,
+        *,
+        beta: float = 1.0,
+        reduction: Reduction = "mean",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        if gamma not in ("learned", "analytic", "fixed"):
+            raise InputError(f"gamma must be 'learned', 'analytic' or 'fixed', got {gamma!r}")
+        if reduction not in ("mean", "sum", "none"):
+            raise InputError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+        if not math.isfinite(log_gamma):
+            raise InputError(f"log_gamma must be a finite number, got {log_gamma}")
+        if not (math.isfinite(beta) and beta >= 0):
+            raise InputError(f"beta must be a finite number, not negative, got {beta}")
+        self.gamma: Gamma = gamma
+        self.beta = beta
+        self.reduction: Reduction = reduction
+        self.backend = backend
+        if gamma == "learned":
+            self.log_gamma = nn.Parameter(torch.tensor(float(log_gamma)))
+        else:
+            self.register_buffer("log_gamma", torch.tensor(float(log_gamma)))
+
+    def extra_repr(self) -> str:
+        return f"gamma={self.gamma!r}, beta={self.beta}, reduction={self.reduction!r}"
+
+    def forward(
+        self,
+        x: Tensor,
+        posterior: tuple[Tensor, Tensor],
+        decoder: Callable[[Tensor], Tensor],
+        *,
+        seed: int | Tensor | None = None,
+        generator: torch.Generator | None = None,
+        first_row: int = 0,
+    ) -> ELBOTerms:
+        """Evaluate the ELBO of a batch.
+
+        Args:
+            x: ``[B, ...]``.
+            posterior: mu and log_var, each ``[B, κ]``.
+            decoder: from z ``[B, κ]`` to x̂ of the shape of x.
+            seed, generator, first_row: of the noise, as of :func:`manifold_core.rsample_kl`.
+
+        Raises:
+            TypeError, ValueError: as the ops do.
+        """
+        mu, log_var = posterior
+        z, kl = rsample_kl(
+            mu, log_var, seed=seed, generator=generator, first_row=first_row, backend=self.backend
+        )
+        x_hat = decoder(z)
+        nll, recon, log_gamma = self._reconstruction(x_hat, x)
+        loss = nll + self.beta * kl if self.beta != 1 else nll + kl
+        if self.reduction == "mean":
+            loss = loss.mean()
+        elif self.reduction == "sum":
+            loss = loss.sum()
+        return ELBOTerms(loss, nll, kl, recon, z, x_hat, mu, log_var, log_gamma)
+
+    def _reconstruction(self, x_hat: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if not (self.gamma == "analytic" and self.training):
+            nll, recon = gaussian_nll(x_hat, x, self.log_gamma, return_squared_error=True, backend=self.backend)
+            return nll, recon, self.log_gamma
+        _, recon = gaussian_nll(x_hat, x, 0.0, return_squared_error=True, backend=self.backend)
+        features = x[0].numel()
+        log_gamma = torch.log(recon.mean() / features)
+        with torch.no_grad():
+            self.log_gamma.copy_(log_gamma)
+        nll = 0.5 * (recon * torch.exp(-log_gamma) + features * (math.log(2 * math.pi) + log_gamma))
+        return nll, recon, log_gamma

@@ -1,0 +1,123 @@
+"""Encoders and decoders of the paper (Appendix A). An encoder returns (mu, log_var); a decoder returns x̂."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError
+
+__all__ = ["ConvDecoder", "ConvEncoder", "MLPDecoder", "MLPEncoder"]
+
+
+def _check_positive(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise InputError(f"{name} must be a positive integer, got {size!r}")
+
+
+def _mlp(sizes: Sequence[int]) -> nn.Sequential:
+    """Linear layers with ReLU between them."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class MLPEncoder(nn.Module):
+    """x ``[B, d]`` → mu, log_var ``[B, κ]``: two halves of one linear head, views without a copy."""
+
+    def __init__(self, data_dim: int, latent_dim: int, hidden: Sequence[int] = (64,)) -> None:
+        super().__init__()
+        _check_positive(data_dim=data_dim, latent_dim=latent_dim, **{f"hidden[{i}]": h for i, h in enumerate(hidden)})
+        self.layers = _mlp((data_dim, *hidden, 2 * latent_dim))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mu, log_var = self.layers(x).chunk(2, dim=1)
+        return mu, log_var
+
+
+class MLPDecoder(nn.Module):
+    """z ``[B, κ]`` → x̂ ``[B, d]``."""
+
+    def __init__(self, latent_dim: int, data_dim: int, hidden: Sequence[int] = (64,)) -> None:
+        super().__init__()
+        _check_positive(data_dim=data_dim, latent_dim=latent_dim, **{f"hidden[{i}]": h for i, h in enumerate(hidden)})
+        self.layers = _mlp((latent_dim, *hidden, data_dim))
+
+    def forward(self, z: Tensor) -> Tensor:
+        x_hat: Tensor = self.layers(z)
+        return x_hat
+
+
+def _conv_bn_relu(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    )
+
+
+class _EncoderBlock(nn.Module):
+    """Two 3×3 Conv-BN-ReLU in the main branch, a 1×1 Conv-BN in the shortcut; halves the image."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.main = nn.Sequential(_conv_bn_relu(inputs, outputs, stride=2), _conv_bn_relu(outputs, outputs))
+        self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=2, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.main(x) + self.shortcut(x)
+        return out
+
+
+class _DecoderBlock(nn.Module):
+    """A residual block of one convolution, then a ConvTranspose that doubles the image."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.main = _conv_bn_relu(inputs, inputs)
+        self.up = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.up(x + self.main(x))
+        return out
+
+
+def _check_image(image_shape: Sequence[int]) -> tuple[int, int, int]:
+    if len(image_shape) != 3 or min(image_shape) < 1 or image_shape[1] % 4 or image_shape[2] % 4:
+        raise InputError(
+            f"image_shape must be (channels, height, width) with height and width multiples of 4, "
+            f"got {tuple(image_shape)}"
+        )
+    channels, height, width = image_shape
+    return channels, height, width
+
+
+class ConvEncoder(nn.Module):
+    """Images ``[B, C, H, W]`` → mu, log_var ``[B, κ]`` through two residual blocks of c and 2c channels."""
+
+    def __init__(self, image_shape: Sequence[int], latent_dim: int, channels: int = 5) -> None:
+        super().__init__()
+        _check_positive(latent_dim=latent_dim, channels=channels)
+        inputs, height, width = _check_image(image_shape)
+        self.blocks = nn.Sequential(_EncoderBlock(inputs, channels), _EncoderBlock(channels, 2 * channels))
+        self.head = nn.Linear(2 * channels * (height // 4) * (width // 4), 2 * latent_dim)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mu, log_var = self.head(torch.flatten(self.blocks(x), 1)).chunk(2, dim=1)
+        return mu, log_var
+
+
+class ConvDecoder(nn.Module):
+    """z ``[B, κ]`` → images ``[B, C, H, W]`` through two residual blocks of 2c and c channels."""
+
+    def __init__(self, latent_dim: int, image_shape: Sequence[int], channels: int = 5) -> None:
+        super().__init__()
+        _check_positive(latent_dim=latent_dim, channels=channels)
+        outputs, height, width = _check_image(image_shape)
+        self.head = nn.Linear(latent_dim, 2 * channels * (height // 4) * (width // 4))
+        self.unflatten = nn.Unflatten(1, (2 * channels, height // 4, width // 4))
+        self.blocks = nn.Sequential(_DecoderBlock(2 * channels, channels), _DecoderBlock(channels, outputs))
+
+    def forward(self, z: Tensor) -> Tensor:
+        x_hat: Tensor = self.blocks(self.unflatten(self.head(z)))
+        return x_hat

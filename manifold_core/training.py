@@ -1,0 +1,244 @@
+"""The one training loop."""
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from . import checkpoint
+from .dimension import count_active
+from .errors import InputError
+from .kernels.random import noise_words
+from .models import VAE
+
+__all__ = ["Diverged", "History", "TrainingConfig", "train"]
+
+STREAM_ORDER = 1  # Philox words that shuffle the samples; 0 is the noise, see kernels/random.py
+RECORDS = 500  # points on a curve, and updates of the progress bar
+
+
+class Diverged(ArithmeticError):
+    """The loss is no longer a number; says at which step."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How to train. Adam with a one-cycle schedule over ``steps`` mini-batches.
+
+    Args:
+        steps: number of optimizer steps.
+        batch_size: samples a step; at most the number there are. Each epoch is a new shuffle; samples left over at its
+            end, too few for a batch, wait for the next.
+        learning_rate: the highest of the cycle.
+        seed: from 0 to 2³¹ − 1; fixes the order of the samples and the noise, on every backend.
+
+    Raises:
+        InputError: a number out of range.
+    """
+
+    steps: int = 20_000
+    batch_size: int = 1024
+    learning_rate: float = 0.005
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be a positive integer, got {getattr(self, name)}")
+        if not 0 < self.learning_rate < float("inf"):
+            raise InputError(f"learning_rate must be positive and finite, got {self.learning_rate}")
+        if not 0 <= self.seed < 2**31:
+            raise InputError(f"seed must lie between 0 and 2**31 - 1, got {self.seed}")
+
+
+@dataclass
+class History:
+    """Curves over the steps, of the mini-batches: negative ELBO (nats), γ, active dimensions."""
+
+    step: list[int] = field(default_factory=list)
+    neg_elbo: list[float] = field(default_factory=list)
+    gamma: list[float] = field(default_factory=list)
+    active_dimensions: list[int] = field(default_factory=list)
+
+
+def noise_seed(run_seed: int, step: int) -> int:
+    """Seed of one step's noise: no two (run, step) share one."""
+    return run_seed * 2**32 + step
+
+
+def sample_order(run_seed: int, epoch: int, samples: int) -> Tensor:
+    """The shuffle of an epoch: samples sorted by their Philox words. A function of its arguments alone."""
+    words = noise_words(torch.tensor(run_seed), 1, samples, first_row=epoch, stream=STREAM_ORDER)[0, :samples]
+    return torch.argsort(words, stable=True)
+
+
+def batches(x: Tensor, config: TrainingConfig, first_step: int) -> Iterator[Tensor]:
+    """The mini-batch of every step from ``first_step`` on."""
+    size = min(config.batch_size, len(x))
+    per_epoch = len(x) // size
+    order, order_epoch = torch.empty(0, dtype=torch.int64), -1
+    for step in range(first_step, config.steps):
+        epoch, position = divmod(step, per_epoch)
+        if epoch != order_epoch:
+            order, order_epoch = sample_order(config.seed, epoch, len(x)).to(x.device), epoch
+        yield x[order[position * size : (position + 1) * size]]
+
+
+class _Run:
+    """Everything that a stopped run needs to go on to the same numbers."""
+
+    def __init__(self, model: VAE, config: TrainingConfig, identity: dict[str, Any]) -> None:
+        self.model = model
+        self.identity = identity | {"training": asdict(config)}
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+        # A one-step cycle has no room for its two phases.
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, max_lr=config.learning_rate, total_steps=max(config.steps, 2)
+        )
+        self.history = History()
+        self.step = 0
+        self.seconds = 0.0
+
+    def tensors(self) -> dict[str, Tensor]:
+        found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            found |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
+        return found | {"random": torch.get_rng_state()}  # a user's network may have dropout
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "identity": self.identity,
+            "step": self.step,
+            "seconds": self.seconds,
+            "history": asdict(self.history),
+            "param_groups": self.optimizer.state_dict()["param_groups"],
+            "schedule": self.schedule.state_dict(),
+        }
+
+    def save(self, folder: Path) -> None:
+        checkpoint.save(folder, self.step, self.tensors(), self.state())
+
+    def restore(self, found: checkpoint.Checkpoint) -> None:
+        _check_identity(found.state.get("identity"), self.identity)
+        tensors = dict(found.tensors)
+        try:
+            torch.set_rng_state(tensors.pop("random"))
+            moments: dict[int, dict[str, Tensor]] = {}
+            for name in [name for name in tensors if name.startswith("optimizer.")]:
+                _, index, moment = name.split(".")
+                moments.setdefault(int(index), {})[moment] = tensors.pop(name)
+            self.model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
+            self.optimizer.load_state_dict({"state": moments, "param_groups": found.state["param_groups"]})
+            self.schedule.load_state_dict(found.state["schedule"])
+            self.history = History(**found.state["history"])
+            self.step, self.seconds = int(found.state["step"]), float(found.state["seconds"])
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise InputError(f"checkpoint is of another model or damaged: {error}") from error
+
+
+def _check_identity(found: Any, wanted: dict[str, Any]) -> None:
+    if not isinstance(found, dict):
+        raise InputError(f"checkpoint does not say of which run it is, got {found!r}")
+    for part in sorted(found.keys() | wanted.keys()):
+        if found.get(part) != wanted.get(part):
+            raise InputError(
+                f"checkpoint is of another run: its {part} is {found.get(part)!r}, expected {wanted.get(part)!r}"
+            )
+
+
+def train(
+    model: VAE,
+    x: Tensor,
+    config: TrainingConfig,
+    *,
+    folder: Path | None = None,
+    identity: dict[str, Any] | None = None,
+    checkpoint_seconds: float = 10.0,
+    progress: bool = True,
+) -> History:
+    """Minimise ``model(batch).loss`` by Adam; leaves the trained weights in ``model``, in evaluation mode.
+
+    With a folder, the run is saved there now and then and on Ctrl-C. Started again with the same arguments, it goes on
+    from what was saved to the numbers it would have reached undisturbed: bit for bit on a CPU with the same number of
+    threads. The checkpoint stays until the caller removes it.
+
+    Args:
+        model: called with a batch ``[B, ...]`` and ``seed=``.
+        x: ``[N, ...]`` training samples, on the device of the model.
+        config: see :class:`TrainingConfig`.
+        folder: of the checkpoints; None keeps none.
+        identity: what the checkpoint must agree on beside ``config``: a description of model and data.
+        checkpoint_seconds: between two checkpoints.
+        progress: show a bar on standard error with loss, γ and active dimensions.
+
+    Raises:
+        InputError: no samples, or a checkpoint of another run or damaged.
+        Diverged: the loss became NaN or infinite.
+    """
+    if len(x) == 0:
+        raise InputError("x must hold at least one sample, got none")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        run = _Run(model, config, identity or {})
+        if folder is not None and (found := checkpoint.load(folder)) is not None:
+            run.restore(found)
+        _loop(run, x, config, folder, checkpoint_seconds, progress)
+    model.eval()
+    return run.history
+
+
+def _loop(
+    run: _Run, x: Tensor, config: TrainingConfig, folder: Path | None, checkpoint_seconds: float, progress: bool
+) -> None:
+    model, history = run.model, run.history
+    model.train()
+    record_every = max(1, config.steps // RECORDS)
+    started = saved = time.monotonic()
+    already = run.seconds
+    bar = tqdm(total=config.steps, initial=run.step, unit="step", disable=not progress, file=sys.stderr, mininterval=0.5)
+    try:
+        for batch in batches(x, config, run.step):
+            terms = model(batch, seed=noise_seed(config.seed, run.step))
+            run.optimizer.zero_grad(set_to_none=True)
+            terms.loss.backward()
+            run.optimizer.step()
+            run.schedule.step()
+            run.step += 1
+            if run.step % record_every == 0 or run.step == config.steps:
+                _record(history, run.step, terms)
+                bar.set_postfix(
+                    loss=f"{history.neg_elbo[-1]:.2f}",
+                    gamma=f"{history.gamma[-1]:.2e}",
+                    active=history.active_dimensions[-1],
+                    refresh=False,
+                )
+                bar.update(run.step - bar.n)
+            now = time.monotonic()
+            run.seconds = already + now - started
+            if folder is not None and now - saved >= checkpoint_seconds:
+                run.save(folder)
+                saved = now
+    except KeyboardInterrupt:
+        if folder is not None:
+            run.save(folder)
+        raise
+    finally:
+        bar.close()
+    if folder is not None:
+        run.save(folder)
+
+
+def _record(history: History, step: int, terms: Any) -> None:
+    neg_elbo = float((terms.nll + terms.kl).detach().mean())
+    if not abs(neg_elbo) < float("inf"):
+        raise Diverged(f"the loss is {neg_elbo} at step {step}; a lower learning_rate may help")
+    history.step.append(step)
+    history.neg_elbo.append(neg_elbo)
+    history.gamma.append(float(terms.log_gamma.detach().double().exp()))
+    history.active_dimensions.append(count_active(terms.log_var))

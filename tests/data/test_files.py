@@ -1,0 +1,265 @@
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from manifold_core.data import load_file
+from manifold_core.errors import InputError
+
+
+def samples(*shape, dtype=np.float64):
+    return np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+
+
+def save(path, array):
+    np.save(path, array)
+    return path
+
+
+def rows(data):
+    """All samples, back in the order of the (increasing) first feature."""
+    x = torch.cat([data.train, data.validation])
+    return x[x.flatten(1)[:, 0].argsort()]
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    ["<f4", ">f4", "<f8", ">f8", "f2", "longdouble", "u1", "i1", "u2", "i2", "i4", "u4", ">i8", "u8"],
+)
+def test_types(tmp_path, dtype):
+    array = samples(10, 3, dtype=dtype)
+    data = load_file(save(tmp_path / "mine.npy", array))
+    assert data.name == "mine"
+    assert data.train.dtype == data.validation.dtype == torch.float32
+    assert rows(data).tolist() == array.tolist()  # uint8 too stays as it was
+    assert data.train_labels is None
+    assert data.manifold_dim is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((10, 3), (9, 3)), ((10, 4, 5), (9, 1, 4, 5)), ((10, 2, 4, 5), (9, 2, 4, 5)), ((2, 1), (1, 1))],
+)
+def test_shapes(tmp_path, shape, expected):
+    array = samples(*shape)
+    data = load_file(save(tmp_path / "a.npy", array))
+    assert data.train.shape == expected
+    assert data.validation.shape == (1, *expected[1:])
+    assert rows(data).flatten().tolist() == array.flatten().tolist()
+    assert data.train.is_contiguous()
+
+
+def test_column_order_and_views(tmp_path):
+    array = np.asfortranarray(samples(10, 3, dtype=np.float32))
+    data = load_file(save(tmp_path / "a.npy", array))
+    assert rows(data).tolist() == array.tolist()
+    data.train.add_(1)  # its own memory, not the file's
+    assert np.load(tmp_path / "a.npy").tolist() == array.tolist()
+
+
+def test_constant_columns_stay(tmp_path):
+    array = np.column_stack([np.arange(6.0), np.full(6, 7.0)])
+    assert rows(load_file(save(tmp_path / "a.npy", array))).tolist() == array.tolist()
+
+
+@pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
+def test_npz(tmp_path, write):
+    array = samples(5, 2)
+    write(tmp_path / "one.npz", whatever=array)
+    write(tmp_path / "several.npz", y=samples(5), x=array)
+    write(tmp_path / "unclear.npz", y=samples(5), data=array)
+    assert rows(load_file(tmp_path / "one.npz")).tolist() == array.tolist()
+    assert rows(load_file(tmp_path / "several.npz")).tolist() == array.tolist()
+    with pytest.raises(
+        InputError, match=r"unclear.npz: arrays \['y', 'data'\]; expected exactly one, or one called 'x'"
+    ):
+        load_file(tmp_path / "unclear.npz")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1,2\n3,4\n5,-6e-1\n",
+        "1,2\r\n3,4\r\n5,-6e-1",
+        "a,b\n1,2\n3,4\n5,-.6\n",
+        '\ufeff"a,c",b\n\n1, 2\n\n"3",4\n5,-0.6\n\n',
+    ],
+)
+def test_csv(tmp_path, text):
+    path = tmp_path / "table.CSV"
+    path.write_text(text, encoding="utf-8", newline="")
+    data = load_file(path)
+    assert data.name == "table"
+    torch.testing.assert_close(rows(data), torch.tensor([[1, 2], [3, 4], [5, -0.6]]), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"1,2\n3,4,5\n", "line 2: 3 fields; expected 2"),
+        (b"a,b\n\n1,2\n3\n", "line 4: 1 fields; expected 2"),
+        (b"a,b,c\n1,2\n", "line 2: 2 fields; expected 3"),
+        (b"1,2\n3,four\n", "line 2: 'four'; expected a number"),
+        (b"1,2\n3,\n", "line 2: ''; expected a number"),
+        (b"1,2\na,b\n", "line 2: 'a'; expected a number"),
+        (b"id,2\n3,4\n", "line 1: 'id'; expected a number"),
+        (b"a,b\nc,d\n1,2\n", "line 2: 'c'; expected a number"),
+        (b"1;2\n3;4\n", "line 2: '3;4'; expected a number"),
+        (b"1,2\n1_0,4\n", "line 2: '1_0'; expected a number"),
+        (b"\xff\xfe1\0,\0", "expected comma-separated text"),
+        (b"1,2\n3," + b"4" * 200_000 + b"\n", "after line 2: expected comma-separated text"),
+        (b"1,2\n3,nan\n", r"NaN or infinity at 1 place, first in row 1, column 1 \(counted from 0\)"),
+        (b"1,2\n3,1e999\n", "NaN or infinity at 1 place, first in row 1, column 1"),
+        (b"1,2\n3,1e39\n", "too large for float32 at 1 place, first in row 1, column 1"),
+        (b"a,b\n", r"shape \(0, 2\); expected at least two samples"),
+        (b"a,b\n1,2\n", r"shape \(1, 2\); expected at least two samples"),
+        (b"\n\n", "expected at least two samples"),
+        (b"", "the file is empty"),
+    ],
+)
+def test_refuses_csv(tmp_path, text, expected):
+    path = tmp_path / "table.csv"
+    path.write_bytes(text)
+    with pytest.raises(InputError, match=expected) as caught:
+        load_file(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("extension", ["npy", "npz"])
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (np.zeros((0, 3)), r"shape \(0, 3\); expected at least two samples"),
+        (np.ones((1, 3)), r"shape \(1, 3\); expected at least two samples"),
+        (np.ones((3, 0)), r"shape \(3, 0\); expected at least two samples with features"),
+        (np.arange(5.0), r"shape \(5,\); expected \(N, d\), \(N, H, W\) or \(N, C, H, W\)"),
+        (np.float64(3), r"shape \(\); expected"),
+        (samples(2, 2, 2, 2, 2), r"shape \(2, 2, 2, 2, 2\); expected"),
+        (np.eye(3) > 0, "type bool; expected an integer or floating type"),
+        (np.eye(3) * 1j, "type complex128; expected"),
+        (np.array([["a"], ["b"]]), "type <U1; expected"),
+        (np.array([[b"a"], [b"b"]]), r"type \|S1; expected"),
+        (np.array([["2024-01-01"], ["2024-01-02"]], dtype="M8[D]"), "datetime64"),
+        (np.array([[1, None], [2, 3]]), "without pickled objects"),
+        (np.full((4, 3), 2.5), "all 4 samples are the same; expected features that vary"),
+        (np.array([[1.0, 2], [np.nan, 3], [np.inf, -np.inf]]), "3 places, first in row 1, column 0"),
+        (np.array([[[1.0, 2]], [[3, np.nan]]]), "1 place, first in row 1, column 0, 1"),
+        (np.array([[1.0, 1e300], [2, -1e300]]), "too large for float32 at 2 places, first in row 0, column 1"),
+    ],
+)
+def test_refuses_array(tmp_path, extension, array, expected):
+    path = tmp_path / f"a.{extension}"
+    if extension == "npy":
+        np.save(path, array)
+    else:
+        np.savez(path, array)
+    with pytest.raises(InputError, match=expected) as caught:
+        load_file(path)
+    assert str(path) in str(caught.value)
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def lying(path):
+    """A header that promises more than any memory holds."""
+    path.write_bytes(path.read_bytes().replace(b"(4, 3)", b"(4444444444444, 3)").replace(b"        \n", b"\n", 1))
+
+
+def header_cut(path):
+    path.write_bytes(path.read_bytes().replace(b"'shape': (4, 3), }", b"'shape': (((((((((("))
+
+
+@pytest.mark.parametrize("damage", [truncated, lying, header_cut])
+def test_refuses_damaged_npy(tmp_path, damage):
+    path = save(tmp_path / "a.npy", samples(4, 3))
+    before = path.read_bytes()
+    damage(path)
+    assert path.read_bytes() != before
+    with pytest.raises(InputError, match=r"a\.npy: expected a \.npy file"):
+        load_file(path)
+
+
+@pytest.mark.parametrize("extension", ["npy", "npz"])
+def test_refuses_what_is_no_numpy_file(tmp_path, extension):
+    path = tmp_path / f"a.{extension}"
+    for content in (b"1,2\n3,4\n", b"\x93NUMPY", b"PK\x03\x04 and no more"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=rf"expected a \.{extension} file"):
+            load_file(path)
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match="the file is empty"):
+        load_file(path)
+
+
+def test_refuses_names_that_lie(tmp_path):
+    (tmp_path / "a.npz").write_bytes(save(tmp_path / "a.npy", samples(4, 3)).read_bytes())
+    with pytest.raises(InputError, match="a single array; expected an archive"):
+        load_file(tmp_path / "a.npz")
+    with zipfile.ZipFile(tmp_path / "b.npy", "w") as archive:
+        archive.writestr("x.npy", b"")
+    with pytest.raises(InputError, match=r"expected a \.npy file"):
+        load_file(tmp_path / "b.npy")
+    with zipfile.ZipFile(tmp_path / "empty.npz", "w"):
+        pass
+    with pytest.raises(InputError, match=r"arrays \[\]; expected exactly one"):
+        load_file(tmp_path / "empty.npz")
+
+
+@pytest.mark.parametrize("name", ["absent.npy", "absent.npz", "absent.csv"])
+def test_missing(tmp_path, name):
+    with pytest.raises(InputError, match=rf"{name}: no such file"):
+        load_file(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["folder.npy", "folder.npz", "folder.csv"])
+def test_folder(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=rf"{name}: cannot be read"):
+        load_file(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "npy"])
+def test_other_kinds(tmp_path, name):
+    with pytest.raises(InputError, match=r"expected \.npy, \.npz or \.csv"):
+        load_file(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("n", "fraction", "n_validation"), [(100, 0.1, 10), (100, 0.37, 37), (3, 0.01, 1), (3, 0.99, 2), (2, 0.5, 1)]
+)
+def test_sizes_of_the_split(tmp_path, n, fraction, n_validation):
+    array = samples(n, 2)
+    data = load_file(save(tmp_path / "a.npy", array), validation_fraction=fraction)
+    assert len(data.validation) == n_validation
+    assert rows(data).tolist() == array.tolist()
+
+
+def test_split_is_random_and_known_for_a_seed(tmp_path):
+    path = save(tmp_path / "a.npy", samples(20, 1))
+    drawn = [load_file(path, 0.25, seed).validation.flatten().tolist() for seed in (0, 0, 1, 2**32)]
+    assert drawn[0] == drawn[1]
+    assert len({tuple(d) for d in drawn}) == 3
+    assert drawn[0] == [11, 5, 18, 0, 9]
+
+
+def test_split_holds_out_every_sample_equally_often(tmp_path):
+    path = save(tmp_path / "a.npy", samples(4, 1))
+    counts = np.zeros(4)
+    for seed in range(400):
+        counts[int(load_file(path, 0.25, seed).validation)] += 1
+    assert counts.min() > 65  # 100 expected, 4 standard deviations
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("validation_fraction", v) for v in (0, 1, -0.1, 1.5, float("nan"), "0.1", True, None)]
+    + [("seed", v) for v in (0.5, "0", None, False)],
+)
+def test_refuses_argument(tmp_path, argument, value):
+    path = save(tmp_path / "a.npy", samples(4, 1))
+    with pytest.raises(InputError) as caught:
+        load_file(path, **{argument: value})
+    assert str(caught.value).startswith(f"{argument}={value!r}: expected")
