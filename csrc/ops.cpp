@@ -8,6 +8,9 @@
 // is called from within an autograd.Function, where looking for a formula would only cost time.
 #define RSAMPLE_KL "(Tensor mu, Tensor log_var, Tensor seed, int first_row, bool per_dimension) -> (Tensor z, Tensor kl)"
 #define GAUSSIAN_NLL "(Tensor x_hat, Tensor x, Tensor log_gamma) -> (Tensor nll, Tensor squared_error)"
+#define GAUSSIAN_ELBO                                                                          \
+  "(Tensor x_hat, Tensor x, Tensor log_gamma, Tensor kl, float beta, bool with_gradients)"     \
+  " -> (Tensor loss, Tensor nll, Tensor squared_error, Tensor grad_x_hat, Tensor grad_log_gamma, Tensor grad_kl)"
 
 STABLE_TORCH_LIBRARY(manifold_core, m) {
   m.def("rsample_kl" RSAMPLE_KL);
@@ -20,6 +23,8 @@ STABLE_TORCH_LIBRARY(manifold_core, m) {
   m.def(
       "gaussian_nll_backward(Tensor? grad_nll, Tensor? grad_squared_error, Tensor x_hat, Tensor x, Tensor log_gamma,"
       " Tensor squared_error) -> (Tensor grad_x_hat, Tensor grad_log_gamma)");
+  m.def("gaussian_elbo" GAUSSIAN_ELBO);
+  m.def("gaussian_elbo_forward" GAUSSIAN_ELBO);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(manifold_core, CPU, m) {
@@ -29,4 +34,6 @@ STABLE_TORCH_LIBRARY_IMPL(manifold_core, CPU, m) {
   m.impl("gaussian_nll", TORCH_BOX(&manifold_core::cpu::gaussian_nll));
   m.impl("gaussian_nll_forward", TORCH_BOX(&manifold_core::cpu::gaussian_nll));
   m.impl("gaussian_nll_backward", TORCH_BOX(&manifold_core::cpu::gaussian_nll_backward));
+  m.impl("gaussian_elbo", TORCH_BOX(&manifold_core::cpu::gaussian_elbo));
+  m.impl("gaussian_elbo_forward", TORCH_BOX(&manifold_core::cpu::gaussian_elbo));
 }

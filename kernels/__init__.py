@@ -4,7 +4,8 @@ if __name__ != "manifold_core.kernels":
     raise ImportError(f"this folder is the package manifold_core.kernels, but was imported as {__name__!r}")
 
 from .dispatch import Choice, explain
+from .gaussian_elbo import gaussian_elbo
 from .gaussian_nll import gaussian_nll
 from .rsample_kl import rsample_kl
 
-__all__ = ["Choice", "explain", "gaussian_nll", "rsample_kl"]
+__all__ = ["Choice", "explain", "gaussian_elbo", "gaussian_nll", "rsample_kl"]

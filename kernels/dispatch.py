@@ -58,4 +58,6 @@ def explain(*tensors: Tensor, backend: str = "auto") -> Choice:
 
 def choose(backend: str, *tensors: Tensor) -> str:
     """The name :func:`explain` gives."""
+    if backend == "auto":  # the usual case, without the prose
+        return "reference" if _cpu_cannot(tensors) else "cpu"
     return explain(*tensors, backend=backend).backend

@@ -14,9 +14,10 @@ __all__ = ["differentiable"]
 def differentiable(
     name: str,
     fake: Callable[..., Any],
-    fake_backward: Callable[..., Any],
     setup_context: Callable[..., None],
     backward: Callable[..., Any],
+    fake_backward: Callable[..., Any] | None = None,
+    results: int = 2,
 ) -> Callable[..., Any]:
     """The function that calls operator ``manifold_core::<name>``, with gradients.
 
@@ -25,15 +26,18 @@ def differentiable(
     to 30 microseconds more a call, a third of the whole at B = 128.
 
     Args:
-        name: the operator. ``<name>_forward`` is its kernel without autograd, ``<name>_backward`` that of the gradient.
-        fake, fake_backward: shapes and dtypes of their outputs, from tensors without data.
+        name: the operator; ``<name>_forward`` is its kernel without autograd.
+        fake: shapes and dtypes of its outputs, from tensors without data.
         setup_context, backward: as of :func:`torch.library.register_autograd`.
+        fake_backward: as ``fake``, of operator ``<name>_backward`` where there is one.
+        results: how many of its outputs the caller wants; those behind are for the backward pass alone.
     """
     if compiled is None:
         return _no_operator
     torch.library.register_fake(f"manifold_core::{name}", fake)
     torch.library.register_fake(f"manifold_core::{name}_forward", fake)
-    torch.library.register_fake(f"manifold_core::{name}_backward", fake_backward)
+    if fake_backward is not None:
+        torch.library.register_fake(f"manifold_core::{name}_backward", fake_backward)
     torch.library.register_autograd(f"manifold_core::{name}", backward, setup_context=setup_context)
     operator = getattr(torch.ops.manifold_core, name).default
     kernel = getattr(torch.ops.manifold_core, f"{name}_forward").default
@@ -41,15 +45,23 @@ def differentiable(
     def forward(ctx: Any, *inputs: Any) -> Any:
         output = kernel(*inputs)
         setup_context(ctx, inputs, output)
-        return output
+        return output[:results]
 
-    members = {"forward": staticmethod(forward), "backward": staticmethod(once_differentiable(backward))}
-    eager = type(f"{name}_eager", (torch.autograd.Function,), members).apply
+    guarded = once_differentiable(backward)
+
+    def backward_once(ctx: Any, *gradients: Any) -> Any:
+        # Only under create_graph=True can anyone ask for a second derivative, which the guard then refuses.
+        return guarded(ctx, *gradients) if torch.is_grad_enabled() else backward(ctx, *gradients)
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward_once)}
+    function = type(f"{name}_eager", (torch.autograd.Function,), members)
+    # The apply below Function's own, whose only work is on torch.func's wrappers; those calls have gone to the operator.
+    apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
     def call(*inputs: Any) -> Any:
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or type(inputs[0]) not in PLAIN:
-            return operator(*inputs)
-        return eager(*inputs)
+            return operator(*inputs)[:results]
+        return apply(*inputs)
 
     return call
 

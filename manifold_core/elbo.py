@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
-from .kernels import gaussian_nll, rsample_kl
+from .kernels import gaussian_elbo, gaussian_nll, rsample_kl
 
 __all__ = ["ELBOTerms", "GaussianELBO"]
 
@@ -122,20 +122,23 @@ class GaussianELBO(nn.Module):
             mu, log_var, seed=seed, generator=generator, first_row=first_row, backend=self.backend
         )
         x_hat = decoder(z)
-        nll, recon, log_gamma = self._reconstruction(x_hat, x)
-        loss = nll + self.beta * kl if self.beta != 1 else nll + kl
-        if self.reduction == "mean":
-            loss = loss.mean()
-        elif self.reduction == "sum":
-            loss = loss.sum()
+        if self.gamma == "analytic" and self.training:
+            nll, recon, log_gamma = self._analytic(x_hat, x)
+        elif self.reduction == "mean":
+            loss, nll, recon = gaussian_elbo(x_hat, x, self.log_gamma, kl, beta=self.beta, backend=self.backend)
+            return ELBOTerms(loss, nll, kl, recon, z, x_hat, mu, log_var, self.log_gamma)
+        else:
+            nll, recon = gaussian_nll(x_hat, x, self.log_gamma, return_squared_error=True, backend=self.backend)
+            log_gamma = self.log_gamma
+        loss = nll + self.beta * kl
+        if self.reduction != "none":
+            loss = loss.mean() if self.reduction == "mean" else loss.sum()
         return ELBOTerms(loss, nll, kl, recon, z, x_hat, mu, log_var, log_gamma)
 
-    def _reconstruction(self, x_hat: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if not (self.gamma == "analytic" and self.training):
-            nll, recon = gaussian_nll(x_hat, x, self.log_gamma, return_squared_error=True, backend=self.backend)
-            return nll, recon, self.log_gamma
+    def _analytic(self, x_hat: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """nll and squared error at the batch's best γ; autograd carries the gradient through γ as well."""
         _, recon = gaussian_nll(x_hat, x, 0.0, return_squared_error=True, backend=self.backend)
-        features = x[0].numel()
+        features = x.shape[1:].numel()
         log_gamma = torch.log(recon.mean() / features)
         with torch.no_grad():
             self.log_gamma.copy_(log_gamma)

@@ -2,36 +2,55 @@
 #include "tensors.h"
 
 #include <cmath>
+#include <type_traits>
 
 namespace manifold_core::cpu {
+
+namespace {
+
+// One number, as a tensor of no dimensions.
+Tensor scalar_tensor(ScalarType type, double value) {
+  Tensor t = allocate({}, type);
+  if (type == ScalarType::Double) {
+    *static_cast<double*>(t.data_ptr()) = value;
+  } else {
+    *static_cast<float*>(t.data_ptr()) = static_cast<float>(value);
+  }
+  return t;
+}
+
+// sum_i f(i, a[i], b[i]) in one order and in double: the result does not depend on the number of threads.
+template <class F>
+double sum_over_rows(const Tensor& a, const Tensor& b, const F& f) {
+  const auto run = [&](auto* type) {
+    using C = std::remove_pointer_t<decltype(type)>;
+    const C* const x = static_cast<const C*>(a.const_data_ptr());
+    const C* const y = static_cast<const C*>(b.const_data_ptr());
+    const int64_t rows = a.size(0), x_stride = a.stride(0), y_stride = b.stride(0);
+    double sum = 0;
+    for (int64_t i = 0; i < rows; ++i) sum += f(double{x[i * x_stride]}, double{y[i * y_stride]});
+    return sum;
+  };
+  return a.scalar_type() == ScalarType::Double ? run(static_cast<double*>(nullptr)) : run(static_cast<float*>(nullptr));
+}
+
+void check_per_row(const std::optional<Tensor>& t, int64_t rows, ScalarType type) {
+  STD_TORCH_CHECK(!t.has_value() || (t->dim() == 1 && t->size(0) == rows && t->scalar_type() == type),
+                  "manifold_core: expected one number a row, of the type of nll");
+}
+
+}  // namespace
 
 std::tuple<Tensor, Tensor> gaussian_nll(const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma) {
   check_same_shape(x_hat, x, "x_hat, x");
   const int64_t rows = x_hat.size(0), cols = x_hat.size(1);
   const ScalarType arithmetic = arithmetic_type(x_hat, x);
-  Tensor nll = torch::stable::new_empty(x_hat, {rows}, arithmetic);
-  Tensor squared_error = torch::stable::new_empty(x_hat, {rows}, arithmetic);
-  const GaussianNll args{cols,      real_scalar(log_gamma), matrix(x_hat),
-                         matrix(x), per_row(nll),           per_row(squared_error)};
+  Tensor nll = allocate({rows}, arithmetic);
+  Tensor squared_error = allocate({rows}, arithmetic);
+  const GaussianNll args{cols, real_scalar(log_gamma), matrix(x_hat), matrix(x), per_row(nll), per_row(squared_error)};
   MC_RUN(gaussian_nll, args, arithmetic, rows);
   return {nll, squared_error};
 }
-
-namespace {
-
-// d sum_b g_b nll_b / d log gamma = sum_b g_b (cols - SSE_b / gamma) / 2: in one order and in double, so that the
-// result does not depend on the number of threads.
-template <class C>
-double gradient_of_log_gamma(const Tensor& grad_nll, const Tensor& squared_error, double cols, double inv_gamma) {
-  const C* const g = static_cast<const C*>(grad_nll.const_data_ptr());
-  const C* const s = static_cast<const C*>(squared_error.const_data_ptr());
-  const int64_t rows = squared_error.size(0), g_stride = grad_nll.stride(0), s_stride = squared_error.stride(0);
-  double sum = 0;
-  for (int64_t i = 0; i < rows; ++i) sum += 0.5 * double{g[i * g_stride]} * (cols - s[i * s_stride] * inv_gamma);
-  return sum;
-}
-
-}  // namespace
 
 std::tuple<Tensor, Tensor> gaussian_nll_backward(const std::optional<Tensor>& grad_nll,
                                                  const std::optional<Tensor>& grad_squared_error, const Tensor& x_hat,
@@ -40,31 +59,52 @@ std::tuple<Tensor, Tensor> gaussian_nll_backward(const std::optional<Tensor>& gr
   check_same_shape(x_hat, x, "x_hat, x");
   const int64_t rows = x_hat.size(0), cols = x_hat.size(1);
   const ScalarType arithmetic = arithmetic_type(x_hat, x);
-  for (const std::optional<Tensor>& g : {grad_nll, grad_squared_error, std::optional<Tensor>(squared_error)}) {
-    STD_TORCH_CHECK(!g.has_value() || (g->dim() == 1 && g->size(0) == rows && g->scalar_type() == arithmetic),
-                    "manifold_core: expected one number a row, of the type of nll");
-  }
-  const double log_gamma_value = real_scalar(log_gamma);
-  Tensor grad_x_hat = torch::stable::new_empty(x_hat, {rows, cols});
+  check_per_row(grad_nll, rows, arithmetic);
+  check_per_row(grad_squared_error, rows, arithmetic);
+  check_per_row(squared_error, rows, arithmetic);
+  const double log_gamma_value = real_scalar(log_gamma), inv_gamma = std::exp(-log_gamma_value);
+  Tensor grad_x_hat = allocate({rows, cols}, x_hat.scalar_type());
   const GaussianNllBackward args{cols,      log_gamma_value,   matrix(x_hat),
                                  matrix(x), per_row(grad_nll), per_row(grad_squared_error),
                                  matrix(grad_x_hat)};
   MC_RUN(gaussian_nll_backward, args, arithmetic, rows);
+  // d nll / d log gamma = (cols - SSE / gamma) / 2
+  const double grad_log_gamma =
+      grad_nll.has_value()
+          ? sum_over_rows(*grad_nll, squared_error, [&](double g, double s) { return 0.5 * g * (cols - s * inv_gamma); })
+          : 0.0;
+  return {grad_x_hat, scalar_tensor(log_gamma.scalar_type(), grad_log_gamma)};
+}
 
-  double gradient = 0;
-  if (grad_nll.has_value()) {
-    const double inv_gamma = std::exp(-log_gamma_value);
-    gradient = arithmetic == ScalarType::Double
-                   ? gradient_of_log_gamma<double>(*grad_nll, squared_error, cols, inv_gamma)
-                   : gradient_of_log_gamma<float>(*grad_nll, squared_error, cols, inv_gamma);
-  }
-  Tensor grad_log_gamma = torch::stable::empty_like(log_gamma);
-  if (log_gamma.scalar_type() == ScalarType::Double) {
-    *static_cast<double*>(grad_log_gamma.data_ptr()) = gradient;
-  } else {
-    *static_cast<float*>(grad_log_gamma.data_ptr()) = static_cast<float>(gradient);
-  }
-  return {grad_x_hat, grad_log_gamma};
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_elbo(const Tensor& x_hat, const Tensor& x,
+                                                                         const Tensor& log_gamma, const Tensor& kl,
+                                                                         double beta, bool with_gradients) {
+  check_same_shape(x_hat, x, "x_hat, x");
+  const int64_t rows = x_hat.size(0), cols = x_hat.size(1);
+  const ScalarType arithmetic = arithmetic_type(x_hat, x);
+  check_per_row(kl, rows, arithmetic);
+  const double log_gamma_value = real_scalar(log_gamma), inv_gamma = std::exp(-log_gamma_value);
+  Tensor nll = allocate({rows}, arithmetic);
+  Tensor squared_error = allocate({rows}, arithmetic);
+  Tensor grad_x_hat = allocate({with_gradients ? rows : 0, cols}, x_hat.scalar_type());
+  const GaussianNll args{cols,
+                         log_gamma_value,
+                         matrix(x_hat),
+                         matrix(x),
+                         per_row(nll),
+                         per_row(squared_error),
+                         with_gradients ? matrix(grad_x_hat) : Matrix{},
+                         inv_gamma / rows};
+  MC_RUN(gaussian_nll, args, arithmetic, rows);
+  const double loss = sum_over_rows(nll, kl, [&](double n, double k) { return n + beta * k; }) / rows;
+  const double grad_log_gamma =
+      sum_over_rows(squared_error, squared_error, [&](double s, double) { return 0.5 * (cols - s * inv_gamma); }) / rows;
+  return {scalar_tensor(arithmetic, loss),
+          nll,
+          squared_error,
+          grad_x_hat,
+          scalar_tensor(log_gamma.scalar_type(), grad_log_gamma),
+          scalar_tensor(arithmetic, beta / rows)};
 }
 
 }  // namespace manifold_core::cpu

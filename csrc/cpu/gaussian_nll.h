@@ -9,24 +9,38 @@ namespace manifold_core::MC_ISA {
 
 constexpr double kLog2Pi = 1.8378770664093454836;
 
+// Rows [row, row + rows) are worked on together where they fit into a tile.
+inline int64_t rows_at_once(int64_t cols) { return cols < kTile ? kTile / (cols > 0 ? cols : 1) : 1; }
+
 template <class C>
 void gaussian_nll(const cpu::GaussianNll& a, int64_t begin, int64_t end) {
-  C x_hat_tile[kTile], x_tile[kTile];
+  C x_hat_tile[kTile], x_tile[kTile], difference_tile[kTile], square[kTile];
   const double inv_gamma = std::exp(-a.log_gamma), constant = a.cols * (kLog2Pi + a.log_gamma);
-  for (int64_t row = begin; row < end; ++row) {
-    double squared_error = 0;  // of tiles: rounding does not grow with the number of columns
+  const C scale = static_cast<C>(a.difference_scale);
+  const int64_t height = rows_at_once(a.cols);
+  for (int64_t row = begin; row < end; row += height) {
+    const int64_t rows = end - row < height ? end - row : height;
+    double squared_error[kTile];  // sums of tiles in double: rounding does not grow with the number of columns
+    for (int64_t i = 0; i < rows; ++i) squared_error[i] = 0;
     for (int64_t col = 0; col < a.cols; col += kTile) {
       const int64_t cols = a.cols - col < kTile ? a.cols - col : kTile;
-      const Rectangle at{row, 1, col, cols, cols};
+      const Rectangle at{row, rows, col, cols, cols};
       const C* const x_hat = read(a.x_hat, at, x_hat_tile);
       const C* const x = read(a.x, at, x_tile);
-      C sum = 0;
-#pragma omp simd reduction(+ : sum)
-      for (int64_t j = 0; j < cols; ++j) sum += (x_hat[j] - x[j]) * (x_hat[j] - x[j]);
-      squared_error += sum;
+      C* const difference = a.difference.data ? target(a.difference, at, difference_tile) : difference_tile;
+#pragma GCC ivdep
+      for (int64_t i = 0; i < at.size(); ++i) {
+        const C d = x_hat[i] - x[i];
+        difference[i] = scale * d;
+        square[i] = d * d;
+      }
+      if (a.difference.data) finish(a.difference, at, difference);
+      for (int64_t i = 0; i < rows; ++i) squared_error[i] += row_sum(square + i * cols, cols);
     }
-    *element<C>(a.squared_error, row, 0) = static_cast<C>(squared_error);
-    *element<C>(a.nll, row, 0) = static_cast<C>(0.5 * (squared_error * inv_gamma + constant));
+    for (int64_t i = 0; i < rows; ++i) {
+      *element<C>(a.squared_error, row + i, 0) = static_cast<C>(squared_error[i]);
+      *element<C>(a.nll, row + i, 0) = static_cast<C>(0.5 * (squared_error[i] * inv_gamma + constant));
+    }
   }
 }
 

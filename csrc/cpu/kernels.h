@@ -40,6 +40,9 @@ struct GaussianNll {
   double log_gamma;
   Matrix x_hat, x;            // [rows, cols]
   Matrix nll, squared_error;  // [rows, 1]
+  // (x_hat - x) * difference_scale, where it will be wanted: a gradient written while both are at hand.
+  Matrix difference;          // [rows, cols], may be absent
+  double difference_scale = 1;
 };
 
 struct GaussianNllBackward {

@@ -43,7 +43,7 @@ class NoiseTile {
 
   // out[4 b + lane]: noise of the first `count` blocks of a tile that starts at this row and block. More is written, up
   // to a whole number of vectors: out has kTile elements.
-  void fill(uint64_t row, uint64_t block, int64_t count, C* out) const {
+  MC_INLINE void fill(uint64_t row, uint64_t block, int64_t count, C* out) const {
     const int64_t padded = (count + kRound - 1) / kRound * kRound;
     uint32_t word[4][kBlocks];
     for (int64_t b = 0; b < padded; b += kLanes) {
@@ -68,9 +68,20 @@ class NoiseTile {
         memcpy(word[w] + b, &low, sizeof(Words));
       }
     }
+    // Two loops, because the first waits for square roots and the second for nothing.
+    C radius[2][kBlocks];
     for (int64_t b = 0; b < padded; ++b) {
-      normal_pair(word[0][b], word[1][b], out[4 * b], out[4 * b + 1]);
-      normal_pair(word[2][b], word[3][b], out[4 * b + 2], out[4 * b + 3]);
+      radius[0][b] = normal_radius<C>(word[0][b]);
+      radius[1][b] = normal_radius<C>(word[2][b]);
+    }
+    for (int64_t b = 0; b < padded; ++b) {
+      C cosine, sine;
+      cos_sin_uniform(word[1][b], cosine, sine);
+      out[4 * b] = radius[0][b] * cosine;
+      out[4 * b + 1] = radius[0][b] * sine;
+      cos_sin_uniform(word[3][b], cosine, sine);
+      out[4 * b + 2] = radius[1][b] * cosine;
+      out[4 * b + 3] = radius[1][b] * sine;
     }
   }
 

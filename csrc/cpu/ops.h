@@ -25,4 +25,9 @@ std::tuple<Tensor, Tensor> gaussian_nll_backward(const std::optional<Tensor>& gr
                                                  const Tensor& x, const Tensor& log_gamma,
                                                  const Tensor& squared_error);
 
+// Also the gradients of the loss, which is the batch mean of nll + beta kl; that of kl is one number for all rows.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_elbo(const Tensor& x_hat, const Tensor& x,
+                                                                         const Tensor& log_gamma, const Tensor& kl,
+                                                                         double beta, bool with_gradients);
+
 }  // namespace manifold_core::cpu

@@ -52,9 +52,7 @@ void rsample_kl(const cpu::RsampleKl& a, int64_t begin, int64_t end) {
       return;
     }
     for (int64_t i = 0; i < at.rows; ++i) {
-      C sum = 0;
-#pragma omp simd reduction(+ : sum)
-      for (int64_t j = 0; j < at.cols; ++j) sum += kl[i * at.pitch + j];
+      const C sum = row_sum(kl + i * at.pitch, at.cols);
       C* const out = element<C>(a.kl, at.row + i, 0);  // kl is always of the type of the arithmetic
       *out = at.col == 0 ? sum : *out + sum;
     }

@@ -9,6 +9,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
+#include <initializer_list>
 #include <optional>
 
 namespace manifold_core::cpu {
@@ -30,6 +31,18 @@ inline DType dtype_of(const Tensor& t) {
 inline ScalarType arithmetic_type(const Tensor& a, const Tensor& b) {
   const bool wide = a.scalar_type() == ScalarType::Double || b.scalar_type() == ScalarType::Double;
   return wide ? ScalarType::Double : ScalarType::Float;
+}
+
+// Uninitialised, contiguous, on the CPU. torch::stable::new_empty says the same, but looks its operator up by name each
+// time: 1 us a tensor instead of 0.2, which counts where a whole call takes 10.
+inline Tensor allocate(std::initializer_list<int64_t> sizes, ScalarType type) {
+  int64_t strides[2] = {1, 1};
+  if (sizes.size() == 2) strides[0] = std::max<int64_t>(1, sizes.begin()[1]);
+  const int32_t dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.begin(), strides, dtype,
+                                                         aoti_torch_device_type_cpu(), -1, &handle));
+  return Tensor(handle);
 }
 
 inline Matrix matrix(const Tensor& t) {

@@ -93,4 +93,23 @@ inline void finish(const Matrix& m, const Rectangle& at, const C* tile) {
   });
 }
 
+// The sum of one row of a tile, in an order that depends on its length alone.
+template <class C>
+inline C row_sum(const C* v, int64_t n) {
+  C sum = 0;
+  if (n >= 64) {
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < n; ++j) sum += v[j];
+    return sum;
+  }
+  // A short row is over before a wide reduction has paid for folding its vector.
+  C lane[4] = {};
+  int64_t j = 0;
+  for (; j + 4 <= n; j += 4) {
+    for (int l = 0; l < 4; ++l) lane[l] += v[j + l];
+  }
+  for (; j < n; ++j) sum += v[j];
+  return ((lane[0] + lane[1]) + (lane[2] + lane[3])) + sum;
+}
+
 }  // namespace manifold_core::MC_ISA

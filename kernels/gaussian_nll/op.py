@@ -5,12 +5,12 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from ..checks import accumulation_dtype, check_floating, check_same_device, check_same_shape
+from ..checks import accumulation_dtype, check_alike, check_floating
 from ..dispatch import choose
 from ..registration import differentiable
 from . import reference
 
-__all__ = ["gaussian_nll"]
+__all__ = ["gaussian_nll", "prepare"]
 
 
 def _fake(x_hat: Tensor, x: Tensor, log_gamma: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,7 +48,7 @@ def _backward(
     return grad_x_hat, grad_x, grad_log_gamma
 
 
-_compiled = differentiable("gaussian_nll", _fake, _fake_backward, _setup_context, _backward)
+_compiled = differentiable("gaussian_nll", _fake, _setup_context, _backward, _fake_backward)
 
 
 def _as_matrices(x_hat: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,6 +60,26 @@ def _as_matrices(x_hat: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         x_hat, x = x_hat.permute(0, *order), x.permute(0, *order)
     features = x_hat.shape[1:].numel()
     return x_hat.reshape(x_hat.shape[0], features), x.reshape(x.shape[0], features)
+
+
+def prepare(x_hat: Tensor, x: Tensor, log_gamma: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+    """The arguments, checked, as two matrices and a tensor of no dimensions."""
+    check_alike("x_hat", x_hat, "x", x)
+    if x_hat.dim() < 2:
+        raise ValueError(f"x_hat must have shape [B, ...] with a feature dimension, got {tuple(x_hat.shape)}")
+    if not isinstance(log_gamma, Tensor):
+        log_gamma = torch.full((), log_gamma, dtype=torch.float64, device=x_hat.device)
+    else:
+        check_floating("log_gamma", log_gamma)
+        if log_gamma.numel() != 1:
+            raise ValueError(f"log_gamma must be one number, got shape {tuple(log_gamma.shape)}")
+        if log_gamma.device != x_hat.device:
+            raise ValueError(f"log_gamma must be on the device of x_hat, {x_hat.device}, got {log_gamma.device}")
+        if log_gamma.dim() != 0:
+            log_gamma = log_gamma.reshape(())
+        if log_gamma.dtype not in (torch.float32, torch.float64):
+            log_gamma = log_gamma.float()
+    return *_as_matrices(x_hat, x), log_gamma
 
 
 @overload
@@ -108,21 +128,7 @@ def gaussian_nll(
 
     Source: "Learning Manifold Dimensions with Conditional VAEs", Definition 1 and equation (1).
     """
-    check_floating("x_hat", x_hat)
-    check_floating("x", x)
-    check_same_shape("x_hat", x_hat, "x", x)
-    check_same_device("x_hat", x_hat, "x", x)
-    if x_hat.dim() < 2:
-        raise ValueError(f"x_hat must have shape [B, ...] with a feature dimension, got {tuple(x_hat.shape)}")
-    if not isinstance(log_gamma, Tensor):
-        log_gamma = torch.full((), log_gamma, dtype=torch.float64, device=x_hat.device)
-    check_floating("log_gamma", log_gamma)
-    check_same_device("x_hat", x_hat, "log_gamma", log_gamma)
-    if log_gamma.numel() != 1:
-        raise ValueError(f"log_gamma must be one number, got shape {tuple(log_gamma.shape)}")
-    if log_gamma.dim() != 0 or log_gamma.dtype not in (torch.float32, torch.float64):
-        log_gamma = log_gamma.reshape(()).float()
-    x_hat, x = _as_matrices(x_hat, x)
+    x_hat, x, log_gamma = prepare(x_hat, x, log_gamma)
     run = _compiled if choose(backend, x_hat, x) == "cpu" else reference.gaussian_nll
     nll, squared_error = run(x_hat, x, log_gamma)
     return (nll, squared_error) if return_squared_error else nll

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import accumulation_dtype, check_floating, check_same_device, check_same_shape
+from ..checks import accumulation_dtype, check_alike
 from ..dispatch import choose
 from ..random import draw_seed
 from ..registration import differentiable
@@ -40,7 +40,7 @@ def _backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[
     return *gradients, None, None, None
 
 
-_compiled = differentiable("rsample_kl", _fake, _fake_backward, _setup_context, _backward)
+_compiled = differentiable("rsample_kl", _fake, _setup_context, _backward, _fake_backward)
 
 
 def rsample_kl(
@@ -78,10 +78,7 @@ def rsample_kl(
 
     Source: "Learning Manifold Dimensions with Conditional VAEs", Definition 1 and equation (1).
     """
-    check_floating("mu", mu)
-    check_floating("log_var", log_var)
-    check_same_shape("mu", mu, "log_var", log_var)
-    check_same_device("mu", mu, "log_var", log_var)
+    check_alike("mu", mu, "log_var", log_var)
     if mu.dtype != log_var.dtype:
         raise TypeError(f"mu and log_var must have the same dtype, got {mu.dtype} and {log_var.dtype}")
     if mu.dim() != 2:

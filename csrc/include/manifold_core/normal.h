@@ -13,12 +13,8 @@
 namespace manifold_core::MC_ISA {
 
 template <class T>
-MC_INLINE void normal_pair(uint32_t w0, uint32_t w1, T& first, T& second) {
-  T cosine, sine;
-  cos_sin_uniform(w1, cosine, sine);
-  const T r = sqrt(T(-2) * log_uniform<T>(w0));
-  first = r * cosine;
-  second = r * sine;
+MC_INLINE T normal_radius(uint32_t w0) {
+  return sqrt(T(-2) * log_uniform<T>(w0));
 }
 
 }  // namespace manifold_core::MC_ISA

@@ -27,9 +27,9 @@ struct Float<float> {
   static constexpr int mantissa = 23, bias = 127;
   static constexpr float round_magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   static constexpr float ln2_hi = 0.693359375f, ln2_lo = -2.12194440e-4f;  // ln2_hi has 9 bits: n * ln2_hi is exact
-  static constexpr float exp_low = -110.0f, exp_high = 100.0f;       // beyond these e^x is 0 or infinite anyway
+  static constexpr float exp_low = -88.0f, exp_high = 89.0f;  // n = -127 and 128
   static constexpr Uint sqrt_half = 0x3f3504f3u;                     // bits of sqrt(1/2)
-  static constexpr int exp_terms = 7, log_terms = 5, trig_terms = 6;
+  static constexpr int exp_terms = 7, trig_terms = 6;
 };
 
 template <>
@@ -39,9 +39,9 @@ struct Float<double> {
   static constexpr int mantissa = 52, bias = 1023;
   static constexpr double round_magic = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr double ln2_hi = 0.69314718036912381649, ln2_lo = 1.9082149292705877e-10;  // ln2_hi has 33 bits
-  static constexpr double exp_low = -750.0, exp_high = 712.0;
+  static constexpr double exp_low = -709.0, exp_high = 710.0;  // n = -1023 and 1024
   static constexpr Uint sqrt_half = 0x3fe6a09e667f3bcdull;
-  static constexpr int exp_terms = 13, log_terms = 12, trig_terms = 11;
+  static constexpr int exp_terms = 13, trig_terms = 11;
 };
 
 template <class T, int n>
@@ -98,34 +98,42 @@ struct Exponential {
 };
 
 // With x = n log 2 + r, |r| <= (log 2) / 2, and q = e^r - 1 - r = r^2/2 + r^3/6 + ...:
-//     e^x         = 2^n (1 + r + q)
-//     e^x - 1 - x = 2^n q + (2^n - 1) r + (2^n - 1 - n log 2),  for n = 0 simply q.
-// Inactive latent dimensions sit at x = 0, where the obvious forms lose all digits. Overflow and gradual underflow are
-// those of IEEE 754.
+//     e^x     = 2^n + 2^n (r + q)
+//     e^x - 1 = 2^n (r + q) + (2^n - 1)
+//     e^x - 1 - x = q for n = 0, else the difference.
+// Inactive latent dimensions sit at x = 0, where the obvious forms lose all digits. Results below the smallest normal
+// number are 0; from 2^127.5 (2^1023.5) on they are infinite.
 template <class T>
 MC_INLINE Exponential<T> exponential(T x) {
   using F = Float<T>;
-  using Int = typename F::Int;
   using Uint = typename F::Uint;
-  // Written so that NaN passes through: every comparison with it is false.
+  // Bounds where 2^n becomes 0 and infinite. NaN passes through: every comparison with it is false.
   T y = x < F::exp_low ? F::exp_low : x;
   y = y > F::exp_high ? F::exp_high : y;
-  const T shifted = y * T(1.4426950408889634074) + F::round_magic;
+  const T shifted = y * T(1.4426950408889634074) + F::round_magic;  // n sits in its low bits
   const T n = shifted - F::round_magic;
-  const Int exponent = static_cast<Int>(bit_cast<Uint>(shifted) - bit_cast<Uint>(F::round_magic));
-  // Two factors, because 2^n alone leaves the range of T where its product with e^r is subnormal.
-  const Int half = exponent >> 1;
-  const T scale1 = bit_cast<T>(static_cast<Uint>(half + F::bias) << F::mantissa);
-  const T scale2 = bit_cast<T>(static_cast<Uint>(exponent - half + F::bias) << F::mantissa);
-  const T scale = scale1 * scale2;
-
+  const T scale = bit_cast<T>((bit_cast<Uint>(shifted) << F::mantissa) + (Uint(F::bias) << F::mantissa));
   const T r = (y - n * F::ln2_hi) - n * F::ln2_lo;
   constexpr auto series = inverse_factorials<T, F::exp_terms, 2>();
   const T q = r * r * polynomial(series, r);
-  const T exp_x = (T(1) + (r + q)) * scale1 * scale2;
-  const T near_zero = scale * q + ((scale - T(1)) * r + ((scale - T(1) - n * F::ln2_hi) - n * F::ln2_lo));
-  const bool small = n * n <= T(1);
-  return {exp_x, small ? x + near_zero : exp_x - T(1), small ? near_zero : (exp_x - T(1)) - x};
+  const T p = r + q;
+  const T exp_minus_1 = scale * p + (scale - T(1));
+  return {scale * p + scale, exp_minus_1, n == T(0) ? q : exp_minus_1 - x};
+}
+
+// log(1 + f) - f for sqrt(1/2) <= 1 + f < sqrt(2): 2 atanh(s) - f with s = f / (2 + f), |s| < 0.172.
+MC_INLINE double log_1p_minus(double f) {
+  constexpr auto atanh = odd_reciprocals<double, 12>();
+  const double s = f / (2.0 + f);
+  return 2.0 * s * polynomial(atanh, s * s) - f;
+}
+
+// In single precision a division costs more than the polynomial does, so -f^2/2 + f^3 P(f) with the P of degree 6 that
+// minimises the largest relative error of log(1 + f), 3.2e-8 (Remez's algorithm).
+MC_INLINE float log_1p_minus(float f) {
+  constexpr Coefficients<float, 7> p = {{0.3333391074f, -0.2500133704f, 0.1996306383f, -0.1657758473f, 0.149147676f,
+                                         -0.1426748659f, 0.08700436432f}};
+  return f * f * (f * polynomial(p, f) - 0.5f);
 }
 
 // log((w + 1/2) / 2^32): relative error of a few units in the last place also where the argument is close to 1.
@@ -145,9 +153,7 @@ MC_INLINE T log_uniform(uint32_t w) {
   const bool near_one = w >= 0xB504F334u;
   const T f = near_one ? -one_minus_u : m - T(1);
   const T e = near_one ? T(0) : T(exponent);
-  const T s = f / (T(2) + f);  // log(1 + f) = 2 atanh(s), |s| < 0.172
-  constexpr auto atanh = odd_reciprocals<T, F::log_terms>();
-  return (e * F::ln2_lo + T(2) * s * polynomial(atanh, s * s)) + e * F::ln2_hi;
+  return ((e * F::ln2_lo + log_1p_minus(f)) + f) + e * F::ln2_hi;
 }
 
 // cos and sin of 2 pi (w + 1/2) / 2^32. The quadrant and the angle inside it are taken from the integer, exactly.

@@ -1,0 +1,3 @@
+from .op import gaussian_elbo
+
+__all__ = ["gaussian_elbo"]

@@ -1,0 +1,108 @@
+"""``gaussian_elbo``: the reconstruction term and the batch mean of the whole loss, its gradients written on the way."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checks import accumulation_dtype, check_floating
+from ..dispatch import choose
+from ..gaussian_nll.op import prepare
+from ..registration import differentiable
+from . import reference
+
+__all__ = ["gaussian_elbo"]
+
+# In half precision a gradient must be scaled before it is rounded, so it cannot be written before its scale is known.
+EARLY_GRADIENT_DTYPES = (torch.float32, torch.float64)
+
+
+def _fake(
+    x_hat: Tensor, x: Tensor, log_gamma: Tensor, kl: Tensor, beta: float, with_gradients: bool
+) -> tuple[Tensor, ...]:
+    rows, cols = x_hat.shape
+    nll = x_hat.new_empty((rows,), dtype=accumulation_dtype(x_hat, x))
+    grad_x_hat = x_hat.new_empty((rows if with_gradients else 0, cols))
+    return nll.new_empty(()), nll, nll.new_empty((rows,)), grad_x_hat, torch.empty_like(log_gamma), nll.new_empty(())
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    x_hat, x, log_gamma, _, _, ctx.with_gradients = inputs
+    _, _, squared_error, *gradients = output
+    ctx.save_for_backward(x_hat, x, log_gamma, squared_error, *gradients)
+    ctx.mark_non_differentiable(*gradients)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(
+    ctx: Any, grad_loss: Tensor | None, grad_nll: Tensor | None, grad_squared_error: Tensor | None, *_: None
+) -> tuple[Tensor | None, ...]:
+    x_hat, x, log_gamma, squared_error, grad_x_hat, grad_log_gamma, grad_kl = ctx.saved_tensors
+    rows = squared_error.shape[0]
+    only_loss = grad_nll is None and grad_squared_error is None
+    if grad_loss is None:
+        if only_loss:
+            return (None,) * 6
+        grad_kl = None
+    else:
+        if not _is_one(grad_loss):
+            grad_kl = grad_kl * grad_loss
+            if only_loss and ctx.with_gradients:
+                grad_x_hat, grad_log_gamma = grad_x_hat * grad_loss, grad_log_gamma * grad_loss
+        grad_kl = grad_kl.expand(rows)
+    if not (only_loss and ctx.with_gradients):
+        if grad_loss is not None:
+            mean = (grad_loss / max(rows, 1)).expand(rows)
+            grad_nll = mean if grad_nll is None else grad_nll + mean
+        grad_x_hat, grad_log_gamma = torch.ops.manifold_core.gaussian_nll_backward.default(
+            grad_nll, grad_squared_error, x_hat, x, log_gamma, squared_error
+        )
+    grad_x = -grad_x_hat.to(x.dtype) if ctx.needs_input_grad[1] else None
+    return grad_x_hat, grad_x, grad_log_gamma, grad_kl, None, None
+
+
+def _is_one(gradient: Tensor) -> bool:
+    """``loss.backward()`` begins with 1: nothing to multiply. On the CPU looking costs nothing and waits for nothing."""
+    return not torch.compiler.is_compiling() and gradient.device.type == "cpu" and gradient.item() == 1
+
+
+_compiled = differentiable("gaussian_elbo", _fake, _setup_context, _backward, results=3)
+
+
+def gaussian_elbo(
+    x_hat: Tensor, x: Tensor, log_gamma: Tensor | float, kl: Tensor, *, beta: float = 1.0, backend: str = "auto"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """loss = (1/B) Σ_b (nll_b + β kl_b),  nll_b = ½ (‖x − x̂‖² / γ + d log 2πγ),  with γ = exp(log_gamma).
+
+    The same numbers as :func:`manifold_core.gaussian_nll` and a mean, in one pass over x and x̂: where gradients will be
+    wanted they are written while both are at hand. The mean is summed in one order, whatever the number of threads.
+
+    Args:
+        x_hat, x, log_gamma, backend: as of :func:`manifold_core.gaussian_nll`.
+        kl: ``[B]``, from :func:`manifold_core.rsample_kl`.
+        beta: weight of the KL.
+
+    Returns:
+        loss, of no dimensions, in nats; nll ``[B]``; the squared error ‖x − x̂‖² ``[B]``. All are differentiable in
+        ``x_hat``, ``x`` and ``log_gamma``, the loss also in ``kl``; once. NaN for an empty batch, as of a mean.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as of :func:`manifold_core.gaussian_nll`; ``kl`` is not ``[B]``.
+
+    Source: "Learning Manifold Dimensions with Conditional VAEs", equation (1).
+    """
+    x_hat, x, log_gamma = prepare(x_hat, x, log_gamma)
+    check_floating("kl", kl)
+    if kl.shape != x_hat.shape[:1] or kl.device != x_hat.device:
+        raise ValueError(
+            f"kl must have shape ({x_hat.shape[0]},), one number a sample, on {x_hat.device}, "
+            f"got {tuple(kl.shape)} on {kl.device}"
+        )
+    if choose(backend, x_hat, x, kl) != "cpu":
+        return reference.gaussian_elbo(x_hat, x, log_gamma, kl, beta)
+    dtype = accumulation_dtype(x_hat, x)
+    if kl.dtype != dtype:
+        kl = kl.to(dtype)
+    with_gradients = torch.is_grad_enabled() and x_hat.requires_grad and x_hat.dtype in EARLY_GRADIENT_DTYPES
+    loss, nll, squared_error = _compiled(x_hat, x, log_gamma, kl, beta, with_gradients)
+    return loss, nll, squared_error
