@@ -14,7 +14,7 @@ inline int64_t rows_at_once(int64_t cols) { return cols < kTile ? kTile / (cols 
 
 template <class C>
 void gaussian_nll(const cpu::GaussianNll& a, int64_t begin, int64_t end) {
-  C x_hat_tile[kTile], x_tile[kTile], difference_tile[kTile], square[kTile];
+  Tile<C> x_hat_tile, x_tile, difference_tile, square;
   const double inv_gamma = std::exp(-a.log_gamma), constant = a.cols * (kLog2Pi + a.log_gamma);
   const C scale = static_cast<C>(a.difference_scale);
   const int64_t height = rows_at_once(a.cols);
@@ -25,9 +25,9 @@ void gaussian_nll(const cpu::GaussianNll& a, int64_t begin, int64_t end) {
     for (int64_t col = 0; col < a.cols; col += kTile) {
       const int64_t cols = a.cols - col < kTile ? a.cols - col : kTile;
       const Rectangle at{row, rows, col, cols, cols};
-      const C* const x_hat = read(a.x_hat, at, x_hat_tile);
-      const C* const x = read(a.x, at, x_tile);
-      C* const difference = a.difference.data ? target(a.difference, at, difference_tile) : difference_tile;
+      const C* const x_hat = read<C>(a.x_hat, at, x_hat_tile);
+      const C* const x = read<C>(a.x, at, x_tile);
+      C* const difference = a.difference.data ? target<C>(a.difference, at, difference_tile) : difference_tile.at;
 #pragma GCC ivdep
       for (int64_t i = 0; i < at.size(); ++i) {
         const C d = x_hat[i] - x[i];
@@ -35,7 +35,7 @@ void gaussian_nll(const cpu::GaussianNll& a, int64_t begin, int64_t end) {
         square[i] = d * d;
       }
       if (a.difference.data) finish(a.difference, at, difference);
-      for (int64_t i = 0; i < rows; ++i) squared_error[i] += row_sum(square + i * cols, cols);
+      for (int64_t i = 0; i < rows; ++i) squared_error[i] += row_sum(square.at + i * cols, cols);
     }
     for (int64_t i = 0; i < rows; ++i) {
       *element<C>(a.squared_error, row + i, 0) = static_cast<C>(squared_error[i]);
@@ -46,7 +46,7 @@ void gaussian_nll(const cpu::GaussianNll& a, int64_t begin, int64_t end) {
 
 template <class C>
 void gaussian_nll_backward(const cpu::GaussianNllBackward& a, int64_t begin, int64_t end) {
-  C x_hat_tile[kTile], x_tile[kTile], grad_tile[kTile];
+  Tile<C> x_hat_tile, x_tile, grad_tile;
   const double inv_gamma = std::exp(-a.log_gamma);
   for (int64_t row = begin; row < end; ++row) {
     C grad_nll = 0, grad_squared_error = 0;
@@ -57,9 +57,9 @@ void gaussian_nll_backward(const cpu::GaussianNllBackward& a, int64_t begin, int
     for (int64_t col = 0; col < a.cols; col += kTile) {
       const int64_t cols = a.cols - col < kTile ? a.cols - col : kTile;
       const Rectangle at{row, 1, col, cols, cols};
-      const C* const x_hat = read(a.x_hat, at, x_hat_tile);
-      const C* const x = read(a.x, at, x_tile);
-      C* const grad = target(a.grad_x_hat, at, grad_tile);
+      const C* const x_hat = read<C>(a.x_hat, at, x_hat_tile);
+      const C* const x = read<C>(a.x, at, x_tile);
+      C* const grad = target<C>(a.grad_x_hat, at, grad_tile);
 #pragma GCC ivdep
       for (int64_t j = 0; j < cols; ++j) grad[j] = scale * (x_hat[j] - x[j]);
       finish(a.grad_x_hat, at, grad);

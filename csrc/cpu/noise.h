@@ -45,7 +45,7 @@ class NoiseTile {
   // to a whole number of vectors: out has kTile elements.
   MC_INLINE void fill(uint64_t row, uint64_t block, int64_t count, C* out) const {
     const int64_t padded = (count + kRound - 1) / kRound * kRound;
-    uint32_t word[4][kBlocks];
+    alignas(64) uint32_t word[4][kBlocks];
     for (int64_t b = 0; b < padded; b += kLanes) {
       Lanes in_row, in_tile;
       memcpy(&in_row, block_in_row_ + b, sizeof(Lanes));
@@ -68,20 +68,23 @@ class NoiseTile {
         memcpy(word[w] + b, &low, sizeof(Words));
       }
     }
-    // Two loops, because the first waits for square roots and the second for nothing.
-    C radius[2][kBlocks];
-    for (int64_t b = 0; b < padded; ++b) {
-      radius[0][b] = normal_radius<C>(word[0][b]);
-      radius[1][b] = normal_radius<C>(word[2][b]);
-    }
-    for (int64_t b = 0; b < padded; ++b) {
-      C cosine, sine;
-      cos_sin_uniform(word[1][b], cosine, sine);
-      out[4 * b] = radius[0][b] * cosine;
-      out[4 * b + 1] = radius[0][b] * sine;
-      cos_sin_uniform(word[3][b], cosine, sine);
-      out[4 * b + 2] = radius[1][b] * cosine;
-      out[4 * b + 3] = radius[1][b] * sine;
+    // Two loops in turn: while the first waits for square roots, the processor is already at work on the second.
+    alignas(64) C radius[2][kBlocks];
+    for (int64_t first = 0, last; first < padded; first = last) {
+      last = first + kStretch < padded ? first + kStretch : padded;
+      for (int64_t b = first; b < last; ++b) {
+        radius[0][b] = normal_radius<C>(word[0][b]);
+        radius[1][b] = normal_radius<C>(word[2][b]);
+      }
+      for (int64_t b = first; b < last; ++b) {
+        C cosine, sine;
+        cos_sin_uniform(word[1][b], cosine, sine);
+        out[4 * b] = radius[0][b] * cosine;
+        out[4 * b + 1] = radius[0][b] * sine;
+        cos_sin_uniform(word[3][b], cosine, sine);
+        out[4 * b + 2] = radius[1][b] * cosine;
+        out[4 * b + 3] = radius[1][b] * sine;
+      }
     }
   }
 
@@ -89,7 +92,9 @@ class NoiseTile {
   static constexpr int64_t kBlocks = kTile / 4;
   static constexpr int64_t kRound = 16;  // divides kBlocks; loops without a remainder are twice as fast
   uint64_t seed_;
-  uint64_t row_in_tile_[kBlocks], block_in_row_[kBlocks];
+  static constexpr int64_t kStretch = 64;
+  alignas(64) uint64_t row_in_tile_[kBlocks];
+  alignas(64) uint64_t block_in_row_[kBlocks];
 };
 
 }  // namespace manifold_core::MC_ISA

@@ -29,15 +29,15 @@ MC_INLINE void for_each_noise_tile(uint64_t seed, int64_t begin, int64_t end, in
 
 template <class C>
 void rsample_kl(const cpu::RsampleKl& a, int64_t begin, int64_t end) {
-  C mu_tile[kTile] = {}, log_var_tile[kTile] = {}, z_tile[kTile], kl_tile[kTile], noise[kTile];
+  Tile<C> mu_tile = {}, log_var_tile = {}, z_tile, kl_tile, noise;
   if (a.cols == 0 && !a.kl_per_dimension) {
     for (int64_t row = begin; row < end; ++row) *element<C>(a.kl, row, 0) = C(0);
   }
   for_each_noise_tile<C>(a.seed, begin, end, a.cols, [&](const Rectangle& at, const NoiseTile<C>& tile) {
-    const C* const mu = read(a.mu, at, mu_tile);
-    const C* const log_var = read(a.log_var, at, log_var_tile);
-    C* const z = target(a.z, at, z_tile);
-    C* const kl = a.kl_per_dimension ? target(a.kl, at, kl_tile) : kl_tile;
+    const C* const mu = read<C>(a.mu, at, mu_tile);
+    const C* const log_var = read<C>(a.log_var, at, log_var_tile);
+    C* const z = target<C>(a.z, at, z_tile);
+    C* const kl = a.kl_per_dimension ? target<C>(a.kl, at, kl_tile) : kl_tile.at;
     const int64_t size = at.size();
     tile.fill(a.first_row + at.row, at.col / 4, size / 4, noise);
 #pragma GCC ivdep
@@ -61,16 +61,19 @@ void rsample_kl(const cpu::RsampleKl& a, int64_t begin, int64_t end) {
 
 template <class C>
 void rsample_kl_backward(const cpu::RsampleKlBackward& a, int64_t begin, int64_t end) {
-  C mu_tile[kTile] = {}, log_var_tile[kTile] = {}, grad_z_tile[kTile] = {}, grad_kl_tile[kTile] = {};
-  C grad_mu_tile[kTile], grad_log_var_tile[kTile], noise[kTile];
+  Tile<C> mu_tile = {}, log_var_tile = {}, grad_z_tile = {}, grad_kl_tile = {};
+  Tile<C> grad_mu_tile, grad_log_var_tile, noise;
+  // The gradient of a mean is one number for all: read once.
+  const bool uniform = a.grad_kl.data && a.grad_kl.row_stride == 0 && a.grad_kl.col_stride == 0;
+  if (uniform && begin < end) read<C>(a.grad_kl, Rectangle{begin, 1, 0, kTile, kTile}, grad_kl_tile);
   for_each_noise_tile<C>(a.seed, begin, end, a.cols, [&](const Rectangle& at, const NoiseTile<C>& tile) {
-    const C* const mu = read(a.mu, at, mu_tile);
-    const C* const log_var = read(a.log_var, at, log_var_tile);
+    const C* const mu = read<C>(a.mu, at, mu_tile);
+    const C* const log_var = read<C>(a.log_var, at, log_var_tile);
     // An absent gradient is a tile of zeros.
-    const C* const grad_z = a.grad_z.data ? read(a.grad_z, at, grad_z_tile) : grad_z_tile;
-    const C* const grad_kl = a.grad_kl.data ? read(a.grad_kl, at, grad_kl_tile) : grad_kl_tile;
-    C* const grad_mu = target(a.grad_mu, at, grad_mu_tile);
-    C* const grad_log_var = target(a.grad_log_var, at, grad_log_var_tile);
+    const C* const grad_z = a.grad_z.data ? read<C>(a.grad_z, at, grad_z_tile) : grad_z_tile.at;
+    const C* const grad_kl = a.grad_kl.data && !uniform ? read<C>(a.grad_kl, at, grad_kl_tile) : grad_kl_tile.at;
+    C* const grad_mu = target<C>(a.grad_mu, at, grad_mu_tile);
+    C* const grad_log_var = target<C>(a.grad_log_var, at, grad_log_var_tile);
     const int64_t size = at.size();
     tile.fill(a.first_row + at.row, at.col / 4, size / 4, noise);
 #pragma GCC ivdep

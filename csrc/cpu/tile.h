@@ -12,6 +12,14 @@ using cpu::Matrix;
 
 constexpr int64_t kTile = 512;  // elements; seven tiles of doubles fill 28 KB
 
+// Aligned to a cache line, so that no vector straddles two.
+template <class C>
+struct alignas(64) Tile {
+  C at[kTile];
+
+  operator C*() { return at; }
+};
+
 template <class S>
 MC_INLINE S* element(const Matrix& m, int64_t row, int64_t col) {
   return static_cast<S*>(m.data) + row * m.row_stride + col * m.col_stride;
@@ -21,6 +29,9 @@ template <class S, class C>
 inline void load_as(const S* source, int64_t stride, int64_t n, C* to) {
   if (stride == 1) {
     for (int64_t j = 0; j < n; ++j) to[j] = static_cast<C>(source[j]);
+  } else if (stride == 0) {
+    const C value = static_cast<C>(source[0]);
+    for (int64_t j = 0; j < n; ++j) to[j] = value;
   } else {
     for (int64_t j = 0; j < n; ++j) to[j] = static_cast<C>(source[j * stride]);
   }

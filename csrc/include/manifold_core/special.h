@@ -29,7 +29,7 @@ struct Float<float> {
   static constexpr float ln2_hi = 0.693359375f, ln2_lo = -2.12194440e-4f;  // ln2_hi has 9 bits: n * ln2_hi is exact
   static constexpr float exp_low = -88.0f, exp_high = 89.0f;  // n = -127 and 128
   static constexpr Uint sqrt_half = 0x3f3504f3u;                     // bits of sqrt(1/2)
-  static constexpr int exp_terms = 7, trig_terms = 6;
+  static constexpr int exp_terms = 7, sin_terms = 5, cos_terms = 6;
 };
 
 template <>
@@ -41,7 +41,7 @@ struct Float<double> {
   static constexpr double ln2_hi = 0.69314718036912381649, ln2_lo = 1.9082149292705877e-10;  // ln2_hi has 33 bits
   static constexpr double exp_low = -709.0, exp_high = 710.0;  // n = -1023 and 1024
   static constexpr Uint sqrt_half = 0x3fe6a09e667f3bcdull;
-  static constexpr int exp_terms = 13, trig_terms = 11;
+  static constexpr int exp_terms = 13, sin_terms = 11, cos_terms = 11;
 };
 
 template <class T, int n>
@@ -142,16 +142,13 @@ MC_INLINE T log_uniform(uint32_t w) {
   using F = Float<T>;
   using Uint = typename F::Uint;
   using Int = typename F::Int;
-  constexpr T scale = T(1) / T(4294967296.0);
-  const T u = (T(w) + T(0.5)) * scale;
-  const T one_minus_u = (T(~w) + T(0.5)) * scale;
-  // Mantissa in [sqrt(1/2), sqrt(2)).
-  const Uint shifted = bit_cast<Uint>(u) - F::sqrt_half;
-  const Int exponent = static_cast<Int>(shifted) >> F::mantissa;
-  const T m = bit_cast<T>((shifted & ((Uint(1) << F::mantissa) - 1)) + F::sqrt_half);
-  // Above sqrt(1/2) the exact distance from 1 is known from the word itself: u has rounded it away.
+  // Above sqrt(1/2) the distance from 1 is taken from the word itself: as a number u would have rounded it away.
   const bool near_one = w >= 0xB504F334u;
-  const T f = near_one ? -one_minus_u : m - T(1);
+  const T v = (T(near_one ? ~w : w) + T(0.5)) * (T(1) / T(4294967296.0));  // u, or 1 - u
+  const Uint shifted = bit_cast<Uint>(v) - F::sqrt_half;
+  const Int exponent = static_cast<Int>(shifted) >> F::mantissa;
+  const T m = bit_cast<T>((shifted & ((Uint(1) << F::mantissa) - 1)) + F::sqrt_half);  // in [sqrt(1/2), sqrt(2))
+  const T f = near_one ? -v : m - T(1);
   const T e = near_one ? T(0) : T(exponent);
   return ((e * F::ln2_lo + log_1p_minus(f)) + f) + e * F::ln2_hi;
 }
@@ -163,8 +160,8 @@ MC_INLINE void cos_sin_uniform(uint32_t w, T& cosine, T& sine) {
   const uint32_t quadrant = (w + 0x20000000u) >> 30;  // the nearest multiple of pi/2, modulo 4
   const int32_t offset = static_cast<int32_t>(w - (quadrant << 30));
   const T a = T(2 * offset + 1) * T(7.3145903963357981e-10);  // pi / 2^32
-  constexpr auto sin_series = alternating_factorials<T, F::trig_terms, 1>();
-  constexpr auto cos_series = alternating_factorials<T, F::trig_terms, 0>();
+  constexpr auto sin_series = alternating_factorials<T, F::sin_terms, 1>();
+  constexpr auto cos_series = alternating_factorials<T, F::cos_terms, 0>();
   const T s = a * polynomial(sin_series, a * a);
   const T c = polynomial(cos_series, a * a);
   const bool swap = quadrant & 1;
