@@ -1,14 +1,15 @@
 """Fused ELBO for Gaussian VAEs, and the dimension of a data manifold read off the trained model."""
 
+__version__ = "0.1.0"
+
 from .dimension import ActiveDimensions, active_dimensions
 from .elbo import ELBOTerms, GaussianELBO
 from .errors import InputError
 from .evaluation import Metrics, evaluate
 from .kernels import gaussian_nll, rsample_kl
 from .models import VAE
+from .run import load_model
 from .training import Diverged, History, TrainingConfig, train
-
-__version__ = "0.1.0"
 
 __all__ = [
     "VAE",
@@ -23,6 +24,7 @@ __all__ = [
     "active_dimensions",
     "evaluate",
     "gaussian_nll",
+    "load_model",
     "rsample_kl",
     "train",
 ]

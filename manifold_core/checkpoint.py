@@ -13,7 +13,7 @@ from torch import Tensor
 from .errors import InputError
 from .files import write_atomically, write_json
 
-__all__ = ["Checkpoint", "load", "remove", "save", "save_tensors"]
+__all__ = ["Checkpoint", "load", "load_tensors", "remove", "save", "save_tensors"]
 
 INDEX = "checkpoint.json"
 
@@ -59,14 +59,19 @@ def load(folder: Path) -> Checkpoint | None:
         name, state = str(content["tensors"]), dict(content["state"])
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(f"checkpoint {str(index)!r} cannot be read ({error}); expected JSON written by a run") from error
+    return Checkpoint(load_tensors(folder / Path(name).name), state)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
     try:
-        tensors = load_file(folder / Path(name).name)
+        return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"checkpoint {str(folder / name)!r}, named by {INDEX}, cannot be read ({error}); expected a whole safetensors "
-            f"file. Delete {INDEX} to start anew."
-        ) from error
-    return Checkpoint(tensors, state)
+        raise InputError(f"{str(path)!r} cannot be read ({error}); expected a whole safetensors file") from error
 
 
 def remove(folder: Path) -> None:

@@ -87,7 +87,7 @@ def batches(x: Tensor, config: TrainingConfig, first_step: int) -> Iterator[Tens
         epoch, position = divmod(step, per_epoch)
         if epoch != order_epoch:
             order, order_epoch = sample_order(config.seed, epoch, len(x)).to(x.device), epoch
-        yield x[order[position * size : (position + 1) * size]]
+        yield x.index_select(0, order[position * size : (position + 1) * size])
 
 
 class _Run:
@@ -134,6 +134,10 @@ class _Run:
                 _, index, moment = name.split(".")
                 moments.setdefault(int(index), {})[moment] = tensors.pop(name)
             self.model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
+            for index, parameter in enumerate(self.model.parameters()):
+                for name, tensor in moments[index].items():
+                    if tensor.shape == parameter.shape:  # Adam's fused kernel wants the strides of the parameter
+                        moments[index][name] = torch.empty_like(parameter).copy_(tensor)
             self.optimizer.load_state_dict({"state": moments, "param_groups": found.state["param_groups"]})
             self.schedule.load_state_dict(found.state["schedule"])
             self.history = History(**found.state["history"])

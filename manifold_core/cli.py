@@ -1,0 +1,161 @@
+"""The command line: ``manifold-core train`` and ``manifold-core info``."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import torch
+
+from . import __version__
+from .data import find_images
+from .errors import InputError
+from .kernels import explain
+from .kernels.extension import compiled, missing_because
+from .run import IMAGE_SETS, ModelConfig, RunConfig, run
+from .training import Diverged, TrainingConfig
+
+__all__ = ["main", "table"]
+
+# Where the command line gives no number: what the paper's images and its synthetic data are trained with.
+DEFAULTS = {
+    "images": {"steps": 5_000, "batch_size": 512, "learning_rate": 0.002},
+    "vectors": {"steps": 20_000, "batch_size": 1024, "learning_rate": 0.005},
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 2 bad input, 3 training diverged, 130 or 143 stopped by a signal."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        status: int = options.command(options)
+    except InputError as error:
+        print(f"manifold-core: {error}", file=sys.stderr)
+        return 2
+    except Diverged as error:
+        print(f"manifold-core: training diverged: {error}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print("manifold-core: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except _Terminated:
+        print("manifold-core: terminated; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 143
+    return status
+
+
+class _Terminated(BaseException):
+    """SIGTERM."""
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise _Terminated
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="manifold-core", description="Train a VAE and read off its manifold dimension.")
+    parser.add_argument("--version", action="version", version=f"manifold-core {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    add = commands.add_parser("train", help="train a VAE on a data set", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add.set_defaults(command=_train)
+    add.add_argument("--data", required=True, help="synthetic, mnist, fashion-mnist, or a .npy, .npz or .csv file")
+    add.add_argument("--out", required=True, type=Path, help="folder of the results; goes on with a stopped run there")
+    add.add_argument("--latent-dim", type=int, default=20, metavar="K", help="latent dimensions; more than the manifold's")
+    add.add_argument("--seed", type=int, default=0, metavar="S", help="of synthetic data, weights, batches and noise")
+    add.add_argument("--ambient-dim", type=int, default=20, metavar="d", help="of synthetic data")
+    add.add_argument("--manifold-dim", type=int, default=6, metavar="r", help="of synthetic data")
+    add.add_argument("--data-dir", metavar="DIR", help="folder of the image files; default: search, then download")
+    add.add_argument("--steps", type=int, help="optimizer steps; default 20000, images 5000")
+    add.add_argument("--batch-size", type=int, help="samples a step; default 1024, images 512")
+    add.add_argument("--learning-rate", type=float, help="highest of the one-cycle schedule; default 0.005, images 0.002")
+    add.add_argument("--hidden", type=int, nargs="+", metavar="N", help="widths of an MLP; default 64, images residual networks")
+    add.add_argument("--channels", type=int, default=5, help="of the residual networks")
+    add.add_argument("--gamma", choices=("learned", "analytic", "fixed"), default="learned", help="decoder variance")
+    add.add_argument("--log-gamma", type=float, default=0.0, help="log of a fixed γ, or where a learned one starts")
+    add.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    add.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    add = commands.add_parser("info", help="versions, backends and data on this machine")
+    add.set_defaults(command=_info)
+    return parser
+
+
+def _train(options: argparse.Namespace) -> int:
+    defaults = DEFAULTS["images" if options.data in IMAGE_SETS and options.hidden is None else "vectors"]
+    chosen = {name: value if (value := getattr(options, name)) is not None else default for name, default in defaults.items()}
+    config = RunConfig(
+        data=options.data,
+        model=ModelConfig(
+            options.latent_dim,
+            tuple(options.hidden) if options.hidden is not None else None,
+            options.channels,
+            options.gamma,
+            options.log_gamma,
+        ),
+        training=TrainingConfig(seed=options.seed, **chosen),
+        ambient_dim=options.ambient_dim,
+        manifold_dim=options.manifold_dim,
+        data_folder=options.data_dir,
+        device=_device(options.device),
+    )
+    metrics = run(config, options.out, progress=not options.quiet)
+    print(table([metrics]))
+    print(f"\nmetrics and weights: {options.out}")
+    for name in metrics["pictures"]:
+        print(f"picture: {options.out / name}")
+    if not metrics["pictures"]:
+        print("no pictures: matplotlib is missing; pip install 'manifold-core[experiments]'")
+    return 0
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device must be 'auto' or a device of this machine, got {name!r}: {reason}") from error
+    return name
+
+
+def table(runs: Sequence[dict[str, Any]]) -> str:
+    """One line a run, measured on its training data; nats."""
+    head = f"{'data':<24}{'r':>4}{'active':>8}{'of':>5}{'-ELBO':>11}{'recon':>11}{'KL':>9}{'gamma':>11}{'held-out -ELBO':>17}"
+    lines = [head, "-" * len(head)]
+    for metrics in runs:
+        measured = metrics["train"]
+        true_dim = "?" if metrics["manifold_dim"] is None else metrics["manifold_dim"]
+        lines.append(
+            f"{metrics['data']:<24}{true_dim:>4}{metrics['active_dimensions']:>8}{metrics['latent_dim']:>5}"
+            f"{measured['neg_elbo']:>11.3f}{measured['recon']:>11.4g}{measured['kl']:>9.3f}{measured['gamma']:>11.3g}"
+            f"{metrics['validation']['neg_elbo']:>17.3f}"
+        )
+    return "\n".join(lines)
+
+
+def _info(_options: argparse.Namespace) -> int:
+    print(f"manifold-core   {__version__}")
+    print(f"torch           {torch.__version__}, {torch.get_num_threads()} threads")
+    if compiled is None:
+        print(f"compiled module none: {missing_because}")
+    else:
+        print(f"compiled module built by {compiled.compiler} for torch >= {compiled.torch_target_version}")
+        print(f"instructions    {compiled.instruction_set()} of {', '.join(compiled.supported_instruction_sets())}")
+    choice = explain(torch.empty(0))
+    print(f"backend (CPU)   {choice.backend}: {choice.reason}")
+    if torch.cuda.is_available():
+        choice = explain(torch.empty(0, device="cuda"))
+        print(f"backend (GPU)   {choice.backend}: {choice.reason}")
+    for name in IMAGE_SETS:
+        print(f"{name:<16}{find_images(name) or 'not found; would be downloaded'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

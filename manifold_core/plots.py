@@ -1,0 +1,93 @@
+"""Pictures of a run, as PNG files. Needs matplotlib (extra ``experiments``), imported where it is used."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .dimension import THRESHOLD
+from .files import write_atomically
+from .models import VAE
+from .training import History
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["plot_curves", "plot_images", "plot_variances"]
+
+ACTIVE, INACTIVE, ACCENT = "#1f6f8b", "#c8c8c8", "#d1495b"
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure  # no pyplot: no global state, no display
+
+    return Figure(figsize=(width, height), layout="constrained", dpi=130)
+
+
+def _save(figure: "Figure", path: Path) -> Path:
+    write_atomically(path, lambda to: figure.savefig(to, format="png"))
+    return path
+
+
+def plot_variances(path: Path, variance: list[float], threshold: float = THRESHOLD, manifold_dim: int | None = None) -> Path:
+    """Encoder variances in ascending order, on a log scale, with the threshold of activity."""
+    values = sorted(variance)
+    count = sum(v < threshold for v in values)
+    figure = _figure(6.4, 3.4)
+    axes = figure.add_subplot()
+    axes.bar(range(1, len(values) + 1), values, color=[ACTIVE if v < threshold else INACTIVE for v in values])
+    axes.axhline(threshold, color=ACCENT, linewidth=1.2, linestyle="--", label=f"threshold {threshold:g}")
+    axes.set_yscale("log")
+    axes.set_xlabel("latent dimension, sorted")
+    axes.set_ylabel("mean encoder variance σ²")
+    truth = "" if manifold_dim is None else f", true dimension {manifold_dim}"
+    axes.set_title(f"{count} active of {len(values)} dimensions{truth}")
+    axes.legend(frameon=False, loc="lower right")
+    return _save(figure, path)
+
+
+def plot_curves(path: Path, history: History) -> Path:
+    """−ELBO, γ and the number of active dimensions of the mini-batches over the steps."""
+    figure = _figure(6.4, 6.0)
+    top, middle, bottom = figure.subplots(3, 1, sharex=True)
+    top.plot(history.step, history.neg_elbo, color=ACTIVE, linewidth=1.0)
+    top.set_ylabel("−ELBO (nats)")
+    middle.plot(history.step, history.gamma, color=ACTIVE, linewidth=1.0)
+    middle.set_yscale("log")
+    middle.set_ylabel("γ")
+    bottom.step(history.step, history.active_dimensions, where="post", color=ACTIVE, linewidth=1.0)
+    bottom.set_ylabel("active dimensions")
+    bottom.set_ylim(bottom=0)
+    bottom.set_xlabel("step")
+    figure.suptitle("training")
+    return _save(figure, path)
+
+
+@torch.no_grad()
+def plot_images(path: Path, model: VAE, x: Tensor, columns: int = 10) -> Path:
+    """Two rows each of originals, their reconstructions, and samples of the prior; images ``[N, C, H, W]`` in [0, 1]."""
+    originals = x[: 2 * columns]
+    generator = torch.Generator(x.device).manual_seed(0)
+    rows = torch.cat([originals, model.reconstruct(originals), model.sample(2 * columns, generator)]).clamp(0, 1).cpu()
+    channels, height, width = rows.shape[1:]
+    gap = 2
+    sheet = torch.ones(channels, 6 * (height + gap) + 2 * 3 * gap, columns * (width + gap) - gap)
+    for index, image in enumerate(rows):
+        row, column = divmod(index, columns)
+        top = row * (height + gap) + row // 2 * 3 * gap
+        left = column * (width + gap)
+        sheet[:, top : top + height, left : left + width] = image
+    figure = _figure(6.4, 6.4 * sheet.shape[1] / sheet.shape[2] + 0.4)
+    axes = figure.add_subplot()
+    if channels == 1:
+        axes.imshow(sheet[0].numpy(), cmap="gray", vmin=0, vmax=1)
+    else:
+        axes.imshow(sheet[:3].permute(1, 2, 0).numpy())
+    pair = 2 * (height + gap) + 3 * gap
+    axes.set_yticks([height + i * pair for i in range(3)], ["originals", "reconstructions", "samples"])
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return _save(figure, path)

@@ -1,0 +1,224 @@
+"""One training run from a description to a folder of results."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import checkpoint, plots
+from .data import Dataset, load_file, load_images, synthetic_manifold
+from .elbo import Gamma, GaussianELBO
+from .errors import InputError
+from .evaluation import evaluate
+from .files import output_folder, write_json
+from .models import VAE
+from .training import TrainingConfig, train
+
+__all__ = ["IMAGE_SETS", "ModelConfig", "RunConfig", "build_model", "load_data", "load_model", "run"]
+
+IMAGE_SETS = ("mnist", "fashion-mnist")
+METRICS, WEIGHTS = "metrics.json", "weights.safetensors"
+PICTURES = {"variances": "variances.png", "curves": "curves.png", "images": "images.png"}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A VAE to build: residual-convolutional for images, else an MLP.
+
+    Args:
+        latent_dim: κ.
+        hidden: widths of the MLP's hidden layers; given for images, these are flattened into vectors.
+        channels: of the first residual block.
+        gamma, log_gamma: as of :class:`manifold_core.GaussianELBO`.
+    """
+
+    latent_dim: int
+    hidden: tuple[int, ...] | None = None
+    channels: int = 5
+    gamma: Gamma = "learned"
+    log_gamma: float = 0.0
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run.
+
+    Args:
+        data: ``"synthetic"``, ``"mnist"``, ``"fashion-mnist"``, or the path of a ``.npy``, ``.npz`` or ``.csv`` file.
+        model, training: what to train and how; ``training.seed`` also makes the weights and the synthetic data.
+        ambient_dim, manifold_dim: d and r of synthetic data.
+        data_folder: where the image files are; None searches, then downloads.
+        device: of model and data.
+    """
+
+    data: str
+    model: ModelConfig
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    ambient_dim: int = 20
+    manifold_dim: int = 6
+    data_folder: str | None = None
+    device: str = "cpu"
+
+    def description(self) -> dict[str, Any]:
+        """What decides the numbers: as JSON gives it back."""
+        content = asdict(self)
+        if self.data != "synthetic":
+            del content["ambient_dim"], content["manifold_dim"]
+        del content["data_folder"]  # the contents count, not where they lie
+        return json.loads(json.dumps(content))  # type: ignore[no-any-return]
+
+
+def load_data(config: RunConfig) -> Dataset:
+    """The data of a run. Users' files are centred and divided by one number, the standard deviation of all entries: γ
+    is one number for all features, and the dimension of a manifold does not change with its scale.
+
+    Raises:
+        InputError: as the loaders do.
+    """
+    if config.data == "synthetic":
+        return synthetic_manifold(config.ambient_dim, config.manifold_dim, seed=config.training.seed)
+    if config.data in IMAGE_SETS:
+        return load_images(config.data, config.data_folder)
+    if Path(config.data).suffix not in (".npy", ".npz", ".csv"):
+        raise InputError(
+            f"data must be 'synthetic', 'mnist', 'fashion-mnist' or the path of a .npy, .npz or .csv file, "
+            f"got {config.data!r}"
+        )
+    data = load_file(config.data, seed=config.training.seed)
+    mean = data.train.mean(dim=0, dtype=torch.float64)
+    scale = float((data.train - mean).square().mean().sqrt())
+    return Dataset(data.name, ((data.train - mean) / scale).float(), ((data.validation - mean) / scale).float())
+
+
+def _is_convolutional(config: ModelConfig, sample_shape: Sequence[int]) -> bool:
+    return config.hidden is None and len(sample_shape) == 3 and sample_shape[1] % 4 == 0 and sample_shape[2] % 4 == 0
+
+
+def build_model(config: ModelConfig, sample_shape: Sequence[int], seed: int = 0) -> VAE:
+    """The VAE for samples of this shape, its weights drawn from ``seed``; torch's global generator is left alone."""
+    elbo = GaussianELBO(config.gamma, config.log_gamma)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if _is_convolutional(config, sample_shape):
+            return VAE.conv(sample_shape, config.latent_dim, config.channels, elbo)
+        features = torch.Size(sample_shape).numel()
+        return VAE.mlp(features, config.latent_dim, config.hidden or (64,), elbo)
+
+
+def load_model(folder: str | Path) -> VAE:
+    """The trained model of a finished run, in evaluation mode.
+
+    Raises:
+        InputError: no finished run in that folder.
+    """
+    metrics = _finished(Path(folder))
+    if metrics is None:
+        raise InputError(f"folder must hold a finished run, got {str(folder)!r} without {METRICS}")
+    description = dict(metrics["config"]["model"])
+    description["hidden"] = tuple(description["hidden"]) if description["hidden"] is not None else None
+    model = build_model(ModelConfig(**description), metrics["sample_shape"])
+    model.load_state_dict(checkpoint.load_tensors(Path(folder) / WEIGHTS))
+    return model.eval()
+
+
+def run(config: RunConfig, folder: str | Path, progress: bool = True) -> dict[str, Any]:
+    """Train, evaluate, and write ``metrics.json``, ``weights.safetensors`` and PNG pictures into one folder.
+
+    Stopped at any moment, the same call goes on where it was; finished, it returns what is there.
+
+    Raises:
+        InputError: bad input, or a folder that holds something else.
+        Diverged: the loss became NaN or infinite.
+    """
+    folder = output_folder(Path(folder))
+    if (finished := _finished(folder)) is not None:
+        if finished["config"] != config.description():
+            raise InputError(f"out must be a new folder: {str(folder)!r} holds a finished run of another configuration")
+        checkpoint.remove(folder)
+        return finished
+    _refuse_foreign_files(folder)
+
+    data = load_data(config)
+    sample_shape = tuple(data.train.shape[1:])
+    model = build_model(config.model, sample_shape, config.training.seed).to(config.device)
+    x, held_out = (_as_input(part, config, sample_shape).to(config.device) for part in (data.train, data.validation))
+    identity = {"config": config.description(), "data": _fingerprint(x)}
+    history = train(model, x, config.training, folder=folder, identity=identity, progress=progress)
+
+    measured, validation = evaluate(model, x), evaluate(model, held_out)
+    pictures = _draw(folder, model, history, measured.variance, data.manifold_dim, held_out)
+    checkpoint.save_tensors(folder / WEIGHTS, model.state_dict())
+    metrics = {
+        "data": data.name,
+        "manifold_dim": data.manifold_dim,
+        "latent_dim": config.model.latent_dim,
+        "active_dimensions": measured.active_dimensions,
+        "train": measured.as_dict(),
+        "validation": validation.as_dict(),
+        "units": "nats per sample; neg_elbo = nll + kl, recon = squared error; see paper_convention for the paper's",
+        "config": config.description(),
+        "sample_shape": list(sample_shape),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "versions": _versions(),
+        "pictures": pictures,
+        "history": asdict(history),
+    }
+    write_json(folder / METRICS, metrics)
+    checkpoint.remove(folder)
+    return metrics
+
+
+def _as_input(x: Tensor, config: RunConfig, sample_shape: tuple[int, ...]) -> Tensor:
+    return x if _is_convolutional(config.model, sample_shape) else x.flatten(1)
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    path = folder / METRICS
+    if not path.exists():
+        return None
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        metrics["config"]["model"]  # noqa: B018  (a KeyError says that this is no file of ours)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"out must be a folder of runs, but {str(path)!r} is not a file of a finished run") from error
+    return metrics  # type: ignore[no-any-return]
+
+
+def _refuse_foreign_files(folder: Path) -> None:
+    """Files of our names that no run of ours is known to have left are somebody's work."""
+    if (folder / checkpoint.INDEX).exists():
+        return
+    for name in (WEIGHTS, *PICTURES.values()):
+        if (folder / name).exists():
+            raise InputError(f"out must be a new folder or that of a stopped run: {str(folder / name)!r} is in the way")
+
+
+def _fingerprint(x: Tensor) -> str:
+    return hashlib.sha256(x.cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    from . import __version__
+
+    return {"manifold_core": __version__, "torch": torch.__version__}
+
+
+def _draw(
+    folder: Path, model: VAE, history: Any, variance: list[float], manifold_dim: int | None, held_out: Tensor
+) -> list[str]:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return []
+    drawn = [
+        plots.plot_variances(folder / PICTURES["variances"], variance, manifold_dim=manifold_dim),
+        plots.plot_curves(folder / PICTURES["curves"], history),
+    ]
+    if held_out.dim() == 4:
+        drawn.append(plots.plot_images(folder / PICTURES["images"], model, held_out))
+    return [path.name for path in drawn]
