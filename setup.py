@@ -50,7 +50,7 @@ def compiled_module() -> list[Extension]:
     ]
 
 
-packages = [name for name in find_packages(".", include=["manifold_core", "manifold_core.*"])]
+packages = find_packages(".", include=["manifold_core", "manifold_core.*"])
 for name, folder in INSIDE.items():
     packages += [name, *(f"{name}.{inner}" for inner in find_packages(folder))]
 

@@ -12,7 +12,9 @@ from . import paper
 
 __all__ = ["main"]
 
-SYNTHETIC = RunConfig("synthetic", ModelConfig(latent_dim=20), TrainingConfig(steps=20_000), ambient_dim=20, manifold_dim=6)
+SYNTHETIC = RunConfig(
+    "synthetic", ModelConfig(latent_dim=20), TrainingConfig(steps=20_000), ambient_dim=20, manifold_dim=6
+)
 FASHION = RunConfig(
     "fashion-mnist", ModelConfig(latent_dim=32), TrainingConfig(steps=1_000, batch_size=512, learning_rate=0.002)
 )

@@ -55,11 +55,12 @@ def differentiable(
 
     members = {"forward": staticmethod(forward), "backward": staticmethod(backward_once)}
     function = type(f"{name}_eager", (torch.autograd.Function,), members)
-    # The apply below Function's own, whose only work is on torch.func's wrappers; those calls have gone to the operator.
+    # The apply below Function's own, which only adds work for torch.func's wrappers; those calls go to the operator.
     apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
     def call(*inputs: Any) -> Any:
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or type(inputs[0]) not in PLAIN:
+        transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        if transformed or type(inputs[0]) not in PLAIN:
             return operator(*inputs)[:results]
         return apply(*inputs)
 

@@ -58,7 +58,9 @@ def load(folder: Path) -> Checkpoint | None:
         content = json.loads(index.read_text(encoding="utf-8"))
         name, state = str(content["tensors"]), dict(content["state"])
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise InputError(f"checkpoint {str(index)!r} cannot be read ({error}); expected JSON written by a run") from error
+        raise InputError(
+            f"checkpoint {str(index)!r} cannot be read ({error}); expected JSON written by a run"
+        ) from error
     return Checkpoint(load_tensors(folder / Path(name).name), state)
 
 

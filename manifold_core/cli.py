@@ -21,7 +21,7 @@ from .training import Diverged, TrainingConfig
 __all__ = ["main", "table"]
 
 # Where the command line gives no number: what the paper's images and its synthetic data are trained with.
-DEFAULTS = {
+DEFAULTS: dict[str, dict[str, Any]] = {
     "images": {"steps": 5_000, "batch_size": 512, "learning_rate": 0.002},
     "vectors": {"steps": 20_000, "batch_size": 1024, "learning_rate": 0.005},
 }
@@ -57,23 +57,33 @@ def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="manifold-core", description="Train a VAE and read off its manifold dimension.")
+    parser = argparse.ArgumentParser(
+        prog="manifold-core", description="Train a VAE and read off its manifold dimension."
+    )
     parser.add_argument("--version", action="version", version=f"manifold-core {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    add = commands.add_parser("train", help="train a VAE on a data set", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = commands.add_parser(
+        "train", help="train a VAE on a data set", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     add.set_defaults(command=_train)
     add.add_argument("--data", required=True, help="synthetic, mnist, fashion-mnist, or a .npy, .npz or .csv file")
     add.add_argument("--out", required=True, type=Path, help="folder of the results; goes on with a stopped run there")
-    add.add_argument("--latent-dim", type=int, default=20, metavar="K", help="latent dimensions; more than the manifold's")
+    add.add_argument(
+        "--latent-dim", type=int, default=20, metavar="K", help="latent dimensions; more than the manifold's"
+    )
     add.add_argument("--seed", type=int, default=0, metavar="S", help="of synthetic data, weights, batches and noise")
     add.add_argument("--ambient-dim", type=int, default=20, metavar="d", help="of synthetic data")
     add.add_argument("--manifold-dim", type=int, default=6, metavar="r", help="of synthetic data")
     add.add_argument("--data-dir", metavar="DIR", help="folder of the image files; default: search, then download")
     add.add_argument("--steps", type=int, help="optimizer steps; default 20000, images 5000")
     add.add_argument("--batch-size", type=int, help="samples a step; default 1024, images 512")
-    add.add_argument("--learning-rate", type=float, help="highest of the one-cycle schedule; default 0.005, images 0.002")
-    add.add_argument("--hidden", type=int, nargs="+", metavar="N", help="widths of an MLP; default 64, images residual networks")
+    add.add_argument(
+        "--learning-rate", type=float, help="highest of the one-cycle schedule; default 0.005, images 0.002"
+    )
+    add.add_argument(
+        "--hidden", type=int, nargs="+", metavar="N", help="widths of an MLP; default 64, images residual networks"
+    )
     add.add_argument("--channels", type=int, default=5, help="of the residual networks")
     add.add_argument("--gamma", choices=("learned", "analytic", "fixed"), default="learned", help="decoder variance")
     add.add_argument("--log-gamma", type=float, default=0.0, help="log of a fixed γ, or where a learned one starts")
@@ -87,7 +97,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(options: argparse.Namespace) -> int:
     defaults = DEFAULTS["images" if options.data in IMAGE_SETS and options.hidden is None else "vectors"]
-    chosen = {name: value if (value := getattr(options, name)) is not None else default for name, default in defaults.items()}
+    chosen = {
+        name: value if (value := getattr(options, name)) is not None else default for name, default in defaults.items()
+    }
     config = RunConfig(
         data=options.data,
         model=ModelConfig(
@@ -126,7 +138,8 @@ def _device(name: str) -> str:
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
     """One line a run, measured on its training data; nats."""
-    head = f"{'data':<24}{'r':>4}{'active':>8}{'of':>5}{'-ELBO':>11}{'recon':>11}{'KL':>9}{'gamma':>11}{'held-out -ELBO':>17}"
+    head = f"{'data':<24}{'r':>4}{'active':>8}{'of':>5}{'-ELBO':>11}{'recon':>11}{'KL':>9}{'gamma':>11}"
+    head += f"{'held-out -ELBO':>17}"
     lines = [head, "-" * len(head)]
     for metrics in runs:
         measured = metrics["train"]

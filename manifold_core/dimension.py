@@ -45,7 +45,7 @@ def count_active(log_var: Tensor, threshold: float = THRESHOLD) -> int:
 def active_dimensions(
     model: VAE, x: Tensor, *, threshold: float = THRESHOLD, batch_size: int = 4096
 ) -> ActiveDimensions:
-    """#{j : E_x[σ_j²(x)] < threshold}: at the optimum the variances of active dimensions fall with γ, the others stay at 1.
+    """#{j : E_x[σ_j²(x)] < threshold}: at the optimum active variances fall with γ, the others stay at 1.
 
     The model is put into evaluation mode for the while and back into its own afterwards.
 

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
-from .kernels import gaussian_elbo, gaussian_nll, rsample_kl
+from .kernels.gaussian_elbo import gaussian_elbo
+from .kernels.gaussian_nll import gaussian_nll
+from .kernels.rsample_kl import rsample_kl
 
 __all__ = ["ELBOTerms", "GaussianELBO"]
 
@@ -118,9 +120,7 @@ class GaussianELBO(nn.Module):
             TypeError, ValueError: as the ops do.
         """
         mu, log_var = posterior
-        z, kl = rsample_kl(
-            mu, log_var, seed=seed, generator=generator, first_row=first_row, backend=self.backend
-        )
+        z, kl = rsample_kl(mu, log_var, seed=seed, generator=generator, first_row=first_row, backend=self.backend)
         x_hat = decoder(z)
         if self.gamma == "analytic" and self.training:
             nll, recon, log_gamma = self._analytic(x_hat, x)

@@ -39,13 +39,13 @@ class Metrics:
     def as_dict(self) -> dict[str, Any]:
         """With the losses also as the paper prints them: −2·ELBO and 2·KL."""
         doubled = {"neg_elbo": 2 * self.neg_elbo, "kl": 2 * self.kl, "recon": self.recon}
-        return asdict(self) | {"paper_convention": {"note": "neg_elbo and kl doubled, as the paper prints them"} | doubled}
+        return asdict(self) | {
+            "paper_convention": {"note": "neg_elbo and kl doubled, as the paper prints them"} | doubled
+        }
 
 
 @torch.no_grad()
-def evaluate(
-    model: VAE, x: Tensor, *, seed: int = 0, batch_size: int = 4096, threshold: float = THRESHOLD
-) -> Metrics:
+def evaluate(model: VAE, x: Tensor, *, seed: int = 0, batch_size: int = 4096, threshold: float = THRESHOLD) -> Metrics:
     """Losses and active dimensions over all of ``x``, in evaluation mode, with the noise of ``seed``.
 
     Sums are kept in float64 and the noise of a sample depends on its row alone: the batch size changes rounding only.

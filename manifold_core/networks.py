@@ -1,6 +1,7 @@
 """Encoders and decoders of the paper (Appendix A). An encoder returns (mu, log_var); a decoder returns x̂."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ def _check_positive(**sizes: int) -> None:
 def _mlp(sizes: Sequence[int]) -> nn.Sequential:
     """Linear layers with ReLU between them."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+    for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -101,10 +102,12 @@ class ConvEncoder(nn.Module):
         inputs, height, width = _check_image(image_shape)
         self.blocks = nn.Sequential(_EncoderBlock(inputs, channels), _EncoderBlock(channels, 2 * channels))
         self.head = nn.Linear(2 * channels * (height // 4) * (width // 4), 2 * latent_dim)
-        self.to(memory_format=torch.channels_last)  # a training step takes less than half the time on a CPU
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # training takes half the time on a CPU
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mu, log_var = self.head(torch.flatten(self.blocks(x.contiguous(memory_format=torch.channels_last)), 1)).chunk(2, dim=1)
+        mu, log_var = self.head(torch.flatten(self.blocks(x.contiguous(memory_format=torch.channels_last)), 1)).chunk(
+            2, dim=1
+        )
         return mu, log_var
 
 
@@ -118,7 +121,7 @@ class ConvDecoder(nn.Module):
         self.head = nn.Linear(latent_dim, 2 * channels * (height // 4) * (width // 4))
         self.unflatten = nn.Unflatten(1, (2 * channels, height // 4, width // 4))
         self.blocks = nn.Sequential(_DecoderBlock(2 * channels, channels), _DecoderBlock(channels, outputs))
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, z: Tensor) -> Tensor:
         x_hat: Tensor = self.blocks(self.unflatten(self.head(z)).contiguous(memory_format=torch.channels_last))

@@ -30,7 +30,9 @@ def _save(figure: "Figure", path: Path) -> Path:
     return path
 
 
-def plot_variances(path: Path, variance: list[float], threshold: float = THRESHOLD, manifold_dim: int | None = None) -> Path:
+def plot_variances(
+    path: Path, variance: list[float], threshold: float = THRESHOLD, manifold_dim: int | None = None
+) -> Path:
     """Encoder variances in ascending order, on a log scale, with the threshold of activity."""
     values = sorted(variance)
     count = sum(v < threshold for v in values)
@@ -66,7 +68,7 @@ def plot_curves(path: Path, history: History) -> Path:
 
 @torch.no_grad()
 def plot_images(path: Path, model: VAE, x: Tensor, columns: int = 10) -> Path:
-    """Two rows each of originals, their reconstructions, and samples of the prior; images ``[N, C, H, W]`` in [0, 1]."""
+    """Two rows each of originals, reconstructions and samples of the prior; images ``[N, C, H, W]`` in [0, 1]."""
     originals = x[: 2 * columns]
     generator = torch.Generator(x.device).manual_seed(0)
     rows = torch.cat([originals, model.reconstruct(originals), model.sample(2 * columns, generator)]).clamp(0, 1).cpu()

@@ -70,7 +70,7 @@ class RunConfig:
         if self.data != "synthetic":
             del content["ambient_dim"], content["manifold_dim"]
         del content["data_folder"]  # the contents count, not where they lie
-        return json.loads(json.dumps(content))  # type: ignore[no-any-return]
+        return json.loads(json.dumps(content))
 
 
 def load_data(config: RunConfig) -> Dataset:
@@ -183,10 +183,10 @@ def _finished(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        metrics["config"]["model"]  # noqa: B018  (a KeyError says that this is no file of ours)
+        metrics["config"]["model"]  # a KeyError says that this is no file of ours
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"out must be a folder of runs, but {str(path)!r} is not a file of a finished run") from error
-    return metrics  # type: ignore[no-any-return]
+    return metrics
 
 
 def _refuse_foreign_files(folder: Path) -> None:

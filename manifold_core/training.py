@@ -59,12 +59,13 @@ class TrainingConfig:
 
 @dataclass
 class History:
-    """Curves over the steps, of the mini-batches: negative ELBO (nats), γ, active dimensions."""
+    """Curves over the steps, of the mini-batches: negative ELBO (nats), γ, active dimensions; and the time they took."""
 
     step: list[int] = field(default_factory=list)
     neg_elbo: list[float] = field(default_factory=list)
     gamma: list[float] = field(default_factory=list)
     active_dimensions: list[int] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 def noise_seed(run_seed: int, step: int) -> int:
@@ -103,7 +104,6 @@ class _Run:
         )
         self.history = History()
         self.step = 0
-        self.seconds = 0.0
 
     def tensors(self) -> dict[str, Tensor]:
         found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
@@ -115,7 +115,6 @@ class _Run:
         return {
             "identity": self.identity,
             "step": self.step,
-            "seconds": self.seconds,
             "history": asdict(self.history),
             "param_groups": self.optimizer.state_dict()["param_groups"],
             "schedule": self.schedule.state_dict(),
@@ -130,18 +129,18 @@ class _Run:
         try:
             torch.set_rng_state(tensors.pop("random"))
             moments: dict[int, dict[str, Tensor]] = {}
-            for name in [name for name in tensors if name.startswith("optimizer.")]:
-                _, index, moment = name.split(".")
-                moments.setdefault(int(index), {})[moment] = tensors.pop(name)
-            self.model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
             for index, parameter in enumerate(self.model.parameters()):
-                for name, tensor in moments[index].items():
-                    if tensor.shape == parameter.shape:  # Adam's fused kernel wants the strides of the parameter
-                        moments[index][name] = torch.empty_like(parameter).copy_(tensor)
+                start = f"optimizer.{index}."
+                for name in [name for name in tensors if name.startswith(start)]:
+                    moment = tensors.pop(name)
+                    if moment.shape == parameter.shape:  # Adam's fused kernel wants the strides of the parameter
+                        moment = torch.empty_like(parameter).copy_(moment)
+                    moments.setdefault(index, {})[name.removeprefix(start)] = moment
+            self.model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
             self.optimizer.load_state_dict({"state": moments, "param_groups": found.state["param_groups"]})
             self.schedule.load_state_dict(found.state["schedule"])
             self.history = History(**found.state["history"])
-            self.step, self.seconds = int(found.state["step"]), float(found.state["seconds"])
+            self.step = int(found.state["step"])
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise InputError(f"checkpoint is of another model or damaged: {error}") from error
 
@@ -204,8 +203,10 @@ def _loop(
     model.train()
     record_every = max(1, config.steps // RECORDS)
     started = saved = time.monotonic()
-    already = run.seconds
-    bar = tqdm(total=config.steps, initial=run.step, unit="step", disable=not progress, file=sys.stderr, mininterval=0.5)
+    already = history.seconds
+    bar = tqdm(
+        total=config.steps, initial=run.step, unit="step", disable=not progress, file=sys.stderr, mininterval=0.5
+    )
     try:
         for batch in batches(x, config, run.step):
             terms = model(batch, seed=noise_seed(config.seed, run.step))
@@ -224,7 +225,7 @@ def _loop(
                 )
                 bar.update(run.step - bar.n)
             now = time.monotonic()
-            run.seconds = already + now - started
+            history.seconds = already + now - started
             if folder is not None and now - saved >= checkpoint_seconds:
                 run.save(folder)
                 saved = now

@@ -62,7 +62,7 @@ def _backward(
 
 
 def _is_one(gradient: Tensor) -> bool:
-    """``loss.backward()`` begins with 1: nothing to multiply. On the CPU looking costs nothing and waits for nothing."""
+    """``loss.backward()`` begins with 1: nothing to multiply. On the CPU looking costs nothing, waits for nothing."""
     return not torch.compiler.is_compiling() and gradient.device.type == "cpu" and gradient.item() == 1
 
 

@@ -36,9 +36,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _backward(
-    ctx: Any, grad_nll: Tensor | None, grad_squared_error: Tensor | None
-) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad_nll: Tensor | None, grad_squared_error: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad_nll is None and grad_squared_error is None:
         return None, None, None
     grad_x_hat, grad_log_gamma = torch.ops.manifold_core.gaussian_nll_backward.default(
@@ -110,8 +108,8 @@ def gaussian_nll(
     """−log N(x; x̂, γI) = ½ (‖x − x̂‖² / γ + d log 2πγ)  per sample, with γ = exp(log_gamma) the decoder VARIANCE.
 
     Args:
-        x_hat: ``[B, ...]``, the decoder's mean; features are summed over all dimensions but the first. float32, float64,
-            bfloat16 or float16; any strides.
+        x_hat: ``[B, ...]``, the decoder's mean; features are summed over all dimensions but the first. float32,
+            float64, bfloat16 or float16; any strides.
         x: the data, of the same shape and device; another floating-point dtype is allowed.
         log_gamma: log γ, one number: a tensor of one element, differentiable, or a float, fixed. Not clamped.
         return_squared_error: return ‖x − x̂‖² of each sample as well.
