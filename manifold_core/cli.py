@@ -39,12 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Diverged as error:
         print(f"manifold-core: training diverged: {error}", file=sys.stderr)
         return 3
-    except KeyboardInterrupt:
-        print("manifold-core: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    except _Terminated:
-        print("manifold-core: terminated; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 143
+    except (KeyboardInterrupt, _Terminated) as signalled:
+        print("manifold-core: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 143 if isinstance(signalled, _Terminated) else 130
     return status
 
 

@@ -59,7 +59,7 @@ class TrainingConfig:
 
 @dataclass
 class History:
-    """Curves over the steps, of the mini-batches: negative ELBO (nats), γ, active dimensions; and the time they took."""
+    """Curves over the steps, of the mini-batches: negative ELBO (nats), γ, active dimensions; and the time taken."""
 
     step: list[int] = field(default_factory=list)
     neg_elbo: list[float] = field(default_factory=list)
@@ -167,9 +167,9 @@ def train(
 ) -> History:
     """Minimise ``model(batch).loss`` by Adam; leaves the trained weights in ``model``, in evaluation mode.
 
-    With a folder, the run is saved there now and then and on Ctrl-C. Started again with the same arguments, it goes on
-    from what was saved to the numbers it would have reached undisturbed: bit for bit on a CPU with the same number of
-    threads. The checkpoint stays until the caller removes it.
+    With a folder, the run is saved there between steps, now and then. Stopped in any way and started again with the
+    same arguments, it goes on from what was saved to the numbers it would have reached undisturbed: bit for bit on a
+    CPU with the same number of threads. The checkpoint stays until the caller removes it.
 
     Args:
         model: called with a batch ``[B, ...]`` and ``seed=``.
@@ -229,10 +229,6 @@ def _loop(
             if folder is not None and now - saved >= checkpoint_seconds:
                 run.save(folder)
                 saved = now
-    except KeyboardInterrupt:
-        if folder is not None:
-            run.save(folder)
-        raise
     finally:
         bar.close()
     if folder is not None:

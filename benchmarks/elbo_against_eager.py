@@ -1,0 +1,163 @@
+"""Sample + KL + NLL, forward and backward, on a CPU: manifold_core against eager PyTorch in the same run.
+
+The two take turns call by call, so that a change in the machine's speed meets both; the figure to quote is the median
+of the ratios of neighbours. Small calls take turns in blocks of 50: a training loop, too, finds its caches warm. No ratio is given for a result that is not right: it is first held against the float64 reference on the same noise.
+
+    python -m benchmarks.elbo_against_eager [--out FILE.json]
+"""
+
+import argparse
+import json
+import math
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from manifold_core.kernels.extension import compiled
+from manifold_core.kernels.gaussian_elbo import gaussian_elbo
+from manifold_core.kernels.gaussian_elbo import reference as elbo_reference
+from manifold_core.kernels.rsample_kl import reference as sample_reference
+from torch import Tensor
+
+import manifold_core as mc
+
+# (B, d, κ), calls in a block, blocks, and the ratio the project set itself
+SIZES = (
+    ((128, 20, 20), 50, 100, 2.0),
+    ((512, 784, 32), 1, 300, 3.0),
+    ((4096, 784, 64), 1, 60, 4.0),
+    ((100_000, 20, 20), 1, 60, 4.0),
+)
+Gradients = tuple[Tensor, ...]
+
+
+def problem(batch: int, features: int, latents: int) -> dict[str, Tensor]:
+    """Leaf tensors of one size: what an encoder and a decoder would have made."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return {
+        "mu": normal(batch, latents).requires_grad_(),
+        "log_var": normal(batch, latents).requires_grad_(),
+        "x_hat": normal(batch, features).requires_grad_(),
+        "x": normal(batch, features),
+        "log_gamma": torch.zeros((), requires_grad=True),
+        "grad_z": normal(batch, latents),  # what comes back from the decoder
+    }
+
+
+def _backward(loss: Tensor, z: Tensor, p: dict[str, Tensor]) -> Gradients:
+    wanted = (p["mu"], p["log_var"], p["x_hat"], p["log_gamma"])
+    return torch.autograd.grad((loss, z), wanted, (torch.ones_like(loss), p["grad_z"]))
+
+
+def eager(p: dict[str, Tensor]) -> Gradients:
+    """As one writes it by hand."""
+    mu, log_var, x_hat, x, log_gamma = p["mu"], p["log_var"], p["x_hat"], p["x"], p["log_gamma"]
+    z = mu + torch.exp(0.5 * log_var) * torch.randn_like(mu)
+    kl = 0.5 * (mu.square() + log_var.exp() - log_var - 1).sum(dim=1)
+    constant = x.shape[1] * (math.log(2 * math.pi) + log_gamma)
+    nll = 0.5 * ((x - x_hat).square().sum(dim=1) / log_gamma.exp() + constant)
+    return _backward((nll + kl).mean(), z, p)
+
+
+def fused(p: dict[str, Tensor], seed: int | None = None) -> Gradients:
+    """The same through manifold_core, as GaussianELBO calls it."""
+    z, kl = mc.rsample_kl(p["mu"], p["log_var"], seed=seed)
+    loss, _, _ = gaussian_elbo(p["x_hat"], p["x"], p["log_gamma"], kl)
+    return _backward(loss, z, p)
+
+
+def largest_error(p: dict[str, Tensor]) -> float:
+    """Of the fused gradients against the float64 reference: the largest difference over the largest value."""
+    wide = {name: tensor.detach().double().requires_grad_(tensor.requires_grad) for name, tensor in p.items()}
+    z, kl = sample_reference.rsample_kl(wide["mu"], wide["log_var"], torch.tensor(7))
+    loss, _, _ = elbo_reference.gaussian_elbo(wide["x_hat"], wide["x"], wide["log_gamma"], kl, 1.0)
+    pairs = zip(fused(p, seed=7), _backward(loss, z, wide), strict=True)
+    return max(float((ours - theirs).abs().max() / theirs.abs().max()) for ours, theirs in pairs)
+
+
+def _seconds(call: Callable[[], object], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        call()
+    return (time.perf_counter() - start) / calls
+
+
+def measure(size: tuple[int, int, int], calls: int, blocks: int) -> dict[str, Any]:
+    """Medians in microseconds, and quartiles of the ratio eager / fused."""
+    p = problem(*size)
+    error = largest_error(p)
+    result: dict[str, Any] = {"size": size, "largest_relative_error": error}
+    if not error < 2e-6:
+        return result
+    for call in (eager, fused):
+        _seconds(lambda call=call: call(p), 3)
+    pairs = [(_seconds(lambda: eager(p), calls), _seconds(lambda: fused(p), calls)) for _ in range(blocks)]
+    quartiles = statistics.quantiles([a / b for a, b in pairs], n=4)
+    batch, features, latents = size
+    return result | {
+        "eager_us": statistics.median(a for a, _ in pairs) * 1e6,
+        "fused_us": statistics.median(b for _, b in pairs) * 1e6,
+        "ratio_quartiles": quartiles,
+        # mu, log_var, z, grad_z and two gradients; x, x_hat and its gradient; float32, each once
+        "bytes_of_arrays": 4 * batch * (6 * latents + 3 * features),
+    }
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, device and versions."""
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    return {
+        "date": date.today().isoformat(),
+        "commit": commit.stdout.strip() or "unknown",
+        "device": names[0] if names else platform.processor(),
+        "threads": torch.get_num_threads(),
+        "instruction_set": compiled.instruction_set() if compiled else "none: reference backend",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text(encoding="utf-8").splitlines() if Path(path).exists() else []
+
+
+def main() -> None:
+    """Print the table; with ``--out``, also write it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="JSON file of the results")
+    out = parser.parse_args().out
+    where = provenance()
+    print(", ".join(f"{name} {value}" for name, value in where.items()))
+    columns = f"{'B, d, kappa':>20} {'eager us':>10} {'fused us':>10} {'ratio':>7} {'quartiles':>14}"
+    print(f"{columns} {'wanted':>7} {'error':>9}")
+    results = []
+    for size, calls, blocks, wanted in SIZES:
+        found = measure(size, calls, blocks) | {"wanted": wanted}
+        results.append(found)
+        name = ", ".join(map(str, size))
+        if "ratio_quartiles" not in found:
+            print(f"{name:>20} wrong by {found['largest_relative_error']:.1e}: not timed")
+            continue
+        low, median, high = found["ratio_quartiles"]
+        print(
+            f"{name:>20} {found['eager_us']:>10.0f} {found['fused_us']:>10.0f} {median:>7.2f} "
+            f"{low:>6.2f} to {high:<4.2f} {wanted:>7.1f} {found['largest_relative_error']:>9.1e}"
+        )
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps({"provenance": where, "results": results}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Backends, strides and error bounds, shared by the tests of the kernels."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from manifold_core.kernels import extension
+from torch import Tensor
+
+INSTRUCTION_SETS = extension.compiled.supported_instruction_sets() if extension.compiled is not None else ["none"]
+NEEDS_COMPILED = pytest.mark.skipif(extension.compiled is None, reason=extension.missing_because or "compiled")
+CPU = [pytest.param(name, id=f"cpu-{name}", marks=NEEDS_COMPILED) for name in INSTRUCTION_SETS]
+
+# The error that the contract allows a number computed in that arithmetic, relative to the sum of the absolute values of
+# the terms it is made of: the terms of a KL never cancel, so there it is the relative error.
+ALLOWED = {torch.float32: 1e-6, torch.float64: 1e-13}
+# Below its smallest normal number a type has no relative precision.
+SMALLEST = {torch.float32: 2.0**-126, torch.float64: 2.0**-1022}
+UNIT_ROUNDOFF = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
+
+
+def use(name: str) -> Iterator[str]:
+    """The name of a backend. Where it is the name of an instruction set, "cpu", which works with that set meanwhile."""
+    if name == "reference":
+        yield name
+        return
+    before = extension.compiled.instruction_set()
+    extension.compiled.use_instruction_set(name)
+    try:
+        yield "cpu"
+    finally:
+        extension.compiled.use_instruction_set(before)
+
+
+@pytest.fixture(params=[pytest.param("reference", id="reference"), *CPU])
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each backend, the compiled one with each instruction set that this processor has."""
+    yield from use(request.param)
+
+
+@pytest.fixture(params=CPU)
+def cpu(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The compiled backend with each instruction set that this processor has."""
+    yield from use(request.param)
+
+
+@pytest.fixture(scope="session")
+def compiled() -> object:
+    """The compiled module."""
+    if extension.compiled is None:
+        pytest.skip(extension.missing_because)
+    return extension.compiled
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """torch.set_num_threads, undone afterwards."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def strided(values: Tensor, layout: str) -> Tensor:
+    """A matrix of these values, or for an expanded one of some of them, that lies in memory as the layout says.
+
+    Memory around a view is NaN: who reads it is found out.
+    """
+    rows, cols = values.shape
+    if layout == "dense":
+        return values.clone()
+    if layout in ("first head", "second head"):  # as of a network with one output layer: h.chunk(2, dim=1)
+        heads = values.new_full((rows, 2 * cols), math.nan)
+        view = heads[:, :cols] if layout == "first head" else heads[:, cols:]
+    elif layout == "transposed":
+        view = values.new_empty((cols, rows)).t()
+    elif layout == "steps":
+        view = values.new_full((2 * rows + 1, 3 * cols + 2), math.nan)[1 : 2 * rows + 1 : 2, 2 : 3 * cols + 2 : 3]
+    elif layout == "offset":  # neither aligned nor whole
+        view = values.new_full((rows * cols + 3,), math.nan)[1 : rows * cols + 1].view(rows, cols)
+    elif layout == "one row":
+        return values[:1].expand(rows, cols) if rows else values
+    elif layout == "one column":
+        return values[:, :1].expand(rows, cols) if cols else values
+    elif layout == "one number":
+        return values[:1, :1].expand(rows, cols) if rows and cols else values
+    else:
+        raise ValueError(layout)
+    return view.copy_(values)
+
+
+@pytest.fixture
+def lay_out() -> Callable[[Tensor, str], Tensor]:
+    return strided
+
+
+@pytest.fixture
+def lay_out_vector() -> Callable[[Tensor, str], Tensor]:
+    """The same for one number a row, such as an incoming gradient."""
+
+    def vector(values: Tensor, layout: str) -> Tensor:
+        if layout == "one number":
+            return values[:1].expand(len(values)) if len(values) else values
+        return strided(values.unsqueeze(1), layout).squeeze(1)
+
+    return vector
+
+
+@pytest.fixture
+def any_magnitude() -> Callable[..., Tensor]:
+    """Numbers of either sign, their logarithms spread evenly from ``low`` to ``high``: dense around 0."""
+
+    def draw(generator: torch.Generator, shape: tuple[int, ...], low: float, high: float) -> Tensor:
+        exponent = torch.empty(shape, dtype=torch.float64).uniform_(math.log(low), math.log(high), generator=generator)
+        sign = torch.randint(0, 2, shape, generator=generator) * 2 - 1
+        return exponent.exp() * sign
+
+    return draw
+
+
+@pytest.fixture
+def arithmetic() -> Callable[..., torch.dtype]:
+    """What tensors of these types are computed in, by the contract: half precision accumulates in float32."""
+    return lambda *dtypes: torch.float64 if torch.float64 in dtypes else torch.float32
+
+
+@pytest.fixture
+def allowed() -> dict[torch.dtype, float]:
+    return ALLOWED
+
+
+@pytest.fixture
+def sum_rounding() -> Callable[[int, torch.dtype], float]:
+    """What rounding may add to a sum of n terms, relative to the sum of their absolute values.
+
+    Of n terms added up in p partial sums it is at most (n / p + p) unit roundoffs. Both torch and the kernels have at
+    least four partial sums and start new ones after 512 terms; a few roundoffs more belong to each term.
+    """
+    return lambda n, dtype: (min(n, 512) / 4 + 8) * UNIT_ROUNDOFF[dtype]
+
+
+@pytest.fixture
+def assert_within() -> Callable[..., None]:
+    """``assert_within(name, actual, expected, bound, arithmetic)``: actual is a number within the bound of what is
+    expected, both float64, or in half precision the rounding of such a number. NaN and infinity have to be just that.
+    """
+
+    def check(name: str, actual: Tensor, expected: Tensor, bound: Tensor | float, arithmetic: torch.dtype) -> None:
+        assert actual.shape == expected.shape, name
+        expected, bound = expected.detach(), torch.as_tensor(bound) + SMALLEST[arithmetic]
+        rounded, seen = expected.to(actual.dtype), actual.detach()
+        if actual.dtype == arithmetic:
+            near = (seen.double() - expected).abs() <= bound
+        else:  # rounding is monotone
+            near = (seen >= (expected - bound).to(seen.dtype)) & (seen <= (expected + bound).to(seen.dtype))
+        good = (near & expected.isfinite()) | (seen == rounded) | (seen.isnan() & expected.isnan())
+        if not good.all():
+            where = tuple((~good).nonzero()[0].tolist())
+            distance = (seen.double() - expected).abs() / (bound + 0 * expected)
+            raise AssertionError(
+                f"{name}{list(where)} is {seen[where].item()!r}, expected {expected[where].item()!r}, "
+                f"{distance[where].item():.3g} bounds away; {int((~good).sum())} of {good.numel()} are wrong"
+            )
+
+    return check

@@ -1,0 +1,91 @@
+"""Active dimensions and the metrics of an evaluation, against encoders whose variances are known."""
+
+import math
+
+import pytest
+import torch
+from manifold_core.kernels.random import standard_normal
+from torch import Tensor, nn
+
+import manifold_core as mc
+from manifold_core.dimension import count_active
+
+
+class KnownPosterior(nn.Module):
+    """mu = x, variances that alternate between two values from sample to sample."""
+
+    def __init__(self, even: list[float], odd: list[float]) -> None:
+        super().__init__()
+        self.even, self.odd = torch.tensor(even).log(), torch.tensor(odd).log()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        odd = (torch.arange(len(x)) % 2).bool().unsqueeze(1)
+        return x, torch.where(odd, self.odd, self.even)
+
+
+def model() -> mc.VAE:
+    # Means: 0.049, 0.051, 1.0 — the mean of the variances counts, not the variance of the mean of the logarithms.
+    return mc.VAE(KnownPosterior([0.001, 0.002, 0.9], [0.097, 0.100, 1.1]), nn.Linear(3, 3), 3)
+
+
+def test_variances_are_averaged_and_compared_with_the_threshold() -> None:
+    found = mc.active_dimensions(model(), torch.rand(10, 3))
+    assert found.variance.tolist() == pytest.approx([0.049, 0.051, 1.0], rel=1e-6)
+    assert found.active.tolist() == [True, False, False]
+    assert found.count == 1
+    assert mc.active_dimensions(model(), torch.rand(10, 3), threshold=0.06).count == 2
+
+
+def test_batches_are_weighted_by_their_size() -> None:
+    x = torch.rand(10, 3)
+    whole, parts = mc.active_dimensions(model(), x), mc.active_dimensions(model(), x, batch_size=4)
+    torch.testing.assert_close(parts.variance, whole.variance, rtol=1e-12, atol=0)
+
+
+def test_count_of_a_batch() -> None:
+    log_var = torch.tensor([[0.001, 0.002, 0.9], [0.097, 0.100, 1.1]]).log()
+    assert count_active(log_var) == 1
+    assert count_active(log_var, threshold=2) == 3
+
+
+@pytest.mark.parametrize("function", [mc.active_dimensions, mc.evaluate])
+def test_mode_of_the_model_is_left_as_it_was(function: object) -> None:
+    vae = mc.VAE.conv((1, 8, 8), 2)
+    statistics = {name: buffer.clone() for name, buffer in vae.named_buffers()}
+    for training in (True, False):
+        vae.train(training)
+        function(vae, torch.rand(6, 1, 8, 8))  # type: ignore[operator]
+        assert vae.training == training
+    for name, buffer in vae.named_buffers():  # evaluation mode: running statistics stay as they are
+        assert torch.equal(buffer, statistics[name]), name
+
+
+def test_bad_input_is_named() -> None:
+    with pytest.raises(mc.InputError, match="x must hold at least one sample"):
+        mc.active_dimensions(model(), torch.rand(0, 3))
+    with pytest.raises(mc.InputError, match=r"threshold must lie between 0 and 1, got 1\.5"):
+        mc.active_dimensions(model(), torch.rand(2, 3), threshold=1.5)
+
+
+def test_metrics_are_the_formula() -> None:
+    vae = model()
+    x = torch.rand(10, 3)
+    # Batches of an even size, so that samples keep the variances that their row gives them.
+    measured = mc.evaluate(vae, x, seed=5, batch_size=4)
+    with torch.no_grad():
+        mu, log_var = (part.double() for part in vae.posterior(x))
+        z = mu + torch.exp(log_var / 2) * standard_normal(torch.tensor(5), 10, 3)
+        recon = (vae.decoder.double()(z) - x.double()).square().sum(1).mean()
+        kl = (0.5 * (mu**2 + log_var.exp() - 1 - log_var)).sum(1).mean()
+    nll = 0.5 * (recon + 3 * math.log(2 * math.pi))  # γ = 1
+    assert measured.recon == pytest.approx(float(recon), rel=1e-5)
+    assert measured.kl == pytest.approx(float(kl), rel=1e-5)
+    assert measured.nll == pytest.approx(float(nll), rel=1e-5)
+    assert measured.neg_elbo == pytest.approx(float(nll + kl), rel=1e-5)
+    assert measured.gamma == 1
+    assert measured.samples == 10
+    assert measured.active_dimensions == 1
+    doubled = measured.as_dict()["paper_convention"]
+    assert doubled["neg_elbo"] == 2 * measured.neg_elbo
+    assert doubled["kl"] == 2 * measured.kl
+    assert doubled["recon"] == measured.recon

@@ -1,0 +1,122 @@
+"""GaussianELBO against the formula in float64, its three kinds of γ, and bad input."""
+
+import math
+
+import pytest
+import torch
+from manifold_core.kernels.random import standard_normal
+from torch import Tensor
+
+import manifold_core as mc
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+def inputs(batch: int = 7, features: int = 5, latents: int = 3) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(batch, features, generator=generator, dtype=torch.float64)
+    mu = torch.randn(batch, latents, generator=generator, dtype=torch.float64, requires_grad=True)
+    log_var = torch.randn(batch, latents, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(latents, features, generator=generator, dtype=torch.float64, requires_grad=True)
+    return x, mu, log_var, weight
+
+
+def by_hand(
+    x: Tensor, mu: Tensor, log_var: Tensor, weight: Tensor, log_gamma: Tensor | None, seed: int
+) -> dict[str, Tensor]:
+    """Equation (1) written out; log_gamma None is the optimum of the batch."""
+    noise = standard_normal(torch.tensor(seed), *mu.shape)
+    z = mu + torch.exp(log_var / 2) * noise
+    recon = (x - z @ weight).pow(2).sum(1)
+    gamma = recon.sum() / x.numel() if log_gamma is None else log_gamma.exp()
+    nll = (recon / gamma + x.shape[1] * (LOG_2PI + gamma.log())) / 2
+    kl = (mu.pow(2) + log_var.exp() - 1 - log_var).sum(1) / 2
+    return {"z": z, "recon": recon, "nll": nll, "kl": kl, "gamma": gamma}
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("gamma", ["learned", "analytic", "fixed"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("beta", [1.0, 0.25, 0.0])
+def test_terms_and_gradients_are_the_formula(gamma: str, reduction: str, beta: float, backend: str) -> None:
+    x, mu, log_var, weight = inputs()
+    elbo = mc.GaussianELBO(gamma, -0.7, beta=beta, reduction=reduction, backend=backend).double()
+    terms = elbo(x, (mu, log_var), lambda z: z @ weight, seed=11)
+    own_log_gamma = None
+    if gamma != "analytic":
+        own_log_gamma = torch.tensor(-0.7, dtype=torch.float64, requires_grad=gamma == "learned")
+        # The module was made in float32 and widened: the same rounding.
+        own_log_gamma = own_log_gamma.detach().float().double().requires_grad_(gamma == "learned")
+    expected = by_hand(x, mu, log_var, weight, own_log_gamma, 11)
+    per_sample = expected["nll"] + beta * expected["kl"]
+    loss = {"mean": per_sample.mean(), "sum": per_sample.sum(), "none": per_sample}[reduction]
+
+    for name in ("z", "recon", "nll", "kl"):
+        torch.testing.assert_close(getattr(terms, name), expected[name], rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(terms.loss, loss, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(terms.log_gamma.exp(), expected["gamma"], rtol=1e-12, atol=0)
+
+    # A weight for each sample, so that a gradient that forgets γ's dependence on the batch is found out.
+    incoming = torch.linspace(-1, 2, loss.numel(), dtype=torch.float64).reshape(loss.shape)
+    wanted: list[Tensor] = [mu, log_var, weight]
+    got = torch.autograd.grad(terms.loss, wanted + ([elbo.log_gamma] if gamma == "learned" else []), incoming)
+    assert own_log_gamma is not None or gamma == "analytic"
+    by_autograd = torch.autograd.grad(loss, wanted + ([own_log_gamma] if gamma == "learned" else []), incoming)
+    for ours, theirs in zip(got, by_autograd, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
+
+
+def test_analytic_gamma_is_the_best_fixed_one() -> None:
+    x, mu, log_var, weight = inputs()
+    best = mc.GaussianELBO("analytic").double()(x, (mu, log_var), lambda z: z @ weight, seed=3)
+    for step in (-0.1, 0.1):
+        other = mc.GaussianELBO("fixed").double()
+        other.log_gamma.copy_(best.log_gamma.detach() + step)
+        assert other(x, (mu, log_var), lambda z: z @ weight, seed=3).loss > best.loss
+
+
+def test_analytic_gamma_in_evaluation_mode_is_that_of_the_last_training_batch() -> None:
+    x, mu, log_var, weight = inputs()
+    elbo = mc.GaussianELBO("analytic").double()
+    trained = elbo(x, (mu, log_var), lambda z: z @ weight, seed=3).log_gamma
+    elbo.eval()
+    evaluated = elbo(10 * x, (mu, log_var), lambda z: z @ weight, seed=3).log_gamma
+    torch.testing.assert_close(evaluated, trained.detach())
+
+
+def test_gamma_is_a_parameter_only_where_it_is_learned() -> None:
+    assert [name for name, _ in mc.GaussianELBO("learned").named_parameters()] == ["log_gamma"]
+    for gamma in ("analytic", "fixed"):
+        elbo = mc.GaussianELBO(gamma)  # type: ignore[arg-type]
+        assert not list(elbo.parameters())
+        assert list(elbo.state_dict()) == ["log_gamma"]
+
+
+def test_images_are_summed_over_all_their_features() -> None:
+    x = torch.rand(4, 2, 3, 5)
+    mu, log_var = torch.zeros(4, 1), torch.zeros(4, 1)
+    terms = mc.GaussianELBO("fixed")(x, (mu, log_var), lambda z: torch.zeros(4, 2, 3, 5), seed=0)
+    torch.testing.assert_close(terms.recon, x.square().sum(dim=(1, 2, 3)))
+    torch.testing.assert_close(terms.nll, 0.5 * (terms.recon + 30 * LOG_2PI))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"gamma": "free"}, ["gamma", "'free'", "learned"]),
+        ({"reduction": "max"}, ["reduction", "'max'", "mean"]),
+        ({"log_gamma": float("nan")}, ["log_gamma", "nan", "finite"]),
+        ({"beta": -1.0}, ["beta", "-1.0"]),
+        ({"beta": float("inf")}, ["beta", "inf"]),
+    ],
+)
+def test_bad_input_is_named(arguments: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(mc.InputError) as caught:
+        mc.GaussianELBO(**arguments)  # type: ignore[arg-type]
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_a_decoder_of_another_shape_is_refused() -> None:
+    x, mu, log_var, _ = inputs()
+    with pytest.raises(ValueError, match=r"x_hat and x must have the same shape, got \(7, 3\) and \(7, 5\)"):
+        mc.GaussianELBO().double()(x, (mu, log_var), lambda z: z)
