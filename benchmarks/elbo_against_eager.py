@@ -1,7 +1,8 @@
 """Sample + KL + NLL, forward and backward, on a CPU: manifold_core against eager PyTorch in the same run.
 
 The two take turns call by call, so that a change in the machine's speed meets both; the figure to quote is the median
-of the ratios of neighbours. Small calls take turns in blocks of 50: a training loop, too, finds its caches warm. No ratio is given for a result that is not right: it is first held against the float64 reference on the same noise.
+of the ratios of neighbours. Small calls take turns in blocks of 50: a training loop, too, finds its caches warm. No
+ratio is given for a result that is not right: it is first held against the float64 reference on the same noise.
 
     python -m benchmarks.elbo_against_eager [--out FILE.json]
 """

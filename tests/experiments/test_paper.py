@@ -12,7 +12,7 @@ def test_columns_of_table_1_satisfy_the_doubled_elbo_at_the_best_gamma(row: dict
     d, recon = row["d"], row["recon"]
     neg_elbo = d * math.log(2 * math.pi * recon / d) + d + row["kl"]
     last_digit = 10.0 ** Decimal(str(recon)).as_tuple().exponent  # half of it, at most, was lost in print
-    assert neg_elbo == pytest.approx(row["neg_elbo"], abs=d * 0.5 * last_digit / recon + 0.01)
+    assert neg_elbo == pytest.approx(row["neg_elbo"], abs=d * 0.5 * last_digit / recon + 0.1)
 
 
 def test_rows_are_chosen_by_their_columns() -> None:
