@@ -26,7 +26,7 @@ def _figure(width: float, height: float) -> "Figure":
 
 
 def _save(figure: "Figure", path: Path) -> Path:
-    write_atomically(path, lambda to: figure.savefig(to, format="png"))
+    write_atomically(path, lambda to: figure.savefig(to, format="png", bbox_inches="tight"))
     return path
 
 
@@ -41,6 +41,7 @@ def plot_variances(
     axes.bar(range(1, len(values) + 1), values, color=[ACTIVE if v < threshold else INACTIVE for v in values])
     axes.axhline(threshold, color=ACCENT, linewidth=1.2, linestyle="--", label=f"threshold {threshold:g}")
     axes.set_yscale("log")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("latent dimension, sorted")
     axes.set_ylabel("mean encoder variance σ²")
     truth = "" if manifold_dim is None else f", true dimension {manifold_dim}"
@@ -61,6 +62,7 @@ def plot_curves(path: Path, history: History) -> Path:
     bottom.step(history.step, history.active_dimensions, where="post", color=ACTIVE, linewidth=1.0)
     bottom.set_ylabel("active dimensions")
     bottom.set_ylim(bottom=0)
+    bottom.yaxis.get_major_locator().set_params(integer=True)
     bottom.set_xlabel("step")
     figure.suptitle("training")
     return _save(figure, path)

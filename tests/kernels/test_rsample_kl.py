@@ -1,0 +1,447 @@
+import re
+from collections.abc import Callable
+from types import ModuleType
+from typing import NamedTuple
+
+import mpmath
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.autograd import grad, gradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import manifold_core as mc
+from manifold_core.kernels.random import standard_normal
+from manifold_core.kernels.rsample_kl import reference
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+VIEWS = ("dense", "first head", "second head", "transposed", "steps", "offset")
+LAYOUTS = (*VIEWS, "one row", "one column", "one number")
+SMALL_AND_MANY = st.tuples(st.integers(1, 9), st.integers(1, 70)) | st.tuples(st.integers(100, 400), st.integers(1, 5))
+# Around the sizes at which tiles, blocks and vectors end.
+EDGES = st.tuples(
+    st.integers(1, 6), st.sampled_from([127, 128, 129, 131, 255, 257, 511, 512, 513, 516, 517, 1023, 1024])
+)
+
+
+class Case(NamedTuple):
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    layouts: tuple[str, str, str, str]  # of mu, log_var and the incoming gradients of z and kl
+    per_dimension: bool
+    wanted: str  # which output has an incoming gradient
+    seed: int
+    first_row: int
+
+
+CASES = st.builds(
+    Case,
+    SMALL_AND_MANY | EDGES,
+    st.sampled_from(DTYPES),
+    st.tuples(*[st.sampled_from(LAYOUTS)] * 4),
+    st.booleans(),
+    st.sampled_from(["z", "kl", "both"]),
+    st.integers(0, 2**63 - 1),
+    st.sampled_from([0, 0, 1, 1000, 2**32 - 3, 2**40]),
+)
+
+
+@pytest.fixture
+def make(
+    lay_out: Callable[[Tensor, str], Tensor],
+    lay_out_vector: Callable[[Tensor, str], Tensor],
+    any_magnitude: Callable[..., Tensor],
+) -> Callable[[Case], tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
+    """mu, log_var and the incoming gradients of a case. log_var reaches from -80 to 80, dense around 0."""
+
+    def of(case: Case) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        generator = torch.Generator().manual_seed(case.seed % 2**32)
+        wide = torch.float64 if case.dtype == torch.float64 else torch.float32
+        mu = lay_out(any_magnitude(generator, case.shape, 1e-8, 100).to(case.dtype), case.layouts[0])
+        log_var = lay_out(any_magnitude(generator, case.shape, 1e-8, 80).to(case.dtype), case.layouts[1])
+        grad_z = lay_out(any_magnitude(generator, case.shape, 1e-3, 1e3).to(case.dtype), case.layouts[2])
+        grad_kl = any_magnitude(generator, case.shape if case.per_dimension else case.shape[:1], 1e-3, 1e3).to(wide)
+        grad_kl = (lay_out if case.per_dimension else lay_out_vector)(grad_kl, case.layouts[3])
+        return (
+            mu.detach().requires_grad_(),
+            log_var.detach().requires_grad_(),
+            None if case.wanted == "kl" else grad_z,
+            None if case.wanted == "z" else grad_kl,
+        )
+
+    return of
+
+
+def gradients(
+    outputs: tuple[Tensor, ...], incoming: tuple[Tensor | None, ...], inputs: tuple[Tensor, ...]
+) -> list[Tensor]:
+    """Of those outputs that have an incoming gradient."""
+    pairs = [(output, g) for output, g in zip(outputs, incoming, strict=True) if g is not None]
+    return list(grad([output for output, _ in pairs], inputs, [g for _, g in pairs], retain_graph=True))
+
+
+def in_float64(*tensors: Tensor | None) -> list[Tensor | None]:
+    """The same numbers, to evaluate the definition on."""
+    return [t if t is None else t.detach().double().requires_grad_(t.requires_grad) for t in tensors]
+
+
+@settings(max_examples=100)
+@given(CASES)
+@example(Case((1, 1), torch.float32, ("dense",) * 4, False, "both", 1, 0))
+@example(Case((700, 33), torch.float32, ("first head", "second head", "dense", "one number"), False, "both", 1, 0))
+@example(Case((2000, 1), torch.float64, ("first head", "second head", "steps", "dense"), False, "both", 1, 2**33))
+@example(Case((40, 1025), torch.float32, ("first head", "second head", "one number", "dense"), True, "both", 1, 7))
+def test_every_backend_is_the_definition_in_float64(
+    backend: str,
+    poisoned: Callable[..., tuple[Tensor, ...]],
+    make: Callable[[Case], tuple[Tensor, Tensor, Tensor | None, Tensor | None]],
+    assert_within: Callable[..., None],
+    allowed: dict[torch.dtype, float],
+    sum_rounding: Callable[[int, torch.dtype], float],
+    case: Case,
+) -> None:
+    mu, log_var, grad_z, grad_kl = make(case)
+    before = [t if t is None else t.clone() for t in (mu, log_var, grad_z, grad_kl)]
+    seed = torch.tensor(case.seed)
+    wide = torch.float64 if case.dtype == torch.float64 else torch.float32
+
+    def run() -> tuple[Tensor, ...]:
+        z, kl = mc.rsample_kl(
+            mu, log_var, per_dimension=case.per_dimension, seed=seed, first_row=case.first_row, backend=backend
+        )
+        return z, kl, *gradients((z, kl), (grad_z, grad_kl), (mu, log_var))
+
+    z, kl, grad_mu, grad_log_var = poisoned(run)
+    assert (z.dtype, kl.dtype, grad_mu.dtype, grad_log_var.dtype) == (case.dtype, wide, case.dtype, case.dtype)
+
+    m, l, gz, gkl = in_float64(mu, log_var, grad_z, grad_kl)
+    exact_z, exact_kl = reference.rsample_kl(m, l, seed, case.first_row, case.per_dimension)
+    exact_grad_mu, exact_grad_log_var = gradients((exact_z, exact_kl), (gz, gkl), (m, l))
+    noise = standard_normal(seed, *case.shape, case.first_row)
+    relative = allowed[wide]
+    with torch.no_grad():
+        spread = (torch.exp(l / 2) * noise).abs()
+        gz = torch.zeros_like(m) if gz is None else gz
+        gkl = torch.zeros_like(m) if gkl is None else gkl if case.per_dimension else gkl.unsqueeze(1)
+        assert_within("z", z, exact_z, relative * (m.abs() + spread), wide)
+        summed = 0 if case.per_dimension else sum_rounding(case.shape[1], wide)
+        assert_within("kl", kl, exact_kl, (relative + summed) * exact_kl, wide)
+        assert_within("grad_mu", grad_mu, exact_grad_mu, relative * (gz.abs() + (gkl * m).abs()), wide)
+        size = (gz.abs() * spread + (gkl * torch.expm1(l)).abs()) / 2
+        assert_within("grad_log_var", grad_log_var, exact_grad_log_var, relative * size, wide)
+
+    for old, new in zip(before, (mu, log_var, grad_z, grad_kl), strict=True):
+        assert old is None or torch.equal(old, new)
+    assert seed.item() == case.seed
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(0, 7), (5, 0), (0, 0)])
+def test_nothing_to_do(
+    backend: str, poisoned: Callable[..., tuple[Tensor, ...]], shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    mu, log_var = (torch.empty(shape, dtype=dtype, requires_grad=True) for _ in range(2))
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    for per_dimension in (False, True):
+
+        def run(per_dimension: bool = per_dimension) -> tuple[Tensor, ...]:
+            z, kl = mc.rsample_kl(mu, log_var, per_dimension=per_dimension, seed=1, backend=backend)
+            return z, kl, *grad(z.sum() + kl.sum(), (mu, log_var))
+
+        z, kl, *grads = poisoned(run)
+        assert (z.shape, z.dtype) == (shape, dtype)
+        assert torch.equal(kl, torch.zeros(shape if per_dimension else shape[:1], dtype=wide))  # an empty sum is 0
+        assert [(g.shape, g.dtype) for g in grads] == [(shape, dtype)] * 2
+
+
+@pytest.mark.parametrize(("dtype", "relative"), [(torch.float32, 1e-6), (torch.float64, 1e-13)])
+def test_kl_and_its_gradients_are_those_of_mpmath(backend: str, dtype: torch.dtype, relative: float) -> None:
+    # log_var from -80 to 80: dense around 0, and around the multiples of log 2 where the exponential changes its range.
+    near_zero = torch.logspace(-8, 0, 161, dtype=torch.float64)
+    edges = (
+        torch.arange(1, 8).double()[:, None] * torch.tensor(2.0).log() * (1 + torch.tensor([-1e-3, -1e-7, 1e-7, 1e-3]))
+    )
+    one_side = torch.cat(
+        [near_zero, edges.flatten(), torch.linspace(1, 80, 150, dtype=torch.float64), torch.tensor([80.0])]
+    )
+    log_var = torch.cat([-one_side, torch.zeros(1), one_side]).to(dtype)
+    for scale in (0.0, 1e-8, 1e-3, 1.0, 30.0):
+        mu = (scale * torch.linspace(-1, 1, len(log_var), dtype=torch.float64)).to(dtype)
+        mus, log_vars = mu.repeat(2, 1).requires_grad_(), log_var.repeat(2, 1).requires_grad_()
+        _, kl = mc.rsample_kl(mus, log_vars, per_dimension=True, seed=1, backend=backend)
+        grad_mu, grad_log_var = grad(kl.sum(), (mus, log_vars))
+        with mpmath.workdps(40):
+            numbers = [(mpmath.mpf(m), mpmath.mpf(l)) for m, l in zip(mu.tolist(), log_var.tolist(), strict=True)]
+            exact_kl = [float((m * m + mpmath.expm1(l) - l) / 2) for m, l in numbers]
+            exact_grad_log_var = [float(mpmath.expm1(l) / 2) for _, l in numbers]
+        for name, found, exact in (
+            ("kl", kl, torch.tensor(exact_kl, dtype=torch.float64)),
+            ("grad_mu", grad_mu, mu.double()),
+            ("grad_log_var", grad_log_var, torch.tensor(exact_grad_log_var, dtype=torch.float64)),
+        ):
+            error = (found.detach().double() - exact).abs()
+            # Of a square less than the type's smallest normal number nothing need be left.
+            bound = relative * exact.abs() + torch.finfo(dtype).tiny
+            assert (error <= bound).all(), (name, scale, (error / bound).max())
+
+
+def test_kl_of_the_prior_is_zero(backend: str) -> None:
+    zeros = torch.zeros(3, 5, requires_grad=True)
+    _, kl = mc.rsample_kl(zeros, zeros, seed=1, backend=backend)
+    assert torch.equal(kl, torch.zeros(3))
+    assert torch.equal(grad(kl.sum(), zeros)[0], torch.zeros(3, 5))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "log_var", "relative"),
+    [(torch.float32, -100.0, 1e-6), (torch.float32, -170.0, 1e-6)]
+    + [(torch.float64, l, 1e-13) for l in (-100.0, -170.0, -700.0, -1400.0)],
+)
+def test_the_variance_has_no_floor(backend: str, dtype: torch.dtype, log_var: float, relative: float) -> None:
+    # Far outside the contract's range, where a clamp would sit: a variance that goes to 0 has to be seen.
+    mu, logs = torch.zeros(40, 10, dtype=dtype), torch.full((40, 10), log_var, dtype=dtype, requires_grad=True)
+    z, kl = mc.rsample_kl(mu, logs, seed=2, per_dimension=True, backend=backend)
+    noise = standard_normal(torch.tensor(2), 40, 10)
+    sigma = float(mpmath.exp(mpmath.mpf(log_var) / 2))
+    # A small result may be less than the type's smallest normal number: that much is allowed.
+    tiny = torch.finfo(dtype).tiny
+    assert ((z.double() - sigma * noise).abs() <= relative * sigma * noise.abs() + tiny).all()
+    torch.testing.assert_close(kl.double(), torch.full((40, 10), (-1 - log_var) / 2).double(), rtol=relative, atol=0)
+    assert (grad(kl.sum(), logs)[0] == -0.5).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_variance_at_all(backend: str, dtype: torch.dtype) -> None:
+    mu = torch.linspace(-2, 2, 12, dtype=dtype).reshape(3, 4)
+    z, kl = mc.rsample_kl(mu, torch.full_like(mu, -torch.inf), seed=2, backend=backend)
+    assert torch.equal(z, mu)
+    assert (kl == torch.inf).all()
+
+
+@pytest.mark.parametrize("cols", [5, 37, 600])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nan_stays_in_its_row(backend: str, dtype: torch.dtype, cols: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    for argument in ("mu", "log_var"):
+        for row, col in ((0, 0), (4, cols - 1), (2, cols // 2)):
+            inputs = {name: torch.randn(6, cols, generator=generator).to(dtype) for name in ("mu", "log_var")}
+            inputs[argument][row, col] = torch.nan
+            mu, log_var = (inputs[name].requires_grad_() for name in ("mu", "log_var"))
+            z, kl = mc.rsample_kl(mu, log_var, seed=4, backend=backend)
+            _, kls = mc.rsample_kl(mu, log_var, seed=4, per_dimension=True, backend=backend)
+            grads = dict(zip(("mu", "log_var"), grad(z.sum() + kl.sum(), (mu, log_var)), strict=True))
+            here = torch.zeros(6, cols, dtype=torch.bool)
+            here[row, col] = True
+            assert torch.equal(z.isnan(), here)
+            assert torch.equal(kls.isnan(), here)
+            assert torch.equal(kl.isnan(), here.any(dim=1))
+            for name, g in grads.items():  # neither gradient of one argument knows of the other
+                assert torch.equal(g.isnan(), here if name == argument else torch.zeros_like(here)), name
+
+
+@pytest.mark.parametrize("cols", [5, 600])
+def test_nan_gradients_stay_where_they_are(backend: str, cols: int) -> None:
+    mu = torch.zeros(6, cols, requires_grad=True)
+    log_var = torch.ones(6, cols, requires_grad=True)
+    z, kl = mc.rsample_kl(mu, log_var, seed=4, backend=backend)
+    grad_z, grad_kl = torch.ones(6, cols), torch.ones(6)
+    grad_z[1, 3] = torch.nan
+    grad_kl[5] = torch.nan
+    here = torch.zeros(6, cols, dtype=torch.bool)
+    here[1, 3] = here[5] = True
+    for g in grad((z, kl), (mu, log_var), (grad_z, grad_kl)):
+        assert torch.equal(g.isnan(), here)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cols", [1, 3, 4, 37, 130, 513, 1024])
+def test_kl_per_dimension_sums_to_kl(
+    backend: str, sum_rounding: Callable[[int, torch.dtype], float], dtype: torch.dtype, cols: int
+) -> None:
+    generator = torch.Generator().manual_seed(5)
+    mu, log_var = (torch.randn(9, cols, generator=generator).to(dtype) for _ in range(2))
+    z, kl = mc.rsample_kl(mu, log_var, seed=6, backend=backend)
+    same_z, kls = mc.rsample_kl(mu, log_var, seed=6, per_dimension=True, backend=backend)
+    assert torch.equal(z, same_z)
+    assert kls.dtype == kl.dtype
+    torch.testing.assert_close(kl.double(), kls.double().sum(dim=1), rtol=sum_rounding(cols, kl.dtype), atol=0)
+
+
+@pytest.mark.parametrize("per_dimension", [False, True])
+def test_gradcheck(backend: str, per_dimension: bool) -> None:
+    generator = torch.Generator().manual_seed(7)
+    mu, log_var = (torch.randn(4, 6, dtype=torch.float64, generator=generator, requires_grad=True) for _ in range(2))
+
+    def function(mu: Tensor, log_var: Tensor) -> tuple[Tensor, Tensor]:
+        return mc.rsample_kl(mu, log_var, per_dimension=per_dimension, seed=8, first_row=3, backend=backend)
+
+    assert gradcheck(function, (mu, log_var))
+
+
+def test_gradient_of_one_argument_alone(backend: str) -> None:
+    generator = torch.Generator().manual_seed(9)
+    mu, log_var = (torch.randn(4, 6, generator=generator) for _ in range(2))
+
+    def loss(mu: Tensor, log_var: Tensor) -> Tensor:
+        z, kl = mc.rsample_kl(mu, log_var, seed=8, backend=backend)
+        return z.square().sum() + kl.sum()
+
+    both = grad(loss(m := mu.clone().requires_grad_(), l := log_var.clone().requires_grad_()), (m, l))
+    assert torch.equal(grad(loss(m := mu.clone().requires_grad_(), log_var), m)[0], both[0])
+    assert torch.equal(grad(loss(mu, l := log_var.clone().requires_grad_()), l)[0], both[1])
+    assert not loss(mu, log_var).requires_grad
+    with torch.no_grad():
+        assert not loss(m, l).requires_grad
+
+
+def test_gradients_reach_a_layer_with_two_heads(backend: str) -> None:
+    heads = torch.randn(11, 14, generator=torch.Generator().manual_seed(10), requires_grad=True)
+    z, kl = mc.rsample_kl(*heads.chunk(2, dim=1), seed=11, backend=backend)
+    (z.square().sum() + 2 * kl.sum()).backward()
+    copy = heads.detach().double().requires_grad_()
+    z, kl = reference.rsample_kl(*copy.chunk(2, dim=1), torch.tensor(11))
+    (z.square().sum() + 2 * kl.sum()).backward()
+    torch.testing.assert_close(heads.grad.double(), copy.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_a_second_backward_pass_gives_the_same(backend: str) -> None:
+    mu = torch.randn(5, 6, generator=torch.Generator().manual_seed(12), requires_grad=True)
+    z, kl = mc.rsample_kl(mu, mu, seed=13, backend=backend)
+    loss = z.square().mean() + kl.mean()
+    (first,) = grad(loss, mu, retain_graph=True)
+    kept = first.clone()
+    first.zero_()  # it is the caller's
+    loss.backward(retain_graph=True)
+    loss.backward()
+    assert torch.equal(mu.grad, 2 * kept)
+
+
+@pytest.mark.parametrize("incoming_needs_gradient", [False, True])
+def test_a_second_derivative_is_refused(cpu: str, incoming_needs_gradient: bool) -> None:
+    mu = torch.randn(5, 6, generator=torch.Generator().manual_seed(14), requires_grad=True)
+    z, kl = mc.rsample_kl(mu, mu, seed=15, backend=cpu)
+    loss = (z.square() if incoming_needs_gradient else z).sum() + kl.sum()
+    with pytest.raises(RuntimeError, match=r"once_differentiable|differentiable once|twice"):
+        # A penalty on the gradient. Without an error its share would be missing from the sum, and no one would know.
+        (loss + grad(loss, mu, create_graph=True)[0].square().sum()).backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_results_do_not_depend_on_the_number_of_threads(
+    cpu: str, threads: Callable[[int], None], dtype: torch.dtype
+) -> None:
+    for shape in ((3001, 37), (70, 1025), (50_000, 1)):
+        generator = torch.Generator().manual_seed(16)
+        mu, log_var = (torch.randn(shape, generator=generator).to(dtype).requires_grad_() for _ in range(2))
+        grad_z = torch.randn(shape, generator=generator).to(dtype)
+        grad_kl = torch.randn(shape[0], generator=generator, dtype=torch.promote_types(dtype, torch.float32))
+        found = []
+        for number in (1, 2, 3):
+            threads(number)
+            z, kl = mc.rsample_kl(mu, log_var, seed=17, first_row=5, backend=cpu)
+            found.append([z, kl, *grad((z, kl), (mu, log_var), (grad_z, grad_kl))])
+        for others in found[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
+
+
+def test_results_do_not_depend_on_the_split_of_the_batch(backend: str) -> None:
+    generator = torch.Generator().manual_seed(18)
+    mu, log_var = (torch.randn(23, 21, generator=generator).double().requires_grad_() for _ in range(2))
+
+    def run(rows: slice) -> list[Tensor]:
+        z, kl = mc.rsample_kl(mu[rows], log_var[rows], seed=19, first_row=2**32 - 9 + rows.start, backend=backend)
+        return [z, kl, *(g[rows] for g in grad(z.pow(3).sum() + kl.sum(), (mu, log_var)))]
+
+    parts = zip(run(slice(0, 4)), run(slice(4, 5)), run(slice(5, 23)), strict=True)
+    for whole, split in zip(run(slice(0, 23)), parts, strict=True):
+        torch.testing.assert_close(torch.cat(split), whole, rtol=1e-13, atol=0)
+
+
+class Operators(TorchDispatchMode):
+    """Records what torch is asked to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_views_are_read_without_a_copy(
+    compiled: ModuleType, lay_out: Callable[[Tensor, str], Tensor], layout: str
+) -> None:
+    mu, log_var = (lay_out(torch.randn(30, 20), layout).requires_grad_() for _ in range(2))
+    with Operators() as seen:
+        mc.rsample_kl(mu, log_var, seed=20, backend="cpu")
+    assert [name for name in seen.names if "manifold_core" not in name] == ["aten.full.default"], "the seed's"
+    # What C++ does shows here: no operator within the kernel, and no memory but for z and kl.
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        z, kl = mc.rsample_kl(mu, log_var, seed=20, backend="cpu")
+    kernels = [event for event in profile.events() if event.name.startswith("manifold_core::")]
+    assert [kernel.cpu_children for kernel in kernels] == [[]]
+    assert kernels[0].self_cpu_memory_usage == z.nbytes + kl.nbytes
+
+
+def test_autocast_changes_nothing(backend: str) -> None:
+    generator = torch.Generator().manual_seed(21)
+    for dtype in DTYPES:
+        mu, log_var = (torch.randn(5, 6, generator=generator).to(dtype).requires_grad_() for _ in range(2))
+        outside = mc.rsample_kl(mu, log_var, seed=22, backend=backend)
+        with torch.autocast("cpu", torch.bfloat16):
+            inside = mc.rsample_kl(mu, log_var, seed=22, backend=backend)
+            inside_gradients = grad(inside[0].float().sum() + inside[1].sum(), (mu, log_var))
+        outside_gradients = grad(outside[0].float().sum() + outside[1].sum(), (mu, log_var))
+        for a, b in zip((*inside, *inside_gradients), (*outside, *outside_gradients), strict=True):
+            assert a.dtype == b.dtype
+            assert torch.equal(a, b)
+
+
+def test_parameters_and_subclasses_of_tensor(backend: str) -> None:
+    class Labelled(torch.Tensor):
+        pass
+
+    values = torch.randn(5, 6, generator=torch.Generator().manual_seed(23))
+    z, kl = mc.rsample_kl(values, values, seed=24, backend=backend)
+    for mu in (torch.nn.Parameter(values), values.as_subclass(Labelled)):
+        for arguments in ((mu, values), (values, mu), (mu, mu)):
+            same_z, same_kl = mc.rsample_kl(*arguments, seed=24, backend=backend)
+            assert torch.equal(same_z.as_subclass(Tensor), z)
+            assert torch.equal(same_kl.as_subclass(Tensor), kl)
+
+
+MU = torch.zeros(2, 3)
+
+
+@pytest.mark.parametrize("backend_name", ["auto", "reference"])
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((MU, torch.zeros(2, 4)), ValueError, "mu and log_var must have the same shape, got (2, 3) and (2, 4)"),
+        ((MU, torch.zeros(3)), ValueError, "mu and log_var must have the same shape, got (2, 3) and (3,)"),
+        ((MU, MU.double()), TypeError, "mu and log_var must have the same dtype, got torch.float32 and torch.float64"),
+        ((MU, MU.to("meta")), ValueError, "mu and log_var must be on the same device, got cpu and meta"),
+        ((MU.long(), MU), TypeError, "mu must be of a floating-point dtype, got torch.int64"),
+        ((MU, MU.to(torch.complex64)), TypeError, "log_var must be of a floating-point dtype, got torch.complex64"),
+        ((MU.tolist(), MU), TypeError, "mu must be a tensor, got list"),
+        ((MU, MU.numpy()), TypeError, "log_var must be a tensor, got ndarray"),
+        ((MU, 0.5), TypeError, "log_var must be a tensor, got float"),
+        ((MU[0], MU[0]), ValueError, "mu must have shape [B, κ], got (3,)"),
+        ((MU[None], MU[None]), ValueError, "mu must have shape [B, κ], got (1, 2, 3)"),
+    ],
+)
+def test_bad_tensors_are_refused(
+    backend_name: str, arguments: tuple[object, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        mc.rsample_kl(*arguments, seed=1, backend=backend_name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("backend_name", ["auto", "reference"])
+def test_a_negative_row_is_refused(backend_name: str) -> None:
+    with pytest.raises(ValueError, match="first_row must not be negative, got -1"):
+        mc.rsample_kl(MU, MU, seed=1, first_row=-1, backend=backend_name)

@@ -1,0 +1,1017 @@
+"""A run: the numbers in its folder, worked out again from the weights; stops and resumption; what is refused."""
+
+import json
+import math
+import random
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from manifold_core.kernels.random import standard_normal
+from safetensors.torch import load_file as load_safetensors
+from torch import Tensor, nn
+
+import manifold_core as mc
+from manifold_core import checkpoint, plots
+from manifold_core.data import load_file
+from manifold_core.run import ModelConfig, RunConfig, build_model, load_data, load_model, run
+from manifold_core.training import train
+
+STEPS = 40
+VECTORS = ModelConfig(latent_dim=4, hidden=(16,))
+IMAGES = ModelConfig(latent_dim=3, channels=2)
+TRAINING = mc.TrainingConfig(steps=STEPS, batch_size=64, learning_rate=0.02, seed=3)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tensors of these sizes gain nothing from threads, which wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of two small data sets: points near a plane in six dimensions, and images."""
+    folder = tmp_path_factory.mktemp("data")
+    generator = np.random.default_rng(0)
+    plane = generator.normal(size=(300, 2)) @ generator.normal(size=(2, 6))
+    np.save(folder / "vectors.npy", 3 + 5 * (plane + 0.01 * generator.normal(size=(300, 6))))
+    np.save(folder / "images.npy", generator.random((300, 1, 8, 8)))
+    return folder
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take a second a run."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+
+
+def configuration(data: Path, kind: str, **training: Any) -> RunConfig:
+    config = replace(TRAINING, **training)
+    if kind == "images":
+        return RunConfig(str(data / "images.npy"), IMAGES, config)
+    if kind == "analytic":
+        return RunConfig(str(data / "vectors.npy"), replace(VECTORS, gamma="analytic"), config)
+    return RunConfig(str(data / "vectors.npy"), VECTORS, config)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
+    """All but the time it took."""
+    return metrics | {"history": {name: value for name, value in metrics["history"].items() if name != "seconds"}}
+
+
+def standardised(path: Path, seed: int) -> tuple[Tensor, Tensor]:
+    """Float64: centred on the mean of the training samples, divided by the one standard deviation of all entries."""
+    data = load_file(path, seed=seed)
+    train, validation = data.train.double().numpy(), data.validation.double().numpy()
+    mean = train.mean(axis=0)
+    scale = math.sqrt(((train - mean) ** 2).mean())
+    return torch.from_numpy((train - mean) / scale), torch.from_numpy((validation - mean) / scale)
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of undisturbed runs; ``trained`` is the one trained until dimensions are active."""
+    folders = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib", None)
+        for kind in ("vectors", "images", "analytic"):
+            folders[kind] = tmp_path_factory.mktemp(kind)
+            run(configuration(data, kind), folders[kind], progress=False)
+        folders["trained"] = tmp_path_factory.mktemp("trained")
+        run(configuration(data, "vectors", steps=600), folders["trained"], progress=False)
+    return folders
+
+
+def metrics_of(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return content
+
+
+def mlp(weights: dict[str, Tensor], name: str, inputs: Tensor) -> Tensor:
+    """One hidden layer, out of the file's tensors."""
+    first, last = f"{name}.layers.0", f"{name}.layers.2"
+    hidden = (inputs @ weights[f"{first}.weight"].T + weights[f"{first}.bias"]).clamp(min=0)
+    return hidden @ weights[f"{last}.weight"].T + weights[f"{last}.bias"]
+
+
+def losses(x: Tensor, mu: Tensor, log_var: Tensor, decode: Callable[[Tensor], Tensor], gamma: float) -> dict[str, Any]:
+    """What metrics.json must say, by the formulas of the paper in float64."""
+    z = mu + (log_var / 2).exp() * standard_normal(torch.tensor(0), *mu.shape)
+    recon = (x - decode(z)).square().flatten(1).sum(dim=1)
+    features = x[0].numel()
+    nll = (recon / gamma + features * math.log(2 * math.pi * gamma)).mean().item() / 2
+    kl = (mu.square() + log_var.exp() - 1 - log_var).sum(dim=1).mean().item() / 2
+    variance = log_var.exp().mean(dim=0).tolist()
+    return {
+        "neg_elbo": nll + kl,
+        "nll": nll,
+        "kl": kl,
+        "recon": recon.mean().item(),
+        "gamma": gamma,
+        "variance": variance,
+        "active_dimensions": sum(v < 0.05 for v in variance),
+        "threshold": 0.05,
+        "samples": len(x),
+    }
+
+
+def assert_measured(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Up to the rounding of the float32 that the model computes in."""
+    assert found.keys() == expected.keys() | {"paper_convention"}
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+    paper = found["paper_convention"]
+    assert paper.keys() == {"note", "neg_elbo", "kl", "recon"}
+    assert paper["neg_elbo"] == pytest.approx(2 * expected["neg_elbo"], rel=1e-4)
+    assert paper["kl"] == pytest.approx(2 * expected["kl"], rel=1e-4)
+    assert paper["recon"] == pytest.approx(expected["recon"], rel=1e-4)
+
+
+class TestMetrics:
+    @pytest.mark.parametrize("kind", ["vectors", "analytic", "trained"])
+    def test_of_an_mlp_are_those_of_its_weights(self, data: Path, finished: dict[str, Path], kind: str) -> None:
+        metrics = metrics_of(finished[kind])
+        weights = {name: w.double() for name, w in load_safetensors(finished[kind] / "weights.safetensors").items()}
+        gamma = weights["elbo.log_gamma"].exp().item()
+        for part, x in zip(("train", "validation"), standardised(data / "vectors.npy", TRAINING.seed), strict=True):
+            mu, log_var = mlp(weights, "encoder", x).chunk(2, dim=1)
+            assert_measured(metrics[part], losses(x, mu, log_var, partial(mlp, weights, "decoder"), gamma))
+        assert metrics["active_dimensions"] == metrics["train"]["active_dimensions"]
+
+    def test_of_images_are_those_of_the_model_in_evaluation_mode(self, data: Path, finished: dict[str, Path]) -> None:
+        metrics = metrics_of(finished["images"])
+        model = load_model(finished["images"]).double()
+        gamma = model.elbo.log_gamma.exp().item()
+        for part, x in zip(("train", "validation"), standardised(data / "images.npy", TRAINING.seed), strict=True):
+            with torch.no_grad():
+                assert_measured(metrics[part], losses(x, *model.encoder(x), model.decoder, gamma))
+
+    def test_the_dimension_of_a_plane_is_two(self, finished: dict[str, Path]) -> None:
+        """So that the count above is of active dimensions and of others; and not by a hair's breadth."""
+        metrics = metrics_of(finished["trained"])
+        assert metrics["active_dimensions"] == 2
+        assert not [v for v in metrics["train"]["variance"] if 0.02 < v < 0.2]
+
+    def test_the_paper_prints_losses_doubled(self, finished: dict[str, Path]) -> None:
+        for part in ("train", "validation"):
+            measured = metrics_of(finished["trained"])[part]
+            paper = measured["paper_convention"]
+            assert paper["neg_elbo"] == 2 * measured["neg_elbo"] == 2 * (measured["nll"] + measured["kl"])
+            assert paper["kl"] == 2 * measured["kl"]
+            assert paper["recon"] == measured["recon"]
+            assert "doubled" in paper["note"]
+
+    def test_the_rest(self, data: Path, finished: dict[str, Path]) -> None:
+        metrics = metrics_of(finished["vectors"])
+        assert metrics["data"] == "vectors"
+        assert metrics["manifold_dim"] is None
+        assert metrics["latent_dim"] == 4
+        assert metrics["sample_shape"] == [6]
+        assert metrics["parameters"] == (6 * 16 + 16) + (16 * 8 + 8) + (4 * 16 + 16) + (16 * 6 + 6) + 1
+        assert metrics["versions"] == {"manifold_core": mc.__version__, "torch": torch.__version__}
+        assert metrics["config"] == {
+            "data": str(data / "vectors.npy"),
+            "model": {"latent_dim": 4, "hidden": [16], "channels": 5, "gamma": "learned", "log_gamma": 0.0},
+            "training": {"steps": STEPS, "batch_size": 64, "learning_rate": 0.02, "seed": 3},
+            "device": "cpu",
+        }
+        history = metrics["history"]
+        assert history["step"] == list(range(1, STEPS + 1))
+        assert all(len(history[name]) == STEPS for name in ("neg_elbo", "gamma", "active_dimensions"))
+        assert history["seconds"] > 0
+        assert metrics["pictures"] == []
+        assert metrics_of(finished["images"])["sample_shape"] == [1, 8, 8]
+
+    def test_the_folder_holds_results_and_nothing_else(self, finished: dict[str, Path]) -> None:
+        for folder in finished.values():
+            assert contents(folder).keys() == {"metrics.json", "weights.safetensors"}
+
+    def test_synthetic_data_have_a_known_dimension(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, no_pictures: None
+    ) -> None:
+        from manifold_core.data import synthetic_manifold
+
+        made: dict[str, Any] = {}
+
+        def small(*arguments: Any, **more: Any) -> Any:  # the run's own are 100,000
+            made["data"] = synthetic_manifold(*arguments, **more, n_train=200, n_validation=50)
+            return made["data"]
+
+        monkeypatch.setattr("manifold_core.run.synthetic_manifold", small)
+        config = RunConfig("synthetic", VECTORS, TRAINING, ambient_dim=7, manifold_dim=2)
+        metrics = run(config, tmp_path, progress=False)
+        assert (metrics["data"], metrics["manifold_dim"]) == ("synthetic-d7-r2", 2)
+        assert (metrics["config"]["ambient_dim"], metrics["config"]["manifold_dim"]) == (7, 2)
+        assert torch.equal(made["data"].train, synthetic_manifold(7, 2, seed=3, n_train=200, n_validation=50).train)
+        # Data in [0, 1] are taken as they are.
+        x = made["data"].train
+        assert mc.evaluate(load_model(tmp_path), x).as_dict() == metrics["train"]
+
+    def test_images_of_a_published_set_are_taken_as_they_are(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, no_pictures: None
+    ) -> None:
+        from manifold_core.data import Dataset
+
+        generator = torch.Generator().manual_seed(0)
+        images = Dataset("mnist", torch.rand(80, 1, 8, 8, generator=generator), torch.rand(9, 1, 8, 8))
+        monkeypatch.setattr("manifold_core.run.load_images", lambda *_: images)
+        metrics = run(RunConfig("mnist", IMAGES, replace(TRAINING, steps=3)), tmp_path, progress=False)
+        assert mc.evaluate(load_model(tmp_path), images.train).as_dict() == metrics["train"]
+        assert not {"ambient_dim", "manifold_dim", "data_folder"} & metrics["config"].keys()
+
+    def test_images_through_an_mlp_are_flattened(self, data: Path, tmp_path: Path, no_pictures: None) -> None:
+        config = RunConfig(str(data / "images.npy"), replace(IMAGES, hidden=(8,)), replace(TRAINING, steps=3))
+        metrics = run(config, tmp_path, progress=False)
+        x, _ = standardised(data / "images.npy", TRAINING.seed)
+        again = mc.evaluate(load_model(tmp_path), x.float().flatten(1))
+        assert again.neg_elbo == pytest.approx(metrics["train"]["neg_elbo"], rel=1e-5)
+
+
+class TestFinishedRun:
+    def test_what_is_returned_is_what_is_written(self, data: Path, tmp_path: Path, no_pictures: None) -> None:
+        metrics = run(configuration(data, "vectors"), tmp_path / "new" / "folder", progress=False)
+        assert metrics == metrics_of(tmp_path / "new" / "folder")
+
+    @pytest.mark.parametrize("kind", ["vectors", "images", "analytic"])
+    def test_load_model_is_the_trained_model(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None, kind: str
+    ) -> None:
+        trained: list[Any] = []
+
+        def watched(model: Any, x: Tensor, *arguments: Any, **more: Any) -> Any:
+            trained.extend((model, x))
+            return train(model, x, *arguments, **more)
+
+        monkeypatch.setattr("manifold_core.run.train", watched)
+        run(configuration(data, kind), tmp_path, progress=False)
+        model, x = trained
+        loaded = load_model(tmp_path)
+        assert not loaded.training
+        assert not model.training
+        assert model.state_dict().keys() == loaded.state_dict().keys()
+        for found, expected in zip(loaded(x, seed=5), model(x, seed=5), strict=True):
+            assert torch.equal(found, expected)
+
+    def test_load_model_wants_a_finished_run(self, tmp_path: Path) -> None:
+        with pytest.raises(mc.InputError, match="folder must hold a finished run"):
+            load_model(tmp_path)
+        with pytest.raises(mc.InputError, match="nowhere"):
+            load_model(tmp_path / "nowhere")
+
+    @pytest.mark.parametrize("damage", ["missing", "half", "of another model"])
+    def test_load_model_names_weights_that_do_not_fit(
+        self, finished: dict[str, Path], tmp_path: Path, damage: str
+    ) -> None:
+        (tmp_path / "metrics.json").write_bytes((finished["vectors"] / "metrics.json").read_bytes())
+        path = tmp_path / "weights.safetensors"
+        if damage == "half":
+            path.write_bytes((finished["vectors"] / path.name).read_bytes()[:500])
+        elif damage == "of another model":
+            path.write_bytes((finished["images"] / path.name).read_bytes())
+        with pytest.raises(mc.InputError, match="weights"):
+            load_model(tmp_path)
+
+    def test_it_is_not_trained_again(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None
+    ) -> None:
+        config = configuration(data, "vectors")
+        metrics = run(config, tmp_path, progress=False)
+        before = contents(tmp_path)
+        changed = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+        for name in ("train", "load_data", "build_model"):
+            monkeypatch.setattr(f"manifold_core.run.{name}", None)
+        assert run(config, tmp_path, progress=False) == metrics
+        assert contents(tmp_path) == before
+        assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == changed
+
+    def test_a_checkpoint_left_beside_it_is_cleared_away(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None
+    ) -> None:
+        """Killed after metrics.json was written and before the checkpoint was deleted."""
+        config = configuration(data, "vectors")
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "remove", lambda _: None)
+            run(config, tmp_path, progress=False)
+        assert checkpoint.INDEX in contents(tmp_path)
+        run(config, tmp_path, progress=False)
+        assert contents(tmp_path).keys() == {"metrics.json", "weights.safetensors"}
+
+
+OTHERS: dict[str, Callable[[RunConfig], RunConfig]] = {
+    "seed": lambda c: replace(c, training=replace(c.training, seed=4)),
+    "steps": lambda c: replace(c, training=replace(c.training, steps=STEPS + 1)),
+    "batch_size": lambda c: replace(c, training=replace(c.training, batch_size=32)),
+    "learning_rate": lambda c: replace(c, training=replace(c.training, learning_rate=0.01)),
+    "latent_dim": lambda c: replace(c, model=replace(c.model, latent_dim=5)),
+    "hidden": lambda c: replace(c, model=replace(c.model, hidden=(16, 16))),
+    "gamma": lambda c: replace(c, model=replace(c.model, gamma="fixed")),
+    "log_gamma": lambda c: replace(c, model=replace(c.model, log_gamma=-1.0)),
+    "data": lambda c: replace(c, data=c.data.replace("vectors", "images")),
+}
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("other", OTHERS)
+    def test_a_finished_run_of_another_configuration(
+        self, data: Path, finished: dict[str, Path], no_pictures: None, other: str
+    ) -> None:
+        folder = finished["vectors"]
+        before = contents(folder)
+        with pytest.raises(mc.InputError, match=r"out must be a new folder.*another configuration") as error:
+            run(OTHERS[other](configuration(data, "vectors")), folder, progress=False)
+        assert str(folder) in str(error.value)
+        assert contents(folder) == before
+
+    @pytest.mark.parametrize("other", OTHERS)
+    def test_a_stopped_run_of_another_configuration(
+        self, data: Path, stopped: Path, no_pictures: None, other: str
+    ) -> None:
+        before = contents(stopped)
+        with pytest.raises(mc.InputError, match=f"checkpoint is of another run.*{other}"):
+            run(OTHERS[other](configuration(data, "vectors")), stopped, progress=False)
+        assert contents(stopped) == before
+
+    def test_a_stopped_run_on_other_contents_of_the_same_file(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None
+    ) -> None:
+        path = tmp_path / "x.npy"
+        path.write_bytes((data / "vectors.npy").read_bytes())
+        config, folder = replace(configuration(data, "vectors"), data=str(path)), tmp_path / "run"
+        stop_after(monkeypatch, 10, config, folder)
+        x = np.load(path)
+        x[7, 3] += 1e-3
+        np.save(path, x)
+        before = contents(folder)
+        with pytest.raises(mc.InputError, match="checkpoint is of another run: its data"):
+            run(config, folder, progress=False)
+        assert contents(folder) == before
+
+    @pytest.mark.parametrize("name", ["weights.safetensors", "variances.png", "curves.png", "images.png"])
+    def test_files_of_others(self, data: Path, tmp_path: Path, no_pictures: None, name: str) -> None:
+        (tmp_path / name).write_text("somebody's work")
+        with pytest.raises(mc.InputError, match=f"out must be a new folder.*{name}"):
+            run(configuration(data, "vectors"), tmp_path, progress=False)
+        assert contents(tmp_path) == {name: b"somebody's work"}
+
+    @pytest.mark.parametrize("content", ["", "{", "{}", "[]", "null", "3", '{"config": 3}', '{"config": {}}', "\xff"])
+    @pytest.mark.parametrize("name", ["metrics.json", "checkpoint.json"])
+    def test_json_of_others(self, data: Path, tmp_path: Path, no_pictures: None, name: str, content: str) -> None:
+        (tmp_path / name).write_bytes(content.encode("latin-1"))
+        with pytest.raises(mc.InputError, match=name):
+            run(configuration(data, "vectors"), tmp_path, progress=False)
+        assert contents(tmp_path) == {name: content.encode("latin-1")}
+
+    def test_files_of_other_names_are_no_obstacle_and_stay(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None
+    ) -> None:
+        others = {"notes.txt": b"mine", "checkpoint-best.safetensors": b"mine too", "model.png": b"and mine"}
+        for name, content in others.items():
+            (tmp_path / name).write_bytes(content)
+        config = configuration(data, "vectors", steps=5)
+        monkeypatch.setattr("manifold_core.run.train", partial(train, checkpoint_seconds=0.0))
+        run(config, tmp_path, progress=False)
+        found = contents(tmp_path)
+        assert {name: found.get(name) for name in others} == others
+
+    @pytest.mark.parametrize("damage", ["tensors", "index", "missing"])
+    def test_half_a_checkpoint(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None, damage: str
+    ) -> None:
+        config = configuration(data, "vectors")
+        stop_after(monkeypatch, 3, config, tmp_path)
+        (tensors,) = tmp_path.glob("checkpoint-*.safetensors")
+        victim = tmp_path / checkpoint.INDEX if damage == "index" else tensors
+        if damage == "missing":
+            victim.unlink()
+        else:
+            victim.write_bytes(victim.read_bytes()[:-100])
+        before = contents(tmp_path)
+        with pytest.raises(mc.InputError, match=victim.name):
+            run(config, tmp_path, progress=False)
+        assert contents(tmp_path) == before
+
+    @pytest.mark.parametrize("missing", ["step", "history", "param_groups", "schedule", "identity"])
+    def test_a_checkpoint_without_a_part(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None, missing: str
+    ) -> None:
+        config = configuration(data, "vectors")
+        stop_after(monkeypatch, 3, config, tmp_path)
+        index = json.loads((tmp_path / checkpoint.INDEX).read_text(encoding="utf-8"))
+        del index["state"][missing]
+        (tmp_path / checkpoint.INDEX).write_text(json.dumps(index), encoding="utf-8")
+        with pytest.raises(mc.InputError, match="checkpoint"):
+            run(config, tmp_path, progress=False)
+
+    @pytest.mark.parametrize("missing", ["random", "model.elbo.log_gamma", "optimizer.0.exp_avg", "optimizer.8.step"])
+    def test_a_checkpoint_without_a_tensor(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None, missing: str
+    ) -> None:
+        config = configuration(data, "vectors")
+        stop_after(monkeypatch, 3, config, tmp_path)
+        (path,) = tmp_path.glob("checkpoint-*.safetensors")
+        tensors = {name: tensor.clone() for name, tensor in load_safetensors(path).items()}
+        del tensors[missing]
+        checkpoint.save_tensors(path, tensors)
+        with pytest.raises(mc.InputError, match="checkpoint"):
+            run(config, tmp_path, progress=False)
+
+    def test_a_folder_that_is_a_file(self, data: Path, tmp_path: Path) -> None:
+        path = tmp_path / "file"
+        path.write_text("content")
+        for out in (path, path / "below"):
+            with pytest.raises(mc.InputError, match="out must be a folder that can be written to"):
+                run(configuration(data, "vectors"), out, progress=False)
+        assert contents(tmp_path) == {"file": b"content"}
+
+    @pytest.mark.parametrize("gamma", ["learned", "analytic"])
+    def test_a_run_that_diverges_leaves_no_results(
+        self, data: Path, tmp_path: Path, no_pictures: None, gamma: str
+    ) -> None:
+        config = configuration(data, "vectors", learning_rate=1e30)
+        config = replace(config, model=replace(config.model, gamma=gamma))
+        with pytest.raises(mc.Diverged, match=r"the loss is (nan|inf) at step \d+; a lower learning_rate may help"):
+            run(config, tmp_path, progress=False)
+        assert not contents(tmp_path).keys() & {"metrics.json", "weights.safetensors", "curves.png", "variances.png"}
+
+    @pytest.mark.parametrize("samples", [[[0.0, 0.0], [1.0, 2.0]], [[1.0, 2.0]] * 11 + [[5.0, 5.0]]])
+    def test_training_samples_without_variance(self, tmp_path: Path, samples: list[list[float]]) -> None:
+        """The whole file varies, but not the part of it that is trained on."""
+        x = np.array(samples)
+        path = tmp_path / "x.npy"
+        for order in range(len(x)):  # one of the orders holds the sample that differs out
+            np.save(path, np.roll(x, order, axis=0))
+            if len(load_file(path).train.unique(dim=0)) == 1:
+                break
+        else:
+            pytest.fail("no order of the samples makes the case")
+        with pytest.raises(mc.InputError, match=r"x\.npy.*var"):
+            load_data(RunConfig(str(path), VECTORS))
+
+    def test_an_unknown_kind_of_data(self, tmp_path: Path) -> None:
+        for name in ("cifar", "Synthetic", "x.txt", "", "mnist.gz"):
+            with pytest.raises(mc.InputError, match=f"data must be 'synthetic', .* got {name!r}"):
+                load_data(RunConfig(name, VECTORS))
+
+
+class Stopped(KeyboardInterrupt):
+    """Tells Ctrl-C in the test from Ctrl-C on the tests."""
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, config: RunConfig, folder: Path) -> None:
+    """Run with a checkpoint at every step, and stop it when ``steps`` are done."""
+    forward = mc.VAE.forward
+    begun = 0
+
+    def counted(self: mc.VAE, *arguments: Any, **more: Any) -> Any:
+        nonlocal begun
+        if begun == steps:
+            raise Stopped
+        begun += 1
+        return forward(self, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("manifold_core.run.train", partial(train, checkpoint_seconds=0.0))
+        patch.setattr(mc.VAE, "forward", counted)
+        with pytest.raises(Stopped):
+            run(config, folder, progress=False)
+
+
+@pytest.fixture(scope="module")
+def stopped(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 10, configuration(data, "vectors"), folder)
+    return folder
+
+
+def assert_same_run(folder: Path, undisturbed: Path) -> None:
+    assert contents(folder).keys() == contents(undisturbed).keys()
+    assert contents(folder)["weights.safetensors"] == contents(undisturbed)["weights.safetensors"]
+    assert timeless(metrics_of(folder)) == timeless(metrics_of(undisturbed))
+
+
+class TestResumption:
+    @pytest.mark.parametrize("steps", [1, 7, STEPS - 1])
+    @pytest.mark.parametrize("kind", ["vectors", "images", "analytic"])
+    def test_a_stopped_run_goes_on_to_the_same_numbers(
+        self,
+        data: Path,
+        tmp_path: Path,
+        finished: dict[str, Path],
+        monkeypatch: pytest.MonkeyPatch,
+        no_pictures: None,
+        kind: str,
+        steps: int,
+    ) -> None:
+        config = configuration(data, kind)
+        stop_after(monkeypatch, steps, config, tmp_path)
+        torch.manual_seed(steps)  # what the global generator holds plays no part
+        trained = 0
+        forward = mc.VAE.forward
+
+        def counted(self: mc.VAE, *arguments: Any, **more: Any) -> Any:
+            nonlocal trained
+            trained += self.training
+            return forward(self, *arguments, **more)
+
+        monkeypatch.setattr(mc.VAE, "forward", counted)
+        run(config, tmp_path, progress=False)
+        assert trained == STEPS - steps  # it went on, and did not begin again
+        assert_same_run(tmp_path, finished[kind])
+
+    @pytest.mark.parametrize("kind", ["vectors", "images", "analytic"])
+    def test_stops_at_any_moment_and_again_and_again(
+        self,
+        data: Path,
+        tmp_path: Path,
+        finished: dict[str, Path],
+        monkeypatch: pytest.MonkeyPatch,
+        no_pictures: None,
+        kind: str,
+    ) -> None:
+        """In the middle of a step, of a save, of the evaluation: at whatever call of a Python function the n-th is."""
+        monkeypatch.setattr("manifold_core.run.train", partial(train, checkpoint_seconds=0.0))
+        config = configuration(data, kind)
+        chance = random.Random(kind)
+        stops = 0
+        while stops < 200:
+            if not stopped_at_call(chance.randrange(1, 40_000), lambda: run(config, tmp_path, progress=False)):
+                break
+            stops += 1
+        assert 5 < stops < 200
+        assert_same_run(tmp_path, finished[kind])
+
+    @pytest.mark.parametrize("place", ["evaluate", "_draw", "write_json", "checkpoint.save_tensors"])
+    def test_a_stop_after_the_training(
+        self,
+        data: Path,
+        tmp_path: Path,
+        finished: dict[str, Path],
+        monkeypatch: pytest.MonkeyPatch,
+        no_pictures: None,
+        place: str,
+    ) -> None:
+        def stop(*_: Any, **__: Any) -> None:
+            raise Stopped
+
+        def trained(*arguments: Any, **more: Any) -> Any:
+            history = train(*arguments, **more)
+            patch.setattr(f"manifold_core.run.{place}", stop)
+            return history
+
+        config = configuration(data, "vectors")
+        with monkeypatch.context() as patch:
+            patch.setattr("manifold_core.run.train", trained)
+            with pytest.raises(Stopped):
+                run(config, tmp_path, progress=False)
+        assert "metrics.json" not in contents(tmp_path)
+        run(config, tmp_path, progress=False)
+        assert_same_run(tmp_path, finished["vectors"])
+
+    def test_checkpoints_are_written_at_the_interval_asked_for(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seconds = iter(range(10**6))  # a clock that is read once a step
+        monkeypatch.setattr("manifold_core.training.time", FakeTime(lambda: float(next(seconds))))
+        saved = []
+        save = checkpoint.save
+
+        def watched(folder: Path, step: int, *content: Any) -> None:
+            saved.append(step)
+            save(folder, step, *content)
+
+        monkeypatch.setattr(checkpoint, "save", watched)
+        x, _ = standardised(data / "vectors.npy", 0)
+        model = mc.VAE.mlp(6, 2)
+        train(model, x.float(), replace(TRAINING, steps=12), folder=tmp_path, checkpoint_seconds=5.0, progress=False)
+        assert saved == [5, 10, 12]
+
+    def test_nothing_is_saved_without_a_folder(
+        self, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        x, _ = standardised(data / "vectors.npy", 0)
+        train(mc.VAE.mlp(6, 2), x.float(), replace(TRAINING, steps=3), checkpoint_seconds=0.0, progress=False)
+        assert contents(tmp_path) == {}
+
+
+class FakeTime:
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self.monotonic = monotonic
+
+
+def stopped_at_call(n: int, function: Callable[[], object]) -> bool:
+    """Whether ``function`` was stopped, at its n-th call of a Python function, and did not end before.
+
+    Not in destructors: there Python takes an exception for no more than a warning.
+    """
+    calls = 0
+
+    def profile(frame: FrameType, event: str, _: Any) -> None:
+        nonlocal calls
+        calls += event == "call"
+        if event == "call" and calls >= n and frame.f_code.co_name != "__del__":
+            sys.setprofile(None)
+            raise Stopped
+
+    sys.setprofile(profile)
+    try:
+        function()
+    except Stopped:
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 6))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mu, log_var = self.layers(x).chunk(2, dim=1)
+        return mu, log_var
+
+
+def dropout_model(seed: int = 0) -> mc.VAE:
+    """A user's own: its dropout takes numbers from torch's global generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return mc.VAE(Encoder(), nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 6)), 3)
+
+
+class TestTrain:
+    """The training loop by itself, with a model that is not the library's."""
+
+    def outcome(self, model: mc.VAE, history: mc.History, folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that the last checkpoint holds: weights, moments of the optimizer, random state, schedule, history."""
+        found = checkpoint.load(folder)
+        assert found is not None
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, found.tensors[f"model.{name}"]), name
+        state = found.state | {"history": asdict(history) | {"seconds": 0.0}}
+        return found.tensors, state
+
+    def assert_same(self, found: tuple[Any, Any], expected: tuple[Any, Any]) -> None:
+        assert found[0].keys() == expected[0].keys()
+        for name, tensor in found[0].items():
+            assert torch.equal(tensor, expected[0][name]), name
+        assert found[1] == expected[1]
+
+    @pytest.mark.parametrize("steps", [1, 13, STEPS - 1, STEPS])
+    def test_dropout_and_moments_go_on_where_they_were(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+    ) -> None:
+        x = standardised(data / "vectors.npy", 0)[0].float()
+        for name in ("undisturbed", "run"):
+            (tmp_path / name).mkdir()
+        model = dropout_model()
+        history = train(model, x, TRAINING, folder=tmp_path / "undisturbed", progress=False)
+        expected = self.outcome(model, history, tmp_path / "undisturbed")
+
+        saves = 0
+        save = checkpoint.save
+
+        def stop(*content: Any) -> None:
+            nonlocal saves
+            save(*content)
+            saves += 1
+            if saves == steps:
+                raise Stopped
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "save", stop)
+            with pytest.raises(Stopped):
+                train(dropout_model(), x, TRAINING, folder=tmp_path / "run", checkpoint_seconds=0.0, progress=False)
+        torch.manual_seed(99)
+        model = dropout_model(seed=steps)  # weights that the checkpoint has to replace
+        history = train(model, x, TRAINING, folder=tmp_path / "run", progress=False)
+        assert not model.training
+        self.assert_same(self.outcome(model, history, tmp_path / "run"), expected)
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+    def test_other_dtypes_go_on_where_they_were(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+    ) -> None:
+        """301 steps: more than bfloat16 can count."""
+        config = replace(TRAINING, steps=310)
+        x = standardised(data / "vectors.npy", 0)[0].to(dtype)
+        for name in ("undisturbed", "run"):
+            (tmp_path / name).mkdir()
+        model = build_model(VECTORS, (6,)).to(dtype)
+        history = train(model, x, config, folder=tmp_path / "undisturbed", progress=False)
+        expected = self.outcome(model, history, tmp_path / "undisturbed")
+
+        done = 0
+        step = torch.optim.Adam.step
+
+        def counted(*arguments: Any, **more: Any) -> Any:
+            nonlocal done
+            if done == 301:
+                raise Stopped
+            done += 1
+            return step(*arguments, **more)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.optim.Adam, "step", counted)
+            patch.setattr("manifold_core.training.time", FakeTime(lambda: 10.0 * (done == 301)))
+            with pytest.raises(Stopped):
+                train(build_model(VECTORS, (6,)).to(dtype), x, config, folder=tmp_path / "run", progress=False)
+        model = build_model(VECTORS, (6,)).to(dtype)
+        history = train(model, x, config, folder=tmp_path / "run", progress=False)
+        self.assert_same(self.outcome(model, history, tmp_path / "run"), expected)
+
+    def test_it_is_adam_with_one_cycle_and_the_noise_of_the_step(self, data: Path) -> None:
+        """A plain loop over the definitions: PyTorch's own Adam and schedule, the ELBO written out."""
+        config = mc.TrainingConfig(steps=12, batch_size=64, learning_rate=0.01, seed=5)
+        x = standardised(data / "vectors.npy", 0)[0].float()
+        model, plain = build_model(VECTORS, (6,)), build_model(VECTORS, (6,))
+        history = train(model, x, config, progress=False)
+
+        optimizer = torch.optim.Adam(plain.parameters(), lr=0.01)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=12)
+        for step, batch in enumerate(mc.training.batches(x, config, 0)):
+            mu, log_var = plain.encoder(batch)
+            noise = standard_normal(torch.tensor(5 * 2**32 + step), *mu.shape).float()
+            error = (batch - plain.decoder(mu + (log_var / 2).exp() * noise)).square().sum(dim=1)
+            log_gamma = plain.elbo.log_gamma
+            nll = (error / log_gamma.exp() + 6 * (math.log(2 * math.pi) + log_gamma)) / 2
+            kl = (mu.square() + log_var.exp() - 1 - log_var).sum(dim=1) / 2
+            loss = (nll + kl).mean()
+            assert history.neg_elbo[step] == pytest.approx(loss.item(), rel=1e-4)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            assert history.gamma[step] == pytest.approx(log_gamma.exp().item(), rel=1e-4)
+        for name, tensor in model.state_dict().items():
+            torch.testing.assert_close(tensor, plain.state_dict()[name], rtol=1e-3, atol=1e-4)
+
+    def test_a_folder_that_is_missing_is_made(self, data: Path, tmp_path: Path) -> None:
+        """Or else the work up to the first checkpoint is lost."""
+        x = standardised(data / "vectors.npy", 0)[0].float()
+        train(mc.VAE.mlp(6, 2), x, replace(TRAINING, steps=2), folder=tmp_path / "new" / "folder", progress=False)
+        assert checkpoint.load(tmp_path / "new" / "folder") is not None
+
+    def test_another_model_or_identity_is_refused(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        x = standardised(data / "vectors.npy", 0)[0].float()
+        config = replace(TRAINING, steps=2)
+        train(mc.VAE.mlp(6, 3), x, config, folder=tmp_path, identity={"about": "x"}, progress=False)
+        before = contents(tmp_path)
+        models = {
+            "latent dimensions": mc.VAE.mlp(6, 4),
+            "wider": mc.VAE.mlp(6, 3, (65,)),
+            "deeper": mc.VAE.mlp(6, 3, (64, 64)),
+            "shallower": mc.VAE.mlp(6, 3, ()),
+            "fixed gamma": mc.VAE.mlp(6, 3, elbo=mc.GaussianELBO("fixed")),
+            "a user's": dropout_model(),
+        }
+        for what, model in models.items():
+            with pytest.raises(mc.InputError, match="checkpoint is of another model"):
+                train(model, x, config, folder=tmp_path, identity={"about": "x"}, progress=False)
+            assert contents(tmp_path) == before, what
+        for identity in ({"about": "y"}, {}, None, {"about": "x", "and": 1}):
+            with pytest.raises(mc.InputError, match=r"checkpoint is of another run: its (about|and) is"):
+                train(mc.VAE.mlp(6, 3), x, config, folder=tmp_path, identity=identity, progress=False)
+        other = replace(config, seed=1)
+        with pytest.raises(mc.InputError, match="checkpoint is of another run: its training is"):
+            train(mc.VAE.mlp(6, 3), x, other, folder=tmp_path, identity={"about": "x"}, progress=False)
+        assert contents(tmp_path) == before
+
+
+class TestGlobalState:
+    """torch's global generator is the caller's."""
+
+    @pytest.fixture(params=["run", "train", "build_model", "load_model", "evaluate", "resume", "stop"])
+    def action(
+        self,
+        request: pytest.FixtureRequest,
+        data: Path,
+        finished: dict[str, Path],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        no_pictures: None,
+    ) -> Callable[[], Any]:
+        x = standardised(data / "vectors.npy", 0)[0].float()
+        config = configuration(data, "vectors")
+        if request.param == "resume":
+            stop_after(monkeypatch, 5, config, tmp_path)
+        actions: dict[str, Callable[[], Any]] = {
+            "run": lambda: run(config, tmp_path, progress=False),
+            "resume": lambda: run(config, tmp_path, progress=False),
+            "stop": lambda: stop_after(monkeypatch, 5, config, tmp_path),
+            "train": lambda: train(dropout_model(), x, TRAINING, progress=False),
+            "build_model": lambda: build_model(IMAGES, (1, 8, 8), seed=5),
+            "load_model": lambda: load_model(finished["images"]),
+            "evaluate": lambda: mc.evaluate(dropout_model(), x),
+        }
+        return actions[request.param]
+
+    def test_it_is_not_moved(self, action: Callable[[], Any]) -> None:
+        torch.manual_seed(1)
+        before = torch.get_rng_state()
+        action()
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_pictures_do_not_move_it(self, finished: dict[str, Path], tmp_path: Path) -> None:
+        pytest.importorskip("matplotlib")
+        model = load_model(finished["images"])
+        torch.manual_seed(1)
+        before = torch.get_rng_state()
+        plots.plot_images(tmp_path / "images.png", model, torch.rand(30, 1, 8, 8, generator=torch.Generator()))
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_it_plays_no_part(self, data: Path) -> None:
+        x = standardised(data / "vectors.npy", 0)[0].float()
+        results = []
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            model = build_model(VECTORS, (6,), seed=0)
+            results.append((model.state_dict()["encoder.layers.0.weight"].clone(), dropout_model()))
+            train(results[-1][1], x, TRAINING, progress=False)
+        assert torch.equal(results[0][0], results[1][0])
+        for name, tensor in results[0][1].state_dict().items():
+            assert torch.equal(tensor, results[1][1].state_dict()[name]), name
+
+    def test_the_seed_plays_a_part_in_weights_noise_and_order(self, data: Path) -> None:
+        first, second = (build_model(VECTORS, (6,), seed) for seed in (0, 1))
+        assert not torch.equal(first.state_dict()["encoder.layers.0.weight"], second.encoder.layers[0].weight)
+        x = standardised(data / "vectors.npy", 0)[0].float()
+        histories = []
+        for seed in (0, 1):
+            model = build_model(VECTORS, (6,), seed=0)
+            histories.append(train(model, x, replace(TRAINING, seed=seed, steps=3), progress=False).neg_elbo)
+        assert histories[0][0] != histories[1][0]
+
+
+@pytest.fixture
+def model(finished: dict[str, Path]) -> mc.VAE:
+    return load_model(finished["images"])
+
+
+@pytest.fixture
+def x(data: Path) -> Tensor:
+    return standardised(data / "images.npy", TRAINING.seed)[0].float()
+
+
+class TestEvaluationMode:
+    @pytest.mark.parametrize("training", [True, False])
+    def test_the_model_is_left_as_it_was(self, model: mc.VAE, x: Tensor, training: bool) -> None:
+        model.train(training)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        mc.evaluate(model, x)
+        mc.active_dimensions(model, x)
+        assert model.training == model.encoder.training == training
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, before[name]), name  # the running statistics of BatchNorm among them
+
+    @pytest.mark.parametrize("training", [True, False])
+    @pytest.mark.parametrize("batch_size", [1, 7, 269, 4096])
+    def test_the_batch_size_changes_rounding_only(
+        self, model: mc.VAE, x: Tensor, training: bool, batch_size: int
+    ) -> None:
+        expected = asdict(mc.evaluate(model.eval(), x))
+        found = asdict(mc.evaluate(model.train(training), x, batch_size=batch_size))
+        assert found == {name: pytest.approx(value, rel=1e-6) for name, value in expected.items()}
+
+    def test_the_other_samples_of_a_batch_play_no_part(self, model: mc.VAE, x: Tensor) -> None:
+        strange = 100 * x[:50]
+        alone, others = mc.evaluate(model.train(), x), mc.evaluate(model, strange, seed=0)
+        together = mc.evaluate(model, torch.cat([x, strange]))
+        for j in range(model.latent_dim):
+            sums = len(x) * alone.variance[j] + len(strange) * others.variance[j]
+            assert together.variance[j] * (len(x) + len(strange)) == pytest.approx(sums, rel=1e-5)
+
+    def test_noise_belongs_to_seed_and_row(self, model: mc.VAE, x: Tensor) -> None:
+        results = [mc.evaluate(model, x, seed=seed).recon for seed in (0, 1, 0)]
+        assert results[0] == results[2] != results[1]
+
+    def test_the_threshold_decides_what_counts_as_active(self, model: mc.VAE, x: Tensor) -> None:
+        variance = sorted(mc.evaluate(model, x).variance)
+        for count, (below, above) in enumerate(zip([0.0, *variance], [*variance, 2.0], strict=True)):
+            found = mc.evaluate(model, x, threshold=(below + above) / 2)
+            assert (found.active_dimensions, found.threshold) == (count, (below + above) / 2)
+        assert mc.evaluate(model, x, threshold=variance[1]).active_dimensions == 1  # below, not at
+
+    def test_the_validation_samples_are_measured_apart(self, finished: dict[str, Path]) -> None:
+        metrics = metrics_of(finished["trained"])
+        assert (metrics["train"]["samples"], metrics["validation"]["samples"]) == (270, 30)
+        assert metrics["train"]["recon"] != metrics["validation"]["recon"]
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    content = path.read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    assert content[12:16] == b"IHDR"
+    assert content.endswith(b"IEND\xaeB`\x82")
+    width, height = struct.unpack(">II", content[16:24])
+    return width, height
+
+
+class TestPictures:
+    @pytest.fixture(autouse=True)
+    def matplotlib(self) -> None:
+        pytest.importorskip("matplotlib", reason="pictures need matplotlib, of the extra 'experiments'")
+
+    @pytest.mark.parametrize(
+        ("kind", "expected"),
+        [("vectors", ["variances.png", "curves.png"]), ("images", ["variances.png", "curves.png", "images.png"])],
+    )
+    def test_they_are_png_files_of_a_sensible_size(
+        self, data: Path, tmp_path: Path, kind: str, expected: list[str]
+    ) -> None:
+        from matplotlib.image import imread
+
+        metrics = run(configuration(data, kind, steps=5), tmp_path, progress=False)
+        assert metrics["pictures"] == expected
+        assert contents(tmp_path).keys() == {"metrics.json", "weights.safetensors", *expected}
+        for name in expected:
+            width, height = png_size(tmp_path / name)
+            assert 400 <= width <= 2000
+            assert 300 <= height <= 2000
+            pixels = imread(tmp_path / name)  # which checks the sums in the file
+            assert pixels.shape[:2] == (height, width)
+            assert pixels[..., :3].std() > 0.05  # something is drawn
+
+    def test_without_matplotlib_the_run_succeeds(self, data: Path, tmp_path: Path, no_pictures: None) -> None:
+        metrics = run(configuration(data, "images", steps=2), tmp_path, progress=False)
+        assert metrics["pictures"] == metrics_of(tmp_path)["pictures"] == []
+        assert contents(tmp_path).keys() == {"metrics.json", "weights.safetensors"}
+
+    def test_pictures_change_no_number(self, data: Path, tmp_path: Path, finished: dict[str, Path]) -> None:
+        metrics = timeless(run(configuration(data, "images"), tmp_path, progress=False))
+        assert metrics | {"pictures": []} == timeless(metrics_of(finished["images"]))
+
+    @pytest.mark.parametrize("channels", [2, 3, 4])
+    def test_images_of_any_number_of_channels(self, tmp_path: Path, channels: int) -> None:
+        np.save(tmp_path / "x.npy", np.random.default_rng(0).random((40, channels, 8, 8)))
+        config = RunConfig(str(tmp_path / "x.npy"), IMAGES, replace(TRAINING, steps=2))
+        metrics = run(config, tmp_path / "run", progress=False)
+        png_size(tmp_path / "run" / "images.png")
+        assert metrics["sample_shape"] == [channels, 8, 8]
+
+    @pytest.fixture
+    def sheets(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+        """What is given to matplotlib to be shown."""
+        from matplotlib.axes import Axes
+
+        shown: list[Any] = []
+        show = Axes.imshow
+
+        def watched(self: Any, picture: Any, *arguments: Any, **more: Any) -> Any:
+            shown.append(np.array(picture))
+            return show(self, picture, *arguments, **more)
+
+        monkeypatch.setattr(Axes, "imshow", watched)
+        return shown
+
+    @pytest.mark.parametrize("held_out", [30, 20, 7, 1])
+    def test_originals_reconstructions_and_samples_are_where_they_are_labelled(
+        self, tmp_path: Path, sheets: list[Any], held_out: int
+    ) -> None:
+        class Stub(mc.VAE):
+            """Each kind of picture has a shade of its own."""
+
+            def reconstruct(self, x: Tensor) -> Tensor:
+                return torch.full_like(x, 0.5)
+
+            def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+                return torch.full((n, 1, 8, 8), 0.25)
+
+        plots.plot_images(
+            tmp_path / "x.png", Stub(Encoder(), nn.Linear(3, 6), 3), torch.full((held_out, 1, 8, 8), 0.75)
+        )
+        (sheet,) = sheets
+        thirds = np.array_split(sheet, 3)
+        background = {0.0, 1.0}
+        assert [set(np.unique(third).tolist()) - background for third in thirds] == [{0.75}, {0.5}, {0.25}]
+
+    def test_a_users_images_look_like_themselves(self, tmp_path: Path, sheets: list[Any]) -> None:
+        """However they were scaled for training."""
+        generator = np.random.default_rng(0)
+        x = generator.random((300, 1, 8, 8)) + 3 * (np.arange(64).reshape(8, 8) % 3 == 0)
+        np.save(tmp_path / "x.npy", x)
+        config = RunConfig(str(tmp_path / "x.npy"), IMAGES, replace(TRAINING, steps=2))
+        run(config, tmp_path / "run", progress=False)
+        first = load_file(tmp_path / "x.npy", seed=TRAINING.seed).validation[0, 0].numpy()
+        shown = sheets[0][:8, :8]  # the first tile
+        assert np.corrcoef(shown.ravel(), first.ravel())[0, 1] > 0.95
