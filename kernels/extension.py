@@ -1,22 +1,21 @@
 """The compiled module, or the reason why there is none. Importing it registers the operators with torch."""
 
+import importlib
+import warnings
 from types import ModuleType
 
 import torch  # noqa: F401  (the compiled module finds torch's libraries already loaded)
 
 __all__ = ["compiled", "missing_because"]
 
-compiled: ModuleType | None
-missing_because: str
+compiled: ModuleType | None = None
+missing_because = ""
 try:
-    from .. import _C as compiled  # type: ignore[attr-defined, no-redef]
-
-    missing_because = ""
-except ImportError as error:
-    compiled = None
-    built = not isinstance(error, ModuleNotFoundError) and "cannot import name" not in str(error)
+    compiled = importlib.import_module(".._C", __package__)
+except ModuleNotFoundError:
     missing_because = (
-        f"the compiled module does not load: {error}"
-        if built
-        else "the compiled module is not built; install a C++17 compiler (g++ or clang++) and reinstall manifold-core"
+        "the compiled module is not built; install a C++17 compiler (g++ or clang++) and reinstall manifold-core"
     )
+except ImportError as error:  # it is there, so somebody counts on it
+    missing_because = f"the compiled module does not load: {error}"
+    warnings.warn(f"{missing_because}; manifold_core works on its reference backend", RuntimeWarning, stacklevel=2)

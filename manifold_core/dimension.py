@@ -35,6 +35,13 @@ class ActiveDimensions:
         """The estimate of the manifold's dimension."""
         return int(self.active.sum())
 
+    @property
+    def gap(self) -> float | None:
+        """Smallest inactive over largest active variance: how clearly the two kinds are apart. On a well-trained model
+        it is in the hundreds; near 1 the count hangs on the threshold. None where all dimensions are of one kind."""
+        active, inactive = self.variance[self.active], self.variance[~self.active]
+        return float(inactive.min() / active.max()) if len(active) and len(inactive) else None
+
 
 def count_active(log_var: Tensor, threshold: float = THRESHOLD) -> int:
     """#{j : mean over the samples of exp(log_var_j) < threshold}, of one batch ``[B, κ]``."""

@@ -22,6 +22,7 @@ class Metrics:
         recon: ‖x − x̂‖².
         gamma: decoder variance.
         active_dimensions: latent dimensions of mean variance below ``threshold``.
+        gap: as of :class:`manifold_core.ActiveDimensions`.
         variance: σ_j² averaged over the samples, for each latent dimension.
         samples: how many were averaged over.
     """
@@ -32,6 +33,7 @@ class Metrics:
     recon: float
     gamma: float
     active_dimensions: int
+    gap: float | None
     threshold: float
     variance: list[float]
     samples: int
@@ -72,6 +74,7 @@ def evaluate(model: VAE, x: Tensor, *, seed: int = 0, batch_size: int = 4096, th
         recon=recon,
         gamma=gamma,
         active_dimensions=dimensions.count,
+        gap=dimensions.gap,
         threshold=threshold,
         variance=dimensions.variance.tolist(),
         samples=len(x),

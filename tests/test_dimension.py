@@ -33,6 +33,8 @@ def test_variances_are_averaged_and_compared_with_the_threshold() -> None:
     assert found.variance.tolist() == pytest.approx([0.049, 0.051, 1.0], rel=1e-6)
     assert found.active.tolist() == [True, False, False]
     assert found.count == 1
+    assert found.gap == pytest.approx(0.051 / 0.049, rel=1e-6)
+    assert mc.active_dimensions(model(), torch.rand(10, 3), threshold=0.01).gap is None
     assert mc.active_dimensions(model(), torch.rand(10, 3), threshold=0.06).count == 2
 
 

@@ -1,0 +1,540 @@
+import math
+import re
+from collections.abc import Callable
+from types import ModuleType
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.autograd import grad, gradcheck
+
+import manifold_core as mc
+from manifold_core.kernels import gaussian_elbo
+from manifold_core.kernels.gaussian_elbo import reference
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+VIEWS = ("dense", "first head", "second head", "transposed", "steps", "offset")
+LAYOUTS = (*VIEWS, "one row", "one column", "one number")
+SMALL_AND_MANY = st.tuples(st.integers(1, 9), st.integers(1, 70)) | st.tuples(st.integers(100, 600), st.integers(1, 6))
+EDGES = st.tuples(st.integers(1, 4), st.sampled_from([127, 129, 256, 257, 511, 512, 513, 1023, 1025, 3001, 100_000]))
+ARGUMENTS = ("x_hat", "x", "log_gamma", "kl")
+OUTPUTS = ("loss", "nll", "squared error")
+
+
+class Case(NamedTuple):
+    shape: tuple[int, int]
+    dtypes: tuple[torch.dtype, torch.dtype]  # of x_hat and x
+    layouts: tuple[str, str, str, str]  # of x_hat, x, kl and the incoming gradients
+    log_gamma: float
+    log_gamma_type: torch.dtype
+    beta: float
+    wanted: frozenset[str]  # which outputs have an incoming gradient
+    needs: frozenset[str]  # which arguments need a gradient
+    grad_loss: float
+    seed: int
+
+
+CASES = st.builds(
+    Case,
+    SMALL_AND_MANY | EDGES,
+    st.sampled_from([(a, a) for a in DTYPES] * 3 + [(torch.bfloat16, torch.float32), (torch.float32, torch.float64)]),
+    st.tuples(*[st.sampled_from(LAYOUTS)] * 4),
+    st.floats(-60, 60) | st.sampled_from([0.0, -60.0, 60.0]),
+    st.sampled_from([torch.float32, torch.float64]),
+    st.sampled_from([0.0, 1.0, 0.37, 4.0]),
+    st.just(frozenset({"loss"})) | st.frozensets(st.sampled_from(OUTPUTS), min_size=1),
+    st.just(frozenset(ARGUMENTS)) | st.frozensets(st.sampled_from(ARGUMENTS), min_size=1),
+    st.sampled_from([1.0, 1.0, 3.7, -0.01, 65536.0]),
+    st.integers(0, 2**31),
+)
+EVERY, LOSS = frozenset(ARGUMENTS), frozenset({"loss"})
+DENSE = ("dense",) * 4
+F32 = (torch.float32, torch.float32)
+
+
+@settings(max_examples=120)
+@given(CASES)
+@example(Case((1, 1), F32, DENSE, 0.0, torch.float32, 1.0, LOSS, EVERY, 1.0, 1))
+@example(Case((512, 784), F32, DENSE, -5.0, torch.float32, 0.5, LOSS, EVERY, 1.0, 1))
+@example(Case((512, 784), F32, DENSE, -5.0, torch.float32, 0.5, frozenset(OUTPUTS), EVERY, 1.0, 1))
+@example(Case((3, 100_000), F32, DENSE, 60.0, torch.float64, 1.0, LOSS, EVERY, 3.7, 1))
+@example(Case((5, 40), (torch.float64,) * 2, DENSE, -1.0, torch.float64, 0.5, LOSS, EVERY, 3.7, 1))
+@example(Case((5, 40), (torch.bfloat16,) * 2, DENSE, -1.0, torch.float32, 0.5, LOSS, EVERY, 65536.0, 1))
+@example(Case((5, 40), (torch.float16,) * 2, DENSE, -20.0, torch.float32, 0.5, LOSS, EVERY, 1.0, 1))
+def test_every_backend_is_the_definition_in_float64(
+    backend: str,
+    poisoned: Callable[..., tuple[Tensor, ...]],
+    lay_out: Callable[[Tensor, str], Tensor],
+    lay_out_vector: Callable[[Tensor, str], Tensor],
+    any_magnitude: Callable[..., Tensor],
+    assert_within: Callable[..., None],
+    allowed: dict[torch.dtype, float],
+    sum_rounding: Callable[[int, torch.dtype], float],
+    case: Case,
+) -> None:
+    rows, cols = case.shape
+    wide = torch.float64 if torch.float64 in case.dtypes else torch.float32
+    generator = torch.Generator().manual_seed(case.seed)
+    target = torch.randn(case.shape, generator=generator, dtype=torch.float64)
+    error = any_magnitude(generator, case.shape, 1e-4, 100)
+    values = {
+        "x_hat": lay_out((target + error).to(case.dtypes[0]), case.layouts[0]),
+        "x": lay_out(target.to(case.dtypes[1]), case.layouts[1]),
+        "log_gamma": torch.tensor(case.log_gamma, dtype=case.log_gamma_type),
+        "kl": lay_out_vector(any_magnitude(generator, (rows,), 1e-3, 1e3).abs().to(wide), case.layouts[2]),
+    }
+    arguments = {name: value.detach().requires_grad_(name in case.needs) for name, value in values.items()}
+    per_row = [lay_out_vector(any_magnitude(generator, (rows,), 1e-3, 1e3).to(wide), case.layouts[3]) for _ in range(2)]
+    incoming = dict(zip(OUTPUTS, (torch.tensor(case.grad_loss, dtype=wide), *per_row), strict=True))
+    before = [t.detach().clone() for t in (*arguments.values(), *incoming.values())]
+
+    def gradients(outputs: tuple[Tensor, ...], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        pairs = [
+            (output, incoming[name].to(output.dtype))
+            for name, output in zip(OUTPUTS, outputs, strict=True)
+            if name in case.wanted and output.requires_grad
+        ]
+        wanted = {name: inputs[name] for name in ARGUMENTS if name in case.needs}
+        if not pairs:  # kl alone needs a gradient, and has none from nll
+            return {name: torch.zeros_like(value) for name, value in wanted.items()}
+        outgoing, with_respect_to = [output for output, _ in pairs], list(wanted.values())
+        found = grad(outgoing, with_respect_to, [g for _, g in pairs], materialize_grads=True)
+        return dict(zip(wanted, found, strict=True))
+
+    names = [name for name in ARGUMENTS if name in case.needs]
+
+    def run() -> tuple[Tensor, ...]:
+        outputs = gaussian_elbo(*arguments.values(), beta=case.beta, backend=backend)
+        return *outputs, *gradients(outputs, arguments).values()
+
+    loss, nll, squared_error, *found = poisoned(run)
+    assert loss.shape == ()
+    assert loss.dtype == nll.dtype == squared_error.dtype == wide
+    grads = dict(zip(names, found, strict=True))
+    assert {name: g.dtype for name, g in grads.items()} == {name: arguments[name].dtype for name in names}
+
+    exact = {name: v.detach().double().requires_grad_(name in case.needs) for name, v in arguments.items()}
+    exact_outputs = reference.gaussian_elbo(*exact.values(), case.beta)
+    exact_grads = gradients(exact_outputs, exact)
+    exact_loss, exact_nll, exact_squared_error = exact_outputs
+
+    with torch.no_grad():
+        relative = allowed[wide]
+        if (
+            backend == "reference"
+        ):  # holds log_gamma in the type of the arithmetic, so its exponential is as exact as that
+            relative += abs(case.log_gamma) * (2.0**-24 if wide == torch.float32 else 2.0**-53)
+        summed = relative + sum_rounding(cols, wide)
+        assert_within("squared_error", squared_error, exact_squared_error, summed * exact_squared_error, wide)
+        inverse = math.exp(-exact["log_gamma"].item())
+        scaled = exact_squared_error * inverse
+        constant = cols * (math.log(2 * math.pi) + abs(case.log_gamma))
+        nll_bound = (summed * scaled + relative * constant) / 2
+        assert_within("nll", nll, exact_nll, nll_bound, wide)
+        weighted = case.beta * exact["kl"]
+        bound = (nll_bound + (relative + sum_rounding(rows, wide)) * (exact_nll.abs() + weighted)).mean()
+        assert_within("loss", loss, exact_loss, bound, wide)
+
+        def early(name: str) -> Tensor | float:
+            # A gradient written before its factor is known is rounded to its own type, and so are factor and product.
+            return 2.0**-23 * exact_grads[name].abs() if grads[name].dtype == torch.float32 != wide else 0.0
+
+        # The incoming gradient of each row's nll, and that of its squared error.
+        gl = abs(case.grad_loss) if "loss" in case.wanted else 0.0
+        gn = incoming["nll"].double().abs() * ("nll" in case.wanted) + gl / rows
+        gs = incoming["squared error"].double().abs() * ("squared error" in case.wanted)
+        size = (gn * inverse + 2 * gs).unsqueeze(1) * (exact["x_hat"] - exact["x"]).abs()
+        for name in ("x_hat", "x"):
+            same_type = case.dtypes[0] == case.dtypes[1] or name == "x_hat"
+            if name in grads and (same_type or backend == "reference"):  # else see test_gaussian_nll
+                bound = relative * size + early(name)
+                assert_within(f"grad_{name}", grads[name], exact_grads[name], bound, wide)
+        if "log_gamma" in grads:
+            bound = (summed + sum_rounding(rows, wide)) * (gn * (cols + scaled)).sum() / 2
+            arithmetic = torch.promote_types(wide, case.log_gamma_type)
+            found, expected = grads["log_gamma"], exact_grads["log_gamma"]
+            assert_within("grad_log_gamma", found, expected, bound + early("log_gamma"), arithmetic)
+        if "kl" in grads:
+            assert_within("grad_kl", grads["kl"], exact_grads["kl"], relative * exact_grads["kl"].abs(), wide)
+
+    for old, new in zip(before, (*arguments.values(), *incoming.values()), strict=True):
+        assert torch.equal(old, new)
+
+
+def make(dtype: torch.dtype, rows: int = 5, cols: int = 7, seed: int = 1) -> list[Tensor]:
+    """x_hat, x, log_gamma and kl, which all need gradients."""
+    generator = torch.Generator().manual_seed(seed)
+    wide = torch.promote_types(dtype, torch.float32)
+    return [
+        torch.randn(rows, cols, generator=generator).to(dtype).requires_grad_(),
+        torch.randn(rows, cols, generator=generator).to(dtype).requires_grad_(),
+        torch.tensor(-0.4, requires_grad=True),
+        torch.rand(rows, generator=generator).to(wide).requires_grad_(),
+    ]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nll_is_that_of_gaussian_nll(backend: str, dtype: torch.dtype) -> None:
+    x_hat, x, log_gamma, kl = make(dtype, 50, 600)
+    loss, nll, squared_error = gaussian_elbo(x_hat, x, log_gamma, kl, beta=0.25, backend=backend)
+    same_nll, same_squared_error = mc.gaussian_nll(x_hat, x, log_gamma, return_squared_error=True, backend=backend)
+    assert torch.equal(nll, same_nll)
+    assert torch.equal(squared_error, same_squared_error)
+    exact = (nll.double() + 0.25 * kl.double()).mean().item()
+    assert loss.item() == pytest.approx(exact, rel=1e-13 if dtype == torch.float64 else 1e-6)
+
+
+@pytest.mark.parametrize("beta", [0, 1, 0.5, -2.0])
+def test_beta(backend: str, beta: float) -> None:
+    x_hat, x, log_gamma, kl = make(torch.float64)
+    loss, nll, _ = gaussian_elbo(x_hat, x, log_gamma, kl, beta=beta, backend=backend)
+    assert loss.item() == pytest.approx((nll + beta * kl).mean().item(), rel=1e-14)
+    (grad_kl,) = grad(loss, kl)
+    torch.testing.assert_close(grad_kl, torch.full((5,), beta / 5, dtype=torch.float64), rtol=1e-14, atol=0)
+    default, _, _ = gaussian_elbo(x_hat, x, log_gamma, kl, backend=backend)
+    assert default.item() == pytest.approx((nll + kl).mean().item(), rel=1e-14)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradients_are_linear_in_the_incoming_one(backend: str, dtype: torch.dtype) -> None:
+    # An incoming gradient of exactly 1 takes a way of its own.
+    def gradients(use: Callable[[Tensor, Tensor, Tensor], Tensor]) -> list[Tensor]:
+        arguments = make(dtype)
+        use(*gaussian_elbo(*arguments, beta=0.5, backend=backend)).backward()
+        return [argument.grad for argument in arguments]
+
+    alone = gradients(lambda loss, nll, squared_error: loss)
+    # A roundoff of each way, of the type the gradient is in. A power of two rounds nothing.
+    rounding = 4 * torch.finfo(dtype).eps
+    for factor in (3.0, -1.0, 4.0, 0.5, 1.0 + 2.0**-20):
+        for a, b in zip(gradients(lambda loss, nll, squared_error: factor * loss), alone, strict=True):  # noqa: B023
+            torch.testing.assert_close(a, factor * b, rtol=0 if factor in (-1, 4, 0.5) else rounding, atol=0)
+    # Through nll, too: the same gradient, taken apart.
+    for a, b in zip(gradients(lambda loss, nll, squared_error: loss + 0 * nll.sum()), alone, strict=True):
+        torch.testing.assert_close(a, b, rtol=rounding, atol=rounding * 1e-3)
+    for a, b in zip(gradients(lambda loss, nll, squared_error: loss + 2 * nll.mean()), alone, strict=True):
+        if a.shape == (5,):  # that of kl knows nothing of nll
+            torch.testing.assert_close(a, b, rtol=rounding, atol=0)
+        else:
+            torch.testing.assert_close(a, 3 * b, rtol=rounding, atol=rounding * 1e-3)
+
+
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)])
+@pytest.mark.parametrize("with_x_hat", [False, True])
+def test_gradcheck(backend: str, wanted: tuple[int, ...], with_x_hat: bool) -> None:
+    x_hat, x, log_gamma, kl = make(torch.float64)
+    x_hat, log_gamma = x_hat.detach().requires_grad_(with_x_hat), log_gamma.detach().double().requires_grad_()
+
+    def function(*arguments: Tensor) -> tuple[Tensor, ...]:
+        outputs = gaussian_elbo(*arguments, beta=0.7, backend=backend)
+        return tuple(outputs[i] for i in wanted)
+
+    assert gradcheck(function, (x_hat, x, log_gamma, kl))
+
+
+def test_gradient_of_some_arguments(backend: str) -> None:
+    values = [v.detach() for v in make(torch.float32)]
+    every = [v.clone().requires_grad_() for v in values]
+    gradients_of_all = grad(gaussian_elbo(*every, backend=backend)[0], every)
+    for chosen in range(1, 16):
+        arguments = [v.clone().requires_grad_(bool(chosen >> i & 1)) for i, v in enumerate(values)]
+        wanted = [a for a in arguments if a.requires_grad]
+        expected = [g for i, g in enumerate(gradients_of_all) if chosen >> i & 1]
+        for a, b in zip(grad(gaussian_elbo(*arguments, backend=backend)[0], wanted), expected, strict=True):
+            # Without a gradient of x_hat the others come by another way: a few roundoffs of float32.
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=0)
+    assert not gaussian_elbo(*values, backend=backend)[0].requires_grad
+    with torch.no_grad():
+        assert not gaussian_elbo(*every, backend=backend)[0].requires_grad
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_second_backward_pass_gives_the_same(backend: str, dtype: torch.dtype) -> None:
+    arguments = make(dtype)
+    loss, _, _ = gaussian_elbo(*arguments, backend=backend)
+    kept = [g.clone() for g in grad(loss, arguments, retain_graph=True)]
+    loss.backward(retain_graph=True)
+    loss.backward(retain_graph=True)
+    (3 * loss).backward()
+    for argument, k in zip(arguments, kept, strict=True):
+        # Rounded once for each addition.
+        torch.testing.assert_close(argument.grad, 5 * k, rtol=3 * torch.finfo(argument.dtype).eps, atol=0)
+
+
+def test_gradients_belong_to_the_caller(backend: str) -> None:
+    # Nothing that is kept for the backward pass may be handed out: clipping in place would change the next one.
+    arguments = make(torch.float32)
+    loss, _, _ = gaussian_elbo(*arguments, backend=backend)
+    first = grad(loss, arguments, retain_graph=True)
+    kept = [g.clone() for g in first]
+    for g in first[:3]:
+        g.zero_()
+    for a, b in zip(grad(loss, arguments), kept, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("incoming_needs_gradient", [False, True])
+def test_a_second_derivative_is_refused(cpu: str, incoming_needs_gradient: bool) -> None:
+    x_hat, *others = make(torch.float32)
+    loss, _, _ = gaussian_elbo(x_hat, *others, backend=cpu)
+    loss = loss.square() if incoming_needs_gradient else loss
+    with pytest.raises(RuntimeError, match=r"once_differentiable|differentiable once|twice"):
+        # A penalty on the gradient. Without an error its share would be missing from the sum, and no one would know.
+        (loss + grad(loss, x_hat, create_graph=True)[0].square().sum()).backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_results_do_not_depend_on_the_number_of_threads(
+    cpu: str, threads: Callable[[int], None], dtype: torch.dtype
+) -> None:
+    for shape in ((3001, 37), (70, 1025), (100_003, 1)):
+        arguments, found = make(dtype, *shape), []
+        for number in (1, 2, 3):
+            threads(number)
+            outputs = gaussian_elbo(*arguments, beta=0.3, backend=cpu)
+            found.append([*outputs, *grad(outputs[0], arguments, retain_graph=True)])
+            found[-1] += grad(outputs[0] * 3 + outputs[1].mean(), arguments)
+        for others in found[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(0, 7), (0, 0)])
+def test_an_empty_batch(backend: str, dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    arguments = make(dtype, *shape)
+    loss, nll, squared_error = gaussian_elbo(*arguments, backend=backend)
+    assert loss.isnan()  # as of a mean
+    assert nll.shape == squared_error.shape == (0,)
+    grad_x_hat, grad_x, grad_log_gamma, grad_kl = grad(loss, arguments)
+    assert grad_x_hat.shape == grad_x.shape == shape
+    assert grad_kl.shape == (0,)
+    assert grad_log_gamma == 0  # a sum over no rows, as autograd has it
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_features(backend: str, dtype: torch.dtype) -> None:
+    arguments = make(dtype, 5, 0)
+    loss, nll, squared_error = gaussian_elbo(*arguments, backend=backend)
+    assert loss.item() == pytest.approx(arguments[3].mean().item(), rel=1e-6)
+    assert torch.equal(nll, torch.zeros_like(nll))
+    assert torch.equal(squared_error, torch.zeros_like(nll))
+    grad_x_hat, grad_x, grad_log_gamma, grad_kl = grad(loss, arguments)
+    assert grad_x_hat.shape == grad_x.shape == (5, 0)
+    assert grad_log_gamma == 0
+    torch.testing.assert_close(grad_kl, torch.full_like(grad_kl, 0.2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_tiny_variance_does_not_overflow(backend: str, dtype: torch.dtype) -> None:
+    value = math.log(1e-30)
+    x_hat, x = torch.ones(3, 4, dtype=dtype, requires_grad=True), torch.zeros(3, 4, dtype=dtype)
+    x_hat_with_no_error = torch.zeros(3, 4, dtype=dtype, requires_grad=True)
+    kl = torch.ones(3, dtype=torch.promote_types(dtype, torch.float32))
+    loss, _, _ = gaussian_elbo(x_hat, x, value, kl, backend=backend)
+    assert loss.item() == pytest.approx(2e30, rel=1e-5)  # a log_gamma in float32 is exact to 69 * 2^-24
+    (g,) = grad(loss, x_hat)
+    rounding = 2.0**-8 if dtype == torch.bfloat16 else 0
+    torch.testing.assert_close(g.double(), torch.full((3, 4), 1e30 / 3).double(), rtol=1e-5 + rounding, atol=0)
+    loss, _, _ = gaussian_elbo(x_hat_with_no_error, x, value, kl, backend=backend)
+    assert loss.item() == pytest.approx(2 * (math.log(2 * math.pi) + value) + 1, rel=1e-5)
+    assert (grad(loss, x_hat_with_no_error)[0] == 0).all()
+
+
+@pytest.mark.parametrize("cols", [5, 600])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nan_reaches_the_loss_and_its_row_alone(backend: str, dtype: torch.dtype, cols: int) -> None:
+    for argument in (0, 1):
+        values = [v.detach() for v in make(dtype, 6, cols)]
+        values[argument][2, cols - 1] = torch.nan
+        arguments = [v.requires_grad_() for v in values]
+        loss, nll, squared_error = gaussian_elbo(*arguments, backend=backend)
+        here = torch.zeros(6, cols, dtype=torch.bool)
+        here[2, cols - 1] = True
+        assert loss.isnan()
+        assert torch.equal(nll.isnan(), here.any(dim=1))
+        assert torch.equal(squared_error.isnan(), here.any(dim=1))
+        grad_x_hat, grad_x, grad_log_gamma, grad_kl = grad(loss, arguments)
+        assert torch.equal(grad_x_hat.isnan(), here)
+        assert torch.equal(grad_x.isnan(), here)
+        assert grad_log_gamma.isnan()
+        assert not grad_kl.isnan().any()
+    values = make(dtype, 6, cols)
+    values[3] = torch.full_like(values[3], torch.nan)
+    loss, nll, _ = gaussian_elbo(*values, backend=backend)
+    assert loss.isnan()
+    assert not nll.isnan().any()
+    loss, nll, squared_error = gaussian_elbo(*values[:2], torch.tensor(torch.nan), torch.zeros(6), backend=backend)
+    assert loss.isnan()
+    assert nll.isnan().all()
+    assert not squared_error.isnan().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_images_are_as_good_as_rows(backend: str, dtype: torch.dtype) -> None:
+    x_hat, x, log_gamma, kl = make(dtype, 4, 3 * 8 * 6)
+    loss, nll, _ = gaussian_elbo(x_hat, x, log_gamma, kl, backend=backend)
+    expected = grad(loss, (x_hat, x, log_gamma))
+    relative = 1e-13 if dtype == torch.float64 else 1e-6  # the order of a sum may be another: that much rounding
+    formats = (torch.contiguous_format, torch.channels_last)
+    for first in formats:
+        for second in formats:
+            images = [v.detach().reshape(4, 3, 8, 6).to(memory_format=f) for v, f in ((x_hat, first), (x, second))]
+            images = [image.requires_grad_() for image in images]
+            same_loss, same_nll, _ = gaussian_elbo(*images, log_gamma, kl, backend=backend)
+            torch.testing.assert_close(same_nll, nll, rtol=relative, atol=0)
+            torch.testing.assert_close(same_loss, loss, rtol=relative, atol=0)
+            *found, grad_log_gamma = grad(same_loss, (*images, log_gamma))
+            for a, b in zip(found, expected, strict=False):
+                assert torch.equal(a.flatten(1), b)
+            torch.testing.assert_close(grad_log_gamma, expected[2], rtol=1e-5, atol=0)
+
+
+def test_every_way_to_give_log_gamma(backend: str) -> None:
+    x_hat, x, _, kl = make(torch.float64)
+    expected, _, _ = gaussian_elbo(x_hat, x, 0.5, kl, backend=backend)
+    exact = (7 - (x_hat - x).square().sum(dim=1).mean() * math.exp(-0.5)).item() / 2
+    for shape in ((), (1,), (1, 1)):
+        for dtype in DTYPES:
+            log_gamma = torch.full(shape, 0.5, dtype=dtype, requires_grad=True)
+            for factor in (1.0, 2.0):
+                loss, _, _ = gaussian_elbo(x_hat, x, log_gamma, kl, backend=backend)
+                assert torch.equal(loss, expected)
+                (g,) = grad(factor * loss, log_gamma)
+                assert (g.shape, g.dtype) == (shape, dtype)
+                relative = {8: 1e-12, 4: 1e-6, 2: 2.0**-8}[dtype.itemsize]
+                assert g.item() == pytest.approx(factor * exact, rel=relative)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kl_dtype", DTYPES)
+def test_kl_of_any_type(backend: str, dtype: torch.dtype, kl_dtype: torch.dtype) -> None:
+    x_hat, x, log_gamma, kl = make(dtype)
+    kl = kl.detach().to(kl_dtype).requires_grad_()
+    loss, nll, _ = gaussian_elbo(x_hat, x, log_gamma, kl, backend=backend)
+    # beta kl is worth as many digits as kl has.
+    relative = torch.finfo(kl_dtype).eps + (1e-13 if dtype == torch.float64 else 1e-6)
+    assert loss.item() == pytest.approx((nll.double() + kl.double()).mean().item(), rel=relative)
+    (g,) = grad(loss, kl)
+    assert g.dtype == kl_dtype
+    tolerance = max(torch.finfo(t).eps for t in (kl_dtype, loss.dtype))
+    torch.testing.assert_close(g.double(), torch.full((5,), 0.2, dtype=torch.float64), rtol=tolerance, atol=0)
+
+
+def test_the_loss_is_of_the_same_type_on_every_backend(cpu: str) -> None:
+    for dtype in DTYPES:
+        x_hat, x, log_gamma, kl = make(dtype)
+        for kl_dtype in DTYPES:
+            found, expected = (
+                gaussian_elbo(x_hat, x, log_gamma, kl.to(kl_dtype), backend=name)[0].dtype
+                for name in (cpu, "reference")
+            )
+            assert found == expected, (dtype, kl_dtype)
+
+
+def test_autocast_changes_nothing(backend: str) -> None:
+    for dtype in DTYPES:
+        arguments = make(dtype)
+
+        def run(arguments: list[Tensor] = arguments) -> list[Tensor]:
+            outputs = gaussian_elbo(*arguments, beta=0.5, backend=backend)
+            return [*outputs, *grad(outputs[0], arguments)]
+
+        outside = run()
+        with torch.autocast("cpu", torch.bfloat16):
+            inside = run()
+        for a, b in zip(inside, outside, strict=True):
+            assert a.dtype == b.dtype
+            assert torch.equal(a, b)
+
+
+def test_a_whole_vae_under_autocast(backend: str) -> None:
+    # Layers in bfloat16 around ops that accumulate in float32: what the layers do not round stays exact.
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(64, 10, generator=generator)
+    encoder = (torch.randn(8, 10, generator=generator) / 3).requires_grad_()
+    decoder = (torch.randn(10, 4, generator=generator) / 2).requires_grad_()
+    log_gamma = torch.tensor(-0.5, requires_grad=True)
+
+    def loss(x: Tensor, encoder: Tensor, decoder: Tensor, log_gamma: Tensor) -> tuple[Tensor, Tensor]:
+        z, kl = mc.rsample_kl(*(x @ encoder.T).chunk(2, dim=1), seed=3, backend=backend)
+        return gaussian_elbo(z @ decoder.T, x, log_gamma, kl, backend=backend)[0], z
+
+    with torch.autocast("cpu", torch.bfloat16):
+        found, z = loss(x, encoder, decoder, log_gamma)
+    assert z.dtype == torch.bfloat16
+    assert found.dtype == torch.float32
+    exact, _ = loss(x, encoder, decoder, log_gamma)
+    # bfloat16 rounds by 2^-9 in each of the three places; nothing here makes that grow.
+    assert found.item() == pytest.approx(exact.item(), rel=2.0**-7)
+    parameters = (encoder, decoder, log_gamma)
+    for a, b in zip(grad(found, parameters), grad(exact, parameters), strict=True):
+        assert (a - b).norm() <= 2.0**-5 * b.norm()
+
+
+def test_memory_for_gradients_is_taken_only_where_they_are_wanted(compiled: ModuleType) -> None:
+    x_hat, x, log_gamma, kl = make(torch.float32, 30, 20)
+
+    def used(*arguments: Tensor) -> int:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            kept = gaussian_elbo(*arguments, backend="cpu")
+        kernels = [event for event in profile.events() if event.name.startswith("manifold_core::")]
+        assert [kernel.cpu_children for kernel in kernels] == [[]]  # no operator, such as a copy, within the kernel
+        del kept
+        return kernels[0].self_cpu_memory_usage
+
+    numbers = 2 * 30 * 4 + 3 * 4  # nll and squared error; loss and the gradients of log_gamma and kl
+    assert used(x_hat, x, log_gamma, kl) == numbers + x_hat.nbytes
+    assert used(x_hat.T.contiguous().T, x, log_gamma, kl) == numbers + x_hat.nbytes
+    assert used(x_hat.detach(), x, log_gamma, kl) == numbers
+    with torch.no_grad():
+        assert used(x_hat, x, log_gamma, kl) == numbers
+
+
+X = torch.zeros(2, 3)
+KL = torch.zeros(2)
+
+
+@pytest.mark.parametrize("backend_name", ["auto", "reference"])
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            (X, X, 0.0, torch.zeros(3)),
+            ValueError,
+            "kl must have shape (2,), one number a sample, on cpu, got (3,) on cpu",
+        ),
+        (
+            (X, X, 0.0, torch.zeros(())),
+            ValueError,
+            "kl must have shape (2,), one number a sample, on cpu, got () on cpu",
+        ),
+        (
+            (X, X, 0.0, torch.zeros(2, 4)),
+            ValueError,
+            "kl must have shape (2,), one number a sample, on cpu, got (2, 4)",
+        ),
+        (
+            (X, X, 0.0, KL.to("meta")),
+            ValueError,
+            "kl must have shape (2,), one number a sample, on cpu, got (2,) on meta",
+        ),
+        ((X, X, 0.0, KL.long()), TypeError, "kl must be of a floating-point dtype, got torch.int64"),
+        ((X, X, 0.0, 1.0), TypeError, "kl must be a tensor, got float"),
+        ((X, torch.zeros(2, 4), 0.0, KL), ValueError, "x_hat and x must have the same shape, got (2, 3) and (2, 4)"),
+        ((X, X.to("meta"), 0.0, KL), ValueError, "x_hat and x must be on the same device, got cpu and meta"),
+        ((X.long(), X, 0.0, KL), TypeError, "x_hat must be of a floating-point dtype, got torch.int64"),
+        ((X, X.tolist(), 0.0, KL), TypeError, "x must be a tensor, got list"),
+        ((KL, KL, 0.0, KL), ValueError, "x_hat must have shape [B, ...] with a feature dimension, got (2,)"),
+        ((X, X, torch.zeros(2), KL), ValueError, "log_gamma must be one number, got shape (2,)"),
+        ((X, X, torch.tensor(1), KL), TypeError, "log_gamma must be of a floating-point dtype, got torch.int64"),
+        ((X, X, KL[0].to("meta"), KL), ValueError, "log_gamma must be on the device of x_hat, cpu, got meta"),
+    ],
+)
+def test_bad_arguments_are_refused(
+    backend_name: str, arguments: tuple[object, ...], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        gaussian_elbo(*arguments, backend=backend_name)  # type: ignore[arg-type]
