@@ -34,6 +34,8 @@ def plot_variances(
     path: Path, variance: list[float], threshold: float = THRESHOLD, manifold_dim: int | None = None
 ) -> Path:
     """Encoder variances in ascending order, on a log scale, with the threshold of activity."""
+    from matplotlib.ticker import MaxNLocator
+
     values = sorted(variance)
     count = sum(v < threshold for v in values)
     figure = _figure(6.4, 3.4)
@@ -41,7 +43,7 @@ def plot_variances(
     axes.bar(range(1, len(values) + 1), values, color=[ACTIVE if v < threshold else INACTIVE for v in values])
     axes.axhline(threshold, color=ACCENT, linewidth=1.2, linestyle="--", label=f"threshold {threshold:g}")
     axes.set_yscale("log")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("latent dimension, sorted")
     axes.set_ylabel("mean encoder variance σ²")
     truth = "" if manifold_dim is None else f", true dimension {manifold_dim}"
@@ -52,6 +54,8 @@ def plot_variances(
 
 def plot_curves(path: Path, history: History) -> Path:
     """−ELBO, γ and the number of active dimensions of the mini-batches over the steps."""
+    from matplotlib.ticker import MaxNLocator
+
     figure = _figure(6.4, 6.0)
     top, middle, bottom = figure.subplots(3, 1, sharex=True)
     top.plot(history.step, history.neg_elbo, color=ACTIVE, linewidth=1.0)
@@ -62,7 +66,7 @@ def plot_curves(path: Path, history: History) -> Path:
     bottom.step(history.step, history.active_dimensions, where="post", color=ACTIVE, linewidth=1.0)
     bottom.set_ylabel("active dimensions")
     bottom.set_ylim(bottom=0)
-    bottom.yaxis.get_major_locator().set_params(integer=True)
+    bottom.yaxis.set_major_locator(MaxNLocator(integer=True))
     bottom.set_xlabel("step")
     figure.suptitle("training")
     return _save(figure, path)
