@@ -8,7 +8,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch import Tensor
 
-# The same examples on every run: a failure in CI is one that a developer can repeat. No deadline: nothing here is timed.
+# The same examples on every run: a failure in CI is one that a developer can repeat. No deadline: nothing is timed.
 # The fixtures of the tests hold no state that an example could change.
 settings.register_profile(
     "repeatable",

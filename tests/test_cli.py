@@ -499,16 +499,22 @@ class TestTrain:
 
     def test_the_table_holds_the_numbers(self, earlier: Path) -> None:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
-        head, _, first, second = cli.table([metrics, metrics | {"manifold_dim": 6}]).splitlines()
-        measured = metrics["train"]
+        head, _, first, second = cli.table([metrics, metrics | {"manifold_dim": 6}]).splitlines()[:4]
         assert len(head) == len(first) == len(second)
-        assert head.split() == ["data", "r", "active", "of", "-ELBO", "recon", "KL", "gamma", "held-out", "-ELBO"]
-        name, true, active, of, *numbers = first.split()
-        assert (name, true, active, of) == ("good", "?", str(metrics["active_dimensions"]), "3")
-        wanted = [measured[name] for name in ("neg_elbo", "recon", "kl", "gamma")]
-        wanted.append(metrics["validation"]["neg_elbo"])
-        assert [float(number) for number in numbers] == pytest.approx(wanted, rel=5e-3, abs=1e-3)
+        columns = ["data", "r", "active", "of", "gap", "-ELBO", "recon", "KL", "gamma", "held-out"]
+        assert head.replace("held-out -ELBO", "held-out").split() == columns
+        shown = dict(zip(columns, first.split(), strict=True))
+        measured = metrics["train"]
+        assert (shown["data"], shown["r"], shown["of"]) == ("good", "?", "3")
+        assert shown["active"] == str(metrics["active_dimensions"])
+        wanted = {"-ELBO": "neg_elbo", "recon": "recon", "KL": "kl", "gamma": "gamma"}
+        for column, name in wanted.items():
+            assert float(shown[column]) == pytest.approx(measured[name], rel=5e-3, abs=1e-3)
+        assert float(shown["held-out"]) == pytest.approx(metrics["validation"]["neg_elbo"], rel=5e-3)
         assert second.split()[1] == "6"
+        for gap, printed in ((None, "-"), (123.4, "123")):
+            line = cli.table([metrics | {"train": measured | {"gap": gap}}]).splitlines()[2]
+            assert dict(zip(columns, line.split(), strict=True))["gap"] == printed
 
 
 class TestInfo:

@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from manifold_core.kernels.gaussian_nll import reference
 from torch import Tensor
 from torch.autograd import grad, gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import manifold_core as mc
-from manifold_core.kernels.gaussian_nll import reference
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 VIEWS = ("dense", "first head", "second head", "transposed", "steps", "offset")

@@ -26,7 +26,7 @@ KNOWN_ANSWERS = [
     ),
 ]
 
-# seed, row, column, word, and the noise by mpmath. These never change: a seed that is in someone's paper keeps its meaning.
+# seed, row, column, word, and the noise by mpmath. These never change: the seed in someone's paper keeps its meaning.
 KNOWN_NOISE = [
     (0, 0, 0, 0x6627E8D5, 0.9911376799303858),
     (0, 0, 1, 0xE169C58D, -0.924662587665535),
@@ -39,8 +39,8 @@ KNOWN_NOISE = [
     (20260101, 123456789, 6, 0xB8E01C6D, 0.010078596956974337),
 ]
 
-# row, column, word: where seed 1 has the words at which a radius is largest, smallest or computed in another way, and at
-# which an angle is as close to a multiple of pi/4 as it gets, from either side. From a search through 2**33 rows.
+# row, column, word: where seed 1 has the words at which a radius is largest, smallest or computed in another way, and
+# at which an angle is as close to a multiple of pi/4 as it gets, from either side. From a search through 2**33 rows.
 EXTREME_WORDS = [
     (1584056743, 2, 0x00000000),
     (8284874539, 0, 0x00000000),

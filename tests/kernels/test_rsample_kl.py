@@ -8,13 +8,13 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from manifold_core.kernels.random import standard_normal
+from manifold_core.kernels.rsample_kl import reference
 from torch import Tensor
 from torch.autograd import grad, gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import manifold_core as mc
-from manifold_core.kernels.random import standard_normal
-from manifold_core.kernels.rsample_kl import reference
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 VIEWS = ("dense", "first head", "second head", "transposed", "steps", "offset")
@@ -288,12 +288,13 @@ def test_gradient_of_one_argument_alone(backend: str) -> None:
         z, kl = mc.rsample_kl(mu, log_var, seed=8, backend=backend)
         return z.square().sum() + kl.sum()
 
-    both = grad(loss(m := mu.clone().requires_grad_(), l := log_var.clone().requires_grad_()), (m, l))
-    assert torch.equal(grad(loss(m := mu.clone().requires_grad_(), log_var), m)[0], both[0])
-    assert torch.equal(grad(loss(mu, l := log_var.clone().requires_grad_()), l)[0], both[1])
+    mu_with, log_var_with = mu.clone().requires_grad_(), log_var.clone().requires_grad_()
+    both = grad(loss(mu_with, log_var_with), (mu_with, log_var_with))
+    assert torch.equal(grad(loss(mu_with, log_var), mu_with)[0], both[0])
+    assert torch.equal(grad(loss(mu, log_var_with), log_var_with)[0], both[1])
     assert not loss(mu, log_var).requires_grad
     with torch.no_grad():
-        assert not loss(m, l).requires_grad
+        assert not loss(mu_with, log_var_with).requires_grad
 
 
 def test_gradients_reach_a_layer_with_two_heads(backend: str) -> None:
