@@ -1,0 +1,174 @@
+import importlib
+import importlib.util
+import re
+import warnings
+from types import ModuleType
+
+import pytest
+import torch
+from manifold_core.kernels import Choice, explain, extension, gaussian_elbo
+from manifold_core.kernels.dispatch import BACKENDS, choose
+from torch import Tensor
+
+import manifold_core as mc
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+NO_MODULE = "the compiled module is not built; install a C++17 compiler"
+
+
+@pytest.fixture
+def without_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the compiled module had never been built."""
+    monkeypatch.setattr("manifold_core.kernels.extension.compiled", None)
+    monkeypatch.setattr("manifold_core.kernels.extension.missing_because", NO_MODULE)
+
+
+def call_every_op(mu: Tensor, backend: str) -> list[Tensor]:
+    z, kl = mc.rsample_kl(mu, mu, seed=1, backend=backend)
+    return [z, kl, mc.gaussian_nll(z, mu, 0.0, backend=backend), *gaussian_elbo(z, mu, 0.0, kl, backend=backend)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_auto_takes_the_compiled_kernels(compiled: object, dtype: torch.dtype) -> None:
+    x = torch.zeros(2, 3, dtype=dtype)
+    choice = explain(x, x)
+    assert choice == Choice("cpu", "compiled kernels for CPU tensors")
+    assert choose("auto", x, x) == "cpu"
+    assert explain(x, x.double()).backend == "cpu"
+    assert explain(x, backend="cpu") == Choice("cpu", "asked for by name")
+    assert "manifold_core" in str(torch.ops.manifold_core.rsample_kl)  # registered
+
+
+@pytest.mark.parametrize(
+    ("tensor", "reason"),
+    [
+        (torch.zeros(2, 3, device="meta"), "a tensor is on meta, not on the CPU"),
+        (torch.zeros(2, 3).to(torch.float8_e4m3fn), "no kernel for torch.float8_e4m3fn"),
+    ],
+)
+def test_auto_falls_back_for_a_reason_that_can_be_read(compiled: object, tensor: Tensor, reason: str) -> None:
+    for tensors in ((tensor,), (tensor, torch.zeros(2, 3)), (torch.zeros(2, 3), tensor)):
+        assert explain(*tensors) == Choice("reference", reason)
+        assert choose("auto", *tensors) == "reference"
+        with pytest.raises(RuntimeError, match=re.escape(f"backend 'cpu' cannot serve this call: {reason}")):
+            explain(*tensors, backend="cpu")
+        with pytest.raises(RuntimeError, match=re.escape(reason)):
+            choose("cpu", *tensors)
+
+
+def test_auto_falls_back_where_nothing_is_compiled(without_module: None) -> None:
+    x = torch.zeros(2, 3)
+    assert explain(x) == Choice("reference", NO_MODULE)
+    assert choose("auto", x) == "reference"
+    for a, b in zip(call_every_op(x, "auto"), call_every_op(x, "reference"), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_named_backend_that_cannot_serve_raises(without_module: None) -> None:
+    x = torch.zeros(2, 3)
+    message = re.escape(f"backend 'cpu' cannot serve this call: {NO_MODULE}")
+    with pytest.raises(RuntimeError, match=message):
+        explain(x, backend="cpu")
+    with pytest.raises(RuntimeError, match=message):
+        mc.rsample_kl(x, x, seed=1, backend="cpu")
+    with pytest.raises(RuntimeError, match=message):
+        mc.gaussian_nll(x, x, 0.0, backend="cpu")
+    with pytest.raises(RuntimeError, match=message):
+        gaussian_elbo(x, x, 0.0, x[:, 0], backend="cpu")
+
+
+def test_kl_alone_can_send_a_call_to_the_reference(compiled: object) -> None:
+    x, kl = torch.zeros(2, 3), torch.zeros(2).to(torch.float8_e4m3fn)
+    with pytest.raises(RuntimeError, match=r"backend 'cpu' cannot serve this call: no kernel for torch\.float8_e4m3fn"):
+        gaussian_elbo(x, x, 0.0, kl, backend="cpu")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_reference_can_always_be_had(dtype: torch.dtype) -> None:
+    for device in ("cpu", "meta"):
+        x = torch.zeros(2, 3, dtype=dtype, device=device)
+        assert explain(x, backend="reference") == Choice("reference", "asked for by name")
+        assert choose("reference", x) == "reference"
+    wide = torch.promote_types(dtype, torch.float32)
+    for name in ("auto", "reference"):
+        found = call_every_op(x, name)
+        assert [(t.shape, t.dtype, t.device.type) for t in found] == [
+            ((2, 3), dtype, "meta"),
+            ((2,), wide, "meta"),
+            ((2,), wide, "meta"),
+            ((), wide, "meta"),
+            ((2,), wide, "meta"),
+            ((2,), wide, "meta"),
+        ]
+
+
+def test_a_name_decides_who_works(compiled: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("this backend was not asked for")
+
+    x = torch.zeros(2, 3)
+    with monkeypatch.context() as patch:
+        for op in ("rsample_kl", "gaussian_nll", "gaussian_elbo"):
+            patch.setattr(importlib.import_module(f"manifold_core.kernels.{op}.reference"), op, refuse)
+        for name in ("cpu", "auto"):
+            call_every_op(x, name)
+        with pytest.raises(AssertionError, match="not asked for"):
+            call_every_op(x, "reference")
+    with monkeypatch.context() as patch:
+        for op in ("rsample_kl", "gaussian_nll", "gaussian_elbo"):
+            patch.setattr(importlib.import_module(f"manifold_core.kernels.{op}.op"), "_compiled", refuse)
+        call_every_op(x, "reference")
+        with pytest.raises(AssertionError, match="not asked for"):
+            call_every_op(x, "auto")
+
+
+@pytest.mark.parametrize("name", ["gpu", "CPU", "", "triton "])
+def test_an_unknown_name_is_refused(name: str) -> None:
+    x = torch.zeros(2, 3)
+    message = re.escape(f"backend must be one of {('auto', *BACKENDS)}, got {name!r}")
+    for call in (
+        lambda: explain(x, backend=name),
+        lambda: choose(name, x),
+        lambda: mc.rsample_kl(x, x, seed=1, backend=name),
+        lambda: mc.gaussian_nll(x, x, 0.0, backend=name),
+        lambda: gaussian_elbo(x, x, 0.0, x[:, 0], backend=name),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_a_choice_cannot_be_changed() -> None:
+    choice = explain(torch.zeros(1), backend="reference")
+    with pytest.raises(AttributeError):
+        choice.backend = "cpu"  # type: ignore[misc]
+
+
+def load_extension_again(monkeypatch: pytest.MonkeyPatch, error: ImportError) -> ModuleType:
+    """kernels/extension.py, as it comes out where importing the compiled module ends in this error."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    spec = importlib.util.spec_from_file_location(extension.__name__, extension.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib, "import_module", fail)
+        spec.loader.exec_module(module)
+    return module
+
+
+def test_a_module_that_was_not_built_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        module = load_extension_again(monkeypatch, ModuleNotFoundError("No module named 'manifold_core._C'"))
+    assert module.compiled is None
+    assert "not built; install a C++17 compiler" in module.missing_because
+
+
+def test_a_module_that_does_not_load_is_worth_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.warns(RuntimeWarning, match=r"does not load: undefined symbol: f; .* works on its reference backend"):
+        module = load_extension_again(monkeypatch, ImportError("undefined symbol: f"))
+    assert module.compiled is None
+    assert module.missing_because == "the compiled module does not load: undefined symbol: f"
