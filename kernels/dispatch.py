@@ -10,7 +10,7 @@ from . import extension
 __all__ = ["BACKENDS", "Choice", "choose", "explain"]
 
 BACKENDS = ("reference", "cpu")
-CPU_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+CPU_DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ def _cpu_cannot(tensors: tuple[Tensor, ...]) -> str:
     if extension.compiled is None:
         return extension.missing_because
     for tensor in tensors:
-        if tensor.device.type != "cpu":
+        if not tensor.is_cpu:
             return f"a tensor is on {tensor.device}, not on the CPU"
         if tensor.dtype not in CPU_DTYPES:
             return f"no kernel for {tensor.dtype}"

@@ -100,9 +100,8 @@ def gaussian_elbo(
         )
     if choose(backend, x_hat, x, kl) != "cpu":
         return reference.gaussian_elbo(x_hat, x, log_gamma, kl, beta)
-    dtype = accumulation_dtype(x_hat, x)
-    if kl.dtype != dtype:
-        kl = kl.to(dtype)
+    if not kl.dtype == x_hat.dtype == x.dtype:
+        kl = kl.to(accumulation_dtype(x_hat, x))
     with_gradients = torch.is_grad_enabled() and x_hat.requires_grad and x_hat.dtype in EARLY_GRADIENT_DTYPES
     loss, nll, squared_error = _compiled(x_hat, x, log_gamma, kl, beta, with_gradients)
     return loss, nll, squared_error
