@@ -553,16 +553,16 @@ class TestResumption:
         kind: str,
     ) -> None:
         """In the middle of a step, of a save, of the evaluation: at whatever call of a Python function the n-th is."""
-        monkeypatch.setattr("manifold_core.run.train", partial(train, checkpoint_seconds=0.0))
         config = configuration(data, kind)
+        whole = Calls()
+        assert not whole.stop(monkeypatch, config, tmp_path / "whole")
         chance = random.Random(kind)
         stops = 0
-        while stops < 200:
-            if not stopped_at_call(chance.randrange(1, 40_000), lambda: run(config, tmp_path, progress=False)):
-                break
+        while Calls(chance.randrange(1, whole.seen // 4)).stop(monkeypatch, config, tmp_path / "run"):
             stops += 1
-        assert 5 < stops < 200
-        assert_same_run(tmp_path, finished[kind])
+            assert stops < 200
+        assert stops > 4
+        assert_same_run(tmp_path / "run", finished[kind])
 
     @pytest.mark.parametrize("place", ["evaluate", "_draw", "write_json", "checkpoint.save_tensors"])
     def test_a_stop_after_the_training(
@@ -609,6 +609,29 @@ class TestResumption:
         train(model, x.float(), replace(TRAINING, steps=12), folder=tmp_path, checkpoint_seconds=5.0, progress=False)
         assert saved == [5, 10, 12]
 
+    def test_the_time_taken_is_that_of_all_parts(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        x = standardised(data / "vectors.npy", 0)[0].float()
+        config = replace(TRAINING, steps=12)
+
+        def stop(*content: Any) -> None:
+            save(*content)
+            raise Stopped
+
+        save = checkpoint.save
+        for part in (1, 2):
+            seconds = iter(range(100 * part, 10**6))  # a clock that is read once a step, and runs on between the parts
+            with monkeypatch.context() as patch:
+                patch.setattr("manifold_core.training.time", FakeTime(lambda clock=seconds: float(next(clock))))
+                if part == 1:
+                    patch.setattr(checkpoint, "save", stop)
+                    with pytest.raises(Stopped):
+                        train(mc.VAE.mlp(6, 2), x, config, folder=tmp_path, checkpoint_seconds=5.0, progress=False)
+                else:
+                    history = train(mc.VAE.mlp(6, 2), x, config, folder=tmp_path, progress=False)
+        assert history.seconds == 12.0
+
     def test_nothing_is_saved_without_a_folder(
         self, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
@@ -623,28 +646,37 @@ class FakeTime:
         self.monotonic = monotonic
 
 
-def stopped_at_call(n: int, function: Callable[[], object]) -> bool:
-    """Whether ``function`` was stopped, at its n-th call of a Python function, and did not end before.
+class Calls:
+    """Counts the calls of Python functions from the beginning of the training on, and stops the run at the n-th.
 
     Not in destructors: there Python takes an exception for no more than a warning.
     """
-    calls = 0
 
-    def profile(frame: FrameType, event: str, _: Any) -> None:
-        nonlocal calls
-        calls += event == "call"
-        if event == "call" and calls >= n and frame.f_code.co_name != "__del__":
+    def __init__(self, n: float = math.inf) -> None:
+        self.n = n
+        self.seen = 0
+
+    def stop(self, monkeypatch: pytest.MonkeyPatch, config: RunConfig, folder: Path) -> bool:
+        """Whether the run was stopped, and did not end before."""
+        with monkeypatch.context() as patch:
+            patch.setattr("manifold_core.run.train", self.train)
+            try:
+                run(config, folder, progress=False)
+            except Stopped:
+                return True
+            finally:
+                sys.setprofile(None)
+        return False
+
+    def train(self, *arguments: Any, **more: Any) -> Any:
+        sys.setprofile(self.count)
+        return train(*arguments, **more, checkpoint_seconds=0.0)
+
+    def count(self, frame: FrameType, event: str, _: Any) -> None:
+        self.seen += event == "call"
+        if event == "call" and self.seen >= self.n and frame.f_code.co_name != "__del__":
             sys.setprofile(None)
             raise Stopped
-
-    sys.setprofile(profile)
-    try:
-        function()
-    except Stopped:
-        return True
-    finally:
-        sys.setprofile(None)
-    return False
 
 
 class Encoder(nn.Module):
@@ -867,15 +899,26 @@ class TestGlobalState:
         for name, tensor in results[0][1].state_dict().items():
             assert torch.equal(tensor, results[1][1].state_dict()[name]), name
 
-    def test_the_seed_plays_a_part_in_weights_noise_and_order(self, data: Path) -> None:
+    def test_the_seed_plays_a_part_in_weights_noise_and_order(
+        self, data: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         first, second = (build_model(VECTORS, (6,), seed) for seed in (0, 1))
         assert not torch.equal(first.state_dict()["encoder.layers.0.weight"], second.encoder.layers[0].weight)
         x = standardised(data / "vectors.npy", 0)[0].float()
-        histories = []
+        batches, noises = [], []
+        forward = mc.VAE.forward
+
+        def watched(self: mc.VAE, batch: Tensor, **more: Any) -> Any:
+            batches.append(batch.flatten().tolist())
+            terms = forward(self, batch, **more)
+            noises.append(((terms.z - terms.mu) / (terms.log_var / 2).exp()).flatten().tolist())
+            return terms
+
+        monkeypatch.setattr(mc.VAE, "forward", watched)
         for seed in (0, 1):
-            model = build_model(VECTORS, (6,), seed=0)
-            histories.append(train(model, x, replace(TRAINING, seed=seed, steps=3), progress=False).neg_elbo)
-        assert histories[0][0] != histories[1][0]
+            train(build_model(VECTORS, (6,)), x, replace(TRAINING, seed=seed, steps=3), progress=False)
+        for seen in (batches, noises):
+            assert len({str(content) for content in seen}) == 6  # three steps of two runs
 
 
 @pytest.fixture
