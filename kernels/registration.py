@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from .extension import compiled
 
@@ -47,11 +46,13 @@ def differentiable(
         setup_context(ctx, inputs, output)
         return output[:results]
 
-    guarded = once_differentiable(backward)
-
     def backward_once(ctx: Any, *gradients: Any) -> Any:
-        # Only under create_graph=True can anyone ask for a second derivative, which the guard then refuses.
-        return guarded(ctx, *gradients) if torch.is_grad_enabled() else backward(ctx, *gradients)
+        if not torch.is_grad_enabled():
+            return backward(ctx, *gradients)
+        # create_graph=True: somebody may ask for a second derivative.
+        with torch.no_grad():
+            found = backward(ctx, *gradients)
+        return tuple(None if g is None else _DifferentiableOnce.apply(g.detach().requires_grad_()) for g in found)
 
     members = {"forward": staticmethod(forward), "backward": staticmethod(backward_once)}
     function = type(f"{name}_eager", (torch.autograd.Function,), members)
@@ -68,6 +69,22 @@ def differentiable(
 
 
 PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+class _DifferentiableOnce(torch.autograd.Function):
+    """A gradient that refuses to be differentiated. torch's once_differentiable lets it pass, without its share, when
+    the incoming gradient needs none, as that of a loss does: a penalty on the gradient would do nothing, silently."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *_: torch.Tensor) -> Any:
+        raise RuntimeError(
+            "manifold_core: a compiled op is differentiable once, but a second derivative was asked for; "
+            "backend='reference' has it"
+        )
 
 
 def _no_operator(*_: Any) -> Any:

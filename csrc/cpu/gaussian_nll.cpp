@@ -98,7 +98,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_elbo(const T
   MC_RUN(gaussian_nll, args, arithmetic, rows);
   const double loss = sum_over_rows(nll, kl, [&](double n, double k) { return n + beta * k; }) / rows;
   const double grad_log_gamma =
-      sum_over_rows(squared_error, squared_error, [&](double s, double) { return 0.5 * (cols - s * inv_gamma); }) / rows;
+      sum_over_rows(squared_error, squared_error, [&](double s, double) { return 0.5 * (cols - s * inv_gamma) / rows; });
   return {scalar_tensor(arithmetic, loss),
           nll,
           squared_error,

@@ -27,33 +27,34 @@ def _fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x_hat, x, log_gamma, _, _, ctx.with_gradients = inputs
-    _, _, squared_error, *gradients = output
-    ctx.save_for_backward(x_hat, x, log_gamma, squared_error, *gradients)
-    ctx.mark_non_differentiable(*gradients)
+    x_hat, x, log_gamma, _, ctx.beta, with_gradients = inputs
+    _, _, squared_error, *early = output
+    ctx.save_for_backward(x_hat, x, log_gamma, squared_error)
+    # Not saved with the rest: it is handed to the caller, who may write to it, and made anew for a second pass.
+    ctx.early = early if with_gradients else None
+    ctx.mark_non_differentiable(*early)
     ctx.set_materialize_grads(False)
 
 
 def _backward(
     ctx: Any, grad_loss: Tensor | None, grad_nll: Tensor | None, grad_squared_error: Tensor | None, *_: None
 ) -> tuple[Tensor | None, ...]:
-    x_hat, x, log_gamma, squared_error, grad_x_hat, grad_log_gamma, grad_kl = ctx.saved_tensors
+    x_hat, x, log_gamma, squared_error = ctx.saved_tensors
     rows = squared_error.shape[0]
-    only_loss = grad_nll is None and grad_squared_error is None
-    if grad_loss is None:
-        if only_loss:
-            return (None,) * 6
-        grad_kl = None
-    else:
+    early, ctx.early = ctx.early, None
+    if early is not None and grad_loss is not None and grad_nll is None and grad_squared_error is None:
         if not _is_one(grad_loss):
-            grad_kl = grad_kl * grad_loss
-            if only_loss and ctx.with_gradients:
-                grad_x_hat, grad_log_gamma = grad_x_hat * grad_loss, grad_log_gamma * grad_loss
+            early = [gradient * grad_loss for gradient in early]
+        grad_x_hat, grad_log_gamma, grad_kl = early
         grad_kl = grad_kl.expand(rows)
-    if not (only_loss and ctx.with_gradients):
+    else:
+        grad_kl = None
         if grad_loss is not None:
             mean = (grad_loss / max(rows, 1)).expand(rows)
+            grad_kl = mean * ctx.beta
             grad_nll = mean if grad_nll is None else grad_nll + mean
+        if grad_nll is None and grad_squared_error is None:
+            return (None,) * 6
         grad_x_hat, grad_log_gamma = torch.ops.manifold_core.gaussian_nll_backward.default(
             grad_nll, grad_squared_error, x_hat, x, log_gamma, squared_error
         )
@@ -100,8 +101,9 @@ def gaussian_elbo(
         )
     if choose(backend, x_hat, x, kl) != "cpu":
         return reference.gaussian_elbo(x_hat, x, log_gamma, kl, beta)
-    if not kl.dtype == x_hat.dtype == x.dtype:
-        kl = kl.to(accumulation_dtype(x_hat, x))
+    dtype = accumulation_dtype(x_hat, x)
+    if kl.dtype != dtype:
+        kl = kl.to(dtype)
     with_gradients = torch.is_grad_enabled() and x_hat.requires_grad and x_hat.dtype in EARLY_GRADIENT_DTYPES
     loss, nll, squared_error = _compiled(x_hat, x, log_gamma, kl, beta, with_gradients)
     return loss, nll, squared_error
