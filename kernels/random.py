@@ -26,7 +26,7 @@ def draw_seed(seed: int | Tensor | None, generator: torch.Generator | None, devi
         ValueError: both are given, or the seed is out of range or no single int64.
     """
     if seed is None:
-        return torch.empty((), dtype=torch.int64, device=device).random_(generator=generator)
+        return torch.randint(2**63 - 1, (), dtype=torch.int64, device=device, generator=generator)
     if generator is not None:
         raise ValueError("give either seed or generator, not both")
     if isinstance(seed, Tensor):
@@ -80,7 +80,8 @@ def standard_normal(seed: Tensor, rows: int, cols: int, first_row: int = 0) -> T
 
     Narrower types round these numbers: the noise of one seed is the same in every dtype.
     """
-    w0, w1 = noise_words(seed, rows, cols, first_row).reshape(rows, -1, 2).unbind(-1)
+    pairs = 2 * ((cols + 3) // 4)
+    w0, w1 = noise_words(seed, rows, cols, first_row).reshape(rows, pairs, 2).unbind(-1)
     radius = torch.sqrt(-2.0 * torch.log((w0.double() + 0.5) * 2.0**-32))
     # The quadrant comes off the integer, exactly: near its zeros a cosine keeps all digits.
     quadrant = ((w1 + 2**29) >> 30) & 3
@@ -92,4 +93,4 @@ def standard_normal(seed: Tensor, rows: int, cols: int, first_row: int = 0) -> T
     cosine = torch.where(((quadrant + 1) & 2).bool(), -cosine, cosine)
     sine = torch.where((quadrant & 2).bool(), -sine, sine)
     normal = torch.stack((radius * cosine, radius * sine), dim=-1)
-    return normal.reshape(rows, -1)[:, :cols]
+    return normal.reshape(rows, 2 * pairs)[:, :cols]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..checks import accumulation_dtype, check_floating
 from ..dispatch import choose
-from ..gaussian_nll.op import prepare
+from ..gaussian_nll.op import gradients, prepare
 from ..registration import differentiable
 from . import reference
 
@@ -47,6 +47,7 @@ def _backward(
             early = [gradient * grad_loss for gradient in early]
         grad_x_hat, grad_log_gamma, grad_kl = early
         grad_kl = grad_kl.expand(rows)
+        grad_x = -grad_x_hat if ctx.needs_input_grad[1] else None
     else:
         grad_kl = None
         if grad_loss is not None:
@@ -55,16 +56,15 @@ def _backward(
             grad_nll = mean if grad_nll is None else grad_nll + mean
         if grad_nll is None and grad_squared_error is None:
             return (None,) * 6
-        grad_x_hat, grad_log_gamma = torch.ops.manifold_core.gaussian_nll_backward.default(
-            grad_nll, grad_squared_error, x_hat, x, log_gamma, squared_error
+        grad_x_hat, grad_x, grad_log_gamma = gradients(
+            grad_nll, grad_squared_error, x_hat, x, log_gamma, squared_error, with_data=ctx.needs_input_grad[1]
         )
-    grad_x = -grad_x_hat.to(x.dtype) if ctx.needs_input_grad[1] else None
     return grad_x_hat, grad_x, grad_log_gamma, grad_kl, None, None
 
 
 def _is_one(gradient: Tensor) -> bool:
     """``loss.backward()`` begins with 1: nothing to multiply. On the CPU looking costs nothing, waits for nothing."""
-    return not torch.compiler.is_compiling() and gradient.device.type == "cpu" and gradient.item() == 1
+    return type(gradient) is Tensor and gradient.is_cpu and not torch.compiler.is_compiling() and gradient.item() == 1
 
 
 _compiled = differentiable("gaussian_elbo", _fake, _setup_context, _backward, results=3)
@@ -104,6 +104,7 @@ def gaussian_elbo(
     dtype = accumulation_dtype(x_hat, x)
     if kl.dtype != dtype:
         kl = kl.to(dtype)
-    with_gradients = torch.is_grad_enabled() and x_hat.requires_grad and x_hat.dtype in EARLY_GRADIENT_DTYPES
+    wanted = torch.is_grad_enabled() and x_hat.requires_grad and x_hat.dtype in EARLY_GRADIENT_DTYPES
+    with_gradients = wanted and (x.dtype == x_hat.dtype or not x.requires_grad)
     loss, nll, squared_error = _compiled(x_hat, x, log_gamma, kl, beta, with_gradients)
     return loss, nll, squared_error

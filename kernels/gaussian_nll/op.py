@@ -10,7 +10,7 @@ from ..dispatch import choose
 from ..registration import differentiable
 from . import reference
 
-__all__ = ["gaussian_nll", "prepare"]
+__all__ = ["gaussian_nll", "gradients", "prepare"]
 
 
 def _fake(x_hat: Tensor, x: Tensor, log_gamma: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,11 +39,27 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _backward(ctx: Any, grad_nll: Tensor | None, grad_squared_error: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad_nll is None and grad_squared_error is None:
         return None, None, None
-    grad_x_hat, grad_log_gamma = torch.ops.manifold_core.gaussian_nll_backward.default(
-        grad_nll, grad_squared_error, *ctx.saved_tensors
-    )
-    grad_x = -grad_x_hat.to(ctx.saved_tensors[1].dtype) if ctx.needs_input_grad[1] else None
-    return grad_x_hat, grad_x, grad_log_gamma
+    return gradients(grad_nll, grad_squared_error, *ctx.saved_tensors, with_data=ctx.needs_input_grad[1])
+
+
+def gradients(
+    grad_nll: Tensor | None,
+    grad_squared_error: Tensor | None,
+    x_hat: Tensor,
+    x: Tensor,
+    log_gamma: Tensor,
+    squared_error: Tensor,
+    with_data: bool,
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Of x_hat, of x where wanted, and of log_gamma."""
+    run = torch.ops.manifold_core.gaussian_nll_backward.default
+    incoming, rest = (grad_nll, grad_squared_error), (log_gamma, squared_error)
+    grad_x_hat, grad_log_gamma = run(*incoming, x_hat, x, *rest)
+    if not with_data:
+        return grad_x_hat, None, grad_log_gamma
+    if x.dtype == x_hat.dtype:
+        return grad_x_hat, -grad_x_hat, grad_log_gamma
+    return grad_x_hat, run(*incoming, x, x_hat, *rest)[0], grad_log_gamma  # not rounded by the type of x_hat
 
 
 _compiled = differentiable("gaussian_nll", _fake, _setup_context, _backward, _fake_backward)
@@ -65,7 +81,7 @@ def prepare(x_hat: Tensor, x: Tensor, log_gamma: Tensor | float) -> tuple[Tensor
     check_alike("x_hat", x_hat, "x", x)
     if x_hat.dim() < 2:
         raise ValueError(f"x_hat must have shape [B, ...] with a feature dimension, got {tuple(x_hat.shape)}")
-    if not isinstance(log_gamma, Tensor):
+    if isinstance(log_gamma, (int, float)):
         log_gamma = torch.full((), log_gamma, dtype=torch.float64, device=x_hat.device)
     else:
         check_floating("log_gamma", log_gamma)

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 from manifold_core.kernels import extension
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 INSTRUCTION_SETS = extension.compiled.supported_instruction_sets() if extension.compiled is not None else ["none"]
 NEEDS_COMPILED = pytest.mark.skipif(extension.compiled is None, reason=extension.missing_because or "compiled")
@@ -163,3 +165,45 @@ def assert_within() -> Callable[..., None]:
             )
 
     return check
+
+
+class Operators(TorchDispatchMode):
+    """Records what torch is asked to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def operators_around_the_kernel() -> Callable[[Callable[[], object]], list[str]]:
+    """The names of torch's own operators that a function calls. A copy of an argument would be one of them."""
+
+    def record(function: Callable[[], object]) -> list[str]:
+        with Operators() as seen:
+            function()
+        return [name for name in seen.names if not name.startswith("manifold_core")]
+
+    return record
+
+
+@pytest.fixture
+def memory_of_the_kernel() -> Callable[[Callable[[], object]], int]:
+    """The bytes of all that the one kernel which a function calls allocates, and a check that it calls no operator.
+
+    This sees into C++, where a copy could hide.
+    """
+
+    def measure(function: Callable[[], object]) -> int:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            results = function()
+        (kernel,) = (event for event in profile.events() if event.name.startswith("manifold_core::"))
+        assert kernel.cpu_children == []
+        del results  # not before the end: what is freed meanwhile is not counted
+        return kernel.self_cpu_memory_usage
+
+    return measure

@@ -140,7 +140,7 @@ def test_an_unknown_name_is_refused(name: str) -> None:
 def test_a_choice_cannot_be_changed() -> None:
     choice = explain(torch.zeros(1), backend="reference")
     with pytest.raises(AttributeError):
-        choice.backend = "cpu"  # type: ignore[misc]
+        choice.backend = "cpu"
 
 
 def load_extension_again(monkeypatch: pytest.MonkeyPatch, error: ImportError) -> ModuleType:

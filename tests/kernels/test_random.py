@@ -387,10 +387,10 @@ def test_noise_of_a_generator(backend: str) -> None:
 )
 def test_a_bad_seed_is_refused(seed: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        draw_seed(seed, None, CPU)  # type: ignore[arg-type]
+        draw_seed(seed, None, CPU)
     mu = torch.zeros(2, 3)
     with pytest.raises(ValueError, match=message):
-        mc.rsample_kl(mu, mu, seed=seed)  # type: ignore[arg-type]
+        mc.rsample_kl(mu, mu, seed=seed)
 
 
 def test_seed_and_generator_together_are_refused() -> None:
