@@ -1,14 +1,16 @@
 """Checkpoints: tensors in safetensors, everything else in JSON. Loading one cannot run code."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
+from torch import Tensor, contiguous_format
 
 from .errors import InputError
 from .files import write_atomically, write_json
@@ -16,6 +18,8 @@ from .files import write_atomically, write_json
 __all__ = ["Checkpoint", "load", "load_tensors", "remove", "save", "save_tensors"]
 
 INDEX = "checkpoint.json"
+# The second kind is what a run leaves that was killed while writing.
+OURS = re.compile(r"checkpoint-\d{9,}\.safetensors|\.checkpoint[-.].*\.tmp")
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,13 @@ class Checkpoint:
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """A safetensors file, whole or not at all."""
-    dense = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda to: save_file(dense, to))
+    # Copies: tensors that share memory, as tied weights do, are each written whole.
+    dense = {name: tensor.detach().cpu().clone(memory_format=contiguous_format) for name, tensor in tensors.items()}
+    write_atomically(path, lambda to: _write_bytes(to, serialize(dense)))
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -40,9 +49,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[
     name = f"checkpoint-{step:09d}.safetensors"
     save_tensors(folder / name, tensors)
     write_json(folder / INDEX, {"tensors": name, "state": dict(state)})
-    for old in folder.glob("checkpoint-*.safetensors"):
-        if old.name != name:
-            old.unlink()
+    _clear(folder, but=name)
 
 
 def load(folder: Path) -> Checkpoint | None:
@@ -79,5 +86,10 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 def remove(folder: Path) -> None:
     """Delete the checkpoint: the index first, so that none is ever left half."""
     (folder / INDEX).unlink(missing_ok=True)
-    for tensors in folder.glob("checkpoint-*.safetensors"):
-        tensors.unlink()
+    _clear(folder)
+
+
+def _clear(folder: Path, but: str = "") -> None:
+    for path in folder.iterdir():
+        if OURS.fullmatch(path.name) and path.name != but:
+            path.unlink()

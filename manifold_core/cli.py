@@ -127,10 +127,13 @@ def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
+        usable = torch.device(name).type in ("cpu", "cuda")
+        torch.empty(0, device=name if usable else "cpu")
+        reason = "" if usable else "another kind of device"
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"device must be 'auto' or a device of this machine, got {name!r}: {reason}") from error
+    if reason:
+        raise InputError(f"device must be 'auto', 'cpu' or a CUDA device of this machine, got {name!r}: {reason}")
     return name
 
 

@@ -74,24 +74,27 @@ def plot_curves(path: Path, history: History) -> Path:
 
 @torch.no_grad()
 def plot_images(path: Path, model: VAE, x: Tensor, columns: int = 10) -> Path:
-    """Two rows each of originals, reconstructions and samples of the prior; images ``[N, C, H, W]`` in [0, 1]."""
+    """Two rows each of originals, reconstructions and samples of the prior; images ``[N, C, H, W]``, shown in the
+    range of the originals, at least [0, 1]."""
     originals = x[: 2 * columns]
     generator = torch.Generator(x.device).manual_seed(0)
-    rows = torch.cat([originals, model.reconstruct(originals), model.sample(2 * columns, generator)]).clamp(0, 1).cpu()
-    channels, height, width = rows.shape[1:]
+    parts = [originals, model.reconstruct(originals), model.sample(2 * columns, generator)]
+    low, high = originals.min().clamp_max(0), originals.max().clamp_min(1)
+    channels, height, width = x.shape[1:]
     gap = 2
     sheet = torch.ones(channels, 6 * (height + gap) + 2 * 3 * gap, columns * (width + gap) - gap)
-    for index, image in enumerate(rows):
-        row, column = divmod(index, columns)
-        top = row * (height + gap) + row // 2 * 3 * gap
-        left = column * (width + gap)
-        sheet[:, top : top + height, left : left + width] = image
+    for part, images in enumerate(parts):
+        for index, image in enumerate(((images - low) / (high - low)).clamp(0, 1).cpu()):
+            row, column = divmod(index, columns)
+            top = (2 * part + row) * (height + gap) + part * 3 * gap
+            left = column * (width + gap)
+            sheet[:, top : top + height, left : left + width] = image
     figure = _figure(6.4, 6.4 * sheet.shape[1] / sheet.shape[2] + 0.4)
     axes = figure.add_subplot()
-    if channels == 1:
-        axes.imshow(sheet[0].numpy(), cmap="gray", vmin=0, vmax=1)
+    if channels == 3:
+        axes.imshow(sheet.permute(1, 2, 0).numpy())
     else:
-        axes.imshow(sheet[:3].permute(1, 2, 0).numpy())
+        axes.imshow(sheet.mean(dim=0).numpy(), cmap="gray", vmin=0, vmax=1)
     pair = 2 * (height + gap) + 3 * gap
     axes.set_yticks([height + i * pair for i in range(3)], ["originals", "reconstructions", "samples"])
     axes.set_xticks([])

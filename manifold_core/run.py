@@ -74,8 +74,8 @@ class RunConfig:
 
 
 def load_data(config: RunConfig) -> Dataset:
-    """The data of a run. Users' files are centred and divided by one number, the standard deviation of all entries: γ
-    is one number for all features, and the dimension of a manifold does not change with its scale.
+    """The data of a run. Users' files are centred, vectors feature by feature, images by one number, and divided by one
+    number, the standard deviation: γ is one number for all features, and a manifold keeps its dimension.
 
     Raises:
         InputError: as the loaders do.
@@ -90,8 +90,10 @@ def load_data(config: RunConfig) -> Dataset:
             f"got {config.data!r}"
         )
     data = load_file(config.data, seed=config.training.seed)
-    mean = data.train.mean(dim=0, dtype=torch.float64)
+    mean = data.train.double().mean(dim=0) if data.train.dim() == 2 else data.train.double().mean()
     scale = float((data.train - mean).square().mean().sqrt())
+    if scale == 0:
+        raise InputError(f"data {config.data!r} must have variance, but its training samples are all the same")
     return Dataset(data.name, ((data.train - mean) / scale).float(), ((data.validation - mean) / scale).float())
 
 
@@ -122,7 +124,11 @@ def load_model(folder: str | Path) -> VAE:
     description = dict(metrics["config"]["model"])
     description["hidden"] = tuple(description["hidden"]) if description["hidden"] is not None else None
     model = build_model(ModelConfig(**description), metrics["sample_shape"])
-    model.load_state_dict(checkpoint.load_tensors(Path(folder) / WEIGHTS))
+    path = Path(folder) / WEIGHTS
+    try:
+        model.load_state_dict(checkpoint.load_tensors(path))
+    except RuntimeError as error:
+        raise InputError(f"{str(path)!r} does not hold the weights of the model in {METRICS}: {error}") from error
     return model.eval()
 
 

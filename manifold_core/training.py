@@ -14,12 +14,14 @@ from tqdm import tqdm
 from . import checkpoint
 from .dimension import count_active
 from .errors import InputError
+from .files import output_folder
 from .kernels.random import noise_words
 from .models import VAE
 
 __all__ = ["Diverged", "History", "TrainingConfig", "train"]
 
 STREAM_ORDER = 1  # Philox words that shuffle the samples; 0 is the noise, see kernels/random.py
+ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
 RECORDS = 500  # points on a curve, and updates of the progress bar
 
 
@@ -133,9 +135,11 @@ class _Run:
                 start = f"optimizer.{index}."
                 for name in [name for name in tensors if name.startswith(start)]:
                     moment = tensors.pop(name)
-                    if moment.shape == parameter.shape:  # Adam's fused kernel wants the strides of the parameter
+                    if name != f"{start}step":  # Adam's fused kernel wants the strides of the parameter
                         moment = torch.empty_like(parameter).copy_(moment)
                     moments.setdefault(index, {})[name.removeprefix(start)] = moment
+                if index in moments and moments[index].keys() != ADAM_STATE:
+                    raise ValueError(f"optimizer state of parameter {index} has {sorted(moments[index])}")
             self.model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
             self.optimizer.load_state_dict({"state": moments, "param_groups": found.state["param_groups"]})
             self.schedule.load_state_dict(found.state["schedule"])
@@ -189,6 +193,8 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         run = _Run(model, config, identity or {})
+        if folder is not None:
+            output_folder(folder)
         if folder is not None and (found := checkpoint.load(folder)) is not None:
             run.restore(found)
         _loop(run, x, config, folder, checkpoint_seconds, progress)

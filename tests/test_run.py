@@ -76,10 +76,10 @@ def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def standardised(path: Path, seed: int) -> tuple[Tensor, Tensor]:
-    """Float64: centred on the mean of the training samples, divided by the one standard deviation of all entries."""
+    """Float64: centred, vectors feature by feature and images by one number, and divided by one standard deviation."""
     data = load_file(path, seed=seed)
     train, validation = data.train.double().numpy(), data.validation.double().numpy()
-    mean = train.mean(axis=0)
+    mean = train.mean(axis=0 if train.ndim == 2 else None)
     scale = math.sqrt(((train - mean) ** 2).mean())
     return torch.from_numpy((train - mean) / scale), torch.from_numpy((validation - mean) / scale)
 
@@ -254,6 +254,21 @@ class TestFinishedRun:
     def test_what_is_returned_is_what_is_written(self, data: Path, tmp_path: Path, no_pictures: None) -> None:
         metrics = run(configuration(data, "vectors"), tmp_path / "new" / "folder", progress=False)
         assert metrics == metrics_of(tmp_path / "new" / "folder")
+
+    def test_its_seed_makes_the_first_weights(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None
+    ) -> None:
+        first: dict[str, Tensor] = {}
+
+        def watched(model: Any, *arguments: Any, **more: Any) -> Any:
+            first.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
+            return train(model, *arguments, **more)
+
+        monkeypatch.setattr("manifold_core.run.train", watched)
+        run(configuration(data, "vectors", steps=1), tmp_path, progress=False)
+        for name, tensor in build_model(VECTORS, (6,), TRAINING.seed).state_dict().items():
+            assert torch.equal(first[name], tensor)
+        assert not torch.equal(build_model(VECTORS, (6,)).encoder.layers[0].weight, first["encoder.layers.0.weight"])
 
     @pytest.mark.parametrize("kind", ["vectors", "images", "analytic"])
     def test_load_model_is_the_trained_model(
