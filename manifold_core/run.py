@@ -93,7 +93,7 @@ def load_data(config: RunConfig) -> Dataset:
     mean = data.train.double().mean(dim=0) if data.train.dim() == 2 else data.train.double().mean()
     scale = float((data.train - mean).square().mean().sqrt())
     if scale == 0:
-        raise InputError(f"data {config.data!r} must have variance, but its training samples are all the same")
+        raise InputError(f"data {config.data!r} must vary, but its training samples are all the same")
     return Dataset(data.name, ((data.train - mean) / scale).float(), ((data.validation - mean) / scale).float())
 
 

@@ -39,7 +39,10 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _backward(ctx: Any, grad_nll: Tensor | None, grad_squared_error: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad_nll is None and grad_squared_error is None:
         return None, None, None
-    return gradients(grad_nll, grad_squared_error, *ctx.saved_tensors, with_data=ctx.needs_input_grad[1])
+    x_hat, x, log_gamma, squared_error = ctx.saved_tensors
+    return gradients(
+        grad_nll, grad_squared_error, x_hat, x, log_gamma, squared_error, with_data=ctx.needs_input_grad[1]
+    )
 
 
 def gradients(
