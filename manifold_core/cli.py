@@ -139,7 +139,7 @@ def _device(name: str) -> str:
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
     """One line a run, measured on its training data; nats."""
-    head = f"{'data':<20}{'r':>4}{'active':>8}{'of':>5}{'gap':>7}{'-ELBO':>11}{'recon':>11}{'KL':>9}{'gamma':>11}"
+    head = f"{'data':<20}{'r':>4}{'active':>8}{'of':>5}{'gap':>10}{'-ELBO':>11}{'recon':>11}{'KL':>9}{'gamma':>11}"
     head += f"{'held-out -ELBO':>17}"
     lines = [head, "-" * len(head)]
     for metrics in runs:
@@ -147,7 +147,7 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
         true_dim = "?" if metrics["manifold_dim"] is None else metrics["manifold_dim"]
         gap = "-" if measured["gap"] is None else f"{measured['gap']:.3g}"
         lines.append(
-            f"{metrics['data']:<20}{true_dim:>4}{metrics['active_dimensions']:>8}{metrics['latent_dim']:>5}{gap:>7}"
+            f"{metrics['data']:<20}{true_dim:>4}{metrics['active_dimensions']:>8}{metrics['latent_dim']:>5}{gap:>10}"
             f"{measured['neg_elbo']:>11.3f}{measured['recon']:>11.4g}{measured['kl']:>9.3f}{measured['gamma']:>11.3g}"
             f"{metrics['validation']['neg_elbo']:>17.3f}"
         )
