@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import random
 import struct
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -489,6 +491,48 @@ class TestRefusals:
         for name in ("cifar", "Synthetic", "x.txt", "", "mnist.gz"):
             with pytest.raises(mc.InputError, match=f"data must be 'synthetic', .* got {name!r}"):
                 load_data(RunConfig(name, VECTORS))
+
+
+# Ends a process at the moment when a file of results gets its name, and runs again; for one file after the other.
+KILLED_AT_RESULTS = """
+import json, os, sys
+from manifold_core.run import ModelConfig, RunConfig, run
+from manifold_core import TrainingConfig
+
+sys.modules["matplotlib"] = None
+data, folder = sys.argv[1:]
+config = RunConfig(data, ModelConfig(2, (4,)), TrainingConfig(steps=2, batch_size=8))
+for name in ("weights.safetensors", "metrics.json"):
+    out = os.path.join(folder, name)
+    if (process := os.fork()) == 0:
+        def kill(event, arguments):
+            if event == "os.rename" and os.fspath(arguments[1]).endswith(name):
+                os._exit(9)
+        sys.addaudithook(kill)
+        run(config, out, progress=False)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    killed = sorted(os.listdir(out))
+    run(config, out, progress=False)
+    print(json.dumps([status, killed, sorted(os.listdir(out))]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork to end processes with")
+def test_a_run_killed_while_it_writes_its_results_leaves_nothing_behind(data: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_AT_RESULTS, str(data / "vectors.npy"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # a fork among threads could hang
+    )
+    assert done.returncode == 0, done.stderr
+    for line, written in zip(done.stdout.splitlines(), (set(), {"weights.safetensors"}), strict=True):
+        status, killed, finally_there = json.loads(line)
+        assert status == 9
+        assert not {"metrics.json", "weights.safetensors"} & set(killed) - written
+        assert checkpoint.INDEX in killed
+        assert finally_there == ["metrics.json", "weights.safetensors"]
 
 
 class Stopped(KeyboardInterrupt):
