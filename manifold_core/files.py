@@ -13,6 +13,8 @@ __all__ = ["output_folder", "write_atomically", "write_json"]
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """``write`` a temporary file beside ``path``, bring it to the disk, then rename it: all of the file, or none."""
+    for left_by_a_killed_process in path.parent.glob(f".{path.name}.*.tmp"):
+        left_by_a_killed_process.unlink()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)

@@ -190,7 +190,7 @@ def train(
     """
     if len(x) == 0:
         raise InputError("x must hold at least one sample, got none")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(config.seed)
         run = _Run(model, config, identity or {})
         if folder is not None:

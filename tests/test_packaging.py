@@ -154,7 +154,7 @@ def package_files(source: Path) -> set[str]:
         ("experiments", "manifold_core/experiments"),
     ):
         for path in (source / folder).rglob("*"):
-            if path.suffix in (".py", ".json", ".typed"):
+            if path.suffix in (".py", ".json", ".typed") and "results" not in path.parts:
                 found.add(f"{inside}/{path.relative_to(source / folder).as_posix()}")
     return found
 
@@ -195,7 +195,7 @@ class TestSdist:
             path.relative_to(source).as_posix()
             for folder in folders
             for path in (source / folder).rglob("*")
-            if path.is_file()
+            if path.is_file() and "results" not in path.parts  # measurements stay in the repository
         }
         assert len(needed) > 40
         assert needed | {"pyproject.toml", "setup.py", "LICENSE", "README.md", "PKG-INFO"} <= found

@@ -620,6 +620,8 @@ class TestResumption:
         while Calls(chance.randrange(1, whole.seen // 4)).stop(monkeypatch, config, tmp_path / "run"):
             stops += 1
             assert stops < 200
+            torch.set_grad_enabled(True)  # a stop inside torch's own no_grad leaves it so; Ctrl-C ends the process
+        torch.set_grad_enabled(True)
         assert stops > 4
         assert_same_run(tmp_path / "run", finished[kind])
 

@@ -11,4 +11,4 @@ def gaussian_elbo(
     x_hat: Tensor, x: Tensor, log_gamma: Tensor, kl: Tensor, beta: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     nll, squared_error = reference.gaussian_nll(x_hat, x, log_gamma)
-    return (nll + beta * kl).mean(), nll, squared_error
+    return (nll + beta * kl.to(nll.dtype)).mean(), nll, squared_error
