@@ -6,7 +6,7 @@ from types import ModuleType
 
 import torch  # noqa: F401  (the compiled module finds torch's libraries already loaded)
 
-__all__ = ["compiled", "missing_because"]
+__all__ = ["compiled", "cuda_missing_because", "missing_because"]
 
 compiled: ModuleType | None = None
 missing_because = ""
@@ -19,3 +19,6 @@ except ModuleNotFoundError:
 except ImportError as error:  # it is there, so somebody counts on it
     missing_because = f"the compiled module does not load: {error}"
     warnings.warn(f"{missing_because}; manifold_core works on its reference backend", RuntimeWarning, stacklevel=2)
+
+# Empty once the compiled kernels for CUDA tensors are loaded.
+cuda_missing_because = "the CUDA kernels are not built"

@@ -25,11 +25,28 @@ def exp_minus_1_minus_x(x: Tensor) -> Tensor:
 
 
 def rsample_kl(
-    mu: Tensor, log_var: Tensor, seed: Tensor, first_row: int = 0, per_dimension: bool = False
-) -> tuple[Tensor, Tensor]:
-    dtype = accumulation_dtype(mu, log_var)
+    mu: Tensor,
+    log_var: Tensor,
+    prior_mu: Tensor | None,
+    prior_log_var: Tensor | None,
+    gate_logits: Tensor | None,
+    seed: Tensor,
+    first_row: int = 0,
+    per_dimension: bool = False,
+    with_variance_ratio: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = accumulation_dtype(mu, log_var, prior_mu, prior_log_var, gate_logits)
     wide_mu, wide_log_var = mu.to(dtype), log_var.to(dtype)
     noise = standard_normal(seed, mu.shape[0], mu.shape[1], first_row).to(dtype)
     z = wide_mu + torch.exp(0.5 * wide_log_var) * noise
-    kl = 0.5 * (wide_mu.square() + exp_minus_1_minus_x(wide_log_var))
-    return z.to(mu.dtype), kl if per_dimension else kl.sum(dim=1)
+    if gate_logits is not None:
+        z = z * torch.sigmoid(gate_logits.to(dtype))
+    scaled, delta = wide_mu, wide_log_var
+    if prior_mu is not None and prior_log_var is not None:
+        scaled = (wide_mu - prior_mu.to(dtype)) * torch.exp(-0.5 * prior_log_var.to(dtype))
+        # In float32 rounding a difference of 80 alone would cost 4e-6 of its exponential.
+        delta = log_var.double() - prior_log_var.double()
+    kl = 0.5 * (scaled.square() + exp_minus_1_minus_x(delta).to(dtype))
+    variance_ratio = delta.detach().exp().to(dtype).mean(dim=0) if with_variance_ratio else scaled.new_empty(0)
+    z = z.to(torch.promote_types(mu.dtype, log_var.dtype))
+    return z, kl if per_dimension else kl.sum(dim=1), variance_ratio
