@@ -267,6 +267,45 @@ def test_kl_and_its_gradients_are_those_of_mpmath(backend: str, dtype: torch.dty
             assert (error <= bound).all(), (name, scale, (error / bound).max())
 
 
+@pytest.mark.parametrize(("dtype", "relative"), [(torch.float32, 1e-6), (torch.float64, 1e-13)])
+def test_kl_against_a_prior_is_that_of_mpmath(backend: str, dtype: torch.dtype, relative: float) -> None:
+    # Both log variances from -80 to 80, with differences of every size: exact ones, rounded ones, and tiny ones.
+    logs = torch.cat([torch.linspace(-80, 80, 33), torch.logspace(-6, 1.5, 12)]).double()
+    log_var, prior_log_var = (t.flatten() for t in torch.meshgrid(logs, logs, indexing="ij"))
+    tiny = torch.logspace(-6, 0, len(logs) ** 2, dtype=torch.float64)
+    prior_log_var = torch.cat([prior_log_var, log_var + tiny, log_var * (1 - 1e-3)])
+    log_var = log_var.repeat(3)
+    keep = (log_var - prior_log_var).abs() <= 80  # beyond it float32 overflows, as it has to
+    log_var, prior_log_var = log_var[keep].to(dtype), prior_log_var[keep].to(dtype)
+    mu = (1e-3 * torch.linspace(-1, 1, len(log_var), dtype=torch.float64)).to(dtype)
+    prior_mu = (1e-3 * torch.linspace(1, -0.9, len(log_var), dtype=torch.float64)).to(dtype)
+    inputs = [t.unsqueeze(0).requires_grad_() for t in (mu, log_var, prior_mu, prior_log_var)]
+    _, kl, ratio = mc.rsample_kl(*inputs, per_dimension=True, return_variance_ratio=True, seed=1, backend=backend)
+    found = [kl, ratio, *grad(kl.sum(), inputs)]
+    exact, sizes = [], []  # the size of a number is the sum of the absolute values of its terms
+    with mpmath.workdps(40):
+        for numbers in zip(*(t.squeeze(0).tolist() for t in inputs), strict=True):
+            m, l, n, p = map(mpmath.mpf, numbers)
+            slope, growth = (m - n) / mpmath.exp(p), mpmath.expm1(l - p)
+            square = (m - n) * slope
+            row = [
+                (square + growth - (l - p)) / 2,
+                mpmath.exp(l - p),
+                slope,
+                growth / 2,
+                -slope,
+                -(square + growth) / 2,
+            ]
+            exact.append([float(v) for v in row])
+            sizes.append([*map(abs, exact[-1][:5]), float(square + abs(growth)) / 2])
+    names = ("kl", "variance_ratio", "grad_mu", "grad_log_var", "grad_prior_mu", "grad_prior_log_var")
+    columns = zip(*(torch.tensor(t, dtype=torch.float64).unbind(1) for t in (exact, sizes)), strict=True)
+    for name, result, (values, size) in zip(names, found, columns, strict=True):
+        error = (result.detach().double().flatten() - values).abs()
+        bound = relative * size + torch.finfo(dtype).tiny
+        assert (error <= bound).all(), (name, (error / bound).max())
+
+
 def test_kl_of_the_prior_is_zero(backend: str) -> None:
     zeros = torch.zeros(3, 5, requires_grad=True)
     _, kl = mc.rsample_kl(zeros, zeros, seed=1, backend=backend)
@@ -349,15 +388,18 @@ def test_kl_per_dimension_sums_to_kl(
     torch.testing.assert_close(kl.double(), kls.double().sum(dim=1), rtol=sum_rounding(cols, kl.dtype), atol=0)
 
 
+@pytest.mark.parametrize("rows_of_prior_and_gate", [0, 1, 4])
 @pytest.mark.parametrize("per_dimension", [False, True])
-def test_gradcheck(backend: str, per_dimension: bool) -> None:
+def test_gradcheck(backend: str, per_dimension: bool, rows_of_prior_and_gate: int) -> None:
     generator = torch.Generator().manual_seed(7)
-    mu, log_var = (torch.randn(4, 6, dtype=torch.float64, generator=generator, requires_grad=True) for _ in range(2))
+    rows = (4, 4, *[rows_of_prior_and_gate] * 3) if rows_of_prior_and_gate else (4, 4)
+    inputs = tuple(torch.randn(n, 6, dtype=torch.float64, generator=generator, requires_grad=True) for n in rows)
 
-    def function(mu: Tensor, log_var: Tensor) -> tuple[Tensor, Tensor]:
-        return mc.rsample_kl(mu, log_var, per_dimension=per_dimension, seed=8, first_row=3, backend=backend)
+    def function(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+        arguments = dict(zip(NAMES, inputs, strict=False))
+        return mc.rsample_kl(**arguments, per_dimension=per_dimension, seed=8, first_row=3, backend=backend)
 
-    assert gradcheck(function, (mu, log_var))
+    assert gradcheck(function, inputs)
 
 
 def test_gradient_of_one_argument_alone(backend: str) -> None:
@@ -416,13 +458,15 @@ def test_results_do_not_depend_on_the_number_of_threads(
     for shape in ((3001, 37), (70, 1025), (50_000, 1)):
         generator = torch.Generator().manual_seed(16)
         mu, log_var = (torch.randn(shape, generator=generator).to(dtype).requires_grad_() for _ in range(2))
+        rest = [torch.randn(shape[1], generator=generator).to(dtype).requires_grad_() for _ in range(3)]
+        inputs = dict(zip(NAMES, (mu, log_var, *rest), strict=True))
         grad_z = torch.randn(shape, generator=generator).to(dtype)
         grad_kl = torch.randn(shape[0], generator=generator, dtype=torch.promote_types(dtype, torch.float32))
         found = []
         for number in (1, 2, 3):
             threads(number)
-            z, kl = mc.rsample_kl(mu, log_var, seed=17, first_row=5, backend=cpu)
-            found.append([z, kl, *grad((z, kl), (mu, log_var), (grad_z, grad_kl))])
+            z, kl, ratio = mc.rsample_kl(**inputs, return_variance_ratio=True, seed=17, first_row=5, backend=cpu)
+            found.append([z, kl, ratio, *grad((z, kl), tuple(inputs.values()), (grad_z, grad_kl))])
         for others in found[1:]:
             assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
 
@@ -508,6 +552,33 @@ def test_bad_tensors_are_refused(
 ) -> None:
     with pytest.raises(error, match=re.escape(message)):
         mc.rsample_kl(*arguments, seed=1, backend=backend_name)
+
+
+ROW = "must have the shape of mu, (2, 3), or one row for all, (3,) or (1, 3), got"
+
+
+@pytest.mark.parametrize("backend_name", ["auto", "reference"])
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"prior_mu": MU}, ValueError, "must be given together, but prior_log_var is None"),
+        ({"prior_log_var": MU}, ValueError, "must be given together, but prior_mu is None"),
+        ({"prior_mu": MU[:, :2], "prior_log_var": MU}, ValueError, f"prior_mu {ROW} (2, 2)"),
+        ({"prior_mu": MU, "prior_log_var": torch.zeros(3, 3)}, ValueError, f"prior_log_var {ROW} (3, 3)"),
+        ({"prior_mu": MU, "prior_log_var": torch.zeros(2)}, ValueError, f"prior_log_var {ROW} (2,)"),
+        ({"prior_mu": MU.int(), "prior_log_var": MU}, TypeError, "prior_mu must be of a floating-point dtype"),
+        ({"prior_mu": 0.0, "prior_log_var": 0.0}, TypeError, "prior_mu must be a tensor, got float"),
+        ({"gate_logits": MU[None]}, ValueError, f"gate_logits {ROW} (1, 2, 3)"),
+        ({"gate_logits": torch.zeros(())}, ValueError, f"gate_logits {ROW} ()"),
+        ({"gate_logits": MU.to("meta")}, ValueError, "gate_logits must be on the device of mu, cpu, got meta"),
+        ({"gate_logits": MU.bool()}, TypeError, "gate_logits must be of a floating-point dtype, got torch.bool"),
+    ],
+)
+def test_bad_priors_and_gates_are_refused(
+    backend_name: str, arguments: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        mc.rsample_kl(MU, MU, **arguments, seed=1, backend=backend_name)
 
 
 @pytest.mark.parametrize("backend_name", ["auto", "reference"])
