@@ -9,6 +9,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import grad
 from torch.library import opcheck
+from torch.utils.checkpoint import checkpoint
 
 import manifold_core as mc
 
@@ -226,3 +227,93 @@ def test_inductor_gives_the_eager_loss(fresh_compiler: None) -> None:
     function = torch.compile(vae_loss, fullgraph=True, dynamic=True)
     for batch in (4, 9):
         assert_alike(evaluate(function, batch, torch.tensor(3)), evaluate(vae_loss, batch, torch.tensor(3)))
+
+
+def every_op(mu: Tensor, log_var: Tensor, prior_mu: Tensor, prior_log_var: Tensor, gate_logits: Tensor) -> Tensor:
+    """One number that depends on every gradient of every op."""
+    z, kl = mc.rsample_kl(mu, log_var, prior_mu, prior_log_var, gate_logits=gate_logits, seed=torch.tensor(3))
+    loss, _, squared_error = gaussian_elbo(z, mu, 0.5, kl)
+    return loss + squared_error.mean() + mc.gaussian_nll(z, log_var, -0.5).sin().sum()
+
+
+def problems(number: int) -> list[Tensor]:
+    """The arguments of every_op, so many times."""
+    generator = torch.Generator().manual_seed(4)
+    shapes = ((4, 5), (4, 5), (5,), (4, 5), (1, 5))
+    return [torch.randn(number, *shape, dtype=torch.float64, generator=generator) for shape in shapes]
+
+
+def test_vmap_is_a_loop() -> None:
+    many = problems(3)
+    together = torch.func.vmap(every_op)(*many)
+    one_by_one = torch.stack([every_op(*arguments) for arguments in zip(*many, strict=True)])
+    torch.testing.assert_close(together, one_by_one, rtol=1e-14, atol=0)
+
+
+def test_vmap_of_some_arguments_along_another_dimension() -> None:
+    many = problems(3)
+    together = torch.func.vmap(every_op, in_dims=(1, None, None, None, 0))(
+        many[0].transpose(0, 1), *(m[0] for m in many[1:4]), many[4]
+    )
+    one_by_one = torch.stack(
+        [every_op(m, *(a[0] for a in many[1:4]), g) for m, g in zip(many[0], many[4], strict=True)]
+    )
+    torch.testing.assert_close(together, one_by_one, rtol=1e-14, atol=0)
+
+
+def test_gradients_of_each_sample() -> None:
+    # As for per-sample gradients or an ensemble: grad inside of vmap; and vmap inside of grad.
+    many = problems(3)
+    one_by_one = [
+        grad(every_op(*(a.requires_grad_() for a in arguments)), arguments)
+        for arguments in ([a.clone() for a in m] for m in zip(*many, strict=True))
+    ]
+    inside = torch.func.vmap(torch.func.grad(every_op, argnums=(0, 1, 2, 3, 4)))(*many)
+    outside = torch.func.grad(lambda *a: torch.func.vmap(every_op)(*a).sum(), argnums=(0, 1, 2, 3, 4))(*many)
+    for found in (inside, outside):
+        for ours, theirs in zip(found, zip(*one_by_one, strict=True), strict=True):
+            torch.testing.assert_close(ours, torch.stack(theirs), rtol=1e-12, atol=1e-14)
+
+
+def test_vmap_draws_the_noise_it_is_told_to() -> None:
+    mu = torch.zeros(3, 4, 5)
+    for randomness, alike in (("same", True), ("different", False)):
+        z = torch.func.vmap(lambda m: mc.rsample_kl(m, m)[0], randomness=randomness)(mu)
+        assert torch.equal(z[0], z[1]) == alike
+    with pytest.raises(RuntimeError, match="randomness"):
+        torch.func.vmap(lambda m: mc.rsample_kl(m, m)[0])(mu)
+
+
+def test_a_second_derivative_by_torch_func_is_refused() -> None:
+    mu = torch.randn(4, 5)
+    for function in (
+        lambda m: mc.rsample_kl(m, m, seed=torch.tensor(1))[1].sum(),
+        lambda m: mc.gaussian_nll(m, m.detach() * 2, 0.0).sum(),
+        lambda m: gaussian_elbo(m, m.detach() * 2, 0.0, m[:, 0])[0],
+    ):
+        with pytest.raises(RuntimeError, match="differentiable once"):
+            torch.func.grad(lambda m, f=function: torch.func.grad(f)(m).square().sum())(mu)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointing_makes_the_same_noise_again(use_reentrant: bool) -> None:
+    generator = torch.Generator().manual_seed(5)
+    heads = torch.randn(6, 10, dtype=torch.float64, generator=generator, requires_grad=True)
+    weight = torch.randn(5, 7, dtype=torch.float64, generator=generator, requires_grad=True)
+    x = torch.randn(6, 7, dtype=torch.float64, generator=generator)
+
+    def loss(heads: Tensor, weight: Tensor) -> Tensor:
+        z, kl = mc.rsample_kl(*heads.chunk(2, dim=1))  # the seed is drawn, from torch's generator
+        return gaussian_elbo(z @ weight, x, 0.3, kl)[0]
+
+    found = []
+    for run in (loss, lambda *a: checkpoint(loss, *a, use_reentrant=use_reentrant)):
+        torch.manual_seed(6)
+        value = run(heads, weight)
+        found.append([value.detach(), *grad(value, (heads, weight))] if run is loss else [value.detach()])
+        if run is not loss:
+            heads.grad = weight.grad = None
+            value.backward()
+            found[-1] += [heads.grad, weight.grad]
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
