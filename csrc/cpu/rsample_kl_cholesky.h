@@ -12,29 +12,43 @@
 
 namespace manifold_core::MC_ISA {
 
+// Arrays of zeros that no stack could hold for any number of latents; each is aligned to a cache line.
+template <class C>
+class Arrays {
+ public:
+  Arrays(int64_t count, int64_t length)
+      : length_((length + 63) / 64 * 64), data_(static_cast<C*>(::operator new(bytes(count), kAlignment))) {
+    memset(data_, 0, bytes(count));
+  }
+  ~Arrays() { ::operator delete(data_, kAlignment); }
+  Arrays(const Arrays&) = delete;
+  Arrays& operator=(const Arrays&) = delete;
+
+  C* operator[](int64_t i) const { return data_ + i * length_; }
+
+ private:
+  static constexpr std::align_val_t kAlignment{64};
+
+  size_t bytes(int64_t count) const { return sizeof(C) * static_cast<size_t>(count * length_); }
+
+  int64_t length_;
+  C* data_;
+};
+
 // Samples are worked on in groups that fill a tile, at least one. Here are arrays of one number for each latent of such a
 // group: rows of `pitch`, whole blocks of noise, with room behind them for a last vector and the last of the noise.
 template <class C, int count>
 class GroupArrays {
  public:
   explicit GroupArrays(int64_t cols)
-      : pitch((cols + 3) / 4 * 4),
-        rows(pitch < kTile ? kTile / pitch : 1),
-        length_((rows * pitch + 127) / 64 * 64),
-        data_(static_cast<C*>(::operator new(sizeof(C) * static_cast<size_t>(count * length_), std::align_val_t{64}))) {
-    memset(data_, 0, sizeof(C) * static_cast<size_t>(count * length_));
-  }
-  ~GroupArrays() { ::operator delete(data_, std::align_val_t{64}); }
-  GroupArrays(const GroupArrays&) = delete;
-  GroupArrays& operator=(const GroupArrays&) = delete;
+      : pitch((cols + 3) / 4 * 4), rows(pitch < kTile ? kTile / pitch : 1), memory_(count, rows * pitch + 64) {}
 
-  C* operator[](int i) const { return data_ + i * length_; }
+  C* operator[](int i) const { return memory_[i]; }
 
   const int64_t pitch, rows;
 
  private:
-  int64_t length_;
-  C* data_;
+  Arrays<C> memory_;
 };
 
 // Calls f(rectangle) for groups of samples that cover rows [begin, end), their noise made.
@@ -55,93 +69,55 @@ MC_INLINE void for_each_group(const GroupArrays<C, count>& arrays, uint64_t seed
   }
 }
 
-// The diagonals of a group: log L_jj.
+// As many rows of L as a vector has lanes, from a multiple of that on: below the diagonal, each of them has the same
+// number of whole vectors, and then as many elements as it has rows before it.
 template <class C>
-MC_INLINE void read_diagonal(const Matrix& tril, const Rectangle& at, C* to) {
-  with_type(tril.dtype, [&](auto* type) {
-    using S = std::remove_pointer_t<decltype(type)>;
-    for (int64_t i = 0; i < at.rows; ++i) {
-      const S* const from = element<S>(tril, at.row + i, 0);
-      for (int64_t j = 0; j < at.cols; ++j) {
-        to[i * at.pitch + j] = static_cast<C>(from[j * (j + 3) / 2 * tril.col_stride]);
-      }
-    }
-  });
-}
+struct RowBlock {
+  int64_t row, rows;
 
-// Packed elements that are worked on at a time: all of a triangle that can be read in place, else a tile.
-template <class C>
-MC_INLINE bool in_place(const Matrix& m) {
-  return m.dtype == own_dtype<C> && m.col_stride == 1;
-}
+  RowBlock(int64_t from, int64_t cols) : row(from), rows(cols - from < kWidth<C> ? cols - from : kWidth<C>) {}
 
-// Where in a triangle one is.
-struct Corner {
-  int64_t row = 0, col = 0;
+  static int64_t capacity(int64_t cols) { return kWidth<C> * (cols + 1); }
+
+  // Its packed elements, of one sample.
+  Rectangle of(int64_t sample) const {
+    const int64_t size = rows * row + rows * (rows + 1) / 2;
+    return {sample, 1, row * (row + 1) / 2, size, size};
+  }
 };
 
-// Calls f(row, col, n, at) for the pieces of the rows of L, without the diagonal, in the next `size` packed elements: n
-// elements from (row, col) on, at index `at` among these. Where the diagonal is among these, f.diagonal(row, at) follows.
-template <class Piece, class Diagonal>
-MC_INLINE void for_each_piece(Corner& from, int64_t size, const Piece& piece, const Diagonal& diagonal) {
-  for (int64_t at = 0; at < size;) {
-    const int64_t left = from.row - from.col, n = left < size - at ? left : size - at;
-    piece(from.row, from.col, n, at);
-    at += n;
-    from.col += n;
-    if (at == size) return;
-    diagonal(from.row, at);
-    ++at;
-    ++from.row;
-    from.col = 0;
-  }
-}
+// The sums over a row of L below the diagonal, of L_ij noise_j and of (L_ij scale_i)^2, lane by lane.
+template <class C>
+struct RowSums {
+  Vector<C> products[kWidth<C>] = {}, squares[kWidth<C>] = {};
+};
 
-// Sums over each row of L, below the diagonal: of L_ij noise_j, and of (L_ij scale_i)^2.
 template <class C, bool with_products>
-class RowSums {
- public:
-  // Adds n elements of a row, from column col on.
-  MC_INLINE void add(int64_t row, int64_t col, int64_t n, const C* l, const C* noise, C scale) {
-    Vector<C>& product = product_[row % kWidth<C>];
-    Vector<C>& square = square_[row % kWidth<C>];
-    Vector<C> p = col == 0 ? Vector<C>{} : product, s = col == 0 ? Vector<C>{} : square;
-    int64_t j = 0;
-    const auto take = [&](Vector<C> v) {
-      if constexpr (with_products) p += v * load(noise + j);
-      v *= scale;
-      s += v * v;
-    };
-    for (; j + kWidth<C> <= n; j += kWidth<C>) take(load(l + j));
-    if (j < n) take(load_head(l + j, n - j));
-    product = p;
-    square = s;
-  }
-
-  // To be called at the end of each row: the sums go to products[row] and squares[row], with those of some rows before.
-  MC_INLINE void finish(int64_t row, int64_t rows, C* products, C* squares) {
-    if (row % kWidth<C> != kWidth<C> - 1 && row != rows - 1) return;
-    const int64_t first = row / kWidth<C> * kWidth<C>;
-    if constexpr (with_products) store(products + first, sum_each<C>(product_));
-    store(squares + first, sum_each<C>(square_));
-  }
-
- private:
-  Vector<C> product_[kWidth<C>] = {}, square_[kWidth<C>] = {};
-};
+MC_INLINE void sum_row(const C* l, int64_t whole, int64_t rest, const C* noise, C scale, int64_t row,
+                       RowSums<C>& sums) {
+  Vector<C> p = {}, s = {};
+  const auto take = [&](Vector<C> v, int64_t j) {
+    if constexpr (with_products) p += v * load(noise + j);
+    v *= scale;
+    s += v * v;
+  };
+  for (int64_t j = 0; j < whole; j += kWidth<C>) take(load(l + j), j);
+  take(load_head(l + whole, rest), whole);
+  if constexpr (with_products) sums.products[row] = p;
+  sums.squares[row] = s;
+}
 
 template <class C, bool has_prior>
 void rsample_kl_cholesky_groups(const cpu::RsampleKlCholesky& a, int64_t begin, int64_t end) {
   const GroupArrays<C, 11> arrays(a.cols);
+  const Arrays<C> block_array(1, RowBlock<C>::capacity(a.cols));
   C* const noise = arrays[0];
-  C* const diagonal = arrays[1];
+  C* const diagonal = arrays[1];  // log L_jj
   C* const products = arrays[2];
   C* const squares = arrays[3];
   C* const scale = arrays[4];  // 1 / the prior's standard deviation
   C* const ratio = arrays[5];
-  const int64_t packed = a.cols * (a.cols + 1) / 2, chunk = in_place<C>(a.tril) ? packed : kTile;
-  Tile<C> tril_tile;
-  RowSums<C, true> sums;
+  RowSums<C> sums;
   for (int64_t i = 0; i < arrays.rows * arrays.pitch; ++i) scale[i] = C(1);
   for_each_group(arrays, a.seed, a.first_row, begin, end, a.cols, noise, [&](const Rectangle& at) {
     const C* const mu = read<C>(a.mu, at, arrays[6]);
@@ -150,24 +126,22 @@ void rsample_kl_cholesky_groups(const cpu::RsampleKlCholesky& a, int64_t begin, 
     C* const z = target<C>(a.z, at, arrays[9]);
     C* const kl = a.kl_per_dimension ? target<C>(a.kl, at, arrays[10]) : arrays[10];
     const int64_t size = at.size();
-    read_diagonal(a.tril, at, diagonal);
     if constexpr (has_prior) {
       for (int64_t i = 0; i < size; ++i) scale[i] = exponential(C(-0.5) * prior_log_var[i]).exp;
     }
     for (int64_t sample = 0; sample < at.rows; ++sample) {
-      const int64_t begin_of_sample = sample * at.pitch;
-      Corner corner;
-      for (int64_t first = 0; first < packed; first += chunk) {
-        const int64_t some = packed - first < chunk ? packed - first : chunk;
-        const C* const l = read<C>(a.tril, Rectangle{at.row + sample, 1, first, some, some}, tril_tile);
-        for_each_piece(
-            corner, some,
-            [&](int64_t row, int64_t col, int64_t n, int64_t where) {
-              sums.add(row, col, n, l + where, noise + begin_of_sample + col, scale[begin_of_sample + row]);
-            },
-            [&](int64_t row, int64_t) {
-              sums.finish(row, a.cols, products + begin_of_sample, squares + begin_of_sample);
-            });
+      for (int64_t row = 0; row < at.cols; row += kWidth<C>) {
+        const RowBlock<C> block(row, at.cols);
+        const C* l = read<C>(a.tril, block.of(at.row + sample), block_array[0]);
+        const int64_t i = sample * at.pitch + row;
+        for (int64_t r = 0; r < block.rows; ++r) {
+          sum_row<C, true>(l, row, r, noise + sample * at.pitch, scale[i + r], r, sums);
+          diagonal[i + r] = l[row + r];
+          l += row + r + 1;
+        }
+        // What comes behind the last row is written again, or never read.
+        store(products + i, sum_each<C>(sums.products));
+        store(squares + i, sum_each<C>(sums.squares));
       }
     }
 #pragma GCC ivdep
@@ -209,20 +183,32 @@ void rsample_kl_cholesky(const cpu::RsampleKlCholesky& a, int64_t begin, int64_t
   run(a, begin, end);
 }
 
+// log L_jj of a group.
+template <class C>
+MC_INLINE void read_diagonal(const Matrix& tril, const Rectangle& at, C* to) {
+  with_type(tril.dtype, [&](auto* type) {
+    using S = std::remove_pointer_t<decltype(type)>;
+    for (int64_t i = 0; i < at.rows; ++i) {
+      const S* const from = element<S>(tril, at.row + i, 0);
+      for (int64_t j = 0; j < at.cols; ++j) {
+        to[i * at.pitch + j] = static_cast<C>(from[j * (j + 3) / 2 * tril.col_stride]);
+      }
+    }
+  });
+}
+
 template <class C, bool has_prior>
 void rsample_kl_cholesky_backward_groups(const cpu::RsampleKlCholeskyBackward& a, int64_t begin, int64_t end) {
   const GroupArrays<C, 14> arrays(a.cols);
+  const Arrays<C> block_arrays(2, RowBlock<C>::capacity(a.cols));
   C* const noise = arrays[0];
   C* const diagonal = arrays[1];
   C* const grad_diagonal = arrays[2];
   C* const squares = arrays[3];
   C* const scale = arrays[4];
   C* const weight = arrays[5];  // of L_ij scale_i in its gradient
-  const int64_t packed = a.cols * (a.cols + 1) / 2;
-  const int64_t chunk = in_place<C>(a.tril) && in_place<C>(a.grad_tril) ? packed : kTile;
   const bool with_squares = has_prior && a.grad_prior_log_var;
-  Tile<C> tril_tile, grad_tril_tile;
-  RowSums<C, false> sums;
+  RowSums<C> sums;
   for (int64_t i = 0; i < arrays.rows * arrays.pitch; ++i) scale[i] = C(1);
   for_each_group(arrays, a.seed, a.first_row, begin, end, a.cols, noise, [&](const Rectangle& at) {
     const C* const mu = read<C>(a.mu, at, arrays[6]);
@@ -259,35 +245,32 @@ void rsample_kl_cholesky_backward_groups(const cpu::RsampleKlCholeskyBackward& a
       grad_diagonal[i] = grad_z[i] * (sigma * noise[i]) + grad_kl[i] * v.exp_minus_1;
     }
     for (int64_t sample = 0; sample < at.rows; ++sample) {
-      const int64_t begin_of_sample = sample * at.pitch;
-      Corner corner;
-      for (int64_t first = 0; first < packed; first += chunk) {
-        const int64_t some = packed - first < chunk ? packed - first : chunk;
-        const Rectangle here{at.row + sample, 1, first, some, some};
-        const C* const l = read<C>(a.tril, here, tril_tile);
-        C* const grad_l = target<C>(a.grad_tril, here, grad_tril_tile);
-        for_each_piece(
-            corner, some,
-            [&](int64_t row, int64_t col, int64_t n, int64_t where) {
-              const int64_t i = begin_of_sample + row;
-              if (with_squares) sums.add(row, col, n, l + where, nullptr, scale[i]);
-              const C g = grad_z[i], w = weight[i], s = scale[i];
-              const C* const eps = noise + begin_of_sample + col;
-              for (int64_t j = 0; j < n; j += kWidth<C>) {
-                // A whole vector runs over the end of the row: what comes there is written later.
-                const int64_t left = some - where - j;
-                if (left >= kWidth<C>) {
-                  store<C>(grad_l + where + j, g * load(eps + j) + load(l + where + j) * s * w);
-                } else {
-                  store_head(grad_l + where + j, left, g * load(eps + j) + load_head(l + where + j, left) * s * w);
-                }
-              }
-            },
-            [&](int64_t row, int64_t where) {
-              grad_l[where] = grad_diagonal[begin_of_sample + row];
-              if (with_squares) sums.finish(row, a.cols, nullptr, squares + begin_of_sample);
-            });
-        finish(a.grad_tril, here, grad_l);
+      const C* const eps = noise + sample * at.pitch;
+      for (int64_t row = 0; row < at.cols; row += kWidth<C>) {
+        const RowBlock<C> block(row, at.cols);
+        const Rectangle elements = block.of(at.row + sample);
+        const C* l = read<C>(a.tril, elements, block_arrays[0]);
+        C* const grad_block = target<C>(a.grad_tril, elements, block_arrays[1]);
+        C* grad_l = grad_block;
+        const C* const behind = grad_block + elements.cols;
+        const int64_t i = sample * at.pitch + row;
+        for (int64_t r = 0; r < block.rows; ++r) {
+          const C g = grad_z[i + r], w = weight[i + r], s = scale[i + r];
+          if (with_squares) sum_row<C, false>(l, row, r, eps, s, r, sums);
+          for (int64_t j = 0; j < row; j += kWidth<C>) store<C>(grad_l + j, g * load(eps + j) + load(l + j) * s * w);
+          const Vector<C> rest = g * load(eps + row) + load_head(l + row, r) * s * w;
+          // A whole vector runs over the end of the row: what comes there is written later.
+          if (behind - (grad_l + row) >= kWidth<C>) {
+            store<C>(grad_l + row, rest);
+          } else {
+            store_head(grad_l + row, r, rest);
+          }
+          grad_l[row + r] = grad_diagonal[i + r];
+          l += row + r + 1;
+          grad_l += row + r + 1;
+        }
+        if (with_squares) store(squares + i, sum_each<C>(sums.squares));
+        finish(a.grad_tril, elements, grad_block);
       }
     }
     finish(a.grad_mu, at, grad_mu);

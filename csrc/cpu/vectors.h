@@ -13,6 +13,7 @@ namespace manifold_core::MC_ISA {
 template <class C, class Index>
 struct VectorTypes {
   typedef C Vector __attribute__((vector_size(MC_VECTOR_BYTES)));
+  typedef C Unaligned __attribute__((vector_size(MC_VECTOR_BYTES), aligned(sizeof(C))));
   typedef Index Indices __attribute__((vector_size(MC_VECTOR_BYTES)));
 };
 
@@ -31,14 +32,12 @@ constexpr int kWidth = MC_VECTOR_BYTES / sizeof(C);
 
 template <class C>
 MC_INLINE Vector<C> load(const C* from) {
-  Vector<C> v;
-  memcpy(&v, from, sizeof(v));
-  return v;
+  return *reinterpret_cast<const typename VectorOf<C>::Unaligned*>(from);
 }
 
 template <class C>
 MC_INLINE void store(C* to, Vector<C> v) {
-  memcpy(to, &v, sizeof(v));
+  *reinterpret_cast<typename VectorOf<C>::Unaligned*>(to) = v;
 }
 
 // The first n lanes, n < kWidth: memory behind them is neither read nor written. The other lanes are read as 0.
