@@ -37,13 +37,13 @@ class Arrays {
 
 // Samples are worked on in groups that fill a tile, at least one. Here are arrays of one number for each latent of such a
 // group: rows of `pitch`, whole blocks of noise, with room behind them for a last vector and the last of the noise.
-template <class C, int count>
+template <class C>
 class GroupArrays {
  public:
-  explicit GroupArrays(int64_t cols)
+  GroupArrays(int64_t count, int64_t cols)
       : pitch((cols + 3) / 4 * 4), rows(pitch < kTile ? kTile / pitch : 1), memory_(count, rows * pitch + 64) {}
 
-  C* operator[](int i) const { return memory_[i]; }
+  C* operator[](int64_t i) const { return memory_[i]; }
 
   const int64_t pitch, rows;
 
@@ -52,8 +52,8 @@ class GroupArrays {
 };
 
 // Calls f(rectangle) for groups of samples that cover rows [begin, end), their noise made.
-template <class C, int count, class F>
-MC_INLINE void for_each_group(const GroupArrays<C, count>& arrays, uint64_t seed, uint64_t first_row, int64_t begin,
+template <class C, class F>
+MC_INLINE void for_each_group(const GroupArrays<C>& arrays, uint64_t seed, uint64_t first_row, int64_t begin,
                               int64_t end, int64_t cols, C* noise, const F& f) {
   const int64_t blocks = arrays.pitch / 4, fit = kTile / 4;
   const NoiseTile<C> tile(seed, arrays.rows, blocks < fit ? blocks : fit);
@@ -109,7 +109,7 @@ MC_INLINE void sum_row(const C* l, int64_t whole, int64_t rest, const C* noise, 
 
 template <class C, bool has_prior>
 void rsample_kl_cholesky_groups(const cpu::RsampleKlCholesky& a, int64_t begin, int64_t end) {
-  const GroupArrays<C, 11> arrays(a.cols);
+  const GroupArrays<C> arrays(11, a.cols);
   const Arrays<C> block_array(1, RowBlock<C>::capacity(a.cols));
   C* const noise = arrays[0];
   C* const diagonal = arrays[1];  // log L_jj
@@ -199,7 +199,7 @@ MC_INLINE void read_diagonal(const Matrix& tril, const Rectangle& at, C* to) {
 
 template <class C, bool has_prior>
 void rsample_kl_cholesky_backward_groups(const cpu::RsampleKlCholeskyBackward& a, int64_t begin, int64_t end) {
-  const GroupArrays<C, 14> arrays(a.cols);
+  const GroupArrays<C> arrays(14, a.cols);
   const Arrays<C> block_arrays(2, RowBlock<C>::capacity(a.cols));
   C* const noise = arrays[0];
   C* const diagonal = arrays[1];
