@@ -80,9 +80,7 @@ class Comparison:
 
     def main(self, description: str | None) -> None:
         """Print the table; with ``--out``, also write it as JSON."""
-        parser = argparse.ArgumentParser(
-            description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+        parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--rounds", type=int, default=9, help="processes of each contender")
         parser.add_argument("--out", type=Path, help="JSON file of the results")
         parser.add_argument("--contender", choices=self.contenders, help=argparse.SUPPRESS)

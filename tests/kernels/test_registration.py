@@ -19,6 +19,8 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 OPERATORS = (
     "rsample_kl",
     "rsample_kl_backward",
+    "rsample_kl_cholesky",
+    "rsample_kl_cholesky_backward",
     "gaussian_nll",
     "gaussian_nll_backward",
     "gaussian_elbo",
@@ -42,6 +44,13 @@ def matrices(dtype: torch.dtype, requires_grad: bool, layout: str) -> tuple[Tens
     return a.detach().requires_grad_(requires_grad), b.detach().requires_grad_(requires_grad)
 
 
+def triangles(like: Tensor, layout: str) -> Tensor:
+    """Packed rows of a triangle for each row of a matrix of five columns."""
+    numbers = torch.randn(4, 30, generator=torch.Generator().manual_seed(2)).to(like.dtype)
+    tril = numbers[:, 15:] if layout == "heads" else numbers.t()[:15].contiguous().t()
+    return tril.detach().requires_grad_(like.requires_grad)
+
+
 def arguments_of(name: str, dtype: torch.dtype, requires_grad: bool, layout: str) -> Iterator[tuple[object, ...]]:
     """Calls of the operator that between them cover its flags and its optional arguments."""
     a, b = matrices(dtype, requires_grad, layout)
@@ -61,6 +70,16 @@ def arguments_of(name: str, dtype: torch.dtype, requires_grad: bool, layout: str
         yield None, per_row.new_ones(()).expand(4), a, b, row, c, None, seed, 3, True, False
         yield None, torch.ones(4, 5, dtype=wide), a, b, None, None, row, seed, 3, False, True
         yield b * 2, None, a, b, c, row, c.detach(), seed, 3, True, True
+    elif name == "rsample_kl_cholesky":
+        for flag in (False, True):
+            yield a, triangles(a, layout), None, None, seed, 3, flag, not flag
+            yield a, triangles(a, layout), row, c, seed, 3, flag, flag
+    elif name == "rsample_kl_cholesky_backward":
+        tril = triangles(a, layout)
+        yield a * 2, per_row, a, tril, None, None, seed, 3, False
+        yield None, per_row.new_ones(()).expand(4), a, tril, row, c, seed, 3, True
+        yield None, torch.ones(4, 5, dtype=wide), a, tril, c, row, seed, 3, False
+        yield b * 2, None, a, tril, c, row, seed, 3, True
     elif name == "gaussian_nll":
         yield a, b, log_gamma
         yield a, b.detach().double().requires_grad_(requires_grad), log_gamma
@@ -134,6 +153,21 @@ def test_rsample_kl_and_gaussian_nll_work_on_fake_tensors(dtype: torch.dtype) ->
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_rsample_kl_cholesky_works_on_fake_tensors(dtype: torch.dtype) -> None:
+    for other in DTYPES:
+
+        def run(other: torch.dtype = other) -> list[Tensor]:
+            mu = torch.zeros(4, 5, dtype=dtype, requires_grad=True)
+            tril = torch.zeros(4, 15, dtype=other, requires_grad=True)
+            prior = torch.zeros(5, dtype=dtype, requires_grad=True)
+            z, kl, ratio = mc.rsample_kl_cholesky(mu, tril, mu, prior, seed=1, return_variance_ratio=True)
+            _, kls = mc.rsample_kl_cholesky(mu, tril, seed=1, per_dimension=True)
+            return [z, kl, ratio, kls, *grad(z.sum() + kl.sum() + kls.sum(), (mu, tril, prior))]
+
+        assert_the_same_on_fake_tensors(run)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_gaussian_elbo_works_on_fake_tensors(dtype: torch.dtype) -> None:
     for x_dtype in DTYPES:
 
@@ -158,6 +192,17 @@ def vae_loss(
     return loss + mc.gaussian_nll(x_hat, x, log_gamma).mean() + kls.square().mean(), z, squared_error
 
 
+def cholesky_loss(
+    heads: Tensor, x: Tensor, weight: Tensor, log_gamma: Tensor, seed: int | Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    mu = heads[:, :4]  # the triangle of which has all ten numbers
+    z, kl = mc.rsample_kl_cholesky(mu, heads, seed=seed, first_row=7)
+    prior = heads[:, 4:8], heads[0, 6:]
+    _, kls, ratio = mc.rsample_kl_cholesky(mu, heads, *prior, seed=seed, per_dimension=True, return_variance_ratio=True)
+    loss, _, squared_error = gaussian_elbo(z @ weight[:4], x, log_gamma, kl)
+    return loss + kls.square().mean(), ratio, squared_error
+
+
 def evaluate(function: Callable[..., tuple[Tensor, ...]], batch: int, seed: int | Tensor | None) -> list[Tensor]:
     """Results and gradients, with the same arguments for the same batch."""
     generator = torch.Generator().manual_seed(batch)
@@ -176,12 +221,15 @@ def assert_alike(found: list[Tensor], expected: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compiled_loss_is_the_eager_one(fresh_compiler: None, dynamic: bool) -> None:
+@pytest.mark.parametrize("loss", [vae_loss, cholesky_loss])
+def test_compiled_loss_is_the_eager_one(
+    fresh_compiler: None, loss: Callable[..., tuple[Tensor, ...]], dynamic: bool
+) -> None:
     counter = CompileCounterWithBackend("aot_eager")
-    function = torch.compile(vae_loss, fullgraph=True, backend=counter, dynamic=dynamic)
+    function = torch.compile(loss, fullgraph=True, backend=counter, dynamic=dynamic)
     for batch in (4, 9, 33):
         for seed in (torch.tensor(3), torch.tensor(2**62 + 1)):
-            assert_alike(evaluate(function, batch, seed), evaluate(vae_loss, batch, seed))
+            assert_alike(evaluate(function, batch, seed), evaluate(loss, batch, seed))
     assert counter.frame_count == (1 if dynamic else 3)
 
 
