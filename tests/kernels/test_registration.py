@@ -199,8 +199,8 @@ def cholesky_loss(
     z, kl = mc.rsample_kl_cholesky(mu, heads, seed=seed, first_row=7)
     prior = heads[:, 4:8], heads[0, 6:]
     _, kls, ratio = mc.rsample_kl_cholesky(mu, heads, *prior, seed=seed, per_dimension=True, return_variance_ratio=True)
-    loss, _, squared_error = gaussian_elbo(z @ weight[:4], x, log_gamma, kl)
-    return loss + kls.square().mean(), ratio, squared_error
+    nll = mc.gaussian_nll(z @ weight[:4], x, log_gamma)
+    return (nll + kl).mean() + kls.square().mean(), z, ratio
 
 
 def evaluate(function: Callable[..., tuple[Tensor, ...]], batch: int, seed: int | Tensor | None) -> list[Tensor]:
