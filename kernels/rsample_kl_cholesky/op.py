@@ -60,12 +60,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _backward(ops: Any, ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+def _backward(
+    kernel: Any, ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None, *_: None
+) -> tuple[Tensor | None, ...]:
     if grad_z is None and grad_kl is None:
         return (None,) * 8
     with_prior = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
-    run = ops.rsample_kl_cholesky_backward.default
-    found = run(grad_z, grad_kl, *ctx.saved_tensors, ctx.first_row, with_prior)
+    found = kernel(grad_z, grad_kl, *ctx.saved_tensors, ctx.first_row, with_prior)
     grad_mu, grad_tril, *grad_prior = found
     return grad_mu, grad_tril, *(grad_prior if with_prior else (None, None)), None, None, None, None
 
