@@ -12,7 +12,6 @@ from torch import Tensor
 
 __all__ = ["Batch", "Partials", "arithmetic", "broadcast_strides", "partials", "row_strides", "split_batch", "tile_cols", "tile_elements"]
 
-WIDEST_TILE = 1024
 PROGRAMS_OF_A_SUM = 512  # enough to fill a GPU, few enough for the last ones, which add up
 
 
@@ -39,13 +38,13 @@ def row_strides(tensor: Tensor | None) -> tuple[int, int]:
 
 
 def tile_elements(dtype: torch.dtype) -> int:
-    """The elements of a tile: 16 for each thread of a program, or 8 in float64, which takes twice the registers."""
-    return 8192 // dtype.itemsize
+    """The elements of a tile: 8 for each thread of a program, or 4 in float64, which takes twice the registers."""
+    return 4096 // dtype.itemsize
 
 
-def tile_cols(cols: int) -> int:
-    """The columns of a tile: whole blocks of noise."""
-    return min(max(triton.next_power_of_2(cols), 4), WIDEST_TILE)
+def tile_cols(cols: int, widest: int) -> int:
+    """The columns of a tile, at least a whole block of noise."""
+    return min(max(triton.next_power_of_2(cols), 4), widest)
 
 
 class Batch(NamedTuple):

@@ -135,7 +135,7 @@ def rsample_kl(
     ratio = z.new_empty(cols if with_variance_ratio else 0, dtype=dtype)
     if rows == 0 or cols == 0:
         return z, kl.zero_(), ratio.fill_(torch.nan)
-    tile_width = tile_cols(cols)
+    tile_width = tile_cols(cols, tile_elements(dtype))
     tile_rows = tile_elements(dtype) // tile_width
     batch = split_batch(rows, tile_rows, with_variance_ratio)
     sums, counters, group_size = partials(z, batch.programs if with_variance_ratio else 0, cols, dtype)
@@ -338,7 +338,7 @@ def rsample_kl_backward(
     sum_gate = gate_wanted and grad_gate.shape[0] != rows
     sums_wanted = sum_prior_mu + sum_prior_log_var + sum_gate
 
-    tile_width = tile_cols(cols)
+    tile_width = tile_cols(cols, tile_elements(dtype))
     tile_rows = tile_elements(dtype) // tile_width
     batch = split_batch(rows, tile_rows, sums_wanted > 0)
     sums, counters, group_size = partials(mu, batch.programs, sums_wanted * cols, dtype)
