@@ -1,4 +1,4 @@
-"""What the launchers of the Triton kernels share: sizes of tiles, types, strides, and how a sum over the batch is split.
+"""What the launchers of the Triton kernels share: sizes of tiles, types, strides, the split of a sum over the batch.
 
 All sizes follow from shapes and types alone: the numbers do not depend on the device.
 """
@@ -10,7 +10,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["Batch", "Partials", "arithmetic", "broadcast_strides", "partials", "row_strides", "split_batch", "tile_cols", "tile_elements"]
+__all__ = [
+    "Batch",
+    "Partials",
+    "arithmetic",
+    "broadcast_strides",
+    "empty_gradient",
+    "partials",
+    "row_strides",
+    "split_batch",
+    "tile_cols",
+    "tile_elements",
+]
 
 PROGRAMS_OF_A_SUM = 512  # enough to fill a GPU, few enough for the last ones, which add up
 
@@ -45,6 +56,13 @@ def tile_elements(dtype: torch.dtype) -> int:
 def tile_cols(cols: int, widest: int) -> int:
     """The columns of a tile, at least a whole block of noise."""
     return min(max(triton.next_power_of_2(cols), 4), widest)
+
+
+def empty_gradient(tensor: Tensor | None, like: Tensor, wanted: bool) -> Tensor:
+    """Room for the gradient of an argument that need not be there; no elements where it is not wanted."""
+    if tensor is None:
+        return like.new_empty(0)
+    return tensor.new_empty(tensor.shape if wanted else 0)
 
 
 class Batch(NamedTuple):

@@ -1,7 +1,7 @@
 """What the Triton kernels are made of: Philox, noise, exponentials, memory of any type, sums over programs.
 
-It says the same as ``csrc/include/manifold_core/*.h``, where the reasons of the formulas stand. All of it works on tiles
-of float32 or float64, compiled and in Triton's interpreter.
+The mathematics is that of ``csrc/include/manifold_core/*.h``, where the reasons of the formulas stand. All of it works
+on tiles of float32 or float64, compiled and in Triton's interpreter.
 """
 
 import math
@@ -11,8 +11,8 @@ import triton.language as tl
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
-# Taylor coefficients: 1 / (k + 2)! of (e^r - 1 - r) / r^2, (-1)^k / (2k + 1)! and (-1)^k / (2k)! of sin(a) / a and cos(a)
-# in a^2, 1 / (2k + 1) of atanh(s) / s in s^2.
+# Taylor coefficients: 1 / (k + 2)! of (e^r - 1 - r) / r^2; (-1)^k / (2k + 1)! and (-1)^k / (2k)! of sin(a) / a and of
+# cos(a) in a^2; 1 / (2k + 1) of atanh(s) / s in s^2.
 EXP_32 = tl.constexpr(tuple(1 / math.factorial(k + 2) for k in range(7)))
 EXP_64 = tl.constexpr(tuple(1 / math.factorial(k + 2) for k in range(13)))
 SIN_32 = tl.constexpr(tuple((-1) ** k / math.factorial(2 * k + 1) for k in range(5)))
@@ -61,7 +61,7 @@ def exponential(x):
 
 @triton.jit
 def exponential_of_difference(a, b):
-    """e^d, e^d - 1 and e^d - 1 - d of d = a - b. Rounding d alone would cost 4e-6 of e^80 in float32: it is taken back."""
+    """e^d, e^d - 1 and e^d - 1 - d of d = a - b. The rounding of d, which costs 4e-6 of e^80 in float32, is undone."""
     x = a - b
     shift = x - a
     error = (a - (x - shift)) - (b + shift)
@@ -97,7 +97,7 @@ def philox4x32_10(c0, c1, c2, c3, k0, k1):
 
 @triton.jit
 def noise_words(seed, row, block):
-    """The four words of each block of four columns: seed int64, row uint64 and block uint32, of shapes that broadcast."""
+    """The four words of each block of four columns: seed int64, row uint64, block uint32, of shapes that broadcast."""
     zero = block ^ block
     return philox4x32_10(
         block,
@@ -111,7 +111,7 @@ def noise_words(seed, row, block):
 
 @triton.jit
 def log_uniform(w, dtype: tl.constexpr):
-    """log((w + 1/2) / 2^32). Near 1 the distance from 1 comes from the word itself: as a number u has rounded it away."""
+    """log((w + 1/2) / 2^32). Near 1 the distance from 1 comes from the word itself: u would have rounded it away."""
     near_one = w >= 0xB504F334
     v = (tl.where(near_one, w ^ 0xFFFFFFFF, w).to(dtype) + 0.5) * 2.3283064365386963e-10
     if dtype == tl.float32:
@@ -120,8 +120,7 @@ def log_uniform(w, dtype: tl.constexpr):
         m = ((shifted & 0x7FFFFF) + 0x3F3504F3).to(tl.float32, bitcast=True)
         f = tl.where(near_one, -v, m - 1.0)
         e = tl.where(near_one, 0.0, exponent)
-        log_minus_f = f * f * (f * polynomial(LOG_32, 7, f) - 0.5)
-        return ((e * -2.12194440e-4 + log_minus_f) + f) + e * 0.693359375
+        log = ((e * -2.12194440e-4 + f * f * (f * polynomial(LOG_32, 7, f) - 0.5)) + f) + e * 0.693359375
     else:
         shifted = v.to(tl.int64, bitcast=True) - 0x3FE6A09E667F3BCD
         exponent = (shifted >> 52).to(dtype)
@@ -130,7 +129,8 @@ def log_uniform(w, dtype: tl.constexpr):
         e = tl.where(near_one, 0.0, exponent)
         s = f / (2.0 + f)
         log_minus_f = 2.0 * s * polynomial(ATANH_64, 12, s * s) - f
-        return ((e * 1.9082149292705877e-10 + log_minus_f) + f) + e * 0.69314718036912381649
+        log = ((e * 1.9082149292705877e-10 + log_minus_f) + f) + e * 0.69314718036912381649
+    return log
 
 
 @triton.jit

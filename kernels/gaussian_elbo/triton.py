@@ -20,9 +20,8 @@ def gaussian_elbo(
     grad_x_hat = x_hat.new_empty(rows if with_gradients else 0, cols)
     grad_log_gamma = torch.empty_like(log_gamma)
     if rows == 0:  # the mean of nothing
-        for result in (loss, grad_kl, grad_log_gamma):
-            result.fill_(torch.nan)
-        return loss, nll, squared_error, grad_x_hat, grad_log_gamma, grad_kl
+        results = loss.fill_(torch.nan), nll, squared_error, grad_x_hat
+        return *results, grad_log_gamma.zero_(), grad_kl.fill_(torch.nan)
     at = split(rows, cols, dtype)
     sums, counters, group_size = partials(x_hat, at.tiles, 2, torch.float64)
     forward_kernel[(at.tiles * at.splits,)](

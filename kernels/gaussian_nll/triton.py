@@ -1,4 +1,4 @@
-"""``gaussian_nll`` in Triton: one launch forward, one backward. The forward kernel is that of ``gaussian_elbo``, too."""
+"""``gaussian_nll`` in Triton: one launch forward, one backward. ``gaussian_elbo`` has the same forward kernel."""
 
 from typing import NamedTuple
 
@@ -39,8 +39,8 @@ def forward_kernel(
     part_counter_ptr,  # [tiles], or None
     partial_ptr,  # [tiles + groups, 2] float64: sums of the loss and of the gradient of log gamma, or None
     counter_ptr,  # [groups + 1], or None
-    beta: "fp64",
-    rows: "i64",
+    beta: tl.float64,
+    rows: tl.int64,
     cols,
     splits,
     split_cols,
@@ -183,7 +183,7 @@ def backward_kernel(
     grad_log_gamma_ptr,  # []
     partial_ptr,  # [tiles + groups, 1] float64, None without grad_nll
     counter_ptr,  # [groups + 1], None without grad_nll
-    rows: "i64",
+    rows: tl.int64,
     cols,
     splits,
     split_cols,
@@ -217,8 +217,10 @@ def backward_kernel(
         x_hat = read(x_hat_ptr + row[:, None] * x_hat_row_stride + col * x_hat_col_stride, inside, ARITHMETIC)
         x = read(x_ptr + row[:, None] * x_row_stride + col * x_col_stride, inside, ARITHMETIC)
         write(grad_x_hat_ptr + row[:, None] * cols + col, scale[:, None] * (x_hat - x), inside)
+    # Who adds up the gradient of log gamma has done its share of the gradient of x_hat: nothing waits for it.
     if grad_nll_ptr is not None:
-        if part == 0:
+        add_up_slopes = part == 0
+        if add_up_slopes:
             squared_error = read(squared_error_ptr + row * squared_error_stride, inside_row, ARITHMETIC)
             slopes = tl.where(inside_row, 0.5 * grad_nll * (cols - squared_error * root * root), 0.0).to(tl.float64)
             tl.store(partial_ptr + tile, tl.sum(slopes, axis=0))
@@ -241,10 +243,8 @@ def gaussian_nll_backward(
     rows, cols = x_hat.shape
     dtype, triton_dtype = arithmetic(x_hat, x)
     grad_x_hat = x_hat.new_empty(rows, cols)
-    if rows == 0 or grad_nll is None:
-        grad_log_gamma = torch.zeros_like(log_gamma)
-    else:
-        grad_log_gamma = torch.empty_like(log_gamma)
+    without = rows == 0 or grad_nll is None
+    grad_log_gamma = torch.zeros_like(log_gamma) if without else torch.empty_like(log_gamma)
     if rows == 0:
         return grad_x_hat, grad_log_gamma
     at = split(rows, cols, dtype)

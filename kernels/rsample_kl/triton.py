@@ -5,7 +5,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..triton_launch import arithmetic, broadcast_strides, partials, row_strides, split_batch, tile_cols, tile_elements
+from ..triton_launch import (
+    arithmetic,
+    broadcast_strides,
+    empty_gradient,
+    partials,
+    row_strides,
+    split_batch,
+    tile_cols,
+    tile_elements,
+)
 from ..triton_math import (
     add_up_group,
     exponential,
@@ -19,17 +28,18 @@ from ..triton_math import (
 
 __all__ = ["rsample_kl", "rsample_kl_backward"]
 
+
 @triton.jit
 def variance_terms(log_var, prior_log_var):
-    """e^(l/2), e^d, e^d - 1, e^d - 1 - d and e^(-p/2), with d = l - p. Without a prior p is None, and means 0."""
+    """e^(l/2), e^d, e^d - 1, e^d - 1 - d and e^(-p/2), with d = l - p. Without a prior p is None, and stands for 0."""
     sigma, t, s = exponential(0.5 * log_var)
-    if prior_log_var is None:
-        # All from one exponential: with t = e^(l/2) - 1 and s = t - l/2, e^l - 1 = t (t + 2) and e^l - 1 - l = t^2 + 2 s.
-        return sigma, sigma * sigma, t * (t + 2.0), t * t + 2.0 * s, 1.0
-    else:
+    # All from one exponential: with t = e^(l/2) - 1 and s = t - l/2, e^l - 1 = t (t + 2), e^l - 1 - l = t^2 + 2 s.
+    exp, exp_minus_1, exp_minus_1_minus_d = sigma * sigma, t * (t + 2.0), t * t + 2.0 * s
+    inv_prior_sigma = 1.0
+    if prior_log_var is not None:
         exp, exp_minus_1, exp_minus_1_minus_d = exponential_of_difference(log_var, prior_log_var)
         inv_prior_sigma, _, _ = exponential(-0.5 * prior_log_var)
-        return sigma, exp, exp_minus_1, exp_minus_1_minus_d, inv_prior_sigma
+    return sigma, exp, exp_minus_1, exp_minus_1_minus_d, inv_prior_sigma
 
 
 @triton.jit(do_not_specialize=["first_row", "rows", "rows_each", "group_size"])
@@ -45,8 +55,8 @@ def forward_kernel(
     ratio_ptr,  # [cols], or None
     partial_ptr,  # [programs + groups, cols], or None
     counter_ptr,  # [groups + 1], or None
-    first_row: "i64",
-    rows: "i64",
+    first_row: tl.int64,
+    rows: tl.int64,
     cols,
     rows_each,
     group_size,
@@ -186,8 +196,8 @@ def backward_kernel(
     grad_gate_ptr,  # the same
     partial_ptr,  # [programs + groups, SUMS cols], or None
     counter_ptr,  # [groups + 1], or None
-    first_row: "i64",
-    rows: "i64",
+    first_row: tl.int64,
+    rows: tl.int64,
     cols,
     rows_each,
     group_size,
@@ -314,16 +324,14 @@ def rsample_kl_backward(
     rows, cols = mu.shape
     dtype, triton_dtype = arithmetic(grad_z, grad_kl, mu, log_var, prior_mu, prior_log_var, gate_logits)
 
-    def gradient(tensor: Tensor | None, wanted: bool) -> Tensor:
-        return (mu if tensor is None else tensor).new_empty(tensor.shape if wanted and tensor is not None else 0)
-
     grad_mu, grad_log_var = mu.new_empty(mu.shape), log_var.new_empty(log_var.shape)
-    grad_prior_mu, grad_prior_log_var = gradient(prior_mu, with_prior), gradient(prior_log_var, with_prior)
-    grad_gate = gradient(gate_logits, with_gate)
+    grad_prior_mu = empty_gradient(prior_mu, mu, with_prior)
+    grad_prior_log_var = empty_gradient(prior_log_var, mu, with_prior)
+    grad_gate = empty_gradient(gate_logits, mu, with_gate)
     results = grad_mu, grad_log_var, grad_prior_mu, grad_prior_log_var, grad_gate
     if rows == 0 or cols == 0:
-        for gradient_of_nothing in results:
-            gradient_of_nothing.zero_()
+        for result in results:
+            result.zero_()
         return results
     # What no gradient comes in for is 0, and nothing the kernel has to know of.
     prior_wanted = with_prior and grad_kl is not None
@@ -336,12 +344,12 @@ def rsample_kl_backward(
     sum_prior_mu = prior_wanted and grad_prior_mu.shape[0] != rows
     sum_prior_log_var = prior_wanted and grad_prior_log_var.shape[0] != rows
     sum_gate = gate_wanted and grad_gate.shape[0] != rows
-    sums_wanted = sum_prior_mu + sum_prior_log_var + sum_gate
+    wanted_sums = sum_prior_mu + sum_prior_log_var + sum_gate
 
     tile_width = tile_cols(cols, tile_elements(dtype))
     tile_rows = tile_elements(dtype) // tile_width
-    batch = split_batch(rows, tile_rows, sums_wanted > 0)
-    sums, counters, group_size = partials(mu, batch.programs, sums_wanted * cols, dtype)
+    batch = split_batch(rows, tile_rows, wanted_sums > 0)
+    sums, counters, group_size = partials(mu, batch.programs, wanted_sums * cols, dtype)
     backward_kernel[(batch.programs,)](
         grad_z,
         grad_kl,
@@ -363,7 +371,7 @@ def rsample_kl_backward(
         cols,
         batch.rows,
         group_size,
-        *broadcast_strides(grad_z, rows),
+        *row_strides(grad_z),
         *row_strides(grad_kl),
         *mu.stride(),
         *log_var.stride(),
