@@ -23,6 +23,7 @@ __all__ = [
     "tile_elements",
 ]
 
+WARPS = 8
 PROGRAMS_OF_A_SUM = 512  # enough to fill a GPU, few enough for the last ones, which add up
 
 
@@ -49,7 +50,7 @@ def row_strides(tensor: Tensor | None) -> tuple[int, int]:
 
 
 def tile_elements(dtype: torch.dtype) -> int:
-    """The elements of a tile: 8 for each thread of a program, or 4 in float64, which takes twice the registers."""
+    """The elements of a tile. A thread of ``WARPS`` warps holds 16 bytes of each tensor: one access to memory."""
     return 4096 // dtype.itemsize
 
 

@@ -6,6 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..triton_launch import (
+    WARPS,
     arithmetic,
     broadcast_strides,
     empty_gradient,
@@ -175,6 +176,7 @@ def rsample_kl(
         ARITHMETIC=triton_dtype,
         ROWS=tile_rows,
         COLS=tile_width,
+        num_warps=WARPS,
     )
     return z, kl, ratio
 
@@ -384,5 +386,6 @@ def rsample_kl_backward(
         ARITHMETIC=triton_dtype,
         ROWS=tile_rows,
         COLS=tile_width,
+        num_warps=WARPS,
     )
     return results

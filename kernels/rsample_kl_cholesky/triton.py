@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..rsample_kl.triton import variance_terms
 from ..triton_launch import (
+    WARPS,
     arithmetic,
     broadcast_strides,
     empty_gradient,
@@ -67,20 +68,22 @@ def forward_kernel(
     seed = tl.load(seed_ptr)
     begin = tl.program_id(0).to(tl.int64) * rows_each
     for first_i in range(0, cols, HEIGHT):
-        i = first_i + tl.arange(0, HEIGHT)[None, :].to(tl.int64)
+        i = first_i + tl.arange(0, HEIGHT)[None, :]
         ratio = tl.zeros([ROWS, HEIGHT], ARITHMETIC)
         for start in range(0, rows_each, ROWS):
             row = begin + start + tl.arange(0, ROWS)[:, None]
             inside = (row < rows) & (i < cols)
-            mu = read(mu_ptr + row * mu_row_stride + i * mu_col_stride, inside, ARITHMETIC)
+            mu = read(mu_ptr + row * mu_row_stride + i.to(tl.int64) * mu_col_stride, inside, ARITHMETIC)
             tril_row = tril_ptr + row * tril_row_stride
             log_var = 2.0 * read(
-                tril_row + i * (i + 3) // 2 * tril_col_stride, inside, ARITHMETIC
+                tril_row + (i * (i + 3) // 2).to(tl.int64) * tril_col_stride, inside, ARITHMETIC
             )  # exactly 2 log L_ii
             distance, prior_log_var = mu, None
             if prior_mu_ptr is not None:
-                prior_mu_at = prior_mu_ptr + row * prior_mu_row_stride + i * prior_mu_col_stride
-                prior_log_var_at = prior_log_var_ptr + row * prior_log_var_row_stride + i * prior_log_var_col_stride
+                prior_mu_at = prior_mu_ptr + row * prior_mu_row_stride + i.to(tl.int64) * prior_mu_col_stride
+                prior_log_var_at = (
+                    prior_log_var_ptr + row * prior_log_var_row_stride + i.to(tl.int64) * prior_log_var_col_stride
+                )
                 distance = mu - read(prior_mu_at, inside, ARITHMETIC)
                 prior_log_var = read(prior_log_var_at, inside, ARITHMETIC)
             sigma, exp, _, exp_minus_1_minus_d, inv_prior_sigma = variance_terms(log_var, prior_log_var)
@@ -89,7 +92,8 @@ def forward_kernel(
             for first_j in range(0, tl.minimum(first_i + HEIGHT, cols), WIDTH):
                 j = first_j + tl.arange(0, WIDTH)[None, None, :]
                 below = (j < i[:, :, None]) & inside[:, :, None]
-                at = tril_row[:, :, None] + ((i * (i + 1) // 2)[:, :, None] + j) * tril_col_stride
+                offset = (i * (i + 1) // 2)[:, :, None] + j
+                at = tril_row[:, :, None] + offset.to(tl.int64) * tril_col_stride
                 factor = read(at, below, ARITHMETIC)
                 spread += factor * noise(seed, first_row + begin + start, first_j, ROWS, WIDTH, ARITHMETIC)[:, None, :]
                 if prior_mu_ptr is not None:
@@ -134,7 +138,7 @@ class Tile(NamedTuple):
 
 
 def tile(cols: int, dtype: torch.dtype) -> Tile:
-    elements = 2 * tile_elements(dtype)
+    elements = tile_elements(dtype)
     width = tile_cols(cols, 128)
     height = tile_cols(cols, elements // max(width, 32))
     return Tile(elements // (width * height), height, width)
@@ -186,6 +190,7 @@ def rsample_kl_cholesky(
         ROWS=at.rows,
         HEIGHT=at.height,
         WIDTH=at.width,
+        num_warps=WARPS,
     )
     return z, kl, ratio
 
@@ -234,7 +239,7 @@ def backward_kernel(
     begin = tl.program_id(0).to(tl.int64) * rows_each
     packed = cols.to(tl.int64) * (cols + 1) // 2
     for first_i in range(0, cols, HEIGHT):
-        i = first_i + tl.arange(0, HEIGHT)[None, :].to(tl.int64)
+        i = first_i + tl.arange(0, HEIGHT)[None, :]
         sum_prior_mu = tl.zeros([ROWS, HEIGHT], ARITHMETIC)
         sum_prior_log_var = tl.zeros([ROWS, HEIGHT], ARITHMETIC)
         for start in range(0, rows_each, ROWS):
@@ -243,25 +248,31 @@ def backward_kernel(
             dense = row * cols + i
             tril_row = tril_ptr + row * tril_row_stride
             log_var = 2.0 * read(
-                tril_row + i * (i + 3) // 2 * tril_col_stride, inside, ARITHMETIC
+                tril_row + (i * (i + 3) // 2).to(tl.int64) * tril_col_stride, inside, ARITHMETIC
             )  # exactly 2 log L_ii
             prior_log_var = None
             if prior_mu_ptr is not None:
-                prior_log_var_at = prior_log_var_ptr + row * prior_log_var_row_stride + i * prior_log_var_col_stride
+                prior_log_var_at = (
+                    prior_log_var_ptr + row * prior_log_var_row_stride + i.to(tl.int64) * prior_log_var_col_stride
+                )
                 prior_log_var = read(prior_log_var_at, inside, ARITHMETIC)
             sigma, _, exp_minus_1, _, inv_prior_sigma = variance_terms(log_var, prior_log_var)
             grad_mu = tl.zeros([ROWS, HEIGHT], ARITHMETIC)
             grad_diagonal = tl.zeros([ROWS, HEIGHT], ARITHMETIC)
             if grad_z_ptr is not None:
-                grad_z = read(grad_z_ptr + row * grad_z_row_stride + i * grad_z_col_stride, inside, ARITHMETIC)
+                grad_z = read(
+                    grad_z_ptr + row * grad_z_row_stride + i.to(tl.int64) * grad_z_col_stride, inside, ARITHMETIC
+                )
                 eps = noise(seed, first_row + begin + start, first_i, ROWS, HEIGHT, ARITHMETIC)
                 grad_mu = grad_z
                 grad_diagonal = grad_z * (sigma * eps)
             if grad_kl_ptr is not None:
-                grad_kl = read(grad_kl_ptr + row * grad_kl_row_stride + i * grad_kl_col_stride, inside, ARITHMETIC)
-                distance = read(mu_ptr + row * mu_row_stride + i * mu_col_stride, inside, ARITHMETIC)
+                grad_kl = read(
+                    grad_kl_ptr + row * grad_kl_row_stride + i.to(tl.int64) * grad_kl_col_stride, inside, ARITHMETIC
+                )
+                distance = read(mu_ptr + row * mu_row_stride + i.to(tl.int64) * mu_col_stride, inside, ARITHMETIC)
                 if prior_mu_ptr is not None:
-                    prior_mu_at = prior_mu_ptr + row * prior_mu_row_stride + i * prior_mu_col_stride
+                    prior_mu_at = prior_mu_ptr + row * prior_mu_row_stride + i.to(tl.int64) * prior_mu_col_stride
                     distance -= read(prior_mu_at, inside, ARITHMETIC)
                 scaled = distance * inv_prior_sigma
                 pull = grad_kl * (scaled * inv_prior_sigma)
@@ -279,7 +290,7 @@ def backward_kernel(
                     eps_j = noise(seed, first_row + begin + start, first_j, ROWS, WIDTH, ARITHMETIC)
                     grad_factor = grad_z[:, :, None] * eps_j[:, None, :]
                 if grad_kl_ptr is not None:
-                    factor = read(tril_row[:, :, None] + offset * tril_col_stride, below, ARITHMETIC)
+                    factor = read(tril_row[:, :, None] + offset.to(tl.int64) * tril_col_stride, below, ARITHMETIC)
                     if prior_mu_ptr is not None:
                         factor = tl.where(below, factor * inv_prior_sigma[:, :, None], 0.0)
                     grad_factor += kl_scale[:, :, None] * factor
@@ -389,5 +400,6 @@ def rsample_kl_cholesky_backward(
         ROWS=at.rows,
         HEIGHT=at.height,
         WIDTH=at.width,
+        num_warps=WARPS,
     )
     return results
