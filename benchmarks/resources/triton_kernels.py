@@ -45,6 +45,7 @@ class Launch(NamedTuple):
     signature: dict[str, str]
     constants: dict[str, Any]
     attributes: dict[tuple[int], list[list[Any]]]
+    options: dict[str, Any]  # of the compiler, such as num_warps
 
 
 @contextmanager
@@ -53,13 +54,14 @@ def recorded() -> Iterator[list[Launch]]:
     launches: list[Launch] = []
 
     def run(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-        launches.append(specialised(kernel, kernel.signature.bind(*args, **kwargs).arguments))
+        options = {name: kwargs.pop(name) for name in tuple(kwargs) if name not in kernel.arg_names}
+        launches.append(specialised(kernel, kernel.signature.bind(*args, **kwargs).arguments, options))
 
     with mock.patch.object(JITFunction, "run", run):
         yield launches
 
 
-def specialised(kernel: Any, arguments: dict[str, Any]) -> Launch:
+def specialised(kernel: Any, arguments: dict[str, Any], options: dict[str, Any]) -> Launch:
     """What Triton makes of the arguments of a launch."""
     signature: dict[str, str] = {}
     constants: dict[str, Any] = {}
@@ -79,12 +81,12 @@ def specialised(kernel: Any, arguments: dict[str, Any]) -> Launch:
             aligned = isinstance(value, int) and value % 16 == 0 and not parameter.do_not_specialize
         if aligned:
             attributes[(position,)] = [["tt.divisibility", 16]]
-    return Launch(kernel, signature, constants, attributes)
+    return Launch(kernel, signature, constants, attributes, options)
 
 
 def compiled(name: str, variant: str, launch: Launch, sm: int) -> Row:
     source = ASTSource(launch.kernel, launch.signature, launch.constants, launch.attributes)
-    binary = triton.compile(source, target=GPUTarget("cuda", sm, 32))
+    binary = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=launch.options)
     with tempfile.TemporaryDirectory() as folder:
         ptx = Path(folder) / "kernel.ptx"
         ptx.write_text(binary.asm["ptx"])

@@ -101,7 +101,7 @@ def forward_kernel(
                 z *= w
             write(z_ptr + row * cols + col, z, inside)
             scaled = distance * inv_prior_sigma
-            kl = 0.5 * (scaled * scaled + exp_minus_1_minus_d)
+            kl = 0.5 * scaled * scaled + 0.5 * exp_minus_1_minus_d  # half of a square may be in range where it is not
             if PER_DIMENSION:
                 tl.store(kl_ptr + row * cols + col, kl, mask=inside)
             else:
@@ -270,7 +270,7 @@ def backward_kernel(
                 grad_mu += pull
                 grad_log_var += grad_kl * exp_minus_1
                 if grad_prior_mu_ptr is not None:
-                    grad_prior_log_var = -0.5 * grad_kl * (scaled * scaled + exp_minus_1)
+                    grad_prior_log_var = -0.5 * (grad_kl * scaled * scaled + grad_kl * exp_minus_1)
                     if SUM_PRIOR_MU:
                         sum_prior_mu -= tl.where(inside, pull, 0.0)
                     else:

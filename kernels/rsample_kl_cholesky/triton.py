@@ -103,7 +103,7 @@ def forward_kernel(
             off_diagonal = tl.sum(squares, axis=2)
             write(z_ptr + row * cols + i, mu + (tl.sum(spread, axis=2) + sigma * eps), inside)
             scaled = distance * inv_prior_sigma
-            kl = 0.5 * (scaled * scaled + off_diagonal + exp_minus_1_minus_d)
+            kl = 0.5 * scaled * scaled + 0.5 * (off_diagonal + exp_minus_1_minus_d)
             if PER_DIMENSION:
                 tl.store(kl_ptr + row * cols + i, kl, mask=inside)
             else:
@@ -303,8 +303,8 @@ def backward_kernel(
                     below | (on_diagonal & inside[:, :, None]),
                 )
             if grad_prior_mu_ptr is not None:
-                terms = scaled * scaled + tl.sum(squares, axis=2) + exp_minus_1
-                grad_prior_log_var = -0.5 * grad_kl * terms
+                rest = grad_kl * (tl.sum(squares, axis=2) + exp_minus_1)
+                grad_prior_log_var = -0.5 * (grad_kl * scaled * scaled + rest)
                 if SUM_PRIOR_MU:
                     sum_prior_mu -= tl.where(inside, pull, 0.0)
                 else:
