@@ -24,6 +24,8 @@ __all__ = [
 ]
 
 WARPS = 8
+# Of a thread, for kernels that hold much: left alone the compiler spills some bytes to fit one block more.
+MOST_REGISTERS = 128
 PROGRAMS_OF_A_SUM = 512  # enough to fill a GPU, few enough for the last ones, which add up
 
 

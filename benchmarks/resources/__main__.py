@@ -1,4 +1,4 @@
-"""``python -m benchmarks.resources [--out FILE.md]``: the table; fails where a kernel spills or takes too much memory."""
+"""The table of all kernels; fails where one spills, or takes more shared memory than a T4 has."""
 
 import argparse
 import importlib

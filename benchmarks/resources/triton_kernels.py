@@ -109,47 +109,57 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def calls(dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Variants, and calls that launch one kernel each: few options and all of them, narrow and wide, even and odd."""
+Calls = Iterator[tuple[str, Callable[[], object]]]  # variants, and calls that launch one kernel each
+
+
+def diagonal(rows: int, cols: int, dtype: torch.dtype) -> Calls:
+    mu, log_var, prior_mu, prior_log_var, gate, grad_z = matrices(6, rows, cols, dtype)
+    grad_kl = torch.zeros(rows, dtype=wide(dtype))
+    bare, options = (None, None, None), (prior_mu, prior_log_var, gate)
+    shared = (prior_mu[:1], prior_log_var[:1], gate[:1])
+    incoming = (grad_z, grad_kl)
+    at = f"κ = {cols}"
+    yield at, lambda: rsample_kl(mu, log_var, *bare, SEED, 0, False, False)
+    yield f"{at}, all options", lambda: rsample_kl(mu, log_var, *options, SEED, 0, False, True)
+    yield f"{at}, per dimension", lambda: rsample_kl(mu, log_var, *bare, SEED, 0, True, True)
+    yield at, lambda: rsample_kl_backward(*incoming, mu, log_var, *bare, SEED, 0, False, False)
+    yield f"{at}, all options", lambda: rsample_kl_backward(*incoming, mu, log_var, *options, SEED, 0, True, True)
+    yield f"{at}, shared prior", lambda: rsample_kl_backward(*incoming, mu, log_var, *shared, SEED, 0, True, True)
+
+
+def cholesky(rows: int, cols: int, dtype: torch.dtype) -> Calls:
+    mu, prior_mu, prior_log_var, grad_z = matrices(4, rows, cols, dtype)
+    tril = torch.zeros(rows, cols * (cols + 1) // 2, dtype=dtype)
+    bare, prior, shared = (None, None), (prior_mu, prior_log_var), (prior_mu[:1], prior_log_var[:1])
+    incoming = (grad_z, torch.zeros(rows, dtype=wide(dtype)))
+    at = f"κ = {cols}"
+    yield at, lambda: rsample_kl_cholesky(mu, tril, *bare, SEED, 0, False, False)
+    yield f"{at}, all options", lambda: rsample_kl_cholesky(mu, tril, *prior, SEED, 0, False, True)
+    yield at, lambda: rsample_kl_cholesky_backward(*incoming, mu, tril, *bare, SEED, 0, False)
+    yield f"{at}, all options", lambda: rsample_kl_cholesky_backward(*incoming, mu, tril, *prior, SEED, 0, True)
+    yield f"{at}, shared prior", lambda: rsample_kl_cholesky_backward(*incoming, mu, tril, *shared, SEED, 0, True)
+
+
+def reconstruction(rows: int, cols: int, dtype: torch.dtype) -> Calls:
+    x_hat, x = matrices(2, rows, cols, dtype)
+    per_row = torch.zeros(rows, dtype=wide(dtype))
+    log_gamma = torch.tensor(0.0)
+    at = f"d = {cols}"
+    yield at, lambda: gaussian_nll(x_hat, x, log_gamma)
+    yield at, lambda: gaussian_nll_backward(per_row, per_row, x_hat, x, log_gamma, per_row)
+    yield f"{at}, ELBO", lambda: gaussian_elbo(x_hat, x, log_gamma, per_row, 1.0, False)
+    yield f"{at}, ELBO with gradients", lambda: gaussian_elbo(x_hat, x, log_gamma, per_row, 1.0, True)
+
+
+def calls(dtype: torch.dtype) -> Calls:
+    """Few options and all of them; narrow and wide, multiples of 16 and not; in half precision one size."""
     half = dtype in (torch.bfloat16, torch.float16)
-    for cols in (64,) if half else (20, 64, 1024):
-        rows = 8192 if cols < 1024 else 600
-        mu, log_var, prior_mu, prior_log_var, gate, grad_z = matrices(6, rows, cols, dtype)
-        grad_kl = torch.zeros(rows, dtype=wide(dtype))
-        shared = [tensor[:1] for tensor in (prior_mu, prior_log_var, gate)]
-        at = f"κ = {cols}"
-        nothing, everything = (None, None, None), (prior_mu, prior_log_var, gate)
-        yield at, lambda: rsample_kl(mu, log_var, *nothing, SEED, 0, False, False)
-        yield f"{at}, all options", lambda: rsample_kl(mu, log_var, *everything, SEED, 0, False, True)
-        yield f"{at}, per dimension", lambda: rsample_kl(mu, log_var, *nothing, SEED, 0, True, True)
-        backward = rsample_kl_backward
-        yield at, lambda: backward(grad_z, grad_kl, mu, log_var, *nothing, SEED, 0, False, False)
-        yield f"{at}, all options", lambda: backward(grad_z, grad_kl, mu, log_var, *everything, SEED, 0, True, True)
-        yield f"{at}, shared prior", lambda: backward(grad_z, grad_kl, mu, log_var, *shared, SEED, 0, True, True)
+    for rows, cols in ((8192, 64),) if half else ((8192, 20), (8192, 64), (600, 1024)):
+        yield from diagonal(rows, cols, dtype)
     for cols in (32,) if half else (7, 32, 128, 300):
-        mu, prior_mu, prior_log_var, grad_z = matrices(4, 2048, cols, dtype)
-        (tril,) = matrices(1, 2048, cols * (cols + 1) // 2, dtype)
-        grad_kl = torch.zeros(2048, dtype=wide(dtype))
-        prior = (prior_mu, prior_log_var)
-        shared = [tensor[:1] for tensor in prior]
-        at = f"κ = {cols}"
-        yield at, lambda: rsample_kl_cholesky(mu, tril, None, None, SEED, 0, False, False)
-        yield f"{at}, all options", lambda: rsample_kl_cholesky(mu, tril, *prior, SEED, 0, False, True)
-        chol_backward = rsample_kl_cholesky_backward
-        yield at, lambda: chol_backward(grad_z, grad_kl, mu, tril, None, None, SEED, 0, False)
-        yield f"{at}, all options", lambda: chol_backward(grad_z, grad_kl, mu, tril, *prior, SEED, 0, True)
-        yield f"{at}, shared prior", lambda: chol_backward(grad_z, grad_kl, mu, tril, *shared, SEED, 0, True)
-    for cols in (784,) if half else (20, 784, 30_000):
-        rows = 4096 if cols < 1000 else 60
-        x_hat, x = matrices(2, rows, cols, dtype)
-        nll, kl = torch.zeros(2, rows, dtype=wide(dtype))
-        log_gamma = torch.tensor(0.0)
-        at = f"d = {cols}"
-        yield at, lambda: gaussian_nll(x_hat, x, log_gamma)
-        yield at, lambda: gaussian_nll_backward(nll, nll, x_hat, x, log_gamma, nll)
-        yield at, lambda: gaussian_elbo(x_hat, x, log_gamma, kl, 1.0, False)
-        if not half:
-            yield f"{at}, gradients", lambda: gaussian_elbo(x_hat, x, log_gamma, kl, 1.0, True)
+        yield from cholesky(1024, cols, dtype)
+    for rows, cols in ((4096, 784),) if half else ((4096, 20), (4096, 784), (60, 30_000)):
+        yield from reconstruction(rows, cols, dtype)
 
 
 def rows() -> Iterator[Row]:

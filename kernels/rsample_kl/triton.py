@@ -6,6 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..triton_launch import (
+    MOST_REGISTERS,
     WARPS,
     arithmetic,
     broadcast_strides,
@@ -146,6 +147,7 @@ def rsample_kl(
     ratio = z.new_empty(cols if with_variance_ratio else 0, dtype=dtype)
     if rows == 0 or cols == 0:
         return z, kl.zero_(), ratio.fill_(torch.nan)
+    optional = prior_mu is not None or gate_logits is not None or with_variance_ratio
     tile_width = tile_cols(cols, tile_elements(dtype))
     tile_rows = tile_elements(dtype) // tile_width
     batch = split_batch(rows, tile_rows, with_variance_ratio)
@@ -177,6 +179,7 @@ def rsample_kl(
         ROWS=tile_rows,
         COLS=tile_width,
         num_warps=WARPS,
+        maxnreg=MOST_REGISTERS if optional else None,
     )
     return z, kl, ratio
 
@@ -387,5 +390,6 @@ def rsample_kl_backward(
         ROWS=tile_rows,
         COLS=tile_width,
         num_warps=WARPS,
+        maxnreg=None if prior_mu is None and gate_logits is None else MOST_REGISTERS,
     )
     return results

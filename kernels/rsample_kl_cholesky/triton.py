@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..rsample_kl.triton import variance_terms
 from ..triton_launch import (
+    MOST_REGISTERS,
     WARPS,
     arithmetic,
     broadcast_strides,
@@ -191,6 +192,7 @@ def rsample_kl_cholesky(
         HEIGHT=at.height,
         WIDTH=at.width,
         num_warps=WARPS,
+        maxnreg=MOST_REGISTERS,
     )
     return z, kl, ratio
 
@@ -401,5 +403,6 @@ def rsample_kl_cholesky_backward(
         HEIGHT=at.height,
         WIDTH=at.width,
         num_warps=WARPS,
+        maxnreg=MOST_REGISTERS,
     )
     return results

@@ -233,7 +233,9 @@ def draw(
             prior_log_var = torch.maximum(drawn, least + 1e-2 * least.abs()).clamp(-80, 80).to(other_type)
             if case.prior != "one row":
                 prior_log_var = lay_out(prior_log_var, case.layouts[2])
-                prior_log_var = torch.maximum(prior_log_var, least.to(other_type)) if "one" in case.layouts[2] else prior_log_var
+                prior_log_var = (
+                    torch.maximum(prior_log_var, least.to(other_type)) if "one" in case.layouts[2] else prior_log_var
+                )
         if case.gate != "none":
             gate = any_magnitude(generator, one if case.gate == "one row" else case.shape, 1e-3, 80).to(other_type)
             if case.gate == "rows":
@@ -263,7 +265,12 @@ def exact_gradients(
 
 
 def diagonal_definition(
-    mu: Tensor, log_var: Tensor, prior_mu: Tensor | None, prior_log_var: Tensor | None, gate: Tensor | None, noise: Tensor
+    mu: Tensor,
+    log_var: Tensor,
+    prior_mu: Tensor | None,
+    prior_log_var: Tensor | None,
+    gate: Tensor | None,
+    noise: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """z, kl per dimension and the variance ratio, from the formulas."""
     m, p = (torch.zeros_like(mu) if t is None else t for t in (prior_mu, prior_log_var))
@@ -449,3 +456,249 @@ def test_rsample_kl_cholesky_is_the_definition(
             if argument.shape[0] != rows:
                 bound = batch * size.sum(0, keepdim=True)
             assert_within(f"grad_{name}", actual.cpu(), exact, bound, arithmetic)
+
+
+# ---- gaussian_nll and gaussian_elbo
+
+
+class Reconstruction(NamedTuple):
+    shape: tuple[int, int]
+    dtypes: tuple[torch.dtype, torch.dtype]  # of x_hat and x
+    layouts: tuple[str, str, str]  # of x_hat, x, the numbers of a row
+    log_gamma: float
+    log_gamma_type: torch.dtype
+    beta: float
+    wanted: str  # which output has an incoming gradient
+    seed: int
+
+
+RECONSTRUCTIONS = st.builds(
+    Reconstruction,
+    SHAPES | st.tuples(st.integers(1, 2), st.sampled_from([9000, 20_001])),
+    st.sampled_from([(a, a) for a in DTYPES] * 3) | st.tuples(*[st.sampled_from(DTYPES)] * 2),
+    st.tuples(*[st.sampled_from(LAYOUTS)] * 3),
+    st.floats(-60, 60) | st.sampled_from([0.0, -60.0, 60.0]),
+    st.sampled_from([torch.float32, torch.float64]),
+    st.sampled_from([0.0, 1.0, 0.37, 4.0]),
+    st.sampled_from(["nll", "squared error", "both"]),
+    SEEDS,
+)
+
+
+@settings(max_examples=60)
+@given(RECONSTRUCTIONS)
+@example(Reconstruction((1, 1), F32[:2], DENSE[:3], 0.0, torch.float32, 1.0, "both", 1))
+@example(Reconstruction((3, 40_000), F32[:2], DENSE[:3], -60.0, torch.float64, 1.0, "both", 1))
+@example(Reconstruction((3, 40_000), F64[:2], DENSE[:3], 1.0, torch.float64, 0.37, "nll", 1))
+@example(Reconstruction((5000, 3), F32[:2], DENSE[:3], 1.0, torch.float32, 0.37, "both", 1))
+def test_gaussian_nll_and_elbo_are_the_definition(
+    lay_out: Layout,
+    lay_out_vector: Layout,
+    any_magnitude: Callable[..., Tensor],
+    assert_within: Callable[..., None],
+    allowed: dict[torch.dtype, float],
+    sum_rounding: Callable[[int, torch.dtype], float],
+    case: Reconstruction,
+) -> None:
+    rows, cols = case.shape
+    arithmetic = wide(*case.dtypes)
+    generator = torch.Generator().manual_seed(case.seed % 2**32)
+    target = torch.randn(case.shape, generator=generator, dtype=torch.float64)
+    x_hat = lay_out((target + any_magnitude(generator, case.shape, 1e-4, 100)).to(case.dtypes[0]), case.layouts[0])
+    x = lay_out(target.to(case.dtypes[1]), case.layouts[1])
+    log_gamma = torch.tensor(case.log_gamma, dtype=case.log_gamma_type)
+    kl, grad_nll, grad_squared_error = (
+        lay_out_vector(any_magnitude(generator, (rows,), 1e-3, 1e3).to(arithmetic), case.layouts[2]) for _ in range(3)
+    )
+    if case.wanted == "nll":
+        grad_squared_error = None
+    if case.wanted == "squared error":
+        grad_nll = None
+    arguments = on_device(x_hat, x, log_gamma)
+    nll, squared_error = gaussian_nll(*arguments)
+    grad_x_hat, grad_log_gamma = gaussian_nll_backward(
+        *on_device(grad_nll, grad_squared_error), *arguments, squared_error
+    )
+
+    exact_x_hat, exact_x, exact_log_gamma = in_float64(x_hat, x, log_gamma)
+    exact_squared_error = (exact_x_hat - exact_x).square().sum(1)
+    exact_nll = (
+        exact_squared_error * torch.exp(-exact_log_gamma) + cols * (math.log(2 * math.pi) + exact_log_gamma)
+    ) / 2
+    expected = exact_gradients(
+        (exact_nll, exact_squared_error), (grad_nll, grad_squared_error), [exact_x_hat, exact_log_gamma]
+    )
+    exact_loss = (exact_nll + case.beta * kl.double()).mean()
+    loss_grad_x_hat, loss_grad_log_gamma = exact_gradients(
+        (exact_loss, exact_loss), (torch.tensor(1.0), None), [exact_x_hat, exact_log_gamma]
+    )
+    with torch.no_grad():
+        relative = allowed[arithmetic]
+        summed, batch = relative + sum_rounding(cols, arithmetic), relative + sum_rounding(rows, arithmetic)
+        inverse = math.exp(-log_gamma.double().item())
+        scaled = exact_squared_error * inverse
+        nll_bound = (summed * scaled + relative * cols * (math.log(2 * math.pi) + abs(case.log_gamma))) / 2
+        assert_within(
+            "squared_error", squared_error.cpu(), exact_squared_error, summed * exact_squared_error, arithmetic
+        )
+        assert_within("nll", nll.cpu(), exact_nll, nll_bound, arithmetic)
+        gn = torch.zeros(rows) if grad_nll is None else grad_nll.double().abs()
+        gs = torch.zeros(rows) if grad_squared_error is None else grad_squared_error.double().abs()
+        size = (gn * inverse + 2 * gs).unsqueeze(1) * (exact_x_hat - exact_x).abs()
+        assert_within("grad_x_hat", grad_x_hat.cpu(), expected[0], relative * size, arithmetic)
+        assert grad_x_hat.dtype == x_hat.dtype
+        assert grad_log_gamma.dtype == log_gamma.dtype
+        # Rounded to the type of log gamma, too.
+        rough = max(relative, 2.0**-23) if log_gamma.dtype == torch.float32 else relative
+        slope_size = (gn * (cols + scaled)).sum() / 2
+        slope_bound = (summed + rough + batch) * slope_size
+        assert_within("grad_log_gamma", grad_log_gamma.cpu(), expected[1], slope_bound, log_gamma.dtype)
+
+        for with_gradients in (False, True):
+            results = gaussian_elbo(*arguments, *on_device(kl), case.beta, with_gradients)
+            loss, same_nll, same_squared_error, *gradients = results
+            assert torch.equal(same_nll, nll)
+            assert torch.equal(same_squared_error, squared_error)
+            terms = exact_nll.abs() + (case.beta * kl.double()).abs()
+            loss_bound = (nll_bound + batch * terms).mean()
+            assert_within("loss", loss.cpu(), exact_loss, loss_bound, arithmetic)
+            assert loss.dtype == gradients[2].dtype == arithmetic
+            if not with_gradients:
+                assert gradients[0].shape == (0, cols)
+        assert gradients[0].dtype == x_hat.dtype
+        size = (exact_x_hat - exact_x).abs() * inverse / rows
+        assert_within("loss's grad_x_hat", gradients[0].cpu(), loss_grad_x_hat, relative * size, arithmetic)
+        slope_bound = (summed + rough + batch) * (cols + scaled).mean() / 2
+        assert_within("loss's grad_log_gamma", gradients[1].cpu(), loss_grad_log_gamma, slope_bound, log_gamma.dtype)
+        assert_within(
+            "grad_kl",
+            gradients[2].cpu(),
+            torch.tensor(case.beta / rows, dtype=torch.float64),
+            relative * case.beta,
+            arithmetic,
+        )
+
+
+# ---- What every kernel has to keep to
+
+
+@pytest.mark.parametrize("shape", [(0, 7), (5, 0), (0, 0), (0, 1024)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nothing_to_do(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    rows, cols = shape
+    seed = torch.tensor(1, device=DEVICE)
+    mu, prior, gate = (torch.empty(shape, dtype=dtype, device=DEVICE) for _ in range(3))
+    row = torch.zeros(1, cols, dtype=dtype, device=DEVICE)
+    kl = torch.zeros(rows, dtype=dtype, device=DEVICE)
+    z, found_kl, ratio = rsample_kl(mu, mu, row, row, gate, seed, 0, False, True)
+    assert torch.equal(z, mu)
+    assert torch.equal(found_kl, kl)  # an empty sum is 0
+    assert ratio.shape == (cols,)
+    assert ratio.isnan().all()
+    gradients = rsample_kl_backward(mu, kl, mu, mu, row, prior, row, seed, 0, rows > 0, True)
+    assert [g.shape for g in gradients] == [
+        shape,
+        shape,
+        row.shape if rows else (0,),
+        shape if rows else (0,),
+        row.shape,
+    ]
+    assert not any(g.any() for g in gradients)
+    tril = torch.empty(rows, packed(cols), dtype=dtype, device=DEVICE)
+    z, found_kl, ratio = rsample_kl_cholesky(mu, tril, None, None, seed, 0, True, False)
+    assert (z.shape, found_kl.shape, ratio.shape) == (shape, shape, (0,))
+    gradients = rsample_kl_cholesky_backward(None, kl, mu, tril, row, row, seed, 0, True)
+    assert [g.shape for g in gradients] == [shape, tril.shape, row.shape, row.shape]
+    assert not any(g.any() for g in gradients)
+    log_gamma = torch.tensor(0.5, device=DEVICE)
+    nll, squared_error = gaussian_nll(mu, mu, log_gamma)
+    assert torch.equal(nll, kl)
+    assert torch.equal(squared_error, kl)
+    grad_x_hat, grad_log_gamma = gaussian_nll_backward(kl, None, mu, mu, log_gamma, squared_error)
+    assert grad_x_hat.shape == shape
+    assert grad_log_gamma == 0
+    loss = gaussian_elbo(mu, mu, log_gamma, kl, 1.0, True)[0]
+    assert loss == 0 if rows else loss.isnan()
+
+
+@pytest.mark.parametrize("cols", [5, 37])
+def test_nan_stays_in_its_row(cols: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    seed = torch.tensor(4, device=DEVICE)
+    here = torch.zeros(6, cols, dtype=torch.bool)
+    here[2, cols // 2] = True
+    for bad in range(5):
+        arguments = [torch.randn(6, cols, generator=generator) for _ in range(5)]
+        arguments[bad][here] = torch.nan
+        z, kl, _ = rsample_kl(*on_device(*arguments), seed, 0, False, False)
+        _, kls, _ = rsample_kl(*on_device(*arguments), seed, 0, True, False)
+        assert torch.equal(z.isnan().cpu(), here & (bad in (0, 1, 4)))
+        assert torch.equal(kls.isnan().cpu(), here & (bad != 4))
+        assert torch.equal(kl.isnan().cpu(), here.any(1) & (bad != 4))
+    tril = torch.randn(6, packed(cols), generator=generator)
+    tril[2, -2] = torch.nan  # of the last row of L
+    mu = torch.randn(6, cols, generator=generator)
+    z, kl, _ = rsample_kl_cholesky(*on_device(mu, tril), None, None, seed, 0, False, False)
+    last = torch.zeros(6, cols, dtype=torch.bool)
+    last[2, -1] = True
+    assert torch.equal(z.isnan().cpu(), last)
+    assert torch.equal(kl.isnan().cpu(), last.any(1))
+    gradients = rsample_kl_cholesky_backward(*on_device(mu, kl.cpu() * 0 + 1, mu, tril), None, None, seed, 0, False)
+    assert gradients[0].isnan().sum() == cols  # the incoming gradient is NaN there
+    x_hat = torch.randn(6, cols, generator=generator)
+    x_hat[here] = torch.nan
+    nll, _ = gaussian_nll(*on_device(x_hat, mu, torch.tensor(0.0)))
+    assert torch.equal(nll.isnan().cpu(), here.any(1))
+
+
+def test_results_do_not_depend_on_the_size_of_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(5)
+    seed = torch.tensor(6, device=DEVICE)
+    mu, log_var = (torch.randn(40, 37, generator=generator, dtype=torch.float64).to(DEVICE) for _ in range(2))
+    tril = torch.randn(40, packed(12), generator=generator, dtype=torch.float64).to(DEVICE)
+
+    def run() -> list[Tensor]:
+        return [
+            *rsample_kl(mu, log_var, None, None, None, seed, 9, False, True),
+            *rsample_kl_backward(mu, mu[:, 0], mu, log_var, mu[:1], mu[:1], mu[:1], seed, 9, True, True),
+            *rsample_kl_cholesky(mu[:, :12], tril, None, None, seed, 9, False, True),
+            *rsample_kl_cholesky_backward(mu[:, :12], None, mu[:, :12], tril, None, None, seed, 9, False),
+        ]
+
+    before = run()
+    assert all(torch.equal(a, b) for a, b in zip(before, run(), strict=True))
+    for elements in (256, 4096):
+        for module in (diagonal, cholesky):
+            monkeypatch.setattr(module, "tile_elements", lambda dtype, elements=elements: elements)
+        monkeypatch.setattr(triton_launch, "PROGRAMS_OF_A_SUM", 5)
+        for a, b in zip(before, run(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_importing_the_package_does_not_import_triton_kernels() -> None:
+    code = (
+        "import sys, manifold_core; print([m for m in sys.modules if m.startswith('manifold_core') and 'triton' in m])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
+
+
+def test_a_launch_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seed and log gamma are read by the kernel: CUDA graphs and torch.compile need that."""
+    if DEVICE.type != "cuda":
+
+        def refuse(*_: Any) -> None:
+            raise AssertionError("read on the host")
+
+        monkeypatch.setattr(Tensor, "item", refuse)
+    matrix, kl = torch.zeros(3, 4, device=DEVICE), torch.zeros(3, device=DEVICE)
+    seed, log_gamma = torch.tensor(1, device=DEVICE), torch.tensor(0.0, device=DEVICE)
+    mode = torch.cuda.get_sync_debug_mode() if DEVICE.type == "cuda" else None
+    if mode is not None:
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        rsample_kl(matrix, matrix, None, None, None, seed, 0, False, True)
+        gaussian_elbo(matrix, matrix, log_gamma, kl, 1.0, True)
+    finally:
+        if mode is not None:
+            torch.cuda.set_sync_debug_mode(mode)
