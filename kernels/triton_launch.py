@@ -51,9 +51,10 @@ def row_strides(tensor: Tensor | None) -> tuple[int, int]:
     return tensor.stride(0), tensor.stride(1) if tensor.dim() == 2 else 0
 
 
-def tile_elements(dtype: torch.dtype) -> int:
-    """The elements of a tile. A thread of ``WARPS`` warps holds 16 bytes of each tensor: one access to memory."""
-    return 4096 // dtype.itemsize
+def tile_elements(dtype: torch.dtype, sums_kept: bool = False) -> int:
+    """The elements of a tile. A thread of ``WARPS`` warps holds 16 bytes of each tensor, one access to memory; half as
+    many where it also keeps sums over the batch."""
+    return (2048 if sums_kept else 4096) // dtype.itemsize
 
 
 def tile_cols(cols: int, widest: int) -> int:

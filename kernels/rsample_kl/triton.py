@@ -148,8 +148,9 @@ def rsample_kl(
     if rows == 0 or cols == 0:
         return z, kl.zero_(), ratio.fill_(torch.nan)
     optional = prior_mu is not None or gate_logits is not None or with_variance_ratio
-    tile_width = tile_cols(cols, tile_elements(dtype))
-    tile_rows = tile_elements(dtype) // tile_width
+    elements = tile_elements(dtype)
+    tile_width = tile_cols(cols, elements)
+    tile_rows = elements // tile_width
     batch = split_batch(rows, tile_rows, with_variance_ratio)
     sums, counters, group_size = partials(z, batch.programs if with_variance_ratio else 0, cols, dtype)
     forward_kernel[(batch.programs,)](
@@ -351,8 +352,9 @@ def rsample_kl_backward(
     sum_gate = gate_wanted and grad_gate.shape[0] != rows
     wanted_sums = sum_prior_mu + sum_prior_log_var + sum_gate
 
-    tile_width = tile_cols(cols, tile_elements(dtype))
-    tile_rows = tile_elements(dtype) // tile_width
+    elements = tile_elements(dtype, wanted_sums > 0)
+    tile_width = tile_cols(cols, elements)
+    tile_rows = elements // tile_width
     batch = split_batch(rows, tile_rows, wanted_sums > 0)
     sums, counters, group_size = partials(mu, batch.programs, wanted_sums * cols, dtype)
     backward_kernel[(batch.programs,)](

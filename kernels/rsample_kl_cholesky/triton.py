@@ -138,10 +138,9 @@ class Tile(NamedTuple):
     width: int
 
 
-def tile(cols: int, dtype: torch.dtype) -> Tile:
-    elements = tile_elements(dtype)
-    width = tile_cols(cols, 128)
-    height = tile_cols(cols, elements // max(width, 32))
+def tile(cols: int, elements: int) -> Tile:
+    width = tile_cols(cols, elements // 8)
+    height = tile_cols(cols, elements // width)
     return Tile(elements // (width * height), height, width)
 
 
@@ -163,7 +162,7 @@ def rsample_kl_cholesky(
     ratio = z.new_empty(cols if with_variance_ratio else 0, dtype=dtype)
     if rows == 0 or cols == 0:
         return z, kl.zero_(), ratio.fill_(torch.nan)
-    at = tile(cols, dtype)
+    at = tile(cols, tile_elements(dtype))
     batch = split_batch(rows, at.rows, with_variance_ratio)
     sums, counters, group_size = partials(z, batch.programs if with_variance_ratio else 0, cols, dtype)
     forward_kernel[(batch.programs,)](
@@ -368,7 +367,7 @@ def rsample_kl_cholesky_backward(
     sum_prior_log_var = prior_wanted and grad_prior_log_var.shape[0] != rows
     wanted_sums = sum_prior_mu + sum_prior_log_var
 
-    at = tile(cols, dtype)
+    at = tile(cols, tile_elements(dtype, wanted_sums > 0))
     batch = split_batch(rows, at.rows, wanted_sums > 0)
     sums, counters, group_size = partials(mu, batch.programs, wanted_sums * cols, dtype)
     backward_kernel[(batch.programs,)](

@@ -25,8 +25,8 @@ UNIT_ROUNDOFF = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
 
 
 def mend_interpreter() -> None:
-    """Triton's interpreter asks int() of arrays with one number, which numpy refuses from 2.4 on. And for each call of a
-    function inside a kernel it patches the language again, which takes nine tenths of its time."""
+    """Triton's interpreter asks int() of arrays with one number, which numpy refuses in later versions; and for each
+    call of a function inside a kernel it patches the language again, which takes most of its time."""
     from triton import language
     from triton.runtime import interpreter
 
