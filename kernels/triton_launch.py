@@ -11,11 +11,13 @@ import triton.language as tl
 from torch import Tensor
 
 __all__ = [
+    "WARPS",
     "Batch",
     "Partials",
     "arithmetic",
     "broadcast_strides",
     "empty_gradient",
+    "most_registers",
     "partials",
     "row_strides",
     "split_batch",
@@ -24,8 +26,6 @@ __all__ = [
 ]
 
 WARPS = 8
-# Of a thread, for kernels that hold much: left alone the compiler spills some bytes to fit one block more.
-MOST_REGISTERS = 128
 PROGRAMS_OF_A_SUM = 512  # enough to fill a GPU, few enough for the last ones, which add up
 
 
@@ -55,6 +55,12 @@ def tile_elements(dtype: torch.dtype, sums_kept: bool = False) -> int:
     """The elements of a tile. A thread of ``WARPS`` warps holds 16 bytes of each tensor, one access to memory; half as
     many where it also keeps sums over the batch."""
     return (2048 if sums_kept else 4096) // dtype.itemsize
+
+
+def most_registers(dtype: torch.dtype) -> int:
+    """Of a thread, for kernels that hold much: left alone the compiler spills some bytes to fit one more block on a
+    processor. Two blocks of ``WARPS`` warps, in float64 one."""
+    return 128 if dtype == torch.float32 else 255
 
 
 def tile_cols(cols: int, widest: int) -> int:

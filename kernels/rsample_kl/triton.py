@@ -6,11 +6,11 @@ import triton.language as tl
 from torch import Tensor
 
 from ..triton_launch import (
-    MOST_REGISTERS,
     WARPS,
     arithmetic,
     broadcast_strides,
     empty_gradient,
+    most_registers,
     partials,
     row_strides,
     split_batch,
@@ -180,7 +180,7 @@ def rsample_kl(
         ROWS=tile_rows,
         COLS=tile_width,
         num_warps=WARPS,
-        maxnreg=MOST_REGISTERS if optional else None,
+        maxnreg=most_registers(dtype) if optional else None,
     )
     return z, kl, ratio
 
@@ -392,6 +392,6 @@ def rsample_kl_backward(
         ROWS=tile_rows,
         COLS=tile_width,
         num_warps=WARPS,
-        maxnreg=None if prior_mu is None and gate_logits is None else MOST_REGISTERS,
+        maxnreg=None if prior_mu is None and gate_logits is None else most_registers(dtype),
     )
     return results

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ..rsample_kl.triton import variance_terms
 from ..triton_launch import (
-    MOST_REGISTERS,
     WARPS,
     arithmetic,
     broadcast_strides,
     empty_gradient,
+    most_registers,
     partials,
     row_strides,
     split_batch,
@@ -191,7 +191,7 @@ def rsample_kl_cholesky(
         HEIGHT=at.height,
         WIDTH=at.width,
         num_warps=WARPS,
-        maxnreg=MOST_REGISTERS,
+        maxnreg=most_registers(dtype),
     )
     return z, kl, ratio
 
@@ -402,6 +402,6 @@ def rsample_kl_cholesky_backward(
         HEIGHT=at.height,
         WIDTH=at.width,
         num_warps=WARPS,
-        maxnreg=MOST_REGISTERS,
+        maxnreg=most_registers(dtype),
     )
     return results
