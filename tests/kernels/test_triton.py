@@ -291,7 +291,7 @@ F64 = (torch.float64,) * 3
 DENSE = ("dense",) * 4
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(cases(SHAPES))
 @example(Case((1, 1), F32, DENSE, "rows", "rows", False, "both", 1, 0))
 @example(Case((3000, 3), F32, DENSE, "one row", "one row", False, "both", 1, 7))
@@ -385,7 +385,7 @@ CHOLESKY_SHAPES = (
 )
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(cases(CHOLESKY_SHAPES))
 @example(Case((1, 1), F32, DENSE, "rows", "none", False, "both", 1, 0))
 @example(Case((1500, 2), F32, DENSE, "one row", "none", False, "both", 1, 7))
@@ -485,7 +485,7 @@ RECONSTRUCTIONS = st.builds(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(RECONSTRUCTIONS)
 @example(Reconstruction((1, 1), F32[:2], DENSE[:3], 0.0, torch.float32, 1.0, "both", 1))
 @example(Reconstruction((3, 40_000), F32[:2], DENSE[:3], -60.0, torch.float64, 1.0, "both", 1))
