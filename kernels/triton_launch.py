@@ -70,9 +70,9 @@ def tile_cols(cols: int, widest: int) -> int:
 
 def empty_gradient(tensor: Tensor | None, like: Tensor, wanted: bool) -> Tensor:
     """Room for the gradient of an argument that need not be there; no elements where it is not wanted."""
-    if tensor is None:
-        return like.new_empty(0)
-    return tensor.new_empty(tensor.shape if wanted else 0)
+    if tensor is None or not wanted:
+        return like.new_empty(0, dtype=torch.float32)
+    return tensor.new_empty(tensor.shape)
 
 
 class Batch(NamedTuple):
