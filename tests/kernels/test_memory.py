@@ -1,0 +1,66 @@
+"""What is kept for the backward pass: inputs and the seed, and where the README says so, one array more."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from manifold_core.kernels import gaussian_elbo
+from torch import Tensor
+
+import manifold_core as mc
+
+pytestmark = pytest.mark.usefixtures("compiled")
+B, D, K = 50, 30, 20
+
+
+def kept(function: Callable[[], tuple[Tensor, ...]], inputs: tuple[Tensor, ...]) -> tuple[int, int]:
+    """Bytes saved by a function that are not its inputs; and bytes that its graph keeps alive besides its results."""
+    saved: dict[int, int] = {}
+    own = {tensor.untyped_storage().data_ptr() for tensor in inputs}
+
+    def pack(tensor: Tensor) -> Tensor:
+        pointer = tensor.untyped_storage().data_ptr()
+        if pointer not in own:
+            saved[pointer] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        results = function()
+    early = getattr(results[0].grad_fn, "early", None) or ()
+    return sum(saved.values()), sum(tensor.nbytes for tensor in early)
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
+
+
+def test_rsample_kl_keeps_the_seed() -> None:
+    inputs = normal(B, K), normal(B, K), normal(K), normal(B, K), normal(1, K)
+    seed = 8
+
+    def plain() -> tuple[Tensor, ...]:
+        return mc.rsample_kl(*inputs[:2], seed=1)
+
+    def everything() -> tuple[Tensor, ...]:
+        return mc.rsample_kl(*inputs[:4], gate_logits=inputs[4], seed=1, return_variance_ratio=True)
+
+    assert kept(plain, inputs) == (seed, 0)
+    assert kept(everything, inputs) == (seed, 0)
+
+
+def test_rsample_kl_cholesky_keeps_the_seed() -> None:
+    inputs = normal(B, K), normal(B, K * (K + 1) // 2)
+    assert kept(lambda: mc.rsample_kl_cholesky(*inputs, seed=1), inputs) == (8, 0)
+
+
+def test_gaussian_nll_keeps_the_squared_errors() -> None:
+    inputs = normal(B, D), normal(B, D), torch.zeros((), requires_grad=True)
+    assert kept(lambda: (mc.gaussian_nll(*inputs),), inputs) == (4 * B, 0)
+
+
+def test_gaussian_elbo_keeps_the_gradient_of_x_hat_until_it_is_asked_for() -> None:
+    inputs = normal(B, D), normal(B, D).detach(), torch.zeros((), requires_grad=True), normal(B)
+    gradients = 4 * (B * D + 1 + 1)  # of x_hat, log_gamma and kl
+    assert kept(lambda: gaussian_elbo(*inputs), inputs) == (4 * B, gradients)
+    with torch.no_grad():
+        assert kept(lambda: gaussian_elbo(*inputs), inputs) == (0, 0)
