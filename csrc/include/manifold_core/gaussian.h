@@ -1,4 +1,4 @@
-// The per-element terms of the Gaussian ELBO and their derivatives. l is log sigma^2.
+// The per-element terms of the Gaussian ELBO and their derivatives. l is log sigma^2 of the posterior, p of the prior.
 #pragma once
 
 #include "macros.h"
@@ -6,27 +6,63 @@
 
 namespace manifold_core::MC_ISA {
 
+// The ratio of two variances, e^delta with delta = l - p; the variance itself where the prior's is 1.
 template <class T>
-struct Variance {
-  T sigma;                // e^(l/2)
-  T exp_minus_1;          // e^l - 1
-  T exp_minus_1_minus_l;  // e^l - 1 - l
+struct Ratio {
+  T root;                     // e^(delta/2)
+  T exp_minus_1;              // e^delta - 1
+  T exp_minus_1_minus_delta;  // e^delta - 1 - delta
 };
 
-// All three from one exponential. With t = e^(l/2) - 1 and s = e^(l/2) - 1 - l/2:
-//     e^l - 1     = t (t + 2)
-//     e^l - 1 - l = t^2 + 2 s      (both terms are positive: nothing cancels)
+// All three from one exponential. With t = e^(delta/2) - 1 and s = e^(delta/2) - 1 - delta/2:
+//     e^delta - 1         = t (t + 2)
+//     e^delta - 1 - delta = t^2 + 2 s      (both terms are positive: nothing cancels)
 template <class T>
-MC_INLINE Variance<T> variance(T l) {
-  const Exponential<T> half = exponential(T(0.5) * l);
+MC_INLINE Ratio<T> ratio_from_half(const Exponential<T>& half) {
   const T t = half.exp_minus_1;
   return {half.exp, t * (t + T(2)), t * t + T(2) * half.exp_minus_1_minus_x};
 }
 
-// KL[N(mu, e^l) || N(0, 1)] = (mu^2 + e^l - 1 - l) / 2, in nats. Its derivatives: mu, and (e^l - 1) / 2 in l.
 template <class T>
-MC_INLINE T kl_standard(T mu, const Variance<T>& v) {
-  return T(0.5) * (mu * mu + v.exp_minus_1_minus_l);
+MC_INLINE Ratio<T> variance(T l) {
+  return ratio_from_half(exponential(T(0.5) * l));
+}
+
+// e^(l - p). Rounding delta = 80 alone would cost 4e-6 of e^delta in float32: what it loses is kept, and put back to
+// first order.
+template <class T>
+MC_INLINE Ratio<T> variance_ratio(T l, T p) {
+  const T delta = l - p, used = delta - l;
+  T lost = (l - (delta - used)) - (p + used);
+  lost = lost == lost ? lost : T(0);  // infinities lose nothing
+  const T h = T(0.5) * lost;
+  Exponential<T> half = exponential(T(0.5) * delta);
+  const T slope = half.exp < Float<T>::largest ? half.exp : Float<T>::largest;  // 0 * infinity would be NaN
+  half.exp += h * slope;
+  half.exp_minus_1_minus_x += h * (slope - T(1));
+  half.exp_minus_1 += h * slope;
+  return ratio_from_half(half);
+}
+
+// KL[N(mu, e^l) || N(m, e^p)] = (scaled^2 + e^delta - 1 - delta) / 2 in nats, with scaled = (mu - m) e^(-p/2). Its
+// derivatives: scaled e^(-p/2) in mu, (e^delta - 1) / 2 in l; in m and p those of mu and of l + scaled^2 / 2, negative.
+template <class T>
+MC_INLINE T kl_divergence(T scaled, const Ratio<T>& v) {
+  return T(0.5) * (scaled * scaled + v.exp_minus_1_minus_delta);
+}
+
+template <class T>
+struct Gate {
+  T weight;  // w = 1 / (1 + e^-a)
+  T slope;   // dw / da = w (1 - w)
+};
+
+// Relatively exact in both tails.
+template <class T>
+MC_INLINE Gate<T> sigmoid(T a) {
+  const T e = exponential(a < T(0) ? a : -a).exp;
+  const T larger = T(1) / (T(1) + e), smaller = e * larger;
+  return {a < T(0) ? smaller : larger, larger * smaller};
 }
 
 }  // namespace manifold_core::MC_ISA

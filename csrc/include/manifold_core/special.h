@@ -27,6 +27,7 @@ struct Float<float> {
   static constexpr int mantissa = 23, bias = 127;
   static constexpr float round_magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   static constexpr float ln2_hi = 0.693359375f, ln2_lo = -2.12194440e-4f;  // ln2_hi has 9 bits: n * ln2_hi is exact
+  static constexpr float largest = 3.4028234664e38f;
   static constexpr float exp_low = -88.0f, exp_high = 89.0f;  // n = -127 and 128
   static constexpr Uint sqrt_half = 0x3f3504f3u;                     // bits of sqrt(1/2)
   static constexpr int exp_terms = 7, sin_terms = 5, cos_terms = 6;
@@ -39,6 +40,7 @@ struct Float<double> {
   static constexpr int mantissa = 52, bias = 1023;
   static constexpr double round_magic = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr double ln2_hi = 0.69314718036912381649, ln2_lo = 1.9082149292705877e-10;  // ln2_hi has 33 bits
+  static constexpr double largest = 1.7976931348623157e308;
   static constexpr double exp_low = -709.0, exp_high = 710.0;  // n = -1023 and 1024
   static constexpr Uint sqrt_half = 0x3fe6a09e667f3bcdull;
   static constexpr int exp_terms = 13, sin_terms = 11, cos_terms = 11;
@@ -59,7 +61,7 @@ MC_INLINE T polynomial(const Coefficients<T, n>& c, T x) {
 
 // 1 / (k + first)!
 template <class T, int n, int first>
-constexpr Coefficients<T, n> inverse_factorials() {
+MC_INLINE constexpr Coefficients<T, n> inverse_factorials() {
   Coefficients<T, n> c{};
   double factorial = 1;
   for (int k = 2; k <= first; ++k) factorial *= k;
@@ -72,7 +74,7 @@ constexpr Coefficients<T, n> inverse_factorials() {
 
 // (-1)^k / (2k + first)!, of cos (first = 0) and sin(a) / a (first = 1) in powers of a^2.
 template <class T, int n, int first>
-constexpr Coefficients<T, n> alternating_factorials() {
+MC_INLINE constexpr Coefficients<T, n> alternating_factorials() {
   Coefficients<T, n> c{};
   double factorial = 1;
   for (int k = 0; k < n; ++k) {
@@ -84,7 +86,7 @@ constexpr Coefficients<T, n> alternating_factorials() {
 
 // 1 / (2k + 1), of atanh(s) / s in powers of s^2.
 template <class T, int n>
-constexpr Coefficients<T, n> odd_reciprocals() {
+MC_INLINE constexpr Coefficients<T, n> odd_reciprocals() {
   Coefficients<T, n> c{};
   for (int k = 0; k < n; ++k) c.at[k] = static_cast<T>(1.0 / (2 * k + 1));
   return c;
