@@ -116,10 +116,10 @@ __global__ void __launch_bounds__(kThreads, sums == 0 && sizeof(C) == 4 ? 4 : 1)
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
           const Pair<C> pair = compare(with_prior, mu[k], log_var[k], prior.mu[k], prior.log_var[k]);
-          grad_mu[k] = kl[k] * (pair.scaled * pair.prior_factor);
+          grad_mu[k] = kl[k] * pair.scaled * pair.prior_factor;
           grad_prior_mu[k] = -grad_mu[k];
           grad_log_var[k] = C(0.5) * (kl[k] * pair.ratio.exp_minus_1);
-          grad_prior_log_var[k] = C(-0.5) * (kl[k] * (pair.scaled * pair.scaled + pair.ratio.exp_minus_1));
+          grad_prior_log_var[k] = C(-0.5) * (kl[k] * pair.scaled * pair.scaled + kl[k] * pair.ratio.exp_minus_1);
         }
         if (a.grad_prior_mu.data != nullptr) {
           put<0>(a.grad_prior_mu, row, col, a.cols, grad_prior_mu, summed);

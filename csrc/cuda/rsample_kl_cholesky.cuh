@@ -206,7 +206,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 3 : 1) rsample_kl_c
           C grad = 0;
           if (with_kl) {
             const C scaled = load_one<C, S>(a.tril, row, start + j) * factor;
-            grad = k * (scaled * factor);
+            grad = k * scaled * factor;
             squares += scaled * scaled;
           }
           if (with_z) grad += g * eps[j - left];
@@ -222,9 +222,9 @@ __global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 3 : 1) rsample_kl_c
           const C m = with_prior ? load_one<C>(a.prior_mu, row, i) : C(0);
           const Ratio<C> ratio = with_prior ? variance_ratio(C(2) * t, p) : variance(C(2) * t);
           const C scaled = (mu - m) * factor;
-          grad_mu = k * (scaled * factor);
+          grad_mu = k * scaled * factor;
           grad_t = k * ratio.exp_minus_1;
-          grad_prior_log_var = C(-0.5) * (k * (scaled * scaled + squares + ratio.exp_minus_1));
+          grad_prior_log_var = C(-0.5) * (k * scaled * scaled + k * squares + k * ratio.exp_minus_1);
         }
         if (with_grad_prior) {
           put(a.grad_prior_mu, row, i, -grad_mu, summed, 0);
