@@ -98,7 +98,7 @@ __device__ __forceinline__ void put(const Matrix& m, int64_t row, int64_t col, i
 }
 
 template <class C, class S, int sums>
-__global__ void __launch_bounds__(kThreads, sums == 0 && sizeof(C) == 4 ? 4 : 1) rsample_kl_backward(const RsampleKlBackward a) {
+__global__ void __launch_bounds__(kThreads, sizeof(C) == 8 ? 1 : sums > 0 ? 2 : 4) rsample_kl_backward(const RsampleKlBackward a) {
   const int rows_a_block = kThreads / a.threads_a_row;
   const int place = threadIdx.x / a.threads_a_row, lane = threadIdx.x % a.threads_a_row;
   const uint64_t seed = static_cast<uint64_t>(*a.seed);

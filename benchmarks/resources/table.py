@@ -1,0 +1,37 @@
+"""What a kernel takes of a processor, and what it may take."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+__all__ = ["ARCHITECTURES", "SHARED_LIMIT", "Row", "faults", "markdown"]
+
+ARCHITECTURES = (75, 80, 90)  # T4, A100, H100
+SHARED_LIMIT = 64 * 1024  # bytes that a T4 has for a block
+
+
+class Row(NamedTuple):
+    """One kernel, compiled once."""
+
+    kernel: str
+    variant: str
+    sm: int
+    registers: int  # of a thread
+    shared: int  # bytes of a block
+    spills: int  # bytes that a thread stores to memory and loads again for want of registers
+
+
+def faults(rows: Iterable[Row]) -> list[Row]:
+    """Those that spill, or would not fit a T4."""
+    return [row for row in rows if row.spills or row.shared > SHARED_LIMIT]
+
+
+def markdown(rows: Iterable[Row]) -> str:
+    lines = [
+        "| kernel | variant | sm | registers | shared, bytes | spills, bytes |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row.kernel} | {row.variant} | {row.sm} | {row.registers} | {row.shared:,} | {row.spills:,} |"
+        )
+    return "\n".join(lines) + "\n"
