@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["accumulation_dtype", "check_alike", "check_floating"]
+__all__ = ["accumulation_dtype", "check_alike", "check_floating", "check_optional_rows", "check_prior"]
 
 
 def check_floating(name: str, tensor: Tensor) -> None:
@@ -24,6 +24,40 @@ def check_alike(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
         raise ValueError(f"{name_a} and {name_b} must be on the same device, got {a.device} and {b.device}")
 
 
-def accumulation_dtype(a: Tensor, b: Tensor) -> torch.dtype:
+def check_optional_rows(name: str, tensor: Tensor, mu: Tensor) -> Tensor:
+    """``tensor`` as ``[B, κ]`` or ``[1, κ]``; raises unless it is that or ``[κ]``, on the device of ``mu``."""
+    check_floating(name, tensor)
+    rows, cols = mu.shape
+    if tensor.device != mu.device:
+        raise ValueError(f"{name} must be on the device of mu, {mu.device}, got {tensor.device}")
+    if tensor.dim() == 1 and tensor.shape[0] == cols:
+        return tensor.unsqueeze(0)
+    if tensor.dim() != 2 or tensor.shape[1] != cols or tensor.shape[0] not in (1, rows):
+        raise ValueError(
+            f"{name} must have the shape of mu, {(rows, cols)}, or one row for all, {(cols,)} or {(1, cols)}, "
+            f"got {tuple(tensor.shape)}"
+        )
+    return tensor
+
+
+def check_prior(
+    prior_mu: Tensor | None, prior_log_var: Tensor | None, mu: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """Both as :func:`check_optional_rows` gives them, or neither."""
+    if prior_mu is None and prior_log_var is None:
+        return None, None
+    if prior_mu is None or prior_log_var is None:
+        missing = "prior_mu" if prior_mu is None else "prior_log_var"
+        raise ValueError(f"prior_mu and prior_log_var must be given together, but {missing} is None")
+    return (
+        check_optional_rows("prior_mu", prior_mu, mu),
+        check_optional_rows("prior_log_var", prior_log_var, mu),
+    )
+
+
+def accumulation_dtype(*tensors: Tensor | None) -> torch.dtype:
     """float64 where one is that, else float32: sums over features and latents are never done in half precision."""
-    return torch.float64 if torch.float64 in (a.dtype, b.dtype) else torch.float32
+    for tensor in tensors:
+        if tensor is not None and tensor.dtype == torch.float64:
+            return torch.float64
+    return torch.float32

@@ -1,6 +1,10 @@
 """The one place that chooses a backend."""
 
+import importlib.util
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -9,8 +13,7 @@ from . import extension
 
 __all__ = ["BACKENDS", "Choice", "choose", "explain"]
 
-BACKENDS = ("reference", "cpu")
-CPU_DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
+DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 
 
 @dataclass(frozen=True)
@@ -21,23 +24,67 @@ class Choice:
     reason: str
 
 
-def _cpu_cannot(tensors: tuple[Tensor, ...]) -> str:
-    """Why the compiled CPU kernels cannot serve these tensors; empty where they can."""
+def _cpu_cannot(tensors: tuple[Tensor | None, ...]) -> str:
     if extension.compiled is None:
         return extension.missing_because
     for tensor in tensors:
-        if not tensor.is_cpu:
-            return f"a tensor is on {tensor.device}, not on the CPU"
-        if tensor.dtype not in CPU_DTYPES:
-            return f"no kernel for {tensor.dtype}"
+        if tensor is not None:
+            if not tensor.is_cpu:
+                return f"a tensor is on {tensor.device}, not on the CPU"
+            if tensor.dtype not in DTYPES:
+                return f"no kernel for {tensor.dtype}"
     return ""
 
 
-def explain(*tensors: Tensor, backend: str = "auto") -> Choice:
+def _cuda_cannot(tensors: tuple[Tensor | None, ...]) -> str:
+    return extension.cuda_missing_because or _off_the_gpu(tensors)
+
+
+def _triton_cannot(tensors: tuple[Tensor | None, ...]) -> str:
+    if not _triton_installed():
+        return "triton is not installed; install manifold-core[triton]"
+    # With TRITON_INTERPRET=1 triton runs its kernels in Python, on CPU tensors: for tests.
+    return "" if os.environ.get("TRITON_INTERPRET") == "1" else _off_the_gpu(tensors)
+
+
+def _off_the_gpu(tensors: tuple[Tensor | None, ...]) -> str:
+    for tensor in tensors:
+        if tensor is not None:
+            if not tensor.is_cuda:
+                return f"a tensor is on {tensor.device}, not on a CUDA device"
+            if tensor.dtype not in DTYPES:
+                return f"no kernel for {tensor.dtype}"
+    return ""
+
+
+@cache
+def _triton_installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+# Why a backend cannot serve a call with these tensors; empty where it can. The order is that of preference, by device.
+_CANNOT: dict[str, Callable[[tuple[Tensor | None, ...]], str]] = {
+    "cpu": _cpu_cannot,
+    "cuda": _cuda_cannot,
+    "triton": _triton_cannot,
+}
+BACKENDS = ("reference", *_CANNOT)
+_SERVES = {
+    "cpu": "compiled kernels for CPU tensors",
+    "cuda": "compiled kernels for CUDA tensors",
+    "triton": "Triton kernels for CUDA tensors",
+}
+
+
+def _candidates(tensor: Tensor | None) -> tuple[str, ...]:
+    return ("cuda", "triton") if tensor is not None and tensor.is_cuda else ("cpu",)
+
+
+def explain(*tensors: Tensor | None, backend: str = "auto") -> Choice:
     """Which backend serves an op called with these tensors, and why.
 
     Args:
-        tensors: the floating-point arguments of the op.
+        tensors: the floating-point arguments of the op; None for one that is left out.
         backend: ``"auto"`` takes the fastest that can serve, else the reference; any other name is taken or refused.
 
     Raises:
@@ -48,16 +95,25 @@ def explain(*tensors: Tensor, backend: str = "auto") -> Choice:
         return Choice("reference", "asked for by name")
     if backend not in ("auto", *BACKENDS):
         raise ValueError(f"backend must be one of {('auto', *BACKENDS)}, got {backend!r}")
-    obstacle = _cpu_cannot(tensors)
-    if not obstacle:
-        return Choice("cpu", "compiled kernels for CPU tensors" if backend == "auto" else "asked for by name")
-    if backend == "cpu":
-        raise RuntimeError(f"backend 'cpu' cannot serve this call: {obstacle}")
-    return Choice("reference", obstacle)
+    if backend != "auto":
+        obstacle = _CANNOT[backend](tensors)
+        if obstacle:
+            raise RuntimeError(f"backend {backend!r} cannot serve this call: {obstacle}")
+        return Choice(backend, "asked for by name")
+    obstacles = []
+    for name in _candidates(tensors[0] if tensors else None):
+        obstacle = _CANNOT[name](tensors)
+        if not obstacle:
+            return Choice(name, _SERVES[name])
+        obstacles.append(obstacle)
+    return Choice("reference", "; ".join(obstacles))
 
 
-def choose(backend: str, *tensors: Tensor) -> str:
+def choose(backend: str, *tensors: Tensor | None) -> str:
     """The name :func:`explain` gives."""
     if backend == "auto":  # the usual case, without the prose
-        return "reference" if _cpu_cannot(tensors) else "cpu"
+        for name in _candidates(tensors[0]):
+            if not _CANNOT[name](tensors):
+                return name
+        return "reference"
     return explain(*tensors, backend=backend).backend

@@ -23,17 +23,15 @@ except ImportError as error:  # it is there, so somebody counts on it
 
 
 def _load_cuda_kernels() -> str:
-    """Why there are none that could run; empty once they are loaded."""
-    if not torch.cuda.is_available():
-        return "torch sees no CUDA device"
+    """Why there are none; empty once they are loaded. This looks for no device: whoever forks later still can use one."""
     spec = importlib.util.find_spec(".._C_cuda", __package__)
     if spec is None or spec.origin is None:
-        return "the CUDA kernels are not built; reinstall manifold-core with nvcc and a torch for CUDA in place"
+        return "the CUDA kernels are not built; have nvcc and a torch for CUDA in place and reinstall manifold-core"
     try:
         torch.ops.load_library(spec.origin)
     except OSError as error:
         reason = f"the CUDA kernels do not load: {error}"
-        warnings.warn(reason, RuntimeWarning, stacklevel=3)
+        warnings.warn(f"{reason}; manifold_core works without them", RuntimeWarning, stacklevel=3)
         return reason
     return ""
 

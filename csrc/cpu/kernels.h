@@ -15,14 +15,36 @@ struct Matrix {
   int64_t col_stride = 0;
 };
 
+// Rows are handed to the kernels in blocks of so many: enough work for a thread, whatever the number of threads.
+constexpr int64_t block_rows(int64_t cols) {
+  constexpr int64_t elements = 16384;
+  return cols <= 1 ? elements : cols < elements ? elements / cols : 1;
+}
+
+// Where numbers of [rows, cols] go: to a matrix, or, for what is one row to the caller, to the sums of their columns.
+// Sums are taken block by block, then added up in order.
+struct Result {
+  Matrix matrix;
+  double* sums = nullptr;  // [blocks, cols], begun as zeros
+
+  explicit operator bool() const { return matrix.data != nullptr || sums != nullptr; }
+};
+
+struct Prior {
+  Matrix mu, log_var;  // [rows, cols], both or neither; a row stride of 0 is one row for all
+};
+
 struct RsampleKl {
   int64_t cols;
   uint64_t seed;
   uint64_t first_row;
   Matrix mu, log_var;         // [rows, cols]
+  Prior prior;                // may be absent
+  Matrix gate_logits;         // [rows, cols], may be absent
   Matrix z;                   // [rows, cols]
   Matrix kl;                  // [rows, cols], or [rows, 1] summed over the columns
   bool kl_per_dimension;
+  Result variance_ratio;      // may be absent
 };
 
 struct RsampleKlBackward {
@@ -30,9 +52,12 @@ struct RsampleKlBackward {
   uint64_t seed;
   uint64_t first_row;
   Matrix mu, log_var;
+  Prior prior;
+  Matrix gate_logits;
   Matrix grad_z;              // [rows, cols], may be absent
   Matrix grad_kl;             // [rows, cols] of any stride, may be absent
   Matrix grad_mu, grad_log_var;
+  Result grad_prior_mu, grad_prior_log_var, grad_gate_logits;  // may be absent
 };
 
 struct GaussianNll {
@@ -53,7 +78,7 @@ struct GaussianNllBackward {
   Matrix grad_x_hat;
 };
 
-// Every kernel works on rows [begin, end). C is the type the arithmetic is done in, float or double.
+// Every kernel works on rows [begin, end), one block. C is the type the arithmetic is done in, float or double.
 template <class C>
 struct Kernels {
   void (*rsample_kl)(const RsampleKl&, int64_t begin, int64_t end);

@@ -1,4 +1,4 @@
-// z = mu + sigma * noise and KL[N(mu, sigma^2) || N(0, 1)], and their gradients. The noise is made again for the
+// z = (mu + sigma * noise) * w and KL[N(mu, sigma^2) || prior], and their gradients. The noise is made again for the
 // gradient: storing it would cost more memory traffic than ten rounds of Philox.
 #pragma once
 
@@ -27,26 +27,52 @@ MC_INLINE void for_each_noise_tile(uint64_t seed, int64_t begin, int64_t end, in
   }
 }
 
+// The numbers of the prior in one tile, as e^(-p/2) and m are wanted next to those of the posterior.
 template <class C>
-void rsample_kl(const cpu::RsampleKl& a, int64_t begin, int64_t end) {
-  Tile<C> mu_tile = {}, log_var_tile = {}, z_tile, kl_tile, noise;
-  if (a.cols == 0 && !a.kl_per_dimension) {
-    for (int64_t row = begin; row < end; ++row) *element<C>(a.kl, row, 0) = C(0);
+struct PriorTile {
+  Tile<C> mu_tile = {}, log_var_tile = {};
+  const C* mu = mu_tile.at;
+  const C* log_var = log_var_tile.at;
+
+  MC_INLINE void read(const cpu::Prior& prior, const Rectangle& at) {
+    mu = MC_ISA::read<C>(prior.mu, at, mu_tile);
+    log_var = MC_ISA::read<C>(prior.log_var, at, log_var_tile);
   }
+};
+
+template <class C, bool has_prior, bool has_gate>
+void rsample_kl_tiles(const cpu::RsampleKl& a, int64_t begin, int64_t end) {
+  Tile<C> mu_tile = {}, log_var_tile = {}, gate_tile = {}, z_tile, kl_tile, ratio, noise;
+  PriorTile<C> prior;
   for_each_noise_tile<C>(a.seed, begin, end, a.cols, [&](const Rectangle& at, const NoiseTile<C>& tile) {
     const C* const mu = read<C>(a.mu, at, mu_tile);
     const C* const log_var = read<C>(a.log_var, at, log_var_tile);
+    if (has_prior) prior.read(a.prior, at);
+    const C* const gate_logits = has_gate ? read<C>(a.gate_logits, at, gate_tile) : nullptr;
     C* const z = target<C>(a.z, at, z_tile);
     C* const kl = a.kl_per_dimension ? target<C>(a.kl, at, kl_tile) : kl_tile.at;
     const int64_t size = at.size();
     tile.fill(a.first_row + at.row, at.col / 4, size / 4, noise);
 #pragma GCC ivdep
     for (int64_t i = 0; i < size; ++i) {
-      const Variance<C> v = variance(log_var[i]);
-      z[i] = mu[i] + v.sigma * noise[i];
-      kl[i] = kl_standard(mu[i], v);
+      C sigma, scaled;
+      Ratio<C> v;
+      if constexpr (has_prior) {
+        sigma = exponential(C(0.5) * log_var[i]).exp;
+        scaled = (mu[i] - prior.mu[i]) * exponential(C(-0.5) * prior.log_var[i]).exp;
+        v = variance_ratio(log_var[i], prior.log_var[i]);
+      } else {
+        v = variance(log_var[i]);
+        sigma = v.root;
+        scaled = mu[i];
+      }
+      const C sample = mu[i] + sigma * noise[i];
+      z[i] = has_gate ? sample * sigmoid(gate_logits[i]).weight : sample;
+      kl[i] = kl_divergence(scaled, v);
+      ratio[i] = v.root * v.root;
     }
     finish(a.z, at, z);
+    if (a.variance_ratio) add_to_sums(a.variance_ratio, a.cols, at, ratio.at);
     if (a.kl_per_dimension) {
       finish(a.kl, at, kl);
       return;
@@ -60,31 +86,82 @@ void rsample_kl(const cpu::RsampleKl& a, int64_t begin, int64_t end) {
 }
 
 template <class C>
-void rsample_kl_backward(const cpu::RsampleKlBackward& a, int64_t begin, int64_t end) {
-  Tile<C> mu_tile = {}, log_var_tile = {}, grad_z_tile = {}, grad_kl_tile = {};
-  Tile<C> grad_mu_tile, grad_log_var_tile, noise;
+void rsample_kl(const cpu::RsampleKl& a, int64_t begin, int64_t end) {
+  if (a.cols == 0 && !a.kl_per_dimension) {
+    for (int64_t row = begin; row < end; ++row) *element<C>(a.kl, row, 0) = C(0);
+  }
+  const bool has_prior = a.prior.mu.data, has_gate = a.gate_logits.data;
+  const auto run = has_prior ? (has_gate ? rsample_kl_tiles<C, true, true> : rsample_kl_tiles<C, true, false>)
+                             : (has_gate ? rsample_kl_tiles<C, false, true> : rsample_kl_tiles<C, false, false>);
+  run(a, begin, end);
+}
+
+template <class C, bool has_prior, bool has_gate>
+void rsample_kl_backward_tiles(const cpu::RsampleKlBackward& a, int64_t begin, int64_t end) {
+  Tile<C> mu_tile = {}, log_var_tile = {}, gate_tile = {}, grad_z_tile = {}, grad_kl_tile = {};
+  Tile<C> grad_mu_tile, grad_log_var_tile, grad_prior_mu_tile, grad_prior_log_var_tile, grad_gate_tile, noise;
+  PriorTile<C> prior;
   // The gradient of a mean is one number for all: read once.
   const bool uniform = a.grad_kl.data && a.grad_kl.row_stride == 0 && a.grad_kl.col_stride == 0;
   if (uniform && begin < end) read<C>(a.grad_kl, Rectangle{begin, 1, 0, kTile, kTile}, grad_kl_tile);
   for_each_noise_tile<C>(a.seed, begin, end, a.cols, [&](const Rectangle& at, const NoiseTile<C>& tile) {
     const C* const mu = read<C>(a.mu, at, mu_tile);
     const C* const log_var = read<C>(a.log_var, at, log_var_tile);
+    if (has_prior) prior.read(a.prior, at);
+    const C* const gate_logits = has_gate ? read<C>(a.gate_logits, at, gate_tile) : nullptr;
     // An absent gradient is a tile of zeros.
     const C* const grad_z = a.grad_z.data ? read<C>(a.grad_z, at, grad_z_tile) : grad_z_tile.at;
     const C* const grad_kl = a.grad_kl.data && !uniform ? read<C>(a.grad_kl, at, grad_kl_tile) : grad_kl_tile.at;
     C* const grad_mu = target<C>(a.grad_mu, at, grad_mu_tile);
     C* const grad_log_var = target<C>(a.grad_log_var, at, grad_log_var_tile);
+    C* const grad_prior_mu = has_prior ? target<C>(a.grad_prior_mu, at, grad_prior_mu_tile) : nullptr;
+    C* const grad_prior_log_var = has_prior ? target<C>(a.grad_prior_log_var, at, grad_prior_log_var_tile) : nullptr;
+    C* const grad_gate = has_gate ? target<C>(a.grad_gate_logits, at, grad_gate_tile) : nullptr;
     const int64_t size = at.size();
     tile.fill(a.first_row + at.row, at.col / 4, size / 4, noise);
 #pragma GCC ivdep
     for (int64_t i = 0; i < size; ++i) {
-      const Variance<C> v = variance(log_var[i]);
-      grad_mu[i] = grad_z[i] + grad_kl[i] * mu[i];
-      grad_log_var[i] = C(0.5) * (grad_z[i] * (v.sigma * noise[i]) + grad_kl[i] * v.exp_minus_1);
+      C sigma, d;
+      Ratio<C> v;
+      if constexpr (has_prior) {
+        const C inv_scale = exponential(C(-0.5) * prior.log_var[i]).exp;
+        const C scaled = (mu[i] - prior.mu[i]) * inv_scale;
+        sigma = exponential(C(0.5) * log_var[i]).exp;
+        v = variance_ratio(log_var[i], prior.log_var[i]);
+        d = scaled * inv_scale;
+        grad_prior_mu[i] = -(grad_kl[i] * d);
+        grad_prior_log_var[i] = C(-0.5) * grad_kl[i] * (scaled * scaled + v.exp_minus_1);
+      } else {
+        v = variance(log_var[i]);
+        sigma = v.root;
+        d = mu[i];
+      }
+      const C spread = sigma * noise[i];
+      C g = grad_z[i];
+      if constexpr (has_gate) {
+        const Gate<C> gate = sigmoid(gate_logits[i]);
+        grad_gate[i] = g * (mu[i] + spread) * gate.slope;
+        g *= gate.weight;
+      }
+      grad_mu[i] = g + grad_kl[i] * d;
+      grad_log_var[i] = C(0.5) * (g * spread + grad_kl[i] * v.exp_minus_1);
     }
     finish(a.grad_mu, at, grad_mu);
     finish(a.grad_log_var, at, grad_log_var);
+    if (has_prior) {
+      finish(a.grad_prior_mu, a.cols, at, grad_prior_mu);
+      finish(a.grad_prior_log_var, a.cols, at, grad_prior_log_var);
+    }
+    if (has_gate) finish(a.grad_gate_logits, a.cols, at, grad_gate);
   });
+}
+
+template <class C>
+void rsample_kl_backward(const cpu::RsampleKlBackward& a, int64_t begin, int64_t end) {
+  const bool has_prior = a.prior.mu.data, has_gate = a.gate_logits.data;
+  const auto run = has_prior ? (has_gate ? rsample_kl_backward_tiles<C, true, true> : rsample_kl_backward_tiles<C, true, false>)
+                             : (has_gate ? rsample_kl_backward_tiles<C, false, true> : rsample_kl_backward_tiles<C, false, false>);
+  run(a, begin, end);
 }
 
 }  // namespace manifold_core::MC_ISA

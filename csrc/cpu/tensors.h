@@ -6,11 +6,14 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
 #include <initializer_list>
 #include <optional>
+#include <vector>
 
 namespace manifold_core::cpu {
 
@@ -28,9 +31,18 @@ inline DType dtype_of(const Tensor& t) {
 }
 
 // The type the arithmetic and the sums over features and latents are done in.
-inline ScalarType arithmetic_type(const Tensor& a, const Tensor& b) {
-  const bool wide = a.scalar_type() == ScalarType::Double || b.scalar_type() == ScalarType::Double;
-  return wide ? ScalarType::Double : ScalarType::Float;
+inline bool is_wide(const Tensor& t) { return t.scalar_type() == ScalarType::Double; }
+inline bool is_wide(const std::optional<Tensor>& t) { return t.has_value() && is_wide(*t); }
+
+template <class... Tensors>
+ScalarType arithmetic_type(const Tensors&... tensors) {
+  return (is_wide(tensors) || ...) ? ScalarType::Double : ScalarType::Float;
+}
+
+// Of a result made of both, as torch promotes them.
+inline ScalarType promoted(const Tensor& a, const Tensor& b) {
+  if (a.scalar_type() == b.scalar_type()) return a.scalar_type();
+  return arithmetic_type(a, b);
 }
 
 // Uninitialised, contiguous, on the CPU. torch::stable::new_empty says the same, but looks its operator up by name each
@@ -63,6 +75,50 @@ inline void check_same_shape(const Tensor& a, const Tensor& b, const char* names
                   "manifold_core: expected two matrices of one shape: ", names);
 }
 
+// A [rows, cols] matrix, or one row that stands for all.
+inline Matrix broadcast(const std::optional<Tensor>& t, int64_t rows, int64_t cols, const char* name) {
+  if (!t.has_value()) return {};
+  STD_TORCH_CHECK(t->dim() == 2 && (t->size(0) == rows || t->size(0) == 1) && t->size(1) == cols,
+                  "manifold_core: expected [rows, cols] or [1, cols]: ", name);
+  Matrix m = matrix(*t);
+  if (t->size(0) == 1) m.row_stride = 0;
+  return m;
+}
+
+inline void store(const Tensor& t, int64_t i, double value) {
+  void* const data = t.data_ptr();
+  switch (dtype_of(t)) {
+    case DType::f32: static_cast<float*>(data)[i] = static_cast<float>(value); return;
+    case DType::f64: static_cast<double*>(data)[i] = value; return;
+    case DType::bf16: static_cast<c10::BFloat16*>(data)[i] = static_cast<float>(value); return;
+    case DType::f16: static_cast<c10::Half*>(data)[i] = static_cast<float>(value); return;
+  }
+}
+
+// Memory for a result that is summed over the rows.
+class ColumnSums {
+ public:
+  Result begin(int64_t rows, int64_t cols) {
+    cols_ = cols;
+    blocks_ = (rows + block_rows(cols) - 1) / block_rows(cols);
+    sums_.assign(static_cast<size_t>(blocks_ * cols), 0.0);
+    return {{}, sums_.data()};
+  }
+
+  // out[j] = factor * the sum of column j; one row.
+  void finish(const Tensor& out, double factor = 1) const {
+    for (int64_t j = 0; j < cols_; ++j) {
+      double sum = 0;
+      for (int64_t i = 0; i < blocks_; ++i) sum += sums_[static_cast<size_t>(i * cols_ + j)];
+      store(out, j, factor * sum);
+    }
+  }
+
+ private:
+  int64_t blocks_ = 0, cols_ = 0;
+  std::vector<double> sums_;
+};
+
 template <class T>
 T scalar(const Tensor& t) {
   STD_TORCH_CHECK(t.numel() == 1, "manifold_core: expected a tensor of one element");
@@ -73,16 +129,17 @@ inline double real_scalar(const Tensor& t) {
   return t.scalar_type() == ScalarType::Double ? scalar<double>(t) : double{scalar<float>(t)};
 }
 
-// Runs kernel(args, begin, end) over all rows on torch's threads; small work stays on this one.
+// Runs kernel(args, begin, end) over all rows on torch's threads, block by block; a single block stays on this one.
 template <class Args>
 void parallel_over_rows(void (*kernel)(const Args&, int64_t, int64_t), const Args& args, int64_t rows) {
-  constexpr int64_t kGrain = 16384;  // elements a task must have to be worth a thread
-  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, args.cols));
-  if (rows <= grain) {
+  const int64_t block = block_rows(args.cols);
+  if (rows <= block) {
     kernel(args, 0, rows);
-  } else {
-    torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+    return;
   }
+  torch::stable::parallel_for(0, (rows + block - 1) / block, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) kernel(args, i * block, std::min(rows, (i + 1) * block));
+  });
 }
 
 // The kernel of the chosen instruction set for that arithmetic.

@@ -9,6 +9,7 @@ namespace manifold_core::MC_ISA {
 
 using cpu::DType;
 using cpu::Matrix;
+using cpu::Result;
 
 constexpr int64_t kTile = 512;  // elements; seven tiles of doubles fill 28 KB
 
@@ -102,6 +103,26 @@ inline void finish(const Matrix& m, const Rectangle& at, const C* tile) {
       store_as(element<S>(m, at.row + i, at.col), m.col_stride, at.cols, tile + i * at.pitch);
     }
   });
+}
+
+// Adds the columns of a tile to the sums of its block.
+template <class C>
+inline void add_to_sums(const Result& result, int64_t cols, const Rectangle& at, const C* tile) {
+  double* const sums = result.sums + at.row / cpu::block_rows(cols) * cols + at.col;
+  for (int64_t i = 0; i < at.rows; ++i) {
+    for (int64_t j = 0; j < at.cols; ++j) sums[j] += tile[i * at.pitch + j];
+  }
+}
+
+template <class C>
+inline C* target(const Result& result, const Rectangle& at, C* tile) {
+  return result.matrix.data ? target(result.matrix, at, tile) : tile;
+}
+
+template <class C>
+inline void finish(const Result& result, int64_t cols, const Rectangle& at, const C* tile) {
+  if (result.matrix.data) finish(result.matrix, at, tile);
+  if (result.sums) add_to_sums(result, cols, at, tile);
 }
 
 // The sum of one row of a tile, in an order that depends on its length alone.

@@ -1,4 +1,5 @@
-// Which function serves each operator on CUDA tensors. The schemas are defined elsewhere, once for all backends.
+// Which function serves an operator on CUDA tensors. Schemas, fake implementations and autograd stand in Python, beside
+// each operator's public function (kernels/<op>/op.py).
 #include "ops.h"
 
 #include <torch/csrc/stable/library.h>
@@ -9,17 +10,14 @@
 #define MC_DISPATCH_KEY CUDA
 #endif
 
+#define MC_IMPL(name) m.impl(#name, TORCH_BOX(&manifold_core::cuda::name))
+
 STABLE_TORCH_LIBRARY_IMPL(MC_LIBRARY, MC_DISPATCH_KEY, m) {
-  using namespace manifold_core::cuda;
-  m.impl("rsample_kl", TORCH_BOX(&rsample_kl));
-  m.impl("rsample_kl_forward", TORCH_BOX(&rsample_kl));
-  m.impl("rsample_kl_backward", TORCH_BOX(&rsample_kl_backward));
-  m.impl("rsample_kl_cholesky", TORCH_BOX(&rsample_kl_cholesky));
-  m.impl("rsample_kl_cholesky_forward", TORCH_BOX(&rsample_kl_cholesky));
-  m.impl("rsample_kl_cholesky_backward", TORCH_BOX(&rsample_kl_cholesky_backward));
-  m.impl("gaussian_nll", TORCH_BOX(&gaussian_nll));
-  m.impl("gaussian_nll_forward", TORCH_BOX(&gaussian_nll));
-  m.impl("gaussian_nll_backward", TORCH_BOX(&gaussian_nll_backward));
-  m.impl("gaussian_elbo", TORCH_BOX(&gaussian_elbo));
-  m.impl("gaussian_elbo_forward", TORCH_BOX(&gaussian_elbo));
+  MC_IMPL(rsample_kl);
+  MC_IMPL(rsample_kl_backward);
+  MC_IMPL(rsample_kl_cholesky);
+  MC_IMPL(rsample_kl_cholesky_backward);
+  MC_IMPL(gaussian_nll);
+  MC_IMPL(gaussian_nll_backward);
+  MC_IMPL(gaussian_elbo);
 }

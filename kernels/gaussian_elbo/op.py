@@ -8,7 +8,7 @@ from torch import Tensor
 from ..checks import accumulation_dtype, check_floating
 from ..dispatch import choose
 from ..gaussian_nll.op import gradients, prepare
-from ..registration import differentiable
+from ..registration import Operator
 from . import reference
 
 __all__ = ["gaussian_elbo"]
@@ -37,7 +37,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _backward(
-    ctx: Any, grad_loss: Tensor | None, grad_nll: Tensor | None, grad_squared_error: Tensor | None, *_: None
+    ops: Any, ctx: Any, grad_loss: Tensor | None, grad_nll: Tensor | None, grad_squared_error: Tensor | None, *_: None
 ) -> tuple[Tensor | None, ...]:
     x_hat, x, log_gamma, squared_error = ctx.saved_tensors
     rows = squared_error.shape[0]
@@ -57,7 +57,7 @@ def _backward(
         if grad_nll is None and grad_squared_error is None:
             return (None,) * 6
         grad_x_hat, grad_x, grad_log_gamma = gradients(
-            grad_nll, grad_squared_error, x_hat, x, log_gamma, squared_error, with_data=ctx.needs_input_grad[1]
+            ops, grad_nll, grad_squared_error, x_hat, x, log_gamma, squared_error, with_data=ctx.needs_input_grad[1]
         )
     return grad_x_hat, grad_x, grad_log_gamma, grad_kl, None, None
 
@@ -67,7 +67,15 @@ def _is_one(gradient: Tensor) -> bool:
     return type(gradient) is Tensor and gradient.is_cpu and not torch.compiler.is_compiling() and gradient.item() == 1
 
 
-_compiled = differentiable("gaussian_elbo", _fake, _setup_context, _backward, results=3)
+_operator = Operator(
+    "gaussian_elbo",
+    "(Tensor x_hat, Tensor x, Tensor log_gamma, Tensor kl, float beta, bool with_gradients)"
+    " -> (Tensor loss, Tensor nll, Tensor squared_error, Tensor grad_x_hat, Tensor grad_log_gamma, Tensor grad_kl)",
+    _fake,
+    _setup_context,
+    _backward,
+    results=3,
+)
 
 
 def gaussian_elbo(
@@ -99,12 +107,13 @@ def gaussian_elbo(
             f"kl must have shape ({x_hat.shape[0]},), one number a sample, on {x_hat.device}, "
             f"got {tuple(kl.shape)} on {kl.device}"
         )
-    if choose(backend, x_hat, x, kl) != "cpu":
+    chosen = choose(backend, x_hat, x, kl)
+    if chosen == "reference":
         return reference.gaussian_elbo(x_hat, x, log_gamma, kl, beta)
     dtype = accumulation_dtype(x_hat, x)
     if kl.dtype != dtype:
         kl = kl.to(dtype)
     wanted = torch.is_grad_enabled() and x_hat.requires_grad and x_hat.dtype in EARLY_GRADIENT_DTYPES
     with_gradients = wanted and (x.dtype == x_hat.dtype or not x.requires_grad)
-    loss, nll, squared_error = _compiled(x_hat, x, log_gamma, kl, beta, with_gradients)
+    loss, nll, squared_error = _operator(chosen, x_hat, x, log_gamma, kl, beta, with_gradients)
     return loss, nll, squared_error

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..checks import accumulation_dtype, check_alike, check_floating
 from ..dispatch import choose
-from ..registration import differentiable
+from ..registration import Operator
 from . import reference
 
 __all__ = ["gaussian_nll", "gradients", "prepare"]
@@ -36,16 +36,19 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_nll: Tensor | None, grad_squared_error: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward(
+    ops: Any, ctx: Any, grad_nll: Tensor | None, grad_squared_error: Tensor | None
+) -> tuple[Tensor | None, ...]:
     if grad_nll is None and grad_squared_error is None:
         return None, None, None
     x_hat, x, log_gamma, squared_error = ctx.saved_tensors
     return gradients(
-        grad_nll, grad_squared_error, x_hat, x, log_gamma, squared_error, with_data=ctx.needs_input_grad[1]
+        ops, grad_nll, grad_squared_error, x_hat, x, log_gamma, squared_error, with_data=ctx.needs_input_grad[1]
     )
 
 
 def gradients(
+    ops: Any,
     grad_nll: Tensor | None,
     grad_squared_error: Tensor | None,
     x_hat: Tensor,
@@ -54,8 +57,8 @@ def gradients(
     squared_error: Tensor,
     with_data: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Of x_hat, of x where wanted, and of log_gamma."""
-    run = torch.ops.manifold_core.gaussian_nll_backward.default
+    """Of x_hat, of x where wanted, and of log_gamma, by the operators ``ops`` of a backend."""
+    run = ops.gaussian_nll_backward.default
     incoming, rest = (grad_nll, grad_squared_error), (log_gamma, squared_error)
     grad_x_hat, grad_log_gamma = run(*incoming, x_hat, x, *rest)
     if not with_data:
@@ -65,7 +68,16 @@ def gradients(
     return grad_x_hat, run(*incoming, x, x_hat, *rest)[0], grad_log_gamma  # not rounded by the type of x_hat
 
 
-_compiled = differentiable("gaussian_nll", _fake, _setup_context, _backward, _fake_backward)
+_operator = Operator(
+    "gaussian_nll",
+    "(Tensor x_hat, Tensor x, Tensor log_gamma) -> (Tensor nll, Tensor squared_error)",
+    _fake,
+    _setup_context,
+    _backward,
+    "(Tensor? grad_nll, Tensor? grad_squared_error, Tensor x_hat, Tensor x, Tensor log_gamma, Tensor squared_error)"
+    " -> (Tensor grad_x_hat, Tensor grad_log_gamma)",
+    _fake_backward,
+)
 
 
 def _as_matrices(x_hat: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,7 +144,7 @@ def gaussian_nll(
         x: the data, of the same shape and device; another floating-point dtype is allowed.
         log_gamma: log γ, one number: a tensor of one element, differentiable, or a float, fixed. Not clamped.
         return_squared_error: return ‖x − x̂‖² of each sample as well.
-        backend: ``"auto"``, ``"reference"`` or ``"cpu"``; see :func:`manifold_core.kernels.explain`.
+        backend: ``"auto"`` or a name; see :func:`manifold_core.kernels.explain`.
 
     Returns:
         nll in nats, ``[B]``, and with ``return_squared_error`` the squared error, ``[B]``: float64 where an input is
@@ -146,6 +158,7 @@ def gaussian_nll(
     Source: "Learning Manifold Dimensions with Conditional VAEs", Definition 1 and equation (1).
     """
     x_hat, x, log_gamma = prepare(x_hat, x, log_gamma)
-    run = _compiled if choose(backend, x_hat, x) == "cpu" else reference.gaussian_nll
-    nll, squared_error = run(x_hat, x, log_gamma)
+    inputs = x_hat, x, log_gamma
+    chosen = choose(backend, x_hat, x)
+    nll, squared_error = reference.gaussian_nll(*inputs) if chosen == "reference" else _operator(chosen, *inputs)
     return (nll, squared_error) if return_squared_error else nll

@@ -1,90 +1,187 @@
 """``rsample_kl``: the reparameterised sample and the KL divergence of a diagonal Gaussian, in one pass."""
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
-from ..checks import accumulation_dtype, check_alike
+from ..checks import accumulation_dtype, check_alike, check_optional_rows, check_prior
 from ..dispatch import choose
 from ..random import draw_seed
-from ..registration import differentiable
+from ..registration import Operator
 from . import reference
 
 __all__ = ["rsample_kl"]
 
+INPUTS = "Tensor mu, Tensor log_var, Tensor? prior_mu, Tensor? prior_log_var, Tensor? gate_logits, Tensor seed"
 
-def _fake(mu: Tensor, log_var: Tensor, seed: Tensor, first_row: int, per_dimension: bool) -> tuple[Tensor, Tensor]:
-    shape = mu.shape if per_dimension else mu.shape[:1]
-    return mu.new_empty(mu.shape), mu.new_empty(shape, dtype=accumulation_dtype(mu, log_var))
+
+def _fake(
+    mu: Tensor,
+    log_var: Tensor,
+    prior_mu: Tensor | None,
+    prior_log_var: Tensor | None,
+    gate_logits: Tensor | None,
+    seed: Tensor,
+    first_row: int,
+    per_dimension: bool,
+    with_variance_ratio: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = accumulation_dtype(mu, log_var, prior_mu, prior_log_var, gate_logits)
+    return (
+        mu.new_empty(mu.shape, dtype=torch.promote_types(mu.dtype, log_var.dtype)),
+        mu.new_empty(mu.shape if per_dimension else mu.shape[:1], dtype=dtype),
+        mu.new_empty(mu.shape[1:] if with_variance_ratio else (0,), dtype=dtype),
+    )
 
 
 def _fake_backward(
-    grad_z: Tensor | None, grad_kl: Tensor | None, mu: Tensor, log_var: Tensor, seed: Tensor, first_row: int
-) -> tuple[Tensor, Tensor]:
-    return mu.new_empty(mu.shape), log_var.new_empty(log_var.shape)
+    grad_z: Tensor | None,
+    grad_kl: Tensor | None,
+    mu: Tensor,
+    log_var: Tensor,
+    prior_mu: Tensor | None,
+    prior_log_var: Tensor | None,
+    gate_logits: Tensor | None,
+    seed: Tensor,
+    first_row: int,
+    with_prior: bool,
+    with_gate: bool,
+) -> tuple[Tensor, ...]:
+    def like(tensor: Tensor | None, wanted: bool) -> Tensor:
+        return mu.new_empty(0, dtype=torch.float32) if tensor is None or not wanted else tensor.new_empty(tensor.shape)
+
+    prior = like(prior_mu, with_prior), like(prior_log_var, with_prior)
+    return mu.new_empty(mu.shape), log_var.new_empty(log_var.shape), *prior, like(gate_logits, with_gate)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    mu, log_var, seed, first_row, _ = inputs
-    ctx.save_for_backward(mu, log_var, seed)
-    ctx.first_row = first_row
+    ctx.save_for_backward(*inputs[:6])
+    ctx.first_row = inputs[6]
+    ctx.mark_non_differentiable(output[2])
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward(ops: Any, ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     if grad_z is None and grad_kl is None:
-        return (None,) * 5
-    mu, log_var, seed = ctx.saved_tensors
-    gradients = torch.ops.manifold_core.rsample_kl_backward.default(grad_z, grad_kl, mu, log_var, seed, ctx.first_row)
-    return *gradients, None, None, None
+        return (None,) * 9
+    wanted = ctx.needs_input_grad
+    with_prior, with_gate = wanted[2] or wanted[3], wanted[4]
+    run = ops.rsample_kl_backward.default
+    found = run(grad_z, grad_kl, *ctx.saved_tensors, ctx.first_row, with_prior, with_gate)
+    grad_mu, grad_log_var, grad_prior_mu, grad_prior_log_var, grad_gate_logits = found
+    prior = (grad_prior_mu, grad_prior_log_var) if with_prior else (None, None)
+    return grad_mu, grad_log_var, *prior, grad_gate_logits if with_gate else None, None, None, None, None
 
 
-_compiled = differentiable("rsample_kl", _fake, _setup_context, _backward, _fake_backward)
+_operator = Operator(
+    "rsample_kl",
+    f"({INPUTS}, SymInt first_row, bool per_dimension, bool with_variance_ratio)"
+    " -> (Tensor z, Tensor kl, Tensor variance_ratio)",
+    _fake,
+    _setup_context,
+    _backward,
+    f"(Tensor? grad_z, Tensor? grad_kl, {INPUTS}, SymInt first_row, bool with_prior, bool with_gate)"
+    " -> (Tensor grad_mu, Tensor grad_log_var, Tensor grad_prior_mu, Tensor grad_prior_log_var, Tensor grad_gate)",
+    _fake_backward,
+    results=3,
+)
+
+
+@overload
+def rsample_kl(
+    mu: Tensor,
+    log_var: Tensor,
+    prior_mu: Tensor | None = None,
+    prior_log_var: Tensor | None = None,
+    *,
+    gate_logits: Tensor | None = None,
+    per_dimension: bool = False,
+    return_variance_ratio: Literal[False] = False,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    first_row: int = 0,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def rsample_kl(
+    mu: Tensor,
+    log_var: Tensor,
+    prior_mu: Tensor | None = None,
+    prior_log_var: Tensor | None = None,
+    *,
+    gate_logits: Tensor | None = None,
+    per_dimension: bool = False,
+    return_variance_ratio: Literal[True],
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    first_row: int = 0,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
 def rsample_kl(
     mu: Tensor,
     log_var: Tensor,
+    prior_mu: Tensor | None = None,
+    prior_log_var: Tensor | None = None,
     *,
+    gate_logits: Tensor | None = None,
     per_dimension: bool = False,
+    return_variance_ratio: bool = False,
     seed: int | Tensor | None = None,
     generator: torch.Generator | None = None,
     first_row: int = 0,
     backend: str = "auto",
-) -> tuple[Tensor, Tensor]:
-    """z = μ + σ ⊙ ε,  KL[N(μ, σ²) ‖ N(0, I)] = ½ Σⱼ (μⱼ² + σⱼ² − 1 − log σⱼ²),  with ε ~ N(0, I) and σ² = exp(log_var).
+) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
+    """z = (μ + σ ⊙ ε) ⊙ w,  KL[N(μ, σ²) ‖ N(m, s²)] = ½ Σⱼ ((μⱼ − mⱼ)²/sⱼ² + σⱼ²/sⱼ² − 1 − log σⱼ²/sⱼ²),  ε ~ N(0, I).
+
+    σ² = exp(log_var); the prior is N(0, I), or m = prior_mu and s² = exp(prior_log_var) where given; w = 1, or
+    sigmoid(gate_logits) where given: the attention that switches latent dimensions. It does not touch the KL.
 
     The noise of an element is a pure function of (seed, row, column): the same on every backend, for any number of
     threads and any split of the batch. It is not stored; the backward pass makes it again.
 
     Args:
         mu: ``[B, κ]``; float32, float64, bfloat16 or float16; any strides, read without a copy.
-        log_var: log σ², of the shape, dtype and device of ``mu``. Not clamped.
+        log_var: log σ², of the shape and device of ``mu``. Not clamped.
+        prior_mu, prior_log_var: m and log s² of a conditional prior, both or neither: ``[B, κ]``, or ``[κ]`` or
+            ``[1, κ]`` for one prior for the batch. Their dtypes are their own.
+        gate_logits: attention logits, of one of the same shapes.
         per_dimension: return the KL of each latent dimension instead of their sum.
+        return_variance_ratio: also return the batch mean of σ²/s² of each dimension: a dimension is active where it is
+            small. Not differentiable. It costs no second pass.
         seed: of the noise, an int from 0 to 2⁶³ − 1 or an int64 tensor of no dimensions on the device of ``mu``.
         generator: where a seed is drawn from when none is given; torch's global generator when this is None, too.
         first_row: number of the first row, for a batch that is part of a larger one.
-        backend: ``"auto"``, ``"reference"`` or ``"cpu"``; see :func:`manifold_core.kernels.explain`.
+        backend: ``"auto"`` or a name; see :func:`manifold_core.kernels.explain`.
 
     Returns:
-        z, ``[B, κ]`` of the dtype of ``mu``, and the KL in nats, ``[B]`` or ``[B, κ]``: float64 for float64 input, else
-        float32. Both are differentiable in ``mu`` and ``log_var``, once.
+        z, ``[B, κ]``, of the dtype that ``mu + log_var`` would have; the KL in nats, ``[B]`` or ``[B, κ]``; where asked
+        for, the variance ratio, ``[κ]``, NaN for an empty batch. The last two are float64 where an input is that, else
+        float32. z and KL are differentiable in all five tensors, once.
 
     Raises:
-        TypeError: an argument is no floating-point tensor, or their dtypes differ.
-        ValueError: shapes or devices differ, ``mu`` is no matrix, ``first_row`` is negative, or the seed is invalid.
+        TypeError: an argument is no floating-point tensor.
+        ValueError: shapes or devices differ, ``mu`` is no matrix, only one half of a prior is given, ``first_row`` is
+            negative, or the seed is invalid.
         RuntimeError: the named backend cannot serve the call.
 
-    Source: "Learning Manifold Dimensions with Conditional VAEs", Definition 1 and equation (1).
+    Source: "Learning Manifold Dimensions with Conditional VAEs", Definitions 1, 4, 5; section 4.4 (gate).
     """
     check_alike("mu", mu, "log_var", log_var)
-    if mu.dtype != log_var.dtype:
-        raise TypeError(f"mu and log_var must have the same dtype, got {mu.dtype} and {log_var.dtype}")
     if mu.dim() != 2:
         raise ValueError(f"mu must have shape [B, κ], got {tuple(mu.shape)}")
+    if prior_mu is not None or prior_log_var is not None:
+        prior_mu, prior_log_var = check_prior(prior_mu, prior_log_var, mu)
+    if gate_logits is not None:
+        gate_logits = check_optional_rows("gate_logits", gate_logits, mu)
     if first_row < 0:
         raise ValueError(f"first_row must not be negative, got {first_row}")
     seed = draw_seed(seed, generator, mu.device)
-    run = _compiled if choose(backend, mu, log_var) == "cpu" else reference.rsample_kl
-    return run(mu, log_var, seed, first_row, per_dimension)
+    inputs = mu, log_var, prior_mu, prior_log_var, gate_logits, seed, first_row, per_dimension, return_variance_ratio
+    chosen = choose(backend, mu, log_var, prior_mu, prior_log_var, gate_logits)
+    z, kl, variance_ratio = reference.rsample_kl(*inputs) if chosen == "reference" else _operator(chosen, *inputs)
+    return (z, kl, variance_ratio) if return_variance_ratio else (z, kl)

@@ -2,42 +2,30 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(manifold_core_cuda_on_host, m) {
-  for (const char* name : {"rsample_kl", "rsample_kl_forward"}) {
-    m.def((std::string(name) +
-           "(Tensor mu, Tensor log_var, Tensor? prior_mu, Tensor? prior_log_var, Tensor? gate_logits, Tensor seed,"
-           " SymInt first_row, bool per_dimension, bool with_variance_ratio)"
-           " -> (Tensor z, Tensor kl, Tensor variance_ratio)")
-              .c_str());
-  }
+  m.def(
+      "rsample_kl(Tensor mu, Tensor log_var, Tensor? prior_mu, Tensor? prior_log_var, Tensor? gate_logits, Tensor seed,"
+      " SymInt first_row, bool per_dimension, bool with_variance_ratio)"
+      " -> (Tensor z, Tensor kl, Tensor variance_ratio)");
   m.def(
       "rsample_kl_backward(Tensor? grad_z, Tensor? grad_kl, Tensor mu, Tensor log_var, Tensor? prior_mu,"
       " Tensor? prior_log_var, Tensor? gate_logits, Tensor seed, SymInt first_row, bool with_prior, bool with_gate)"
       " -> (Tensor grad_mu, Tensor grad_log_var, Tensor grad_prior_mu, Tensor grad_prior_log_var,"
       " Tensor grad_gate_logits)");
-  for (const char* name : {"rsample_kl_cholesky", "rsample_kl_cholesky_forward"}) {
-    m.def((std::string(name) +
-           "(Tensor mu, Tensor tril, Tensor? prior_mu, Tensor? prior_log_var, Tensor seed, SymInt first_row,"
-           " bool per_dimension, bool with_variance_ratio) -> (Tensor z, Tensor kl, Tensor variance_ratio)")
-              .c_str());
-  }
+  m.def(
+      "rsample_kl_cholesky(Tensor mu, Tensor tril, Tensor? prior_mu, Tensor? prior_log_var, Tensor seed,"
+      " SymInt first_row, bool per_dimension, bool with_variance_ratio)"
+      " -> (Tensor z, Tensor kl, Tensor variance_ratio)");
   m.def(
       "rsample_kl_cholesky_backward(Tensor? grad_z, Tensor? grad_kl, Tensor mu, Tensor tril, Tensor? prior_mu,"
       " Tensor? prior_log_var, Tensor seed, SymInt first_row, bool with_prior)"
       " -> (Tensor grad_mu, Tensor grad_tril, Tensor grad_prior_mu, Tensor grad_prior_log_var)");
-  for (const char* name : {"gaussian_nll", "gaussian_nll_forward"}) {
-    m.def((std::string(name) +
-           "(Tensor x_hat, Tensor x, Tensor log_gamma) -> (Tensor nll, Tensor squared_error)")
-              .c_str());
-  }
+  m.def("gaussian_nll(Tensor x_hat, Tensor x, Tensor log_gamma) -> (Tensor nll, Tensor squared_error)");
   m.def(
       "gaussian_nll_backward(Tensor? grad_nll, Tensor? grad_squared_error, Tensor x_hat, Tensor x, Tensor log_gamma,"
       " Tensor squared_error) -> (Tensor grad_x_hat, Tensor grad_log_gamma)");
-  for (const char* name : {"gaussian_elbo", "gaussian_elbo_forward"}) {
-    m.def((std::string(name) +
-           "(Tensor x_hat, Tensor x, Tensor log_gamma, Tensor kl, float beta, bool with_gradients) -> (Tensor loss,"
-           " Tensor nll, Tensor squared_error, Tensor grad_x_hat, Tensor grad_log_gamma, Tensor grad_kl)")
-              .c_str());
-  }
+  m.def(
+      "gaussian_elbo(Tensor x_hat, Tensor x, Tensor log_gamma, Tensor kl, float beta, bool with_gradients) -> (Tensor"
+      " loss, Tensor nll, Tensor squared_error, Tensor grad_x_hat, Tensor grad_log_gamma, Tensor grad_kl)");
 }
 
 extern "C" {

@@ -116,7 +116,7 @@ def test_a_name_decides_who_works(compiled: object, monkeypatch: pytest.MonkeyPa
             call_every_op(x, "reference")
     with monkeypatch.context() as patch:
         for op in ("rsample_kl", "gaussian_nll", "gaussian_elbo"):
-            patch.setattr(importlib.import_module(f"manifold_core.kernels.{op}.op"), "_compiled", refuse)
+            patch.setattr(importlib.import_module(f"manifold_core.kernels.{op}.op"), "_operator", refuse)
         call_every_op(x, "reference")
         with pytest.raises(AssertionError, match="not asked for"):
             call_every_op(x, "auto")

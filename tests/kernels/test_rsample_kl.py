@@ -25,21 +25,31 @@ EDGES = st.tuples(
 )
 
 
+NAMES = ("mu", "log_var", "prior_mu", "prior_log_var", "gate_logits")
+
+
 class Case(NamedTuple):
     shape: tuple[int, int]
-    dtype: torch.dtype
-    layouts: tuple[str, str, str, str]  # of mu, log_var and the incoming gradients of z and kl
+    dtype: torch.dtype  # of all tensors but those that `other` names
+    other: tuple[str, torch.dtype]
+    layouts: tuple[str, ...]  # of the inputs in the order of NAMES, and the incoming gradients of z and kl
+    prior: str  # none, one row, or as mu
+    gate: str
     per_dimension: bool
     wanted: str  # which output has an incoming gradient
     seed: int
     first_row: int
 
 
+EXTENT = st.sampled_from(["none", "none", "one row", "as mu"])
 CASES = st.builds(
     Case,
     SMALL_AND_MANY | EDGES,
     st.sampled_from(DTYPES),
-    st.tuples(*[st.sampled_from(LAYOUTS)] * 4),
+    st.tuples(st.sampled_from(NAMES), st.sampled_from(DTYPES)),
+    st.tuples(*[st.sampled_from(LAYOUTS)] * 7),
+    EXTENT,
+    EXTENT,
     st.booleans(),
     st.sampled_from(["z", "kl", "both"]),
     st.integers(0, 2**63 - 1),
@@ -47,28 +57,45 @@ CASES = st.builds(
 )
 
 
+class Problem(NamedTuple):
+    """A case with numbers: what is not given is not among the inputs."""
+
+    inputs: dict[str, Tensor]
+    grad_z: Tensor | None
+    grad_kl: Tensor | None
+    arithmetic: torch.dtype
+
+
 @pytest.fixture
 def make(
     lay_out: Callable[[Tensor, str], Tensor],
     lay_out_vector: Callable[[Tensor, str], Tensor],
     any_magnitude: Callable[..., Tensor],
-) -> Callable[[Case], tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
-    """mu, log_var and the incoming gradients of a case. log_var reaches from -80 to 80, dense around 0."""
+) -> Callable[[Case], Problem]:
+    """log_var, or with a prior its distance from the prior's, reaches from -80 to 80 (-60 to 60), dense around 0."""
 
-    def of(case: Case) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    def of(case: Case) -> Problem:
         generator = torch.Generator().manual_seed(case.seed % 2**32)
-        wide = torch.float64 if case.dtype == torch.float64 else torch.float32
-        mu = lay_out(any_magnitude(generator, case.shape, 1e-8, 100).to(case.dtype), case.layouts[0])
-        log_var = lay_out(any_magnitude(generator, case.shape, 1e-8, 80).to(case.dtype), case.layouts[1])
-        grad_z = lay_out(any_magnitude(generator, case.shape, 1e-3, 1e3).to(case.dtype), case.layouts[2])
+        draws = {
+            "mu": lambda shape: any_magnitude(generator, shape, 1e-8, 100),
+            "log_var": lambda shape: any_magnitude(generator, shape, 1e-8, 80 if case.prior == "none" else 60),
+            "prior_mu": lambda shape: any_magnitude(generator, shape, 1e-8, 100),
+            "prior_log_var": lambda shape: any_magnitude(generator, shape, 1e-8, 20),
+            "gate_logits": lambda shape: any_magnitude(generator, shape, 1e-3, 30),
+        }
+        extents = dict(zip(NAMES, ("as mu", "as mu", case.prior, case.prior, case.gate), strict=True))
+        inputs = {}
+        for name, layout in zip(NAMES, case.layouts[:5], strict=True):
+            if extents[name] != "none":
+                dtype = case.other[1] if name == case.other[0] else case.dtype
+                shape = case.shape if extents[name] == "as mu" else (1, case.shape[1])
+                inputs[name] = lay_out(draws[name](shape).to(dtype), layout).detach().requires_grad_()
+        wide = torch.float64 if any(t.dtype == torch.float64 for t in inputs.values()) else torch.float32
+        z_dtype = torch.promote_types(inputs["mu"].dtype, inputs["log_var"].dtype)
+        grad_z = lay_out(any_magnitude(generator, case.shape, 1e-3, 1e3).to(z_dtype), case.layouts[5])
         grad_kl = any_magnitude(generator, case.shape if case.per_dimension else case.shape[:1], 1e-3, 1e3).to(wide)
-        grad_kl = (lay_out if case.per_dimension else lay_out_vector)(grad_kl, case.layouts[3])
-        return (
-            mu.detach().requires_grad_(),
-            log_var.detach().requires_grad_(),
-            None if case.wanted == "kl" else grad_z,
-            None if case.wanted == "z" else grad_kl,
-        )
+        grad_kl = (lay_out if case.per_dimension else lay_out_vector)(grad_kl, case.layouts[6])
+        return Problem(inputs, None if case.wanted == "kl" else grad_z, None if case.wanted == "z" else grad_kl, wide)
 
     return of
 
@@ -76,62 +103,116 @@ def make(
 def gradients(
     outputs: tuple[Tensor, ...], incoming: tuple[Tensor | None, ...], inputs: tuple[Tensor, ...]
 ) -> list[Tensor]:
-    """Of those outputs that have an incoming gradient."""
+    """Of those outputs that have an incoming gradient; 0 for inputs that they do not depend on."""
     pairs = [(output, g) for output, g in zip(outputs, incoming, strict=True) if g is not None]
-    return list(grad([output for output, _ in pairs], inputs, [g for _, g in pairs], retain_graph=True))
+    found = grad(
+        [output for output, _ in pairs], inputs, [g for _, g in pairs], retain_graph=True, materialize_grads=True
+    )
+    return list(found)
 
 
-def in_float64(*tensors: Tensor | None) -> list[Tensor | None]:
+def in_float64(tensor: Tensor) -> Tensor:
     """The same numbers, to evaluate the definition on."""
-    return [t if t is None else t.detach().double().requires_grad_(t.requires_grad) for t in tensors]
+    return tensor.detach().double().requires_grad_(tensor.requires_grad)
 
 
-@settings(max_examples=100)
+def definition(
+    inputs: dict[str, Tensor], seed: int, first_row: int = 0, per_dimension: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    given = [inputs.get(name) for name in NAMES]
+    return reference.rsample_kl(*given, torch.tensor(seed), first_row, per_dimension, True)
+
+
+def size_of_terms(exact: dict[str, Tensor], noise: Tensor, g: Tensor, k: Tensor) -> dict[str, Tensor]:
+    """Of z and of each gradient, the sum of the absolute values of the terms it is made of, in float64."""
+    p = exact.get("prior_log_var", torch.zeros(()))
+    scaled = (exact["mu"] - exact.get("prior_mu", 0)) * torch.exp(-p / 2)
+    spread = (torch.exp(exact["log_var"] / 2) * noise).abs()
+    weight = torch.sigmoid(exact["gate_logits"]) if "gate_logits" in exact else torch.ones(())
+    sample = exact["mu"].abs() + spread
+    growth = torch.expm1(exact["log_var"] - p).abs()
+    slope = (k * scaled * torch.exp(-p / 2)).abs()
+    sizes = {
+        "z": sample * weight,
+        "mu": g.abs() * weight + slope,
+        "log_var": (g.abs() * weight * spread + k.abs() * growth) / 2,
+        "prior_mu": slope,
+        "prior_log_var": k.abs() * (scaled.square() + growth) / 2,
+        "gate_logits": g.abs() * sample * weight * (1 - weight),
+    }
+    if "gate_logits" in exact:  # 1 - w loses digits that sigmoid(-a) keeps
+        sizes["gate_logits"] = g.abs() * sample * weight * torch.sigmoid(-exact["gate_logits"])
+    return {
+        name: size.sum(dim=0, keepdim=True) if name in exact and exact[name].shape[0] != size.shape[0] else size
+        for name, size in sizes.items()
+    }
+
+
+@settings(max_examples=150)
 @given(CASES)
-@example(Case((1, 1), torch.float32, ("dense",) * 4, False, "both", 1, 0))
-@example(Case((700, 33), torch.float32, ("first head", "second head", "dense", "one number"), False, "both", 1, 0))
-@example(Case((2000, 1), torch.float64, ("first head", "second head", "steps", "dense"), False, "both", 1, 2**33))
-@example(Case((40, 1025), torch.float32, ("first head", "second head", "one number", "dense"), True, "both", 1, 7))
+@example(Case((1, 1), torch.float32, ("mu", torch.float32), ("dense",) * 7, "none", "none", False, "both", 1, 0))
+@example(
+    Case((700, 33), torch.float32, ("mu", torch.float32), ("second head",) * 7, "none", "none", False, "both", 1, 0)
+)
+@example(
+    Case((2000, 1), torch.float64, ("mu", torch.float64), ("dense",) * 7, "one row", "one row", False, "both", 1, 9)
+)
+@example(
+    Case((900, 20), torch.float32, ("mu", torch.float32), ("dense",) * 7, "one row", "one row", False, "both", 1, 9)
+)
+@example(
+    Case((40, 1025), torch.float32, ("mu", torch.float32), ("dense",) * 7, "one row", "as mu", True, "both", 1, 2**33)
+)
 def test_every_backend_is_the_definition_in_float64(
     backend: str,
     poisoned: Callable[..., tuple[Tensor, ...]],
-    make: Callable[[Case], tuple[Tensor, Tensor, Tensor | None, Tensor | None]],
+    make: Callable[[Case], Problem],
     assert_within: Callable[..., None],
     allowed: dict[torch.dtype, float],
     sum_rounding: Callable[[int, torch.dtype], float],
     case: Case,
 ) -> None:
-    mu, log_var, grad_z, grad_kl = make(case)
-    before = [t if t is None else t.clone() for t in (mu, log_var, grad_z, grad_kl)]
+    inputs, grad_z, grad_kl, wide = make(case)
+    everything = (*inputs.values(), grad_z, grad_kl)
+    before = [t if t is None else t.clone() for t in everything]
     seed = torch.tensor(case.seed)
-    wide = torch.float64 if case.dtype == torch.float64 else torch.float32
 
     def run() -> tuple[Tensor, ...]:
-        z, kl = mc.rsample_kl(
-            mu, log_var, per_dimension=case.per_dimension, seed=seed, first_row=case.first_row, backend=backend
+        z, kl, ratio = mc.rsample_kl(
+            **inputs,
+            per_dimension=case.per_dimension,
+            return_variance_ratio=True,
+            seed=seed,
+            first_row=case.first_row,
+            backend=backend,
         )
-        return z, kl, *gradients((z, kl), (grad_z, grad_kl), (mu, log_var))
+        return z, kl, ratio, *gradients((z, kl), (grad_z, grad_kl), tuple(inputs.values()))
 
-    z, kl, grad_mu, grad_log_var = poisoned(run)
-    assert (z.dtype, kl.dtype, grad_mu.dtype, grad_log_var.dtype) == (case.dtype, wide, case.dtype, case.dtype)
+    z, kl, ratio, *grads = poisoned(run)
+    assert z.dtype == torch.promote_types(inputs["mu"].dtype, inputs["log_var"].dtype)
+    assert (kl.dtype, ratio.dtype) == (wide, wide)
+    assert [(g.dtype, g.shape) for g in grads] == [(t.dtype, t.shape) for t in inputs.values()]
 
-    m, l, gz, gkl = in_float64(mu, log_var, grad_z, grad_kl)
-    exact_z, exact_kl = reference.rsample_kl(m, l, seed, case.first_row, case.per_dimension)
-    exact_grad_mu, exact_grad_log_var = gradients((exact_z, exact_kl), (gz, gkl), (m, l))
+    exact = {name: in_float64(tensor) for name, tensor in inputs.items()}
+    exact_z, exact_kl, exact_ratio = definition(exact, case.seed, case.first_row, case.per_dimension)
+    g = torch.zeros(case.shape) if grad_z is None else in_float64(grad_z)
+    k = torch.zeros(case.shape) if grad_kl is None else in_float64(grad_kl)
+    incoming = (None if grad_z is None else g, None if grad_kl is None else k)
+    exact_grads = gradients((exact_z, exact_kl), incoming, tuple(exact.values()))
     noise = standard_normal(seed, *case.shape, case.first_row)
     relative = allowed[wide]
     with torch.no_grad():
-        spread = (torch.exp(l / 2) * noise).abs()
-        gz = torch.zeros_like(m) if gz is None else gz
-        gkl = torch.zeros_like(m) if gkl is None else gkl if case.per_dimension else gkl.unsqueeze(1)
-        assert_within("z", z, exact_z, relative * (m.abs() + spread), wide)
+        sizes = size_of_terms(exact, noise, g, k if k.dim() == 2 else k.unsqueeze(1))
+        assert_within("z", z, exact_z, relative * sizes["z"], wide)
         summed = 0 if case.per_dimension else sum_rounding(case.shape[1], wide)
         assert_within("kl", kl, exact_kl, (relative + summed) * exact_kl, wide)
-        assert_within("grad_mu", grad_mu, exact_grad_mu, relative * (gz.abs() + (gkl * m).abs()), wide)
-        size = (gz.abs() * spread + (gkl * torch.expm1(l)).abs()) / 2
-        assert_within("grad_log_var", grad_log_var, exact_grad_log_var, relative * size, wide)
+        over_rows = sum_rounding(case.shape[0], wide) if backend == "reference" else 0
+        assert_within("variance_ratio", ratio, exact_ratio, (relative + over_rows) * exact_ratio, wide)
+        for name, found, expected in zip(inputs, grads, exact_grads, strict=True):
+            bound = relative + (over_rows if inputs[name].shape[0] != case.shape[0] else 0)
+            assert_within(f"grad_{name}", found, expected, bound * sizes[name], wide)
 
-    for old, new in zip(before, (mu, log_var, grad_z, grad_kl), strict=True):
+    for old, new in zip(before, everything, strict=True):
         assert old is None or torch.equal(old, new)
     assert seed.item() == case.seed
 
@@ -184,6 +265,45 @@ def test_kl_and_its_gradients_are_those_of_mpmath(backend: str, dtype: torch.dty
             # Of a square less than the type's smallest normal number nothing need be left.
             bound = relative * exact.abs() + torch.finfo(dtype).tiny
             assert (error <= bound).all(), (name, scale, (error / bound).max())
+
+
+@pytest.mark.parametrize(("dtype", "relative"), [(torch.float32, 1e-6), (torch.float64, 1e-13)])
+def test_kl_against_a_prior_is_that_of_mpmath(backend: str, dtype: torch.dtype, relative: float) -> None:
+    # Both log variances from -80 to 80, with differences of every size: exact ones, rounded ones, and tiny ones.
+    logs = torch.cat([torch.linspace(-80, 80, 33), torch.logspace(-6, 1.5, 12)]).double()
+    log_var, prior_log_var = (t.flatten() for t in torch.meshgrid(logs, logs, indexing="ij"))
+    tiny = torch.logspace(-6, 0, len(logs) ** 2, dtype=torch.float64)
+    prior_log_var = torch.cat([prior_log_var, log_var + tiny, log_var * (1 - 1e-3)])
+    log_var = log_var.repeat(3)
+    keep = (log_var - prior_log_var).abs() <= 80  # beyond it float32 overflows, as it has to
+    log_var, prior_log_var = log_var[keep].to(dtype), prior_log_var[keep].to(dtype)
+    mu = (1e-3 * torch.linspace(-1, 1, len(log_var), dtype=torch.float64)).to(dtype)
+    prior_mu = (1e-3 * torch.linspace(1, -0.9, len(log_var), dtype=torch.float64)).to(dtype)
+    inputs = [t.unsqueeze(0).requires_grad_() for t in (mu, log_var, prior_mu, prior_log_var)]
+    _, kl, ratio = mc.rsample_kl(*inputs, per_dimension=True, return_variance_ratio=True, seed=1, backend=backend)
+    found = [kl, ratio, *grad(kl.sum(), inputs)]
+    exact, sizes = [], []  # the size of a number is the sum of the absolute values of its terms
+    with mpmath.workdps(40):
+        for numbers in zip(*(t.squeeze(0).tolist() for t in inputs), strict=True):
+            m, l, n, p = map(mpmath.mpf, numbers)
+            slope, growth = (m - n) / mpmath.exp(p), mpmath.expm1(l - p)
+            square = (m - n) * slope
+            row = [
+                (square + growth - (l - p)) / 2,
+                mpmath.exp(l - p),
+                slope,
+                growth / 2,
+                -slope,
+                -(square + growth) / 2,
+            ]
+            exact.append([float(v) for v in row])
+            sizes.append([*map(abs, exact[-1][:5]), float(square + abs(growth)) / 2])
+    names = ("kl", "variance_ratio", "grad_mu", "grad_log_var", "grad_prior_mu", "grad_prior_log_var")
+    columns = zip(*(torch.tensor(t, dtype=torch.float64).unbind(1) for t in (exact, sizes)), strict=True)
+    for name, result, (values, size) in zip(names, found, columns, strict=True):
+        error = (result.detach().double().flatten() - values).abs()
+        bound = relative * size + torch.finfo(dtype).tiny
+        assert (error <= bound).all(), (name, (error / bound).max())
 
 
 def test_kl_of_the_prior_is_zero(backend: str) -> None:
@@ -268,15 +388,18 @@ def test_kl_per_dimension_sums_to_kl(
     torch.testing.assert_close(kl.double(), kls.double().sum(dim=1), rtol=sum_rounding(cols, kl.dtype), atol=0)
 
 
+@pytest.mark.parametrize("rows_of_prior_and_gate", [0, 1, 4])
 @pytest.mark.parametrize("per_dimension", [False, True])
-def test_gradcheck(backend: str, per_dimension: bool) -> None:
+def test_gradcheck(backend: str, per_dimension: bool, rows_of_prior_and_gate: int) -> None:
     generator = torch.Generator().manual_seed(7)
-    mu, log_var = (torch.randn(4, 6, dtype=torch.float64, generator=generator, requires_grad=True) for _ in range(2))
+    rows = (4, 4, *[rows_of_prior_and_gate] * 3) if rows_of_prior_and_gate else (4, 4)
+    inputs = tuple(torch.randn(n, 6, dtype=torch.float64, generator=generator, requires_grad=True) for n in rows)
 
-    def function(mu: Tensor, log_var: Tensor) -> tuple[Tensor, Tensor]:
-        return mc.rsample_kl(mu, log_var, per_dimension=per_dimension, seed=8, first_row=3, backend=backend)
+    def function(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+        arguments = dict(zip(NAMES, inputs, strict=False))
+        return mc.rsample_kl(**arguments, per_dimension=per_dimension, seed=8, first_row=3, backend=backend)
 
-    assert gradcheck(function, (mu, log_var))
+    assert gradcheck(function, inputs)
 
 
 def test_gradient_of_one_argument_alone(backend: str) -> None:
@@ -301,7 +424,7 @@ def test_gradients_reach_a_layer_with_two_heads(backend: str) -> None:
     z, kl = mc.rsample_kl(*heads.chunk(2, dim=1), seed=11, backend=backend)
     (z.square().sum() + 2 * kl.sum()).backward()
     copy = heads.detach().double().requires_grad_()
-    z, kl = reference.rsample_kl(*copy.chunk(2, dim=1), torch.tensor(11))
+    z, kl, _ = definition(dict(zip(NAMES, copy.chunk(2, dim=1), strict=False)), 11)
     (z.square().sum() + 2 * kl.sum()).backward()
     torch.testing.assert_close(heads.grad.double(), copy.grad, rtol=1e-5, atol=1e-5)
 
@@ -335,13 +458,15 @@ def test_results_do_not_depend_on_the_number_of_threads(
     for shape in ((3001, 37), (70, 1025), (50_000, 1)):
         generator = torch.Generator().manual_seed(16)
         mu, log_var = (torch.randn(shape, generator=generator).to(dtype).requires_grad_() for _ in range(2))
+        rest = [torch.randn(shape[1], generator=generator).to(dtype).requires_grad_() for _ in range(3)]
+        inputs = dict(zip(NAMES, (mu, log_var, *rest), strict=True))
         grad_z = torch.randn(shape, generator=generator).to(dtype)
         grad_kl = torch.randn(shape[0], generator=generator, dtype=torch.promote_types(dtype, torch.float32))
         found = []
         for number in (1, 2, 3):
             threads(number)
-            z, kl = mc.rsample_kl(mu, log_var, seed=17, first_row=5, backend=cpu)
-            found.append([z, kl, *grad((z, kl), (mu, log_var), (grad_z, grad_kl))])
+            z, kl, ratio = mc.rsample_kl(**inputs, return_variance_ratio=True, seed=17, first_row=5, backend=cpu)
+            found.append([z, kl, ratio, *grad((z, kl), tuple(inputs.values()), (grad_z, grad_kl))])
         for others in found[1:]:
             assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
 
@@ -412,7 +537,6 @@ MU = torch.zeros(2, 3)
     [
         ((MU, torch.zeros(2, 4)), ValueError, "mu and log_var must have the same shape, got (2, 3) and (2, 4)"),
         ((MU, torch.zeros(3)), ValueError, "mu and log_var must have the same shape, got (2, 3) and (3,)"),
-        ((MU, MU.double()), TypeError, "mu and log_var must have the same dtype, got torch.float32 and torch.float64"),
         ((MU, MU.to("meta")), ValueError, "mu and log_var must be on the same device, got cpu and meta"),
         ((MU.long(), MU), TypeError, "mu must be of a floating-point dtype, got torch.int64"),
         ((MU, MU.to(torch.complex64)), TypeError, "log_var must be of a floating-point dtype, got torch.complex64"),
@@ -428,6 +552,33 @@ def test_bad_tensors_are_refused(
 ) -> None:
     with pytest.raises(error, match=re.escape(message)):
         mc.rsample_kl(*arguments, seed=1, backend=backend_name)
+
+
+ROW = "must have the shape of mu, (2, 3), or one row for all, (3,) or (1, 3), got"
+
+
+@pytest.mark.parametrize("backend_name", ["auto", "reference"])
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"prior_mu": MU}, ValueError, "must be given together, but prior_log_var is None"),
+        ({"prior_log_var": MU}, ValueError, "must be given together, but prior_mu is None"),
+        ({"prior_mu": MU[:, :2], "prior_log_var": MU}, ValueError, f"prior_mu {ROW} (2, 2)"),
+        ({"prior_mu": MU, "prior_log_var": torch.zeros(3, 3)}, ValueError, f"prior_log_var {ROW} (3, 3)"),
+        ({"prior_mu": MU, "prior_log_var": torch.zeros(2)}, ValueError, f"prior_log_var {ROW} (2,)"),
+        ({"prior_mu": MU.int(), "prior_log_var": MU}, TypeError, "prior_mu must be of a floating-point dtype"),
+        ({"prior_mu": 0.0, "prior_log_var": 0.0}, TypeError, "prior_mu must be a tensor, got float"),
+        ({"gate_logits": MU[None]}, ValueError, f"gate_logits {ROW} (1, 2, 3)"),
+        ({"gate_logits": torch.zeros(())}, ValueError, f"gate_logits {ROW} ()"),
+        ({"gate_logits": MU.to("meta")}, ValueError, "gate_logits must be on the device of mu, cpu, got meta"),
+        ({"gate_logits": MU.bool()}, TypeError, "gate_logits must be of a floating-point dtype, got torch.bool"),
+    ],
+)
+def test_bad_priors_and_gates_are_refused(
+    backend_name: str, arguments: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        mc.rsample_kl(MU, MU, **arguments, seed=1, backend=backend_name)
 
 
 @pytest.mark.parametrize("backend_name", ["auto", "reference"])
