@@ -23,7 +23,7 @@ except ImportError as error:  # it is there, so somebody counts on it
 
 
 def _load_cuda_kernels() -> str:
-    """Why there are none; empty once they are loaded. This looks for no device: whoever forks later still can use one."""
+    """Why there are none; empty once they are loaded. Looks for no device: a process that forks later still can."""
     spec = importlib.util.find_spec(".._C_cuda", __package__)
     if spec is None or spec.origin is None:
         return "the CUDA kernels are not built; have nvcc and a torch for CUDA in place and reinstall manifold-core"

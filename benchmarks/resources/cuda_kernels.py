@@ -25,7 +25,7 @@ PLAIN = {"float": "float32", "double": "float64", "BFloat16": "bfloat16", "Any":
 
 
 def parse(log: str) -> Iterator[tuple[str, int, int, int, int]]:
-    """Mangled name, architecture, registers, bytes of shared memory and of spills of each kernel in the log of ptxas."""
+    """Mangled name, architecture, registers, bytes of shared memory and of spills, of each kernel in ptxas's log."""
     name, sm, spills = "", 0, 0
     for line in log.splitlines():
         if found := KERNEL.search(line):

@@ -31,7 +31,5 @@ def markdown(rows: Iterable[Row]) -> str:
         "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
-        lines.append(
-            f"| {row.kernel} | {row.variant} | {row.sm} | {row.registers} | {row.shared:,} | {row.spills:,} |"
-        )
+        lines.append(f"| {row.kernel} | {row.variant} | {row.sm} | {row.registers} | {row.shared:,} | {row.spills:,} |")
     return "\n".join(lines) + "\n"
