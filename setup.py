@@ -23,6 +23,8 @@ NVCC_ARGS = [
     "-std=c++17",
     "-O3",
     "-Xcompiler=-fPIC,-fvisibility=hidden",
+    "--prec-sqrt=false",  # one unit in the last place, and two: the noise and the gate need no more
+    "--prec-div=false",
     "--threads=0",
     *(f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in (75, 80, 90)),
     "-gencode=arch=compute_90,code=compute_90",  # later ones compile this when it is first loaded

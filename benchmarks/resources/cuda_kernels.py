@@ -14,7 +14,16 @@ from .table import ARCHITECTURES, Row
 __all__ = ["parse", "rows"]
 
 ROOT = Path(__file__).resolve().parents[2]
-FLAGS = ("-std=c++17", "-O3", "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000ULL", "-cubin", "-Xptxas", "-v")
+FLAGS = (  # those of setup.py, and what makes ptxas tell
+    "-std=c++17",
+    "-O3",
+    "--prec-sqrt=false",
+    "--prec-div=false",
+    "-DUSE_CUDA",
+    "-DTORCH_TARGET_VERSION=0x020a000000000000ULL",
+    "-cubin",
+    "-Xptxas=-v",
+)
 KERNEL = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\d+)'")
 SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")

@@ -31,7 +31,7 @@ std::tuple<Tensor, Tensor> gaussian_nll(const Tensor& x_hat, const Tensor& x, co
   const bool wide = any_wide(x_hat, x);
   Tensor nll = allocate(x_hat, {batch.rows}, arithmetic_type(wide));
   Tensor squared_error = allocate(x_hat, {batch.rows}, arithmetic_type(wide));
-  GaussianNll a{batch.rows, batch.cols, threads_a_row(batch.cols), batch.scalar(log_gamma, "log_gamma")};
+  GaussianNll a{batch.rows, batch.cols, threads_a_row(batch.rows, batch.cols), batch.scalar(log_gamma, "log_gamma")};
   a.x_hat = batch.matrix(x_hat, "x_hat");
   a.x = batch.matrix(x, "x");
   a.nll = batch.per_row(nll, "nll");
@@ -46,7 +46,7 @@ std::tuple<Tensor, Tensor> gaussian_nll_backward(const Optional& grad_nll, const
                                                  const Tensor& squared_error) {
   const Batch batch(x_hat, "x_hat");
   const OnDeviceOf device(x_hat);
-  const int threads = threads_a_row(batch.cols);
+  const int threads = threads_a_row(batch.rows, batch.cols);
   const SumMemory memory(true, batch, x_hat, threads, 1, device.stream);
   Tensor grad_x_hat = allocate(x_hat, {batch.rows, batch.cols}, x_hat.scalar_type());
   Tensor grad_log_gamma = allocate(x_hat, {}, log_gamma.scalar_type());
@@ -71,7 +71,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_elbo(const T
   const OnDeviceOf device(x_hat);
   const bool wide = any_wide(x_hat, x);
   const ScalarType type = arithmetic_type(wide);
-  const int threads = threads_a_row(batch.cols);
+  const int threads = threads_a_row(batch.rows, batch.cols);
   const SumMemory memory(true, batch, x_hat, threads, 2, device.stream);
   Tensor loss = allocate(x_hat, {}, type);
   Tensor nll = allocate(x_hat, {batch.rows}, type);

@@ -129,11 +129,14 @@ void launch(const CholeskyBackward& args, bool wide, cudaStream_t stream);
 void launch(const GaussianNll& args, bool wide, cudaStream_t stream);
 void launch(const GaussianNllBackward& args, bool wide, cudaStream_t stream);
 
-// Of 256 threads, how many share a row of so many groups of four columns: as many as leave few of them without work.
-inline int threads_a_row(int64_t cols) {
-  const int64_t groups = (cols + 3) / 4;
-  int threads = kThreads;
+// How many threads share a row: as many as leave few of them without work, and no more than a warp, which needs no
+// barrier for its sum, unless a row is long; but where there are few rows, enough to keep a device busy.
+inline int threads_a_row(int64_t rows, int64_t cols) {
+  constexpr int64_t kLongRow = 512, kBusy = 1 << 17;
+  const int64_t groups = (cols + 3) / 4;  // of four columns
+  int threads = groups > kLongRow ? kThreads : 32;
   while (threads > 1 && 4 * ((groups + threads - 1) / threads * threads) > 5 * groups) threads /= 2;
+  while (threads < kThreads && threads < groups && rows * threads < kBusy) threads *= 2;
   return threads;
 }
 

@@ -45,7 +45,7 @@ std::tuple<Tensor, Tensor, Tensor> rsample_kl(const Tensor& mu, const Tensor& lo
   const OnDeviceOf device(mu);
   const bool wide = any_wide(mu, log_var, prior_mu, prior_log_var, gate_logits);
   const ScalarType type = arithmetic_type(wide);
-  const int threads = with_variance_ratio ? threads_a_row_for_sums(batch.cols) : threads_a_row(batch.cols);
+  const int threads = with_variance_ratio ? threads_a_row_for_sums(batch.cols) : threads_a_row(batch.rows, batch.cols);
   const SumMemory memory(with_variance_ratio, batch, mu, threads, batch.cols, device.stream);
   Tensor z = allocate(mu, {batch.rows, batch.cols}, promoted(mu, log_var));
   Tensor kl = per_dimension ? allocate(mu, {batch.rows, batch.cols}, type) : allocate(mu, {batch.rows}, type);
@@ -77,7 +77,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rsample_kl_backward(
   with_gate = with_gate && gate_logits.has_value();
   const bool summed = (with_prior && (batch.is_one_for_all(prior_mu) || batch.is_one_for_all(prior_log_var))) ||
                       (with_gate && batch.is_one_for_all(gate_logits));
-  const int threads = summed ? threads_a_row_for_sums(batch.cols) : threads_a_row(batch.cols);
+  const int threads = summed ? threads_a_row_for_sums(batch.cols) : threads_a_row(batch.rows, batch.cols);
   const SumMemory memory(summed, batch, mu, threads, 3 * batch.cols, device.stream);
   Tensor grad_mu = allocate(mu, {batch.rows, batch.cols}, mu.scalar_type());
   Tensor grad_log_var = allocate(mu, {batch.rows, batch.cols}, log_var.scalar_type());

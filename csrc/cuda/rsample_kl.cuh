@@ -118,8 +118,9 @@ __global__ void __launch_bounds__(kThreads, sizeof(C) == 8 ? 1 : sums > 0 ? 2 : 
           const Pair<C> pair = compare(with_prior, mu[k], log_var[k], prior.mu[k], prior.log_var[k]);
           grad_mu[k] = kl[k] * pair.scaled * pair.prior_factor;
           grad_prior_mu[k] = -grad_mu[k];
-          grad_log_var[k] = C(0.5) * (kl[k] * pair.ratio.exp_minus_1);
-          grad_prior_log_var[k] = C(-0.5) * (kl[k] * pair.scaled * pair.scaled + kl[k] * pair.ratio.exp_minus_1);
+          const C half = C(0.5) * kl[k];  // first: the product must not overflow before it is halved
+          grad_log_var[k] = half * pair.ratio.exp_minus_1;
+          grad_prior_log_var[k] = -(half * pair.scaled * pair.scaled + grad_log_var[k]);
         }
         if (a.grad_prior_mu.data != nullptr) {
           put<0>(a.grad_prior_mu, row, col, a.cols, grad_prior_mu, summed);

@@ -221,10 +221,10 @@ __global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 3 : 1) rsample_kl_c
         if (with_kl) {
           const C m = with_prior ? load_one<C>(a.prior_mu, row, i) : C(0);
           const Ratio<C> ratio = with_prior ? variance_ratio(C(2) * t, p) : variance(C(2) * t);
-          const C scaled = (mu - m) * factor;
+          const C scaled = (mu - m) * factor, half = C(0.5) * k;
           grad_mu = k * scaled * factor;
           grad_t = k * ratio.exp_minus_1;
-          grad_prior_log_var = C(-0.5) * (k * scaled * scaled + k * squares + k * ratio.exp_minus_1);
+          grad_prior_log_var = -(half * scaled * scaled + half * squares + half * ratio.exp_minus_1);
         }
         if (with_grad_prior) {
           put(a.grad_prior_mu, row, i, -grad_mu, summed, 0);

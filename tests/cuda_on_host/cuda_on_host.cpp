@@ -1,5 +1,6 @@
 #include "cuda_runtime.h"
 
+#include <algorithm>
 #include <csetjmp>
 #include <memory>
 #include <mutex>
@@ -7,6 +8,7 @@
 #include <random>
 #include <sstream>
 #include <stdexcept>
+#include <string>
 #include <ucontext.h>
 #include <utility>
 #include <vector>
@@ -86,42 +88,53 @@ std::string where(unsigned thread) {
   throw std::runtime_error(text);
 }
 
-// Lets each warp go on whose lanes have all come to one shuffle.
-bool release_warps(const char* kernel, unsigned threads) {
-  bool any = false;
-  for (unsigned thread = 0; thread < threads; ++thread) {
-    if (fibres[thread]->state != State::waits_for_warp) continue;
-    const unsigned first = thread / kWarp * kWarp;
-    const Fibre& f = *fibres[thread];
-    for (unsigned lane = 0; lane < kWarp; ++lane) {
-      const unsigned other = first + lane;
-      if (!(f.mask >> lane & 1)) continue;
-      if (other >= threads) throw std::runtime_error(std::string(kernel) + ": a mask names lanes that are not there");
-      const Fibre& o = *fibres[other];
-      if (o.state != State::waits_for_warp || o.line != f.line || o.file != f.file || o.mask != f.mask) {
-        report(kernel, thread, other);
-      }
-    }
-    for (unsigned lane = 0; lane < kWarp; ++lane) {
-      if (!(f.mask >> lane & 1)) continue;
-      brought_to_warp[first + lane] = fibres[first + lane]->brought;
-      fibres[first + lane]->state = State::runs;
-    }
-    any = true;
+// Lets the warp go on, if its lanes have all come to one shuffle. Returns whether any of them can run.
+bool release_warp(const char* kernel, unsigned first) {
+  const auto lane = [&](unsigned i) -> Fibre& { return *fibres[first + i]; };
+  unsigned waiting = kWarp;
+  for (unsigned i = 0; i < kWarp; ++i) {
+    if (lane(i).state == State::runs) return true;
+    if (lane(i).state == State::waits_for_warp) waiting = i;
   }
-  return any;
+  if (waiting == kWarp) return false;
+  const Fibre& f = lane(waiting);
+  for (unsigned i = 0; i < kWarp; ++i) {
+    const Fibre& o = lane(i);
+    if (!(f.mask >> i & 1)) continue;
+    if (o.state != State::waits_for_warp || o.line != f.line || o.file != f.file || o.mask != f.mask) {
+      report(kernel, first + waiting, first + i);
+    }
+  }
+  for (unsigned i = 0; i < kWarp; ++i) {
+    if (!(f.mask >> i & 1)) continue;
+    brought_to_warp[first + i] = lane(i).brought;
+    lane(i).state = State::runs;
+  }
+  return true;
 }
 
+// Warps run ahead of each other, and lanes of each other, as far as what they wait for lets them: each time it is drawn
+// anew who runs next.
 void run_block(const char* kernel, unsigned threads) {
-  std::vector<unsigned> order(threads);
-  std::iota(order.begin(), order.end(), 0u);
+  std::vector<unsigned> warps(threads / kWarp), lanes(kWarp);
+  std::iota(warps.begin(), warps.end(), 0u);
+  std::iota(lanes.begin(), lanes.end(), 0u);
   for (const auto& fibre : fibres) fibre->state = State::runs;
   for (;;) {
-    std::shuffle(order.begin(), order.end(), shuffler);
-    for (const unsigned thread : order) {
-      if (fibres[thread]->state == State::runs) resume(thread);
+    bool any = false;
+    std::shuffle(warps.begin(), warps.end(), shuffler);
+    for (const unsigned warp : warps) {
+      if (shuffler() % 2 == 0) {  // this one has to wait
+        any = true;
+        continue;
+      }
+      std::shuffle(lanes.begin(), lanes.end(), shuffler);
+      for (const unsigned lane : lanes) {
+        if (fibres[warp * kWarp + lane]->state == State::runs) resume(warp * kWarp + lane);
+      }
+      any = release_warp(kernel, warp * kWarp) || any;
     }
-    if (release_warps(kernel, threads)) continue;
+    if (any) continue;
     for (unsigned thread = 1; thread < threads; ++thread) {
       const Fibre &a = *fibres[0], &b = *fibres[thread];
       if (a.state != b.state || (a.state == State::waits_for_block && (a.line != b.line || a.file != b.file))) {
@@ -147,6 +160,7 @@ const uint64_t* exchange_in_warp(unsigned mask, uint64_t value, const char* file
 
 void launch(unsigned blocks, unsigned threads, const char* kernel, const std::function<void()>& kernel_body) {
   const std::lock_guard<std::mutex> lock(one_launch);
+  if (threads % kWarp != 0) throw std::runtime_error(std::string(kernel) + ": a block has to be of whole warps");
   while (fibres.size() < threads) fibres.push_back(std::make_unique<Fibre>());
   fibres.resize(threads);
   brought_to_warp.resize(threads);

@@ -130,7 +130,8 @@ def make(
         if case.prior == "one":  # of many differences none may be too large
             log_var, apart = log_var / 2, apart / 2.2
         prior_log_var = (log_var[: height(case.prior)] - apart).clamp(-80, 80)
-        mu, prior_mu = (any_magnitude(generator, (n, cols), 1e-8, 100) for n in (rows, height(case.prior)))
+        # Of e^40 times 60 the square is still a float32.
+        mu, prior_mu = (any_magnitude(generator, (n, cols), 1e-8, 30) for n in (rows, height(case.prior)))
         logits = any_magnitude(generator, (height(case.gate), cols), 1e-3, 60)
         posterior = matrix(mu, 0, 0), matrix(log_var, 1, 1)
         prior = (matrix(prior_mu, 2, 2), matrix(prior_log_var, 3, 3)) if case.prior else (None, None)
@@ -166,10 +167,11 @@ def share(bound: Tensor, like: Tensor) -> Tensor:
     return bound.sum(dim=0, keepdim=True) if like.shape[0] == 1 else bound
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(CASES)
 @example(Case((1, 1), F32, DENSE, "", "", False, "both", 1, 0))
 @example(Case((700, 20), F32, DENSE, "", "", False, "both", 1, 0))
+@example(Case((9000, 70), F32, DENSE, "each", "", False, "both", 1, 0))
 @example(Case((700, 20), BF16, DENSE, "one", "one", False, "both", 1, 0))
 @example(Case((1400, 3), F32, DENSE, "one", "each", False, "both", 1, 2**33))
 @example(Case((37, 1028), F32, DENSE, "one", "one", True, "both", 1, 7))
@@ -280,7 +282,7 @@ CHOLESKY_CASES = st.builds(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(CHOLESKY_CASES)
 @example(CholeskyCase((1, 1), F32[:4], DENSE, "", False, "both", 1, 0))
 @example(CholeskyCase((70, 32), F32[:4], DENSE, "one", False, "both", 1, 0))
@@ -407,10 +409,11 @@ GAUSSIAN_CASES = st.builds(
 )
 
 
-@settings(max_examples=120)
+@settings(max_examples=50)
 @given(GAUSSIAN_CASES)
 @example(GaussianCase((1, 1), (torch.float32,) * 2, ("dense",) * 3, 0.0, torch.float32, 1.0, "both", 1))
 @example(GaussianCase((512, 784), (torch.float32,) * 2, ("dense",) * 3, -5.0, torch.float32, 1.0, "both", 1))
+@example(GaussianCase((9000, 70), (torch.float32,) * 2, ("dense",) * 3, -5.0, torch.float32, 1.0, "both", 1))
 @example(GaussianCase((3, 100_000), (torch.float32,) * 2, ("dense",) * 3, 60.0, torch.float64, 1.0, "both", 1))
 @example(GaussianCase((290_000, 3), (torch.float32,) * 2, ("dense",) * 3, 1.0, torch.float64, 1.0, "both", 1))
 def test_gaussian_nll_and_elbo_are_their_definitions_in_float64(
