@@ -116,25 +116,23 @@ bool release_warp(const char* kernel, unsigned first) {
 // Warps run ahead of each other, and lanes of each other, as far as what they wait for lets them: each time it is drawn
 // anew who runs next.
 void run_block(const char* kernel, unsigned threads) {
-  std::vector<unsigned> warps(threads / kWarp), lanes(kWarp);
-  std::iota(warps.begin(), warps.end(), 0u);
-  std::iota(lanes.begin(), lanes.end(), 0u);
-  for (const auto& fibre : fibres) fibre->state = State::runs;
+  std::vector<unsigned> able;  // the warps of which a lane can run
   for (;;) {
-    bool any = false;
-    std::shuffle(warps.begin(), warps.end(), shuffler);
-    for (const unsigned warp : warps) {
-      if (shuffler() % 2 == 0) {  // this one has to wait
-        any = true;
-        continue;
+    for (const auto& fibre : fibres) fibre->state = State::runs;
+    for (unsigned warp = 0; warp < threads / kWarp; ++warp) able.push_back(warp);
+    while (!able.empty()) {
+      const unsigned random = shuffler();
+      unsigned& warp = able[random % able.size()];
+      const unsigned first = random >> 8, step = random >> 16 | 1;  // odd: it comes to every lane
+      for (unsigned i = 0; i < kWarp; ++i) {
+        const unsigned thread = warp * kWarp + (first + i * step) % kWarp;
+        if (fibres[thread]->state == State::runs) resume(thread);
       }
-      std::shuffle(lanes.begin(), lanes.end(), shuffler);
-      for (const unsigned lane : lanes) {
-        if (fibres[warp * kWarp + lane]->state == State::runs) resume(warp * kWarp + lane);
+      if (!release_warp(kernel, warp * kWarp)) {
+        warp = able.back();
+        able.pop_back();
       }
-      any = release_warp(kernel, warp * kWarp) || any;
     }
-    if (any) continue;
     for (unsigned thread = 1; thread < threads; ++thread) {
       const Fibre &a = *fibres[0], &b = *fibres[thread];
       if (a.state != b.state || (a.state == State::waits_for_block && (a.line != b.line || a.file != b.file))) {
@@ -142,7 +140,6 @@ void run_block(const char* kernel, unsigned threads) {
       }
     }
     if (fibres[0]->state == State::has_ended) return;
-    for (const auto& fibre : fibres) fibre->state = State::runs;
   }
 }
 

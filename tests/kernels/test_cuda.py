@@ -167,7 +167,7 @@ def share(bound: Tensor, like: Tensor) -> Tensor:
     return bound.sum(dim=0, keepdim=True) if like.shape[0] == 1 else bound
 
 
-@settings(max_examples=60)
+@settings(max_examples=120)
 @given(CASES)
 @example(Case((1, 1), F32, DENSE, "", "", False, "both", 1, 0))
 @example(Case((700, 20), F32, DENSE, "", "", False, "both", 1, 0))
@@ -282,7 +282,7 @@ CHOLESKY_CASES = st.builds(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=80)
 @given(CHOLESKY_CASES)
 @example(CholeskyCase((1, 1), F32[:4], DENSE, "", False, "both", 1, 0))
 @example(CholeskyCase((70, 32), F32[:4], DENSE, "one", False, "both", 1, 0))
@@ -409,7 +409,7 @@ GAUSSIAN_CASES = st.builds(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=100)
 @given(GAUSSIAN_CASES)
 @example(GaussianCase((1, 1), (torch.float32,) * 2, ("dense",) * 3, 0.0, torch.float32, 1.0, "both", 1))
 @example(GaussianCase((512, 784), (torch.float32,) * 2, ("dense",) * 3, -5.0, torch.float32, 1.0, "both", 1))
