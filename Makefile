@@ -33,8 +33,9 @@ lint: $(READY)  ## style and types
 	ln -s $(CURDIR)/manifold_core/* $(CURDIR)/kernels $(CURDIR)/experiments build/types/manifold_core/
 	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p manifold_core
 
-bench: $(READY)  ## the fused ELBO against eager PyTorch on this machine
+bench: $(READY)  ## the fused ops against eager PyTorch on this machine
 	$(BIN)/python -m benchmarks.elbo_against_eager
+	$(BIN)/python -m benchmarks.cholesky_against_eager
 
 # On a bare machine with a GPU, where torch is installed and nothing can be fetched: built in place, found by a tree of
 # links. Eight minutes in all.

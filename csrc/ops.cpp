@@ -9,6 +9,8 @@
 STABLE_TORCH_LIBRARY_IMPL(manifold_core, CPU, m) {
   MC_IMPL(rsample_kl);
   MC_IMPL(rsample_kl_backward);
+  MC_IMPL(rsample_kl_cholesky);
+  MC_IMPL(rsample_kl_cholesky_backward);
   MC_IMPL(gaussian_nll);
   MC_IMPL(gaussian_nll_backward);
   MC_IMPL(gaussian_elbo);

@@ -7,5 +7,6 @@ from .dispatch import Choice, explain
 from .gaussian_elbo import gaussian_elbo
 from .gaussian_nll import gaussian_nll
 from .rsample_kl import rsample_kl
+from .rsample_kl_cholesky import rsample_kl_cholesky
 
-__all__ = ["Choice", "explain", "gaussian_elbo", "gaussian_nll", "rsample_kl"]
+__all__ = ["Choice", "explain", "gaussian_elbo", "gaussian_nll", "rsample_kl", "rsample_kl_cholesky"]

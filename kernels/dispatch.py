@@ -44,7 +44,9 @@ def _triton_cannot(tensors: tuple[Tensor | None, ...]) -> str:
     if not _triton_installed():
         return "triton is not installed; install manifold-core[triton]"
     # With TRITON_INTERPRET=1 triton runs its kernels in Python, on CPU tensors: for tests.
-    return "" if os.environ.get("TRITON_INTERPRET") == "1" else _off_the_gpu(tensors)
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return ""
+    return _off_the_gpu(tensors) or _before_bfloat16(tensors)
 
 
 def _off_the_gpu(tensors: tuple[Tensor | None, ...]) -> str:
@@ -55,6 +57,18 @@ def _off_the_gpu(tensors: tuple[Tensor | None, ...]) -> str:
             if tensor.dtype not in DTYPES:
                 return f"no kernel for {tensor.dtype}"
     return ""
+
+
+def _before_bfloat16(tensors: tuple[Tensor | None, ...]) -> str:
+    for tensor in tensors:
+        if tensor is not None and tensor.dtype == torch.bfloat16 and _capability(tensor.device) < (8, 0):
+            return f"Triton has no bfloat16 for {torch.cuda.get_device_name(tensor.device)}"
+    return ""
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
 
 
 @cache

@@ -6,7 +6,7 @@ from .dimension import ActiveDimensions, active_dimensions
 from .elbo import ELBOTerms, GaussianELBO
 from .errors import InputError
 from .evaluation import Metrics, evaluate
-from .kernels import gaussian_nll, rsample_kl
+from .kernels import gaussian_nll, rsample_kl, rsample_kl_cholesky
 from .models import VAE
 from .run import load_model
 from .training import Diverged, History, TrainingConfig, train
@@ -26,5 +26,6 @@ __all__ = [
     "gaussian_nll",
     "load_model",
     "rsample_kl",
+    "rsample_kl_cholesky",
     "train",
 ]

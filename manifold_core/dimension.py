@@ -43,9 +43,9 @@ class ActiveDimensions:
         return float(inactive.min() / active.max()) if len(active) and len(inactive) else None
 
 
-def count_active(log_var: Tensor, threshold: float = THRESHOLD) -> int:
-    """#{j : mean over the samples of exp(log_var_j) < threshold}, of one batch ``[B, κ]``."""
-    return int((log_var.detach().double().exp().mean(dim=0) < threshold).sum())
+def count_active(variance: Tensor, threshold: float = THRESHOLD) -> int:
+    """#{j : variance_j < threshold}."""
+    return int((variance.detach() < threshold).sum())
 
 
 @torch.no_grad()

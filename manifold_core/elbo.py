@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .kernels.gaussian_elbo import gaussian_elbo
-from .kernels.gaussian_nll import gaussian_nll
+from .kernels.gaussian_nll import gaussian_nll, optimal_log_gamma
 from .kernels.rsample_kl import rsample_kl
 
 __all__ = ["ELBOTerms", "GaussianELBO"]
@@ -30,6 +30,8 @@ class ELBOTerms(NamedTuple):
         x_hat: what the decoder made of it, of the shape of x.
         mu, log_var: ``[B, κ]``, the posterior.
         log_gamma: log of the decoder variance that was used, of no dimensions.
+        variance_ratio: ``[κ]``, batch mean of the posterior's over the prior's variance, not differentiable: a latent
+            dimension is active where it is small.
     """
 
     loss: Tensor
@@ -41,10 +43,13 @@ class ELBOTerms(NamedTuple):
     mu: Tensor
     log_var: Tensor
     log_gamma: Tensor
+    variance_ratio: Tensor
 
 
 class GaussianELBO(nn.Module):
-    """−ELBO = E_q[½ (‖x − x̂(z)‖²/γ + d log 2πγ)] + β KL[q(z|x) ‖ N(0, I)],  with one sample of z.
+    """−ELBO = E_q[½ (‖x − x̂(z)‖²/γ + d log 2πγ)] + β KL[q(z|x) ‖ p(z)],  with one sample of z.
+
+    The prior p(z) is N(0, I), or N(prior_mu, exp(prior_log_var)) where one is given.
 
     γ is the decoder VARIANCE, one scalar:
 
@@ -63,7 +68,7 @@ class GaussianELBO(nn.Module):
     Raises:
         InputError: an unknown ``gamma`` or ``reduction``, or a number that is not finite.
 
-    Source: "Learning Manifold Dimensions with Conditional VAEs", equation (1), Definition 1; β as in β-VAE.
+    Source: "Learning Manifold Dimensions with Conditional VAEs", equation (1), Definitions 1, 4; β as in β-VAE.
     """
 
     log_gamma: Tensor
@@ -103,7 +108,9 @@ class GaussianELBO(nn.Module):
         x: Tensor,
         posterior: tuple[Tensor, Tensor],
         decoder: Callable[[Tensor], Tensor],
+        prior: tuple[Tensor, Tensor] | None = None,
         *,
+        gate_logits: Tensor | None = None,
         seed: int | Tensor | None = None,
         generator: torch.Generator | None = None,
         first_row: int = 0,
@@ -114,33 +121,42 @@ class GaussianELBO(nn.Module):
             x: ``[B, ...]``.
             posterior: mu and log_var, each ``[B, κ]``.
             decoder: from z ``[B, κ]`` to x̂ of the shape of x.
+            prior: prior_mu and prior_log_var, each ``[B, κ]``, or ``[κ]`` for one prior for all; None is N(0, I).
+            gate_logits: attention that switches latent dimensions, of one of the same shapes: the decoder gets
+                z ⊙ sigmoid(gate_logits).
             seed, generator, first_row: of the noise, as of :func:`manifold_core.rsample_kl`.
 
         Raises:
             TypeError, ValueError: as the ops do.
         """
         mu, log_var = posterior
-        z, kl = rsample_kl(mu, log_var, seed=seed, generator=generator, first_row=first_row, backend=self.backend)
+        prior_mu, prior_log_var = (None, None) if prior is None else prior
+        z, kl, variance_ratio = rsample_kl(
+            mu,
+            log_var,
+            prior_mu,
+            prior_log_var,
+            gate_logits=gate_logits,
+            return_variance_ratio=True,
+            seed=seed,
+            generator=generator,
+            first_row=first_row,
+            backend=self.backend,
+        )
         x_hat = decoder(z)
-        if self.gamma == "analytic" and self.training:
-            nll, recon, log_gamma = self._analytic(x_hat, x)
-        elif self.reduction == "mean":
-            loss, nll, recon = gaussian_elbo(x_hat, x, self.log_gamma, kl, beta=self.beta, backend=self.backend)
-            return ELBOTerms(loss, nll, kl, recon, z, x_hat, mu, log_var, self.log_gamma)
+        analytic = self.gamma == "analytic" and self.training
+        log_gamma = self.log_gamma
+        if self.reduction == "mean" and not analytic:
+            loss, nll, recon = gaussian_elbo(x_hat, x, log_gamma, kl, beta=self.beta, backend=self.backend)
         else:
-            nll, recon = gaussian_nll(x_hat, x, self.log_gamma, return_squared_error=True, backend=self.backend)
-            log_gamma = self.log_gamma
-        loss = nll + self.beta * kl
-        if self.reduction != "none":
-            loss = loss.mean() if self.reduction == "mean" else loss.sum()
-        return ELBOTerms(loss, nll, kl, recon, z, x_hat, mu, log_var, log_gamma)
-
-    def _analytic(self, x_hat: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """nll and squared error at the batch's best γ; autograd carries the gradient through γ as well."""
-        _, recon = gaussian_nll(x_hat, x, 0.0, return_squared_error=True, backend=self.backend)
-        features = x.shape[1:].numel()
-        log_gamma = torch.log(recon.mean() / features)
-        with torch.no_grad():
-            self.log_gamma.copy_(log_gamma)
-        nll = 0.5 * (recon * torch.exp(-log_gamma) + features * (math.log(2 * math.pi) + log_gamma))
-        return nll, recon, log_gamma
+            nll, recon = gaussian_nll(
+                x_hat, x, None if analytic else log_gamma, return_squared_error=True, backend=self.backend
+            )
+            loss = nll + self.beta * kl
+            if self.reduction != "none":
+                loss = loss.mean() if self.reduction == "mean" else loss.sum()
+        if analytic:
+            log_gamma = optimal_log_gamma(recon, x.shape[1:].numel())
+            with torch.no_grad():
+                self.log_gamma.copy_(log_gamma)
+        return ELBOTerms(loss, nll, kl, recon, z, x_hat, mu, log_var, log_gamma, variance_ratio)

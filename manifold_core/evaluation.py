@@ -23,7 +23,7 @@ class Metrics:
         gamma: decoder variance.
         active_dimensions: latent dimensions of mean variance below ``threshold``.
         gap: as of :class:`manifold_core.ActiveDimensions`.
-        variance: σ_j² averaged over the samples, for each latent dimension.
+        variance: σ_j², over the prior's, averaged over the samples, for each latent dimension.
         samples: how many were averaged over.
     """
 
@@ -61,7 +61,7 @@ def evaluate(model: VAE, x: Tensor, *, seed: int = 0, batch_size: int = 4096, th
         for first in range(0, len(x), batch_size):
             terms = model(x[first : first + batch_size], seed=seed, first_row=first)
             sums += torch.stack([term.double().sum() for term in (terms.nll, terms.kl, terms.recon)])
-            variance += terms.log_var.double().exp().sum(dim=0)
+            variance += len(terms.z) * terms.variance_ratio.double()
             gamma = float(terms.log_gamma.double().exp())
     finally:
         model.train(was_training)

@@ -248,4 +248,4 @@ def _record(history: History, step: int, terms: Any) -> None:
     history.step.append(step)
     history.neg_elbo.append(neg_elbo)
     history.gamma.append(float(terms.log_gamma.detach().double().exp()))
-    history.active_dimensions.append(count_active(terms.log_var))
+    history.active_dimensions.append(count_active(terms.variance_ratio))

@@ -46,8 +46,8 @@ def test_batches_are_weighted_by_their_size() -> None:
 
 def test_count_of_a_batch() -> None:
     log_var = torch.tensor([[0.001, 0.002, 0.9], [0.097, 0.100, 1.1]]).log()
-    assert count_active(log_var) == 1
-    assert count_active(log_var, threshold=2) == 3
+    assert count_active(log_var.exp().mean(dim=0)) == 1
+    assert count_active(log_var.exp().mean(dim=0), threshold=2) == 3
 
 
 @pytest.mark.parametrize("function", [mc.active_dimensions, mc.evaluate])

@@ -66,6 +66,31 @@ def test_terms_and_gradients_are_the_formula(gamma: str, reduction: str, beta: f
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("rows", [1, 7])
+def test_a_prior_and_a_gate_are_those_of_the_formula(rows: int, backend: str) -> None:
+    x, mu, log_var, weight = inputs()
+    generator = torch.Generator().manual_seed(1)
+    prior_mu, prior_log_var, gate_logits = (
+        torch.randn(rows, 3, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(3)
+    )
+    leaves = (mu, log_var, weight, prior_mu, prior_log_var, gate_logits)
+    elbo = mc.GaussianELBO("fixed", beta=0.5, backend=backend).double()
+    terms = elbo(x, (mu, log_var), lambda z: z @ weight, (prior_mu, prior_log_var), gate_logits=gate_logits, seed=11)
+    z = (mu + torch.exp(log_var / 2) * standard_normal(torch.tensor(11), 7, 3)) / (1 + torch.exp(-gate_logits))
+    ratio = torch.exp(log_var) / torch.exp(prior_log_var)
+    kl = 0.5 * ((mu - prior_mu).square() / torch.exp(prior_log_var) + ratio - 1 - ratio.log()).sum(dim=1)
+    loss = (0.5 * ((x - z @ weight).square().sum(dim=1) + 5 * LOG_2PI) + 0.5 * kl).mean()
+    torch.testing.assert_close(terms.z, z)
+    torch.testing.assert_close(terms.kl, kl)
+    torch.testing.assert_close(terms.loss, loss)
+    torch.testing.assert_close(terms.variance_ratio, ratio.mean(dim=0).detach())
+    assert not terms.variance_ratio.requires_grad
+    pairs = zip(torch.autograd.grad(terms.loss, leaves), torch.autograd.grad(loss, leaves), strict=True)
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_analytic_gamma_is_the_best_fixed_one() -> None:
     x, mu, log_var, weight = inputs()
     best = mc.GaussianELBO("analytic").double()(x, (mu, log_var), lambda z: z @ weight, seed=3)

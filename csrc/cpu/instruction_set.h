@@ -3,10 +3,16 @@
 
 #include "gaussian_nll.h"
 #include "rsample_kl.h"
+#include "rsample_kl_cholesky.h"
 
 namespace manifold_core::MC_ISA {
 
 template <class C>
-constexpr cpu::Kernels<C> kernels{rsample_kl<C>, rsample_kl_backward<C>, gaussian_nll<C>, gaussian_nll_backward<C>};
+constexpr cpu::Kernels<C> kernels{rsample_kl<C>,
+                                  rsample_kl_backward<C>,
+                                  rsample_kl_cholesky<C>,
+                                  rsample_kl_cholesky_backward<C>,
+                                  gaussian_nll<C>,
+                                  gaussian_nll_backward<C>};
 
 }  // namespace manifold_core::MC_ISA

@@ -21,11 +21,16 @@ constexpr int64_t block_rows(int64_t cols) {
   return cols <= 1 ? elements : cols < elements ? elements / cols : 1;
 }
 
+// The same for samples that have a triangle each: its rows cost about as much as 16 elements, until they are long.
+constexpr int64_t block_triangles(int64_t cols) { return block_rows(16 * cols); }
+
 // Where numbers of [rows, cols] go: to a matrix, or, for what is one row to the caller, to the sums of their columns.
 // Sums are taken block by block, then added up in order.
 struct Result {
   Matrix matrix;
   double* sums = nullptr;  // [blocks, cols], begun as zeros
+  int64_t cols = 0;
+  int64_t block = 1;       // rows in one
 
   explicit operator bool() const { return matrix.data != nullptr || sums != nullptr; }
 };
@@ -60,6 +65,31 @@ struct RsampleKlBackward {
   Result grad_prior_mu, grad_prior_log_var, grad_gate_logits;  // may be absent
 };
 
+struct RsampleKlCholesky {
+  int64_t cols;
+  uint64_t seed;
+  uint64_t first_row;
+  Matrix mu;                  // [rows, cols]
+  Matrix tril;                // [rows, cols (cols + 1) / 2]
+  Prior prior;                // may be absent
+  Matrix z;                   // [rows, cols]
+  Matrix kl;                  // [rows, cols], or [rows, 1] summed over the columns
+  bool kl_per_dimension;
+  Result variance_ratio;      // may be absent
+};
+
+struct RsampleKlCholeskyBackward {
+  int64_t cols;
+  uint64_t seed;
+  uint64_t first_row;
+  Matrix mu, tril;
+  Prior prior;
+  Matrix grad_z;              // [rows, cols], may be absent
+  Matrix grad_kl;             // [rows, cols] of any stride, may be absent
+  Matrix grad_mu, grad_tril;
+  Result grad_prior_mu, grad_prior_log_var;  // may be absent
+};
+
 struct GaussianNll {
   int64_t cols;
   double log_gamma;
@@ -83,6 +113,8 @@ template <class C>
 struct Kernels {
   void (*rsample_kl)(const RsampleKl&, int64_t begin, int64_t end);
   void (*rsample_kl_backward)(const RsampleKlBackward&, int64_t begin, int64_t end);
+  void (*rsample_kl_cholesky)(const RsampleKlCholesky&, int64_t begin, int64_t end);
+  void (*rsample_kl_cholesky_backward)(const RsampleKlCholeskyBackward&, int64_t begin, int64_t end);
   void (*gaussian_nll)(const GaussianNll&, int64_t begin, int64_t end);
   void (*gaussian_nll_backward)(const GaussianNllBackward&, int64_t begin, int64_t end);
 };

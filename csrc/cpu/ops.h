@@ -22,6 +22,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rsample_kl_backward(
     const std::optional<Tensor>& prior_mu, const std::optional<Tensor>& prior_log_var,
     const std::optional<Tensor>& gate_logits, const Tensor& seed, int64_t first_row, bool with_prior, bool with_gate);
 
+std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(const Tensor& mu, const Tensor& tril,
+                                                       const std::optional<Tensor>& prior_mu,
+                                                       const std::optional<Tensor>& prior_log_var, const Tensor& seed,
+                                                       int64_t first_row, bool per_dimension, bool with_variance_ratio);
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> rsample_kl_cholesky_backward(
+    const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl, const Tensor& mu, const Tensor& tril,
+    const std::optional<Tensor>& prior_mu, const std::optional<Tensor>& prior_log_var, const Tensor& seed,
+    int64_t first_row, bool with_prior);
+
 std::tuple<Tensor, Tensor> gaussian_nll(const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma);
 
 std::tuple<Tensor, Tensor> gaussian_nll_backward(const std::optional<Tensor>& grad_nll,

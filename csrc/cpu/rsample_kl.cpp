@@ -1,41 +1,8 @@
 #include "ops.h"
+#include "prior.h"
 #include "tensors.h"
 
 namespace manifold_core::cpu {
-
-namespace {
-
-Prior prior_of(const std::optional<Tensor>& mu, const std::optional<Tensor>& log_var, int64_t rows, int64_t cols) {
-  STD_TORCH_CHECK(mu.has_value() == log_var.has_value(), "manifold_core: expected both of prior_mu, prior_log_var");
-  return {broadcast(mu, rows, cols, "prior_mu"), broadcast(log_var, rows, cols, "prior_log_var")};
-}
-
-// The gradient of a tensor that may be absent, unwanted, or one row that stands for all.
-class Gradient {
- public:
-  Gradient(const std::optional<Tensor>& of, bool wanted, int64_t rows, int64_t cols)
-      : tensor_(wanted && of.has_value() ? allocate({of->size(0), cols}, of->scalar_type())
-                                         : allocate({0}, ScalarType::Float)),
-        wanted_(wanted && of.has_value()),
-        summed_(wanted_ && of->size(0) == 1 && rows != 1) {
-    if (wanted_) result_ = summed_ ? sums_.begin(rows, cols) : Result{matrix(tensor_)};
-  }
-
-  const Result& result() const { return result_; }
-
-  const Tensor& finish() const {
-    if (summed_) sums_.finish(tensor_);
-    return tensor_;
-  }
-
- private:
-  Tensor tensor_;
-  bool wanted_, summed_;
-  ColumnSums sums_;
-  Result result_;
-};
-
-}  // namespace
 
 std::tuple<Tensor, Tensor, Tensor> rsample_kl(const Tensor& mu, const Tensor& log_var,
                                               const std::optional<Tensor>& prior_mu,
@@ -59,7 +26,7 @@ std::tuple<Tensor, Tensor, Tensor> rsample_kl(const Tensor& mu, const Tensor& lo
                        matrix(z),
                        per_row(kl),
                        per_dimension,
-                       with_variance_ratio ? sums.begin(rows, cols) : Result{}};
+                       with_variance_ratio ? sums.begin(rows, cols, block_rows(cols)) : Result{}};
   MC_RUN(rsample_kl, args, arithmetic, rows);
   if (with_variance_ratio) sums.finish(variance_ratio, 1.0 / rows);
   return {z, kl, variance_ratio};
@@ -72,12 +39,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rsample_kl_backward(
   check_same_shape(mu, log_var, "mu, log_var");
   if (grad_z.has_value()) check_same_shape(mu, *grad_z, "mu, grad_z");
   if (grad_kl.has_value()) STD_TORCH_CHECK(grad_kl->size(0) == mu.size(0), "manifold_core: grad_kl has another batch");
-  const int64_t rows = mu.size(0), cols = mu.size(1);
+  const int64_t rows = mu.size(0), cols = mu.size(1), block = block_rows(cols);
   Tensor grad_mu = allocate({rows, cols}, mu.scalar_type());
   Tensor grad_log_var = allocate({rows, cols}, log_var.scalar_type());
-  const Gradient grad_prior_mu(prior_mu, with_prior, rows, cols);
-  const Gradient grad_prior_log_var(prior_log_var, with_prior, rows, cols);
-  const Gradient grad_gate_logits(gate_logits, with_gate, rows, cols);
+  const Gradient grad_prior_mu(prior_mu, with_prior, rows, cols, block);
+  const Gradient grad_prior_log_var(prior_log_var, with_prior, rows, cols, block);
+  const Gradient grad_gate_logits(gate_logits, with_gate, rows, cols, block);
   const RsampleKlBackward args{cols,
                                static_cast<uint64_t>(scalar<int64_t>(seed)),
                                static_cast<uint64_t>(first_row),

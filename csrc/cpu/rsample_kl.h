@@ -72,7 +72,7 @@ void rsample_kl_tiles(const cpu::RsampleKl& a, int64_t begin, int64_t end) {
       ratio[i] = v.root * v.root;
     }
     finish(a.z, at, z);
-    if (a.variance_ratio) add_to_sums(a.variance_ratio, a.cols, at, ratio.at);
+    if (a.variance_ratio) add_to_sums(a.variance_ratio, at, ratio.at);
     if (a.kl_per_dimension) {
       finish(a.kl, at, kl);
       return;
@@ -149,10 +149,10 @@ void rsample_kl_backward_tiles(const cpu::RsampleKlBackward& a, int64_t begin, i
     finish(a.grad_mu, at, grad_mu);
     finish(a.grad_log_var, at, grad_log_var);
     if (has_prior) {
-      finish(a.grad_prior_mu, a.cols, at, grad_prior_mu);
-      finish(a.grad_prior_log_var, a.cols, at, grad_prior_log_var);
+      finish(a.grad_prior_mu, at, grad_prior_mu);
+      finish(a.grad_prior_log_var, at, grad_prior_log_var);
     }
-    if (has_gate) finish(a.grad_gate_logits, a.cols, at, grad_gate);
+    if (has_gate) finish(a.grad_gate_logits, at, grad_gate);
   });
 }
 

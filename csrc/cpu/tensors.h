@@ -98,11 +98,11 @@ inline void store(const Tensor& t, int64_t i, double value) {
 // Memory for a result that is summed over the rows.
 class ColumnSums {
  public:
-  Result begin(int64_t rows, int64_t cols) {
+  Result begin(int64_t rows, int64_t cols, int64_t block) {
     cols_ = cols;
-    blocks_ = (rows + block_rows(cols) - 1) / block_rows(cols);
+    blocks_ = (rows + block - 1) / block;
     sums_.assign(static_cast<size_t>(blocks_ * cols), 0.0);
-    return {{}, sums_.data()};
+    return {{}, sums_.data(), cols, block};
   }
 
   // out[j] = factor * the sum of column j; one row.
@@ -131,8 +131,7 @@ inline double real_scalar(const Tensor& t) {
 
 // Runs kernel(args, begin, end) over all rows on torch's threads, block by block; a single block stays on this one.
 template <class Args>
-void parallel_over_rows(void (*kernel)(const Args&, int64_t, int64_t), const Args& args, int64_t rows) {
-  const int64_t block = block_rows(args.cols);
+void parallel_over_rows(void (*kernel)(const Args&, int64_t, int64_t), const Args& args, int64_t rows, int64_t block) {
   if (rows <= block) {
     kernel(args, 0, rows);
     return;
@@ -143,9 +142,10 @@ void parallel_over_rows(void (*kernel)(const Args&, int64_t, int64_t), const Arg
 }
 
 // The kernel of the chosen instruction set for that arithmetic.
-#define MC_RUN(name, args, arithmetic, rows)                                       \
+#define MC_RUN_BLOCKS(name, args, arithmetic, rows, block)                         \
   (arithmetic == ScalarType::Double                                                \
-       ? parallel_over_rows(instruction_set().f64.name, args, rows)                \
-       : parallel_over_rows(instruction_set().f32.name, args, rows))
+       ? parallel_over_rows(instruction_set().f64.name, args, rows, block)         \
+       : parallel_over_rows(instruction_set().f32.name, args, rows, block))
+#define MC_RUN(name, args, arithmetic, rows) MC_RUN_BLOCKS(name, args, arithmetic, rows, block_rows(args.cols))
 
 }  // namespace manifold_core::cpu

@@ -107,8 +107,8 @@ inline void finish(const Matrix& m, const Rectangle& at, const C* tile) {
 
 // Adds the columns of a tile to the sums of its block.
 template <class C>
-inline void add_to_sums(const Result& result, int64_t cols, const Rectangle& at, const C* tile) {
-  double* const sums = result.sums + at.row / cpu::block_rows(cols) * cols + at.col;
+inline void add_to_sums(const Result& result, const Rectangle& at, const C* tile) {
+  double* const sums = result.sums + at.row / result.block * result.cols + at.col;
   for (int64_t i = 0; i < at.rows; ++i) {
     for (int64_t j = 0; j < at.cols; ++j) sums[j] += tile[i * at.pitch + j];
   }
@@ -120,9 +120,9 @@ inline C* target(const Result& result, const Rectangle& at, C* tile) {
 }
 
 template <class C>
-inline void finish(const Result& result, int64_t cols, const Rectangle& at, const C* tile) {
+inline void finish(const Result& result, const Rectangle& at, const C* tile) {
   if (result.matrix.data) finish(result.matrix, at, tile);
-  if (result.sums) add_to_sums(result, cols, at, tile);
+  if (result.sums) add_to_sums(result, at, tile);
 }
 
 // The sum of one row of a tile, in an order that depends on its length alone.

@@ -37,12 +37,19 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _backward(
-    ops: Any, ctx: Any, grad_loss: Tensor | None, grad_nll: Tensor | None, grad_squared_error: Tensor | None, *_: None
+    kernel: Any,
+    ctx: Any,
+    grad_loss: Tensor | None,
+    grad_nll: Tensor | None,
+    grad_squared_error: Tensor | None,
+    *_: None,
 ) -> tuple[Tensor | None, ...]:
     x_hat, x, log_gamma, squared_error = ctx.saved_tensors
     rows = squared_error.shape[0]
     early, ctx.early = ctx.early, None
-    if early is not None and grad_loss is not None and grad_nll is None and grad_squared_error is None:
+    # They are numbers, not functions of anything: of no use to who wants a second derivative.
+    usable = early is not None and not torch.is_grad_enabled()
+    if usable and grad_loss is not None and grad_nll is None and grad_squared_error is None:
         if not _is_one(grad_loss):
             early = [gradient * grad_loss for gradient in early]
         grad_x_hat, grad_log_gamma, grad_kl = early
@@ -57,7 +64,7 @@ def _backward(
         if grad_nll is None and grad_squared_error is None:
             return (None,) * 6
         grad_x_hat, grad_x, grad_log_gamma = gradients(
-            ops, grad_nll, grad_squared_error, x_hat, x, log_gamma, squared_error, with_data=ctx.needs_input_grad[1]
+            kernel, grad_nll, grad_squared_error, x_hat, x, log_gamma, squared_error, with_data=ctx.needs_input_grad[1]
         )
     return grad_x_hat, grad_x, grad_log_gamma, grad_kl, None, None
 
@@ -74,6 +81,7 @@ _operator = Operator(
     _fake,
     _setup_context,
     _backward,
+    backward_of="gaussian_nll",
     results=3,
 )
 
@@ -114,6 +122,7 @@ def gaussian_elbo(
     if kl.dtype != dtype:
         kl = kl.to(dtype)
     wanted = torch.is_grad_enabled() and x_hat.requires_grad and x_hat.dtype in EARLY_GRADIENT_DTYPES
+    wanted = wanted and not torch._C._are_functorch_transforms_active()  # whose gradients can be differentiated again
     with_gradients = wanted and (x.dtype == x_hat.dtype or not x.requires_grad)
     loss, nll, squared_error = _operator(chosen, x_hat, x, log_gamma, kl, beta, with_gradients)
     return loss, nll, squared_error

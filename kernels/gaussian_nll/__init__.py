@@ -1,3 +1,4 @@
 from .op import gaussian_nll
+from .reference import optimal_log_gamma
 
-__all__ = ["gaussian_nll"]
+__all__ = ["gaussian_nll", "optimal_log_gamma"]

@@ -37,18 +37,18 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _backward(
-    ops: Any, ctx: Any, grad_nll: Tensor | None, grad_squared_error: Tensor | None
+    kernel: Any, ctx: Any, grad_nll: Tensor | None, grad_squared_error: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     if grad_nll is None and grad_squared_error is None:
         return None, None, None
     x_hat, x, log_gamma, squared_error = ctx.saved_tensors
     return gradients(
-        ops, grad_nll, grad_squared_error, x_hat, x, log_gamma, squared_error, with_data=ctx.needs_input_grad[1]
+        kernel, grad_nll, grad_squared_error, x_hat, x, log_gamma, squared_error, with_data=ctx.needs_input_grad[1]
     )
 
 
 def gradients(
-    ops: Any,
+    kernel: Any,
     grad_nll: Tensor | None,
     grad_squared_error: Tensor | None,
     x_hat: Tensor,
@@ -57,15 +57,14 @@ def gradients(
     squared_error: Tensor,
     with_data: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Of x_hat, of x where wanted, and of log_gamma, by the operators ``ops`` of a backend."""
-    run = ops.gaussian_nll_backward.default
+    """Of x_hat, of x where wanted, and of log_gamma, by that kernel."""
     incoming, rest = (grad_nll, grad_squared_error), (log_gamma, squared_error)
-    grad_x_hat, grad_log_gamma = run(*incoming, x_hat, x, *rest)
+    grad_x_hat, grad_log_gamma = kernel(*incoming, x_hat, x, *rest)
     if not with_data:
         return grad_x_hat, None, grad_log_gamma
     if x.dtype == x_hat.dtype:
         return grad_x_hat, -grad_x_hat, grad_log_gamma
-    return grad_x_hat, run(*incoming, x, x_hat, *rest)[0], grad_log_gamma  # not rounded by the type of x_hat
+    return grad_x_hat, kernel(*incoming, x, x_hat, *rest)[0], grad_log_gamma  # not rounded by the type of x_hat
 
 
 _operator = Operator(
@@ -115,7 +114,7 @@ def prepare(x_hat: Tensor, x: Tensor, log_gamma: Tensor | float) -> tuple[Tensor
 def gaussian_nll(
     x_hat: Tensor,
     x: Tensor,
-    log_gamma: Tensor | float,
+    log_gamma: Tensor | float | None,
     *,
     return_squared_error: Literal[False] = False,
     backend: str = "auto",
@@ -124,14 +123,19 @@ def gaussian_nll(
 
 @overload
 def gaussian_nll(
-    x_hat: Tensor, x: Tensor, log_gamma: Tensor | float, *, return_squared_error: Literal[True], backend: str = "auto"
+    x_hat: Tensor,
+    x: Tensor,
+    log_gamma: Tensor | float | None,
+    *,
+    return_squared_error: Literal[True],
+    backend: str = "auto",
 ) -> tuple[Tensor, Tensor]: ...
 
 
 def gaussian_nll(
     x_hat: Tensor,
     x: Tensor,
-    log_gamma: Tensor | float,
+    log_gamma: Tensor | float | None,
     *,
     return_squared_error: bool = False,
     backend: str = "auto",
@@ -142,7 +146,8 @@ def gaussian_nll(
         x_hat: ``[B, ...]``, the decoder's mean; features are summed over all dimensions but the first. float32,
             float64, bfloat16 or float16; any strides.
         x: the data, of the same shape and device; another floating-point dtype is allowed.
-        log_gamma: log γ, one number: a tensor of one element, differentiable, or a float, fixed. Not clamped.
+        log_gamma: log γ, one number: a tensor of one element, differentiable, or a float, fixed. Not clamped. None is
+            the optimum of the batch, γ = Σ_b ‖x_b − x̂_b‖² / (B d), differentiated through.
         return_squared_error: return ‖x − x̂‖² of each sample as well.
         backend: ``"auto"`` or a name; see :func:`manifold_core.kernels.explain`.
 
@@ -157,8 +162,10 @@ def gaussian_nll(
 
     Source: "Learning Manifold Dimensions with Conditional VAEs", Definition 1 and equation (1).
     """
-    x_hat, x, log_gamma = prepare(x_hat, x, log_gamma)
-    inputs = x_hat, x, log_gamma
-    chosen = choose(backend, x_hat, x)
+    inputs = prepare(x_hat, x, 0.0 if log_gamma is None else log_gamma)
+    chosen = choose(backend, *inputs[:2])
     nll, squared_error = reference.gaussian_nll(*inputs) if chosen == "reference" else _operator(chosen, *inputs)
+    if log_gamma is None:
+        features = inputs[0].shape[1]
+        nll = reference.nll_of(squared_error, features, reference.optimal_log_gamma(squared_error, features))
     return (nll, squared_error) if return_squared_error else nll

@@ -7,12 +7,20 @@ from torch import Tensor
 
 from ..checks import accumulation_dtype
 
-__all__ = ["gaussian_nll"]
+__all__ = ["gaussian_nll", "nll_of", "optimal_log_gamma"]
+
+
+def optimal_log_gamma(squared_error: Tensor, features: int) -> Tensor:
+    """log of the γ that minimises the sum of the batch's nll:  γ = Σ_b ‖x_b − x̂_b‖² / (B d)."""
+    return torch.log(squared_error.mean() / features)
 
 
 def gaussian_nll(x_hat: Tensor, x: Tensor, log_gamma: Tensor) -> tuple[Tensor, Tensor]:
     dtype = accumulation_dtype(x_hat, x)
     squared_error = (x_hat.to(dtype) - x.to(dtype)).square().sum(dim=1)
-    wide_log_gamma = log_gamma.to(dtype)
-    constant = x_hat.shape[1] * (math.log(2 * math.pi) + wide_log_gamma)
-    return 0.5 * (squared_error * torch.exp(-wide_log_gamma) + constant), squared_error
+    return nll_of(squared_error, x_hat.shape[1], log_gamma.to(dtype)), squared_error
+
+
+def nll_of(squared_error: Tensor, features: int, log_gamma: Tensor) -> Tensor:
+    """½ (squared_error / γ + d log 2πγ)."""
+    return 0.5 * (squared_error * torch.exp(-log_gamma) + features * (math.log(2 * math.pi) + log_gamma))

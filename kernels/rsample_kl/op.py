@@ -62,13 +62,14 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _backward(ops: Any, ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+def _backward(
+    kernel: Any, ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None, *_: None
+) -> tuple[Tensor | None, ...]:
     if grad_z is None and grad_kl is None:
         return (None,) * 9
     wanted = ctx.needs_input_grad
     with_prior, with_gate = wanted[2] or wanted[3], wanted[4]
-    run = ops.rsample_kl_backward.default
-    found = run(grad_z, grad_kl, *ctx.saved_tensors, ctx.first_row, with_prior, with_gate)
+    found = kernel(grad_z, grad_kl, *ctx.saved_tensors, ctx.first_row, with_prior, with_gate)
     grad_mu, grad_log_var, grad_prior_mu, grad_prior_log_var, grad_gate_logits = found
     prior = (grad_prior_mu, grad_prior_log_var) if with_prior else (None, None)
     return grad_mu, grad_log_var, *prior, grad_gate_logits if with_gate else None, None, None, None, None

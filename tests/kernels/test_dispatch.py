@@ -24,8 +24,16 @@ def without_module(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def call_every_op(mu: Tensor, backend: str) -> list[Tensor]:
-    z, kl = mc.rsample_kl(mu, mu, seed=1, backend=backend)
-    return [z, kl, mc.gaussian_nll(z, mu, 0.0, backend=backend), *gaussian_elbo(z, mu, 0.0, kl, backend=backend)]
+    z, kl = mc.rsample_kl(mu, mu, mu[:1], mu, gate_logits=mu, seed=1, backend=backend)
+    y, kl_of_y = mc.rsample_kl_cholesky(mu[:, :2], mu[:, :3], seed=1, backend=backend)
+    return [
+        z,
+        kl,
+        y,
+        kl_of_y,
+        mc.gaussian_nll(z, mu, 0.0, backend=backend),
+        *gaussian_elbo(z, mu, 0.0, kl, backend=backend),
+    ]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -95,6 +103,8 @@ def test_the_reference_can_always_be_had(dtype: torch.dtype) -> None:
         assert [(t.shape, t.dtype, t.device.type) for t in found] == [
             ((2, 3), dtype, "meta"),
             ((2,), wide, "meta"),
+            ((2, 2), dtype, "meta"),
+            ((2,), wide, "meta"),
             ((2,), wide, "meta"),
             ((), wide, "meta"),
             ((2,), wide, "meta"),
@@ -108,18 +118,47 @@ def test_a_name_decides_who_works(compiled: object, monkeypatch: pytest.MonkeyPa
 
     x = torch.zeros(2, 3)
     with monkeypatch.context() as patch:
-        for op in ("rsample_kl", "gaussian_nll", "gaussian_elbo"):
+        for op in ("rsample_kl", "rsample_kl_cholesky", "gaussian_nll", "gaussian_elbo"):
             patch.setattr(importlib.import_module(f"manifold_core.kernels.{op}.reference"), op, refuse)
         for name in ("cpu", "auto"):
             call_every_op(x, name)
         with pytest.raises(AssertionError, match="not asked for"):
             call_every_op(x, "reference")
     with monkeypatch.context() as patch:
-        for op in ("rsample_kl", "gaussian_nll", "gaussian_elbo"):
+        for op in ("rsample_kl", "rsample_kl_cholesky", "gaussian_nll", "gaussian_elbo"):
             patch.setattr(importlib.import_module(f"manifold_core.kernels.{op}.op"), "_operator", refuse)
         call_every_op(x, "reference")
         with pytest.raises(AssertionError, match="not asked for"):
             call_every_op(x, "auto")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_triton_is_taken_by_name(dtype: torch.dtype) -> None:
+    pytest.importorskip("triton", reason="triton is not installed")
+    if torch.cuda.is_available():
+        pytest.skip("with a GPU at hand Triton does not run on the CPU")
+    x = torch.randn(3, 5, generator=torch.Generator().manual_seed(1)).to(dtype)
+    assert explain(x, backend="triton") == Choice("triton", "asked for by name")
+    found = call_every_op(x, "triton")
+    for a, b in zip(found, call_every_op(x, "reference"), strict=True):
+        torch.testing.assert_close(a, b)
+    assert not any(torch.equal(a, b) for a, b in zip(found[:2], call_every_op(x + 1, "reference"), strict=False))
+
+
+def test_triton_refuses_cpu_tensors_outside_its_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="triton is not installed")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(
+        RuntimeError, match="backend 'triton' cannot serve this call: a tensor is on cpu, not on a CUDA"
+    ):
+        explain(torch.zeros(2, 3), backend="triton")
+
+
+def test_cuda_kernels_that_were_not_built_cannot_be_asked_for() -> None:
+    if not extension.cuda_missing_because:
+        pytest.skip("they were built")
+    with pytest.raises(RuntimeError, match="backend 'cuda' cannot serve this call: the CUDA kernels are not built"):
+        explain(torch.zeros(2, 3), backend="cuda")
 
 
 @pytest.mark.parametrize("name", ["gpu", "CPU", "", "triton "])

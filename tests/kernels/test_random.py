@@ -295,23 +295,29 @@ def test_different_seeds_give_unrelated_noise(other: int) -> None:
 
 
 @pytest.mark.slow
-def test_distribution_of_many() -> None:
-    rows, cols, parts, bins = 10_000, 100, 100, 1000
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_distribution_of_100_million(dtype: torch.dtype) -> None:
+    rows, cols, parts, bins = 10_000, 100, 100, 100_000
     n = rows * cols * parts
-    edges = stats.norm.ppf(np.arange(1, bins) / bins)
-    counts, sums = np.zeros(bins), torch.zeros(4, dtype=torch.float64)
-    lagged, tail = torch.zeros(8, dtype=torch.float64), 0
+    counts, sums = torch.zeros(bins, dtype=torch.int64), torch.zeros(4, dtype=torch.float64)
+    lagged, squares, tail = torch.zeros(8, dtype=torch.float64), torch.zeros(8, dtype=torch.float64), 0
     for part in range(parts):
-        x = noise("auto", 2030, rows, cols, part * rows, torch.float64)
-        counts += np.bincount(np.searchsorted(edges, x.flatten().numpy()), minlength=bins)
+        x = noise("auto", 2030, rows, cols, part * rows, dtype).double()
+        counts += torch.bincount((torch.special.ndtr(x) * bins).long().flatten(), minlength=bins)
         sums += torch.stack([x.pow(k).sum() for k in (1, 2, 3, 4)])
         lagged += torch.stack([(x[:, lag:] * x[:, :-lag]).sum() for lag in range(1, 9)])
+        wide = (x.square() - 1) / math.sqrt(2)
+        squares += torch.stack([(wide[:, lag:] * wide[:, :-lag]).sum() for lag in range(1, 9)])
         tail += int((x.abs() > 5).sum())
     for found, mean, variance in zip(sums.tolist(), (0, 1, 0, 3), (1, 2, 15, 96), strict=True):
         assert abs(found / n - mean) < 4.5 * math.sqrt(variance / n)
-    for lag, found in enumerate(lagged.tolist(), start=1):
-        assert abs(found) < 4.5 * math.sqrt(parts * rows * (cols - lag))
-    assert stats.chisquare(counts).pvalue > 1e-4
+    for correlated in (lagged, squares):
+        for lag, found in enumerate(correlated.tolist(), start=1):
+            assert abs(found) < 4.5 * math.sqrt(parts * rows * (cols - lag))
+    assert stats.chisquare(counts.numpy()).pvalue > 1e-4
+    # Kolmogorov and Smirnov's statistic, taken at the edges of the bins.
+    distance = (counts.cumsum(0) / n - torch.arange(1, bins + 1) / bins).abs().max().item()
+    assert stats.kstwobign.sf(distance * math.sqrt(n)) > 1e-4
     expected_tail = n * 2 * stats.norm.sf(5)
     assert abs(tail - expected_tail) < 4.5 * math.sqrt(expected_tail)
 

@@ -9,6 +9,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import grad
 from torch.library import opcheck
+from torch.utils.checkpoint import checkpoint
 
 import manifold_core as mc
 
@@ -18,6 +19,8 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 OPERATORS = (
     "rsample_kl",
     "rsample_kl_backward",
+    "rsample_kl_cholesky",
+    "rsample_kl_cholesky_backward",
     "gaussian_nll",
     "gaussian_nll_backward",
     "gaussian_elbo",
@@ -41,6 +44,13 @@ def matrices(dtype: torch.dtype, requires_grad: bool, layout: str) -> tuple[Tens
     return a.detach().requires_grad_(requires_grad), b.detach().requires_grad_(requires_grad)
 
 
+def triangles(like: Tensor, layout: str) -> Tensor:
+    """Packed rows of a triangle for each row of a matrix of five columns."""
+    numbers = torch.randn(4, 30, generator=torch.Generator().manual_seed(2)).to(like.dtype)
+    tril = numbers[:, 15:] if layout == "heads" else numbers.t()[:15].contiguous().t()
+    return tril.detach().requires_grad_(like.requires_grad)
+
+
 def arguments_of(name: str, dtype: torch.dtype, requires_grad: bool, layout: str) -> Iterator[tuple[object, ...]]:
     """Calls of the operator that between them cover its flags and its optional arguments."""
     a, b = matrices(dtype, requires_grad, layout)
@@ -60,6 +70,16 @@ def arguments_of(name: str, dtype: torch.dtype, requires_grad: bool, layout: str
         yield None, per_row.new_ones(()).expand(4), a, b, row, c, None, seed, 3, True, False
         yield None, torch.ones(4, 5, dtype=wide), a, b, None, None, row, seed, 3, False, True
         yield b * 2, None, a, b, c, row, c.detach(), seed, 3, True, True
+    elif name == "rsample_kl_cholesky":
+        for flag in (False, True):
+            yield a, triangles(a, layout), None, None, seed, 3, flag, not flag
+            yield a, triangles(a, layout), row, c, seed, 3, flag, flag
+    elif name == "rsample_kl_cholesky_backward":
+        tril = triangles(a, layout)
+        yield a * 2, per_row, a, tril, None, None, seed, 3, False
+        yield None, per_row.new_ones(()).expand(4), a, tril, row, c, seed, 3, True
+        yield None, torch.ones(4, 5, dtype=wide), a, tril, c, row, seed, 3, False
+        yield b * 2, None, a, tril, c, row, seed, 3, True
     elif name == "gaussian_nll":
         yield a, b, log_gamma
         yield a, b.detach().double().requires_grad_(requires_grad), log_gamma
@@ -133,6 +153,21 @@ def test_rsample_kl_and_gaussian_nll_work_on_fake_tensors(dtype: torch.dtype) ->
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_rsample_kl_cholesky_works_on_fake_tensors(dtype: torch.dtype) -> None:
+    for other in DTYPES:
+
+        def run(other: torch.dtype = other) -> list[Tensor]:
+            mu = torch.zeros(4, 5, dtype=dtype, requires_grad=True)
+            tril = torch.zeros(4, 15, dtype=other, requires_grad=True)
+            prior = torch.zeros(5, dtype=dtype, requires_grad=True)
+            z, kl, ratio = mc.rsample_kl_cholesky(mu, tril, mu, prior, seed=1, return_variance_ratio=True)
+            _, kls = mc.rsample_kl_cholesky(mu, tril, seed=1, per_dimension=True)
+            return [z, kl, ratio, kls, *grad(z.sum() + kl.sum() + kls.sum(), (mu, tril, prior))]
+
+        assert_the_same_on_fake_tensors(run)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_gaussian_elbo_works_on_fake_tensors(dtype: torch.dtype) -> None:
     for x_dtype in DTYPES:
 
@@ -157,6 +192,17 @@ def vae_loss(
     return loss + mc.gaussian_nll(x_hat, x, log_gamma).mean() + kls.square().mean(), z, squared_error
 
 
+def cholesky_loss(
+    heads: Tensor, x: Tensor, weight: Tensor, log_gamma: Tensor, seed: int | Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    mu = heads[:, :4]  # the triangle of which has all ten numbers
+    z, kl = mc.rsample_kl_cholesky(mu, heads, seed=seed, first_row=7)
+    prior = heads[:, 4:8], heads[0, 6:]
+    _, kls, ratio = mc.rsample_kl_cholesky(mu, heads, *prior, seed=seed, per_dimension=True, return_variance_ratio=True)
+    nll = mc.gaussian_nll(z @ weight[:4], x, log_gamma)
+    return (nll + kl).mean() + kls.square().mean(), z, ratio
+
+
 def evaluate(function: Callable[..., tuple[Tensor, ...]], batch: int, seed: int | Tensor | None) -> list[Tensor]:
     """Results and gradients, with the same arguments for the same batch."""
     generator = torch.Generator().manual_seed(batch)
@@ -175,12 +221,15 @@ def assert_alike(found: list[Tensor], expected: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compiled_loss_is_the_eager_one(fresh_compiler: None, dynamic: bool) -> None:
+@pytest.mark.parametrize("loss", [vae_loss, cholesky_loss])
+def test_compiled_loss_is_the_eager_one(
+    fresh_compiler: None, loss: Callable[..., tuple[Tensor, ...]], dynamic: bool
+) -> None:
     counter = CompileCounterWithBackend("aot_eager")
-    function = torch.compile(vae_loss, fullgraph=True, backend=counter, dynamic=dynamic)
+    function = torch.compile(loss, fullgraph=True, backend=counter, dynamic=dynamic)
     for batch in (4, 9, 33):
         for seed in (torch.tensor(3), torch.tensor(2**62 + 1)):
-            assert_alike(evaluate(function, batch, seed), evaluate(vae_loss, batch, seed))
+            assert_alike(evaluate(function, batch, seed), evaluate(loss, batch, seed))
     assert counter.frame_count == (1 if dynamic else 3)
 
 
@@ -226,3 +275,93 @@ def test_inductor_gives_the_eager_loss(fresh_compiler: None) -> None:
     function = torch.compile(vae_loss, fullgraph=True, dynamic=True)
     for batch in (4, 9):
         assert_alike(evaluate(function, batch, torch.tensor(3)), evaluate(vae_loss, batch, torch.tensor(3)))
+
+
+def every_op(mu: Tensor, log_var: Tensor, prior_mu: Tensor, prior_log_var: Tensor, gate_logits: Tensor) -> Tensor:
+    """One number that depends on every gradient of every op."""
+    z, kl = mc.rsample_kl(mu, log_var, prior_mu, prior_log_var, gate_logits=gate_logits, seed=torch.tensor(3))
+    loss, _, squared_error = gaussian_elbo(z, mu, 0.5, kl)
+    return loss + squared_error.mean() + mc.gaussian_nll(z, log_var, -0.5).sin().sum()
+
+
+def problems(number: int) -> list[Tensor]:
+    """The arguments of every_op, so many times."""
+    generator = torch.Generator().manual_seed(4)
+    shapes = ((4, 5), (4, 5), (5,), (4, 5), (1, 5))
+    return [torch.randn(number, *shape, dtype=torch.float64, generator=generator) for shape in shapes]
+
+
+def test_vmap_is_a_loop() -> None:
+    many = problems(3)
+    together = torch.func.vmap(every_op)(*many)
+    one_by_one = torch.stack([every_op(*arguments) for arguments in zip(*many, strict=True)])
+    torch.testing.assert_close(together, one_by_one, rtol=1e-14, atol=0)
+
+
+def test_vmap_of_some_arguments_along_another_dimension() -> None:
+    many = problems(3)
+    together = torch.func.vmap(every_op, in_dims=(1, None, None, None, 0))(
+        many[0].transpose(0, 1), *(m[0] for m in many[1:4]), many[4]
+    )
+    one_by_one = torch.stack(
+        [every_op(m, *(a[0] for a in many[1:4]), g) for m, g in zip(many[0], many[4], strict=True)]
+    )
+    torch.testing.assert_close(together, one_by_one, rtol=1e-14, atol=0)
+
+
+def test_gradients_of_each_sample() -> None:
+    # As for per-sample gradients or an ensemble: grad inside of vmap; and vmap inside of grad.
+    many = problems(3)
+    one_by_one = [
+        grad(every_op(*(a.requires_grad_() for a in arguments)), arguments)
+        for arguments in ([a.clone() for a in m] for m in zip(*many, strict=True))
+    ]
+    inside = torch.func.vmap(torch.func.grad(every_op, argnums=(0, 1, 2, 3, 4)))(*many)
+    outside = torch.func.grad(lambda *a: torch.func.vmap(every_op)(*a).sum(), argnums=(0, 1, 2, 3, 4))(*many)
+    for found in (inside, outside):
+        for ours, theirs in zip(found, zip(*one_by_one, strict=True), strict=True):
+            torch.testing.assert_close(ours, torch.stack(theirs), rtol=1e-12, atol=1e-14)
+
+
+def test_vmap_draws_the_noise_it_is_told_to() -> None:
+    mu = torch.zeros(3, 4, 5)
+    for randomness, alike in (("same", True), ("different", False)):
+        z = torch.func.vmap(lambda m: mc.rsample_kl(m, m)[0], randomness=randomness)(mu)
+        assert torch.equal(z[0], z[1]) == alike
+    with pytest.raises(RuntimeError, match="randomness"):
+        torch.func.vmap(lambda m: mc.rsample_kl(m, m)[0])(mu)
+
+
+def test_a_second_derivative_by_torch_func_is_refused() -> None:
+    mu = torch.randn(4, 5)
+    for function in (
+        lambda m: mc.rsample_kl(m, m, seed=torch.tensor(1))[1].sum(),
+        lambda m: mc.gaussian_nll(m, m.detach() * 2, 0.0).sum(),
+        lambda m: gaussian_elbo(m, m.detach() * 2, 0.0, m[:, 0])[0],
+    ):
+        with pytest.raises(RuntimeError, match="differentiable once"):
+            torch.func.grad(lambda m, f=function: torch.func.grad(f)(m).square().sum())(mu)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointing_makes_the_same_noise_again(use_reentrant: bool) -> None:
+    generator = torch.Generator().manual_seed(5)
+    heads = torch.randn(6, 10, dtype=torch.float64, generator=generator, requires_grad=True)
+    weight = torch.randn(5, 7, dtype=torch.float64, generator=generator, requires_grad=True)
+    x = torch.randn(6, 7, dtype=torch.float64, generator=generator)
+
+    def loss(heads: Tensor, weight: Tensor) -> Tensor:
+        z, kl = mc.rsample_kl(*heads.chunk(2, dim=1))  # the seed is drawn, from torch's generator
+        return gaussian_elbo(z @ weight, x, 0.3, kl)[0]
+
+    found = []
+    for run in (loss, lambda *a: checkpoint(loss, *a, use_reentrant=use_reentrant)):
+        torch.manual_seed(6)
+        value = run(heads, weight)
+        found.append([value.detach(), *grad(value, (heads, weight))] if run is loss else [value.detach()])
+        if run is not loss:
+            heads.grad = weight.grad = None
+            value.backward()
+            found[-1] += [heads.grad, weight.grad]
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)

@@ -1,0 +1,177 @@
+"""Every Triton kernel, compiled ahead of time as its launcher would have it compiled.
+
+The launchers are called with tensors of the CPU, and what they launch is written down instead: kernel, types, which
+strides are 1, which numbers are multiples of 16, sizes of the tiles.
+"""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+import triton
+from manifold_core.kernels.gaussian_elbo.triton import gaussian_elbo
+from manifold_core.kernels.gaussian_nll.triton import gaussian_nll, gaussian_nll_backward
+from manifold_core.kernels.rsample_kl.triton import rsample_kl, rsample_kl_backward
+from manifold_core.kernels.rsample_kl_cholesky.triton import rsample_kl_cholesky, rsample_kl_cholesky_backward
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+from .table import ARCHITECTURES, Row
+
+__all__ = ["rows"]
+
+PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+TYPES = {
+    torch.float32: "fp32",
+    torch.float64: "fp64",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.int32: "i32",
+    torch.int64: "i64",
+}
+SEED = torch.tensor(1)
+
+
+class Launch(NamedTuple):
+    kernel: Any
+    signature: dict[str, str]
+    constants: dict[str, Any]
+    attributes: dict[tuple[int], list[list[Any]]]
+    options: dict[str, Any]  # of the compiler, such as num_warps
+
+
+@contextmanager
+def recorded() -> Iterator[list[Launch]]:
+    """Meanwhile kernels are not run but written down."""
+    launches: list[Launch] = []
+
+    def run(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        options = {name: kwargs.pop(name) for name in tuple(kwargs) if name not in kernel.arg_names}
+        launches.append(specialised(kernel, kernel.signature.bind(*args, **kwargs).arguments, options))
+
+    with mock.patch.object(JITFunction, "run", run):
+        yield launches
+
+
+def specialised(kernel: Any, arguments: dict[str, Any], options: dict[str, Any]) -> Launch:
+    """What Triton makes of the arguments of a launch."""
+    signature: dict[str, str] = {}
+    constants: dict[str, Any] = {}
+    attributes: dict[tuple[int], list[list[Any]]] = {}
+    for position, parameter in enumerate(kernel.params):
+        value = arguments[parameter.name]
+        is_one = isinstance(value, int) and value == 1 and not parameter.do_not_specialize
+        if parameter.is_constexpr or value is None or is_one:
+            signature[parameter.name] = "constexpr"
+            constants[parameter.name] = value
+            continue
+        if isinstance(value, Tensor):
+            signature[parameter.name] = "*" + TYPES[value.dtype]
+            aligned = value.data_ptr() % 16 == 0
+        else:
+            signature[parameter.name] = parameter.annotation_type or ("i32" if abs(value) < 2**31 else "i64")
+            aligned = isinstance(value, int) and value % 16 == 0 and not parameter.do_not_specialize
+        if aligned:
+            attributes[(position,)] = [["tt.divisibility", 16]]
+    return Launch(kernel, signature, constants, attributes, options)
+
+
+def compiled(name: str, variant: str, launch: Launch, sm: int) -> Row:
+    source = ASTSource(launch.kernel, launch.signature, launch.constants, launch.attributes)
+    binary = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=launch.options)
+    with tempfile.TemporaryDirectory() as folder:
+        ptx = Path(folder) / "kernel.ptx"
+        ptx.write_text(binary.asm["ptx"])
+        arch = re.search(r"\.target (sm_\w+)", binary.asm["ptx"])
+        assert arch is not None
+        command = [str(PTXAS), "-v", f"--gpu-name={arch[1]}", str(ptx), "-o", str(ptx.with_suffix(".cubin"))]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    registers = re.search(r"Used (\d+) registers", said)
+    spills = re.findall(r"(\d+) bytes spill", said)
+    assert registers is not None, said
+    assert spills, said
+    return Row(name, variant, sm, int(registers[1]), binary.metadata.shared, sum(map(int, spills)))
+
+
+def matrices(number: int, rows: int, cols: int, dtype: torch.dtype) -> list[Tensor]:
+    return [torch.zeros(rows, cols, dtype=dtype) for _ in range(number)]
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+Calls = Iterator[tuple[str, Callable[[], object]]]  # variants, and calls that launch one kernel each
+
+
+def diagonal(rows: int, cols: int, dtype: torch.dtype) -> Calls:
+    mu, log_var, prior_mu, prior_log_var, gate, grad_z = matrices(6, rows, cols, dtype)
+    grad_kl = torch.zeros(rows, dtype=wide(dtype))
+    bare, options = (None, None, None), (prior_mu, prior_log_var, gate)
+    shared = (prior_mu[:1], prior_log_var[:1], gate[:1])
+    incoming = (grad_z, grad_kl)
+    at = f"κ = {cols}"
+    yield at, lambda: rsample_kl(mu, log_var, *bare, SEED, 0, False, False)
+    yield f"{at}, all options", lambda: rsample_kl(mu, log_var, *options, SEED, 0, False, True)
+    yield f"{at}, per dimension", lambda: rsample_kl(mu, log_var, *bare, SEED, 0, True, True)
+    yield at, lambda: rsample_kl_backward(*incoming, mu, log_var, *bare, SEED, 0, False, False)
+    yield f"{at}, all options", lambda: rsample_kl_backward(*incoming, mu, log_var, *options, SEED, 0, True, True)
+    yield f"{at}, shared prior", lambda: rsample_kl_backward(*incoming, mu, log_var, *shared, SEED, 0, True, True)
+
+
+def cholesky(rows: int, cols: int, dtype: torch.dtype) -> Calls:
+    mu, prior_mu, prior_log_var, grad_z = matrices(4, rows, cols, dtype)
+    tril = torch.zeros(rows, cols * (cols + 1) // 2, dtype=dtype)
+    bare, prior, shared = (None, None), (prior_mu, prior_log_var), (prior_mu[:1], prior_log_var[:1])
+    incoming = (grad_z, torch.zeros(rows, dtype=wide(dtype)))
+    at = f"κ = {cols}"
+    yield at, lambda: rsample_kl_cholesky(mu, tril, *bare, SEED, 0, False, False)
+    yield f"{at}, all options", lambda: rsample_kl_cholesky(mu, tril, *prior, SEED, 0, False, True)
+    yield at, lambda: rsample_kl_cholesky_backward(*incoming, mu, tril, *bare, SEED, 0, False)
+    yield f"{at}, all options", lambda: rsample_kl_cholesky_backward(*incoming, mu, tril, *prior, SEED, 0, True)
+    yield f"{at}, shared prior", lambda: rsample_kl_cholesky_backward(*incoming, mu, tril, *shared, SEED, 0, True)
+
+
+def reconstruction(rows: int, cols: int, dtype: torch.dtype) -> Calls:
+    x_hat, x = matrices(2, rows, cols, dtype)
+    per_row = torch.zeros(rows, dtype=wide(dtype))
+    log_gamma = torch.tensor(0.0)
+    at = f"d = {cols}"
+    yield at, lambda: gaussian_nll(x_hat, x, log_gamma)
+    yield at, lambda: gaussian_nll_backward(per_row, per_row, x_hat, x, log_gamma, per_row)
+    yield f"{at}, ELBO", lambda: gaussian_elbo(x_hat, x, log_gamma, per_row, 1.0, False)
+    yield f"{at}, ELBO with gradients", lambda: gaussian_elbo(x_hat, x, log_gamma, per_row, 1.0, True)
+
+
+def calls(dtype: torch.dtype) -> Calls:
+    """Few options and all of them; narrow and wide, multiples of 16 and not; in half precision one size."""
+    half = dtype in (torch.bfloat16, torch.float16)
+    for rows, cols in ((8192, 64),) if half else ((8192, 20), (8192, 64), (600, 1024)):
+        yield from diagonal(rows, cols, dtype)
+    for cols in (32,) if half else (7, 32, 128, 300):
+        yield from cholesky(1024, cols, dtype)
+    for rows, cols in ((4096, 784),) if half else ((4096, 20), (4096, 784), (60, 30_000)):
+        yield from reconstruction(rows, cols, dtype)
+
+
+def rows() -> Iterator[Row]:
+    """Of every kernel in every variant for every architecture."""
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        for variant, call in calls(dtype):
+            with recorded() as launches:
+                call()
+            (launch,) = launches
+            op = launch.kernel.__module__.split(".")[-2]
+            name = f"{op} {launch.kernel.__name__.removesuffix('_kernel')}"
+            for sm in ARCHITECTURES:
+                if dtype == torch.bfloat16 and sm < 80:  # no such numbers in hardware
+                    continue
+                yield compiled(name, f"{TYPES[dtype]}, {variant}", launch, sm)

@@ -1,0 +1,98 @@
+"""Kernels made into functions that torch can differentiate, in eager mode and under torch.func."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["below_autograd", "eager", "functional", "functional_once", "one_by_one", "refuse_second_derivative"]
+
+
+def below_autograd(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """The operator's kernel: around it there is a formula already."""
+    guard = torch._C._AutoDispatchBelowAutograd
+
+    def kernel(*inputs: Any) -> Any:
+        with guard():
+            return operator(*inputs)
+
+    return kernel
+
+
+def eager(
+    name: str,
+    kernel: Callable[..., Any],
+    setup_context: Callable[..., None],
+    backward: Callable[..., Any],
+    results: int,
+) -> Callable[..., Any]:
+    """For an ordinary call: ``setup_context`` sees all outputs of the kernel, the caller the first ``results``."""
+
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        output = kernel(*inputs)
+        setup_context(ctx, inputs, output)
+        return output[:results]
+
+    def backward_once(ctx: Any, *gradients: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return backward(ctx, *gradients)
+        # create_graph=True: somebody may ask for a second derivative.
+        with torch.no_grad():
+            found = backward(ctx, *gradients)
+        return tuple(None if g is None else _Once.apply(g.detach().requires_grad_()) for g in found)
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward_once)}
+    function = type(f"{name}_eager", (torch.autograd.Function,), members)
+    # The apply below Function's own, which only adds work for torch.func's wrappers.
+    return super(torch.autograd.Function, function).apply  # type: ignore[misc]
+
+
+def functional(
+    name: str, kernel: Callable[..., Any], setup_context: Callable[..., None], backward: Callable[..., Any]
+) -> Callable[..., Any]:
+    """For a call under the transforms of torch.func: grad, vmap and what is made of them."""
+    members = {
+        "forward": staticmethod(kernel),
+        "setup_context": staticmethod(setup_context),
+        "backward": staticmethod(backward),
+    }
+    function = type(f"{name}_functional", (torch.autograd.Function,), members)
+    function.vmap = staticmethod(partial(one_by_one, function.apply))
+    return function.apply
+
+
+def functional_once(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for a kernel whose own derivative nobody has."""
+    return functional(name, kernel, lambda ctx, inputs, output: None, refuse_second_derivative)
+
+
+def one_by_one(function: Callable[..., Any], info: Any, in_dims: Any, *inputs: Any) -> Any:
+    """torch.func.vmap: bit for bit what a loop gives, noise and all. A row's noise is a function of its number in its
+    own batch, so batches cannot be joined."""
+
+    def of(index: int) -> Any:
+        pairs = zip(inputs, in_dims, strict=True)
+        return function(*(value if dim is None else value.select(dim, index) for value, dim in pairs))
+
+    results = tuple(torch.stack(outputs) for outputs in zip(*map(of, range(info.batch_size)), strict=True))
+    return results, (0,) * len(results)
+
+
+def refuse_second_derivative(ctx: Any, *_: Tensor) -> Any:
+    raise RuntimeError(
+        "manifold_core: a compiled op is differentiable once, but a second derivative was asked for; "
+        "backend='reference' has it"
+    )
+
+
+class _Once(torch.autograd.Function):
+    """A gradient that refuses to be differentiated. torch's once_differentiable lets it pass, without its share, when
+    the incoming gradient needs none, as that of a loss does: a penalty on the gradient would do nothing, silently."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    backward = staticmethod(refuse_second_derivative)

@@ -1,0 +1,407 @@
+"""``rsample_kl_cholesky`` in Triton: one launch forward, one backward. L is read where it lies, packed by rows.
+
+A tile is a few samples times a few rows of L times a few columns, masked above the diagonal: what is masked costs no
+memory traffic, and the rows of a tile lie one behind the other.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..rsample_kl.triton import variance_terms
+from ..triton_launch import (
+    WARPS,
+    arithmetic,
+    broadcast_strides,
+    empty_gradient,
+    most_registers,
+    partials,
+    row_strides,
+    split_batch,
+    tile_cols,
+    tile_elements,
+)
+from ..triton_math import (
+    add_up_group,
+    noise,
+    read,
+    sum_of_rows,
+    write,
+)
+
+__all__ = ["rsample_kl_cholesky", "rsample_kl_cholesky_backward"]
+
+
+@triton.jit(do_not_specialize=["first_row", "rows", "rows_each", "group_size"])
+def forward_kernel(
+    mu_ptr,  # [rows, cols]
+    tril_ptr,  # [rows, cols (cols + 1) / 2]
+    prior_mu_ptr,  # [rows, cols], [1, cols] with row stride 0, or None
+    prior_log_var_ptr,  # the same; None together
+    seed_ptr,  # []
+    z_ptr,  # [rows, cols], dense
+    kl_ptr,  # [rows], or [rows, cols], dense
+    ratio_ptr,  # [cols], or None
+    partial_ptr,  # [programs + groups, cols], or None
+    counter_ptr,  # [groups + 1], or None
+    first_row: tl.int64,
+    rows: tl.int64,
+    cols,
+    rows_each,
+    group_size,
+    mu_row_stride,
+    mu_col_stride,
+    tril_row_stride,
+    tril_col_stride,
+    prior_mu_row_stride,
+    prior_mu_col_stride,
+    prior_log_var_row_stride,
+    prior_log_var_col_stride,
+    PER_DIMENSION: tl.constexpr,
+    ARITHMETIC: tl.constexpr,
+    ROWS: tl.constexpr,  # samples
+    HEIGHT: tl.constexpr,  # rows i of L
+    WIDTH: tl.constexpr,  # columns j of L
+):
+    seed = tl.load(seed_ptr)
+    begin = tl.program_id(0).to(tl.int64) * rows_each
+    for first_i in range(0, cols, HEIGHT):
+        i = first_i + tl.arange(0, HEIGHT)[None, :]
+        ratio = tl.zeros([ROWS, HEIGHT], ARITHMETIC)
+        for start in range(0, rows_each, ROWS):
+            row = begin + start + tl.arange(0, ROWS)[:, None]
+            inside = (row < rows) & (i < cols)
+            mu = read(mu_ptr + row * mu_row_stride + i.to(tl.int64) * mu_col_stride, inside, ARITHMETIC)
+            tril_row = tril_ptr + row * tril_row_stride
+            log_var = 2.0 * read(
+                tril_row + (i * (i + 3) // 2).to(tl.int64) * tril_col_stride, inside, ARITHMETIC
+            )  # exactly 2 log L_ii
+            distance, prior_log_var = mu, None
+            if prior_mu_ptr is not None:
+                prior_mu_at = prior_mu_ptr + row * prior_mu_row_stride + i.to(tl.int64) * prior_mu_col_stride
+                prior_log_var_at = (
+                    prior_log_var_ptr + row * prior_log_var_row_stride + i.to(tl.int64) * prior_log_var_col_stride
+                )
+                distance = mu - read(prior_mu_at, inside, ARITHMETIC)
+                prior_log_var = read(prior_log_var_at, inside, ARITHMETIC)
+            sigma, exp, _, exp_minus_1_minus_d, inv_prior_sigma = variance_terms(log_var, prior_log_var)
+            spread = tl.zeros([ROWS, HEIGHT, WIDTH], ARITHMETIC)
+            squares = tl.zeros([ROWS, HEIGHT, WIDTH], ARITHMETIC)
+            for first_j in range(0, tl.minimum(first_i + HEIGHT, cols), WIDTH):
+                j = first_j + tl.arange(0, WIDTH)[None, None, :]
+                below = (j < i[:, :, None]) & inside[:, :, None]
+                offset = (i * (i + 1) // 2)[:, :, None] + j
+                at = tril_row[:, :, None] + offset.to(tl.int64) * tril_col_stride
+                factor = read(at, below, ARITHMETIC)
+                spread += factor * noise(seed, first_row + begin + start, first_j, ROWS, WIDTH, ARITHMETIC)[:, None, :]
+                if prior_mu_ptr is not None:
+                    factor = tl.where(below, factor * inv_prior_sigma[:, :, None], 0.0)
+                squares += factor * factor
+            eps = noise(seed, first_row + begin + start, first_i, ROWS, HEIGHT, ARITHMETIC)
+            off_diagonal = tl.sum(squares, axis=2)
+            write(z_ptr + row * cols + i, mu + (tl.sum(spread, axis=2) + sigma * eps), inside)
+            scaled = distance * inv_prior_sigma
+            kl = 0.5 * scaled * scaled + 0.5 * (off_diagonal + exp_minus_1_minus_d)
+            if PER_DIMENSION:
+                tl.store(kl_ptr + row * cols + i, kl, mask=inside)
+            else:
+                kl_row = begin + start + tl.arange(0, ROWS)
+                total = tl.sum(tl.where(inside, kl, 0.0), axis=1)
+                if first_i > 0:
+                    total += tl.load(kl_ptr + kl_row, mask=kl_row < rows, other=0.0)
+                tl.store(kl_ptr + kl_row, total, mask=kl_row < rows)
+            if ratio_ptr is not None:
+                ratio += tl.where(inside, off_diagonal + exp, 0.0)
+        if ratio_ptr is not None:
+            at = first_i + tl.arange(0, HEIGHT)
+            partial_row = partial_ptr + tl.program_id(0).to(tl.int64) * cols
+            tl.store(partial_row + at, tl.sum(ratio, axis=0), mask=at < cols)
+        tl.debug_barrier()  # the sums of the samples are read again for the next rows of L, by other threads
+    if ratio_ptr is not None:
+        programs = tl.num_programs(0)
+        if add_up_group(partial_ptr, counter_ptr, tl.program_id(0), programs, group_size, cols, 32, HEIGHT):
+            end = programs + tl.cdiv(programs, group_size)
+            for first_i in range(0, cols, HEIGHT):
+                at = first_i + tl.arange(0, HEIGHT)
+                total = sum_of_rows(partial_ptr, programs, end, first_i, cols, 32, HEIGHT)
+                tl.store(ratio_ptr + at, total / rows.to(ARITHMETIC), mask=at < cols)
+
+
+class Tile(NamedTuple):
+    """Samples, rows of L and columns of L that a program holds at a time."""
+
+    rows: int
+    height: int
+    width: int
+
+
+def tile(cols: int, elements: int) -> Tile:
+    width = tile_cols(cols, elements // 8)
+    height = tile_cols(cols, elements // width)
+    return Tile(elements // (width * height), height, width)
+
+
+def rsample_kl_cholesky(
+    mu: Tensor,
+    tril: Tensor,
+    prior_mu: Tensor | None,
+    prior_log_var: Tensor | None,
+    seed: Tensor,
+    first_row: int,
+    per_dimension: bool,
+    with_variance_ratio: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """z, kl and the variance ratio."""
+    rows, cols = mu.shape
+    dtype, triton_dtype = arithmetic(mu, tril, prior_mu, prior_log_var)
+    z = torch.empty(rows, cols, dtype=torch.promote_types(mu.dtype, tril.dtype), device=mu.device)
+    kl = z.new_empty((rows, cols) if per_dimension else (rows,), dtype=dtype)
+    ratio = z.new_empty(cols if with_variance_ratio else 0, dtype=dtype)
+    if rows == 0 or cols == 0:
+        return z, kl.zero_(), ratio.fill_(torch.nan)
+    at = tile(cols, tile_elements(dtype))
+    batch = split_batch(rows, at.rows, with_variance_ratio)
+    sums, counters, group_size = partials(z, batch.programs if with_variance_ratio else 0, cols, dtype)
+    forward_kernel[(batch.programs,)](
+        mu,
+        tril,
+        prior_mu,
+        prior_log_var,
+        seed,
+        z,
+        kl,
+        ratio if with_variance_ratio else None,
+        sums,
+        counters,
+        first_row,
+        rows,
+        cols,
+        batch.rows,
+        group_size,
+        *mu.stride(),
+        *tril.stride(),
+        *broadcast_strides(prior_mu, rows),
+        *broadcast_strides(prior_log_var, rows),
+        PER_DIMENSION=per_dimension,
+        ARITHMETIC=triton_dtype,
+        ROWS=at.rows,
+        HEIGHT=at.height,
+        WIDTH=at.width,
+        num_warps=WARPS,
+        maxnreg=most_registers(dtype),
+    )
+    return z, kl, ratio
+
+
+@triton.jit(do_not_specialize=["first_row", "rows", "rows_each", "group_size"])
+def backward_kernel(
+    grad_z_ptr,  # [rows, cols], or None
+    grad_kl_ptr,  # [rows, cols], [rows] with column stride 0, or None
+    mu_ptr,  # [rows, cols]
+    tril_ptr,  # [rows, cols (cols + 1) / 2]
+    prior_mu_ptr,  # [rows, cols], [1, cols] with row stride 0, or None
+    prior_log_var_ptr,  # the same; None together
+    seed_ptr,  # []
+    grad_mu_ptr,  # [rows, cols], dense
+    grad_tril_ptr,  # [rows, cols (cols + 1) / 2], dense
+    grad_prior_mu_ptr,  # [rows, cols], dense, [cols] where it is summed, or None where it is not wanted
+    grad_prior_log_var_ptr,  # the same
+    partial_ptr,  # [programs + groups, SUMS cols], or None
+    counter_ptr,  # [groups + 1], or None
+    first_row: tl.int64,
+    rows: tl.int64,
+    cols,
+    rows_each,
+    group_size,
+    grad_z_row_stride,
+    grad_z_col_stride,
+    grad_kl_row_stride,
+    grad_kl_col_stride,
+    mu_row_stride,
+    mu_col_stride,
+    tril_row_stride,
+    tril_col_stride,
+    prior_mu_row_stride,
+    prior_mu_col_stride,
+    prior_log_var_row_stride,
+    prior_log_var_col_stride,
+    SUM_PRIOR_MU: tl.constexpr,
+    SUM_PRIOR_LOG_VAR: tl.constexpr,
+    ARITHMETIC: tl.constexpr,
+    ROWS: tl.constexpr,  # samples
+    HEIGHT: tl.constexpr,  # rows i of L
+    WIDTH: tl.constexpr,  # columns j of L
+):
+    SUMS: tl.constexpr = SUM_PRIOR_MU + SUM_PRIOR_LOG_VAR  # in this order
+    seed = tl.load(seed_ptr)
+    begin = tl.program_id(0).to(tl.int64) * rows_each
+    packed = cols.to(tl.int64) * (cols + 1) // 2
+    for first_i in range(0, cols, HEIGHT):
+        i = first_i + tl.arange(0, HEIGHT)[None, :]
+        sum_prior_mu = tl.zeros([ROWS, HEIGHT], ARITHMETIC)
+        sum_prior_log_var = tl.zeros([ROWS, HEIGHT], ARITHMETIC)
+        for start in range(0, rows_each, ROWS):
+            row = begin + start + tl.arange(0, ROWS)[:, None]
+            inside = (row < rows) & (i < cols)
+            dense = row * cols + i
+            tril_row = tril_ptr + row * tril_row_stride
+            log_var = 2.0 * read(
+                tril_row + (i * (i + 3) // 2).to(tl.int64) * tril_col_stride, inside, ARITHMETIC
+            )  # exactly 2 log L_ii
+            prior_log_var = None
+            if prior_mu_ptr is not None:
+                prior_log_var_at = (
+                    prior_log_var_ptr + row * prior_log_var_row_stride + i.to(tl.int64) * prior_log_var_col_stride
+                )
+                prior_log_var = read(prior_log_var_at, inside, ARITHMETIC)
+            sigma, _, exp_minus_1, _, inv_prior_sigma = variance_terms(log_var, prior_log_var)
+            grad_mu = tl.zeros([ROWS, HEIGHT], ARITHMETIC)
+            grad_diagonal = tl.zeros([ROWS, HEIGHT], ARITHMETIC)
+            if grad_z_ptr is not None:
+                grad_z = read(
+                    grad_z_ptr + row * grad_z_row_stride + i.to(tl.int64) * grad_z_col_stride, inside, ARITHMETIC
+                )
+                eps = noise(seed, first_row + begin + start, first_i, ROWS, HEIGHT, ARITHMETIC)
+                grad_mu = grad_z
+                grad_diagonal = grad_z * (sigma * eps)
+            if grad_kl_ptr is not None:
+                grad_kl = read(
+                    grad_kl_ptr + row * grad_kl_row_stride + i.to(tl.int64) * grad_kl_col_stride, inside, ARITHMETIC
+                )
+                distance = read(mu_ptr + row * mu_row_stride + i.to(tl.int64) * mu_col_stride, inside, ARITHMETIC)
+                if prior_mu_ptr is not None:
+                    prior_mu_at = prior_mu_ptr + row * prior_mu_row_stride + i.to(tl.int64) * prior_mu_col_stride
+                    distance -= read(prior_mu_at, inside, ARITHMETIC)
+                scaled = distance * inv_prior_sigma
+                pull = grad_kl * (scaled * inv_prior_sigma)
+                grad_mu += pull
+                grad_diagonal += grad_kl * exp_minus_1
+                kl_scale = grad_kl * inv_prior_sigma
+            write(grad_mu_ptr + dense, grad_mu, inside)
+            squares = tl.zeros([ROWS, HEIGHT, WIDTH], ARITHMETIC)
+            for first_j in range(0, tl.minimum(first_i + HEIGHT, cols), WIDTH):
+                j = first_j + tl.arange(0, WIDTH)[None, None, :]
+                below = (j < i[:, :, None]) & inside[:, :, None]
+                offset = (i * (i + 1) // 2)[:, :, None] + j
+                grad_factor = tl.zeros([ROWS, HEIGHT, WIDTH], ARITHMETIC)
+                if grad_z_ptr is not None:
+                    eps_j = noise(seed, first_row + begin + start, first_j, ROWS, WIDTH, ARITHMETIC)
+                    grad_factor = grad_z[:, :, None] * eps_j[:, None, :]
+                if grad_kl_ptr is not None:
+                    factor = read(tril_row[:, :, None] + offset.to(tl.int64) * tril_col_stride, below, ARITHMETIC)
+                    if prior_mu_ptr is not None:
+                        factor = tl.where(below, factor * inv_prior_sigma[:, :, None], 0.0)
+                    grad_factor += kl_scale[:, :, None] * factor
+                    if grad_prior_mu_ptr is not None:
+                        squares += factor * factor
+                on_diagonal = j == i[:, :, None]
+                write(
+                    grad_tril_ptr + row[:, :, None] * packed + offset,
+                    tl.where(on_diagonal, grad_diagonal[:, :, None], grad_factor),
+                    below | (on_diagonal & inside[:, :, None]),
+                )
+            if grad_prior_mu_ptr is not None:
+                rest = grad_kl * (tl.sum(squares, axis=2) + exp_minus_1)
+                grad_prior_log_var = -0.5 * (grad_kl * scaled * scaled + rest)
+                if SUM_PRIOR_MU:
+                    sum_prior_mu -= tl.where(inside, pull, 0.0)
+                else:
+                    write(grad_prior_mu_ptr + dense, -pull, inside)
+                if SUM_PRIOR_LOG_VAR:
+                    sum_prior_log_var += tl.where(inside, grad_prior_log_var, 0.0)
+                else:
+                    write(grad_prior_log_var_ptr + dense, grad_prior_log_var, inside)
+        if SUMS > 0:
+            at = first_i + tl.arange(0, HEIGHT)
+            partial_row = partial_ptr + tl.program_id(0).to(tl.int64) * (SUMS * cols)
+            if SUM_PRIOR_MU:
+                tl.store(partial_row + at, tl.sum(sum_prior_mu, axis=0), mask=at < cols)
+            if SUM_PRIOR_LOG_VAR:
+                tl.store(partial_row + SUM_PRIOR_MU * cols + at, tl.sum(sum_prior_log_var, axis=0), mask=at < cols)
+    if SUMS > 0:
+        programs = tl.num_programs(0)
+        if add_up_group(partial_ptr, counter_ptr, tl.program_id(0), programs, group_size, SUMS * cols, 32, HEIGHT):
+            end = programs + tl.cdiv(programs, group_size)
+            for first_i in range(0, cols, HEIGHT):
+                at = first_i + tl.arange(0, HEIGHT)
+                if SUM_PRIOR_MU:
+                    total = sum_of_rows(partial_ptr, programs, end, first_i, SUMS * cols, 32, HEIGHT)
+                    write(grad_prior_mu_ptr + at, total, at < cols)
+                if SUM_PRIOR_LOG_VAR:
+                    sums_at = SUM_PRIOR_MU * cols + first_i
+                    total = sum_of_rows(partial_ptr, programs, end, sums_at, SUMS * cols, 32, HEIGHT)
+                    write(grad_prior_log_var_ptr + at, total, at < cols)
+
+
+def rsample_kl_cholesky_backward(
+    grad_z: Tensor | None,
+    grad_kl: Tensor | None,
+    mu: Tensor,
+    tril: Tensor,
+    prior_mu: Tensor | None,
+    prior_log_var: Tensor | None,
+    seed: Tensor,
+    first_row: int,
+    with_prior: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of mu, tril, prior_mu and prior_log_var; those not wanted have no elements."""
+    rows, cols = mu.shape
+    dtype, triton_dtype = arithmetic(grad_z, grad_kl, mu, tril, prior_mu, prior_log_var)
+    grad_mu, grad_tril = mu.new_empty(mu.shape), tril.new_empty(tril.shape)
+    grad_prior_mu = empty_gradient(prior_mu, mu, with_prior)
+    grad_prior_log_var = empty_gradient(prior_log_var, mu, with_prior)
+    results = grad_mu, grad_tril, grad_prior_mu, grad_prior_log_var
+    if rows == 0 or cols == 0:
+        for result in results:
+            result.zero_()
+        return results
+    # Where no gradient of the KL comes in, that of its prior is 0, and nothing the kernel has to know of.
+    prior_wanted = with_prior and grad_kl is not None
+    if with_prior and not prior_wanted:
+        grad_prior_mu.zero_()
+        grad_prior_log_var.zero_()
+    sum_prior_mu = prior_wanted and grad_prior_mu.shape[0] != rows
+    sum_prior_log_var = prior_wanted and grad_prior_log_var.shape[0] != rows
+    wanted_sums = sum_prior_mu + sum_prior_log_var
+
+    at = tile(cols, tile_elements(dtype, wanted_sums > 0))
+    batch = split_batch(rows, at.rows, wanted_sums > 0)
+    sums, counters, group_size = partials(mu, batch.programs, wanted_sums * cols, dtype)
+    backward_kernel[(batch.programs,)](
+        grad_z,
+        grad_kl,
+        mu,
+        tril,
+        prior_mu,
+        prior_log_var,
+        seed,
+        grad_mu,
+        grad_tril,
+        grad_prior_mu if prior_wanted else None,
+        grad_prior_log_var if prior_wanted else None,
+        sums,
+        counters,
+        first_row,
+        rows,
+        cols,
+        batch.rows,
+        group_size,
+        *row_strides(grad_z),
+        *row_strides(grad_kl),
+        *mu.stride(),
+        *tril.stride(),
+        *broadcast_strides(prior_mu, rows),
+        *broadcast_strides(prior_log_var, rows),
+        SUM_PRIOR_MU=sum_prior_mu,
+        SUM_PRIOR_LOG_VAR=sum_prior_log_var,
+        ARITHMETIC=triton_dtype,
+        ROWS=at.rows,
+        HEIGHT=at.height,
+        WIDTH=at.width,
+        num_warps=WARPS,
+        maxnreg=most_registers(dtype),
+    )
+    return results

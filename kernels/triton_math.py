@@ -1,0 +1,248 @@
+"""What the Triton kernels are made of: Philox, noise, exponentials, memory of any type, sums over programs.
+
+The mathematics is that of ``csrc/include/manifold_core/*.h``, where the reasons of the formulas stand. All of it works
+on tiles of float32 or float64, compiled and in Triton's interpreter.
+"""
+
+import math
+
+import triton
+import triton.language as tl
+
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
+# Taylor coefficients: 1 / (k + 2)! of (e^r - 1 - r) / r^2; (-1)^k / (2k + 1)! and (-1)^k / (2k)! of sin(a) / a and of
+# cos(a) in a^2; 1 / (2k + 1) of atanh(s) / s in s^2.
+EXP_32 = tl.constexpr(tuple(1 / math.factorial(k + 2) for k in range(7)))
+EXP_64 = tl.constexpr(tuple(1 / math.factorial(k + 2) for k in range(13)))
+SIN_32 = tl.constexpr(tuple((-1) ** k / math.factorial(2 * k + 1) for k in range(5)))
+SIN_64 = tl.constexpr(tuple((-1) ** k / math.factorial(2 * k + 1) for k in range(11)))
+COS_32 = tl.constexpr(tuple((-1) ** k / math.factorial(2 * k) for k in range(6)))
+COS_64 = tl.constexpr(tuple((-1) ** k / math.factorial(2 * k) for k in range(11)))
+ATANH_64 = tl.constexpr(tuple(1 / (2 * k + 1) for k in range(12)))
+# Of (log(1 + f) - f + f^2 / 2) / f^3, by Remez's algorithm: see special.h.
+LOG_32 = tl.constexpr(
+    (0.3333391074, -0.2500133704, 0.1996306383, -0.1657758473, 0.149147676, -0.1426748659, 0.08700436432)
+)
+
+
+@triton.jit
+def polynomial(coefficients: tl.constexpr, terms: tl.constexpr, x):
+    """sum_k c_k x^k by Horner's rule."""
+    total = coefficients[terms - 1] * x + coefficients[terms - 2]
+    for k in tl.static_range(terms - 3, -1, -1):
+        total = total * x + coefficients[k]
+    return total
+
+
+@triton.jit
+def exponential(x):
+    """(e^x, e^x - 1, e^x - 1 - x), the last two relatively exact near 0. NaN in gives NaN out."""
+    if x.dtype == tl.float32:
+        y = tl.where(x < -88.0, -88.0, x)
+        y = tl.where(y > 89.0, 89.0, y)
+        shifted = y * 1.4426950408889634 + 12582912.0  # 1.5 * 2^23: the nearest integer n sits in the low bits
+        n = shifted - 12582912.0
+        scale = ((shifted.to(tl.int32, bitcast=True) << 23) + 0x3F800000).to(tl.float32, bitcast=True)
+        r = (y - n * 0.693359375) - n * -2.12194440e-4
+        q = r * r * polynomial(EXP_32, 7, r)
+    else:
+        y = tl.where(x < -709.0, -709.0, x)
+        y = tl.where(y > 710.0, 710.0, y)
+        shifted = y * 1.4426950408889634 + 6755399441055744.0  # 1.5 * 2^52
+        n = shifted - 6755399441055744.0
+        scale = ((shifted.to(tl.int64, bitcast=True) << 52) + 0x3FF0000000000000).to(tl.float64, bitcast=True)
+        r = (y - n * 0.69314718036912381649) - n * 1.9082149292705877e-10
+        q = r * r * polynomial(EXP_64, 13, r)
+    p = r + q
+    exp_minus_1 = scale * p + (scale - 1.0)
+    return scale * p + scale, exp_minus_1, tl.where(n == 0.0, q, exp_minus_1 - x)
+
+
+@triton.jit
+def exponential_of_difference(a, b):
+    """e^d, e^d - 1 and e^d - 1 - d of d = a - b. The rounding of d, which costs 4e-6 of e^80 in float32, is undone."""
+    x = a - b
+    shift = x - a
+    error = (a - (x - shift)) - (b + shift)
+    # Where the result is infinite, 0 or NaN there is nothing to correct, and 0 * infinity to avoid.
+    error = tl.where(tl.abs(x) < 88.0, error, 0.0) if x.dtype == tl.float32 else tl.where(tl.abs(x) < 709.0, error, 0.0)
+    exp, exp_minus_1, exp_minus_1_minus_x = exponential(x)
+    return exp + exp * error, exp_minus_1 + exp * error, exp_minus_1_minus_x + exp_minus_1 * error
+
+
+@triton.jit
+def logistic(x):
+    """(w, 1 - w) of w = 1 / (1 + e^-x), both relatively exact."""
+    small, _, _ = exponential(-tl.abs(x))
+    large_part = 1.0 / (1.0 + small)
+    small_part = small * large_part
+    return tl.where(x < 0.0, small_part, large_part), tl.where(x < 0.0, large_part, small_part)
+
+
+@triton.jit
+def philox4x32_10(c0, c1, c2, c3, k0, k1):
+    """Ten rounds of Philox on uint32 tiles. A 64-bit product is one instruction; its two halves were two."""
+    for _ in tl.static_range(10):
+        p0 = c0.to(tl.uint64) * 0xD2511F53
+        p1 = c2.to(tl.uint64) * 0xCD9E8D57
+        c0 = (p1 >> 32).to(tl.uint32) ^ c1 ^ k0
+        c1 = p1.to(tl.uint32)
+        c2 = (p0 >> 32).to(tl.uint32) ^ c3 ^ k1
+        c3 = p0.to(tl.uint32)
+        k0 += 0x9E3779B9
+        k1 += 0xBB67AE85
+    return c0, c1, c2, c3
+
+
+@triton.jit
+def noise_words(seed, row, block):
+    """The four words of each block of four columns: seed int64, row uint64, block uint32, of shapes that broadcast."""
+    zero = block ^ block
+    return philox4x32_10(
+        block,
+        row.to(tl.uint32),
+        (row >> 32).to(tl.uint32),
+        zero,  # the stream of noise
+        seed.to(tl.uint32),
+        (seed >> 32).to(tl.uint32),
+    )
+
+
+@triton.jit
+def log_uniform(w, dtype: tl.constexpr):
+    """log((w + 1/2) / 2^32). Near 1 the distance from 1 comes from the word itself: u would have rounded it away."""
+    near_one = w >= 0xB504F334
+    v = (tl.where(near_one, w ^ 0xFFFFFFFF, w).to(dtype) + 0.5) * 2.3283064365386963e-10
+    if dtype == tl.float32:
+        shifted = v.to(tl.uint32, bitcast=True) - 0x3F3504F3
+        exponent = (shifted.to(tl.int32, bitcast=True) >> 23).to(dtype)
+        m = ((shifted & 0x7FFFFF) + 0x3F3504F3).to(tl.float32, bitcast=True)
+        f = tl.where(near_one, -v, m - 1.0)
+        e = tl.where(near_one, 0.0, exponent)
+        log = ((e * -2.12194440e-4 + f * f * (f * polynomial(LOG_32, 7, f) - 0.5)) + f) + e * 0.693359375
+    else:
+        shifted = v.to(tl.int64, bitcast=True) - 0x3FE6A09E667F3BCD
+        exponent = (shifted >> 52).to(dtype)
+        m = ((shifted & 0xFFFFFFFFFFFFF) + 0x3FE6A09E667F3BCD).to(tl.float64, bitcast=True)
+        f = tl.where(near_one, -v, m - 1.0)
+        e = tl.where(near_one, 0.0, exponent)
+        s = f / (2.0 + f)
+        log_minus_f = 2.0 * s * polynomial(ATANH_64, 12, s * s) - f
+        log = ((e * 1.9082149292705877e-10 + log_minus_f) + f) + e * 0.69314718036912381649
+    return log
+
+
+@triton.jit
+def normal_pair(w0, w1, dtype: tl.constexpr):
+    """Box and Muller: r cos(a), r sin(a). The quadrant of the angle comes off the integer, exactly."""
+    radius = tl.sqrt(-2.0 * log_uniform(w0, dtype))
+    quadrant = (w1 + 0x20000000) >> 30
+    offset = (w1 - (quadrant << 30)).to(tl.int32, bitcast=True)
+    angle = (2 * offset + 1).to(dtype) * 7.3145903963357981e-10  # pi / 2^32
+    square = angle * angle
+    if dtype == tl.float32:
+        sine = angle * polynomial(SIN_32, 5, square)
+        cosine = polynomial(COS_32, 6, square)
+    else:
+        sine = angle * polynomial(SIN_64, 11, square)
+        cosine = polynomial(COS_64, 11, square)
+    odd = (quadrant & 1) != 0
+    first, second = tl.where(odd, sine, cosine), tl.where(odd, cosine, sine)
+    first = tl.where(((quadrant + 1) & 2) != 0, -first, first)
+    second = tl.where((quadrant & 2) != 0, -second, second)
+    return radius * first, radius * second
+
+
+@triton.jit
+def noise(seed, first_row, first_col, rows: tl.constexpr, cols: tl.constexpr, dtype: tl.constexpr):
+    """Tile [rows, cols] of N(0, 1) numbers; first_row is an int64, first_col a multiple of 4."""
+    row = (first_row + tl.arange(0, rows)).to(tl.uint64)
+    block = (first_col // 4 + tl.arange(0, cols // 4)).to(tl.uint32)
+    w0, w1, w2, w3 = noise_words(seed, row[:, None], block[None, :])
+    n0, n1 = normal_pair(w0, w1, dtype)
+    n2, n3 = normal_pair(w2, w3, dtype)
+    return tl.reshape(tl.join(tl.join(n0, n2), tl.join(n1, n3)), [rows, cols])
+
+
+@triton.jit
+def widen(x, dtype: tl.constexpr):
+    """A number of any type in the type of the arithmetic."""
+    if INTERPRETED and x.dtype == tl.bfloat16:  # the interpreter mistakes numbers below the smallest normal one
+        x = (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    return x.to(dtype)
+
+
+@triton.jit
+def narrow(x, dtype: tl.constexpr):
+    """The nearest number of that type; on the way to half precision by float32, as torch does it."""
+    if dtype == tl.float16 or dtype == tl.bfloat16:
+        x = x.to(tl.float32)
+    if INTERPRETED and dtype == tl.bfloat16:  # the interpreter cuts off
+        bits = x.to(tl.uint32, bitcast=True)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        return tl.where(x == x, rounded, 0x7FC0).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    return x.to(dtype)
+
+
+@triton.jit
+def read(pointer, mask, dtype: tl.constexpr):
+    return widen(tl.load(pointer, mask=mask, other=0.0), dtype)
+
+
+@triton.jit
+def write(pointer, x, mask):
+    tl.store(pointer, narrow(x, pointer.dtype.element_ty), mask=mask)
+
+
+# A sum over the batch: each program writes what its rows come to. The program that is the last of its group to do so
+# adds up the group's, and the last of those programs adds up the groups'. Who comes last is chance, the order of the
+# additions is not.
+
+
+@triton.jit
+def is_last(counter, total):
+    """Whether total - 1 programs have come here before; what they have written can be read then."""
+    tl.debug_barrier()
+    return tl.atomic_add(counter, 1, sem="acq_rel") == total - 1
+
+
+@triton.jit
+def sum_of_rows(pointer, first, last, col, cols, rows_at_once: tl.constexpr, cols_at_once: tl.constexpr):
+    """Rows first to last of [.., cols], added up in columns col to col + cols_at_once."""
+    at = col + tl.arange(0, cols_at_once)
+    total = tl.zeros([rows_at_once, cols_at_once], pointer.dtype.element_ty)
+    for start in range(first, last, rows_at_once):
+        row = start + tl.arange(0, rows_at_once)
+        mask = (row < last)[:, None] & (at < cols)[None, :]
+        # Not from this processor's own cache: others have written it.
+        total += tl.load(
+            pointer + row.to(tl.int64)[:, None] * cols + at[None, :], mask=mask, other=0.0, cache_modifier=".cg"
+        )
+    return tl.sum(total, axis=0)
+
+
+@triton.jit
+def add_up_group(
+    partial_ptr,  # [members + groups, cols]: what the programs found, and what each group comes to
+    counter_ptr,  # [groups + 1], zeros
+    member,
+    members,
+    group_size,
+    cols,
+    rows_at_once: tl.constexpr,
+    cols_at_once: tl.constexpr,
+):
+    """To be called once the member's row is written. Whether this program is the very last: rows members to members +
+    groups are complete then, and their sum is the result."""
+    groups = tl.cdiv(members, group_size)
+    first = member // group_size * group_size
+    last = tl.minimum(first + group_size, members)
+    very_last = False
+    if is_last(counter_ptr + member // group_size, last - first):
+        for col in range(0, cols, cols_at_once):
+            total = sum_of_rows(partial_ptr, first, last, col, cols, rows_at_once, cols_at_once)
+            at = col + tl.arange(0, cols_at_once)
+            tl.store(partial_ptr + (members + member // group_size).to(tl.int64) * cols + at, total, mask=at < cols)
+        very_last = is_last(counter_ptr + groups, groups)
+    return very_last

@@ -1,0 +1,614 @@
+import re
+from collections.abc import Callable
+from types import ModuleType
+from typing import NamedTuple
+
+import mpmath
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from manifold_core.kernels.random import standard_normal
+from manifold_core.kernels.rsample_kl_cholesky import reference
+from torch import Tensor
+from torch.autograd import grad, gradcheck
+from torch.distributions import MultivariateNormal, kl_divergence
+
+import manifold_core as mc
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+VIEWS = ("dense", "first head", "second head", "transposed", "steps", "offset")
+LAYOUTS = (*VIEWS, "one row", "one column", "one number")
+NAMES = ("mu", "tril", "prior_mu", "prior_log_var")
+SMALL_AND_MANY = st.tuples(st.integers(1, 9), st.integers(1, 40)) | st.tuples(st.integers(100, 400), st.integers(1, 5))
+# Around the sizes at which vectors, blocks of noise and tiles end.
+EDGES = st.tuples(st.integers(1, 7), st.sampled_from([15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129]))
+
+
+def packed(latents: int) -> int:
+    return latents * (latents + 1) // 2
+
+
+def on_diagonal(latents: int) -> Tensor:
+    """Which of the packed numbers are log L_jj."""
+    here = torch.zeros(packed(latents), dtype=torch.bool)
+    for j in range(latents):
+        here[packed(j) + j] = True
+    return here
+
+
+class Case(NamedTuple):
+    shape: tuple[int, int]
+    dtype: torch.dtype  # of all tensors but the one that `other` names
+    other: tuple[str, torch.dtype]
+    layouts: tuple[str, ...]  # of the inputs in the order of NAMES, and the incoming gradients of z and kl
+    prior: str  # none, one row, or as mu
+    per_dimension: bool
+    wanted: str  # which output has an incoming gradient
+    seed: int
+    first_row: int
+
+
+CASES = st.builds(
+    Case,
+    SMALL_AND_MANY | EDGES,
+    st.sampled_from(DTYPES),
+    st.tuples(st.sampled_from(NAMES), st.sampled_from(DTYPES)),
+    st.tuples(*[st.sampled_from(LAYOUTS)] * 6),
+    st.sampled_from(["none", "none", "one row", "as mu"]),
+    st.booleans(),
+    st.sampled_from(["z", "kl", "both"]),
+    st.integers(0, 2**63 - 1),
+    st.sampled_from([0, 0, 1, 1000, 2**32 - 3, 2**40]),
+)
+
+
+class Problem(NamedTuple):
+    """A case with numbers: what is not given is not among the inputs."""
+
+    inputs: dict[str, Tensor]
+    grad_z: Tensor | None
+    grad_kl: Tensor | None
+    arithmetic: torch.dtype
+
+
+@pytest.fixture
+def make(
+    lay_out: Callable[[Tensor, str], Tensor],
+    lay_out_vector: Callable[[Tensor, str], Tensor],
+    any_magnitude: Callable[..., Tensor],
+) -> Callable[[Case], Problem]:
+    """log L_jj reaches from -40 to 40, with a prior -30 to 30, dense around 0."""
+
+    def of(case: Case) -> Problem:
+        generator = torch.Generator().manual_seed(case.seed % 2**32)
+        rows, latents = case.shape
+        triangle = (rows, packed(latents))
+        logs = any_magnitude(generator, triangle, 1e-8, 40 if case.prior == "none" else 30)
+        draws = {
+            "mu": any_magnitude(generator, case.shape, 1e-8, 100),
+            "tril": torch.where(on_diagonal(latents), logs, any_magnitude(generator, triangle, 1e-6, 100)),
+        }
+        if case.prior != "none":
+            shape = case.shape if case.prior == "as mu" else (1, latents)
+            draws["prior_mu"] = any_magnitude(generator, shape, 1e-8, 100)
+            draws["prior_log_var"] = any_magnitude(generator, shape, 1e-8, 20)
+        inputs = {}
+        for name, layout in zip(NAMES, case.layouts[:4], strict=True):
+            if name in draws:
+                dtype = case.other[1] if name == case.other[0] else case.dtype
+                if name == "tril" and layout in ("one column", "one number"):
+                    layout = "one row"  # a number off the diagonal is no logarithm
+                inputs[name] = lay_out(draws[name].to(dtype), layout).detach().requires_grad_()
+        wide = torch.float64 if any(t.dtype == torch.float64 for t in inputs.values()) else torch.float32
+        z_dtype = torch.promote_types(inputs["mu"].dtype, inputs["tril"].dtype)
+        grad_z = lay_out(any_magnitude(generator, case.shape, 1e-3, 1e3).to(z_dtype), case.layouts[4])
+        grad_kl = any_magnitude(generator, case.shape if case.per_dimension else case.shape[:1], 1e-3, 1e3).to(wide)
+        grad_kl = (lay_out if case.per_dimension else lay_out_vector)(grad_kl, case.layouts[5])
+        return Problem(inputs, None if case.wanted == "kl" else grad_z, None if case.wanted == "z" else grad_kl, wide)
+
+    return of
+
+
+def gradients(
+    outputs: tuple[Tensor, ...], incoming: tuple[Tensor | None, ...], inputs: tuple[Tensor, ...]
+) -> list[Tensor]:
+    """Of those outputs that have an incoming gradient; 0 for inputs that they do not depend on."""
+    pairs = [(output, g) for output, g in zip(outputs, incoming, strict=True) if g is not None]
+    found = grad(
+        [output for output, _ in pairs], inputs, [g for _, g in pairs], retain_graph=True, materialize_grads=True
+    )
+    return list(found)
+
+
+def in_float64(tensor: Tensor) -> Tensor:
+    """The same numbers, to evaluate the definition on."""
+    return tensor.detach().double().requires_grad_(tensor.requires_grad)
+
+
+def definition(
+    inputs: dict[str, Tensor], seed: int, first_row: int = 0, per_dimension: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    given = [inputs.get(name) for name in NAMES]
+    return reference.rsample_kl_cholesky(*given, torch.tensor(seed), first_row, per_dimension, True)
+
+
+def size_of_terms(exact: dict[str, Tensor], noise: Tensor, g: Tensor, k: Tensor) -> dict[str, Tensor]:
+    """Of z and of each gradient, the sum of the absolute values of the terms it is made of, in float64."""
+    rows, latents = noise.shape
+    p = exact.get("prior_log_var", torch.zeros(1, latents)).expand(rows, latents)
+    k = k.expand(rows, latents)
+    scaled = (exact["mu"] - exact.get("prior_mu", 0)) * torch.exp(-p / 2)
+    slope = (k * scaled * torch.exp(-p / 2)).abs()
+    spread, squares, of_tril = [], [], torch.empty_like(exact["tril"])
+    for i in range(latents):
+        first, last = packed(i), packed(i) + i
+        row, t = exact["tril"][:, first:last], exact["tril"][:, last]
+        own, others = (torch.exp(t) * noise[:, i]).abs(), (row * noise[:, :i]).abs()
+        spread.append(own + others.sum(dim=1))
+        growth = torch.expm1(2 * t - p[:, i]).abs()
+        squares.append((row * torch.exp(-p[:, i : i + 1] / 2)).square().sum(dim=1) + growth)
+        of_tril[:, first:last] = (g[:, i : i + 1] * noise[:, :i]).abs() + (
+            k[:, i : i + 1] * row * torch.exp(-p[:, i : i + 1])
+        ).abs()
+        of_tril[:, last] = g[:, i].abs() * own + k[:, i].abs() * growth
+    sizes = {
+        "z": exact["mu"].abs() + torch.stack(spread, dim=1),
+        "mu": g.abs() + slope,
+        "tril": of_tril,
+        "prior_mu": slope,
+        "prior_log_var": k.abs() * (scaled.square() + torch.stack(squares, dim=1)) / 2,
+    }
+    return {
+        name: size.sum(dim=0, keepdim=True) if name in exact and exact[name].shape[0] != rows else size
+        for name, size in sizes.items()
+    }
+
+
+DENSE = ("dense",) * 6
+
+
+@settings(max_examples=100)
+@given(CASES)
+@example(Case((1, 1), torch.float32, ("mu", torch.float32), DENSE, "none", False, "both", 1, 0))
+@example(Case((600, 32), torch.float32, ("mu", torch.float32), DENSE, "none", False, "both", 1, 0))
+@example(Case((150, 20), torch.float32, ("mu", torch.float32), DENSE, "one row", False, "both", 1, 9))
+@example(Case((3000, 2), torch.float64, ("mu", torch.float64), DENSE, "one row", True, "both", 1, 9))
+@example(Case((3, 515), torch.float32, ("mu", torch.float32), DENSE, "none", False, "both", 1, 2**33))
+@example(Case((2, 1024), torch.float32, ("mu", torch.float32), DENSE, "as mu", False, "both", 1, 0))
+@example(Case((2, 1023), torch.float64, ("mu", torch.float64), ("steps",) * 6, "as mu", True, "both", 1, 2**33))
+@example(Case((2, 700), torch.bfloat16, ("mu", torch.bfloat16), DENSE, "one row", False, "both", 1, 2**33))
+def test_every_backend_is_the_definition_in_float64(
+    backend: str,
+    poisoned: Callable[..., tuple[Tensor, ...]],
+    make: Callable[[Case], Problem],
+    assert_within: Callable[..., None],
+    allowed: dict[torch.dtype, float],
+    sum_rounding: Callable[[int, torch.dtype], float],
+    case: Case,
+) -> None:
+    inputs, grad_z, grad_kl, wide = make(case)
+    everything = (*inputs.values(), grad_z, grad_kl)
+    before = [t if t is None else t.clone() for t in everything]
+    seed = torch.tensor(case.seed)
+
+    def run() -> tuple[Tensor, ...]:
+        z, kl, ratio = mc.rsample_kl_cholesky(
+            **inputs,
+            per_dimension=case.per_dimension,
+            return_variance_ratio=True,
+            seed=seed,
+            first_row=case.first_row,
+            backend=backend,
+        )
+        return z, kl, ratio, *gradients((z, kl), (grad_z, grad_kl), tuple(inputs.values()))
+
+    z, kl, ratio, *grads = poisoned(run)
+    assert z.dtype == torch.promote_types(inputs["mu"].dtype, inputs["tril"].dtype)
+    assert (kl.dtype, ratio.dtype) == (wide, wide)
+    assert [(g.dtype, g.shape) for g in grads] == [(t.dtype, t.shape) for t in inputs.values()]
+
+    exact = {name: in_float64(tensor) for name, tensor in inputs.items()}
+    exact_z, exact_kl, exact_ratio = definition(exact, case.seed, case.first_row, case.per_dimension)
+    g = torch.zeros(case.shape) if grad_z is None else in_float64(grad_z)
+    k = torch.zeros(case.shape) if grad_kl is None else in_float64(grad_kl)
+    incoming = (None if grad_z is None else g, None if grad_kl is None else k)
+    exact_grads = gradients((exact_z, exact_kl), incoming, tuple(exact.values()))
+    noise = standard_normal(seed, *case.shape, case.first_row)
+    relative = allowed[wide]
+    with torch.no_grad():
+        sizes = size_of_terms(exact, noise, g, k if k.dim() == 2 else k.unsqueeze(1))
+        rows, latents = case.shape
+        row_sum, sum_of_all = sum_rounding(latents, wide), 2 * sum_rounding(latents, wide)
+        over_rows = sum_rounding(rows, wide) if backend == "reference" else 0
+        assert_within("z", z, exact_z, (relative + row_sum) * sizes["z"], wide)
+        summed = row_sum if case.per_dimension else sum_of_all
+        assert_within("kl", kl, exact_kl, (relative + summed) * exact_kl, wide)
+        assert_within("variance_ratio", ratio, exact_ratio, (relative + row_sum + over_rows) * exact_ratio, wide)
+        for name, found, expected in zip(inputs, grads, exact_grads, strict=True):
+            bound = relative + (over_rows if inputs[name].shape[0] != rows else 0)
+            bound += row_sum if name == "prior_log_var" else 0
+            assert_within(f"grad_{name}", found, expected, bound * sizes[name], wide)
+
+    for old, new in zip(before, everything, strict=True):
+        assert old is None or torch.equal(old, new)
+    assert seed.item() == case.seed
+
+
+def unpacked(numbers: list[float], latents: int) -> Tensor:
+    """L of one sample, by the words of the definition."""
+    L, given = torch.zeros(latents, latents, dtype=torch.float64), iter(numbers)
+    for i in range(latents):
+        for j in range(i):
+            L[i, j] = next(given)
+        L[i, i] = torch.tensor(next(given), dtype=torch.float64).exp()
+    return L
+
+
+@pytest.mark.parametrize("with_prior", [False, True])
+@pytest.mark.parametrize("latents", [1, 2, 5, 19])
+def test_the_definition_is_that_of_torch_distributions(latents: int, with_prior: bool) -> None:
+    generator = torch.Generator().manual_seed(latents)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=torch.float64, generator=generator)
+
+    mu, tril = normal(4, latents), normal(4, packed(latents))
+    prior = (normal(4, latents), normal(4, latents)) if with_prior else (None, None)
+    m, p = prior if with_prior else (torch.zeros(4, latents).double(), torch.zeros(4, latents).double())
+    z, kl = mc.rsample_kl_cholesky(mu, tril, *prior, seed=3, backend="reference")
+    _, kls, ratio = mc.rsample_kl_cholesky(
+        mu, tril, *prior, seed=3, per_dimension=True, return_variance_ratio=True, backend="reference"
+    )
+    scale = torch.stack([unpacked(numbers, latents) for numbers in tril.tolist()])
+    noise = standard_normal(torch.tensor(3), 4, latents)
+    torch.testing.assert_close(z, mu + torch.einsum("bij,bj->bi", scale, noise), rtol=1e-12, atol=1e-12)
+
+    def kl_of_first(n: int) -> Tensor:
+        """Of the first n latents: the first rows of L are the factor of their covariance."""
+        posterior = MultivariateNormal(mu[:, :n], scale_tril=scale[:, :n, :n])
+        return kl_divergence(
+            posterior, MultivariateNormal(m[:, :n], covariance_matrix=torch.diag_embed(p[:, :n].exp()))
+        )
+
+    torch.testing.assert_close(kl, kl_of_first(latents), rtol=1e-12, atol=1e-12)
+    for i in range(latents):  # the chain rule
+        before = kl_of_first(i) if i else 0
+        torch.testing.assert_close(kls[:, i], kl_of_first(i + 1) - before, rtol=1e-10, atol=1e-10)
+    covariance = scale @ scale.transpose(1, 2)
+    expected = (covariance.diagonal(dim1=1, dim2=2) / p.exp()).mean(dim=0)
+    torch.testing.assert_close(ratio, expected, rtol=1e-12, atol=0)
+
+
+def test_the_covariance_of_many_samples_is_that_of_l() -> None:
+    generator = torch.Generator().manual_seed(1)
+    tril = 0.5 * torch.randn(1, packed(4), dtype=torch.float64, generator=generator)
+    z, _ = mc.rsample_kl_cholesky(torch.zeros(200_000, 4).double(), tril.expand(200_000, -1), seed=5)
+    scale = unpacked(tril[0].tolist(), 4)
+    covariance = scale @ scale.T
+    spread = torch.sqrt((covariance.square() + torch.outer(covariance.diag(), covariance.diag())) / len(z))
+    assert ((z.T @ z / len(z) - covariance).abs() < 5 * spread).all()
+
+
+@pytest.mark.parametrize(("dtype", "relative"), [(torch.float32, 1e-6), (torch.float64, 1e-13)])
+@pytest.mark.parametrize("with_prior", [False, True])
+def test_kl_and_its_gradients_are_those_of_mpmath(
+    backend: str, any_magnitude: Callable[..., Tensor], with_prior: bool, dtype: torch.dtype, relative: float
+) -> None:
+    # Two latents: log L_00 and log L_11 from -40 to 40, dense around 0; L_10 of any size that its square has.
+    generator, rows = torch.Generator().manual_seed(1), 400
+    logs = any_magnitude(generator, (rows, 2), 1e-8, 30 if with_prior else 40)
+    below = any_magnitude(generator, (rows, 1), 1e-12, 1e6)
+    tril = torch.cat([logs[:, :1], below, logs[:, 1:]], dim=1).to(dtype).requires_grad_()
+    inputs = [any_magnitude(generator, (rows, 2), 1e-8, 100).to(dtype).requires_grad_(), tril]
+    if with_prior:
+        for high in (100, 80):
+            inputs.append(any_magnitude(generator, (rows, 2), 1e-8, high).to(dtype).requires_grad_())
+        near = (torch.arange(rows) % 4 == 0).unsqueeze(1)  # where q is close to p and forms that cancel lose all
+        near_log = (2 * logs.to(dtype) * (1 + 1e-6)).to(dtype)
+        inputs[3] = torch.where(near, near_log, inputs[3].detach()).requires_grad_()
+    _, kl = mc.rsample_kl_cholesky(*inputs, per_dimension=True, seed=1, backend=backend)
+    found = [kl, *grad(kl.sum(), inputs)]
+
+    mp, exact = mpmath.mpf, []
+    with mpmath.workdps(60):
+        for row in zip(*(t.tolist() for t in inputs), strict=True):
+            mu, (t0, l, t1) = map(mp, row[0]), map(mp, row[1])
+            ms, ps = (map(mp, row[2]), map(mp, row[3])) if with_prior else ((mp(0), mp(0)), (mp(0), mp(0)))
+            terms = []
+            for u, t, square, m, p in zip(mu, (t0, t1), (mp(0), l * l), ms, ps, strict=True):
+                delta, inverse = 2 * t - p, mpmath.exp(-p)
+                mean, growth = (u - m) ** 2 * inverse, mpmath.expm1(delta)
+                terms.append(
+                    {
+                        "kl": (mean + square * inverse + growth - delta) / 2,
+                        "mu": (u - m) * inverse,
+                        "t": growth,
+                        "l": l * inverse,
+                        "p": -(mean + square * inverse + growth) / 2,
+                        "size of p": (mean + square * inverse + abs(growth)) / 2,
+                    }
+                )
+            exact.append([[float(term[name]) for term in terms] for name in terms[0]])
+    kls, d_mu, d_t, d_l, d_p, size_p = torch.tensor(exact, dtype=torch.float64).unbind(1)
+    d_tril = torch.stack([d_t[:, 0], d_l[:, 1], d_t[:, 1]], dim=1)
+    expected = [(kls, kls), (d_mu, d_mu), (d_tril, d_tril), (-d_mu, d_mu), (d_p, size_p)]
+    for index, (ours, (value, size)) in enumerate(zip(found, expected, strict=False)):
+        error = (ours.detach().double() - value).abs()
+        bound = relative * size.abs() + torch.finfo(dtype).tiny
+        fits = value.abs() < torch.finfo(dtype).max
+        assert ((error <= bound) | ~fits).all(), (index, (error / bound)[fits].max())
+        assert fits.double().mean() > 0.9
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(0, 7), (5, 0), (0, 0)])
+def test_nothing_to_do(
+    backend: str, poisoned: Callable[..., tuple[Tensor, ...]], shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    mu = torch.empty(shape, dtype=dtype, requires_grad=True)
+    tril = torch.empty(shape[0], packed(shape[1]), dtype=dtype, requires_grad=True)
+    prior = [torch.zeros(shape[1], dtype=dtype, requires_grad=True) for _ in range(2)]
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    for per_dimension in (False, True):
+
+        def run(per_dimension: bool = per_dimension) -> tuple[Tensor, ...]:
+            z, kl, ratio = mc.rsample_kl_cholesky(
+                mu, tril, *prior, per_dimension=per_dimension, return_variance_ratio=True, seed=1, backend=backend
+            )
+            return z, kl, ratio, *grad(z.sum() + kl.sum(), (mu, tril, *prior))
+
+        z, kl, ratio, *grads = poisoned(run)
+        assert (z.shape, z.dtype) == (shape, dtype)
+        assert torch.equal(kl, torch.zeros(shape if per_dimension else shape[:1], dtype=wide))  # an empty sum is 0
+        assert ratio.shape == shape[1:]
+        assert ratio.isnan().all()
+        assert [(g.shape, g.dtype) for g in grads] == [(t.shape, dtype) for t in (mu, tril, *prior)]
+        assert all((g == 0).all() for g in grads[2:])
+
+
+def test_a_diagonal_l_gives_what_the_diagonal_op_gives(backend: str) -> None:
+    generator = torch.Generator().manual_seed(2)
+    mu, log_var = (torch.randn(9, 13, dtype=torch.float64, generator=generator) for _ in range(2))
+    tril = torch.zeros(9, packed(13), dtype=torch.float64)
+    tril[:, on_diagonal(13)] = log_var / 2
+    for options in ({}, {"per_dimension": True}):
+        for prior in ((), (mu[3], log_var[4])):
+            diagonal = mc.rsample_kl(mu, log_var, *prior, return_variance_ratio=True, seed=6, **options)
+            full = mc.rsample_kl_cholesky(
+                mu, tril, *prior, return_variance_ratio=True, seed=6, backend=backend, **options
+            )
+            for a, b in zip(full, diagonal, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_kl_of_the_prior_is_zero(backend: str) -> None:
+    mu, tril = torch.zeros(3, 5, requires_grad=True), torch.zeros(3, packed(5), requires_grad=True)
+    _, kl = mc.rsample_kl_cholesky(mu, tril, seed=1, backend=backend)
+    assert torch.equal(kl, torch.zeros(3))
+    for g in grad(kl.sum(), (mu, tril)):
+        assert (g == 0).all()
+
+
+@pytest.mark.parametrize("latents", [5, 37, 130, 600])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_nan_stays_in_its_row(backend: str, dtype: torch.dtype, latents: int) -> None:
+    # Of L, too: what is read around a short row may not reach its sums.
+    generator = torch.Generator().manual_seed(3)
+    last = latents - 1
+    for sample, i, j in ((0, 0, 0), (2, last, 0), (1, last, last), (2, latents // 2, 1), (0, last - 1, last - 2)):
+        mu = torch.randn(3, latents, generator=generator).to(dtype).requires_grad_()
+        tril = (0.1 * torch.randn(3, packed(latents), generator=generator)).to(dtype)
+        tril[sample, packed(i) + j] = torch.nan
+        tril.requires_grad_()
+        z, kl = mc.rsample_kl_cholesky(mu, tril, seed=4, backend=backend)
+        _, kls = mc.rsample_kl_cholesky(mu, tril, seed=4, per_dimension=True, backend=backend)
+        grad_mu, grad_tril = grad(z.sum() + kl.sum(), (mu, tril))
+        here = torch.zeros(3, latents, dtype=torch.bool)
+        here[sample, i] = True
+        # The definition multiplies by all of eps, zeros of L included, but a sum has the same terms.
+        assert torch.equal(z.isnan(), here)
+        assert torch.equal(kls.isnan(), here)
+        assert torch.equal(kl.isnan(), here.any(dim=1))
+        assert not grad_mu.isnan().any()
+        assert grad_tril.isnan().sum() == 1
+        assert grad_tril[sample, packed(i) + j].isnan()
+
+
+@pytest.mark.parametrize("latents", [5, 130])
+def test_nan_gradients_stay_where_they_are(backend: str, latents: int) -> None:
+    mu = torch.zeros(6, latents, requires_grad=True)
+    tril = torch.ones(6, packed(latents), requires_grad=True)
+    z, kl = mc.rsample_kl_cholesky(mu, tril, seed=4, backend=backend)
+    grad_z, grad_kl = torch.ones(6, latents), torch.ones(6)
+    grad_z[1, 3] = torch.nan
+    grad_kl[5] = torch.nan
+    grad_mu, grad_tril = grad((z, kl), (mu, tril), (grad_z, grad_kl))
+    here = torch.zeros(6, latents, dtype=torch.bool)
+    here[1, 3] = here[5] = True
+    assert torch.equal(grad_mu.isnan(), here)
+    in_tril = torch.zeros(6, packed(latents), dtype=torch.bool)
+    in_tril[1, packed(3) : packed(4)] = in_tril[5] = True
+    assert torch.equal(grad_tril.isnan(), in_tril)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("latents", [1, 3, 16, 37, 130, 520])
+def test_kl_per_dimension_sums_to_kl(
+    backend: str, sum_rounding: Callable[[int, torch.dtype], float], dtype: torch.dtype, latents: int
+) -> None:
+    generator = torch.Generator().manual_seed(5)
+    mu = torch.randn(5, latents, generator=generator).to(dtype)
+    tril = torch.randn(5, packed(latents), generator=generator).to(dtype)
+    z, kl = mc.rsample_kl_cholesky(mu, tril, seed=6, backend=backend)
+    same_z, kls = mc.rsample_kl_cholesky(mu, tril, seed=6, per_dimension=True, backend=backend)
+    assert torch.equal(z, same_z)
+    assert kls.dtype == kl.dtype
+    torch.testing.assert_close(kl.double(), kls.double().sum(dim=1), rtol=sum_rounding(latents, kl.dtype), atol=0)
+
+
+@pytest.mark.parametrize("per_dimension", [False, True])
+@pytest.mark.parametrize("prior", ["none", "one row", "as mu"])
+def test_gradcheck(backend: str, prior: str, per_dimension: bool) -> None:
+    generator = torch.Generator().manual_seed(7)
+    shapes = {"none": [], "one row": [(6,), (1, 6)], "as mu": [(4, 6), (4, 6)]}[prior]
+    inputs = [
+        torch.randn(shape, dtype=torch.float64, generator=generator, requires_grad=True)
+        for shape in [(4, 6), (4, packed(6)), *shapes]
+    ]
+
+    def function(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return mc.rsample_kl_cholesky(*inputs, per_dimension=per_dimension, seed=8, first_row=3, backend=backend)
+
+    assert gradcheck(function, inputs)
+
+
+def test_gradient_of_one_argument_alone(backend: str) -> None:
+    generator = torch.Generator().manual_seed(9)
+    values = [torch.randn(shape, generator=generator) for shape in [(4, 6), (4, packed(6)), (4, 6), (1, 6)]]
+
+    def loss(inputs: list[Tensor]) -> Tensor:
+        z, kl = mc.rsample_kl_cholesky(*inputs, seed=8, backend=backend)
+        return z.square().sum() + kl.sum()
+
+    every = [value.clone().requires_grad_() for value in values]
+    all_gradients = grad(loss(every), every)
+    for index in range(4):
+        one = [every[i] if i == index else value for i, value in enumerate(values)]
+        assert torch.equal(grad(loss(one), every[index])[0], all_gradients[index])
+    assert not loss(values).requires_grad
+    with torch.no_grad():
+        assert not loss(every).requires_grad
+
+
+def test_the_variance_ratio_has_no_gradient(backend: str) -> None:
+    mu, tril = torch.zeros(3, 5, requires_grad=True), torch.zeros(3, packed(5), requires_grad=True)
+    assert not mc.rsample_kl_cholesky(mu, tril, return_variance_ratio=True, backend=backend)[2].requires_grad
+
+
+def test_gradients_reach_a_layer_with_two_heads(backend: str) -> None:
+    heads = torch.randn(11, 7 + packed(7), generator=torch.Generator().manual_seed(10), requires_grad=True)
+    z, kl = mc.rsample_kl_cholesky(*heads.split([7, packed(7)], dim=1), seed=11, backend=backend)
+    (z.square().sum() + 2 * kl.sum()).backward()
+    copy = heads.detach().double().requires_grad_()
+    mu, tril = copy.split([7, packed(7)], dim=1)
+    z, kl, _ = definition({"mu": mu, "tril": tril}, 11)
+    (z.square().sum() + 2 * kl.sum()).backward()
+    torch.testing.assert_close(heads.grad.double(), copy.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_only_the_arguments_are_saved(compiled: ModuleType) -> None:
+    mu, tril = torch.randn(5, 6, requires_grad=True), torch.randn(5, packed(6), requires_grad=True)
+    saved: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    seed = torch.tensor(3)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        mc.rsample_kl_cholesky(mu, tril, seed=seed, backend="cpu")
+    assert {t.data_ptr() for t in saved} == {t.data_ptr() for t in (mu, tril, seed)}
+
+
+@pytest.mark.parametrize("incoming_needs_gradient", [False, True])
+def test_a_second_derivative_is_refused(cpu: str, incoming_needs_gradient: bool) -> None:
+    tril = torch.randn(5, packed(6), generator=torch.Generator().manual_seed(14), requires_grad=True)
+    z, kl = mc.rsample_kl_cholesky(torch.zeros(5, 6), tril, seed=15, backend=cpu)
+    loss = (z.square() if incoming_needs_gradient else z).sum() + kl.sum()
+    with pytest.raises(RuntimeError, match=r"once_differentiable|differentiable once|twice"):
+        (loss + grad(loss, tril, create_graph=True)[0].square().sum()).backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("prior", ["none", "one row"])
+def test_results_do_not_depend_on_the_number_of_threads(
+    cpu: str, threads: Callable[[int], None], prior: str, dtype: torch.dtype
+) -> None:
+    for rows, latents in ((301, 37), (7, 600), (5000, 1)):
+        generator = torch.Generator().manual_seed(16)
+        shapes = [(rows, latents), (rows, packed(latents)), *([(latents,)] * 2 if prior == "one row" else [])]
+        inputs = [(0.5 * torch.randn(s, generator=generator)).to(dtype).requires_grad_() for s in shapes]
+        grad_z = torch.randn(rows, latents, generator=generator).to(dtype)
+        grad_kl = torch.randn(rows, generator=generator, dtype=torch.promote_types(dtype, torch.float32))
+        found = []
+        for number in (1, 2, 3):
+            threads(number)
+            z, kl, ratio = mc.rsample_kl_cholesky(
+                *inputs, seed=17, first_row=5, return_variance_ratio=True, backend=cpu
+            )
+            found.append([z, kl, ratio, *grad((z, kl), inputs, (grad_z, grad_kl))])
+        for others in found[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
+
+
+def test_results_do_not_depend_on_the_split_of_the_batch(backend: str) -> None:
+    generator = torch.Generator().manual_seed(18)
+    mu = torch.randn(23, 21, generator=generator).double().requires_grad_()
+    tril = torch.randn(23, packed(21), generator=generator).double().requires_grad_()
+
+    def run(rows: slice) -> list[Tensor]:
+        z, kl = mc.rsample_kl_cholesky(mu[rows], tril[rows], seed=19, first_row=2**32 - 9 + rows.start, backend=backend)
+        return [z, kl, *(g[rows] for g in grad(z.pow(3).sum() + kl.sum(), (mu, tril)))]
+
+    parts = zip(run(slice(0, 4)), run(slice(4, 5)), run(slice(5, 23)), strict=True)
+    for whole, split in zip(run(slice(0, 23)), parts, strict=True):
+        torch.testing.assert_close(torch.cat(split), whole, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_views_are_read_without_a_copy(
+    compiled: ModuleType,
+    lay_out: Callable[[Tensor, str], Tensor],
+    operators_around_the_kernel: Callable[[Callable[[], object]], list[str]],
+    memory_of_the_kernel: Callable[[Callable[[], object]], int],
+    layout: str,
+) -> None:
+    mu, tril = lay_out(torch.randn(30, 20), layout), lay_out(torch.randn(30, packed(20)), layout)
+
+    def call() -> tuple[Tensor, Tensor]:
+        return mc.rsample_kl_cholesky(mu, tril, seed=20, backend="cpu")
+
+    assert operators_around_the_kernel(call) == ["aten.full.default"], "the seed's"
+    assert memory_of_the_kernel(call) == sum(result.nbytes for result in call())
+
+
+MU, TRIL = torch.zeros(2, 3), torch.zeros(2, 6)
+EXPECTED = "tril must have shape [B, κ(κ+1)/2], for B = 2 and κ = 3 of mu (2, 6), got "
+
+
+@pytest.mark.parametrize("backend_name", ["auto", "reference"])
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((MU, torch.zeros(2, 7)), ValueError, EXPECTED + "(2, 7); 7 is no triangular number"),
+        ((MU, torch.zeros(2, 5)), ValueError, EXPECTED + "(2, 5); 5 is no triangular number"),
+        ((MU, torch.zeros(2, 10)), ValueError, EXPECTED + "(2, 10); 10 numbers are the triangle of κ = 4"),
+        ((MU, torch.zeros(2, 0)), ValueError, EXPECTED + "(2, 0); 0 numbers are the triangle of κ = 0"),
+        ((MU, torch.zeros(3, 6)), ValueError, EXPECTED + "(3, 6)"),
+        ((MU, torch.zeros(6)), ValueError, EXPECTED + "(6,)"),
+        ((MU, torch.zeros(2, 3, 3)), ValueError, EXPECTED + "(2, 3, 3)"),
+        ((MU, TRIL.to("meta")), ValueError, "mu and tril must be on the same device, got cpu and meta"),
+        ((MU.long(), TRIL), TypeError, "mu must be of a floating-point dtype, got torch.int64"),
+        ((MU, TRIL.long()), TypeError, "tril must be of a floating-point dtype, got torch.int64"),
+        ((MU, TRIL.tolist()), TypeError, "tril must be a tensor, got list"),
+        ((MU[0], TRIL), ValueError, "mu must have shape [B, κ], got (3,)"),
+        ((MU, TRIL, MU), ValueError, "prior_mu and prior_log_var must be given together, but prior_log_var is None"),
+        ((MU, TRIL, None, MU), ValueError, "prior_mu and prior_log_var must be given together, but prior_mu is None"),
+        ((MU, TRIL, MU, torch.zeros(4)), ValueError, "prior_log_var must have the shape of mu, (2, 3)"),
+        ((MU, TRIL, torch.zeros(3, 3), MU), ValueError, "prior_mu must have the shape of mu, (2, 3)"),
+        ((MU, TRIL, MU.to("meta"), MU), ValueError, "prior_mu must be on the device of mu, cpu, got meta"),
+        ((MU, TRIL, MU.long(), MU), TypeError, "prior_mu must be of a floating-point dtype, got torch.int64"),
+    ],
+)
+def test_bad_tensors_are_refused(
+    backend_name: str, arguments: tuple[object, ...], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        mc.rsample_kl_cholesky(*arguments, seed=1, backend=backend_name)
+
+
+@pytest.mark.parametrize("backend_name", ["auto", "reference"])
+def test_a_negative_row_is_refused(backend_name: str) -> None:
+    with pytest.raises(ValueError, match="first_row must not be negative, got -1"):
+        mc.rsample_kl_cholesky(MU, TRIL, seed=1, first_row=-1, backend=backend_name)
