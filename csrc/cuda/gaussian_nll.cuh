@@ -82,7 +82,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 4 : 1) gaussian_nll
       const double grad_nll = load_one<double>(a.grad_nll, row, 0);
       scale = grad_nll * inv_gamma;
       // d nll / d log gamma = (cols - SSE / gamma) / 2
-      if (lane == 0) grad_log_gamma += 0.5 * grad_nll * (a.cols - load_one<double>(a.squared_error, row, 0) * inv_gamma);
+      const double scaled = load_one<double>(a.squared_error, row, 0) * inv_gamma;
+      if (lane == 0) grad_log_gamma += 0.5 * grad_nll * (a.cols - scaled);
     }
     if (a.grad_squared_error.data != nullptr) scale += 2 * load_one<double>(a.grad_squared_error, row, 0);
     const C factor = static_cast<C>(scale);

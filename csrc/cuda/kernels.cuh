@@ -14,8 +14,8 @@ namespace manifold_core::cuda {
 
 enum class DType : int32_t { f32, f64, bf16, f16 };
 
-// A matrix in the caller's memory, of any stride, in elements. A stride of 0 reads one number for all, as of an expanded
-// gradient or of a prior that is the same for the whole batch. data == nullptr: not given.
+// A matrix in the caller's memory, of any stride, in elements. A stride of 0 reads one number for all, as of an
+// expanded gradient or of a prior that is the same for the whole batch. data == nullptr: not given.
 struct Matrix {
   void* data = nullptr;
   DType dtype = DType::f32;
@@ -59,8 +59,9 @@ struct RsampleKlBackward {
   Matrix mu, log_var;
   Matrix prior_mu, prior_log_var, gate_logits;
   Matrix grad_mu, grad_log_var;
-  Matrix grad_prior_mu, grad_prior_log_var, grad_gate_logits;  // may be absent; a row stride of 0: summed over the batch
-  BatchSum sum;                                                // of the last three, [3, cols]
+  // May be absent; a row stride of 0: summed over the batch.
+  Matrix grad_prior_mu, grad_prior_log_var, grad_gate_logits;
+  BatchSum sum;  // of these three, [3, cols]
 };
 
 struct Cholesky {
@@ -86,8 +87,8 @@ struct CholeskyBackward {
   Matrix grad_z, grad_kl;  // may be absent
   Matrix mu, tril, prior_mu, prior_log_var;
   Matrix grad_mu, grad_tril;
-  Matrix grad_prior_mu, grad_prior_log_var;  // may be absent; a row stride of 0: summed over the batch
-  BatchSum sum;                              // of the last two, [2, cols]
+  Matrix grad_prior_mu, grad_prior_log_var;  // as above
+  BatchSum sum;                              // of these two, [2, cols]
 };
 
 // One number on the device, float32 or float64.
@@ -160,8 +161,8 @@ inline int threads_a_row_for_sums(int64_t cols) {
   return threads;
 }
 
-// Blocks of a kernel that works on so many rows. A batch sum needs one in any case, and not too many; it must not depend
-// on the device, or the order of its additions would.
+// Blocks of a kernel that works on so many rows. A batch sum needs one in any case, and not too many; it must not
+// depend on the device, or the order of its additions would.
 inline int blocks(int64_t rows, int threads_a_row, bool summed) {
   const int64_t rows_a_block = kThreads / threads_a_row;
   const int64_t needed = (rows + rows_a_block - 1) / rows_a_block;

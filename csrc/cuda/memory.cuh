@@ -149,7 +149,10 @@ template <class C, class S = Any>
 __device__ __forceinline__ C load_one(const Matrix& m, int64_t row, int64_t col) {
   if constexpr (std::is_same_v<S, Any>) {
     C out = 0;
-    with_type(m.dtype, [&](auto* type) { out = widen<C>(*element<std::remove_pointer_t<decltype(type)>>(m, row, col)); });
+    with_type(m.dtype, [&](auto* type) {
+      using T = std::remove_pointer_t<decltype(type)>;
+      out = widen<C>(*element<T>(m, row, col));
+    });
     return out;
   } else {
     return widen<C>(static_cast<const S*>(m.data)[row * m.row_stride + col]);
@@ -186,8 +189,8 @@ bool all_by_four(DType dtype, const Ms&... m) {
   return ((m.data == nullptr || (m.dtype == dtype && m.by_four)) && ...);
 }
 
-// Runs f(arithmetic, storage), both null pointers, for what these matrices are. float32 and bfloat16 that can be read by
-// four, the usual cases, have kernels of their own; one for every combination would only take long to compile.
+// Runs f(arithmetic, storage), both null pointers, for what these matrices are. float32 and bfloat16 that can be read
+// by four, the usual cases, have kernels of their own; one for every combination would only take long to compile.
 template <class F, class... Ms>
 void choose_storage(bool wide, const F& f, const Ms&... m) {
   if (wide) {

@@ -1,5 +1,5 @@
-// z = (mu + sigma * noise) w and KL[N(mu, sigma^2) || N(m, e^p)], and their gradients. A thread works on four columns of a
-// row: one block of Philox, one access of 16 bytes. The noise is made again for the gradient.
+// z = (mu + sigma * noise) w and KL[N(mu, sigma^2) || N(m, e^p)], and their gradients. A thread works on four columns
+// of a row: one block of Philox, one access of 16 bytes. The noise is made again for the gradient.
 #pragma once
 
 #include "manifold_core/gaussian.h"
@@ -98,7 +98,8 @@ __device__ __forceinline__ void put(const Matrix& m, int64_t row, int64_t col, i
 }
 
 template <class C, class S, int sums>
-__global__ void __launch_bounds__(kThreads, sizeof(C) == 8 ? 1 : sums > 0 ? 2 : 4) rsample_kl_backward(const RsampleKlBackward a) {
+__global__ void __launch_bounds__(kThreads, sizeof(C) == 8 ? 1 : sums > 0 ? 2 : 4)
+    rsample_kl_backward(const RsampleKlBackward a) {
   const int rows_a_block = kThreads / a.threads_a_row;
   const int place = threadIdx.x / a.threads_a_row, lane = threadIdx.x % a.threads_a_row;
   const uint64_t seed = static_cast<uint64_t>(*a.seed);

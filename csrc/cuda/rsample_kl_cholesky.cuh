@@ -1,6 +1,6 @@
-// z = mu + L noise and KL[N(mu, L L^T) || N(m, diag e^p)], and their gradients. Line i of L begins at i (i + 1) / 2 of a
-// packed row and ends with log L_ii. Some threads share a sample; of these, some share a line and read it side by side,
-// once. The noise of a sample waits in shared memory.
+// z = mu + L noise and KL[N(mu, L L^T) || N(m, diag e^p)], and their gradients. Line i of L begins at i (i + 1) / 2 of
+// a packed row and ends with log L_ii. Some threads share a sample; of these, some share a line and read it side by
+// side, once. The noise of a sample waits in shared memory.
 #pragma once
 
 #include "manifold_core/gaussian.h"
@@ -28,7 +28,8 @@ struct Place {
 
 // Columns [first, first + width) of the noise of the sample, made by the threads that share it. Called by all threads.
 template <class C>
-__device__ __forceinline__ void fill_noise(const Place& at, uint64_t seed, uint64_t row, int64_t first, int width, C* to) {
+__device__ __forceinline__ void fill_noise(const Place& at, uint64_t seed, uint64_t row, int64_t first, int width,
+                                           C* to) {
   __syncthreads();  // the noise of before has been used
   for (int col = 4 * at.thread; col < width; col += 4 * at.threads) {
     const Numbers<C> eps = noise<C>(seed, row, first + col);
@@ -47,8 +48,8 @@ __device__ __forceinline__ C sum_over_line(C v, int lanes) {
   return v;
 }
 
-// Sums over the batch of n numbers for each line, kept by the thread that leads a line: in shared memory for each sample
-// of a block, or for longer lines in the block's part itself.
+// Sums over the batch of n numbers for each line, kept by the thread that leads a line: in shared memory for each
+// sample of a block, or for longer lines in the block's part itself.
 template <int n>
 class LineSums {
  public:
@@ -171,7 +172,8 @@ __device__ __forceinline__ void put(const Matrix& m, int64_t row, int64_t col, C
 }
 
 template <class C, class S>
-__global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 3 : 1) rsample_kl_cholesky_backward(const CholeskyBackward a) {
+__global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 3 : 1)
+    rsample_kl_cholesky_backward(const CholeskyBackward a) {
   __shared__ C noise_of_block[kNoise];
   __shared__ double sums_of_block[2 * kNoise];
   const Place at(a.threads_a_row, a.threads_a_line);

@@ -42,7 +42,8 @@ __device__ inline double sum_of_parts(const double* parts, int count, int64_t wi
   return sum;
 }
 
-// Once every block has written its part, calls finish(i, sum of number i of all parts) for each i. Called by all threads.
+// Once every block has written its part, calls finish(i, sum of number i of all parts) for each i. Called by all
+// threads.
 template <class F>
 __device__ __forceinline__ void sum_over_blocks(const BatchSum& s, const F& finish) {
   const int group = blockIdx.x / kFan, groups = (gridDim.x + kFan - 1) / kFan;

@@ -173,11 +173,12 @@ class Batch {
   const Tensor& first_;
 };
 
-// Memory for a sum over the batch of `width` numbers, and its counters set to zero on the stream. It may be freed as soon
-// as the kernel is queued: torch hands it out again to later work of the same stream alone.
+// Memory for a sum over the batch of `width` numbers, and its counters set to zero on the stream. It may be freed as
+// soon as the kernel is queued: torch hands it out again to later work of the same stream alone.
 class SumMemory {
  public:
-  SumMemory(bool wanted, const Batch& batch, const Tensor& like, int threads_a_row, int64_t width, cudaStream_t stream) {
+  SumMemory(bool wanted, const Batch& batch, const Tensor& like, int threads_a_row, int64_t width,
+            cudaStream_t stream) {
     if (!wanted) return;
     const int64_t parts = (blocks(batch.rows, threads_a_row, true) + kFan) * width;
     const int64_t counters = (1 + kFan + 1) / 2;  // two in the room of a double

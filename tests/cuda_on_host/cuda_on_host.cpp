@@ -77,15 +77,17 @@ std::string where(unsigned thread) {
   if (f.state == State::has_ended) {
     text << " has ended";
   } else {
-    text << " waits for its " << (f.state == State::waits_for_warp ? "warp" : "block") << " at " << f.file << ":" << f.line;
+    const char* const others = f.state == State::waits_for_warp ? "warp" : "block";
+    text << " waits for its " << others << " at " << f.file << ":" << f.line;
   }
   return text.str();
 }
 
 [[noreturn]] void report(const char* kernel, unsigned a, unsigned b) {
-  const std::string text = std::string(kernel) + ", block " + std::to_string(blockIdx.x) + ": " + where(a) + ", but " + where(b);
+  std::ostringstream text;
+  text << kernel << ", block " << blockIdx.x << ": " << where(a) << ", but " << where(b);
   fibres.clear();  // those that wait stay where they are for ever
-  throw std::runtime_error(text);
+  throw std::runtime_error(text.str());
 }
 
 // Lets the warp go on, if its lanes have all come to one shuffle. Returns whether any of them can run.

@@ -1,9 +1,9 @@
-// What the kernels in csrc/cuda use of CUDA, for a C++ compiler and a processor without a GPU. This folder stands before
-// CUDA's own in the search path; the sources of the kernels are compiled as they are.
+// What the kernels in csrc/cuda use of CUDA, for a C++ compiler and a processor without a GPU. This folder stands
+// before CUDA's own in the search path; the sources of the kernels are compiled as they are.
 //
-// Every thread of a block is a fibre of its own stack. It runs until it comes to a barrier or a shuffle and goes on when
-// all it waits for have come there, too; who ends or waits elsewhere is reported. Blocks, and threads between barriers,
-// take turns in an order that is shuffled anew each time: a result that depends on it does not stay the same.
+// Every thread of a block is a fibre of its own stack. It runs until it comes to a barrier or a shuffle and goes on
+// when all it waits for have come there, too; who ends or waits elsewhere is reported. Blocks, and threads between
+// barriers, take turns in an order that is shuffled anew each time: a result that depends on it does not stay the same.
 #pragma once
 
 #include <cmath>
