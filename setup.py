@@ -1,8 +1,10 @@
-"""The package map and the compiled module. Everything else is in pyproject.toml."""
+"""The package map and the compiled modules. Everything else is in pyproject.toml."""
 
 from pathlib import Path
+from typing import Any
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 # Folders at the top of the repository that live inside the package: "kernels" alone would collide with others' names.
 INSIDE = {"manifold_core.kernels": "kernels", "manifold_core.experiments": "experiments"}
@@ -17,7 +19,18 @@ COMPILE_ARGS = [
     "-ffp-contract=fast",
     "-fopenmp-simd",
 ]
-TORCH_TARGET = (2, 10)  # the oldest torch whose stable ABI the module runs with
+NVCC_ARGS = [
+    "-std=c++17",
+    "-O3",
+    "-Xcompiler=-fPIC,-fvisibility=hidden",
+    "--prec-sqrt=false",  # one unit in the last place, and two: the noise and the gate need no more
+    "--prec-div=false",
+    "--threads=0",
+    *(f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in (75, 80, 90)),
+    "-gencode=arch=compute_90,code=compute_90",  # later ones compile this when it is first loaded
+]
+TORCH_TARGET = (2, 10)  # the oldest torch whose stable ABI the modules run with
+TORCH_TARGET_VERSION = f"0x{TORCH_TARGET[0]:02x}{TORCH_TARGET[1]:02x}000000000000ULL"
 
 
 def compiled_module() -> list[Extension]:
@@ -28,7 +41,6 @@ def compiled_module() -> list[Extension]:
     except ImportError as error:
         print(f"manifold_core: the compiled module is left out ({error})")
         return []
-    target = f"0x{TORCH_TARGET[0]:02x}{TORCH_TARGET[1]:02x}000000000000ULL"
     return [
         Extension(
             "manifold_core._C",
@@ -36,7 +48,7 @@ def compiled_module() -> list[Extension]:
             depends=sorted(str(path) for path in Path("csrc").rglob("*.h")),
             include_dirs=["csrc", "csrc/include", pybind11.get_include(), *include_paths()],
             define_macros=[
-                ("TORCH_TARGET_VERSION", target),
+                ("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION),
                 ("MC_TORCH_TARGET", '"{}.{}"'.format(*TORCH_TARGET)),
                 ("MC_COMPILER", "__VERSION__"),
             ],
@@ -50,8 +62,53 @@ def compiled_module() -> list[Extension]:
     ]
 
 
+def cuda_kernels() -> list[Extension]:
+    """The kernels for NVIDIA's GPUs, where nvcc is there and a torch that could use them."""
+    try:
+        import torch
+        from torch.utils.cpp_extension import CUDA_HOME, include_paths, library_paths
+    except ImportError:
+        return []
+    if torch.version.cuda is None or CUDA_HOME is None or not (Path(CUDA_HOME) / "bin" / "nvcc").exists():
+        return []
+    return [
+        Extension(
+            "manifold_core._C_cuda",
+            sources=sorted(str(path) for path in Path("csrc/cuda").glob("*.cu")),
+            depends=sorted(str(path) for path in Path("csrc").rglob("*.*h")),
+            include_dirs=["csrc/include", *include_paths()],
+            define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION), ("USE_CUDA", None)],
+            extra_compile_args=[f"{CUDA_HOME}/bin/nvcc", *NVCC_ARGS],
+            libraries=["torch_cpu", "torch_cuda"],
+            library_dirs=library_paths(),
+            language="cuda",
+            optional=True,
+        )
+    ]
+
+
+class BuildExtensions(build_ext):
+    """Also those in CUDA: one command of nvcc. Its own runtime library is linked in, so that any torch will do."""
+
+    def build_extension(self, ext: Any) -> None:
+        if ext.language != "cuda":
+            super().build_extension(ext)
+            return
+        out = Path(self.get_ext_fullpath(ext.name))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        flags = [f"-D{name}" if value is None else f"-D{name}={value}" for name, value in ext.define_macros]
+        flags += [f"-I{path}" for path in ext.include_dirs] + [f"-L{path}" for path in ext.library_dirs]
+        flags += [f"-l{name}" for name in ext.libraries]
+        self.spawn([*ext.extra_compile_args, "-shared", "-o", str(out), *ext.sources, *flags])
+
+
 packages = find_packages(".", include=["manifold_core", "manifold_core.*"])
 for name, folder in INSIDE.items():
     packages += [name, *(f"{name}.{inner}" for inner in find_packages(folder))]
 
-setup(packages=packages, package_dir=INSIDE, ext_modules=compiled_module())
+setup(
+    packages=packages,
+    package_dir=INSIDE,
+    ext_modules=[*compiled_module(), *cuda_kernels()],
+    cmdclass={"build_ext": BuildExtensions},
+)

@@ -1,10 +1,11 @@
 """The compiled module, or the reason why there is none. Importing it registers the operators with torch."""
 
 import importlib
+import importlib.util
 import warnings
 from types import ModuleType
 
-import torch  # noqa: F401  (the compiled module finds torch's libraries already loaded)
+import torch  # before the compiled modules, which find its libraries already loaded
 
 __all__ = ["compiled", "cuda_missing_because", "missing_because"]
 
@@ -20,5 +21,19 @@ except ImportError as error:  # it is there, so somebody counts on it
     missing_because = f"the compiled module does not load: {error}"
     warnings.warn(f"{missing_because}; manifold_core works on its reference backend", RuntimeWarning, stacklevel=2)
 
-# Empty once the compiled kernels for CUDA tensors are loaded.
-cuda_missing_because = "the CUDA kernels are not built"
+
+def _load_cuda_kernels() -> str:
+    """Why there are none; empty once they are loaded. Looks for no device: a process that forks later still can."""
+    spec = importlib.util.find_spec(".._C_cuda", __package__)
+    if spec is None or spec.origin is None:
+        return "the CUDA kernels are not built; have nvcc and a torch for CUDA in place and reinstall manifold-core"
+    try:
+        torch.ops.load_library(spec.origin)
+    except OSError as error:
+        reason = f"the CUDA kernels do not load: {error}"
+        warnings.warn(f"{reason}; manifold_core works without them", RuntimeWarning, stacklevel=3)
+        return reason
+    return ""
+
+
+cuda_missing_because = _load_cuda_kernels()

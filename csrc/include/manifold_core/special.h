@@ -61,7 +61,7 @@ MC_INLINE T polynomial(const Coefficients<T, n>& c, T x) {
 
 // 1 / (k + first)!
 template <class T, int n, int first>
-constexpr Coefficients<T, n> inverse_factorials() {
+MC_INLINE constexpr Coefficients<T, n> inverse_factorials() {
   Coefficients<T, n> c{};
   double factorial = 1;
   for (int k = 2; k <= first; ++k) factorial *= k;
@@ -74,7 +74,7 @@ constexpr Coefficients<T, n> inverse_factorials() {
 
 // (-1)^k / (2k + first)!, of cos (first = 0) and sin(a) / a (first = 1) in powers of a^2.
 template <class T, int n, int first>
-constexpr Coefficients<T, n> alternating_factorials() {
+MC_INLINE constexpr Coefficients<T, n> alternating_factorials() {
   Coefficients<T, n> c{};
   double factorial = 1;
   for (int k = 0; k < n; ++k) {
@@ -86,7 +86,7 @@ constexpr Coefficients<T, n> alternating_factorials() {
 
 // 1 / (2k + 1), of atanh(s) / s in powers of s^2.
 template <class T, int n>
-constexpr Coefficients<T, n> odd_reciprocals() {
+MC_INLINE constexpr Coefficients<T, n> odd_reciprocals() {
   Coefficients<T, n> c{};
   for (int k = 0; k < n; ++k) c.at[k] = static_cast<T>(1.0 / (2 * k + 1));
   return c;

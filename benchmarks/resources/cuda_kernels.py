@@ -1,0 +1,89 @@
+"""Every CUDA kernel in csrc/cuda, compiled ahead of time for each architecture by nvcc."""
+
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch.utils.cpp_extension import include_paths
+
+from .table import ARCHITECTURES, Row
+
+__all__ = ["parse", "rows"]
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = (  # those of setup.py, and what makes ptxas tell
+    "-std=c++17",
+    "-O3",
+    "--prec-sqrt=false",
+    "--prec-div=false",
+    "-DUSE_CUDA",
+    "-DTORCH_TARGET_VERSION=0x020a000000000000ULL",
+    "-cubin",
+    "-Xptxas=-v",
+)
+KERNEL = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\d+)'")
+SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
+USED = re.compile(r"Used (\d+) registers")
+SHARED = re.compile(r"(\d+) bytes smem")
+NAME = re.compile(r"^void manifold_core::cuda::(\w+)<(.*)>\(")
+# How a template's arguments are told: the arithmetic, what memory holds, and how many sums over the batch there are.
+PLAIN = {"float": "float32", "double": "float64", "BFloat16": "bfloat16", "Any": "any type and stride"}
+
+
+def parse(log: str) -> Iterator[tuple[str, int, int, int, int]]:
+    """Mangled name, architecture, registers, bytes of shared memory and of spills, of each kernel in ptxas's log."""
+    name, sm, spills = "", 0, 0
+    for line in log.splitlines():
+        if found := KERNEL.search(line):
+            name, sm, spills = found[1], int(found[2]), 0
+        elif found := SPILLS.search(line):
+            spills = int(found[1]) + int(found[2])
+        elif name and (found := USED.search(line)):
+            shared = SHARED.search(line)
+            yield name, sm, int(found[1]), int(shared[1]) if shared else 0, spills
+            name = ""
+
+
+def _readable(mangled: list[str]) -> list[tuple[str, str]]:
+    """Kernel and variant of each name."""
+    answer = subprocess.run(["c++filt"], input="\n".join(mangled), capture_output=True, text=True, check=True).stdout
+    found = []
+    for line in answer.splitlines():
+        parts = NAME.match(line)
+        if parts is None:
+            raise ValueError(f"not the name of a kernel of ours: {line}")
+        arithmetic, memory, *sums = (word.rpartition("::")[2] for word in parts[2].split(", "))
+        variant = f"{PLAIN[arithmetic]} from {PLAIN[memory]}" + (f", {sums[0]} batch sums" if sums else "")
+        found.append((parts[1], variant))
+    return found
+
+
+def rows() -> Iterator[Row]:
+    """One row for each kernel and architecture.
+
+    Raises:
+        FileNotFoundError: there is no nvcc.
+        subprocess.CalledProcessError: it refused a source; its errors have been printed.
+    """
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    if nvcc is None:
+        raise FileNotFoundError("nvcc is needed to compile the CUDA kernels: install the CUDA toolkit, 12.8 or later")
+    includes = [f"-I{path}" for path in (ROOT / "csrc" / "include", *include_paths())]
+    with tempfile.TemporaryDirectory() as folder:
+        for source in sorted((ROOT / "csrc" / "cuda").glob("*.cuh")):
+            source = source.with_suffix(".cu")
+            if not source.exists():
+                continue  # shared by kernels
+            for sm in ARCHITECTURES:
+                command = [nvcc, *FLAGS, *includes, f"-arch=sm_{sm}", str(source), "-o", f"{folder}/cubin"]
+                done = subprocess.run(command, capture_output=True, text=True)
+                if done.returncode != 0:
+                    print(done.stderr)
+                    done.check_returncode()
+                found = list(parse(done.stderr))
+                names = _readable([name for name, *_ in found])
+                for (kernel, variant), (_, *numbers) in zip(names, found, strict=True):
+                    yield Row(kernel, variant, *numbers)

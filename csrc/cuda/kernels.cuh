@@ -1,0 +1,173 @@
+// What the operators (<op>.cu) say to the kernels (<op>.cuh). No torch here.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+// A launch is all that the CUDA language adds to C++ outside the kernels: tests run them without a GPU by another one.
+#if defined(__CUDACC__)
+#define MC_LAUNCH(kernel, grid, block, stream, ...) kernel<<<grid, block, 0, stream>>>(__VA_ARGS__)
+#endif
+
+namespace manifold_core::cuda {
+
+enum class DType : int32_t { f32, f64, bf16, f16 };
+
+// A matrix in the caller's memory, of any stride, in elements. A stride of 0 reads one number for all, as of an
+// expanded gradient or of a prior that is the same for the whole batch. data == nullptr: not given.
+struct Matrix {
+  void* data = nullptr;
+  DType dtype = DType::f32;
+  bool by_four = false;  // rows are dense and every fourth element is aligned: four are one access
+  int64_t row_stride = 0;
+  int64_t col_stride = 0;
+};
+
+// Sums over the batch: each block leaves its part in memory, and those who come last add the parts up in a fixed order.
+struct BatchSum {
+  double* parts = nullptr;      // [blocks + kFan, width]; nullptr: no sum is wanted
+  unsigned* arrived = nullptr;  // [1 + kFan], zero before the kernel starts
+  int64_t width = 0;            // numbers a block
+};
+
+constexpr int kThreads = 256;  // of every block
+constexpr int kFan = 32;       // blocks whose parts one of them adds up, and then groups of blocks
+constexpr int kMostSummed = kFan * kFan;
+
+struct RsampleKl {
+  int64_t rows, cols;
+  int threads_a_row;
+  uint64_t first_row;
+  const int64_t* seed;
+  Matrix mu, log_var;                           // [rows, cols]
+  Matrix prior_mu, prior_log_var, gate_logits;  // [rows, cols], may be absent
+  Matrix z;                                     // [rows, cols]
+  Matrix kl;                                    // [rows, cols], or [rows] summed over the columns
+  bool per_dimension;
+  BatchSum sum;           // of the variance ratios, [cols]
+  Matrix variance_ratio;  // [1, cols], may be absent
+};
+
+struct RsampleKlBackward {
+  int64_t rows, cols;
+  int threads_a_row;
+  uint64_t first_row;
+  const int64_t* seed;
+  Matrix grad_z;   // [rows, cols], may be absent
+  Matrix grad_kl;  // [rows, cols] of any stride, may be absent
+  Matrix mu, log_var;
+  Matrix prior_mu, prior_log_var, gate_logits;
+  Matrix grad_mu, grad_log_var;
+  // May be absent; a row stride of 0: summed over the batch.
+  Matrix grad_prior_mu, grad_prior_log_var, grad_gate_logits;
+  BatchSum sum;  // of these three, [3, cols]
+};
+
+struct Cholesky {
+  int64_t rows, cols;
+  int threads_a_row;    // that share a sample
+  int threads_a_line;   // of those, that share a line of its L
+  uint64_t first_row;
+  const int64_t* seed;
+  Matrix mu;                       // [rows, cols]
+  Matrix tril;                     // [rows, cols (cols + 1) / 2]
+  Matrix prior_mu, prior_log_var;  // [rows, cols], may be absent
+  Matrix z, kl;
+  bool per_dimension;
+  BatchSum sum;  // [cols]
+  Matrix variance_ratio;
+};
+
+struct CholeskyBackward {
+  int64_t rows, cols;
+  int threads_a_row, threads_a_line;
+  uint64_t first_row;
+  const int64_t* seed;
+  Matrix grad_z, grad_kl;  // may be absent
+  Matrix mu, tril, prior_mu, prior_log_var;
+  Matrix grad_mu, grad_tril;
+  Matrix grad_prior_mu, grad_prior_log_var;  // as above
+  BatchSum sum;                              // of these two, [2, cols]
+};
+
+// One number on the device, float32 or float64.
+struct Scalar {
+  void* data = nullptr;
+  DType dtype = DType::f32;
+};
+
+struct GaussianNll {
+  int64_t rows, cols;
+  int threads_a_row;
+  Scalar log_gamma;
+  Matrix x_hat, x;            // [rows, cols]
+  Matrix nll, squared_error;  // [rows]
+  // What follows is for gaussian_elbo alone.
+  Matrix kl;          // [rows]
+  double beta;
+  Matrix grad_x_hat;  // [rows, cols], may be absent
+  BatchSum sum;       // [2]
+  Scalar loss, grad_log_gamma, grad_kl;
+};
+
+struct GaussianNllBackward {
+  int64_t rows, cols;
+  int threads_a_row;
+  Scalar log_gamma;
+  Matrix grad_nll, grad_squared_error;  // [rows], may be absent
+  Matrix x_hat, x, squared_error;
+  Matrix grad_x_hat;
+  BatchSum sum;  // [1]
+  Scalar grad_log_gamma;
+};
+
+// Each queues one kernel on the stream. wide: the arithmetic is done in float64.
+void launch(const RsampleKl& args, bool wide, cudaStream_t stream);
+void launch(const RsampleKlBackward& args, bool wide, cudaStream_t stream);
+void launch(const Cholesky& args, bool wide, cudaStream_t stream);
+void launch(const CholeskyBackward& args, bool wide, cudaStream_t stream);
+void launch(const GaussianNll& args, bool wide, cudaStream_t stream);
+void launch(const GaussianNllBackward& args, bool wide, cudaStream_t stream);
+
+// How many threads share a row: as many as leave few of them without work, and no more than a warp, which needs no
+// barrier for its sum, unless a row is long; but where there are few rows, enough to keep a device busy.
+inline int threads_a_row(int64_t rows, int64_t cols) {
+  constexpr int64_t kLongRow = 512, kBusy = 1 << 17;
+  const int64_t groups = (cols + 3) / 4;  // of four columns
+  int threads = groups > kLongRow ? kThreads : 32;
+  while (threads > 1 && 4 * ((groups + threads - 1) / threads * threads) > 5 * groups) threads /= 2;
+  while (threads < kThreads && threads < groups && rows * threads < kBusy) threads *= 2;
+  return threads;
+}
+
+// How many share a sample of a full covariance: one for each column, and a quarter of them a line of L.
+inline int threads_a_sample(int64_t cols) {
+  int threads = 1;
+  while (threads < kThreads && threads < cols) threads *= 2;
+  return threads;
+}
+
+inline int threads_a_line(int threads_a_sample) {
+  const int quarter = threads_a_sample / 4;
+  return quarter < 1 ? 1 : quarter > 32 ? 32 : quarter;
+}
+
+// The same where columns are summed over the batch: a thread keeps to one group, and its sums stay in registers, if a
+// block is wide enough.
+inline int threads_a_row_for_sums(int64_t cols) {
+  int threads = 1;
+  while (threads < kThreads && 4 * int64_t{threads} < cols) threads *= 2;
+  return threads;
+}
+
+// Blocks of a kernel that works on so many rows. A batch sum needs one in any case, and not too many; it must not
+// depend on the device, or the order of its additions would.
+inline int blocks(int64_t rows, int threads_a_row, bool summed) {
+  const int64_t rows_a_block = kThreads / threads_a_row;
+  const int64_t needed = (rows + rows_a_block - 1) / rows_a_block;
+  const int64_t most = summed ? kMostSummed : int64_t{1} << 30;
+  return static_cast<int>(needed < 1 ? 1 : needed > most ? most : needed);
+}
+
+}  // namespace manifold_core::cuda

@@ -1,0 +1,52 @@
+// The operators on CUDA tensors. Matrices are [rows, cols], of any stride; everything is queued on the current stream.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <tuple>
+
+namespace manifold_core::cuda {
+
+using torch::stable::Tensor;
+using Optional = std::optional<Tensor>;
+
+// (z, kl, variance_ratio)
+std::tuple<Tensor, Tensor, Tensor> rsample_kl(const Tensor& mu, const Tensor& log_var, const Optional& prior_mu,
+                                              const Optional& prior_log_var, const Optional& gate_logits,
+                                              const Tensor& seed, int64_t first_row, bool per_dimension,
+                                              bool with_variance_ratio);
+
+// (grad_mu, grad_log_var, grad_prior_mu, grad_prior_log_var, grad_gate_logits)
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rsample_kl_backward(
+    const Optional& grad_z, const Optional& grad_kl, const Tensor& mu, const Tensor& log_var, const Optional& prior_mu,
+    const Optional& prior_log_var, const Optional& gate_logits, const Tensor& seed, int64_t first_row, bool with_prior,
+    bool with_gate);
+
+// (z, kl, variance_ratio)
+std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(const Tensor& mu, const Tensor& tril, const Optional& prior_mu,
+                                                       const Optional& prior_log_var, const Tensor& seed,
+                                                       int64_t first_row, bool per_dimension,
+                                                       bool with_variance_ratio);
+
+// (grad_mu, grad_tril, grad_prior_mu, grad_prior_log_var)
+std::tuple<Tensor, Tensor, Tensor, Tensor> rsample_kl_cholesky_backward(
+    const Optional& grad_z, const Optional& grad_kl, const Tensor& mu, const Tensor& tril, const Optional& prior_mu,
+    const Optional& prior_log_var, const Tensor& seed, int64_t first_row, bool with_prior);
+
+// (nll, squared_error)
+std::tuple<Tensor, Tensor> gaussian_nll(const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma);
+
+// (grad_x_hat, grad_log_gamma)
+std::tuple<Tensor, Tensor> gaussian_nll_backward(const Optional& grad_nll, const Optional& grad_squared_error,
+                                                 const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma,
+                                                 const Tensor& squared_error);
+
+// (loss, nll, squared_error, grad_x_hat, grad_log_gamma, grad_kl); the gradients are the loss's, the batch mean of
+// nll + beta kl, and that of kl is one number for all rows.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_elbo(const Tensor& x_hat, const Tensor& x,
+                                                                         const Tensor& log_gamma, const Tensor& kl,
+                                                                         double beta, bool with_gradients);
+
+}  // namespace manifold_core::cuda

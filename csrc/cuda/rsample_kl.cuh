@@ -1,0 +1,170 @@
+// z = (mu + sigma * noise) w and KL[N(mu, sigma^2) || N(m, e^p)], and their gradients. A thread works on four columns
+// of a row: one block of Philox, one access of 16 bytes. The noise is made again for the gradient.
+#pragma once
+
+#include "manifold_core/gaussian.h"
+#include "noise.cuh"
+#include "sums.cuh"
+
+namespace manifold_core::cuda {
+
+template <class C>
+struct Prior {
+  Numbers<C> mu, log_var;
+};
+
+template <class C>
+__device__ __forceinline__ Prior<C> load_prior(const Matrix& mu, const Matrix& log_var, int64_t row, int64_t col,
+                                               int64_t cols) {
+  if (mu.data == nullptr) return {};
+  return {load<C>(mu, row, col, cols), load<C>(log_var, row, col, cols)};
+}
+
+// What the posterior and the prior of one element have in common.
+template <class C>
+struct Pair {
+  Ratio<C> ratio;
+  C sigma;         // e^(l/2)
+  C prior_factor;  // e^(-p/2)
+  C scaled;        // (mu - m) e^(-p/2)
+};
+
+template <class C>
+__device__ __forceinline__ Pair<C> compare(bool with_prior, C mu, C l, C m, C p) {
+  if (!with_prior) {
+    const Ratio<C> v = variance(l);
+    return {v, v.root, C(1), mu};
+  }
+  const C factor = exponential(C(-0.5) * p).exp;
+  return {variance_ratio(l, p), exponential(C(0.5) * l).exp, factor, (mu - m) * factor};
+}
+
+template <class C, class S, int sums>
+__global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 4 : 1) rsample_kl(const RsampleKl a) {
+  const int rows_a_block = kThreads / a.threads_a_row;
+  const int place = threadIdx.x / a.threads_a_row, lane = threadIdx.x % a.threads_a_row;
+  const uint64_t seed = static_cast<uint64_t>(*a.seed);
+  const bool with_prior = a.prior_mu.data != nullptr;
+  ColumnSums<sums> ratios(a.sum, a.cols, a.threads_a_row);
+  for (int64_t first = int64_t{blockIdx.x} * rows_a_block; first < a.rows; first += int64_t{gridDim.x} * rows_a_block) {
+    const int64_t row = first + place;
+    double sum = 0;
+    for (int64_t col = 4 * lane; col < a.cols && row < a.rows; col += 4 * a.threads_a_row) {
+      const Numbers<C> mu = load<C, S>(a.mu, row, col, a.cols), log_var = load<C, S>(a.log_var, row, col, a.cols);
+      const Prior<C> prior = load_prior<C>(a.prior_mu, a.prior_log_var, row, col, a.cols);
+      Numbers<C> z = noise<C>(seed, a.first_row + row, col), kl, ratio;
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const Pair<C> pair = compare(with_prior, mu[k], log_var[k], prior.mu[k], prior.log_var[k]);
+        z[k] = mu[k] + pair.sigma * z[k];
+        kl[k] = kl_divergence(pair.scaled, pair.ratio);
+        ratio[k] = pair.ratio.root * pair.ratio.root;
+      }
+      if (a.gate_logits.data != nullptr) {
+        const Numbers<C> logits = load<C>(a.gate_logits, row, col, a.cols);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) z[k] *= sigmoid(logits[k]).weight;
+      }
+      store<C, S>(a.z, row, col, a.cols, z);
+      if (a.per_dimension) {
+        store<C>(a.kl, row, col, a.cols, kl);
+      } else {
+        sum += static_cast<double>((kl[0] + kl[1]) + (kl[2] + kl[3]));  // 0 behind the last column
+      }
+      ratios.template add<0>(col, ratio);
+    }
+    if (!a.per_dimension) {
+      sum = sum_over_threads(sum, a.threads_a_row);
+      if (lane == 0 && row < a.rows) store_one<C>(a.kl, row, 0, static_cast<C>(sum));
+    }
+  }
+  if constexpr (sums > 0) {
+    ratios.finish();
+    sum_over_blocks(a.sum, [&](int64_t col, double sum) {
+      store_one<C>(a.variance_ratio, 0, col, static_cast<C>(sum / static_cast<double>(a.rows)));
+    });
+  }
+}
+
+// A gradient of its own for each row, or a share of the sum over the batch.
+template <int which, class C, int sums>
+__device__ __forceinline__ void put(const Matrix& m, int64_t row, int64_t col, int64_t cols, const Numbers<C>& grad,
+                                    ColumnSums<sums>& summed) {
+  if (m.row_stride != 0) {
+    store<C>(m, row, col, cols, grad);
+  } else {
+    summed.template add<which>(col, grad);
+  }
+}
+
+template <class C, class S, int sums>
+__global__ void __launch_bounds__(kThreads, sizeof(C) == 8 ? 1 : sums > 0 ? 2 : 4)
+    rsample_kl_backward(const RsampleKlBackward a) {
+  const int rows_a_block = kThreads / a.threads_a_row;
+  const int place = threadIdx.x / a.threads_a_row, lane = threadIdx.x % a.threads_a_row;
+  const uint64_t seed = static_cast<uint64_t>(*a.seed);
+  const bool with_prior = a.prior_mu.data != nullptr;
+  ColumnSums<sums> summed(a.sum, a.cols, a.threads_a_row);
+  for (int64_t first = int64_t{blockIdx.x} * rows_a_block; first < a.rows; first += int64_t{gridDim.x} * rows_a_block) {
+    const int64_t row = first + place;
+    for (int64_t col = 4 * lane; col < a.cols && row < a.rows; col += 4 * a.threads_a_row) {
+      const Numbers<C> mu = load<C, S>(a.mu, row, col, a.cols), log_var = load<C, S>(a.log_var, row, col, a.cols);
+      Numbers<C> grad_mu = {}, grad_log_var = {};
+      if (a.grad_kl.data != nullptr) {
+        const Numbers<C> kl = load<C>(a.grad_kl, row, col, a.cols);
+        const Prior<C> prior = load_prior<C>(a.prior_mu, a.prior_log_var, row, col, a.cols);
+        Numbers<C> grad_prior_mu, grad_prior_log_var;
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          const Pair<C> pair = compare(with_prior, mu[k], log_var[k], prior.mu[k], prior.log_var[k]);
+          grad_mu[k] = kl[k] * pair.scaled * pair.prior_factor;
+          grad_prior_mu[k] = -grad_mu[k];
+          const C half = C(0.5) * kl[k];  // first: the product must not overflow before it is halved
+          grad_log_var[k] = half * pair.ratio.exp_minus_1;
+          grad_prior_log_var[k] = -(half * pair.scaled * pair.scaled + grad_log_var[k]);
+        }
+        if (a.grad_prior_mu.data != nullptr) {
+          put<0>(a.grad_prior_mu, row, col, a.cols, grad_prior_mu, summed);
+          put<1>(a.grad_prior_log_var, row, col, a.cols, grad_prior_log_var, summed);
+        }
+      } else if (a.grad_prior_mu.data != nullptr) {
+        put<0>(a.grad_prior_mu, row, col, a.cols, Numbers<C>{}, summed);
+        put<1>(a.grad_prior_log_var, row, col, a.cols, Numbers<C>{}, summed);
+      }
+      Numbers<C> grad_gate_logits = {};
+      if (a.grad_z.data != nullptr) {
+        Numbers<C> g = load<C, S>(a.grad_z, row, col, a.cols);
+        Numbers<C> spread = noise<C>(seed, a.first_row + row, col);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) spread[k] *= exponential(C(0.5) * log_var[k]).exp;
+        if (a.gate_logits.data != nullptr) {
+          const Numbers<C> logits = load<C>(a.gate_logits, row, col, a.cols);
+#pragma unroll
+          for (int k = 0; k < 4; ++k) {
+            const Gate<C> gate = sigmoid(logits[k]);
+            grad_gate_logits[k] = g[k] * (mu[k] + spread[k]) * gate.slope;
+            g[k] *= gate.weight;
+          }
+        }
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          grad_mu[k] += g[k];
+          grad_log_var[k] += C(0.5) * (g[k] * spread[k]);
+        }
+      }
+      if (a.grad_gate_logits.data != nullptr) put<2>(a.grad_gate_logits, row, col, a.cols, grad_gate_logits, summed);
+      store<C, S>(a.grad_mu, row, col, a.cols, grad_mu);
+      store<C, S>(a.grad_log_var, row, col, a.cols, grad_log_var);
+    }
+  }
+  if constexpr (sums > 0) {
+    summed.finish();
+    sum_over_blocks(a.sum, [&](int64_t i, double sum) {
+      const int64_t which = i / a.cols;
+      const Matrix& m = which == 0 ? a.grad_prior_mu : which == 1 ? a.grad_prior_log_var : a.grad_gate_logits;
+      if (m.data != nullptr && m.row_stride == 0) store_one<C>(m, 0, i % a.cols, static_cast<C>(sum));
+    });
+  }
+}
+
+}  // namespace manifold_core::cuda

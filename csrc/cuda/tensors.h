@@ -1,0 +1,199 @@
+// From torch's stable tensors to the kernels' matrices: checks, allocation, streams. No call here waits for the device.
+#pragma once
+
+#include "kernels.cuh"
+
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <initializer_list>
+#include <optional>
+
+namespace manifold_core::cuda {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using Optional = std::optional<Tensor>;
+
+inline DType dtype_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float: return DType::f32;
+    case ScalarType::Double: return DType::f64;
+    case ScalarType::BFloat16: return DType::bf16;
+    case ScalarType::Half: return DType::f16;
+    default: STD_TORCH_CHECK(false, "manifold_core: expected a tensor of float32, float64, bfloat16 or float16");
+  }
+}
+
+inline int64_t size_of(DType dtype) {
+  return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2;
+}
+
+inline bool is_wide(const Tensor& t) { return t.scalar_type() == ScalarType::Double; }
+
+inline bool is_wide(const Optional& t) { return t.has_value() && is_wide(*t); }
+
+// Whether a call is computed in float64: one of its tensors is that.
+template <class... Ts>
+bool any_wide(const Ts&... t) {
+  return (is_wide(t) || ...);
+}
+
+inline ScalarType arithmetic_type(bool wide) { return wide ? ScalarType::Double : ScalarType::Float; }
+
+// As torch.promote_types.
+inline ScalarType promoted(const Tensor& a, const Tensor& b) {
+  if (a.scalar_type() == b.scalar_type()) return a.scalar_type();
+  return arithmetic_type(any_wide(a, b));
+}
+
+// The device of a tensor is the current one while this lives; what is queued goes to its current stream.
+class OnDeviceOf {
+ public:
+  explicit OnDeviceOf(const Tensor& t) {
+    const int32_t index = t.get_device_index();
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(index, &guard_));
+    void* stream = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &stream));
+    this->stream = static_cast<cudaStream_t>(stream);
+  }
+  OnDeviceOf(const OnDeviceOf&) = delete;
+  OnDeviceOf& operator=(const OnDeviceOf&) = delete;
+  ~OnDeviceOf() { aoti_torch_delete_cuda_guard(guard_); }
+
+  cudaStream_t stream = nullptr;
+
+ private:
+  CUDAGuardHandle guard_ = nullptr;
+};
+
+// A launch reports a bad configuration or an earlier failure of the device here.
+inline void check_launch() {
+  const cudaError_t error = cudaGetLastError();
+  STD_TORCH_CHECK(error == cudaSuccess, "manifold_core: CUDA: ", cudaGetErrorString(error));
+}
+
+// Uninitialised and contiguous, on the device of `like`. By the shim: looking up an operator's name would take longer.
+inline Tensor allocate(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type) {
+  int64_t strides[2] = {1, 1};
+  if (sizes.size() == 2) strides[0] = std::max<int64_t>(1, sizes.begin()[1]);
+  const int32_t dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
+  int32_t device_type = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.begin(), strides, dtype, device_type,
+                                                         like.get_device_index(), &handle));
+  return Tensor(handle);
+}
+
+// The gradient of a tensor, of its shape and type; empty where it is not wanted.
+inline Tensor allocate_gradient(const Tensor& like, const Optional& of, bool wanted) {
+  if (!wanted) return allocate(like, {0}, ScalarType::Float);
+  return allocate(like, {of->size(0), of->size(1)}, of->scalar_type());
+}
+
+inline Matrix matrix_of(const Tensor& t, int64_t row_stride, int64_t col_stride, int64_t cols) {
+  const DType dtype = dtype_of(t);
+  const bool aligned = reinterpret_cast<uintptr_t>(t.data_ptr()) % static_cast<uintptr_t>(4 * size_of(dtype)) == 0;
+  return {t.data_ptr(), dtype, aligned && col_stride == 1 && cols % 4 == 0 && row_stride % 4 == 0, row_stride,
+          col_stride};
+}
+
+inline void check_device(const Tensor& t, const Tensor& like, const char* name) {
+  int32_t type = 0, expected = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &expected));
+  STD_TORCH_CHECK(type == expected && t.get_device_index() == like.get_device_index(), "manifold_core: ", name,
+                  " is on another device than the first matrix");
+}
+
+// The shape of a call's matrices, and the device all its tensors have to be on.
+class Batch {
+ public:
+  explicit Batch(const Tensor& first, const char* name) : first_(first) {
+    STD_TORCH_CHECK(first.dim() == 2, "manifold_core: ", name, " must be a matrix, got ", first.dim(), " dimensions");
+    rows = first.size(0);
+    cols = first.size(1);
+  }
+
+  Matrix matrix(const Tensor& t, const char* name) const { return matrix(t, name, cols); }
+
+  Matrix matrix(const Tensor& t, const char* name, int64_t width) const {
+    check_device(t, first_, name);
+    STD_TORCH_CHECK(t.dim() == 2 && t.size(0) == rows && t.size(1) == width, "manifold_core: ", name,
+                    " must have shape [", rows, ", ", width, "]");
+    return matrix_of(t, t.stride(0), t.stride(1), width);
+  }
+
+  Matrix matrix(const Optional& t, const char* name) const { return t.has_value() ? matrix(*t, name) : Matrix{}; }
+
+  // One row may stand for all.
+  Matrix rows_or_one(const Tensor& t, const char* name) const {
+    check_device(t, first_, name);
+    STD_TORCH_CHECK(t.dim() == 2 && (t.size(0) == rows || t.size(0) == 1) && t.size(1) == cols, "manifold_core: ", name,
+                    " must have shape [", rows, ", ", cols, "] or [1, ", cols, "]");
+    return matrix_of(t, t.size(0) == rows ? t.stride(0) : 0, t.stride(1), cols);
+  }
+
+  Matrix rows_or_one(const Optional& t, const char* name) const {
+    return t.has_value() ? rows_or_one(*t, name) : Matrix{};
+  }
+
+  bool is_one_for_all(const Optional& t) const { return t.has_value() && t->size(0) == 1 && rows != 1; }
+
+  // A number a row; where there is one for each column as well, a matrix.
+  Matrix per_row(const Tensor& t, const char* name) const {
+    if (t.dim() == 2) return matrix(t, name);
+    check_device(t, first_, name);
+    STD_TORCH_CHECK(t.dim() == 1 && t.size(0) == rows, "manifold_core: ", name, " must have shape [", rows, "]");
+    return matrix_of(t, t.stride(0), 0, cols);
+  }
+
+  Matrix per_row(const Optional& t, const char* name) const { return t.has_value() ? per_row(*t, name) : Matrix{}; }
+
+  const int64_t* seed(const Tensor& t) const {
+    check_device(t, first_, "seed");
+    STD_TORCH_CHECK(t.scalar_type() == ScalarType::Long && t.numel() == 1, "manifold_core: seed must be one int64");
+    return static_cast<const int64_t*>(t.const_data_ptr());
+  }
+
+  Scalar scalar(const Tensor& t, const char* name) const {
+    check_device(t, first_, name);
+    const DType dtype = dtype_of(t);
+    STD_TORCH_CHECK(t.numel() == 1 && (dtype == DType::f32 || dtype == DType::f64), "manifold_core: ", name,
+                    " must be one number, float32 or float64");
+    return {t.data_ptr(), dtype};
+  }
+
+  int64_t rows, cols;
+
+ private:
+  const Tensor& first_;
+};
+
+// Memory for a sum over the batch of `width` numbers, and its counters set to zero on the stream. It may be freed as
+// soon as the kernel is queued: torch hands it out again to later work of the same stream alone.
+class SumMemory {
+ public:
+  SumMemory(bool wanted, const Batch& batch, const Tensor& like, int threads_a_row, int64_t width,
+            cudaStream_t stream) {
+    if (!wanted) return;
+    const int64_t parts = (blocks(batch.rows, threads_a_row, true) + kFan) * width;
+    const int64_t counters = (1 + kFan + 1) / 2;  // two in the room of a double
+    memory_ = allocate(like, {parts + counters}, ScalarType::Double);
+    sum.parts = static_cast<double*>(memory_->data_ptr());
+    sum.arrived = reinterpret_cast<unsigned*>(sum.parts + parts);
+    sum.width = width;
+    const cudaError_t error = cudaMemsetAsync(sum.arrived, 0, (1 + kFan) * sizeof(unsigned), stream);
+    STD_TORCH_CHECK(error == cudaSuccess, "manifold_core: CUDA: ", cudaGetErrorString(error));
+  }
+
+  BatchSum sum;
+
+ private:
+  Optional memory_;
+};
+
+}  // namespace manifold_core::cuda

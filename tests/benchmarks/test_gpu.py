@@ -1,0 +1,66 @@
+"""The GPU benchmark, as far as a processor can follow it: the same operators, run on the host."""
+
+import math
+import shutil
+
+import pytest
+import torch
+from cuda_on_host.build import load
+
+from benchmarks import gpu
+
+HERE = torch.device("cpu")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+@pytest.mark.parametrize("dtype", gpu.ALLOWED, ids=str)
+@pytest.mark.parametrize("op", gpu.OPS, ids=lambda op: op.name)
+def test_what_is_timed_is_right(op: gpu.Op, dtype: torch.dtype) -> None:
+    run = getattr(torch.ops, load())
+    assert gpu.largest_error(op, run, gpu.problem(op, 30, 12, dtype, HERE)) < gpu.ALLOWED[dtype]
+
+
+@pytest.mark.parametrize("op", gpu.OPS, ids=lambda op: op.name)
+def test_by_hand_has_outputs_for_all_incoming_gradients(op: gpu.Op) -> None:
+    for dtype in gpu.ALLOWED:
+        problem = gpu.problem(op, 5, 4, dtype, HERE)
+        outputs, grads = gpu.by_autograd(op.by_hand, problem)
+        assert [o.shape for o in outputs] == [g.shape for g in problem.incoming]
+        assert [g.shape for g in grads] == [t.shape for t in problem.differentiable]
+
+
+def test_a_wrong_result_is_found() -> None:
+    class Zeros:
+        @staticmethod
+        def gaussian_nll(x_hat: torch.Tensor, *_: object) -> tuple[torch.Tensor, ...]:
+            return x_hat.new_zeros(len(x_hat)), x_hat.new_zeros(len(x_hat))
+
+        @staticmethod
+        def gaussian_nll_backward(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return torch.zeros_like(inputs[2]), torch.zeros_like(inputs[4])
+
+    (op,) = (op for op in gpu.OPS if op.name == "gaussian_nll")
+    assert gpu.largest_error(op, Zeros, gpu.problem(op, 5, 4, torch.float32, HERE)) == 1
+
+
+def test_bytes_are_counted_once() -> None:
+    (op,) = (op for op in gpu.OPS if op.name == "rsample_kl")
+    problem = gpu.problem(op, 6, 4, torch.bfloat16, HERE)
+    outputs = torch.empty(6, 4, dtype=torch.bfloat16), torch.empty(6)
+    assert gpu.moved(problem, outputs, incoming=False) == 3 * 24 * 2 + 6 * 4
+    assert gpu.moved(problem, outputs[:1] * 2, incoming=True) == 5 * 24 * 2 + 6 * 4
+
+
+def test_ratios_leave_out_what_was_not_measured() -> None:
+    def row(backend: str, time_us: float, direction: str = "both") -> gpu.Row:
+        return gpu.Row("op", (2, 3), "float32", backend, direction, time_us, None)
+
+    rows = [
+        row("cuda", 2.0),
+        row("cuda", 1.0, "forward"),
+        row("triton", math.nan),
+        row("eager", 8.0),
+        row("compile", math.nan),
+    ]
+    expected = {"op": "op", "shape": [2, 3], "dtype": "float32", "backend": "cuda", "faster_than": {"eager": 4.0}}
+    assert gpu.ratios(rows) == [expected]

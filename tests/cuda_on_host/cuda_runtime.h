@@ -1,0 +1,77 @@
+// What the kernels in csrc/cuda use of CUDA, for a C++ compiler and a processor without a GPU. This folder stands
+// before CUDA's own in the search path; the sources of the kernels are compiled as they are.
+//
+// Every thread of a block is a fibre of its own stack. It runs until it comes to a barrier or a shuffle and goes on
+// when all it waits for have come there, too; who ends or waits elsewhere is reported. Blocks, and threads between
+// barriers, take turns in an order that is shuffled anew each time: a result that depends on it does not stay the same.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+#define __shared__ static  // one block runs at a time
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+};
+
+inline dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace cuda_on_host {
+
+// Runs the body once for each thread of each block. Throws std::runtime_error where threads part at a barrier.
+void launch(unsigned blocks, unsigned threads, const char* kernel, const std::function<void()>& body);
+
+void wait_for_block(const char* file, int line);
+
+// The value that each lane of the warp brought, once all in the mask are here.
+const uint64_t* exchange_in_warp(unsigned mask, uint64_t value, const char* file, int line);
+
+}  // namespace cuda_on_host
+
+#define MC_LAUNCH(kernel, grid, block, stream, ...) \
+  ::cuda_on_host::launch(grid, block, #kernel, [&] { kernel(__VA_ARGS__); })
+
+inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  cuda_on_host::wait_for_block(file, line);
+}
+
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int flip, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  static_assert(sizeof(T) <= sizeof(uint64_t), "as of CUDA");
+  uint64_t bits = 0;
+  memcpy(&bits, &value, sizeof(T));
+  const uint64_t* const brought = cuda_on_host::exchange_in_warp(mask, bits, file, line);
+  memcpy(&value, brought + (threadIdx.x % 32 ^ flip), sizeof(T));
+  return value;
+}
+
+inline void __threadfence() {}  // blocks run one after another
+
+inline unsigned atomicAdd(unsigned* address, unsigned value) {
+  const unsigned before = *address;
+  *address += value;
+  return before;
+}
+
+template <class T>
+T __ldcg(const T* address) {
+  return *address;
+}
+
+using cudaStream_t = void*;
+enum cudaError_t { cudaSuccess };
+
+inline cudaError_t cudaMemsetAsync(void* to, int byte, size_t count, cudaStream_t) {
+  memset(to, byte, count);
+  return cudaSuccess;
+}
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline const char* cudaGetErrorString(cudaError_t) { return "no error"; }
