@@ -58,7 +58,7 @@ def functional(
         "setup_context": staticmethod(setup_context),
         "backward": staticmethod(backward),
     }
-    function = type(f"{name}_functional", (torch.autograd.Function,), members)
+    function: Any = type(f"{name}_functional", (torch.autograd.Function,), members)
     function.vmap = staticmethod(partial(one_by_one, function.apply))
     return function.apply
 

@@ -61,7 +61,7 @@ class Operator:
     ) -> None:
         self.name = name
         self.results = results
-        self._schemas = {name: (schema, fake)}
+        self._schemas: dict[str, tuple[str, Any]] = {name: (schema, fake)}
         if backward_schema is not None:
             self._schemas[f"{name}_backward"] = (backward_schema, fake_backward)
         self._setup_context = setup_context

@@ -130,7 +130,8 @@ void rsample_kl_backward_tiles(const cpu::RsampleKlBackward& a, int64_t begin, i
         v = variance_ratio(log_var[i], prior.log_var[i]);
         d = scaled * inv_scale;
         grad_prior_mu[i] = -(grad_kl[i] * d);
-        grad_prior_log_var[i] = C(-0.5) * grad_kl[i] * (scaled * scaled + v.exp_minus_1);
+        const C k = C(-0.5) * grad_kl[i];
+        grad_prior_log_var[i] = k * scaled * scaled + k * v.exp_minus_1;
       } else {
         v = variance(log_var[i]);
         sigma = v.root;

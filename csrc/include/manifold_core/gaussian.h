@@ -48,7 +48,8 @@ MC_INLINE Ratio<T> variance_ratio(T l, T p) {
 // derivatives: scaled e^(-p/2) in mu, (e^delta - 1) / 2 in l; in m and p those of mu and of l + scaled^2 / 2, negative.
 template <class T>
 MC_INLINE T kl_divergence(T scaled, const Ratio<T>& v) {
-  return T(0.5) * (scaled * scaled + v.exp_minus_1_minus_delta);
+  // Halved before it is added: half of what overflows may not.
+  return T(0.5) * scaled * scaled + T(0.5) * v.exp_minus_1_minus_delta;
 }
 
 template <class T>
