@@ -37,10 +37,10 @@ SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 RUNTIMES = $(foreach name,asan ubsan stdc++,$(shell $(CXX) -print-file-name=lib$(name).so))
 sanitize: $(READY)  ## the tests of the compiled kernels, built with AddressSanitizer and UndefinedBehaviorSanitizer
 	$(call link_tree,build/sanitize)
-	CFLAGS='$(SANITIZERS) -fno-omit-frame-pointer -g1 -O1 -w' LDFLAGS='$(SANITIZERS)' \
+	CXXFLAGS='$(SANITIZERS) -fno-omit-frame-pointer -g1 -O1 -w' LDFLAGS='$(SANITIZERS)' \
 	    $(BIN)/python setup.py --quiet build_ext --build-lib build/sanitize --build-temp build/sanitize/objects
 	cd build/sanitize && LD_PRELOAD='$(RUNTIMES)' ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. \
-	    $(CURDIR)/$(BIN)/python -m pytest -c ../../pyproject.toml --rootdir ../.. ../../tests/kernels -m "not slow" -k cpu
+	    $(CURDIR)/$(BIN)/python -m pytest -c ../../pyproject.toml --rootdir ../.. ../../tests/kernels -m "not slow" -k cpu --capture=sys
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
