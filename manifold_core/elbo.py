@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,12 @@ from .errors import InputError
 from .kernels.gaussian_elbo import gaussian_elbo
 from .kernels.gaussian_nll import gaussian_nll, optimal_log_gamma
 from .kernels.rsample_kl import rsample_kl
+from .kernels.rsample_kl_cholesky import rsample_kl_cholesky
 
 __all__ = ["ELBOTerms", "GaussianELBO"]
 
 Gamma = Literal["learned", "analytic", "fixed"]
+Covariance = Literal["diagonal", "cholesky"]
 Reduction = Literal["mean", "sum", "none"]
 
 
@@ -28,7 +30,7 @@ class ELBOTerms(NamedTuple):
         recon: ``[B]``, squared error ‖x − x̂‖².
         z: ``[B, κ]``, the sample of the posterior.
         x_hat: what the decoder made of it, of the shape of x.
-        mu, log_var: ``[B, κ]``, the posterior.
+        posterior: what the encoder gave: mu and log_var, or with full covariance mu and tril.
         log_gamma: log of the decoder variance that was used, of no dimensions.
         variance_ratio: ``[κ]``, batch mean of the posterior's over the prior's variance, not differentiable: a latent
             dimension is active where it is small.
@@ -40,8 +42,7 @@ class ELBOTerms(NamedTuple):
     recon: Tensor
     z: Tensor
     x_hat: Tensor
-    mu: Tensor
-    log_var: Tensor
+    posterior: tuple[Tensor, Tensor]
     log_gamma: Tensor
     variance_ratio: Tensor
 
@@ -58,15 +59,21 @@ class GaussianELBO(nn.Module):
       γ of the last training batch is used. A batch reconstructed without error has no optimum: the loss is then −∞;
     - ``"fixed"``: γ = exp(log_gamma), a buffer.
 
+    The posterior q(z|x) has the covariance
+
+    - ``"diagonal"``: diag σ², given as log σ²; see :func:`manifold_core.rsample_kl`;
+    - ``"cholesky"``: L Lᵀ, given as packed rows of L; see :func:`manifold_core.rsample_kl_cholesky`.
+
     Args:
         gamma: one of the three.
         log_gamma: log γ, or where a learned one starts.
+        covariance: one of the two.
         beta: weight of the KL.
         reduction: of ``loss``, over the batch. Features and latents are always summed.
         backend: of the ops; see :func:`manifold_core.kernels.explain`.
 
     Raises:
-        InputError: an unknown ``gamma`` or ``reduction``, or a number that is not finite.
+        InputError: an unknown ``gamma``, ``covariance`` or ``reduction``, or a number that is not finite.
 
     Source: "Learning Manifold Dimensions with Conditional VAEs", equation (1), Definitions 1, 4; β as in β-VAE.
     """
@@ -78,6 +85,7 @@ class GaussianELBO(nn.Module):
         gamma: Gamma = "learned",
         log_gamma: float = 0.0,
         *,
+        covariance: Covariance = "diagonal",
         beta: float = 1.0,
         reduction: Reduction = "mean",
         backend: str = "auto",
@@ -85,6 +93,8 @@ class GaussianELBO(nn.Module):
         super().__init__()
         if gamma not in ("learned", "analytic", "fixed"):
             raise InputError(f"gamma must be 'learned', 'analytic' or 'fixed', got {gamma!r}")
+        if covariance not in ("diagonal", "cholesky"):
+            raise InputError(f"covariance must be 'diagonal' or 'cholesky', got {covariance!r}")
         if reduction not in ("mean", "sum", "none"):
             raise InputError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
         if not math.isfinite(log_gamma):
@@ -92,6 +102,7 @@ class GaussianELBO(nn.Module):
         if not (math.isfinite(beta) and beta >= 0):
             raise InputError(f"beta must be a finite number, not negative, got {beta}")
         self.gamma: Gamma = gamma
+        self.covariance: Covariance = covariance
         self.beta = beta
         self.reduction: Reduction = reduction
         self.backend = backend
@@ -101,7 +112,7 @@ class GaussianELBO(nn.Module):
             self.register_buffer("log_gamma", torch.tensor(float(log_gamma)))
 
     def extra_repr(self) -> str:
-        return f"gamma={self.gamma!r}, beta={self.beta}, reduction={self.reduction!r}"
+        return f"gamma={self.gamma!r}, covariance={self.covariance!r}, beta={self.beta}, reduction={self.reduction!r}"
 
     def forward(
         self,
@@ -119,7 +130,7 @@ class GaussianELBO(nn.Module):
 
         Args:
             x: ``[B, ...]``.
-            posterior: mu and log_var, each ``[B, κ]``.
+            posterior: mu ``[B, κ]`` and log_var ``[B, κ]``, or with full covariance tril ``[B, κ(κ+1)/2]``.
             decoder: from z ``[B, κ]`` to x̂ of the shape of x.
             prior: prior_mu and prior_log_var, each ``[B, κ]``, or ``[κ]`` for one prior for all; None is N(0, I).
             gate_logits: attention that switches latent dimensions, of one of the same shapes: the decoder gets
@@ -129,20 +140,24 @@ class GaussianELBO(nn.Module):
         Raises:
             TypeError, ValueError: as the ops do.
         """
-        mu, log_var = posterior
         prior_mu, prior_log_var = (None, None) if prior is None else prior
-        z, kl, variance_ratio = rsample_kl(
-            mu,
-            log_var,
-            prior_mu,
-            prior_log_var,
-            gate_logits=gate_logits,
-            return_variance_ratio=True,
-            seed=seed,
-            generator=generator,
-            first_row=first_row,
-            backend=self.backend,
-        )
+        noise: dict[str, Any] = {"seed": seed, "generator": generator, "first_row": first_row}
+        if self.covariance == "diagonal":
+            z, kl, variance_ratio = rsample_kl(
+                *posterior,
+                prior_mu,
+                prior_log_var,
+                gate_logits=gate_logits,
+                return_variance_ratio=True,
+                **noise,
+                backend=self.backend,
+            )
+        else:
+            z, kl, variance_ratio = rsample_kl_cholesky(
+                *posterior, prior_mu, prior_log_var, return_variance_ratio=True, **noise, backend=self.backend
+            )
+            if gate_logits is not None:
+                z = z * torch.sigmoid(gate_logits)
         x_hat = decoder(z)
         analytic = self.gamma == "analytic" and self.training
         log_gamma = self.log_gamma
@@ -159,4 +174,4 @@ class GaussianELBO(nn.Module):
             log_gamma = optimal_log_gamma(recon, x.shape[1:].numel())
             with torch.no_grad():
                 self.log_gamma.copy_(log_gamma)
-        return ELBOTerms(loss, nll, kl, recon, z, x_hat, mu, log_var, log_gamma, variance_ratio)
+        return ELBOTerms(loss, nll, kl, recon, z, x_hat, posterior, log_gamma, variance_ratio)

@@ -91,6 +91,27 @@ def test_a_prior_and_a_gate_are_those_of_the_formula(rows: int, backend: str) ->
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_full_covariance_is_that_of_torch_distributions(backend: str) -> None:
+    x, mu, _, weight = inputs()
+    generator = torch.Generator().manual_seed(2)
+    tril = torch.randn(7, 6, generator=generator, dtype=torch.float64)
+    gate_logits = torch.randn(3, generator=generator, dtype=torch.float64)
+    prior = torch.randn(3, generator=generator).double(), torch.randn(3, generator=generator).double()
+    elbo = mc.GaussianELBO("fixed", covariance="cholesky", backend=backend).double()
+    terms = elbo(x, (mu, tril), lambda z: z @ weight, prior, gate_logits=gate_logits, seed=11)
+    scale = torch.zeros(7, 3, 3, dtype=torch.float64)
+    row, col = torch.tril_indices(3, 3)
+    scale[:, row, col] = tril
+    scale.diagonal(dim1=1, dim2=2).exp_()
+    posterior = torch.distributions.MultivariateNormal(mu, scale_tril=scale)
+    conditional = torch.distributions.MultivariateNormal(prior[0], prior[1].exp().diag())
+    noise = standard_normal(torch.tensor(11), 7, 3)
+    torch.testing.assert_close(terms.kl, torch.distributions.kl_divergence(posterior, conditional))
+    torch.testing.assert_close(terms.z, (mu + (scale @ noise.unsqueeze(2)).squeeze(2)) / (1 + torch.exp(-gate_logits)))
+    torch.testing.assert_close(terms.variance_ratio, (posterior.variance / prior[1].exp()).mean(dim=0).detach())
+
+
 def test_analytic_gamma_is_the_best_fixed_one() -> None:
     x, mu, log_var, weight = inputs()
     best = mc.GaussianELBO("analytic").double()(x, (mu, log_var), lambda z: z @ weight, seed=3)
@@ -129,6 +150,7 @@ def test_images_are_summed_over_all_their_features() -> None:
     ("arguments", "words"),
     [
         ({"gamma": "free"}, ["gamma", "'free'", "learned"]),
+        ({"covariance": "full"}, ["covariance", "'full'", "cholesky"]),
         ({"reduction": "max"}, ["reduction", "'max'", "mean"]),
         ({"log_gamma": float("nan")}, ["log_gamma", "nan", "finite"]),
         ({"beta": -1.0}, ["beta", "-1.0"]),

@@ -49,7 +49,7 @@ def test_mlp_head_is_read_without_a_copy() -> None:
 def test_residual_networks_of_appendix_a(shape: tuple[int, int, int]) -> None:
     model = mc.VAE.conv(shape, 4, channels=5)
     terms = model(torch.rand(2, *shape))
-    assert terms.mu.shape == terms.log_var.shape == (2, 4)
+    assert [t.shape for t in terms.posterior] == [(2, 4), (2, 4)]
     assert terms.x_hat.shape == (2, *shape)
     # Two blocks each way: in an encoder block two 3x3 convolutions and a 1x1 shortcut, each with batch normalisation;
     # in a decoder block one 3x3 convolution with batch normalisation and a transposed convolution.

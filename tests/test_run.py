@@ -972,7 +972,8 @@ class TestGlobalState:
         def watched(self: mc.VAE, batch: Tensor, **more: Any) -> Any:
             batches.append(batch.flatten().tolist())
             terms = forward(self, batch, **more)
-            noises.append(((terms.z - terms.mu) / (terms.log_var / 2).exp()).flatten().tolist())
+            mu, log_var = terms.posterior
+            noises.append(((terms.z - mu) / (log_var / 2).exp()).flatten().tolist())
             return terms
 
         monkeypatch.setattr(mc.VAE, "forward", watched)
