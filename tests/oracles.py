@@ -26,7 +26,7 @@ def gradients(outputs: Sequence[Tensor], incoming: Sequence[Tensor | None], inpu
     """Of those outputs that have an incoming gradient; 0 for inputs that they do not depend on."""
     pairs = [(output, g) for output, g in zip(outputs, incoming, strict=True) if g is not None]
     of, given = [output for output, _ in pairs], [g for _, g in pairs]
-    return list(grad(of, list(inputs), given, materialize_grads=True))
+    return list(grad(of, list(inputs), given, retain_graph=True, materialize_grads=True))
 
 
 def in_float64(tensor: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def of_rsample_kl(
     grad_z: Tensor | None,
     grad_kl: Tensor | None,
 ) -> dict[str, Expected]:
-    """z, kl, variance_ratio and a ``grad_<name>`` for each of the inputs, which may leave out some arguments of the op.
+    """z, kl, variance_ratio and ``grad_<name>`` of each input that requires a gradient; some arguments may be left out.
 
     Of rsample_kl_cholesky where there is a ``tril`` among them.
     """
@@ -55,7 +55,8 @@ def of_rsample_kl(
     else:
         z, kl, ratio = diagonal.rsample_kl(exact["mu"], exact["log_var"], *prior, exact.get("gate_logits"), *rest)
     incoming = [g if g is None else in_float64(g) for g in (grad_z, grad_kl)]
-    grads = gradients((z, kl), incoming, exact.values())
+    learn = {name: tensor for name, tensor in exact.items() if tensor.requires_grad}
+    grads = gradients((z, kl), incoming, learn.values())
     noise = standard_normal(torch.tensor(seed), rows, cols, first_row)
     with torch.no_grad():
         g, k = (torch.zeros(rows, 1) if t is None else t.abs().reshape(rows, -1) for t in incoming)
@@ -66,7 +67,7 @@ def of_rsample_kl(
             "kl": Expected(kl.detach(), kl.detach()),  # its terms are positive
             "variance_ratio": Expected(ratio, ratio, batch_sum=True),
         }
-        for (name, tensor), value in zip(exact.items(), grads, strict=True):
+        for (name, tensor), value in zip(learn.items(), grads, strict=True):
             summed = tensor.shape[0] != rows
             size = sizes[name].sum(dim=0, keepdim=True) if summed else sizes[name]
             answer[f"grad_{name}"] = Expected(value, size, summed)
