@@ -11,7 +11,18 @@ from manifold_core.kernels.rsample_kl_cholesky import reference as cholesky
 from torch import Tensor
 from torch.autograd import grad
 
-__all__ = ["Expected", "gradients", "in_float64", "of_rsample_kl"]
+__all__ = ["PHILOX", "Expected", "gradients", "in_float64", "of_rsample_kl"]
+
+# Random123, the authors' own tests: counter, key, words.
+PHILOX = [
+    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
 
 
 class Expected(NamedTuple):

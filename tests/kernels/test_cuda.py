@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from manifold_core.kernels import extension
 from manifold_core.kernels.gaussian_elbo import reference
-from manifold_core.kernels.random import standard_normal
+from manifold_core.kernels.random import noise_words, standard_normal
 from manifold_core.kernels.registration import LIBRARIES
 from torch import Tensor
 
@@ -33,6 +33,13 @@ SHAPES = (
 SEEDS = st.integers(0, 2**63 - 1)
 FIRST_ROWS = st.sampled_from([0, 0, 1, 1000, 2**32 - 3, 2**40])
 DENSE = ("dense",) * 6
+NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+
+
+def on_host() -> Any:
+    """The operators compiled for this processor, and what there is to test the host with."""
+    load()
+    return getattr(torch.ops, NAMESPACE)
 
 
 class Kernels(NamedTuple):
@@ -47,7 +54,7 @@ class Kernels(NamedTuple):
 @pytest.fixture(
     scope="session",
     params=[
-        pytest.param("on host", marks=pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")),
+        pytest.param("on host", marks=NEEDS_COMPILER),
         pytest.param(
             "on device",
             marks=[
@@ -221,6 +228,20 @@ def test_rsample_kl_is_its_definition_in_float64(
         assert_within(name, found, exact, rounding * size, a.wide)
     for old, new in zip(before, a.everything(), strict=True):
         assert torch.equal(old, new)
+
+
+@NEEDS_COMPILER
+def test_words_are_the_published_ones() -> None:
+    inputs = torch.tensor([(*counter, *key) for counter, key, _ in oracles.PHILOX])
+    assert on_host().philox(inputs).tolist() == [list(words) for *_, words in oracles.PHILOX]
+
+
+@NEEDS_COMPILER
+@given(SEEDS, st.integers(0, 2**63 - 10) | FIRST_ROWS, st.integers(1, 9), st.integers(1, 70) | st.just(1030))
+@example(2**63 - 1, 2**32 - 2, 5, 1)
+def test_words_are_those_of_the_definition(seed: int, first_row: int, rows: int, cols: int) -> None:
+    expected = noise_words(torch.tensor(seed), rows, cols, first_row)
+    assert torch.equal(on_host().noise_words(torch.tensor(seed), first_row, *expected.shape), expected)
 
 
 def test_the_noise_is_the_same_to_the_last_bit_but_rounding(kernels: Kernels) -> None:
@@ -530,12 +551,7 @@ def test_bad_tensors_are_refused(kernels: Kernels) -> None:
         run.gaussian_nll(x, x, log_gamma.half())
 
 
-def faulty() -> Callable[[str], int]:
-    load()
-    return getattr(torch.ops, NAMESPACE).faulty
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+@NEEDS_COMPILER
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
@@ -545,15 +561,15 @@ def faulty() -> Callable[[str], int]:
     ],
 )
 def test_threads_that_part_at_a_barrier_are_reported(fault: str, message: str) -> None:
-    run = faulty()
+    run = on_host().faulty
     with pytest.raises(RuntimeError, match=message):
         run(fault)
     assert run("nothing") == 64  # and the next kernel runs as if nothing had been
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+@NEEDS_COMPILER
 def test_a_race_does_not_give_the_same_twice() -> None:
-    run = faulty()
+    run = on_host().faulty
     assert len({run("race") for _ in range(20)}) > 1
 
 
