@@ -1,8 +1,9 @@
 """Every op on a GPU: CUDA and Triton against eager PyTorch and torch.compile, forward and backward.
 
-Right first: no time is given for a result that is far from the definition in float64 on the same noise. Large tensors
-are past the L2 cache, their buffers take turns, and what counts is the share of the bandwidth that a plain copy reaches
-on the same device. Small ones are timed inside a CUDA graph: without one, they measure the launch.
+Right first: no time is given for a result that, on the very tensors that are timed, is far from the definition in
+float64 on the same noise. Large tensors are past the L2 cache, their buffers take turns, and what counts is the share
+of the bandwidth that a plain copy reaches on the same device. Small ones are timed inside a CUDA graph: without one,
+they measure the launch.
 
     python -m benchmarks.gpu [--seconds N] [--out FILE.json]
 """
@@ -30,6 +31,7 @@ NAMESPACES = {"cuda": "manifold_core", "triton": "manifold_core_triton"}
 REPEATS = 11
 REPEAT_MS = 15.0  # about how long a repeat may take
 COPIES = 20  # of a call in a CUDA graph
+COMPILE_SECONDS = 45.0  # that torch.compile may take to try its variants; with less time left it is not begun
 
 
 class Problem(NamedTuple):
@@ -332,10 +334,15 @@ def measured(op: Op, backend: str, problems: Sequence[Problem], copy: float, bla
     yield blank._replace(microseconds=time_us, note="" if large else "in a CUDA graph")
 
 
-def found_wrong(op: Op, backend: str, dtype: torch.dtype, device: torch.device) -> str:
-    """What is wrong with a backend's results; empty where they are right."""
-    error = largest_error(op, getattr(torch.ops, NAMESPACES[backend]), problem(op, 1000, 52, dtype, device))
-    return "" if error <= ALLOWED[dtype] else f"wrong: {error:.2g} from float64"
+def obstacle(op: Op, backend: str, dtype: torch.dtype, p: Problem, seconds_left: float) -> str:
+    """Why a backend is not timed on this problem; empty where it is."""
+    if seconds_left < (COMPILE_SECONDS if backend == "compile" else 0):
+        return f"left out: {max(seconds_left, 0):.0f} s left"
+    if backend in NAMESPACES:
+        error = largest_error(op, getattr(torch.ops, NAMESPACES[backend]), p)
+        if not error <= ALLOWED[dtype]:
+            return f"wrong: {error:.2g} from float64"
+    return ""
 
 
 def plan() -> Iterator[tuple[Op, tuple[int, int], torch.dtype, tuple[str, ...]]]:
@@ -350,32 +357,21 @@ def plan() -> Iterator[tuple[Op, tuple[int, int], torch.dtype, tuple[str, ...]]]
         yield op, op.large, torch.bfloat16, both
 
 
-def measure(device: torch.device, seconds: float) -> tuple[list[Row], float]:
-    """All rows, and the bandwidth of a copy. What no time is left for is noted, and so is what fails."""
-    start = time.monotonic()
-    copy = copy_bandwidth(device)
-    rows: list[Row] = []
+def measure(device: torch.device, copy: float, end: float) -> Iterator[Row]:
+    """All rows. What there is no time for before ``end``, by time.monotonic(), is noted, and so is what fails."""
     for op, shape, dtype, backends in plan():
         problems: list[Problem] = []
         for backend in backends:
             blank = Row(op.name, shape, str(dtype).removeprefix("torch."), backend, "both", math.nan)
-            new: list[Row] = []
             try:
-                if time.monotonic() - start > seconds:
-                    new = [blank._replace(note="left out: no time left")]
-                elif backend in NAMESPACES and (wrong := found_wrong(op, backend, dtype, device)):
-                    new = [blank._replace(note=wrong)]
-                else:
-                    count = 2 if shape == op.large else 1
-                    problems = problems or [problem(op, *shape, dtype, device) for _ in range(count)]
-                    new = list(measured(op, backend, problems, copy, blank))
+                problems = problems or [
+                    problem(op, *shape, dtype, device) for _ in range(2 if shape == op.large else 1)
+                ]
+                note = obstacle(op, backend, dtype, problems[0], end - time.monotonic())
+                yield from [blank._replace(note=note)] if note else list(measured(op, backend, problems, copy, blank))
             except Exception as error:  # one backend's failure must not cost the others their figures
-                new = [blank._replace(note=f"failed: {error!r}"[:200])]
-            rows += new
-            for row in new:
-                print(row.line(), flush=True)
+                yield blank._replace(note=f"failed: {error!r}"[:200])
             torch.cuda.empty_cache()
-    return rows, copy
 
 
 def ratios(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -396,28 +392,32 @@ def _or_none(value: float) -> float | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=200, help="after so long nothing new is begun")
+    parser.add_argument(
+        "--seconds", type=float, default=200, help="after so long nothing new is begun; torch.compile a while earlier"
+    )
     parser.add_argument("--out", type=Path, help="instead of benchmarks/results/gpu-<device>.json")
     arguments = parser.parse_args()
+    end = time.monotonic() + arguments.seconds
     device = torch.device("cuda")
     name = torch.cuda.get_device_name(device)
-    rows, copy = measure(device, arguments.seconds)
-    results = {
-        "device": name,
-        "torch": torch.__version__,
-        "date": date.today().isoformat(),
-        "copy_gb_s": round(copy / 1e9),
-        "rows": [
-            row._replace(microseconds=None if math.isnan(row.microseconds) else row.microseconds)._asdict()
-            for row in rows
-        ],
-        "ratios": ratios(rows),
-    }
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     out = arguments.out or ROOT / "benchmarks" / "results" / f"gpu-{slug}.json"
-    out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    copy = copy_bandwidth(device)
     print(f"a copy moves {copy / 1e9:.0f} GB/s")
-    for ratio in results["ratios"]:
+    rows: list[Row] = []
+    for row in measure(device, copy, end):
+        rows.append(row)
+        print(row.line(), flush=True)
+        results = {
+            "device": name,
+            "torch": torch.__version__,
+            "date": date.today().isoformat(),
+            "copy_gb_s": round(copy / 1e9),
+            "rows": [r._replace(microseconds=_or_none(r.microseconds))._asdict() for r in rows],
+            "ratios": ratios(rows),
+        }
+        out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")  # each time: the next may never end
+    for ratio in ratios(rows):
         print(ratio)
     print(f"written to {out}")
 

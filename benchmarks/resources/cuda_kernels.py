@@ -14,16 +14,7 @@ from .table import ARCHITECTURES, Row
 __all__ = ["parse", "rows"]
 
 ROOT = Path(__file__).resolve().parents[2]
-FLAGS = (  # those of setup.py, and what makes ptxas tell
-    "-std=c++17",
-    "-O3",
-    "--prec-sqrt=false",
-    "--prec-div=false",
-    "-DUSE_CUDA",
-    "-DTORCH_TARGET_VERSION=0x020a000000000000ULL",
-    "-cubin",
-    "-Xptxas=-v",
-)
+FLAGS = (f"--options-file={ROOT / 'csrc' / 'cuda' / 'nvcc_flags.txt'}", "-cubin", "-Xptxas=-v")  # the last: to be told
 KERNEL = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\d+)'")
 SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")

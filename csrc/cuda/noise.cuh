@@ -9,11 +9,15 @@ namespace manifold_core::cuda {
 
 using namespace MC_ISA;
 
+// Columns [col, col + 4) of a row.
+__device__ __forceinline__ PhiloxBlock noise_words(uint64_t seed, uint64_t row, int64_t col) {
+  return philox4x32_10(static_cast<uint32_t>(col / 4), static_cast<uint32_t>(row), static_cast<uint32_t>(row >> 32),
+                       kStreamNoise, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+}
+
 template <class C>
 __device__ __forceinline__ Numbers<C> noise(uint64_t seed, uint64_t row, int64_t col) {
-  const PhiloxBlock block =
-      philox4x32_10(static_cast<uint32_t>(col / 4), static_cast<uint32_t>(row), static_cast<uint32_t>(row >> 32),
-                    kStreamNoise, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+  const PhiloxBlock block = noise_words(seed, row, col);
   Numbers<C> out;
 #pragma unroll
   for (int pair = 0; pair < 2; ++pair) {

@@ -5,18 +5,20 @@ import shutil
 
 import pytest
 import torch
-from cuda_on_host.build import load
+from cuda_on_host.build import NAMESPACE, load
 
 from benchmarks import gpu
 
 HERE = torch.device("cpu")
+NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+@NEEDS_COMPILER
 @pytest.mark.parametrize("dtype", gpu.ALLOWED, ids=str)
 @pytest.mark.parametrize("op", gpu.OPS, ids=lambda op: op.name)
 def test_what_is_timed_is_right(op: gpu.Op, dtype: torch.dtype) -> None:
-    run = getattr(torch.ops, load())
+    load()
+    run = getattr(torch.ops, NAMESPACE)
     assert gpu.largest_error(op, run, gpu.problem(op, 30, 12, dtype, HERE)) < gpu.ALLOWED[dtype]
 
 
@@ -41,6 +43,36 @@ def test_a_wrong_result_is_found() -> None:
 
     (op,) = (op for op in gpu.OPS if op.name == "gaussian_nll")
     assert gpu.largest_error(op, Zeros, gpu.problem(op, 5, 4, torch.float32, HERE)) == 1
+
+
+def test_what_is_wrong_or_takes_too_long_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    (op,) = (op for op in gpu.OPS if op.name == "gaussian_nll")
+    problem = gpu.problem(op, 5, 4, torch.float32, HERE)
+    monkeypatch.setattr(gpu, "largest_error", lambda *_: 1e-3)
+    assert gpu.obstacle(op, "cuda", torch.float32, problem, 100) == "wrong: 0.001 from float64"
+    assert gpu.obstacle(op, "cuda", torch.bfloat16, problem, 100) == ""
+    monkeypatch.setattr(gpu, "largest_error", lambda *_: math.nan)
+    assert gpu.obstacle(op, "triton", torch.float32, problem, 100).startswith("wrong")
+    assert gpu.obstacle(op, "eager", torch.float32, problem, 1) == ""
+    assert gpu.obstacle(op, "eager", torch.float32, problem, -1) == "left out: 0 s left"
+    assert gpu.obstacle(op, "compile", torch.float32, problem, 20) == "left out: 20 s left"
+    assert gpu.obstacle(op, "compile", torch.float32, problem, 100) == ""
+
+
+@NEEDS_COMPILER
+def test_a_failure_costs_its_own_figures_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    load()
+    ops = [op._replace(large=(6, 4), small=((5, 4),)) for op in gpu.OPS]
+    monkeypatch.setattr(gpu, "OPS", ops)
+    monkeypatch.setattr(gpu, "NAMESPACES", {"cuda": "there_is_no_such_library", "triton": NAMESPACE})
+    monkeypatch.setattr(gpu, "microseconds", lambda calls: float(len([call() for call in calls])))
+    monkeypatch.setattr(gpu, "in_a_graph", lambda call: float(call() is not None))
+    monkeypatch.setattr(gpu, "COMPILE_SECONDS", math.inf)
+    rows = list(gpu.measure(HERE, 1.0, 1e9))
+    for backend, note in (("cuda", "failed: "), ("triton", ""), ("eager", ""), ("compile", "left out: ")):
+        found = [row for row in rows if row.backend == backend]
+        assert {(row.op, row.shape) for row in found} == {(op.name, shape) for op in ops for shape in ((6, 4), (5, 4))}
+        assert all(row.note.startswith(note) and math.isnan(row.microseconds) == bool(note) for row in found)
 
 
 def test_bytes_are_counted_once() -> None:

@@ -4,6 +4,7 @@ from types import ModuleType
 
 import mpmath
 import numpy as np
+import oracles
 import pytest
 import torch
 from hypothesis import given
@@ -14,17 +15,6 @@ from scipy import stats
 from torch import Tensor
 
 import manifold_core as mc
-
-# Random123, the authors' own tests: counter, key, words.
-KNOWN_ANSWERS = [
-    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-    ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-    (
-        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
-        (0xA4093822, 0x299F31D0),
-        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
-    ),
-]
 
 # seed, row, column, word, and the noise by mpmath. These never change: the seed in someone's paper keeps its meaning.
 KNOWN_NOISE = [
@@ -116,13 +106,13 @@ def exact_noise() -> dict[tuple[int, int, int], Tensor]:
     return {shape: box_muller(3, *shape) for shape in SHAPES}
 
 
-@pytest.mark.parametrize(("counter", "key", "words"), KNOWN_ANSWERS)
+@pytest.mark.parametrize(("counter", "key", "words"), oracles.PHILOX)
 def test_philox_known_answers(counter: tuple[int, ...], key: tuple[int, int], words: tuple[int, ...]) -> None:
     found = philox4x32_10(tuple(map(torch.tensor, counter)), tuple(map(torch.tensor, key)))
     assert tuple(word.item() for word in found) == words
 
 
-@pytest.mark.parametrize(("counter", "key", "words"), KNOWN_ANSWERS)
+@pytest.mark.parametrize(("counter", "key", "words"), oracles.PHILOX)
 def test_philox_known_answers_of_the_binding(
     compiled: ModuleType, counter: tuple[int, ...], key: tuple[int, int], words: tuple[int, ...]
 ) -> None:

@@ -4,6 +4,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 import mpmath
+import oracles
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -100,54 +101,6 @@ def make(
     return of
 
 
-def gradients(
-    outputs: tuple[Tensor, ...], incoming: tuple[Tensor | None, ...], inputs: tuple[Tensor, ...]
-) -> list[Tensor]:
-    """Of those outputs that have an incoming gradient; 0 for inputs that they do not depend on."""
-    pairs = [(output, g) for output, g in zip(outputs, incoming, strict=True) if g is not None]
-    found = grad(
-        [output for output, _ in pairs], inputs, [g for _, g in pairs], retain_graph=True, materialize_grads=True
-    )
-    return list(found)
-
-
-def in_float64(tensor: Tensor) -> Tensor:
-    """The same numbers, to evaluate the definition on."""
-    return tensor.detach().double().requires_grad_(tensor.requires_grad)
-
-
-def definition(
-    inputs: dict[str, Tensor], seed: int, first_row: int = 0, per_dimension: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    given = [inputs.get(name) for name in NAMES]
-    return reference.rsample_kl(*given, torch.tensor(seed), first_row, per_dimension, True)
-
-
-def size_of_terms(exact: dict[str, Tensor], noise: Tensor, g: Tensor, k: Tensor) -> dict[str, Tensor]:
-    """Of z and of each gradient, the sum of the absolute values of the terms it is made of, in float64."""
-    p = exact.get("prior_log_var", torch.zeros(()))
-    scaled = (exact["mu"] - exact.get("prior_mu", 0)) * torch.exp(-p / 2)
-    spread = (torch.exp(exact["log_var"] / 2) * noise).abs()
-    weight = torch.sigmoid(exact["gate_logits"]) if "gate_logits" in exact else torch.ones(())
-    sample = exact["mu"].abs() + spread
-    growth = torch.expm1(exact["log_var"] - p).abs()
-    slope = (k * scaled * torch.exp(-p / 2)).abs()
-    sizes = {
-        "z": sample * weight,
-        "mu": g.abs() * weight + slope,
-        "log_var": (g.abs() * weight * spread + k.abs() * growth) / 2,
-        "prior_mu": slope,
-        "prior_log_var": k.abs() * (scaled.square() + growth) / 2,
-        "gate_logits": g.abs() * sample * weight * (1 - weight),
-    }
-    if "gate_logits" in exact:  # 1 - w loses digits that sigmoid(-a) keeps
-        sizes["gate_logits"] = g.abs() * sample * weight * torch.sigmoid(-exact["gate_logits"])
-    return {
-        name: size.sum(dim=0, keepdim=True) if name in exact and exact[name].shape[0] != size.shape[0] else size
-        for name, size in sizes.items()
-    }
-
-
 @settings(max_examples=150)
 @given(CASES)
 @example(Case((1, 1), torch.float32, ("mu", torch.float32), ("dense",) * 7, "none", "none", False, "both", 1, 0))
@@ -186,31 +139,19 @@ def test_every_backend_is_the_definition_in_float64(
             first_row=case.first_row,
             backend=backend,
         )
-        return z, kl, ratio, *gradients((z, kl), (grad_z, grad_kl), tuple(inputs.values()))
+        return z, kl, ratio, *oracles.gradients((z, kl), (grad_z, grad_kl), tuple(inputs.values()))
 
     z, kl, ratio, *grads = poisoned(run)
     assert z.dtype == torch.promote_types(inputs["mu"].dtype, inputs["log_var"].dtype)
     assert (kl.dtype, ratio.dtype) == (wide, wide)
     assert [(g.dtype, g.shape) for g in grads] == [(t.dtype, t.shape) for t in inputs.values()]
 
-    exact = {name: in_float64(tensor) for name, tensor in inputs.items()}
-    exact_z, exact_kl, exact_ratio = definition(exact, case.seed, case.first_row, case.per_dimension)
-    g = torch.zeros(case.shape) if grad_z is None else in_float64(grad_z)
-    k = torch.zeros(case.shape) if grad_kl is None else in_float64(grad_kl)
-    incoming = (None if grad_z is None else g, None if grad_kl is None else k)
-    exact_grads = gradients((exact_z, exact_kl), incoming, tuple(exact.values()))
-    noise = standard_normal(seed, *case.shape, case.first_row)
-    relative = allowed[wide]
-    with torch.no_grad():
-        sizes = size_of_terms(exact, noise, g, k if k.dim() == 2 else k.unsqueeze(1))
-        assert_within("z", z, exact_z, relative * sizes["z"], wide)
-        summed = 0 if case.per_dimension else sum_rounding(case.shape[1], wide)
-        assert_within("kl", kl, exact_kl, (relative + summed) * exact_kl, wide)
-        over_rows = sum_rounding(case.shape[0], wide) if backend == "reference" else 0
-        assert_within("variance_ratio", ratio, exact_ratio, (relative + over_rows) * exact_ratio, wide)
-        for name, found, expected in zip(inputs, grads, exact_grads, strict=True):
-            bound = relative + (over_rows if inputs[name].shape[0] != case.shape[0] else 0)
-            assert_within(f"grad_{name}", found, expected, bound * sizes[name], wide)
+    expected = oracles.of_rsample_kl(inputs, case.seed, case.first_row, case.per_dimension, grad_z, grad_kl)
+    row_sum = 0 if case.per_dimension else sum_rounding(case.shape[1], wide)
+    over_rows = sum_rounding(case.shape[0], wide) if backend == "reference" else 0
+    for (name, (exact, size, batch_sum)), found in zip(expected.items(), (z, kl, ratio, *grads), strict=True):
+        rounding = row_sum if name == "kl" else over_rows if batch_sum else 0
+        assert_within(name, found, exact, (allowed[wide] + rounding) * size, wide)
 
     for old, new in zip(before, everything, strict=True):
         assert old is None or torch.equal(old, new)
@@ -424,7 +365,7 @@ def test_gradients_reach_a_layer_with_two_heads(backend: str) -> None:
     z, kl = mc.rsample_kl(*heads.chunk(2, dim=1), seed=11, backend=backend)
     (z.square().sum() + 2 * kl.sum()).backward()
     copy = heads.detach().double().requires_grad_()
-    z, kl, _ = definition(dict(zip(NAMES, copy.chunk(2, dim=1), strict=False)), 11)
+    z, kl, _ = reference.rsample_kl(*copy.chunk(2, dim=1), None, None, None, torch.tensor(11))
     (z.square().sum() + 2 * kl.sum()).backward()
     torch.testing.assert_close(heads.grad.double(), copy.grad, rtol=1e-5, atol=1e-5)
 

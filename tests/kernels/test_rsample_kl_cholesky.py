@@ -4,6 +4,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 import mpmath
+import oracles
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -110,61 +111,6 @@ def make(
     return of
 
 
-def gradients(
-    outputs: tuple[Tensor, ...], incoming: tuple[Tensor | None, ...], inputs: tuple[Tensor, ...]
-) -> list[Tensor]:
-    """Of those outputs that have an incoming gradient; 0 for inputs that they do not depend on."""
-    pairs = [(output, g) for output, g in zip(outputs, incoming, strict=True) if g is not None]
-    found = grad(
-        [output for output, _ in pairs], inputs, [g for _, g in pairs], retain_graph=True, materialize_grads=True
-    )
-    return list(found)
-
-
-def in_float64(tensor: Tensor) -> Tensor:
-    """The same numbers, to evaluate the definition on."""
-    return tensor.detach().double().requires_grad_(tensor.requires_grad)
-
-
-def definition(
-    inputs: dict[str, Tensor], seed: int, first_row: int = 0, per_dimension: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    given = [inputs.get(name) for name in NAMES]
-    return reference.rsample_kl_cholesky(*given, torch.tensor(seed), first_row, per_dimension, True)
-
-
-def size_of_terms(exact: dict[str, Tensor], noise: Tensor, g: Tensor, k: Tensor) -> dict[str, Tensor]:
-    """Of z and of each gradient, the sum of the absolute values of the terms it is made of, in float64."""
-    rows, latents = noise.shape
-    p = exact.get("prior_log_var", torch.zeros(1, latents)).expand(rows, latents)
-    k = k.expand(rows, latents)
-    scaled = (exact["mu"] - exact.get("prior_mu", 0)) * torch.exp(-p / 2)
-    slope = (k * scaled * torch.exp(-p / 2)).abs()
-    spread, squares, of_tril = [], [], torch.empty_like(exact["tril"])
-    for i in range(latents):
-        first, last = packed(i), packed(i) + i
-        row, t = exact["tril"][:, first:last], exact["tril"][:, last]
-        own, others = (torch.exp(t) * noise[:, i]).abs(), (row * noise[:, :i]).abs()
-        spread.append(own + others.sum(dim=1))
-        growth = torch.expm1(2 * t - p[:, i]).abs()
-        squares.append((row * torch.exp(-p[:, i : i + 1] / 2)).square().sum(dim=1) + growth)
-        of_tril[:, first:last] = (g[:, i : i + 1] * noise[:, :i]).abs() + (
-            k[:, i : i + 1] * row * torch.exp(-p[:, i : i + 1])
-        ).abs()
-        of_tril[:, last] = g[:, i].abs() * own + k[:, i].abs() * growth
-    sizes = {
-        "z": exact["mu"].abs() + torch.stack(spread, dim=1),
-        "mu": g.abs() + slope,
-        "tril": of_tril,
-        "prior_mu": slope,
-        "prior_log_var": k.abs() * (scaled.square() + torch.stack(squares, dim=1)) / 2,
-    }
-    return {
-        name: size.sum(dim=0, keepdim=True) if name in exact and exact[name].shape[0] != rows else size
-        for name, size in sizes.items()
-    }
-
-
 DENSE = ("dense",) * 6
 
 
@@ -201,34 +147,20 @@ def test_every_backend_is_the_definition_in_float64(
             first_row=case.first_row,
             backend=backend,
         )
-        return z, kl, ratio, *gradients((z, kl), (grad_z, grad_kl), tuple(inputs.values()))
+        return z, kl, ratio, *oracles.gradients((z, kl), (grad_z, grad_kl), tuple(inputs.values()))
 
     z, kl, ratio, *grads = poisoned(run)
     assert z.dtype == torch.promote_types(inputs["mu"].dtype, inputs["tril"].dtype)
     assert (kl.dtype, ratio.dtype) == (wide, wide)
     assert [(g.dtype, g.shape) for g in grads] == [(t.dtype, t.shape) for t in inputs.values()]
 
-    exact = {name: in_float64(tensor) for name, tensor in inputs.items()}
-    exact_z, exact_kl, exact_ratio = definition(exact, case.seed, case.first_row, case.per_dimension)
-    g = torch.zeros(case.shape) if grad_z is None else in_float64(grad_z)
-    k = torch.zeros(case.shape) if grad_kl is None else in_float64(grad_kl)
-    incoming = (None if grad_z is None else g, None if grad_kl is None else k)
-    exact_grads = gradients((exact_z, exact_kl), incoming, tuple(exact.values()))
-    noise = standard_normal(seed, *case.shape, case.first_row)
-    relative = allowed[wide]
-    with torch.no_grad():
-        sizes = size_of_terms(exact, noise, g, k if k.dim() == 2 else k.unsqueeze(1))
-        rows, latents = case.shape
-        row_sum, sum_of_all = sum_rounding(latents, wide), 2 * sum_rounding(latents, wide)
-        over_rows = sum_rounding(rows, wide) if backend == "reference" else 0
-        assert_within("z", z, exact_z, (relative + row_sum) * sizes["z"], wide)
-        summed = row_sum if case.per_dimension else sum_of_all
-        assert_within("kl", kl, exact_kl, (relative + summed) * exact_kl, wide)
-        assert_within("variance_ratio", ratio, exact_ratio, (relative + row_sum + over_rows) * exact_ratio, wide)
-        for name, found, expected in zip(inputs, grads, exact_grads, strict=True):
-            bound = relative + (over_rows if inputs[name].shape[0] != rows else 0)
-            bound += row_sum if name == "prior_log_var" else 0
-            assert_within(f"grad_{name}", found, expected, bound * sizes[name], wide)
+    expected = oracles.of_rsample_kl(inputs, case.seed, case.first_row, case.per_dimension, grad_z, grad_kl)
+    row_sum = sum_rounding(case.shape[1], wide)
+    over_rows = sum_rounding(case.shape[0], wide) if backend == "reference" else 0
+    lines = {"z": 1, "kl": 1 if case.per_dimension else 2, "variance_ratio": 1, "grad_prior_log_var": 1}
+    for (name, (exact, size, batch_sum)), found in zip(expected.items(), (z, kl, ratio, *grads), strict=True):
+        rounding = lines.get(name, 0) * row_sum + (over_rows if batch_sum else 0)
+        assert_within(name, found, exact, (allowed[wide] + rounding) * size, wide)
 
     for old, new in zip(before, everything, strict=True):
         assert old is None or torch.equal(old, new)
@@ -492,7 +424,7 @@ def test_gradients_reach_a_layer_with_two_heads(backend: str) -> None:
     (z.square().sum() + 2 * kl.sum()).backward()
     copy = heads.detach().double().requires_grad_()
     mu, tril = copy.split([7, packed(7)], dim=1)
-    z, kl, _ = definition({"mu": mu, "tril": tril}, 11)
+    z, kl, _ = reference.rsample_kl_cholesky(mu, tril, None, None, torch.tensor(11))
     (z.square().sum() + 2 * kl.sum()).backward()
     torch.testing.assert_close(heads.grad.double(), copy.grad, rtol=1e-5, atol=1e-5)
 
