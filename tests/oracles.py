@@ -1,0 +1,116 @@
+"""What the results of an op have to be: its definition in float64, and how large the terms are they are made of."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from manifold_core.kernels.random import standard_normal
+from manifold_core.kernels.rsample_kl import reference as diagonal
+from manifold_core.kernels.rsample_kl_cholesky import reference as cholesky
+from torch import Tensor
+from torch.autograd import grad
+
+__all__ = ["Expected", "gradients", "in_float64", "of_rsample_kl"]
+
+
+class Expected(NamedTuple):
+    """A result, exact."""
+
+    value: Tensor
+    size: Tensor  # the sum of the absolute values of its terms: an error is relative to that
+    batch_sum: bool = False
+
+
+def gradients(outputs: Sequence[Tensor], incoming: Sequence[Tensor | None], inputs: Iterable[Tensor]) -> list[Tensor]:
+    """Of those outputs that have an incoming gradient; 0 for inputs that they do not depend on."""
+    pairs = [(output, g) for output, g in zip(outputs, incoming, strict=True) if g is not None]
+    of, given = [output for output, _ in pairs], [g for _, g in pairs]
+    return list(grad(of, list(inputs), given, materialize_grads=True))
+
+
+def in_float64(tensor: Tensor) -> Tensor:
+    """The same numbers, on the host, to evaluate the definition on."""
+    return tensor.detach().cpu().double().requires_grad_(tensor.requires_grad)
+
+
+def of_rsample_kl(
+    inputs: dict[str, Tensor],
+    seed: int,
+    first_row: int,
+    per_dimension: bool,
+    grad_z: Tensor | None,
+    grad_kl: Tensor | None,
+) -> dict[str, Expected]:
+    """z, kl, variance_ratio and, for each of the inputs, ``grad_<name>``: of rsample_kl, or of rsample_kl_cholesky where
+    the inputs have a ``tril``. Inputs that were not given are left out."""
+    exact = {name: in_float64(tensor) for name, tensor in inputs.items()}
+    rows, cols = exact["mu"].shape
+    rest = torch.tensor(seed), first_row, per_dimension, True
+    prior = exact.get("prior_mu"), exact.get("prior_log_var")
+    if "tril" in exact:
+        z, kl, ratio = cholesky.rsample_kl_cholesky(exact["mu"], exact["tril"], *prior, *rest)
+    else:
+        z, kl, ratio = diagonal.rsample_kl(exact["mu"], exact["log_var"], *prior, exact.get("gate_logits"), *rest)
+    incoming = [g if g is None else in_float64(g) for g in (grad_z, grad_kl)]
+    grads = gradients((z, kl), incoming, exact.values())
+    noise = standard_normal(torch.tensor(seed), rows, cols, first_row)
+    with torch.no_grad():
+        g, k = (torch.zeros(rows, 1) if t is None else t.abs().reshape(rows, -1) for t in incoming)
+        g, k = g.expand(rows, cols), k.expand(rows, cols)
+        sizes = (_sizes_with_tril if "tril" in exact else _sizes)(exact, noise.abs(), g, k)
+        answer = {
+            "z": Expected(z.detach(), sizes["z"]),
+            "kl": Expected(kl.detach(), kl.detach()),  # its terms are positive
+            "variance_ratio": Expected(ratio, ratio, batch_sum=True),
+        }
+        for (name, tensor), value in zip(exact.items(), grads, strict=True):
+            summed = tensor.shape[0] != rows
+            size = sizes[name].sum(dim=0, keepdim=True) if summed else sizes[name]
+            answer[f"grad_{name}"] = Expected(value, size, summed)
+    return answer
+
+
+def _sizes(exact: dict[str, Tensor], noise: Tensor, g: Tensor, k: Tensor) -> dict[str, Tensor]:
+    """Of z and of each gradient. Those of the noise and of the incoming gradients are given."""
+    p = exact.get("prior_log_var", torch.zeros(()))
+    scaled = (exact["mu"] - exact.get("prior_mu", 0)).abs() * torch.exp(-p / 2)
+    spread = torch.exp(exact["log_var"] / 2) * noise
+    logits = exact.get("gate_logits", torch.tensor(math.inf))
+    weight = torch.sigmoid(logits)
+    sample = exact["mu"].abs() + spread
+    growth = torch.expm1(exact["log_var"] - p).abs()
+    slope = k * scaled * torch.exp(-p / 2)
+    return {
+        "z": sample * weight,
+        "mu": g * weight + slope,
+        "log_var": (g * weight * spread + k * growth) / 2,
+        "prior_mu": slope,
+        "prior_log_var": k * (scaled.square() + growth) / 2,
+        "gate_logits": g * sample * weight * torch.sigmoid(-logits),  # 1 - w would lose digits
+    }
+
+
+def _sizes_with_tril(exact: dict[str, Tensor], noise: Tensor, g: Tensor, k: Tensor) -> dict[str, Tensor]:
+    rows, cols = noise.shape
+    p = exact.get("prior_log_var", torch.zeros(())).expand(rows, cols)
+    factor = torch.exp(-p / 2)
+    scaled = (exact["mu"] - exact.get("prior_mu", 0)).abs() * factor
+    slope = k * scaled * factor
+    spread, squares, of_tril = [], [], []
+    for i in range(cols):
+        first, last = i * (i + 1) // 2, i * (i + 3) // 2
+        row, t = exact["tril"][:, first:last].abs(), exact["tril"][:, last]
+        g_i, k_i, factor_i = (v[:, i : i + 1] for v in (g, k, factor))
+        own, others = torch.exp(t) * noise[:, i], (row * noise[:, :i]).sum(dim=1)
+        growth = torch.expm1(2 * t - p[:, i]).abs()
+        spread.append(own + others)
+        squares.append((row * factor_i).square().sum(dim=1) + growth)
+        of_tril += [g_i * noise[:, :i] + k_i * row * factor_i * factor_i, (g[:, i] * own + k[:, i] * growth)[:, None]]
+    return {
+        "z": exact["mu"].abs() + torch.stack(spread, dim=1),
+        "mu": g + slope,
+        "tril": torch.cat(of_tril, dim=1),
+        "prior_mu": slope,
+        "prior_log_var": k * (scaled.square() + torch.stack(squares, dim=1)) / 2,
+    }
