@@ -292,7 +292,7 @@ def triton_loss(
     mu, log_var = heads.chunk(2, dim=1)
     z, kl = mc.rsample_kl(mu, log_var, mu[0], log_var[1:2], gate_logits=mu[2], seed=seed, backend=backend)
     y, kl_of_y = mc.rsample_kl_cholesky(heads[:, :4], heads, seed=seed, backend=backend)
-    loss, _, _ = gaussian_elbo(z @ weight, x, log_gamma, kl, backend=backend)
+    loss, _, _ = gaussian_elbo(z @ weight, x, log_gamma, kl, beta=0.5, backend=backend)
     return loss + (mc.gaussian_nll(y @ weight[:4], x, log_gamma, backend=backend) + kl_of_y).mean(), z
 
 
