@@ -5,9 +5,15 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
 
-.PHONY: help demo test test-slow lint bench gpu clean
+.PHONY: help demo test test-slow sanitize lint bench gpu clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+# A folder $(1) from which Python finds the package as it stands here, but for the compiled modules.
+define link_tree
+	rm -rf $(1)/manifold_core && mkdir -p $(1)/manifold_core
+	ln -s $(filter-out %.so,$(wildcard $(CURDIR)/manifold_core/*)) $(CURDIR)/kernels $(CURDIR)/experiments $(1)/manifold_core/
+endef
 
 # torch comes first, pinned: the extension is built against its headers in this environment, not in a second one that
 # would fetch torch again.
@@ -26,11 +32,20 @@ test: $(READY)  ## the whole test suite but the slow part
 test-slow: $(READY)  ## the slow part: long statistics, training to the paper's numbers
 	$(BIN)/python -m pytest -m slow
 
+# Python itself is not built for the sanitizers: they are loaded before it.
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+RUNTIMES = $(foreach name,asan ubsan stdc++,$(shell $(CXX) -print-file-name=lib$(name).so))
+sanitize: $(READY)  ## the tests of the compiled kernels, built with AddressSanitizer and UndefinedBehaviorSanitizer
+	$(call link_tree,build/sanitize)
+	CXXFLAGS='$(SANITIZERS) -fno-omit-frame-pointer -g1 -O1 -w' LDFLAGS='$(SANITIZERS)' \
+	    $(BIN)/python setup.py --quiet build_ext --build-lib build/sanitize --build-temp build/sanitize/objects
+	cd build/sanitize && LD_PRELOAD='$(RUNTIMES)' ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. \
+	    $(CURDIR)/$(BIN)/python -m pytest -c ../../pyproject.toml --rootdir ../.. ../../tests/kernels -m "not slow" -k cpu --capture=sys
+
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build/types && mkdir -p build/types/manifold_core
-	ln -s $(CURDIR)/manifold_core/* $(CURDIR)/kernels $(CURDIR)/experiments build/types/manifold_core/
+	$(call link_tree,build/types)
 	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p manifold_core
 
 bench: $(READY)  ## the fused ops against eager PyTorch on this machine

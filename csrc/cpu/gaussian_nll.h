@@ -28,8 +28,9 @@ void gaussian_nll(const cpu::GaussianNll& a, int64_t begin, int64_t end) {
       const C* const x_hat = read<C>(a.x_hat, at, x_hat_tile);
       const C* const x = read<C>(a.x, at, x_tile);
       C* const difference = a.difference.data ? target<C>(a.difference, at, difference_tile) : difference_tile.at;
+      const int64_t size = at.size();
 #pragma GCC ivdep
-      for (int64_t i = 0; i < at.size(); ++i) {
+      for (int64_t i = 0; i < size; ++i) {
         const C d = x_hat[i] - x[i];
         difference[i] = scale * d;
         square[i] = d * d;

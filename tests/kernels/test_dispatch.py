@@ -9,6 +9,7 @@ import torch
 from manifold_core.kernels import Choice, explain, extension, gaussian_elbo
 from manifold_core.kernels.dispatch import BACKENDS, choose
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import manifold_core as mc
 
@@ -152,6 +153,14 @@ def test_triton_refuses_cpu_tensors_outside_its_interpreter(monkeypatch: pytest.
         RuntimeError, match="backend 'triton' cannot serve this call: a tensor is on cpu, not on a CUDA"
     ):
         explain(torch.zeros(2, 3), backend="triton")
+
+
+def test_cuda_tensors_are_served_by_the_reference_until_the_kernels_have_run_on_a_gpu() -> None:
+    with FakeTensorMode():
+        x = torch.empty(2, 3, device="cuda")
+        choice = explain(x, None, x)
+        assert choice.backend == "reference" == choose("auto", x, None)
+        assert "not been verified on a GPU" in choice.reason
 
 
 def test_cuda_kernels_that_were_not_built_cannot_be_asked_for() -> None:
