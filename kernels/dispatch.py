@@ -4,7 +4,6 @@ import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -14,6 +13,8 @@ from . import extension
 __all__ = ["BACKENDS", "Choice", "choose", "explain"]
 
 DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
+# Not asked for by a function: torch.compile would not see through it, nor through a cache of its answer.
+TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def _cuda_cannot(tensors: tuple[Tensor | None, ...]) -> str:
 
 
 def _triton_cannot(tensors: tuple[Tensor | None, ...]) -> str:
-    if not _triton_installed():
+    if not TRITON_INSTALLED:
         return "triton is not installed; install manifold-core[triton]"
     # With TRITON_INTERPRET=1 triton runs its kernels in Python, on CPU tensors: for tests.
     if os.environ.get("TRITON_INTERPRET") == "1":
@@ -61,19 +62,11 @@ def _off_the_gpu(tensors: tuple[Tensor | None, ...]) -> str:
 
 def _before_bfloat16(tensors: tuple[Tensor | None, ...]) -> str:
     for tensor in tensors:
-        if tensor is not None and tensor.dtype == torch.bfloat16 and _capability(tensor.device) < (8, 0):
-            return f"Triton has no bfloat16 for {torch.cuda.get_device_name(tensor.device)}"
+        if tensor is not None and tensor.dtype == torch.bfloat16:
+            properties = torch.cuda.get_device_properties(tensor.device)
+            if properties.major < 8:
+                return f"Triton has no bfloat16 for {properties.name}"
     return ""
-
-
-@cache
-def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
-
-
-@cache
-def _triton_installed() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 # Why a backend cannot serve a call with these tensors; empty where it can.

@@ -1,28 +1,30 @@
 """The table of all kernels; fails where one spills, or takes more shared memory than a T4 has."""
 
 import argparse
-import importlib
-import importlib.util
 import sys
 from pathlib import Path
 
-from .table import SHARED_LIMIT, faults, markdown
-
-COMPILERS = ("triton_kernels", "cuda_kernels")  # each with rows(), which compiles and yields
+from . import cuda_kernels, triton_kernels
+from .table import SHARED_LIMIT, Row, faults, markdown
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.resources", description=__doc__)
     parser.add_argument("--out", type=Path, help="write the table there, not to the terminal")
     arguments = parser.parse_args()
-    rows = []
-    for name in COMPILERS:
-        if importlib.util.find_spec(f"{__package__}.{name}") is not None:
-            rows += list(importlib.import_module(f"{__package__}.{name}").rows())
+    lines, rows = ["Made by `make resources`, which needs no GPU."], list[Row]()
+    for backend, compiler in (("triton", triton_kernels), ("cuda", cuda_kernels)):
+        try:
+            lines.append(f"Backend {backend}: compiled by {compiler.version()}.")
+            rows += compiler.rows()
+        except FileNotFoundError as missing:
+            lines.append(f"Backend {backend}: missing here; {missing}.")
+    text = " ".join(lines) + "\n\n" + markdown(rows)
     if arguments.out is None:
-        print(markdown(rows), end="")
+        print(text, end="")
     else:
-        arguments.out.write_text(markdown(rows), encoding="utf-8")
+        arguments.out.write_text(text, encoding="utf-8")
+        print(lines[0], *lines[1:], f"{len(rows)} rows are in {arguments.out}.", sep="\n")
     wrong = faults(rows)
     if wrong:
         print(f"\nThese spill, or take more than {SHARED_LIMIT:,} bytes of shared memory:\n", file=sys.stderr)

@@ -1,17 +1,20 @@
 """Every CUDA kernel in csrc/cuda, compiled ahead of time for each architecture by nvcc."""
 
+import os
 import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 from torch.utils.cpp_extension import include_paths
 
-from .table import ARCHITECTURES, Row
+from .table import ARCHITECTURES, Row, release
 
-__all__ = ["parse", "rows"]
+__all__ = ["parse", "rows", "version"]
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = (f"--options-file={ROOT / 'csrc' / 'cuda' / 'nvcc_flags.txt'}", "-cubin", "-Xptxas=-v")  # the last: to be told
@@ -52,29 +55,42 @@ def _readable(mangled: list[str]) -> list[tuple[str, str]]:
     return found
 
 
+def _compiler() -> str:
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    if nvcc is None:
+        raise FileNotFoundError("nvcc is needed to compile the CUDA kernels: install the CUDA toolkit, 12.8 or later")
+    return nvcc
+
+
+def version() -> str:
+    """Raises FileNotFoundError where there is no nvcc, as :func:`rows`."""
+    said = subprocess.run([_compiler(), "--version"], check=True, capture_output=True, text=True).stdout
+    return f"nvcc and ptxas {release(said)}"
+
+
 def rows() -> Iterator[Row]:
-    """One row for each kernel and architecture.
+    """One row for each kernel and architecture. All processors work on it.
 
     Raises:
         FileNotFoundError: there is no nvcc.
         subprocess.CalledProcessError: it refused a source; its errors have been printed.
     """
-    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
-    if nvcc is None:
-        raise FileNotFoundError("nvcc is needed to compile the CUDA kernels: install the CUDA toolkit, 12.8 or later")
+    nvcc = _compiler()
+    headers = sorted((ROOT / "csrc" / "cuda").glob("*.cuh"))
+    sources = [source for source in (header.with_suffix(".cu") for header in headers) if source.exists()]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for found in pool.map(lambda job: _compile(nvcc, *job), product(sources, ARCHITECTURES)):
+            yield from found
+
+
+def _compile(nvcc: str, source: Path, sm: int) -> list[Row]:
     includes = [f"-I{path}" for path in (ROOT / "csrc" / "include", *include_paths())]
     with tempfile.TemporaryDirectory() as folder:
-        for source in sorted((ROOT / "csrc" / "cuda").glob("*.cuh")):
-            source = source.with_suffix(".cu")
-            if not source.exists():
-                continue  # shared by kernels
-            for sm in ARCHITECTURES:
-                command = [nvcc, *FLAGS, *includes, f"-arch=sm_{sm}", str(source), "-o", f"{folder}/cubin"]
-                done = subprocess.run(command, capture_output=True, text=True)
-                if done.returncode != 0:
-                    print(done.stderr)
-                    done.check_returncode()
-                found = list(parse(done.stderr))
-                names = _readable([name for name, *_ in found])
-                for (kernel, variant), (_, *numbers) in zip(names, found, strict=True):
-                    yield Row(kernel, variant, *numbers)
+        command = [nvcc, *FLAGS, *includes, f"-arch=sm_{sm}", str(source), "-o", f"{folder}/cubin"]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        print(done.stderr)
+        done.check_returncode()
+    found = list(parse(done.stderr))
+    names = _readable([name for name, *_ in found])
+    return [Row(kernel, variant, *numbers) for (kernel, variant), (_, *numbers) in zip(names, found, strict=True)]

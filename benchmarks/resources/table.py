@@ -1,9 +1,10 @@
 """What a kernel takes of a processor, and what it may take."""
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-__all__ = ["ARCHITECTURES", "SHARED_LIMIT", "Row", "faults", "markdown"]
+__all__ = ["ARCHITECTURES", "SHARED_LIMIT", "Row", "faults", "markdown", "release"]
 
 ARCHITECTURES = (75, 80, 90)  # T4, A100, H100
 SHARED_LIMIT = 64 * 1024  # bytes that a T4 has for a block
@@ -33,3 +34,11 @@ def markdown(rows: Iterable[Row]) -> str:
     for row in rows:
         lines.append(f"| {row.kernel} | {row.variant} | {row.sm} | {row.registers} | {row.shared:,} | {row.spills:,} |")
     return "\n".join(lines) + "\n"
+
+
+def release(said: str) -> str:
+    """Of a compiler of NVIDIA's, out of what it says about its version."""
+    found = re.search(r"release [\d.]+, V([\d.]+)", said)
+    if found is None:
+        raise ValueError(f"no release in {said!r}")
+    return found[1]

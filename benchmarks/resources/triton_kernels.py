@@ -8,7 +8,10 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -21,12 +24,13 @@ from manifold_core.kernels.rsample_kl.triton import rsample_kl, rsample_kl_backw
 from manifold_core.kernels.rsample_kl_cholesky.triton import rsample_kl_cholesky, rsample_kl_cholesky_backward
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from .table import ARCHITECTURES, Row
+from .table import ARCHITECTURES, Row, release
 
-__all__ = ["rows"]
+__all__ = ["rows", "version"]
 
 PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
 TYPES = {
@@ -84,10 +88,18 @@ def specialised(kernel: Any, arguments: dict[str, Any], options: dict[str, Any])
     return Launch(kernel, signature, constants, attributes, options)
 
 
+@contextmanager
+def up_to_ptx(folder: str) -> Iterator[None]:
+    """Meanwhile Triton leaves out its own run of ptxas, and keeps what is not whole away from its usual cache."""
+    with triton.knobs.cache.scope(), mock.patch.object(CUDABackend, "make_cubin", return_value=b""):
+        triton.knobs.cache.dir = folder
+        yield
+
+
 def compiled(name: str, variant: str, launch: Launch, sm: int) -> Row:
     source = ASTSource(launch.kernel, launch.signature, launch.constants, launch.attributes)
-    binary = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=launch.options)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, up_to_ptx(folder):
+        binary = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=launch.options)
         ptx = Path(folder) / "kernel.ptx"
         ptx.write_text(binary.asm["ptx"])
         arch = re.search(r"\.target (sm_\w+)", binary.asm["ptx"])
@@ -154,24 +166,38 @@ def reconstruction(rows: int, cols: int, dtype: torch.dtype) -> Calls:
 def calls(dtype: torch.dtype) -> Calls:
     """Few options and all of them; narrow and wide, multiples of 16 and not; in half precision one size."""
     half = dtype in (torch.bfloat16, torch.float16)
-    for rows, cols in ((8192, 64),) if half else ((8192, 20), (8192, 64), (600, 1024)):
+    for rows, cols in ((8192, 64),) if half else ((8192, 20), (600, 1024)):
         yield from diagonal(rows, cols, dtype)
-    for cols in (32,) if half else (7, 32, 128, 300):
+    for cols in (32,) if half else (32, 300):
         yield from cholesky(1024, cols, dtype)
-    for rows, cols in ((4096, 784),) if half else ((4096, 20), (4096, 784), (60, 30_000)):
+    for rows, cols in ((4096, 784),) if half else ((4096, 20), (60, 30_000)):
         yield from reconstruction(rows, cols, dtype)
 
 
+def compile_call(dtype: torch.dtype, number: int) -> list[Row]:
+    """That one of the calls, for every architecture."""
+    variant, call = next(islice(calls(dtype), number, None))
+    with recorded() as launches:
+        call()
+    (launch,) = launches
+    op = launch.kernel.__module__.split(".")[-2]
+    name = f"{op} {launch.kernel.__name__.removesuffix('_kernel')}"
+    return [
+        compiled(name, f"{TYPES[dtype]}, {variant}", launch, sm)
+        for sm in ARCHITECTURES
+        if dtype != torch.bfloat16 or sm >= 80  # before there are no such numbers in hardware
+    ]
+
+
 def rows() -> Iterator[Row]:
-    """Of every kernel in every variant for every architecture."""
-    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
-        for variant, call in calls(dtype):
-            with recorded() as launches:
-                call()
-            (launch,) = launches
-            op = launch.kernel.__module__.split(".")[-2]
-            name = f"{op} {launch.kernel.__name__.removesuffix('_kernel')}"
-            for sm in ARCHITECTURES:
-                if dtype == torch.bfloat16 and sm < 80:  # no such numbers in hardware
-                    continue
-                yield compiled(name, f"{TYPES[dtype]}, {variant}", launch, sm)
+    """Of every kernel in every variant for every architecture. All processors work on it."""
+    dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+    jobs = [(dtype, number) for dtype in dtypes for number, _ in enumerate(calls(dtype))]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        for found in pool.map(compile_call, *zip(*jobs, strict=True)):
+            yield from found
+
+
+def version() -> str:
+    said = subprocess.run([str(PTXAS), "--version"], check=True, capture_output=True, text=True).stdout
+    return f"Triton {triton.__version__} with its ptxas {release(said)}"

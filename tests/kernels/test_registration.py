@@ -1,3 +1,4 @@
+import importlib.util
 import shutil
 from collections.abc import Callable, Iterator
 
@@ -24,6 +25,10 @@ OPERATORS = (
     "gaussian_nll",
     "gaussian_nll_backward",
     "gaussian_elbo",
+)
+IN_THE_INTERPRETER = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None or torch.cuda.is_available(),
+    reason="Triton takes CPU tensors in its interpreter alone: where it is installed, and there is no GPU",
 )
 
 
@@ -93,9 +98,10 @@ def arguments_of(name: str, dtype: torch.dtype, requires_grad: bool, layout: str
             yield a, b, log_gamma, kl, 0.5, with_gradients
 
 
-def test_every_operator_is_tested() -> None:
-    names = {schema.name for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("manifold_core::")}
-    assert names == {f"manifold_core::{name}" for name in OPERATORS}
+@pytest.mark.parametrize("library", ["manifold_core", "manifold_core_triton"])
+def test_every_operator_is_tested(library: str) -> None:
+    names = {schema.name for schema in torch._C._jit_get_all_schemas() if schema.name.startswith(f"{library}::")}
+    assert names == {f"{library}::{name}" for name in OPERATORS}
 
 
 @pytest.mark.parametrize("layout", ["heads", "separate"])
@@ -116,10 +122,21 @@ def test_opcheck_with_gradients(name: str, dtype: torch.dtype, layout: str) -> N
         opcheck(operator, arguments)
 
 
+# A call in the interpreter takes tens of milliseconds, and an opcheck makes many.
+@IN_THE_INTERPRETER
+@pytest.mark.parametrize(("dtype", "layout"), [(torch.float32, "heads"), (torch.bfloat16, "separate")])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_opcheck_of_triton(name: str, dtype: torch.dtype, layout: str) -> None:
+    operator = getattr(torch.ops.manifold_core_triton, name).default
+    *_, last = arguments_of(name, dtype, not name.endswith("_backward"), layout)
+    opcheck(operator, last)
+
+
+@pytest.mark.parametrize("library", ["manifold_core", pytest.param("manifold_core_triton", marks=IN_THE_INTERPRETER)])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", OPERATORS)
-def test_fake_results_are_like_real_ones(name: str, dtype: torch.dtype) -> None:
-    operator = getattr(torch.ops.manifold_core, name).default
+def test_fake_results_are_like_real_ones(name: str, dtype: torch.dtype, library: str) -> None:
+    operator = getattr(getattr(torch.ops, library), name).default
     for layout in ("heads", "separate"):
         for arguments in arguments_of(name, dtype, False, layout):
             real = operator(*arguments)
@@ -267,6 +284,29 @@ def test_compiled_loss_with_any_incoming_gradient(fresh_compiler: None, factor: 
     compiled_loss = torch.compile(lambda *a: vae_loss(*a)[:1], fullgraph=True, backend="aot_eager")
     outside = evaluate(lambda *a: (factor * compiled_loss(*a)[0],), 6, torch.tensor(3))
     assert_alike(outside, evaluate(lambda *a: (factor * vae_loss(*a)[0],), 6, torch.tensor(3)))
+
+
+def triton_loss(
+    heads: Tensor, x: Tensor, weight: Tensor, log_gamma: Tensor, seed: int | Tensor | None, backend: str
+) -> tuple[Tensor, Tensor]:
+    mu, log_var = heads.chunk(2, dim=1)
+    z, kl = mc.rsample_kl(mu, log_var, mu[0], log_var[1:2], gate_logits=mu[2], seed=seed, backend=backend)
+    y, kl_of_y = mc.rsample_kl_cholesky(heads[:, :4], heads, seed=seed, backend=backend)
+    loss, _, _ = gaussian_elbo(z @ weight, x, log_gamma, kl, beta=0.5, backend=backend)
+    return loss + (mc.gaussian_nll(y @ weight[:4], x, log_gamma, backend=backend) + kl_of_y).mean(), z
+
+
+@IN_THE_INTERPRETER
+def test_compiled_loss_of_triton_is_that_of_the_reference(fresh_compiler: None) -> None:
+    counter = CompileCounterWithBackend("aot_eager")
+    function = torch.compile(triton_loss, fullgraph=True, backend=counter, dynamic=True)
+    for batch in (4, 9):
+        found = evaluate(lambda *a: function(*a, backend="triton"), batch, torch.tensor(3))
+        eager = evaluate(lambda *a: triton_loss(*a, backend="triton"), batch, torch.tensor(3))
+        expected = evaluate(lambda *a: triton_loss(*a, backend="reference"), batch, torch.tensor(3))
+        assert_alike(found, eager)
+        assert_alike(found, expected)
+    assert counter.frame_count == 1
 
 
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="inductor needs a compiler")
