@@ -21,8 +21,8 @@ constexpr int64_t block_rows(int64_t cols) {
   return cols <= 1 ? elements : cols < elements ? elements / cols : 1;
 }
 
-// The same for samples that have a triangle each: its rows cost about as much as 16 elements, until they are long.
-constexpr int64_t block_triangles(int64_t cols) { return block_rows(16 * cols); }
+// The same for samples that have a triangle each: its rows cost about as much as 8 elements, until they are long.
+constexpr int64_t block_triangles(int64_t cols) { return block_rows(8 * cols); }
 
 // Where numbers of [rows, cols] go: to a matrix, or, for what is one row to the caller, to the sums of their columns.
 // Sums are taken block by block, then added up in order.

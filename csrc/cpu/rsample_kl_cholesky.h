@@ -92,13 +92,13 @@ struct RowSums {
   Vector<C> products[kWidth<C>] = {}, squares[kWidth<C>] = {};
 };
 
-template <class C, bool with_products>
+template <class C, bool with_products, bool with_scale>
 MC_INLINE void sum_row(const C* l, int64_t whole, int64_t rest, const C* noise, C scale, int64_t row,
                        RowSums<C>& sums) {
   Vector<C> p = {}, s = {};
   const auto take = [&](Vector<C> v, int64_t j) {
     if constexpr (with_products) p += v * load(noise + j);
-    v *= scale;
+    if constexpr (with_scale) v *= scale;
     s += v * v;
   };
   for (int64_t j = 0; j < whole; j += kWidth<C>) take(load(l + j), j);
@@ -135,7 +135,7 @@ void rsample_kl_cholesky_groups(const cpu::RsampleKlCholesky& a, int64_t begin, 
         const C* l = read<C>(a.tril, block.of(at.row + sample), block_array[0]);
         const int64_t i = sample * at.pitch + row;
         for (int64_t r = 0; r < block.rows; ++r) {
-          sum_row<C, true>(l, row, r, noise + sample * at.pitch, scale[i + r], r, sums);
+          sum_row<C, true, has_prior>(l, row, r, noise + sample * at.pitch, scale[i + r], r, sums);
           diagonal[i + r] = l[row + r];
           l += row + r + 1;
         }
@@ -255,15 +255,15 @@ void rsample_kl_cholesky_backward_groups(const cpu::RsampleKlCholeskyBackward& a
         const C* const behind = grad_block + elements.cols;
         const int64_t i = sample * at.pitch + row;
         for (int64_t r = 0; r < block.rows; ++r) {
-          const C g = grad_z[i + r], w = weight[i + r], s = scale[i + r];
-          if (with_squares) sum_row<C, false>(l, row, r, eps, s, r, sums);
-          for (int64_t j = 0; j < row; j += kWidth<C>) store<C>(grad_l + j, g * load(eps + j) + load(l + j) * s * w);
-          const Vector<C> rest = g * load(eps + row) + load_head(l + row, r) * s * w;
+          const C g = grad_z[i + r], w = weight[i + r], s = has_prior ? scale[i + r] : C(1);
+          if (with_squares) sum_row<C, false, true>(l, row, r, eps, s, r, sums);
+          const auto gradient = [&](Vector<C> v, int64_t j) { return g * load(eps + j) + (has_prior ? v * s : v) * w; };
+          for (int64_t j = 0; j < row; j += kWidth<C>) store<C>(grad_l + j, gradient(load(l + j), j));
           // A whole vector runs over the end of the row: what comes there is written later.
           if (behind - (grad_l + row) >= kWidth<C>) {
-            store<C>(grad_l + row, rest);
+            store<C>(grad_l + row, gradient(load(l + row), row));
           } else {
-            store_head(grad_l + row, r, rest);
+            store_head(grad_l + row, r, gradient(load_head(l + row, r), row));
           }
           grad_l[row + r] = grad_diagonal[i + r];
           l += row + r + 1;
