@@ -462,6 +462,23 @@ def test_gaussian_nll_and_elbo_are_their_definitions_in_float64(
             assert_within(f"grad_{name}", found, expected, bound[name], arithmetic)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("cols", [64, 63])
+def test_results_are_rounded_to_nearest_and_ties_to_even(kernels: Kernels, cols: int, dtype: torch.dtype) -> None:
+    # The gradient is x_hat - x, exact in float32: every number of a binade and half of its last place more, or less.
+    steps = 2 ** (7 if dtype == torch.bfloat16 else 10)
+    x_hat = (1 + torch.arange(32 * cols) % steps / steps).reshape(32, cols).to(kernels.device, dtype)
+    half = torch.full_like(x_hat, 0.5 / steps)
+    x_hat[:, :2] = torch.finfo(dtype).max  # half a place more is infinite
+    half[:, :2] = -torch.finfo(dtype).max / 2**8
+    half[1] = math.nan
+    scale, log_gamma = kernels.scalar(0.5, torch.float32).expand(32), kernels.scalar(0, torch.float32)
+    for x in (half, -half, half / 2):
+        found, _ = kernels.operators.gaussian_nll_backward(None, scale, x_hat, x, log_gamma, scale)
+        expected = (x_hat.float() - x.float()).to(dtype)
+        torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(0, 7), (5, 0), (0, 0), (0, 300)])
 def test_nothing_to_do(
