@@ -74,10 +74,10 @@ COMPARISON = Comparison(
     module="benchmarks.elbo_against_eager",
     axes="B, d, kappa",
     sizes=(
-        Size((128, 20, 20), 2000, 2.0),
+        Size((128, 20, 20), 2000, 3.0),
         Size((512, 784, 32), 300, 3.0),
-        Size((4096, 784, 64), 60, 4.0),
-        Size((100_000, 20, 20), 60, 4.0),
+        Size((4096, 784, 64), 60, 5.0),
+        Size((100_000, 20, 20), 60, 5.0),
     ),
     problem=problem,
     contenders={"eager": eager, "fused": fused},
