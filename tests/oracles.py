@@ -11,7 +11,18 @@ from manifold_core.kernels.rsample_kl_cholesky import reference as cholesky
 from torch import Tensor
 from torch.autograd import grad
 
-__all__ = ["Expected", "gradients", "in_float64", "of_rsample_kl"]
+__all__ = ["PHILOX", "Expected", "gradients", "in_float64", "of_rsample_kl"]
+
+# Random123, the authors' own tests: counter, key, words.
+PHILOX = [
+    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
 
 
 class Expected(NamedTuple):
@@ -26,7 +37,7 @@ def gradients(outputs: Sequence[Tensor], incoming: Sequence[Tensor | None], inpu
     """Of those outputs that have an incoming gradient; 0 for inputs that they do not depend on."""
     pairs = [(output, g) for output, g in zip(outputs, incoming, strict=True) if g is not None]
     of, given = [output for output, _ in pairs], [g for _, g in pairs]
-    return list(grad(of, list(inputs), given, materialize_grads=True))
+    return list(grad(of, list(inputs), given, retain_graph=True, materialize_grads=True))
 
 
 def in_float64(tensor: Tensor) -> Tensor:
@@ -42,8 +53,10 @@ def of_rsample_kl(
     grad_z: Tensor | None,
     grad_kl: Tensor | None,
 ) -> dict[str, Expected]:
-    """z, kl, variance_ratio and, for each of the inputs, ``grad_<name>``: of rsample_kl, or of rsample_kl_cholesky where
-    the inputs have a ``tril``. Inputs that were not given are left out."""
+    """z, kl, variance_ratio and ``grad_<name>`` of each input that requires a gradient; some arguments may be left out.
+
+    Of rsample_kl_cholesky where there is a ``tril`` among them.
+    """
     exact = {name: in_float64(tensor) for name, tensor in inputs.items()}
     rows, cols = exact["mu"].shape
     rest = torch.tensor(seed), first_row, per_dimension, True
@@ -53,7 +66,8 @@ def of_rsample_kl(
     else:
         z, kl, ratio = diagonal.rsample_kl(exact["mu"], exact["log_var"], *prior, exact.get("gate_logits"), *rest)
     incoming = [g if g is None else in_float64(g) for g in (grad_z, grad_kl)]
-    grads = gradients((z, kl), incoming, exact.values())
+    learn = {name: tensor for name, tensor in exact.items() if tensor.requires_grad}
+    grads = gradients((z, kl), incoming, learn.values())
     noise = standard_normal(torch.tensor(seed), rows, cols, first_row)
     with torch.no_grad():
         g, k = (torch.zeros(rows, 1) if t is None else t.abs().reshape(rows, -1) for t in incoming)
@@ -64,7 +78,7 @@ def of_rsample_kl(
             "kl": Expected(kl.detach(), kl.detach()),  # its terms are positive
             "variance_ratio": Expected(ratio, ratio, batch_sum=True),
         }
-        for (name, tensor), value in zip(exact.items(), grads, strict=True):
+        for (name, tensor), value in zip(learn.items(), grads, strict=True):
             summed = tensor.shape[0] != rows
             size = sizes[name].sum(dim=0, keepdim=True) if summed else sizes[name]
             answer[f"grad_{name}"] = Expected(value, size, summed)
