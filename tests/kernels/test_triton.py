@@ -309,6 +309,7 @@ SHAPES = (
 
 @settings(max_examples=30)
 @given(cases(SHAPES, ("none", "rows", "one row")))
+@example(Case((3, 5), F32, ("steps",) * 6, "rows", "rows", 0.5, True, False, "both", (), 1, 0))
 @example(Case((1, 1), F32, DENSE, "rows", "rows", 0.5, False, True, "both", (), 1, 0))
 # More tiles of rows than programs; more programs than one group; a second tile of columns.
 @example(Case((3000, 3), F32, DENSE, "one row", "one row", 0.5, False, True, "both", (), 1, 7))
