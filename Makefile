@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
 
-.PHONY: help demo test test-slow sanitize lint bench gpu clean
+.PHONY: help demo test test-slow sanitize lint bench resources gpu clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -51,6 +51,9 @@ lint: $(READY)  ## style and types
 bench: $(READY)  ## the fused ops against eager PyTorch on this machine
 	$(BIN)/python -m benchmarks.elbo_against_eager
 	$(BIN)/python -m benchmarks.cholesky_against_eager
+
+resources: $(READY)  ## compile every GPU kernel; fails where one spills; the table goes to benchmarks/results
+	$(BIN)/python -m benchmarks.resources --out benchmarks/results/gpu_kernels.md
 
 # On a bare machine with a GPU, where torch is installed and nothing can be fetched: built in place, found by a tree of
 # links. Each step has its time, less than eight minutes in all.

@@ -190,7 +190,13 @@ def compile_call(dtype: torch.dtype, number: int) -> list[Row]:
 
 
 def rows() -> Iterator[Row]:
-    """Of every kernel in every variant for every architecture. All processors work on it."""
+    """Of every kernel in every variant for every architecture. All processors work on it.
+
+    Raises:
+        RuntimeError: TRITON_INTERPRET is set, with which there is nothing to compile.
+    """
+    if triton.knobs.runtime.interpret:
+        raise RuntimeError("TRITON_INTERPRET is set: Triton would interpret the kernels, not compile them; unset it")
     dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
     jobs = [(dtype, number) for dtype in dtypes for number, _ in enumerate(calls(dtype))]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:

@@ -1,6 +1,7 @@
 """The Triton backend, on a GPU where there is one, else in Triton's interpreter, against the definitions in float64."""
 
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -308,6 +309,7 @@ SHAPES = (
 
 @settings(max_examples=30)
 @given(cases(SHAPES, ("none", "rows", "one row")))
+@example(Case((3, 5), F32, ("steps",) * 6, "rows", "rows", 0.5, True, False, "both", (), 1, 0))
 @example(Case((1, 1), F32, DENSE, "rows", "rows", 0.5, False, True, "both", (), 1, 0))
 # More tiles of rows than programs; more programs than one group; a second tile of columns.
 @example(Case((3000, 3), F32, DENSE, "one row", "one row", 0.5, False, True, "both", (), 1, 7))
@@ -537,6 +539,22 @@ def test_importing_the_package_does_not_import_triton_kernels() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"
+
+
+def test_cpu_tensors_are_refused_where_nothing_is_interpreted() -> None:
+    code = """if True:
+        import importlib, torch, manifold_core as mc
+        for op in ("rsample_kl", "rsample_kl_cholesky", "gaussian_nll", "gaussian_elbo"):
+            importlib.import_module(f"manifold_core.kernels.{op}.triton")
+        try:
+            mc.rsample_kl(torch.zeros(2, 3), torch.zeros(2, 3), backend="triton")
+        except RuntimeError as error:
+            print(error)
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    refusal = "backend 'triton' cannot serve this call: a tensor is on cpu, not on a CUDA device"
+    assert said.stdout.strip() == refusal
 
 
 def test_a_launch_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
