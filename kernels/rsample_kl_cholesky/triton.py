@@ -162,7 +162,7 @@ def rsample_kl_cholesky(
     ratio = z.new_empty(cols if with_variance_ratio else 0, dtype=dtype)
     if rows == 0 or cols == 0:
         return z, kl.zero_(), ratio.fill_(torch.nan)
-    at = tile(cols, tile_elements(dtype))
+    at = tile(cols, tile_elements(dtype, with_variance_ratio))
     batch = split_batch(rows, at.rows, with_variance_ratio)
     sums, counters, group_size = partials(z, batch.programs if with_variance_ratio else 0, cols, dtype)
     forward_kernel[(batch.programs,)](
