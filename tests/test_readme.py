@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from manifold_core.experiments import paper
@@ -23,13 +24,27 @@ def test_python_blocks_run_one_after_the_other(capsys: pytest.CaptureFixture[str
     assert int(capsys.readouterr().out.split()[0]) in range(9)
 
 
-def test_speed_figures_are_those_of_the_results_file() -> None:
-    results = json.loads((ROOT / "benchmarks/results/cpu.json").read_text(encoding="utf-8"))["results"]
+def speed_rows(name: str) -> list[tuple[dict[str, Any], str]]:
+    """What a results file has, and how the row of each size begins."""
+    results = json.loads((ROOT / "benchmarks/results" / name).read_text(encoding="utf-8"))["results"]
+    rows = []
     for found in results:
         size = ", ".join(f"{n:,}" for n in found["size"])
         low, median, high = found["ratio_quartiles"]
         times = f"| {size} | {found['eager_us']:,.0f} µs | {found['fused_us']:,.0f} µs |"
-        assert f"{times} {median:.1f} | {low:.1f} to {high:.1f} |" in README
+        rows.append((found, f"{times} {median:.1f} | {low:.1f} to {high:.1f} | {found['wanted']:g} |"))
+    return rows
+
+
+def test_speed_figures_are_those_of_the_results_file() -> None:
+    for _, row in speed_rows("cpu.json"):
+        assert f"{row}\n" in README
+
+
+def test_speed_figures_of_full_covariance_are_those_of_the_results_file() -> None:
+    for found, row in speed_rows("cpu_cholesky.json"):
+        tuned, distributions = (found[f"{name}_ratio_quartiles"][1] for name in ("tuned", "distributions"))
+        assert f"{row} {tuned:.1f} | {distributions:.1f} | {found['diagonal_us']:,.0f} µs |\n" in README
 
 
 def test_dimension_figures_are_those_of_the_results_file() -> None:
