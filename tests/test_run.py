@@ -290,7 +290,7 @@ class TestFinishedRun:
         assert not model.training
         assert model.state_dict().keys() == loaded.state_dict().keys()
         for found, expected in zip(loaded(x, seed=5), model(x, seed=5), strict=True):
-            assert torch.equal(found, expected)
+            torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
     def test_load_model_wants_a_finished_run(self, tmp_path: Path) -> None:
         with pytest.raises(mc.InputError, match="folder must hold a finished run"):

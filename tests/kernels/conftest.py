@@ -1,8 +1,6 @@
 """Backends, strides and error bounds, shared by the tests of the kernels."""
 
-import importlib.util
 import math
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,36 +20,6 @@ ALLOWED = {torch.float32: 1e-6, torch.float64: 1e-13}
 # Below its smallest normal number a type has no relative precision.
 SMALLEST = {torch.float32: 2.0**-126, torch.float64: 2.0**-1022}
 UNIT_ROUNDOFF = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
-
-
-def mend_interpreter() -> None:
-    """Triton's interpreter asks int() of arrays with one number, which numpy refuses in later versions; and for each
-    call of a function inside a kernel it patches the language again, which takes most of its time."""
-    from triton import language
-    from triton.runtime import interpreter
-
-    patch_tensor = interpreter._patch_lang_tensor
-
-    def patch(tensor: Any, scope: Any) -> None:
-        patch_tensor(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
-
-    interpreter._patch_lang_tensor = patch
-    patched: set[str] = set()
-
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        module = self.fn.__module__
-        if module not in patched and language not in self.fn.__globals__.values():  # Triton's own, such as tl.sum
-            interpreter._patch_lang(self.fn)
-            patched.add(module)
-        return self.rewrite()(*args, **kwargs)
-
-    interpreter.InterpretedFunction.__call__ = call
-
-
-if importlib.util.find_spec("triton") is not None and not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before a kernel is defined
-    mend_interpreter()
 
 
 def use(name: str) -> Iterator[str]:
