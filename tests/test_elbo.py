@@ -112,6 +112,12 @@ def test_full_covariance_is_that_of_torch_distributions(backend: str) -> None:
     torch.testing.assert_close(terms.variance_ratio, (posterior.variance / prior[1].exp()).mean(dim=0).detach())
 
 
+def test_analytic_gamma_of_images_is_the_mean_square_of_all_their_features() -> None:
+    x, posterior = torch.rand(4, 2, 3, 5, dtype=torch.float64), (torch.zeros(4, 1), torch.zeros(4, 1))
+    terms = mc.GaussianELBO("analytic").double()(x, posterior, lambda z: torch.zeros_like(x), seed=0)
+    torch.testing.assert_close(terms.log_gamma, x.square().mean().log(), rtol=1e-12, atol=0)
+
+
 def test_analytic_gamma_is_the_best_fixed_one() -> None:
     x, mu, log_var, weight = inputs()
     best = mc.GaussianELBO("analytic").double()(x, (mu, log_var), lambda z: z @ weight, seed=3)

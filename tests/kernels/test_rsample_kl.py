@@ -343,6 +343,19 @@ def test_gradcheck(backend: str, per_dimension: bool, rows_of_prior_and_gate: in
     assert gradcheck(function, inputs)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_gradient_of_each_argument_alone_is_that_of_all(backend: str, name: str) -> None:
+    generator = torch.Generator().manual_seed(25)
+    values = {n: torch.randn(4, 6, dtype=torch.float64, generator=generator) for n in NAMES}
+
+    def gradient(*learned: str) -> Tensor:
+        inputs = {n: v.clone().requires_grad_(n in learned) for n, v in values.items()}
+        z, kl = mc.rsample_kl(**inputs, seed=8, backend=backend)
+        return grad(z.square().sum() + kl.sum(), inputs[name])[0]
+
+    assert torch.equal(gradient(name), gradient(*NAMES))
+
+
 def test_gradient_of_one_argument_alone(backend: str) -> None:
     generator = torch.Generator().manual_seed(9)
     mu, log_var = (torch.randn(4, 6, generator=generator) for _ in range(2))
