@@ -65,9 +65,9 @@ SANITIZE = timeout 50 $(SANITIZER) --target-processes all --error-exitcode 9
 SANITIZED := -m pytest -m gpu tests/kernels/test_cuda.py -k "nothing_to_do or nan_stays or same_each_time"
 gpu:  ## build in place, run the tests that need a GPU, measure, check memory and races; see benchmarks/results
 	timeout 100 $(PYTHON) setup.py build_ext --inplace
-	rm -rf build/gpu && mkdir -p build/gpu/manifold_core
-	ln -s $(CURDIR)/manifold_core/* $(CURDIR)/kernels $(CURDIR)/experiments build/gpu/manifold_core/
-	ln -s $(CURDIR)/benchmarks build/gpu/
+	$(call link_tree,build/gpu)
+	ln -s $(CURDIR)/manifold_core/*.so build/gpu/manifold_core/
+	ln -sfn $(CURDIR)/benchmarks build/gpu/benchmarks
 	timeout 130 $(GPU_PYTHON) -m pytest -m gpu tests/kernels
 	timeout 140 $(GPU_PYTHON) -m benchmarks.gpu --seconds 110
 ifeq ($(SANITIZER),)

@@ -7,7 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["below_autograd", "eager", "functional", "functional_once", "one_by_one", "refuse_second_derivative"]
+__all__ = [
+    "below_autograd",
+    "eager",
+    "empty_gradient",
+    "functional",
+    "functional_once",
+    "one_by_one",
+    "refuse_second_derivative",
+]
 
 
 def below_autograd(operator: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,6 +74,13 @@ def functional(
 def functional_once(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
     """The same for a kernel whose own derivative nobody has."""
     return functional(name, kernel, lambda ctx, inputs, output: None, refuse_second_derivative)
+
+
+def empty_gradient(tensor: Tensor | None, like: Tensor, wanted: bool) -> Tensor:
+    """Room for the gradient of an argument that need not be there; no elements where it is not wanted."""
+    if tensor is None or not wanted:
+        return like.new_empty(0, dtype=torch.float32)
+    return tensor.new_empty(tensor.shape)
 
 
 def one_by_one(function: Callable[..., Any], info: Any, in_dims: Any, *inputs: Any) -> Any:

@@ -28,17 +28,11 @@ class Choice:
 def _cpu_cannot(tensors: tuple[Tensor | None, ...]) -> str:
     if extension.compiled is None:
         return extension.missing_because
-    for tensor in tensors:
-        if tensor is not None:
-            if not tensor.is_cpu:
-                return f"a tensor is on {tensor.device}, not on the CPU"
-            if tensor.dtype not in DTYPES:
-                return f"no kernel for {tensor.dtype}"
-    return ""
+    return _elsewhere(tensors, "cpu", "the CPU")
 
 
 def _cuda_cannot(tensors: tuple[Tensor | None, ...]) -> str:
-    return extension.cuda_missing_because or _off_the_gpu(tensors)
+    return extension.cuda_missing_because or _elsewhere(tensors, "cuda", "a CUDA device")
 
 
 def _triton_cannot(tensors: tuple[Tensor | None, ...]) -> str:
@@ -47,14 +41,15 @@ def _triton_cannot(tensors: tuple[Tensor | None, ...]) -> str:
     # With TRITON_INTERPRET=1 triton runs its kernels in Python, on CPU tensors: for tests.
     if os.environ.get("TRITON_INTERPRET") == "1":
         return ""
-    return _off_the_gpu(tensors) or _before_bfloat16(tensors)
+    return _elsewhere(tensors, "cuda", "a CUDA device") or _before_bfloat16(tensors)
 
 
-def _off_the_gpu(tensors: tuple[Tensor | None, ...]) -> str:
+def _elsewhere(tensors: tuple[Tensor | None, ...], device_type: str, place: str) -> str:
+    """Which tensor is not there, or of no type that any kernel has."""
     for tensor in tensors:
         if tensor is not None:
-            if not tensor.is_cuda:
-                return f"a tensor is on {tensor.device}, not on a CUDA device"
+            if tensor.device.type != device_type:
+                return f"a tensor is on {tensor.device}, not on {place}"
             if tensor.dtype not in DTYPES:
                 return f"no kernel for {tensor.dtype}"
     return ""

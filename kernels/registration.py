@@ -70,8 +70,9 @@ class Operator:
         self._of_library = {library: self.define(library) for library in set(LIBRARIES.values())}
         self._of_backend = {backend: self._of_library[library] for backend, library in LIBRARIES.items()}
         for operator in self._schemas:
-            for key in ("CUDA", "CPU"):  # the CPU in Triton's interpreter
-                _implement(f"{LIBRARIES['triton']}::{operator}", key, partial(self._triton, operator))
+            # On the CPU it runs in Triton's interpreter.
+            implement = torch.library.impl(f"{LIBRARIES['triton']}::{operator}", ("CUDA", "CPU"))
+            implement(partial(self._triton, operator))
 
     def __call__(self, backend: str, *inputs: Any) -> Any:
         calls = self._of_backend[backend]
@@ -108,7 +109,3 @@ class Operator:
         """Triton is imported when it is first run, and not before."""
         module = importlib.import_module(f".{self.name}.triton", __package__)
         return getattr(module, operator)(*inputs)
-
-
-def _implement(operator: str, key: str, function: Callable[..., Any]) -> None:
-    torch.library.impl(operator, key)(function)

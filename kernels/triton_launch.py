@@ -10,13 +10,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .checks import accumulation_dtype
+
 __all__ = [
     "WARPS",
     "Batch",
     "Partials",
     "arithmetic",
     "broadcast_strides",
-    "empty_gradient",
     "most_registers",
     "partials",
     "row_strides",
@@ -31,9 +32,8 @@ PROGRAMS_OF_A_SUM = 512  # enough to fill a GPU, few enough for the last ones, w
 
 def arithmetic(*tensors: Tensor | None) -> tuple[torch.dtype, tl.dtype]:
     """The type that the arithmetic of a call is done in, as torch and Triton name it."""
-    if any(tensor is not None and tensor.dtype == torch.float64 for tensor in tensors):
-        return torch.float64, tl.float64
-    return torch.float32, tl.float32
+    dtype = accumulation_dtype(*tensors)
+    return dtype, tl.float64 if dtype == torch.float64 else tl.float32
 
 
 def broadcast_strides(tensor: Tensor | None, rows: int) -> tuple[int, int]:
@@ -66,13 +66,6 @@ def most_registers(dtype: torch.dtype) -> int:
 def tile_cols(cols: int, widest: int) -> int:
     """The columns of a tile, at least a whole block of noise."""
     return min(max(triton.next_power_of_2(cols), 4), widest)
-
-
-def empty_gradient(tensor: Tensor | None, like: Tensor, wanted: bool) -> Tensor:
-    """Room for the gradient of an argument that need not be there; no elements where it is not wanted."""
-    if tensor is None or not wanted:
-        return like.new_empty(0, dtype=torch.float32)
-    return tensor.new_empty(tensor.shape)
 
 
 class Batch(NamedTuple):

@@ -5,6 +5,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from ..autograd import empty_gradient
 from ..checks import accumulation_dtype, check_alike, check_optional_rows, check_prior
 from ..dispatch import choose
 from ..random import draw_seed
@@ -48,11 +49,13 @@ def _fake_backward(
     with_prior: bool,
     with_gate: bool,
 ) -> tuple[Tensor, ...]:
-    def like(tensor: Tensor | None, wanted: bool) -> Tensor:
-        return mu.new_empty(0, dtype=torch.float32) if tensor is None or not wanted else tensor.new_empty(tensor.shape)
-
-    prior = like(prior_mu, with_prior), like(prior_log_var, with_prior)
-    return mu.new_empty(mu.shape), log_var.new_empty(log_var.shape), *prior, like(gate_logits, with_gate)
+    return (
+        mu.new_empty(mu.shape),
+        log_var.new_empty(log_var.shape),
+        empty_gradient(prior_mu, mu, with_prior),
+        empty_gradient(prior_log_var, mu, with_prior),
+        empty_gradient(gate_logits, mu, with_gate),
+    )
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -175,8 +178,7 @@ def rsample_kl(
     check_alike("mu", mu, "log_var", log_var)
     if mu.dim() != 2:
         raise ValueError(f"mu must have shape [B, κ], got {tuple(mu.shape)}")
-    if prior_mu is not None or prior_log_var is not None:
-        prior_mu, prior_log_var = check_prior(prior_mu, prior_log_var, mu)
+    prior_mu, prior_log_var = check_prior(prior_mu, prior_log_var, mu)
     if gate_logits is not None:
         gate_logits = check_optional_rows("gate_logits", gate_logits, mu)
     if first_row < 0:

@@ -5,11 +5,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..autograd import empty_gradient
 from ..triton_launch import (
     WARPS,
     arithmetic,
     broadcast_strides,
-    empty_gradient,
     most_registers,
     partials,
     row_strides,

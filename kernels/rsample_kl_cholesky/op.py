@@ -5,6 +5,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from ..autograd import empty_gradient
 from ..checks import accumulation_dtype, check_floating, check_prior
 from ..dispatch import choose
 from ..random import draw_seed
@@ -45,12 +46,12 @@ def _fake_backward(
     first_row: int,
     with_prior: bool,
 ) -> tuple[Tensor, ...]:
-    def like(tensor: Tensor | None) -> Tensor:
-        if tensor is None or not with_prior:
-            return mu.new_empty(0, dtype=torch.float32)
-        return tensor.new_empty(tensor.shape)
-
-    return mu.new_empty(mu.shape), tril.new_empty(tril.shape), like(prior_mu), like(prior_log_var)
+    return (
+        mu.new_empty(mu.shape),
+        tril.new_empty(tril.shape),
+        empty_gradient(prior_mu, mu, with_prior),
+        empty_gradient(prior_log_var, mu, with_prior),
+    )
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -196,8 +197,7 @@ def rsample_kl_cholesky(
     of L in logarithms.
     """
     _check_packed(mu, tril)
-    if prior_mu is not None or prior_log_var is not None:
-        prior_mu, prior_log_var = check_prior(prior_mu, prior_log_var, mu)
+    prior_mu, prior_log_var = check_prior(prior_mu, prior_log_var, mu)
     if first_row < 0:
         raise ValueError(f"first_row must not be negative, got {first_row}")
     seed = draw_seed(seed, generator, mu.device)
