@@ -14,4 +14,5 @@ STABLE_TORCH_LIBRARY_IMPL(manifold_core, CPU, m) {
   MC_IMPL(gaussian_nll);
   MC_IMPL(gaussian_nll_backward);
   MC_IMPL(gaussian_elbo);
+  MC_IMPL(ensemble_steps);
 }

@@ -1,6 +1,8 @@
 // What the operators (ops/*.cpp) and the kernels (one copy per instruction set) say to each other.
 #pragma once
 
+#include "manifold_core/program.h"
+
 #include <cstdint>
 
 namespace manifold_core::cpu {
@@ -119,10 +121,39 @@ struct Kernels {
   void (*gaussian_nll_backward)(const GaussianNllBackward&, int64_t begin, int64_t end);
 };
 
+// One training step of one model of an ensemble (cpu/ensemble.cpp). Its batch is cut into groups, the same whatever the
+// number of threads; each group leaves the gradient of the mean loss, as far as its samples make it, and sums over them.
+struct EnsembleStep {
+  const Model* model;
+  int64_t step;      // from 0
+  double log_gamma;
+  bool recorded;
+};
+
+struct EnsembleGroup {
+  int64_t begin, end;  // samples of the batch
+  float* gradient;     // [parameter_count]
+  double* sums;        // [kSums + latents]: squared error, KL, and where recorded the variance ratios
+  float* tile;         // a thread's own, [rows, kPitch]
+};
+
+constexpr int kSums = 2;
+constexpr int64_t kColumns = 256;           // of a tile: samples worked on together
+constexpr int64_t kRoundedTo = 64;          // columns, with some that only fill
+constexpr int64_t kPitch = kColumns + 16;   // rows a power of two apart would compete for the same sets of the cache
+
+struct EnsembleKernels {
+  void (*squared_error)(const EnsembleStep&, const EnsembleGroup&);  // that alone
+  void (*gradient)(const EnsembleStep&, const EnsembleGroup&);
+  // Adam for parameters [begin, end), from the sum of the gradients [groups, parameter_count], which are used up.
+  void (*update)(const EnsembleStep&, float* gradients, int64_t groups, int64_t begin, int64_t end);
+};
+
 struct InstructionSet {
   const char* name;
   Kernels<float> f32;
   Kernels<double> f64;
+  EnsembleKernels ensemble;
 };
 
 extern const InstructionSet portable_kernels, avx2_kernels, avx512_kernels;

@@ -25,6 +25,24 @@ MC_INLINE Lanes multiply_words(Lanes a, uint32_t factor) {
 #endif
 }
 
+// The four words of as many blocks as there are lanes, by f(which of the four, words).
+template <class F>
+MC_INLINE void philox_words(Lanes block, Lanes row, uint64_t seed, const F& f) {
+  Lanes c0 = block, c1 = row, c2 = row >> 32, c3 = Lanes{} + kStreamNoise;
+  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+  for (int round = 0; round < 10; ++round) {  // as philox4x32_10 in philox.h
+    const Lanes p0 = multiply_words(c0, 0xD2511F53u), p1 = multiply_words(c2, 0xCD9E8D57u);
+    c0 = (p1 >> 32) ^ c1 ^ uint64_t{k0};
+    c1 = p1;
+    c2 = (p0 >> 32) ^ c3 ^ uint64_t{k1};
+    c3 = p0;
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  const Lanes words[4] = {c0, c1, c2, c3};
+  for (int w = 0; w < 4; ++w) f(w, __builtin_convertvector(words[w], Words));
+}
+
 // The words of kTile / 4 blocks; the row of a block is the first row plus its row in the tile.
 template <class C>
 class NoiseTile {
@@ -50,23 +68,8 @@ class NoiseTile {
       Lanes in_row, in_tile;
       memcpy(&in_row, block_in_row_ + b, sizeof(Lanes));
       memcpy(&in_tile, row_in_tile_ + b, sizeof(Lanes));
-      const Lanes full_row = in_tile + row;
-      Lanes c0 = in_row + block, c1 = full_row, c2 = full_row >> 32, c3 = Lanes{} + kStreamNoise;
-      uint32_t k0 = static_cast<uint32_t>(seed_), k1 = static_cast<uint32_t>(seed_ >> 32);
-      for (int round = 0; round < 10; ++round) {  // as philox4x32_10 in philox.h
-        const Lanes p0 = multiply_words(c0, 0xD2511F53u), p1 = multiply_words(c2, 0xCD9E8D57u);
-        c0 = (p1 >> 32) ^ c1 ^ uint64_t{k0};
-        c1 = p1;
-        c2 = (p0 >> 32) ^ c3 ^ uint64_t{k1};
-        c3 = p0;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-      }
-      const Lanes lanes[4] = {c0, c1, c2, c3};
-      for (int w = 0; w < 4; ++w) {
-        const Words low = __builtin_convertvector(lanes[w], Words);
-        memcpy(word[w] + b, &low, sizeof(Words));
-      }
+      philox_words(in_row + block, in_tile + row, seed_,
+                   [&](int w, Words low) { memcpy(word[w] + b, &low, sizeof(Words)); });
     }
     // Two loops in turn: while the first waits for square roots, the processor is already at work on the second.
     alignas(64) C radius[2][kBlocks];

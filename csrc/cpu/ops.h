@@ -44,4 +44,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_elbo(const T
                                                                          const Tensor& log_gamma, const Tensor& kl,
                                                                          double beta, bool with_gradients);
 
+// Advances each model, one a row of int64 words (program.h), by so many steps, on so many threads.
+void ensemble_steps(const Tensor& models, int64_t steps, int64_t threads);
+
 }  // namespace manifold_core::cpu

@@ -1,0 +1,182 @@
+// A dense layer on a tile: rows are features, columns are samples, which are the lanes of vectors. Weights are numbers
+// that all lanes share, so no size of a layer leaves a lane idle.
+#pragma once
+
+#include "cpu/vectors.h"
+#include "manifold_core/program.h"
+
+#include <type_traits>
+
+namespace manifold_core::MC_ISA {
+
+// A block of rows times a panel of columns is kept in registers: 24 of AVX-512's 32, 12 of the 16 elsewhere.
+using Floats = Vector<float>;
+constexpr int kFloats = kWidth<float>;  // lanes
+constexpr int kBlock = 6;
+constexpr int kPanel = MC_VECTOR_BYTES == 64 ? 4 : 2;  // vectors
+constexpr int64_t kPanelColumns = kPanel * kFloats;
+
+// One thread's tile of a model, and the sums of the gradient that it adds to. Columns are whole panels.
+struct ModelTile {
+  float* rows;
+  int64_t pitch, columns;
+  const float* parameters;
+  float* gradient;
+
+  MC_INLINE float* row(int64_t i) const { return rows + i * pitch; }
+};
+
+MC_INLINE Floats all(float value) { return value - Floats{}; }  // minus zero, not plus: that the compiler may drop
+
+template <int n>
+using Count = std::integral_constant<int, n>;
+
+// Calls f(size, first) for blocks of up to kBlock rows, as equal as can be.
+template <class F>
+MC_INLINE void for_each_block(int64_t rows, const F& f) {
+  const int64_t blocks = (rows + kBlock - 1) / kBlock;
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int64_t first = b * rows / blocks;
+    switch ((b + 1) * rows / blocks - first) {
+      case 1: f(Count<1>{}, first); break;
+      case 2: f(Count<2>{}, first); break;
+      case 3: f(Count<3>{}, first); break;
+      case 4: f(Count<4>{}, first); break;
+      case 5: f(Count<5>{}, first); break;
+      case 6: f(Count<6>{}, first); break;
+    }
+  }
+}
+
+// sum[r] += sum_k a[r row_step + k depth_step] * (row k of b), on one panel.
+template <int R>
+MC_INLINE void multiply_add(Floats (&sum)[R][kPanel], const float* a, int64_t row_step, int64_t depth_step,
+                            int64_t depth, const float* b, int64_t pitch) {
+  for (int64_t k = 0; k < depth; ++k, a += depth_step, b += pitch) {
+    Floats x[kPanel];
+    for (int v = 0; v < kPanel; ++v) x[v] = load(b + v * kFloats);
+    for (int r = 0; r < R; ++r) {
+      const Floats w = all(a[r * row_step]);
+      for (int v = 0; v < kPanel; ++v) sum[r][v] += w * x[v];
+    }
+  }
+}
+
+inline void forward(const Dense& layer, const ModelTile& tile) {
+  const float* const weight = tile.parameters + layer.weight;
+  const float* const bias = tile.parameters + layer.bias;
+  const Floats slope = all(layer.activation == kPrelu ? tile.parameters[layer.slope] : 0.0f);
+  for (int64_t column = 0; column < tile.columns; column += kPanelColumns) {
+    for_each_block(layer.outputs, [&](auto size, int64_t first) {
+      constexpr int R = size();
+      Floats sum[R][kPanel];
+      for (int r = 0; r < R; ++r) {
+        for (int v = 0; v < kPanel; ++v) sum[r][v] = all(bias[first + r]);
+      }
+      multiply_add<R>(sum, weight + first * layer.inputs, layer.inputs, 1, layer.inputs, tile.row(layer.in) + column,
+                      tile.pitch);
+      for (int r = 0; r < R; ++r) {
+        float* const out = tile.row(layer.out + first + r) + column;
+        for (int v = 0; v < kPanel; ++v) {
+          Floats y = sum[r][v];
+          if (layer.activation == kRelu) {
+            y = y < 0 ? Floats{} : y;  // NaN stays
+          } else if (layer.activation == kPrelu) {
+            store(tile.row(layer.before + first + r) + column + v * kFloats, y);
+            y = y > 0 ? y : slope * y;
+          }
+          store(out + v * kFloats, y);
+        }
+      }
+    });
+  }
+}
+
+// The gradient of the inputs takes their place, that of what their layer's activation was applied to.
+inline void backward_inputs(const Dense& layer, const Dense* producer, const ModelTile& tile) {
+  const float* const weight = tile.parameters + layer.weight + layer.wanted_from;
+  const int64_t activation = producer ? producer->activation : int64_t{kNone};
+  const Floats slope = all(activation == kPrelu ? tile.parameters[producer->slope] : 0.0f);
+  Floats grad_slope = {};
+  for (int64_t column = 0; column < tile.columns; column += kPanelColumns) {
+    for_each_block(layer.inputs - layer.wanted_from, [&](auto size, int64_t first) {
+      constexpr int R = size();
+      Floats sum[R][kPanel] = {};
+      multiply_add<R>(sum, weight + first, 1, layer.inputs, layer.outputs, tile.row(layer.out) + column, tile.pitch);
+      for (int r = 0; r < R; ++r) {
+        float* const in = tile.row(layer.in + layer.wanted_from + first + r) + column;
+        for (int v = 0; v < kPanel; ++v) {
+          Floats g = sum[r][v];
+          if (activation == kRelu) {
+            g = load(in + v * kFloats) > 0 ? g : Floats{};
+          } else if (activation == kPrelu) {
+            const Floats x = load(tile.row(producer->before + first + r) + column + v * kFloats);
+            grad_slope += x > 0 ? Floats{} : g * x;
+            g = x > 0 ? g : slope * g;
+          }
+          store(in + v * kFloats, g);
+        }
+      }
+    });
+  }
+  if (activation == kPrelu) {
+    float sum = 0;
+    for (int l = 0; l < kFloats; ++l) sum += grad_slope[l];
+    tile.gradient[producer->slope] += sum;
+  }
+}
+
+// A block of outputs times inputs is kept in registers, one vector each, whose lanes are added up at the end. As many
+// as a vector has lanes: then that is a transposition.
+constexpr int kSide = kFloats == 16 ? 4 : 2;            // outputs of a block
+constexpr int kAcross = kFloats / kSide;                // inputs
+
+template <int O, int I>
+MC_INLINE void add_products(const Dense& layer, const ModelTile& tile, int64_t output, int64_t input) {
+  const float* const g = tile.row(layer.out + output);
+  const float* const x = tile.row(layer.in + input);
+  Floats sum[kFloats] = {};
+  for (int64_t column = 0; column < tile.columns; column += kFloats) {
+    Floats b[I];
+    for (int i = 0; i < I; ++i) b[i] = load(x + i * tile.pitch + column);
+    for (int o = 0; o < O; ++o) {
+      const Floats a = load(g + o * tile.pitch + column);
+      for (int i = 0; i < I; ++i) sum[o * kAcross + i] += a * b[i];
+    }
+  }
+  const Floats sums = sum_each<float>(sum);
+  for (int o = 0; o < O; ++o) {
+    float* const gradient = tile.gradient + layer.weight + (output + o) * layer.inputs + input;
+    for (int i = 0; i < I; ++i) gradient[i] += sums[o * kAcross + i];
+  }
+}
+
+template <int O>
+MC_INLINE void add_products(const Dense& layer, const ModelTile& tile, int64_t output) {
+  int64_t input = 0;
+  for (; input + kAcross <= layer.inputs; input += kAcross) add_products<O, kAcross>(layer, tile, output, input);
+  for (; input < layer.inputs; ++input) add_products<O, 1>(layer, tile, output, input);
+}
+
+inline void backward_parameters(const Dense& layer, const ModelTile& tile) {
+  int64_t output = 0;
+  for (; output + kSide <= layer.outputs; output += kSide) add_products<kSide>(layer, tile, output);
+  for (; output < layer.outputs; ++output) add_products<1>(layer, tile, output);
+  for (int64_t first = 0; first < layer.outputs; first += kFloats) {
+    const int64_t count = layer.outputs - first < kFloats ? layer.outputs - first : kFloats;
+    Floats sum[kFloats] = {};
+    for (int64_t o = 0; o < count; ++o) {
+      const float* const g = tile.row(layer.out + first + o);
+      Floats part[2] = {};
+      for (int64_t column = 0; column < tile.columns; column += 2 * kFloats) {
+        part[0] += load(g + column);
+        part[1] += load(g + column + kFloats);
+      }
+      sum[o] = part[0] + part[1];
+    }
+    const Floats sums = sum_each<float>(sum);
+    for (int64_t o = 0; o < count; ++o) tile.gradient[layer.bias + first + o] += sums[o];
+  }
+}
+
+}  // namespace manifold_core::MC_ISA

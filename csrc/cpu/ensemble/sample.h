@@ -1,0 +1,128 @@
+// z = (mu + sigma * noise) * w and KL[N(mu, sigma^2) || prior] on the rows of a tile, and their gradients. The math is
+// that of rsample_kl.h; here the noise and what the gradient needs stay in the tile.
+#pragma once
+
+#include "cpu/kernels.h"
+#include "cpu/noise.h"
+#include "dense.h"
+#include "manifold_core/gaussian.h"
+
+namespace manifold_core::MC_ISA {
+
+
+// Rows of noise of four latent dimensions; columns are the noise's rows from first_row on.
+inline void fill_noise(uint64_t seed, uint64_t first_row, uint32_t block, int64_t dimensions, int64_t columns,
+                       float* rows, int64_t pitch) {
+  constexpr int64_t kStretch = cpu::kRoundedTo;
+  for (int64_t column = 0; column < columns; column += kStretch) {
+    alignas(64) uint32_t word[4][kStretch];
+    for (int64_t s = 0; s < kStretch; s += kLanes) {
+      Lanes row = Lanes{} + (first_row + column + s);
+      for (int l = 0; l < kLanes; ++l) row[l] += l;
+      philox_words(Lanes{} + block, row, seed, [&](int w, Words low) { memcpy(word[w] + s, &low, sizeof(low)); });
+    }
+    for (int pair = 0; pair < 2 && 2 * pair < dimensions; ++pair) {
+      alignas(64) float radius[kStretch];
+      for (int64_t s = 0; s < kStretch; ++s) radius[s] = normal_radius<float>(word[2 * pair][s]);
+      float* const first = rows + 2 * pair * pitch + column;
+      float* const second = 2 * pair + 1 < dimensions ? first + pitch : radius;
+      for (int64_t s = 0; s < kStretch; ++s) {
+        float cosine, sine;
+        cos_sin_uniform(word[2 * pair + 1][s], cosine, sine);
+        const float r = radius[s];
+        first[s] = r * cosine;
+        second[s] = r * sine;
+      }
+    }
+  }
+}
+
+// Writes z. In the place of mu, log_var, and the prior's, the gradients of the mean KL; in the place of the noise
+// d z / d log_var (twice that), of the gate's logits d z / d logit, and behind these w. Adds each column's KL to kl, and
+// where ratio is given, the sums of sigma_q^2 / sigma_p^2 over the columns that count.
+inline void sample(const Model& m, const ModelTile& tile, const float* share, float* kl, double* ratio) {
+  for (int64_t j = 0; j < m.latents; ++j) {
+    float* const mu = tile.row(m.mu + j);
+    float* const log_var = tile.row(m.mu + m.latents + j);
+    float* const noise = tile.row(m.noise + j);
+    float* const z = tile.row(m.z + j);
+    float* const prior_mu = m.prior < 0 ? nullptr : tile.row(m.prior + j);
+    float* const prior_log_var = m.prior < 0 ? nullptr : tile.row(m.prior + m.latents + j);
+    alignas(64) float variance_of[cpu::kColumns];
+    if (m.prior < 0) {
+#pragma GCC ivdep
+      for (int64_t s = 0; s < tile.columns; ++s) {
+        const Ratio<float> v = variance(log_var[s]);
+        const float spread = v.root * noise[s];
+        z[s] = mu[s] + spread;
+        noise[s] = spread;
+        kl[s] += kl_divergence(mu[s], v);
+        variance_of[s] = v.root * v.root;
+        mu[s] *= share[s];
+        log_var[s] = 0.5f * share[s] * v.exp_minus_1;
+      }
+    } else {
+#pragma GCC ivdep
+      for (int64_t s = 0; s < tile.columns; ++s) {
+        const float inv_scale = exponential(-0.5f * prior_log_var[s]).exp;
+        const float scaled = (mu[s] - prior_mu[s]) * inv_scale;
+        const Ratio<float> v = variance_ratio(log_var[s], prior_log_var[s]);
+        const float spread = exponential(0.5f * log_var[s]).exp * noise[s];
+        z[s] = mu[s] + spread;
+        noise[s] = spread;
+        kl[s] += kl_divergence(scaled, v);
+        variance_of[s] = v.root * v.root;
+        const float grad = share[s] * scaled * inv_scale, half = 0.5f * share[s];
+        mu[s] = grad;
+        prior_mu[s] = -grad;
+        log_var[s] = half * v.exp_minus_1;
+        prior_log_var[s] = -(half * scaled * scaled) - half * v.exp_minus_1;
+      }
+    }
+    if (m.gate >= 0) {
+      float* const logit = tile.row(m.gate + j);
+      float* const weight = tile.row(m.gate + m.latents + j);
+#pragma GCC ivdep
+      for (int64_t s = 0; s < tile.columns; ++s) {
+        const Gate<float> gate = sigmoid(logit[s]);
+        logit[s] = z[s] * gate.slope;
+        weight[s] = gate.weight;
+        z[s] *= gate.weight;
+      }
+    }
+    if (ratio) {
+      double sum = 0;
+      for (int64_t s = 0; s < tile.columns; ++s) sum += share[s] != 0 ? variance_of[s] : 0.0f;
+      ratio[j] += sum;
+    }
+  }
+}
+
+// The gradient of z has taken its place; those of mu, log_var and the gate's logits become whole.
+inline void sample_backward(const Model& m, const ModelTile& tile) {
+  for (int64_t j = 0; j < m.latents; ++j) {
+    const float* const grad_z = tile.row(m.z + j);
+    const float* const spread = tile.row(m.noise + j);
+    float* const mu = tile.row(m.mu + j);
+    float* const log_var = tile.row(m.mu + m.latents + j);
+    if (m.gate < 0) {
+#pragma GCC ivdep
+      for (int64_t s = 0; s < tile.columns; ++s) {
+        mu[s] += grad_z[s];
+        log_var[s] += 0.5f * (grad_z[s] * spread[s]);
+      }
+    } else {
+      float* const logit = tile.row(m.gate + j);
+      const float* const weight = tile.row(m.gate + m.latents + j);
+#pragma GCC ivdep
+      for (int64_t s = 0; s < tile.columns; ++s) {
+        const float g = grad_z[s] * weight[s];
+        mu[s] += g;
+        log_var[s] += 0.5f * (g * spread[s]);
+        logit[s] *= grad_z[s];
+      }
+    }
+  }
+}
+
+}  // namespace manifold_core::MC_ISA

@@ -1,0 +1,139 @@
+// One training step of a model, tile by tile: what the engine (cpu/ensemble.cpp) calls for a group of samples, and Adam.
+#pragma once
+
+#include "cpu/kernels.h"
+#include "manifold_core/permutation.h"
+#include "sample.h"
+
+#include <cmath>
+
+namespace manifold_core::MC_ISA {
+
+// The samples of one tile: places [first, first + count) of the mini-batch, and columns that only fill the last panel.
+class TileOfBatch {
+ public:
+  TileOfBatch(const cpu::EnsembleStep& step, const cpu::EnsembleGroup& group, int64_t first)
+      : m_(*step.model), first_(first), seed_(static_cast<uint64_t>(m_.seed) << 32 | static_cast<uint64_t>(step.step)) {
+    count_ = group.end - first < cpu::kColumns ? group.end - first : cpu::kColumns;
+    const int64_t columns = (count_ + cpu::kRoundedTo - 1) / cpu::kRoundedTo * cpu::kRoundedTo;
+    tile_ = {group.tile, cpu::kPitch, columns, reinterpret_cast<const float*>(m_.parameters), group.gradient};
+    for (int64_t s = 0; s < columns; ++s) share_[s] = s < count_ ? 1.0f / static_cast<float>(m_.batch) : 0.0f;
+    gather(step.step);
+  }
+
+  // To x_hat. Adds the sums of what counts.
+  void forward(double* kl, double* ratio) {
+    alignas(64) float kl_of[cpu::kColumns] = {};
+    for (int64_t i = 0; i < m_.sampled_after; ++i) MC_ISA::forward(m_.layers[i], tile_);
+    for (int64_t j = 0; j < m_.latents; j += 4) {
+      fill_noise(seed_, first_, static_cast<uint32_t>(j / 4), m_.latents - j, tile_.columns, tile_.row(m_.noise + j),
+                 tile_.pitch);
+    }
+    sample(m_, tile_, share_, kl_of, ratio);
+    for (int64_t i = m_.sampled_after; i < m_.layer_count; ++i) MC_ISA::forward(m_.layers[i], tile_);
+    for (int64_t s = 0; s < count_; ++s) *kl += kl_of[s];
+  }
+
+  // The squared error; x_hat becomes its gradient.
+  double squared_error(float inv_gamma) {
+    alignas(64) float error[cpu::kColumns] = {}, scale[cpu::kColumns];
+    for (int64_t s = 0; s < tile_.columns; ++s) scale[s] = inv_gamma * share_[s];
+    for (int64_t i = 0; i < m_.features; ++i) {
+      const float* const x = tile_.row(m_.x + i);
+      float* const x_hat = tile_.row(m_.x_hat + i);
+#pragma GCC ivdep
+      for (int64_t s = 0; s < tile_.columns; ++s) {
+        const float difference = x_hat[s] - x[s];
+        error[s] += difference * difference;
+        x_hat[s] = difference * scale[s];
+      }
+    }
+    double sum = 0;
+    for (int64_t s = 0; s < count_; ++s) sum += error[s];
+    return sum;
+  }
+
+  void backward() {
+    for (int64_t i = m_.layer_count - 1; i >= 0; --i) {
+      const Dense& layer = m_.layers[i];
+      if (i == m_.sampled_after - 1) sample_backward(m_, tile_);
+      backward_parameters(layer, tile_);
+      backward_inputs(layer, layer.producer < 0 ? nullptr : &m_.layers[layer.producer], tile_);
+    }
+  }
+
+ private:
+  void gather(int64_t step) {
+    const int64_t per_epoch = m_.samples / m_.batch;
+    const Permutation order(m_.seed, step / per_epoch, m_.samples);
+    const uint32_t place = static_cast<uint32_t>(step % per_epoch * m_.batch + first_);
+    uint32_t at[cpu::kColumns];
+#pragma GCC ivdep
+    for (int64_t s = 0; s < count_; ++s) at[s] = order.once(place + static_cast<uint32_t>(s));
+    for (int64_t s = 0; s < count_; ++s) {
+      while (at[s] >= order.n) at[s] = order.once(at[s]);
+    }
+    for (int64_t s = count_; s < tile_.columns; ++s) at[s] = at[0];
+    const int64_t width = m_.features + m_.conditions;
+    const float* const data = reinterpret_cast<const float*>(m_.data);
+    for (int64_t s = 0; s < tile_.columns; ++s) {
+      const float* const from = data + at[s] * width;
+      for (int64_t i = 0; i < m_.features; ++i) tile_.row(m_.x + i)[s] = from[i];
+      for (int64_t i = 0; i < m_.conditions; ++i) tile_.row(m_.condition + i)[s] = from[m_.features + i];
+    }
+  }
+
+  const Model& m_;
+  int64_t first_, count_;
+  uint64_t seed_;
+  ModelTile tile_;
+  alignas(64) float share_[cpu::kColumns];  // of each sample in the mean over the batch
+};
+
+inline void squared_error(const cpu::EnsembleStep& step, const cpu::EnsembleGroup& group) {
+  double error = 0, kl = 0;
+  for (int64_t first = group.begin; first < group.end; first += cpu::kColumns) {
+    TileOfBatch tile(step, group, first);
+    tile.forward(&kl, nullptr);
+    error += tile.squared_error(0);
+  }
+  group.sums[0] = error;
+}
+
+inline void gradient(const cpu::EnsembleStep& step, const cpu::EnsembleGroup& group) {
+  const Model& m = *step.model;
+  for (int64_t i = 0; i < m.parameter_count; ++i) group.gradient[i] = 0;
+  for (int64_t i = 0; i < cpu::kSums + m.latents; ++i) group.sums[i] = 0;
+  const float inv_gamma = static_cast<float>(std::exp(-step.log_gamma));
+  for (int64_t first = group.begin; first < group.end; first += cpu::kColumns) {
+    TileOfBatch tile(step, group, first);
+    tile.forward(group.sums + 1, step.recorded ? group.sums + cpu::kSums : nullptr);
+    group.sums[0] += tile.squared_error(inv_gamma);
+    tile.backward();
+  }
+}
+
+inline void update(const cpu::EnsembleStep& step, float* gradients, int64_t groups, int64_t begin, int64_t end) {
+  const Model& m = *step.model;
+  const float* const scheduled = reinterpret_cast<const float*>(m.schedule) + step.step * kScheduled;
+  const float step_size = scheduled[0], weight = scheduled[1], inv_root = scheduled[2];
+  float* const parameters = reinterpret_cast<float*>(m.parameters);
+  float* const exp_avg = reinterpret_cast<float*>(m.exp_avg);
+  float* const exp_avg_sq = reinterpret_cast<float*>(m.exp_avg_sq);
+  for (int64_t group = 1; group < groups; ++group) {
+    const float* const other = gradients + group * m.parameter_count;
+#pragma GCC ivdep
+    for (int64_t i = begin; i < end; ++i) gradients[i] += other[i];
+  }
+#pragma GCC ivdep
+  for (int64_t i = begin; i < end; ++i) {
+    const float g = gradients[i];
+    const float m1 = exp_avg[i] + weight * (g - exp_avg[i]);
+    const float m2 = kBeta2 * exp_avg_sq[i] + kOneMinusBeta2 * (g * g);
+    exp_avg[i] = m1;
+    exp_avg_sq[i] = m2;
+    parameters[i] -= step_size * m1 / (sqrt(m2) * inv_root + kEpsilon);
+  }
+}
+
+}  // namespace manifold_core::MC_ISA

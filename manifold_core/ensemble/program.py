@@ -1,0 +1,156 @@
+"""A model as the training engines read it: dense layers on the rows of a tile. The other side of csrc/include/manifold_core/program.h."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..models import VAE
+
+__all__ = ["DENSE_FIELDS", "MODEL_FIELDS", "MOST_LAYERS", "RECORDED", "Program", "words"]
+
+MOST_LAYERS = 24
+RECORDED = 4  # numbers of a record before the variance ratios: nll, kl, squared error, log γ
+ACTIVATIONS = {type(None): 0, nn.ReLU: 1, nn.PReLU: 2}
+GAMMAS = {"learned": 0, "analytic": 1, "fixed": 2}
+NONE = -1
+
+# In the order of the structures of C++.
+DENSE_FIELDS = (
+    *("in", "inputs", "out", "outputs", "weight", "bias"),
+    *("activation", "slope", "before", "wanted_from", "producer"),
+)
+MODEL_FIELDS = (
+    *("data", "parameters", "exp_avg", "exp_avg_sq", "schedule", "records", "state"),
+    *("samples", "features", "conditions", "parameter_count"),
+    *("seed", "batch", "steps", "record_every", "gamma", "log_gamma"),
+    *("rows", "x", "condition", "latents", "mu", "prior", "gate", "noise", "z", "x_hat"),
+    *("layer_count", "sampled_after"),
+)
+
+
+def words(numbers: dict[str, int], layers: list[dict[str, int]]) -> list[int]:
+    """One row of the tensor that the engines are called with."""
+    filled = [[layer[name] for name in DENSE_FIELDS] for layer in layers]
+    filled += [[0] * len(DENSE_FIELDS)] * (MOST_LAYERS - len(layers))
+    return [numbers[name] for name in MODEL_FIELDS] + [word for layer in filled for word in layer]
+
+
+@dataclass(frozen=True)
+class Program:
+    """What an engine has to know of a model besides its data, its numbers and its training.
+
+    Attributes:
+        numbers: by the names of :data:`MODEL_FIELDS`; those that are no matter of the network are missing.
+        layers: by the names of :data:`DENSE_FIELDS`.
+        places: where each parameter of the model begins in the flat vector of all, by its name.
+        parameter_count: length of that vector.
+    """
+
+    numbers: dict[str, int]
+    layers: list[dict[str, int]]
+    places: dict[str, int]
+    parameter_count: int
+
+    @classmethod
+    def of(cls, model: VAE) -> "Program":
+        """Of a VAE or CVAE that :meth:`manifold_core.VAE.mlp` or :meth:`manifold_core.CVAE.mlp` made."""
+        return _Compiler(model).program()
+
+
+class _Compiler:
+    def __init__(self, model: VAE) -> None:
+        self.model = model
+        self.rows = 0
+        self.layers: list[dict[str, int]] = []
+        self.places: dict[str, int] = {}
+        self.parameter_count = 0
+        for name, parameter in model.named_parameters():
+            self.places[name] = self.parameter_count
+            self.parameter_count += parameter.numel()
+
+    def program(self) -> Program:
+        model, elbo = self.model, self.model.elbo
+        kappa = model.latent_dim
+        encoder, decoder = model.encoder, model.decoder
+        conditional = hasattr(encoder, "condition")
+        features = decoder.layers[-1].out_features
+        x = self.take(features)
+        if conditional:
+            h_encoder = self.take(encoder.condition[-1].out_features)  # beside x: both are the encoder's input
+        conditions = encoder.condition[0].in_features if conditional else 0
+        condition = self.take(conditions)
+        if conditional:
+            self.chain("encoder.condition", encoder.condition, condition, conditions, out=h_encoder)
+        mu = self.chain("encoder.layers", encoder.layers, x, features)
+        prior = gate = NONE
+        if conditional and model.prior is not None:
+            prior = self.chain("prior.layers", model.prior.layers, condition, conditions)
+        if conditional and model.gate is not None:
+            gate = self.chain("gate.layers", model.gate.layers, condition, conditions, spare=kappa)
+        sampled_after = len(self.layers)
+        noise = self.take(kappa)
+        z = self.take(kappa)
+        if conditional:
+            h_decoder = self.take(decoder.condition[-1].out_features)  # beside z
+            self.chain("decoder.condition", decoder.condition, condition, conditions, out=h_decoder)
+        x_hat = self.chain("decoder.layers", decoder.layers, z, 0)
+        numbers = {
+            "features": features,
+            "conditions": conditions,
+            "parameter_count": self.parameter_count,
+            "gamma": GAMMAS[elbo.gamma],
+            "log_gamma": self.places.get("elbo.log_gamma", self.parameter_count),
+            "rows": self.rows,
+            "x": x,
+            "condition": condition,
+            "latents": kappa,
+            "mu": mu,
+            "prior": prior,
+            "gate": gate,
+            "noise": noise,
+            "z": z,
+            "x_hat": x_hat,
+            "layer_count": len(self.layers),
+            "sampled_after": sampled_after,
+        }
+        return Program(numbers, self.layers, self.places, self.parameter_count)
+
+    def take(self, rows: int) -> int:
+        """The first of so many new rows."""
+        first = self.rows
+        self.rows += rows
+        return first
+
+    def chain(
+        self, name: str, layers: nn.Sequential, first: int, wanted_from: int, *, out: int | None = None, spare: int = 0
+    ) -> int:
+        """Adds the layers, which read from row ``first`` on. Returns where the last one writes: to ``out``, or to new rows
+        with so many to spare behind them."""
+        modules = list(layers)
+        producer = NONE
+        at = 0
+        while at < len(modules):
+            linear = modules[at]
+            activation = modules[at + 1] if at + 1 < len(modules) and not isinstance(modules[at + 1], nn.Linear) else None
+            last = at + 1 + (activation is not None) >= len(modules)
+            target = out if last and out is not None else self.take(linear.out_features + (spare if last else 0))
+            prelu = isinstance(activation, nn.PReLU)
+            self.layers.append(
+                {
+                    "in": first,
+                    "inputs": linear.in_features,
+                    "out": target,
+                    "outputs": linear.out_features,
+                    "weight": self.places[f"{name}.{at}.weight"],
+                    "bias": self.places[f"{name}.{at}.bias"],
+                    "activation": ACTIVATIONS[type(activation)],
+                    "slope": self.places[f"{name}.{at + 1}.weight"] if prelu else NONE,
+                    "before": self.take(linear.out_features) if prelu else NONE,
+                    "wanted_from": wanted_from,
+                    "producer": producer,
+                }
+            )
+            producer = len(self.layers) - 1 if activation is not None else NONE
+            first, wanted_from = target, 0
+            at += 2 if activation is not None else 1
+        return first
