@@ -15,4 +15,5 @@ STABLE_TORCH_LIBRARY_IMPL(manifold_core, CPU, m) {
   MC_IMPL(gaussian_nll_backward);
   MC_IMPL(gaussian_elbo);
   MC_IMPL(ensemble_steps);
+  MC_IMPL(ensemble_workspace);
 }

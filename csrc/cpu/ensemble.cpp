@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -64,6 +65,21 @@ class Barrier {
   alignas(64) std::atomic<unsigned> round_{0};
 };
 
+// Numbers below the smallest normal one are taken for zero: the moments of weights without a gradient pass through them
+// on their way to it, and each would cost more than a hundred cycles.
+class FlushSubnormals {
+ public:
+#if defined(__x86_64__)
+  FlushSubnormals() : before_(__builtin_ia32_stmxcsr()) { __builtin_ia32_ldmxcsr(before_ | 0x8040); }
+  ~FlushSubnormals() { __builtin_ia32_ldmxcsr(before_); }
+
+ private:
+  const unsigned before_;
+#else
+  FlushSubnormals() {}
+#endif
+};
+
 int64_t tiles_of(const Model& m) { return (m.batch + kColumns - 1) / kColumns; }
 int64_t groups_of(const Model& m) { return std::min(tiles_of(m), kMostGroups); }
 int64_t* state_of(const Model& m) { return reinterpret_cast<int64_t*>(m.state); }
@@ -107,17 +123,34 @@ class Queue {
   std::vector<Work> waiting_;
 };
 
+// Numbers of memory that a team needs for any of these models.
+struct Sizes {
+  int64_t tile = 0, gradients = 0, sums = 0;
+
+  Sizes(const Model* models, int64_t count) {
+    for (const Model* m = models; m < models + count; ++m) {
+      tile = std::max(tile, m->rows * kPitch);
+      gradients = std::max(gradients, groups_of(*m) * m->parameter_count);
+      sums = std::max(sums, groups_of(*m) * (kSums + m->latents));
+    }
+  }
+};
+
 class Team {
  public:
-  Team(int threads, int64_t tile, int64_t gradients, int64_t sums)
-      : threads_(threads), barrier_(threads), gradients_(allocate_aligned<float>(gradients)), sums_(allocate_aligned<double>(sums)) {
-    for (int i = 0; i < threads; ++i) tiles_.push_back(allocate_aligned<float>(tile));
+  Team(int threads, const Sizes& sizes)
+      : threads_(threads),
+        barrier_(threads),
+        gradients_(allocate_aligned<float>(sizes.gradients)),
+        sums_(allocate_aligned<double>(sizes.sums)) {
+    for (int i = 0; i < threads; ++i) tiles_.push_back(allocate_aligned<float>(sizes.tile));
   }
 
   int threads() const { return threads_; }
 
   // Every member calls this.
   void work(Queue& queue, int member) {
+    const FlushSubnormals flush;
     for (;;) {
       if (member == 0) work_ = queue.take(work_);
       barrier_.wait();
@@ -196,38 +229,65 @@ class Team {
   Memory<double> sums_;
 };
 
+const Model* models_of(const Tensor& words) {
+  STD_TORCH_CHECK(words.dim() == 2 && words.size(1) == kModelWords && words.is_contiguous() &&
+                      words.scalar_type() == torch::headeronly::ScalarType::Long,
+                  "manifold_core: models must be int64 [M, ", kModelWords, "], dense");
+  return static_cast<const Model*>(words.const_data_ptr());
+}
+
+// Threads wait until all of them are there: a team cannot do without one.
+class Start {
+ public:
+  bool wait() {
+    while (state_.load(std::memory_order_acquire) == 0) std::this_thread::yield();
+    return state_.load(std::memory_order_acquire) > 0;
+  }
+  void tell(bool go) { state_.store(go ? 1 : -1, std::memory_order_release); }
+
+ private:
+  std::atomic<int> state_{0};
+};
+
 }  // namespace
 
+int64_t ensemble_workspace(const Tensor& models, int64_t threads) {
+  const Sizes sizes(models_of(models), models.size(0));
+  const int64_t teams = std::min(threads, models.size(0));
+  return threads * sizes.tile * 4 + teams * (sizes.gradients * 4 + sizes.sums * 8);
+}
+
 void ensemble_steps(const Tensor& models, int64_t steps, int64_t threads) {
-  STD_TORCH_CHECK(models.dim() == 2 && models.size(1) == kModelWords && models.is_contiguous() &&
-                      models.scalar_type() == torch::headeronly::ScalarType::Long,
-                  "manifold_core: models must be int64 [M, ", kModelWords, "], dense");
+  const Model* const first = models_of(models);
   STD_TORCH_CHECK(steps >= 0 && threads >= 1, "manifold_core: steps must not be negative, threads must be positive");
-  const Model* const first = static_cast<const Model*>(models.const_data_ptr());
   Queue queue(first, models.size(0), steps);
   if (queue.size() == 0 || steps == 0) return;
-  int64_t tile = 0, gradients = 0, sums = 0;
-  for (int64_t i = 0; i < models.size(0); ++i) {
-    const int64_t groups = groups_of(first[i]);
-    tile = std::max(tile, first[i].rows * kPitch);
-    gradients = std::max(gradients, groups * first[i].parameter_count);
-    sums = std::max(sums, groups * (kSums + first[i].latents));
-  }
+  const Sizes sizes(first, models.size(0));
   const int64_t teams = std::min(threads, queue.size());
   std::vector<std::unique_ptr<Team>> all;
   for (int64_t t = 0; t < teams; ++t) {
     const int64_t members = threads * (t + 1) / teams - threads * t / teams;
-    all.push_back(std::make_unique<Team>(static_cast<int>(members), tile, gradients, sums));
+    all.push_back(std::make_unique<Team>(static_cast<int>(members), sizes));
   }
+  Start start;
   std::vector<std::thread> others;
-  for (const auto& team : all) {
-    for (int member = 0; member < team->threads(); ++member) {
-      if (team == all.front() && member == 0) continue;  // the caller's own
-      others.emplace_back([&queue, member, of = team.get()] { of->work(queue, member); });
+  bool started = true;
+  try {
+    for (const auto& team : all) {
+      for (int member = 0; member < team->threads(); ++member) {
+        if (team == all.front() && member == 0) continue;  // the caller's own
+        others.emplace_back([&, member, of = team.get()] {
+          if (start.wait()) of->work(queue, member);
+        });
+      }
     }
+  } catch (const std::system_error&) {
+    started = false;
   }
-  all.front()->work(queue, 0);
+  start.tell(started);
+  if (started) all.front()->work(queue, 0);
   for (std::thread& other : others) other.join();
+  STD_TORCH_CHECK(started, "manifold_core: threads must be a number that the system can start, got ", threads);
 }
 
 }  // namespace manifold_core::cpu

@@ -25,19 +25,28 @@ MC_INLINE Lanes multiply_words(Lanes a, uint32_t factor) {
 #endif
 }
 
+// The keys of the ten rounds, in memory: from there an instruction takes one for all its lanes.
+struct PhiloxKeys {
+  uint64_t low[10], high[10];
+
+  MC_INLINE explicit PhiloxKeys(uint64_t seed) {
+    for (uint32_t round = 0; round < 10; ++round) {
+      low[round] = static_cast<uint32_t>(static_cast<uint32_t>(seed) + round * 0x9E3779B9u);
+      high[round] = static_cast<uint32_t>(static_cast<uint32_t>(seed >> 32) + round * 0xBB67AE85u);
+    }
+  }
+};
+
 // The four words of as many blocks as there are lanes, by f(which of the four, words).
 template <class F>
-MC_INLINE void philox_words(Lanes block, Lanes row, uint64_t seed, const F& f) {
+MC_INLINE void philox_words(Lanes block, Lanes row, const PhiloxKeys& keys, const F& f) {
   Lanes c0 = block, c1 = row, c2 = row >> 32, c3 = Lanes{} + kStreamNoise;
-  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
   for (int round = 0; round < 10; ++round) {  // as philox4x32_10 in philox.h
     const Lanes p0 = multiply_words(c0, 0xD2511F53u), p1 = multiply_words(c2, 0xCD9E8D57u);
-    c0 = (p1 >> 32) ^ c1 ^ uint64_t{k0};
+    c0 = (p1 >> 32) ^ c1 ^ keys.low[round];
     c1 = p1;
-    c2 = (p0 >> 32) ^ c3 ^ uint64_t{k1};
+    c2 = (p0 >> 32) ^ c3 ^ keys.high[round];
     c3 = p0;
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
   }
   const Lanes words[4] = {c0, c1, c2, c3};
   for (int w = 0; w < 4; ++w) f(w, __builtin_convertvector(words[w], Words));
@@ -48,7 +57,7 @@ template <class C>
 class NoiseTile {
  public:
   // For tiles of up to `rows` rows of `blocks` blocks each.
-  NoiseTile(uint64_t seed, int64_t rows, int64_t blocks) : seed_(seed) {
+  NoiseTile(uint64_t seed, int64_t rows, int64_t blocks) : keys_(seed) {
     int64_t at = 0;
     for (int64_t i = 0; i < rows; ++i) {
       for (int64_t j = 0; j < blocks; ++j, ++at) {
@@ -68,7 +77,7 @@ class NoiseTile {
       Lanes in_row, in_tile;
       memcpy(&in_row, block_in_row_ + b, sizeof(Lanes));
       memcpy(&in_tile, row_in_tile_ + b, sizeof(Lanes));
-      philox_words(in_row + block, in_tile + row, seed_,
+      philox_words(in_row + block, in_tile + row, keys_,
                    [&](int w, Words low) { memcpy(word[w] + b, &low, sizeof(Words)); });
     }
     // Two loops in turn: while the first waits for square roots, the processor is already at work on the second.
@@ -94,7 +103,7 @@ class NoiseTile {
  private:
   static constexpr int64_t kBlocks = kTile / 4;
   static constexpr int64_t kRound = 16;  // divides kBlocks; loops without a remainder are twice as fast
-  uint64_t seed_;
+  const PhiloxKeys keys_;
   static constexpr int64_t kStretch = 64;
   alignas(64) uint64_t row_in_tile_[kBlocks];
   alignas(64) uint64_t block_in_row_[kBlocks];

@@ -47,4 +47,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_elbo(const T
 // Advances each model, one a row of int64 words (program.h), by so many steps, on so many threads.
 void ensemble_steps(const Tensor& models, int64_t steps, int64_t threads);
 
+// Bytes of memory that this takes, besides what the models say.
+int64_t ensemble_workspace(const Tensor& models, int64_t threads);
+
 }  // namespace manifold_core::cpu

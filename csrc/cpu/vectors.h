@@ -102,4 +102,17 @@ MC_INLINE Vector<C> sum_each(Vector<C>* v) {
   }
 }
 
+// Lane j of v[i] and lane i of v[j] change places.
+template <class C, int half = kWidth<C> / 2>
+MC_INLINE void transpose(Vector<C>* v) {
+  constexpr auto lanes = std::make_integer_sequence<int, kWidth<C>>();
+  for (int i = 0; i < kWidth<C>; ++i) {
+    if (i & half) continue;
+    const Vector<C> a = v[i], b = v[i + half];
+    v[i] = halves<C, half, 0>(a, b, lanes);
+    v[i + half] = halves<C, half, half>(a, b, lanes);
+  }
+  if constexpr (half > 1) transpose<C, half / 2>(v);
+}
+
 }  // namespace manifold_core::MC_ISA

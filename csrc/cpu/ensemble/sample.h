@@ -10,16 +10,19 @@
 namespace manifold_core::MC_ISA {
 
 
-// Rows of noise of four latent dimensions; columns are the noise's rows from first_row on.
-inline void fill_noise(uint64_t seed, uint64_t first_row, uint32_t block, int64_t dimensions, int64_t columns,
-                       float* rows, int64_t pitch) {
+// Rows of noise of four latent dimensions; columns are the noise's rows from first_row on. Calls meanwhile(begin, end) for
+// the columns between.
+template <class F>
+inline void fill_noise(const PhiloxKeys& keys, uint64_t first_row, uint32_t block, int64_t dimensions, int64_t columns,
+                       float* rows, int64_t pitch, const F& meanwhile) {
   constexpr int64_t kStretch = cpu::kRoundedTo;
   for (int64_t column = 0; column < columns; column += kStretch) {
     alignas(64) uint32_t word[4][kStretch];
     for (int64_t s = 0; s < kStretch; s += kLanes) {
       Lanes row = Lanes{} + (first_row + column + s);
       for (int l = 0; l < kLanes; ++l) row[l] += l;
-      philox_words(Lanes{} + block, row, seed, [&](int w, Words low) { memcpy(word[w] + s, &low, sizeof(low)); });
+      meanwhile(column + s, column + s + kLanes);
+      philox_words(Lanes{} + block, row, keys, [&](int w, Words low) { memcpy(word[w] + s, &low, sizeof(low)); });
     }
     for (int pair = 0; pair < 2 && 2 * pair < dimensions; ++pair) {
       alignas(64) float radius[kStretch];

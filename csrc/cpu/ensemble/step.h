@@ -13,22 +13,23 @@ namespace manifold_core::MC_ISA {
 class TileOfBatch {
  public:
   TileOfBatch(const cpu::EnsembleStep& step, const cpu::EnsembleGroup& group, int64_t first)
-      : m_(*step.model), first_(first), seed_(static_cast<uint64_t>(m_.seed) << 32 | static_cast<uint64_t>(step.step)) {
+      : m_(*step.model),
+        data_(reinterpret_cast<const float*>(m_.data)),
+        width_(m_.features + m_.conditions),
+        first_(first) {
     count_ = group.end - first < cpu::kColumns ? group.end - first : cpu::kColumns;
     const int64_t columns = (count_ + cpu::kRoundedTo - 1) / cpu::kRoundedTo * cpu::kRoundedTo;
     tile_ = {group.tile, cpu::kPitch, columns, reinterpret_cast<const float*>(m_.parameters), group.gradient};
     for (int64_t s = 0; s < columns; ++s) share_[s] = s < count_ ? 1.0f / static_cast<float>(m_.batch) : 0.0f;
-    gather(step.step);
+    uint32_t at[cpu::kColumns];
+    draw(step.step, at);
+    gather(at);
   }
 
   // To x_hat. Adds the sums of what counts.
   void forward(double* kl, double* ratio) {
     alignas(64) float kl_of[cpu::kColumns] = {};
     for (int64_t i = 0; i < m_.sampled_after; ++i) MC_ISA::forward(m_.layers[i], tile_);
-    for (int64_t j = 0; j < m_.latents; j += 4) {
-      fill_noise(seed_, first_, static_cast<uint32_t>(j / 4), m_.latents - j, tile_.columns, tile_.row(m_.noise + j),
-                 tile_.pitch);
-    }
     sample(m_, tile_, share_, kl_of, ratio);
     for (int64_t i = m_.sampled_after; i < m_.layer_count; ++i) MC_ISA::forward(m_.layers[i], tile_);
     for (int64_t s = 0; s < count_; ++s) *kl += kl_of[s];
@@ -63,29 +64,71 @@ class TileOfBatch {
   }
 
  private:
-  void gather(int64_t step) {
-    const int64_t per_epoch = m_.samples / m_.batch;
-    const Permutation order(m_.seed, step / per_epoch, m_.samples);
-    const uint32_t place = static_cast<uint32_t>(step % per_epoch * m_.batch + first_);
-    uint32_t at[cpu::kColumns];
-#pragma GCC ivdep
-    for (int64_t s = 0; s < count_; ++s) at[s] = order.once(place + static_cast<uint32_t>(s));
-    for (int64_t s = 0; s < count_; ++s) {
-      while (at[s] >= order.n) at[s] = order.once(at[s]);
-    }
+  // Draws the noise, and meanwhile has the samples fetched from memory.
+  void draw(int64_t step, uint32_t* at) {
+    const int64_t per_epoch = m_.samples / m_.batch, blocks = (m_.latents + 3) / 4;
+    places(Permutation(m_.seed, step / per_epoch, m_.samples), static_cast<uint32_t>(step % per_epoch * m_.batch + first_), at);
     for (int64_t s = count_; s < tile_.columns; ++s) at[s] = at[0];
-    const int64_t width = m_.features + m_.conditions;
-    const float* const data = reinterpret_cast<const float*>(m_.data);
-    for (int64_t s = 0; s < tile_.columns; ++s) {
-      const float* const from = data + at[s] * width;
-      for (int64_t i = 0; i < m_.features; ++i) tile_.row(m_.x + i)[s] = from[i];
-      for (int64_t i = 0; i < m_.conditions; ++i) tile_.row(m_.condition + i)[s] = from[m_.features + i];
+    const PhiloxKeys keys(static_cast<uint64_t>(m_.seed) << 32 | static_cast<uint64_t>(step));
+    for (int64_t block = 0; block < blocks; ++block) {
+      // A few samples at a time: the processor waits when too many are on their way. Inlined by force: of a function
+      // that only prefetches, GCC thinks that it does nothing.
+      const auto fetch = [&](int64_t begin, int64_t end) __attribute__((always_inline)) {
+        const int64_t done = block * tile_.columns;
+        for (int64_t s = (done + begin) / blocks; s < (done + end) / blocks; ++s) {
+          const char* const sample = reinterpret_cast<const char*>(data_ + at[s] * width_);
+          for (int64_t byte = 0; byte < 4 * width_; byte += 64) __builtin_prefetch(sample + byte);
+        }
+      };
+      fill_noise(keys, first_, static_cast<uint32_t>(block), m_.latents - 4 * block, tile_.columns,
+                 tile_.row(m_.noise + 4 * block), tile_.pitch, fetch);
+    }
+  }
+
+  void gather(const uint32_t* at) {
+    for (int64_t first = 0; first < tile_.columns; first += kFloats) {
+      int64_t i = 0;
+      for (; i + kFloats <= width_; i += kFloats) {
+        Floats v[kFloats];
+        for (int s = 0; s < kFloats; ++s) v[s] = load(data_ + at[first + s] * width_ + i);
+        transpose<float>(v);
+        for (int j = 0; j < kFloats; ++j) store(row_of(i + j) + first, v[j]);
+      }
+      for (; i < width_; ++i) {
+        float* const row = row_of(i) + first;
+        for (int s = 0; s < kFloats; ++s) row[s] = data_[at[first + s] * width_ + i];
+      }
+    }
+  }
+
+  float* row_of(int64_t i) const { return tile_.row(i < m_.features ? m_.x + i : m_.condition + i - m_.features); }
+
+  // The samples at these places of the epoch. What falls outside goes through the network again, those alone.
+  void places(const Permutation& order, uint32_t first, uint32_t* at) const {
+    uint32_t value[cpu::kColumns];
+    int32_t whose[cpu::kColumns];
+    for (int64_t s = 0; s < count_; ++s) {
+      value[s] = first + static_cast<uint32_t>(s);
+      whose[s] = static_cast<int32_t>(s);
+    }
+    for (int64_t left = count_; left > 0;) {
+#pragma GCC ivdep
+      for (int64_t s = 0; s < left; ++s) value[s] = order.once(value[s]);
+      int64_t outside = 0;
+      for (int64_t s = 0; s < left; ++s) {
+        at[whose[s]] = value[s];
+        value[outside] = value[s];
+        whose[outside] = whose[s];
+        outside += value[s] > order.last;
+      }
+      left = outside;
     }
   }
 
   const Model& m_;
-  int64_t first_, count_;
-  uint64_t seed_;
+  const float* const data_;  // [samples, width]
+  const int64_t width_, first_;
+  int64_t count_;
   ModelTile tile_;
   alignas(64) float share_[cpu::kColumns];  // of each sample in the mean over the batch
 };
@@ -132,7 +175,7 @@ inline void update(const cpu::EnsembleStep& step, float* gradients, int64_t grou
     const float m2 = kBeta2 * exp_avg_sq[i] + kOneMinusBeta2 * (g * g);
     exp_avg[i] = m1;
     exp_avg_sq[i] = m2;
-    parameters[i] -= step_size * m1 / (sqrt(m2) * inv_root + kEpsilon);
+    parameters[i] -= step_size * m1 / (std::sqrt(m2) * inv_root + kEpsilon);
   }
 }
 

@@ -1,0 +1,87 @@
+"""What to train: one model of an ensemble."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from ..elbo import Gamma, GaussianELBO
+from ..errors import InputError
+from ..models import CVAE, VAE
+from ..networks import Activation
+from ..training import TrainingConfig
+
+__all__ = ["ModelSpec"]
+
+MOST_HIDDEN = 3
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """An MLP VAE, or with ``condition_dim`` a CVAE, and how to train it.
+
+    The weights, the order of the samples and the noise all come from ``training.seed``.
+
+    Args:
+        latent_dim: κ.
+        hidden: widths of one to three hidden layers of the encoder; the decoder has them in reverse.
+        activation: between the layers, ``"relu"`` or ``"prelu"``.
+        gamma, log_gamma: as of :class:`manifold_core.GaussianELBO`.
+        condition_dim: width of the condition; 0 makes a VAE.
+        condition_hidden, condition_features, prior, attention: as of :meth:`manifold_core.CVAE.mlp`; without a condition
+            they play no part.
+        training: steps, batch size, learning rate, seed.
+        data: which of the data sets given to :func:`manifold_core.train_ensemble`, from 0.
+
+    Raises:
+        InputError: a size below one, more than three hidden layers, an unknown name.
+    """
+
+    latent_dim: int
+    hidden: tuple[int, ...] = (64,)
+    activation: Activation = "relu"
+    gamma: Gamma = "learned"
+    log_gamma: float = 0.0
+    condition_dim: int = 0
+    condition_hidden: tuple[int, ...] = (16,)
+    condition_features: int | None = None
+    prior: Literal["learned", "standard"] = "learned"
+    attention: bool = False
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    data: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "condition_hidden"):
+            widths = getattr(self, name)
+            if not isinstance(widths, Sequence) or not 1 <= len(widths) <= MOST_HIDDEN:
+                raise InputError(f"{name} must be one to {MOST_HIDDEN} widths, got {widths!r}")
+            object.__setattr__(self, name, tuple(widths))
+        if isinstance(self.condition_dim, bool) or not isinstance(self.condition_dim, int) or self.condition_dim < 0:
+            raise InputError(f"condition_dim must be an integer, not negative, got {self.condition_dim!r}")
+        self.outline(1)  # refuses what the networks refuse
+
+    def build(self, data_dim: int) -> VAE | CVAE:
+        """The model before training, for vectors of so many numbers; torch's global generator is left alone."""
+        elbo = GaussianELBO(self.gamma, self.log_gamma)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.training.seed)
+            if not self.condition_dim:
+                return VAE.mlp(data_dim, self.latent_dim, self.hidden, activation=self.activation, elbo=elbo)
+            return CVAE.mlp(
+                data_dim,
+                self.condition_dim,
+                self.latent_dim,
+                self.hidden,
+                condition_hidden=self.condition_hidden,
+                condition_features=self.condition_features,
+                activation=self.activation,
+                prior=self.prior,
+                attention=self.attention,
+                elbo=elbo,
+            )
+
+    def outline(self, data_dim: int) -> VAE | CVAE:
+        """The same without numbers: takes no memory, whatever the sizes."""
+        with torch.device("meta"):
+            return self.build(data_dim)

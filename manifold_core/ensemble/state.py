@@ -1,0 +1,133 @@
+"""All that changes while an ensemble is trained, in five flat tensors, and what an engine is called with."""
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from ..dimension import count_active
+from ..models import CVAE, VAE
+from ..training import History, record_every, schedule_table
+from .data import Samples
+from .memory import check_memory
+from .program import RECORDED, Program, words
+from .spec import ModelSpec
+
+__all__ = ["State"]
+
+ALIGNED = 16  # numbers: where a model begins, a line of the cache begins
+
+
+class State:
+    """Models side by side.
+
+    Attributes:
+        progress: int64 ``[M, 2]``, for each model the steps done, and the step from 1 whose loss was not finite, or 0.
+        words: int64 ``[M, …]``, what the engines are called with.
+    """
+
+    def __init__(self, specs: Sequence[ModelSpec], data: list[Samples]) -> None:
+        device = data[0].x.device
+        self.specs = list(specs)
+        self._programs = [Program.of(spec.outline(data[spec.data].x.shape[1])) for spec in specs]
+        self._schedules = {_cycle(spec): torch.empty(0) for spec in specs}
+        for spec in {_cycle(spec): spec for spec in specs}.values():
+            self._schedules[_cycle(spec)] = schedule_table(spec.training).to(device)
+        self._parameters_from = _starts([program.parameter_count + 1 for program in self._programs])
+        self._records_from = _starts([records(spec) * (RECORDED + spec.latent_dim) for spec in specs])
+        copied = sum(samples.x.numel() + samples.condition.numel() for samples in data if samples.condition is not None)
+        needed = 4 * (3 * self._parameters_from[-1] + self._records_from[-1] + copied)
+        check_memory(needed, f"{len(specs)} models, their curves and their data", device)
+        self._data = [samples.joined() for samples in data]
+        self.parameters = torch.zeros(self._parameters_from[-1], device=device)
+        self.exp_avg, self.exp_avg_sq = torch.zeros_like(self.parameters), torch.zeros_like(self.parameters)
+        self.records = torch.zeros(self._records_from[-1], device=device)
+        self.progress = torch.zeros(len(specs), 2, dtype=torch.int64, device=device)
+        for index, spec in enumerate(specs):
+            model = self._build(index)
+            last = [] if spec.gamma == "learned" else [model.elbo.log_gamma]
+            flat = torch.cat([tensor.detach().reshape(-1) for tensor in (*model.parameters(), *last)])
+            self.parameters[self._parameters_from[index] :][: len(flat)] = flat
+        self.words = torch.tensor([self._words(index) for index in range(len(specs))], device=device)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds."""
+        return {
+            "parameters": self.parameters,
+            "exp_avg": self.exp_avg,
+            "exp_avg_sq": self.exp_avg_sq,
+            "records": self.records,
+            "progress": self.progress,
+        }
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Raises KeyError or RuntimeError where the tensors are not of such an ensemble."""
+        for name, tensor in self.tensors().items():
+            if tensors[name].shape != tensor.shape or tensors[name].dtype != tensor.dtype:
+                raise RuntimeError(f"{name} is {tensors[name].dtype} {tuple(tensors[name].shape)}")
+            tensor.copy_(tensors[name])
+
+    def _build(self, index: int) -> VAE | CVAE:
+        return self.specs[index].build(self._programs[index].numbers["features"])
+
+    def _words(self, index: int) -> list[int]:
+        spec, program, data = self.specs[index], self._programs[index], self._data[self.specs[index].data]
+        first = self._parameters_from[index]
+        numbers = {
+            "data": data.data_ptr(),
+            "parameters": self.parameters[first:].data_ptr(),
+            "exp_avg": self.exp_avg[first:].data_ptr(),
+            "exp_avg_sq": self.exp_avg_sq[first:].data_ptr(),
+            "schedule": self._schedules[_cycle(spec)].data_ptr(),
+            "records": self.records[self._records_from[index] :].data_ptr(),
+            "state": self.progress[index].data_ptr(),
+            "samples": len(data),
+            "seed": spec.training.seed,
+            "batch": min(spec.training.batch_size, len(data)),
+            "steps": spec.training.steps,
+            "record_every": record_every(spec.training),
+        }
+        return words(program.numbers | numbers, program.layers)
+
+    def model(self, index: int) -> VAE | CVAE:
+        """With the weights as they are now, in evaluation mode."""
+        program, device = self._programs[index], self.parameters.device
+        model = self._build(index).to(device)
+        flat = self.parameters[self._parameters_from[index] :]
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(flat[program.places[name] :][: parameter.numel()].view_as(parameter))
+            model.elbo.log_gamma.copy_(flat[program.numbers["log_gamma"]])
+        return model.eval()
+
+    def history(self, index: int, seconds: float) -> History:
+        """The curves of one model."""
+        spec, done = self.specs[index], int(self.progress[index, 0])
+        every, width = record_every(spec.training), RECORDED + spec.latent_dim
+        steps = list(range(every, done + 1, every))
+        if done == spec.training.steps and done % every:
+            steps.append(done)
+        table = self.records[self._records_from[index] :][: len(steps) * width].reshape(-1, width).double().cpu()
+        return History(
+            step=steps,
+            neg_elbo=(table[:, 0] + table[:, 1]).tolist(),
+            gamma=table[:, 3].exp().tolist(),
+            active_dimensions=[count_active(row[RECORDED:]) for row in table],
+            seconds=seconds,
+        )
+
+
+def records(spec: ModelSpec) -> int:
+    """Points on a curve of this model."""
+    return -(-spec.training.steps // record_every(spec.training))
+
+
+def _cycle(spec: ModelSpec) -> tuple[int, float]:
+    """Models of one cycle share their schedule."""
+    return spec.training.steps, spec.training.learning_rate
+
+
+def _starts(sizes: list[int]) -> list[int]:
+    """Where each of the parts begins that follow each other, aligned; and where the last one ends."""
+    return [0, *accumulate(-(-size // ALIGNED) * ALIGNED for size in sizes)]

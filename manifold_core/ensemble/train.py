@@ -1,0 +1,216 @@
+"""Many small models trained side by side."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from .. import checkpoint
+from ..errors import InputError
+from ..evaluation import Metrics, evaluate
+from ..files import output_folder
+from ..kernels.dispatch import explain
+from ..models import CVAE, VAE
+from ..training import Diverged, History, check_identity, train
+from .data import DataSet, Samples, check_data, check_specs
+from .memory import check_memory
+from .spec import ModelSpec
+from .state import State
+
+__all__ = ["TrainedModel", "train_ensemble"]
+
+CALL_SECONDS = 0.3  # between two looks at the clock, the keyboard and the progress
+
+# Its kernels stand in csrc/cpu/ensemble.cpp and csrc/cuda/ensemble.cu. It works on memory that its words name.
+_library = torch.library.Library("manifold_core", "FRAGMENT")
+_library.define("ensemble_steps(Tensor models, int steps, int threads) -> ()")
+_library.define("ensemble_workspace(Tensor models, int threads) -> int")  # bytes, of the CPU engine
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """One model of an ensemble, after training.
+
+    Attributes:
+        spec: what was asked for.
+        model: an ordinary module, in evaluation mode, on the device of the data.
+        metrics: over all of its training data; of the last finite weights where it diverged.
+        history: its curves; the seconds are those of the whole ensemble, but for the reference backend.
+        diverged_at: the step, from 1, whose loss was not finite; None for a model trained to its end.
+    """
+
+    spec: ModelSpec
+    model: VAE | CVAE
+    metrics: Metrics
+    history: History
+    diverged_at: int | None
+
+
+def train_ensemble(
+    specs: Sequence[ModelSpec],
+    data: DataSet | list[DataSet],
+    *,
+    backend: str = "auto",
+    threads: int | None = None,
+    folder: str | Path | None = None,
+    checkpoint_seconds: float = 30.0,
+    progress: bool = True,
+) -> list[TrainedModel]:
+    """Train every model as :func:`manifold_core.train` would, side by side, with whole training steps fused.
+
+    A step is the gathering of the mini-batch, forward, ELBO, backward and Adam. Backends share weights, order of the
+    samples and noise, and differ by rounding:
+
+    - ``"reference"``: :func:`manifold_core.train`, model after model: the definition;
+    - ``"cpu"``: C++; a model a thread, and with fewer models than threads, several threads a model. The numbers do not
+      depend on the number of threads;
+    - ``"cuda"``: one model a thread block.
+
+    A model whose loss is not finite stops alone, before the step that would have spoilt its weights. Stopped in any way
+    and started again with the same arguments and folder, the ensemble goes on to the numbers it would have reached
+    undisturbed. The checkpoint stays in the folder until the caller removes it.
+
+    Args:
+        specs: the models.
+        data: x ``[N, d]``, or (x ``[N, d]``, condition ``[N, t]``), float32; or a list of these, of any widths, from which
+            ``ModelSpec.data`` chooses.
+        backend: ``"auto"``, ``"reference"``, ``"cpu"`` or ``"cuda"``.
+        threads: of the CPU engine; None takes PyTorch's number.
+        folder: of the checkpoints; None keeps none.
+        checkpoint_seconds: between two checkpoints.
+        progress: show a bar on standard error.
+
+    Returns:
+        One :class:`TrainedModel` for each specification, in their order.
+
+    Raises:
+        InputError: a specification or data set that cannot be trained, less memory than is needed, or a checkpoint of
+            another ensemble or damaged.
+        RuntimeError: the named backend cannot serve; says why.
+        ValueError: an unknown backend.
+    """
+    samples = check_data(data)
+    check_specs(specs, samples)
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise InputError(f"threads must be a positive integer, got {threads!r}")
+    if backend == "triton":
+        raise ValueError("backend must be one of ('auto', 'reference', 'cpu', 'cuda'), got 'triton'")
+    choice = explain(samples[0].x, backend=backend).backend
+    place = output_folder(Path(folder)) if folder is not None else None
+    if choice == "reference":
+        return _by_reference(specs, samples, place, checkpoint_seconds, progress)
+    threads = threads or torch.get_num_threads()
+    state = State(specs, samples)
+    if choice == "cpu":
+        workspace = torch.ops.manifold_core.ensemble_workspace(state.words, threads)
+        check_memory(workspace, f"the tiles of {threads} threads", samples[0].x.device)
+    seconds = _run(state, choice, threads, samples, place, checkpoint_seconds, progress)
+    ended = state.progress[:, 1].tolist()
+    return [
+        _trained(spec, state.model(i), samples[spec.data], state.history(i, seconds), ended[i] or None)
+        for i, spec in enumerate(specs)
+    ]
+
+
+def _trained(
+    spec: ModelSpec, model: VAE | CVAE, data: Samples, history: History, diverged_at: int | None
+) -> TrainedModel:
+    return TrainedModel(spec, model, evaluate(model, data.x, data.condition), history, diverged_at)
+
+
+def _by_reference(
+    specs: Sequence[ModelSpec], samples: list[Samples], folder: Path | None, checkpoint_seconds: float, progress: bool
+) -> list[TrainedModel]:
+    trained = []
+    for index, spec in enumerate(tqdm(specs, unit="model", disable=not progress, file=sys.stderr)):
+        data = samples[spec.data]
+        model = spec.build(data.x.shape[1]).to(data.x.device)
+        diverged_at = None
+        identity = {"spec": _as_json(spec), "data": data.fingerprint()} if folder is not None else {}
+        try:
+            history = train(
+                model,
+                data.x,
+                spec.training,
+                condition=data.condition,
+                folder=folder / f"model-{index:05d}" if folder is not None else None,
+                identity=identity,
+                checkpoint_seconds=checkpoint_seconds,
+                progress=False,
+            )
+        except Diverged as error:
+            history, diverged_at = error.history, error.step
+        trained.append(_trained(spec, model.eval(), data, history, diverged_at))
+    return trained
+
+
+def _as_json(spec: ModelSpec) -> Any:
+    return json.loads(json.dumps(asdict(spec)))
+
+
+def _restore(state: State, found: checkpoint.Checkpoint, identity: dict[str, Any]) -> float:
+    check_identity(found.state.get("identity"), identity)
+    try:
+        state.restore(found.tensors)
+        return float(found.state["seconds"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"checkpoint is of another ensemble or damaged: {error}") from error
+
+
+def _run(
+    state: State,
+    backend: str,
+    threads: int,
+    samples: list[Samples],
+    folder: Path | None,
+    checkpoint_seconds: float,
+    progress: bool,
+) -> float:
+    """Advance all models to their ends. Returns the seconds this took, those before a stop included."""
+    before = 0.0
+    identity: dict[str, Any] = {}
+    if folder is not None:
+        fingerprints = [data.fingerprint() for data in samples]
+        identity = {"backend": backend, "data": fingerprints, "specs": [_as_json(spec) for spec in state.specs]}
+        if (found := checkpoint.load(folder)) is not None:
+            before = _restore(state, found, identity)
+    steps = [spec.training.steps for spec in state.specs]
+    totals = torch.tensor(steps)
+    begun = saved = time.monotonic()
+
+    def save() -> None:
+        if folder is not None:
+            seconds = before + time.monotonic() - begun
+            done = int(state.progress[:, 0].sum())
+            checkpoint.save(folder, done, state.tensors(), {"identity": identity, "seconds": seconds})
+
+    with tqdm(total=sum(steps), unit="step", disable=not progress, file=sys.stderr, mininterval=0.5) as bar:
+        a_call = 1
+        try:
+            while True:
+                done, ended = state.progress.cpu().unbind(1)
+                bar.update(int(done.sum()) - bar.n)
+                open_ones = (done < totals) & (ended == 0)
+                bar.set_postfix(models=f"{len(steps) - int(open_ones.sum())}/{len(steps)}", diverged=int((ended > 0).sum()), refresh=False)
+                if not open_ones.any():
+                    break
+                start = time.monotonic()
+                torch.ops.manifold_core.ensemble_steps(state.words, a_call, threads)
+                if state.words.is_cuda:
+                    torch.cuda.synchronize(state.words.device)
+                now = time.monotonic()
+                a_call = max(1, int(a_call * min(4.0, CALL_SECONDS / max(now - start, 1e-6))))
+                if now - saved >= checkpoint_seconds:
+                    save()
+                    saved = now
+        except KeyboardInterrupt:
+            save()
+            raise
+    save()
+    return before + time.monotonic() - begun
