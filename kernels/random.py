@@ -3,8 +3,8 @@ order of the samples in an epoch, a function of (seed, epoch, place).
 
 This is the definition; ``philox.h``, ``normal.h`` and ``permutation.h`` in ``csrc/include/manifold_core/`` say the same
 to the compiler. Element (row, column) is word ``column % 4`` of the block with counter
-``(column // 4, row low, row high, stream)`` and key ``(seed low, seed high)``. Reference: Salmon et al., "Parallel random
-numbers: as easy as 1, 2, 3" (SC 2011).
+``(column // 4, row low, row high, stream)`` and key ``(seed low, seed high)``. Reference: Salmon et al., "Parallel
+random numbers: as easy as 1, 2, 3" (SC 2011).
 """
 
 import math

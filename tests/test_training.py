@@ -162,7 +162,7 @@ class BreaksAt(nn.Module):
 
 
 @pytest.mark.parametrize("gamma", ["learned", "analytic", "fixed"])
-@pytest.mark.parametrize("step", [1, 2, 602, 1900])
+@pytest.mark.parametrize("step", [1, 2, 7, 102])
 def test_divergence_stops_before_its_step(gamma: str, step: int) -> None:
     """Of 2,000 steps every fourth makes a record; the loss is looked at in all."""
 
