@@ -126,8 +126,8 @@ def permutation(seed: Tensor, epoch: Tensor, places: Tensor, n: int) -> Tensor:
 
     F is a Feistel network of eight rounds on as many bits as n − 1 has, two at least. Its keys are the Philox words of
     columns 0 to 7 of (seed, row = epoch), of a stream of their own. F permutes all words of so many bits, and so π
-    permutes [0, n): from a place below n the cycle of F leads back below n. No table is made, and a place costs fewer
-    than two F on average, four where n is 1.
+    permutes [0, n): from a place below n the cycle of F leads back below n. No table is made, and where n > 2
+    a place costs fewer than two F on average.
 
     Args:
         seed: int64 of no dimensions.
