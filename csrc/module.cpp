@@ -1,6 +1,7 @@
 // manifold_core._C: importing it registers the operators (ops.cpp). What Python sees of it directly is build
-// information, the noise for NumPy, and the choice of instruction set for tests.
+// information, noise and order of the samples for NumPy, and the choice of instruction set for tests.
 #include "cpu/kernels.h"
+#include "manifold_core/permutation.h"
 #include "manifold_core/philox.h"
 
 #include <pybind11/numpy.h>
@@ -49,6 +50,18 @@ py::array_t<uint32_t> noise_words(uint64_t seed, uint64_t rows, uint64_t cols, u
   return words;
 }
 
+py::array_t<uint32_t> permutation(uint64_t seed, uint64_t epoch, const py::array_t<uint32_t>& places, uint64_t n) {
+  const portable::Permutation order(seed, epoch, n);
+  const auto in = places.unchecked<1>();
+  py::array_t<uint32_t> samples(in.shape(0));
+  auto out = samples.mutable_unchecked<1>();
+  for (py::ssize_t i = 0; i < in.shape(0); ++i) {
+    if (in(i) >= n) throw std::invalid_argument("places must be below n");  // from there the walk may never end
+    out(i) = order.at(in(i));
+  }
+  return samples;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -60,4 +73,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("philox4x32_10", &philox4x32_10, py::arg("counter"), py::arg("key"), "One block of four words.");
   m.def("noise_words", &noise_words, py::arg("seed"), py::arg("rows"), py::arg("cols"), py::arg("first_row") = 0,
         "The Philox word of each element of a noise matrix, uint32 [rows, cols].");
+  m.def("permutation", &permutation, py::arg("seed"), py::arg("epoch"), py::arg("places"), py::arg("n"),
+        "The sample at each place of an epoch of n, uint32.");
 }

@@ -1,8 +1,10 @@
-"""Noise that is a pure function of (seed, row, column): Philox4x32-10 and Box and Muller, in plain PyTorch.
+"""Noise that is a pure function of (seed, row, column): Philox4x32-10 and Box and Muller, in plain PyTorch; and the
+order of the samples in an epoch, a function of (seed, epoch, place).
 
-This is the definition; ``csrc/include/manifold_core/philox.h`` and ``normal.h`` say the same to the compiler. Element
-(row, column) is word ``column % 4`` of the block with counter ``(column // 4, row low, row high, stream)`` and key
-``(seed low, seed high)``. Reference: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
+This is the definition; ``philox.h``, ``normal.h`` and ``permutation.h`` in ``csrc/include/manifold_core/`` say the same
+to the compiler. Element (row, column) is word ``column % 4`` of the block with counter
+``(column // 4, row low, row high, stream)`` and key ``(seed low, seed high)``. Reference: Salmon et al., "Parallel
+random numbers: as easy as 1, 2, 3" (SC 2011).
 """
 
 import math
@@ -10,10 +12,10 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["draw_seed", "noise_words", "philox4x32_10", "standard_normal"]
+__all__ = ["draw_seed", "noise_words", "permutation", "philox4x32_10", "standard_normal"]
 
 LOW_WORD = 0xFFFFFFFF
-STREAM_NOISE = 0  # what a block of words is used for; a number once given never changes its meaning
+STREAM_NOISE, STREAM_ORDER = 0, 1  # what a block of words is used for; a number once given never changes its meaning
 
 
 def draw_seed(seed: int | Tensor | None, generator: torch.Generator | None, device: torch.device) -> Tensor:
@@ -59,19 +61,22 @@ def philox4x32_10(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> tu
     return c0, c1, c2, c3
 
 
-def noise_words(seed: Tensor, rows: int, cols: int, first_row: int = 0, stream: int = STREAM_NOISE) -> Tensor:
-    """The random word of each element, int64 ``[rows, 4 * ceil(cols / 4)]`` on the seed's device."""
-    blocks = (cols + 3) // 4
-    row = torch.arange(first_row, first_row + rows, device=seed.device).unsqueeze(1)
-    block = torch.arange(blocks, device=seed.device).unsqueeze(0)
+def _words(seed: Tensor, row: Tensor, cols: int, stream: int) -> Tensor:
+    """The words of some rows, int64 ``[R, 4 * ceil(cols / 4)]``; ``row`` is int64 ``[R]``."""
+    shape = len(row), (cols + 3) // 4
     counter = (
-        block.expand(rows, blocks),
-        (row & LOW_WORD).expand(rows, blocks),
-        ((row >> 32) & LOW_WORD).expand(rows, blocks),
-        torch.full_like(block, stream).expand(rows, blocks),
+        torch.arange(shape[1], device=row.device).expand(shape),
+        (row & LOW_WORD).unsqueeze(1).expand(shape),
+        ((row >> 32) & LOW_WORD).unsqueeze(1).expand(shape),
+        row.new_full((), stream).expand(shape),
     )
     words = philox4x32_10(counter, (seed & LOW_WORD, (seed >> 32) & LOW_WORD))
-    return torch.stack(words, dim=-1).reshape(rows, 4 * blocks)
+    return torch.stack(words, dim=-1).flatten(1)
+
+
+def noise_words(seed: Tensor, rows: int, cols: int, first_row: int = 0) -> Tensor:
+    """The random word of each element, int64 ``[rows, 4 * ceil(cols / 4)]`` on the seed's device."""
+    return _words(seed, torch.arange(first_row, first_row + rows, device=seed.device), cols, STREAM_NOISE)
 
 
 def standard_normal(seed: Tensor, rows: int, cols: int, first_row: int = 0) -> Tensor:
@@ -94,3 +99,50 @@ def standard_normal(seed: Tensor, rows: int, cols: int, first_row: int = 0) -> T
     sine = torch.where((quadrant & 2).bool(), -sine, sine)
     normal = torch.stack((radius * cosine, radius * sine), dim=-1)
     return normal.reshape(rows, 2 * pairs)[:, :cols]
+
+
+def _scramble(x: Tensor) -> Tensor:
+    """A hash of 32-bit words held in int64, which wraps around and keeps the low 64 bits right."""
+    x = (x * 0x9E3779B1) & LOW_WORD
+    x = ((x ^ (x >> 15)) * 0x85EBCA77) & LOW_WORD
+    return x ^ (x >> 13)
+
+
+def _feistel(value: Tensor, keys: Tensor, bits: int) -> Tensor:
+    """Eight rounds on words of so many bits. Each changes one half by a function of the other: it can be undone, and so
+    can all, whatever the function. The keys are ``[..., 8]``."""
+    low_bits = bits // 2
+    low_mask, high_mask = 2**low_bits - 1, 2 ** (bits - low_bits) - 1
+    low, high = value & low_mask, value >> low_bits
+    key = keys.unbind(-1)
+    for i in range(0, 8, 2):
+        high = high ^ (_scramble(low ^ key[i]) & high_mask)
+        low = low ^ (_scramble(high ^ key[i + 1]) & low_mask)
+    return (high << low_bits) | low
+
+
+def permutation(seed: Tensor, epoch: Tensor, places: Tensor, n: int) -> Tensor:
+    """π(place) = F(F(… F(place))), F applied until the result is below n: the sample at each place of an epoch.
+
+    F is a Feistel network of eight rounds on as many bits as n − 1 has, two at least. Its keys are the Philox words of
+    columns 0 to 7 of (seed, row = epoch), of a stream of their own. F permutes all words of so many bits, and so π
+    permutes [0, n): from a place below n the cycle of F leads back below n. No table is made, and where n > 2
+    a place costs fewer than two F on average.
+
+    Args:
+        seed: int64 of no dimensions.
+        epoch: int64 ``[E]``.
+        places: int64 ``[E, P]`` from 0 to n − 1: row e are places of ``epoch[e]``.
+        n: from 1 to 2³².
+
+    Returns:
+        int64 ``[E, P]``.
+
+    Source: Black and Rogaway, "Ciphers with arbitrary finite domains" (CT-RSA 2002): the walk along the cycle.
+    """
+    bits = max(2, (n - 1).bit_length())
+    keys = _words(seed, epoch, 8, STREAM_ORDER)
+    value = _feistel(places, keys.unsqueeze(1), bits)
+    while len(row := (outside := value >= n).nonzero()[:, 0]):
+        value[outside] = _feistel(value[outside], keys[row], bits)
+    return value

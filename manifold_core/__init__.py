@@ -7,11 +7,12 @@ from .elbo import ELBOTerms, GaussianELBO
 from .errors import InputError
 from .evaluation import Metrics, evaluate
 from .kernels import gaussian_nll, rsample_kl, rsample_kl_cholesky
-from .models import VAE
+from .models import CVAE, VAE
 from .run import load_model
 from .training import Diverged, History, TrainingConfig, train
 
 __all__ = [
+    "CVAE",
     "VAE",
     "ActiveDimensions",
     "Diverged",

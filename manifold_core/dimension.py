@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
-from .models import VAE
+from .models import CVAE, VAE, check_inputs
 
 __all__ = ["THRESHOLD", "ActiveDimensions", "active_dimensions", "count_active"]
 
@@ -18,7 +18,7 @@ class ActiveDimensions:
     """Encoder variances and what follows from them.
 
     Attributes:
-        variance: ``[κ]`` float64, σ_j² averaged over the samples.
+        variance: ``[κ]`` float64, σ_j² averaged over the samples; of a CVAE σ_j² over the prior's.
         threshold: below it a dimension is active.
     """
 
@@ -50,34 +50,39 @@ def count_active(variance: Tensor, threshold: float = THRESHOLD) -> int:
 
 @torch.no_grad()
 def active_dimensions(
-    model: VAE, x: Tensor, *, threshold: float = THRESHOLD, batch_size: int = 4096
+    model: VAE | CVAE,
+    x: Tensor,
+    condition: Tensor | None = None,
+    *,
+    threshold: float = THRESHOLD,
+    batch_size: int = 4096,
 ) -> ActiveDimensions:
-    """#{j : E_x[σ_j²(x)] < threshold}: at the optimum active variances fall with γ, the others stay at 1.
+    """#{j : E[σ_j²(x)] < threshold}, of a CVAE #{j : E[σ_j²(x, c) / σ_p,j²(c)] < threshold}: at the optimum active
+    variances fall with γ, the others stay at the prior's.
 
     The model is put into evaluation mode for the while and back into its own afterwards.
 
     Args:
         model: trained.
         x: ``[N, ...]``, N ≥ 1 samples to average over.
+        condition: ``[N, t]``, of a CVAE.
         threshold: between 0 and 1; 0.05 as in the paper.
         batch_size: samples encoded at a time; changes memory, and the result by rounding only.
 
     Raises:
-        InputError: no samples, or a threshold outside (0, 1).
+        InputError: no samples, a condition that does not go with model and samples, or a threshold outside (0, 1).
 
-    Source: "Learning Manifold Dimensions with Conditional VAEs", Definition 3 and Appendix B.
+    Source: "Learning Manifold Dimensions with Conditional VAEs", Definitions 3 and 5, and Appendix B.
     """
-    if len(x) == 0:
-        raise InputError("x must hold at least one sample, got none")
+    inputs = check_inputs(model, x, condition)
     if not 0 < threshold < 1:
         raise InputError(f"threshold must lie between 0 and 1, got {threshold}")
     was_training = model.training
     model.eval()
     try:
         total = torch.zeros(model.latent_dim, dtype=torch.float64, device=x.device)
-        for batch in x.split(batch_size):
-            _, log_var = model.posterior(batch)
-            total += log_var.double().exp().sum(dim=0)
+        for batch in zip(*(part.split(batch_size) for part in inputs), strict=True):
+            total += model.variance_ratio(*batch).sum(dim=0)
     finally:
         model.train(was_training)
     return ActiveDimensions((total / len(x)).cpu(), threshold)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .dimension import THRESHOLD, ActiveDimensions
-from .models import VAE
+from .models import CVAE, VAE, check_inputs
 
 __all__ = ["Metrics", "evaluate"]
 
@@ -47,11 +47,24 @@ class Metrics:
 
 
 @torch.no_grad()
-def evaluate(model: VAE, x: Tensor, *, seed: int = 0, batch_size: int = 4096, threshold: float = THRESHOLD) -> Metrics:
-    """Losses and active dimensions over all of ``x``, in evaluation mode, with the noise of ``seed``.
+def evaluate(
+    model: VAE | CVAE,
+    x: Tensor,
+    condition: Tensor | None = None,
+    *,
+    seed: int = 0,
+    batch_size: int = 4096,
+    threshold: float = THRESHOLD,
+) -> Metrics:
+    """Losses and active dimensions over all of ``x``, of a CVAE with its ``condition``, in evaluation mode, with the
+    noise of ``seed``.
 
     Sums are kept in float64 and the noise of a sample depends on its row alone: the batch size changes rounding only.
+
+    Raises:
+        InputError: no samples, or a condition that does not go with model and samples.
     """
+    inputs = check_inputs(model, x, condition)
     was_training = model.training
     model.eval()
     try:
@@ -59,7 +72,7 @@ def evaluate(model: VAE, x: Tensor, *, seed: int = 0, batch_size: int = 4096, th
         variance = torch.zeros(model.latent_dim, dtype=torch.float64, device=x.device)
         gamma = float("nan")
         for first in range(0, len(x), batch_size):
-            terms = model(x[first : first + batch_size], seed=seed, first_row=first)
+            terms = model(*(part[first : first + batch_size] for part in inputs), seed=seed, first_row=first)
             sums += torch.stack([term.double().sum() for term in (terms.nll, terms.kl, terms.recon)])
             variance += len(terms.z) * terms.variance_ratio.double()
             gamma = float(terms.log_gamma.double().exp())

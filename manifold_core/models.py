@@ -1,14 +1,27 @@
 """The models: an encoder, a decoder and an ELBO put together."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from .elbo import ELBOTerms, GaussianELBO
-from .networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, _check_positive
+from .errors import InputError
+from .networks import (
+    Activation,
+    ConditionalMLPDecoder,
+    ConditionalMLPEncoder,
+    ConvDecoder,
+    ConvEncoder,
+    MLPDecoder,
+    MLPEncoder,
+    _check_positive,
+)
 
-__all__ = ["VAE"]
+__all__ = ["CVAE", "VAE", "check_inputs"]
+
+Prior = Literal["learned", "standard"]
 
 
 class VAE(nn.Module):
@@ -40,11 +53,17 @@ class VAE(nn.Module):
 
     @classmethod
     def mlp(
-        cls, data_dim: int, latent_dim: int, hidden: Sequence[int] = (64,), elbo: GaussianELBO | None = None
+        cls,
+        data_dim: int,
+        latent_dim: int,
+        hidden: Sequence[int] = (64,),
+        elbo: GaussianELBO | None = None,
+        *,
+        activation: Activation = "relu",
     ) -> "VAE":
         """Vectors of ``data_dim`` numbers; the decoder's hidden layers are the encoder's in reverse."""
-        encoder = MLPEncoder(data_dim, latent_dim, hidden)
-        return cls(encoder, MLPDecoder(latent_dim, data_dim, tuple(reversed(hidden))), latent_dim, elbo)
+        encoder = MLPEncoder(data_dim, latent_dim, hidden, activation)
+        return cls(encoder, MLPDecoder(latent_dim, data_dim, tuple(reversed(hidden)), activation), latent_dim, elbo)
 
     @classmethod
     def conv(
@@ -73,6 +92,10 @@ class VAE(nn.Module):
         mu, log_var = self.encoder(x)
         return mu, log_var
 
+    def variance_ratio(self, x: Tensor) -> Tensor:
+        """σ²(x), float64 ``[B, κ]``: over the prior's variance, which is 1."""
+        return self.posterior(x)[1].double().exp()
+
     def reconstruct(self, x: Tensor) -> Tensor:
         """x̂ at the mean of the posterior."""
         x_hat: Tensor = self.decoder(self.posterior(x)[0])
@@ -83,3 +106,159 @@ class VAE(nn.Module):
         device = self.elbo.log_gamma.device
         x_hat: Tensor = self.decoder(torch.randn(n, self.latent_dim, generator=generator, device=device))
         return x_hat
+
+
+class CVAE(nn.Module):
+    """κ-simple CVAE: q(z|x, c) = N(μ(x, c), diag σ²(x, c)),  p(x|z, c) = N(x̂(z, c), γI),
+    p(z|c) = N(μ_p(c), diag σ_p²(c)) or N(0, I).
+
+    ``model(x, c).loss.backward()`` is the whole training step but for the optimizer. The loss is
+    ½ (‖x − x̂(z ⊙ a(c), c)‖²/γ + d log 2πγ) + KL[q(z|x, c) ‖ p(z|c)], averaged over the batch; a(c) = sigmoid(gate(c)),
+    or 1 without a gate, is the attention of Section 2.3: which latent dimensions are open for this condition.
+
+    Args:
+        encoder: module from x ``[B, ...]`` and c ``[B, t]`` to ``(mu, log_var)``, each ``[B, κ]``. Where it has an
+            attribute ``condition_dim``, the width of c is held against that.
+        decoder: module from z ``[B, κ]`` and c to x̂ of the shape of x.
+        latent_dim: κ.
+        prior: module from c to ``(prior_mu, prior_log_var)``, each ``[B, κ]``; None is N(0, I).
+        gate: module from c to the logits of a(c), ``[B, κ]``; None is no attention.
+        elbo: :class:`manifold_core.GaussianELBO`; the default learns γ from γ = 1.
+
+    Raises:
+        InputError: ``latent_dim`` is no positive integer; later, a condition that does not go with the samples.
+
+    Source: "Learning Manifold Dimensions with Conditional VAEs", equation (2), Definition 4; Sections 2.3, 4.4 and
+    Appendix A for the attention and the networks.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        latent_dim: int,
+        prior: nn.Module | None = None,
+        gate: nn.Module | None = None,
+        elbo: GaussianELBO | None = None,
+    ) -> None:
+        super().__init__()
+        _check_positive(latent_dim=latent_dim)
+        self.encoder = encoder
+        self.decoder = decoder
+        self.latent_dim = latent_dim
+        self.prior = prior
+        self.gate = gate
+        self.elbo = elbo if elbo is not None else GaussianELBO()
+        self.condition_dim: int | None = getattr(encoder, "condition_dim", None)
+
+    @classmethod
+    def mlp(
+        cls,
+        data_dim: int,
+        condition_dim: int,
+        latent_dim: int,
+        hidden: Sequence[int] = (64,),
+        *,
+        condition_hidden: Sequence[int] = (16,),
+        condition_features: int | None = None,
+        activation: Activation = "relu",
+        prior: Prior = "learned",
+        attention: bool = False,
+        elbo: GaussianELBO | None = None,
+    ) -> "CVAE":
+        """Vectors of ``data_dim`` numbers under conditions of ``condition_dim``. Encoder and decoder each have an MLP
+        that makes ``condition_features`` (None: κ) numbers of c, and the decoder's hidden layers are the encoder's in
+        reverse; prior and gate are MLPs of c.
+        """
+        if prior not in ("learned", "standard"):
+            raise InputError(f"prior must be 'learned' or 'standard', got {prior!r}")
+        features = latent_dim if condition_features is None else condition_features
+        of_condition = condition_hidden, features, activation
+        return cls(
+            ConditionalMLPEncoder(data_dim, condition_dim, latent_dim, hidden, *of_condition),
+            ConditionalMLPDecoder(latent_dim, condition_dim, data_dim, tuple(reversed(hidden)), *of_condition),
+            latent_dim,
+            MLPEncoder(condition_dim, latent_dim, condition_hidden, activation) if prior == "learned" else None,
+            MLPDecoder(condition_dim, latent_dim, condition_hidden, activation) if attention else None,
+            elbo,
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        c: Tensor,
+        *,
+        seed: int | Tensor | None = None,
+        generator: torch.Generator | None = None,
+        first_row: int = 0,
+    ) -> ELBOTerms:
+        """The ELBO of a batch and its terms; the noise as of :func:`manifold_core.rsample_kl`."""
+        self._check(c, len(x))
+        terms: ELBOTerms = self.elbo(
+            x,
+            self.encoder(x, c),
+            lambda z: self.decoder(z, c),
+            self.prior(c) if self.prior is not None else None,
+            gate_logits=self.gate(c) if self.gate is not None else None,
+            seed=seed,
+            generator=generator,
+            first_row=first_row,
+        )
+        return terms
+
+    def posterior(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """mu and log_var of q(z|x, c), each ``[B, κ]``."""
+        self._check(c, len(x))
+        mu, log_var = self.encoder(x, c)
+        return mu, log_var
+
+    def variance_ratio(self, x: Tensor, c: Tensor) -> Tensor:
+        """σ²(x, c) / σ_p²(c), float64 ``[B, κ]``."""
+        log_var = self.posterior(x, c)[1].double()
+        return (log_var if self.prior is None else log_var - self.prior(c)[1].double()).exp()
+
+    def reconstruct(self, x: Tensor, c: Tensor) -> Tensor:
+        """x̂ at the mean of the posterior."""
+        return self._decode(self.posterior(x, c)[0], c)
+
+    def sample(self, c: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Means of the decoder at one draw of p(z|c) for each condition."""
+        self._check(c)
+        z = torch.randn(len(c), self.latent_dim, generator=generator, device=c.device, dtype=c.dtype)
+        if self.prior is not None:
+            mu, log_var = self.prior(c)
+            z = mu + torch.exp(log_var / 2) * z
+        return self._decode(z, c)
+
+    def _decode(self, z: Tensor, c: Tensor) -> Tensor:
+        x_hat: Tensor = self.decoder(z if self.gate is None else z * torch.sigmoid(self.gate(c)), c)
+        return x_hat
+
+    def _check(self, c: Tensor, samples: int | None = None) -> None:
+        _check_condition("c", c, samples, self.condition_dim)
+
+
+def _check_condition(name: str, condition: Tensor, samples: int | None, width: int | None) -> None:
+    """Raise InputError unless it is ``[samples, width]``; None is any number."""
+    shape = tuple(condition.shape)
+    if len(shape) != 2 or samples not in (None, shape[0]) or width not in (None, shape[1]):
+        wanted = f"[{'B' if samples is None else samples}, {'t' if width is None else width}]"
+        raise InputError(f"{name} must be a tensor of shape {wanted}, one row for each sample, got shape {shape}")
+
+
+def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None) -> tuple[Tensor, ...]:
+    """What the model is called with: x, and for a CVAE the condition.
+
+    Raises:
+        InputError: no samples, a condition for a VAE, none for a CVAE, or one that does not go with the samples.
+    """
+    if len(x) == 0:
+        raise InputError("x must hold at least one sample, got none")
+    if not isinstance(model, CVAE):
+        if condition is not None:
+            raise InputError(f"condition must be None for a VAE, got a tensor of shape {tuple(condition.shape)}")
+        return (x,)
+    if condition is None:
+        raise InputError("condition must be given for a CVAE: a tensor with one row for each sample, got None")
+    _check_condition("condition", condition, len(x), model.condition_dim)
+    return x, condition

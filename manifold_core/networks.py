@@ -1,14 +1,27 @@
-"""Encoders and decoders of the paper (Appendix A). An encoder returns (mu, log_var); a decoder returns x̂."""
+"""Encoders and decoders of the paper (Appendix A). An encoder returns (mu, log_var); a decoder returns x̂. Those of a
+CVAE take the condition beside it."""
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from .errors import InputError
 
-__all__ = ["ConvDecoder", "ConvEncoder", "MLPDecoder", "MLPEncoder"]
+__all__ = [
+    "Activation",
+    "ConditionalMLPDecoder",
+    "ConditionalMLPEncoder",
+    "ConvDecoder",
+    "ConvEncoder",
+    "MLPDecoder",
+    "MLPEncoder",
+]
+
+Activation = Literal["relu", "prelu"]
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "prelu": nn.PReLU}
 
 
 def _check_positive(**sizes: int) -> None:
@@ -17,21 +30,30 @@ def _check_positive(**sizes: int) -> None:
             raise InputError(f"{name} must be a positive integer, got {size!r}")
 
 
-def _mlp(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers with ReLU between them."""
+def _check_widths(hidden: Sequence[int], name: str = "hidden") -> None:
+    _check_positive(**{f"{name}[{i}]": width for i, width in enumerate(hidden)})
+
+
+def _mlp(sizes: Sequence[int], activation: Activation) -> nn.Sequential:
+    """Linear layers with an activation between them; PReLU has one slope a layer."""
+    if activation not in ACTIVATIONS:
+        raise InputError(f"activation must be 'relu' or 'prelu', got {activation!r}")
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers[:-1])
 
 
 class MLPEncoder(nn.Module):
     """x ``[B, d]`` → mu, log_var ``[B, κ]``: two halves of one linear head, views without a copy."""
 
-    def __init__(self, data_dim: int, latent_dim: int, hidden: Sequence[int] = (64,)) -> None:
+    def __init__(
+        self, data_dim: int, latent_dim: int, hidden: Sequence[int] = (64,), activation: Activation = "relu"
+    ) -> None:
         super().__init__()
-        _check_positive(data_dim=data_dim, latent_dim=latent_dim, **{f"hidden[{i}]": h for i, h in enumerate(hidden)})
-        self.layers = _mlp((data_dim, *hidden, 2 * latent_dim))
+        _check_positive(data_dim=data_dim, latent_dim=latent_dim)
+        _check_widths(hidden)
+        self.layers = _mlp((data_dim, *hidden, 2 * latent_dim), activation)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mu, log_var = self.layers(x).chunk(2, dim=1)
@@ -41,13 +63,69 @@ class MLPEncoder(nn.Module):
 class MLPDecoder(nn.Module):
     """z ``[B, κ]`` → x̂ ``[B, d]``."""
 
-    def __init__(self, latent_dim: int, data_dim: int, hidden: Sequence[int] = (64,)) -> None:
+    def __init__(
+        self, latent_dim: int, data_dim: int, hidden: Sequence[int] = (64,), activation: Activation = "relu"
+    ) -> None:
         super().__init__()
-        _check_positive(data_dim=data_dim, latent_dim=latent_dim, **{f"hidden[{i}]": h for i, h in enumerate(hidden)})
-        self.layers = _mlp((latent_dim, *hidden, data_dim))
+        _check_positive(data_dim=data_dim, latent_dim=latent_dim)
+        _check_widths(hidden)
+        self.layers = _mlp((latent_dim, *hidden, data_dim), activation)
 
     def forward(self, z: Tensor) -> Tensor:
         x_hat: Tensor = self.layers(z)
+        return x_hat
+
+
+class ConditionalMLPEncoder(nn.Module):
+    """x ``[B, d]``, c ``[B, t]`` → mu, log_var ``[B, κ]``: an MLP of x beside features of c, which an MLP makes."""
+
+    def __init__(
+        self,
+        data_dim: int,
+        condition_dim: int,
+        latent_dim: int,
+        hidden: Sequence[int] = (64,),
+        condition_hidden: Sequence[int] = (16,),
+        condition_features: int = 16,
+        activation: Activation = "relu",
+    ) -> None:
+        super().__init__()
+        _check_positive(data_dim=data_dim, condition_dim=condition_dim, latent_dim=latent_dim)
+        _check_positive(condition_features=condition_features)
+        _check_widths(hidden)
+        _check_widths(condition_hidden, "condition_hidden")
+        self.condition_dim = condition_dim
+        self.condition = _mlp((condition_dim, *condition_hidden, condition_features), activation)
+        self.layers = _mlp((data_dim + condition_features, *hidden, 2 * latent_dim), activation)
+
+    def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        mu, log_var = self.layers(torch.cat((x, self.condition(c)), dim=1)).chunk(2, dim=1)
+        return mu, log_var
+
+
+class ConditionalMLPDecoder(nn.Module):
+    """z ``[B, κ]``, c ``[B, t]`` → x̂ ``[B, d]``: an MLP of z beside features of c, which an MLP makes."""
+
+    def __init__(
+        self,
+        latent_dim: int,
+        condition_dim: int,
+        data_dim: int,
+        hidden: Sequence[int] = (64,),
+        condition_hidden: Sequence[int] = (16,),
+        condition_features: int = 16,
+        activation: Activation = "relu",
+    ) -> None:
+        super().__init__()
+        _check_positive(latent_dim=latent_dim, condition_dim=condition_dim, data_dim=data_dim)
+        _check_positive(condition_features=condition_features)
+        _check_widths(hidden)
+        _check_widths(condition_hidden, "condition_hidden")
+        self.condition = _mlp((condition_dim, *condition_hidden, condition_features), activation)
+        self.layers = _mlp((latent_dim + condition_features, *hidden, data_dim), activation)
+
+    def forward(self, z: Tensor, c: Tensor) -> Tensor:
+        x_hat: Tensor = self.layers(torch.cat((z, self.condition(c)), dim=1))
         return x_hat
 
 

@@ -1,32 +1,47 @@
 """The one training loop."""
 
+import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 from . import checkpoint
 from .dimension import count_active
 from .errors import InputError
 from .files import output_folder
-from .kernels.random import noise_words
-from .models import VAE
+from .kernels.random import permutation
+from .models import CVAE, VAE, check_inputs
 
-__all__ = ["Diverged", "History", "TrainingConfig", "train"]
+__all__ = ["Diverged", "History", "TrainingConfig", "schedule_table", "train"]
 
-STREAM_ORDER = 1  # Philox words that shuffle the samples; 0 is the noise, see kernels/random.py
 ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
 RECORDS = 500  # points on a curve, and updates of the progress bar
+PLACES = 2**16  # whose samples are looked up at a time: some hundred small operations, whatever their number
 
 
 class Diverged(ArithmeticError):
-    """The loss is no longer a number; says at which step."""
+    """The loss is no longer a number.
+
+    Attributes:
+        loss: what it is.
+        step: from 1, at which it was seen; on a CPU the first such step.
+    """
+
+    def __init__(self, loss: float, step: int) -> None:
+        super().__init__(loss, step)
+        self.loss = loss
+        self.step = step
+
+    def __str__(self) -> str:
+        return f"the loss is {self.loss} at step {self.step}; a lower learning_rate may help"
 
 
 @dataclass(frozen=True)
@@ -75,35 +90,55 @@ def noise_seed(run_seed: int, step: int) -> int:
     return run_seed * 2**32 + step
 
 
-def sample_order(run_seed: int, epoch: int, samples: int) -> Tensor:
-    """The shuffle of an epoch: samples sorted by their Philox words. A function of its arguments alone."""
-    words = noise_words(torch.tensor(run_seed), 1, samples, first_row=epoch, stream=STREAM_ORDER)[0, :samples]
-    return torch.argsort(words, stable=True)
+def batches(
+    samples: int, config: TrainingConfig, first_step: int, device: torch.device | str = "cpu"
+) -> Iterator[Tensor]:
+    """The samples of the mini-batch of every step from ``first_step`` on, int64 ``[B]`` on ``device``.
+
+    B = min(batch_size, N) and an epoch has N // B steps; place p of its step k holds sample π(k B + p), π the
+    :func:`manifold_core.kernels.random.permutation` of seed and epoch. A function of its arguments alone.
+    """
+    size = min(config.batch_size, samples)
+    per_epoch = samples // size
+    seed, place = torch.tensor(config.seed, device=device), torch.arange(size, device=device)
+    steps_at_once = max(1, PLACES // size)
+    for first in range(first_step, config.steps, steps_at_once):
+        step = torch.arange(first, min(first + steps_at_once, config.steps), device=device)
+        places = (step % per_epoch * size).unsqueeze(1) + place
+        yield from permutation(seed, step // per_epoch, places, samples)
 
 
-def batches(x: Tensor, config: TrainingConfig, first_step: int) -> Iterator[Tensor]:
-    """The mini-batch of every step from ``first_step`` on."""
-    size = min(config.batch_size, len(x))
-    per_epoch = len(x) // size
-    order, order_epoch = torch.empty(0, dtype=torch.int64), -1
-    for step in range(first_step, config.steps):
-        epoch, position = divmod(step, per_epoch)
-        if epoch != order_epoch:
-            order, order_epoch = sample_order(config.seed, epoch, len(x)).to(x.device), epoch
-        yield x.index_select(0, order[position * size : (position + 1) * size])
+def _optimizer(parameters: Iterable[Tensor], config: TrainingConfig) -> tuple[torch.optim.Adam, OneCycleLR]:
+    """Adam, and the cycle of its learning rate and of its first beta."""
+    optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)
+    # A one-step cycle has no room for its two phases.
+    return optimizer, OneCycleLR(optimizer, max_lr=config.learning_rate, total_steps=max(config.steps, 2))
+
+
+def schedule_table(config: TrainingConfig) -> Tensor:
+    """lr / (1 − β₁ᵗ), 1 − β₁ and 1 / √(1 − β₂ᵗ) of each step t, from 1, with the learning rate and β₁ of that step:
+    float64 ``[steps, 3]``.
+
+    With them Adam is m += (1 − β₁)(g − m), v = β₂ v + (1 − β₂) g², p −= lr / (1 − β₁ᵗ) m / (√v / √(1 − β₂ᵗ) + ε).
+    """
+    optimizer, schedule = _optimizer([nn.Parameter(torch.zeros(()))], config)
+    rows = []
+    for step in range(1, config.steps + 1):
+        (group,) = optimizer.param_groups
+        beta1, beta2 = group["betas"]
+        rows.append((group["lr"] / (1 - beta1**step), 1 - beta1, 1 / math.sqrt(1 - beta2**step)))
+        optimizer.step()  # of nothing: the schedule wants to see it
+        schedule.step()
+    return torch.tensor(rows, dtype=torch.float64)
 
 
 class _Run:
     """Everything that a stopped run needs to go on to the same numbers."""
 
-    def __init__(self, model: VAE, config: TrainingConfig, identity: dict[str, Any]) -> None:
+    def __init__(self, model: VAE | CVAE, config: TrainingConfig, identity: dict[str, Any]) -> None:
         self.model = model
         self.identity = identity | {"training": asdict(config)}
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-        # A one-step cycle has no room for its two phases.
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, max_lr=config.learning_rate, total_steps=max(config.steps, 2)
-        )
+        self.optimizer, self.schedule = _optimizer(model.parameters(), config)
         self.history = History()
         self.step = 0
 
@@ -160,36 +195,39 @@ def _check_identity(found: Any, wanted: dict[str, Any]) -> None:
 
 
 def train(
-    model: VAE,
+    model: VAE | CVAE,
     x: Tensor,
     config: TrainingConfig,
     *,
+    condition: Tensor | None = None,
     folder: Path | None = None,
     identity: dict[str, Any] | None = None,
     checkpoint_seconds: float = 10.0,
     progress: bool = True,
 ) -> History:
-    """Minimise ``model(batch).loss`` by Adam; leaves the trained weights in ``model``, in evaluation mode.
+    """Minimise ``model(batch).loss``, of a CVAE ``model(batch, condition).loss``, by Adam; leaves the trained weights
+    in ``model``, in evaluation mode.
 
     With a folder, the run is saved there between steps, now and then. Stopped in any way and started again with the
     same arguments, it goes on from what was saved to the numbers it would have reached undisturbed: bit for bit on a
     CPU with the same number of threads. The checkpoint stays until the caller removes it.
 
     Args:
-        model: called with a batch ``[B, ...]`` and ``seed=``.
+        model: called with a batch ``[B, ...]``, a CVAE also with its conditions ``[B, t]``, and ``seed=``.
         x: ``[N, ...]`` training samples, on the device of the model.
         config: see :class:`TrainingConfig`.
+        condition: ``[N, t]``, of a CVAE.
         folder: of the checkpoints; None keeps none.
         identity: what the checkpoint must agree on beside ``config``: a description of model and data.
         checkpoint_seconds: between two checkpoints.
         progress: show a bar on standard error with loss, γ and active dimensions.
 
     Raises:
-        InputError: no samples, or a checkpoint of another run or damaged.
-        Diverged: the loss became NaN or infinite.
+        InputError: no samples, a condition that does not go with model and samples, or a checkpoint of another run or
+            damaged.
+        Diverged: the loss became NaN or infinite. The weights are those before the step of which that was seen.
     """
-    if len(x) == 0:
-        raise InputError("x must hold at least one sample, got none")
+    inputs = check_inputs(model, x, condition)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(config.seed)
         run = _Run(model, config, identity or {})
@@ -197,31 +235,43 @@ def train(
             output_folder(folder)
         if folder is not None and (found := checkpoint.load(folder)) is not None:
             run.restore(found)
-        _loop(run, x, config, folder, checkpoint_seconds, progress)
+        _loop(run, inputs, config, folder, checkpoint_seconds, progress)
     model.eval()
     return run.history
 
 
 def _loop(
-    run: _Run, x: Tensor, config: TrainingConfig, folder: Path | None, checkpoint_seconds: float, progress: bool
+    run: _Run,
+    inputs: tuple[Tensor, ...],
+    config: TrainingConfig,
+    folder: Path | None,
+    checkpoint_seconds: float,
+    progress: bool,
 ) -> None:
     model, history = run.model, run.history
     model.train()
     record_every = max(1, config.steps // RECORDS)
+    device = inputs[0].device
     started = saved = time.monotonic()
     already = history.seconds
     bar = tqdm(
         total=config.steps, initial=run.step, unit="step", disable=not progress, file=sys.stderr, mininterval=0.5
     )
     try:
-        for batch in batches(x, config, run.step):
-            terms = model(batch, seed=noise_seed(config.seed, run.step))
+        for index in batches(len(inputs[0]), config, run.step, device):
+            log_gamma = model.elbo.log_gamma.detach().clone()  # an analytic one is written by the forward pass
+            terms = model(*(part.index_select(0, index) for part in inputs), seed=noise_seed(config.seed, run.step))
+            recorded = (run.step + 1) % record_every == 0 or run.step + 1 == config.steps
+            # To read the loss costs nothing on a CPU; elsewhere the device would be waited for.
+            if (recorded or device.type == "cpu") and not math.isfinite(loss := float(terms.loss.detach())):
+                model.elbo.log_gamma.data.copy_(log_gamma)
+                raise Diverged(loss, run.step + 1)
             run.optimizer.zero_grad(set_to_none=True)
             terms.loss.backward()
             run.optimizer.step()
             run.schedule.step()
             run.step += 1
-            if run.step % record_every == 0 or run.step == config.steps:
+            if recorded:
                 _record(history, run.step, terms)
                 bar.set_postfix(
                     loss=f"{history.neg_elbo[-1]:.2f}",
@@ -242,10 +292,7 @@ def _loop(
 
 
 def _record(history: History, step: int, terms: Any) -> None:
-    neg_elbo = float((terms.nll + terms.kl).detach().mean())
-    if not abs(neg_elbo) < float("inf"):
-        raise Diverged(f"the loss is {neg_elbo} at step {step}; a lower learning_rate may help")
     history.step.append(step)
-    history.neg_elbo.append(neg_elbo)
+    history.neg_elbo.append(float((terms.nll + terms.kl).detach().mean()))
     history.gamma.append(float(terms.log_gamma.detach().double().exp()))
     history.active_dimensions.append(count_active(terms.variance_ratio))

@@ -11,7 +11,7 @@ from manifold_core.kernels.rsample_kl_cholesky import reference as cholesky
 from torch import Tensor
 from torch.autograd import grad
 
-__all__ = ["PHILOX", "Expected", "gradients", "in_float64", "of_rsample_kl"]
+__all__ = ["PHILOX", "Expected", "gradients", "in_float64", "of_rsample_kl", "philox_words"]
 
 # Random123, the authors' own tests: counter, key, words.
 PHILOX = [
@@ -23,6 +23,20 @@ PHILOX = [
         (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
     ),
 ]
+
+
+def philox_words(seed: int, row: int, cols: int, stream: int) -> list[int]:
+    """Of one row, in Python's own integers; ``cols`` is a multiple of 4."""
+    words: list[int] = []
+    for block in range(cols // 4):
+        a, b, c, d = block, row % 2**32, row // 2**32, stream
+        key, other = seed % 2**32, seed // 2**32
+        for _ in range(10):
+            first, second = 0xD2511F53 * a, 0xCD9E8D57 * c
+            a, b, c, d = second // 2**32 ^ b ^ key, second % 2**32, first // 2**32 ^ d ^ other, first % 2**32
+            key, other = (key + 0x9E3779B9) % 2**32, (other + 0xBB67AE85) % 2**32
+        words += [a, b, c, d]
+    return words
 
 
 class Expected(NamedTuple):

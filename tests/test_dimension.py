@@ -91,3 +91,59 @@ def test_metrics_are_the_formula() -> None:
     assert doubled["neg_elbo"] == 2 * measured.neg_elbo
     assert doubled["kl"] == 2 * measured.kl
     assert doubled["recon"] == measured.recon
+
+
+class OfCondition(nn.Module):
+    """Posterior or prior: mean 0, log variance the condition, the last argument, plus a number for each latent."""
+
+    def __init__(self, shift: list[float]) -> None:
+        super().__init__()
+        self.shift = torch.tensor(shift)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        log_var = inputs[-1] + self.shift
+        return torch.zeros_like(log_var), log_var
+
+
+class Decoder(nn.Module):
+    def forward(self, z: Tensor, c: Tensor) -> Tensor:
+        return z + c
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_a_cvaes_variances_are_over_the_priors(learned: bool) -> None:
+    """A mean of ratios: a ratio of means would not see that the prior changes with the condition."""
+    prior = OfCondition([0.0, 0.0, 1.0]) if learned else None
+    cvae = mc.CVAE(OfCondition([-4.0, 0.0, -3.0]), Decoder(), 3, prior)
+    c, x = torch.linspace(-2, 2, 10).unsqueeze(1).expand(10, 3), torch.rand(10, 3)
+    if not learned:
+        expected = (c.double() + torch.tensor([-4.0, 0.0, -3.0])).exp().mean(0)
+    else:
+        expected = torch.tensor([-4.0, 0.0, -4.0], dtype=torch.float64).exp()
+    found, parts = (mc.active_dimensions(cvae, x, c, batch_size=size) for size in (4096, 4))
+    torch.testing.assert_close(found.variance, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(parts.variance, found.variance, rtol=1e-12, atol=0)
+    assert found.count == (2 if learned else int((expected < 0.05).sum()))
+    measured = mc.evaluate(cvae, x, c, seed=5, batch_size=3)
+    assert measured.variance == pytest.approx(expected.tolist(), rel=1e-5)
+    assert measured.active_dimensions == found.count
+
+
+def test_metrics_of_a_cvae_are_the_formula() -> None:
+    torch.manual_seed(0)
+    cvae = mc.CVAE.mlp(3, 2, 4, attention=True)
+    x, c = torch.rand(10, 3), torch.rand(10, 2)
+    measured, parts = mc.evaluate(cvae, x, c, seed=5), mc.evaluate(cvae, x, c, seed=5, batch_size=3)
+    assert cvae.training
+    cvae.double()
+    x, c = x.double(), c.double()
+    with torch.no_grad():
+        (mu, log_var), (m, p) = cvae.posterior(x, c), cvae.prior(c)  # type: ignore[misc]
+        z = mu + torch.exp(log_var / 2) * standard_normal(torch.tensor(5), 10, 4)
+        recon = (cvae.decoder(z * cvae.gate(c).sigmoid(), c) - x).square().sum(1).mean()  # type: ignore[misc]
+        kl = ((p - log_var + ((mu - m) ** 2 + log_var.exp()) / p.exp() - 1) / 2).sum(1).mean()
+    nll = 0.5 * (recon + 3 * math.log(2 * math.pi))  # γ = 1
+    for found in (measured, parts):
+        assert found.recon == pytest.approx(float(recon), rel=1e-5)
+        assert found.kl == pytest.approx(float(kl), rel=1e-5)
+        assert found.neg_elbo == pytest.approx(float(nll + kl), rel=1e-5)

@@ -1,7 +1,11 @@
-"""The VAE and its networks: shapes, a user's own modules, sampling, bad input."""
+"""The VAE, the CVAE and their networks: shapes, a user's own modules, gradients, sampling, bad input."""
+
+import math
+from itertools import product
 
 import pytest
 import torch
+from manifold_core.kernels.random import standard_normal
 from torch import Tensor, nn
 
 import manifold_core as mc
@@ -93,3 +97,179 @@ def test_image_shape_is_checked(make: object, shape: tuple[int, ...]) -> None:
 def test_hidden_widths_are_checked() -> None:
     with pytest.raises(mc.InputError, match=r"hidden\[1\] must be a positive integer, got 0"):
         mc.VAE.mlp(7, 3, (8, 0))
+
+
+def test_activation_is_checked() -> None:
+    for make in (lambda: mc.VAE.mlp(7, 3, activation="tanh"), lambda: mc.CVAE.mlp(7, 2, 3, activation="tanh")):  # type: ignore[arg-type]
+        with pytest.raises(mc.InputError, match="activation must be 'relu' or 'prelu', got 'tanh'"):
+            make()
+
+
+def test_prelu_has_a_slope_for_each_layer() -> None:
+    model = mc.VAE.mlp(7, 3, (8, 12), activation="prelu")
+    kinds = [type(layer) for layer in model.encoder.layers]
+    assert kinds == [nn.Linear, nn.PReLU, nn.Linear, nn.PReLU, nn.Linear]
+    assert [type(layer) for layer in model.decoder.layers] == kinds
+    assert [p.shape for p in model.parameters() if p.dim() == 1 and len(p) == 1] == [(1,)] * 4
+
+
+def perceptron(x: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
+    """Matrix products, written out; slopes are those of PReLU, or 0."""
+    numbers = sorted({int(key.removeprefix(f"{name}.").split(".")[0]) for key in weights if key.startswith(f"{name}.")})
+    linear = [number for number in numbers if weights[f"{name}.{number}.weight"].dim() == 2]
+    for number in linear:
+        x = x @ weights[f"{name}.{number}.weight"].T + weights[f"{name}.{number}.bias"]
+        if number != linear[-1]:
+            x = torch.where(x > 0, x, x * weights.get(f"{name}.{number + 1}.weight", torch.zeros(())))
+    return x
+
+
+CHOICES = list(product(["learned", "standard"], [False, True], ["relu", "prelu"]))
+
+
+@pytest.mark.parametrize(("prior", "attention", "activation"), CHOICES)
+@pytest.mark.parametrize("gamma", ["learned", "analytic"])
+def test_loss_and_gradients_of_a_cvae_are_the_formulas(
+    prior: str, attention: bool, activation: str, gamma: str
+) -> None:
+    torch.manual_seed(0)
+    model = mc.CVAE.mlp(
+        *(7, 2, 3, (8, 6)),
+        condition_hidden=(5, 4),
+        condition_features=6,
+        activation=activation,  # type: ignore[arg-type]
+        prior=prior,  # type: ignore[arg-type]
+        attention=attention,
+        elbo=mc.GaussianELBO(gamma, -0.7),  # type: ignore[arg-type]
+    ).double()
+    x, c = torch.randn(9, 7, dtype=torch.float64), torch.randn(9, 2, dtype=torch.float64)
+    weights = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
+    terms = model(x, c, seed=11, first_row=4)
+    terms.loss.backward()
+
+    mu, log_var = perceptron(
+        torch.cat((x, perceptron(c, weights, "encoder.condition")), 1), weights, "encoder.layers"
+    ).split(3, dim=1)
+    z = mu + log_var.exp().sqrt() * standard_normal(torch.tensor(11), 9, 3, 4)
+    m, p = torch.zeros(9, 3), torch.zeros(9, 3)
+    if prior == "learned":
+        m, p = perceptron(c, weights, "prior.layers").split(3, dim=1)
+    kl = ((p - log_var + (log_var.exp() + (mu - m) ** 2) / p.exp() - 1) / 2).sum(1)
+    if attention:
+        z = z / (1 + torch.exp(-perceptron(c, weights, "gate.layers")))
+    x_hat = perceptron(torch.cat((z, perceptron(c, weights, "decoder.condition")), 1), weights, "decoder.layers")
+    error = ((x - x_hat) ** 2).sum(1)
+    gamma_used = weights["elbo.log_gamma"].exp() if gamma == "learned" else error.mean() / 7
+    nll = (error / gamma_used + 7 * torch.log(2 * math.pi * gamma_used)) / 2
+    loss = (nll + kl).mean()
+    loss.backward()
+
+    assert weights.keys() == {
+        *(f"encoder.{name}" for name, _ in model.encoder.named_parameters()),
+        *(f"decoder.{name}" for name, _ in model.decoder.named_parameters()),
+        *(name for name in weights if name.startswith("prior.") and prior == "learned"),
+        *(name for name in weights if name.startswith("gate.") and attention),
+        *(["elbo.log_gamma"] if gamma == "learned" else []),
+    }
+    for found, expected in ((terms.loss, loss), (terms.nll, nll), (terms.kl, kl), (terms.recon, error), (terms.z, z)):
+        torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(
+            parameter.grad, weights[name].grad, rtol=1e-10, atol=1e-11, msg=lambda s, n=name: f"{n}: {s}"
+        )
+    ratio = (log_var - p).exp()
+    torch.testing.assert_close(model.variance_ratio(x, c), ratio)
+    torch.testing.assert_close(terms.variance_ratio, ratio.mean(0).to(terms.variance_ratio.dtype))
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_reconstruction_of_a_cvae_is_the_decoder_at_the_mean(attention: bool) -> None:
+    model = mc.CVAE.mlp(7, 2, 3, attention=attention)
+    x, c = torch.rand(4, 7), torch.rand(4, 2)
+    mean = model.posterior(x, c)[0]
+    if model.gate is not None:
+        mean = mean * model.gate(c).sigmoid()
+    torch.testing.assert_close(model.reconstruct(x, c), model.decoder(mean, c))
+
+
+class First(nn.Module):
+    """Gives back what it gets first."""
+
+    def forward(self, first: Tensor, *_rest: Tensor) -> Tensor:
+        return first
+
+
+class Prior(nn.Module):
+    """N(c, (c / 2)²)."""
+
+    def forward(self, c: Tensor) -> tuple[Tensor, Tensor]:
+        return c, 2 * torch.log(c / 2)
+
+
+@pytest.mark.parametrize("prior", [None, Prior()])
+@pytest.mark.parametrize("gate", [None, First()])
+def test_samples_follow_the_prior_of_their_condition_and_the_gate(
+    prior: nn.Module | None, gate: nn.Module | None
+) -> None:
+    model = mc.CVAE(First(), First(), 2, prior, gate)
+    c = torch.tensor([[1.0, 3.0], [2.0, 0.5]]).repeat(20_000, 1)
+    samples = model.sample(c, torch.Generator().manual_seed(0))
+    assert torch.equal(samples, model.sample(c, torch.Generator().manual_seed(0)))
+    for row in (0, 1):
+        mean = c[row] if prior is not None else torch.zeros(2)
+        deviation = c[row] / 2 if prior is not None else torch.ones(2)
+        if gate is not None:
+            mean, deviation = mean * torch.sigmoid(c[row]), deviation * torch.sigmoid(c[row])
+        standard = (samples[row::2] - mean) / deviation
+        assert standard.mean(0).abs().max() < 0.03  # four standard errors
+        assert (standard.var(0) - 1).abs().max() < 0.04
+    assert model.double().sample(c[:3].double()).dtype == torch.float64
+
+
+def test_shapes_of_a_cvae() -> None:
+    model = mc.CVAE.mlp(7, 2, 3, (8, 12), condition_hidden=(), attention=True)
+    widths = [(layer.in_features, layer.out_features) for layer in model.modules() if isinstance(layer, nn.Linear)]
+    encoder, decoder = [(2, 3), (10, 8), (8, 12), (12, 6)], [(2, 3), (6, 12), (12, 8), (8, 7)]
+    assert widths == [*encoder, *decoder, (2, 6), (2, 3)]
+    terms = model(torch.rand(4, 7), torch.rand(4, 2))
+    assert terms.x_hat.shape == (4, 7)
+    assert terms.z.shape == (4, 3)
+    assert model.sample(torch.rand(5, 2)).shape == (5, 7)
+    standard = mc.CVAE.mlp(7, 2, 3, prior="standard")
+    assert (standard.prior, standard.gate) == (None, None)
+
+
+def test_a_cvae_compiles_whole() -> None:
+    model = mc.CVAE.mlp(7, 2, 3, attention=True)
+    x, c = torch.rand(4, 7), torch.rand(4, 2)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, c, seed=1).loss, model(x, c, seed=1).loss)
+
+
+@pytest.mark.parametrize("shape", [(4,), (5, 2), (4, 3), (1, 2), (4, 2, 1)])
+def test_a_condition_that_does_not_fit_is_named(shape: tuple[int, ...]) -> None:
+    model, x, c = mc.CVAE.mlp(7, 2, 3), torch.rand(4, 7), torch.rand(shape)
+    for call in (model, model.posterior, model.reconstruct, model.variance_ratio):
+        with pytest.raises(mc.InputError, match=r"c must be a tensor of shape \[4, 2\], .* got shape \(") as caught:
+            call(x, c)
+        assert str(caught.value).endswith(str(shape))
+    if shape[1:] != (2,):
+        with pytest.raises(mc.InputError, match=r"c must be a tensor of shape \[B, 2\], .* got shape \("):
+            model.sample(c)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prior": "normal"}, "prior must be 'learned' or 'standard', got 'normal'"),
+        ({"condition_hidden": (4, 0)}, r"condition_hidden\[1\] must be a positive integer, got 0"),
+        ({"hidden": (0,)}, r"hidden\[0\] must be a positive integer, got 0"),
+        ({"condition_features": 0}, "condition_features must be a positive integer, got 0"),
+        ({"condition_dim": 0}, "condition_dim must be a positive integer, got 0"),
+        ({"latent_dim": -1}, "latent_dim must be a positive integer, got -1"),
+        ({"data_dim": 1.5}, r"data_dim must be a positive integer, got 1\.5"),
+    ],
+)
+def test_arguments_of_a_cvae_are_checked(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(mc.InputError, match=message):
+        mc.CVAE.mlp(**{"data_dim": 7, "condition_dim": 2, "latent_dim": 3} | arguments)  # type: ignore[arg-type]

@@ -847,7 +847,8 @@ class TestTrain:
 
         optimizer = torch.optim.Adam(plain.parameters(), lr=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=12)
-        for step, batch in enumerate(mc.training.batches(x, config, 0)):
+        for step, index in enumerate(mc.training.batches(len(x), config, 0)):
+            batch = x[index]
             mu, log_var = plain.encoder(batch)
             noise = standard_normal(torch.tensor(5 * 2**32 + step), *mu.shape).float()
             error = (batch - plain.decoder(mu + (log_var / 2).exp() * noise)).square().sum(dim=1)

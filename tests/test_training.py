@@ -1,51 +1,104 @@
 """The training loop: order of the samples, schedule, divergence, and a model whose optimum is known in closed form."""
 
+import copy
 import math
+import pickle
+from collections.abc import Callable
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from manifold_core.kernels.random import noise_words
+from manifold_core.kernels.random import permutation
 from torch import Tensor, nn
 
 import manifold_core as mc
-from manifold_core.training import STREAM_ORDER, batches, noise_seed, sample_order
+from manifold_core import checkpoint
+from manifold_core.training import batches, noise_seed, schedule_table
 
 
-def test_order_is_a_shuffle_that_depends_on_seed_and_epoch_alone() -> None:
-    orders = {key: sample_order(*key, 1000) for key in ((0, 0), (0, 1), (1, 0))}
-    for order in orders.values():
-        assert sorted(order.tolist()) == list(range(1000))
-    assert len({tuple(order.tolist()) for order in orders.values()}) == 3
-    torch.rand(5)  # the global generator plays no part
-    assert torch.equal(sample_order(0, 1, 1000), orders[0, 1])
-
-
-def test_order_never_changes_its_meaning() -> None:
-    assert sample_order(3, 2, 10).tolist() == [2, 0, 1, 6, 9, 8, 7, 5, 4, 3]
-
-
-def test_order_is_that_of_the_samples_philox_words() -> None:
-    words = noise_words(torch.tensor(5), 1, 50, first_row=3, stream=STREAM_ORDER)[0, :50].numpy()
-    assert sample_order(5, 3, 50).tolist() == np.argsort(words, kind="stable").tolist()
-    assert not torch.equal(torch.from_numpy(words), noise_words(torch.tensor(5), 1, 50, first_row=3)[0, :50])
+def orders(samples: int, config: mc.TrainingConfig, first_step: int = 0) -> list[list[int]]:
+    return [batch.tolist() for batch in batches(samples, config, first_step)]
 
 
 def test_every_sample_is_met_once_an_epoch() -> None:
-    x = torch.arange(12.0).unsqueeze(1)
     config = mc.TrainingConfig(steps=8, batch_size=3)
-    seen = [batch.squeeze(1).tolist() for batch in batches(x, config, 0)]
-    assert sorted(chain(*seen[:4])) == sorted(chain(*seen[4:])) == x.squeeze(1).tolist()
+    seen = orders(12, config)
+    assert sorted(chain(*seen[:4])) == sorted(chain(*seen[4:])) == list(range(12))
     assert seen[:4] != seen[4:]
-    resumed = [batch.squeeze(1).tolist() for batch in batches(x, config, 5)]
-    assert resumed == seen[5:]
+    assert orders(12, mc.TrainingConfig(steps=8, batch_size=3, seed=1)) != seen
+    torch.rand(5)  # the global generator plays no part
+    assert orders(12, config) == seen
+    for first in range(9):
+        assert orders(12, config, first) == seen[first:]
 
 
 def test_left_over_samples_wait_and_a_small_set_is_one_batch() -> None:
-    x = torch.arange(10.0).unsqueeze(1)
-    assert [len(batch) for batch in batches(x, mc.TrainingConfig(steps=7, batch_size=4), 0)] == [4] * 7
-    assert [len(batch) for batch in batches(x, mc.TrainingConfig(steps=2, batch_size=64), 0)] == [10, 10]
+    assert [len(batch) for batch in orders(10, mc.TrainingConfig(steps=7, batch_size=4))] == [4] * 7
+    assert [len(batch) for batch in orders(10, mc.TrainingConfig(steps=2, batch_size=64))] == [10, 10]
+
+
+@pytest.mark.parametrize(("samples", "batch_size"), [(10, 4), (1000, 64), (1000, 10**6), (70_000, 1024)])
+def test_the_samples_of_a_step_are_places_of_the_permutation(
+    monkeypatch: pytest.MonkeyPatch, samples: int, batch_size: int
+) -> None:
+    config = mc.TrainingConfig(steps=150, batch_size=batch_size, seed=2**31 - 1)
+    seen = orders(samples, config)
+    size = min(batch_size, samples)
+    for step in (0, 1, 2, 66, 149):
+        epoch, k = divmod(step, samples // size)
+        places = torch.arange(k * size, (k + 1) * size).unsqueeze(0)
+        expected = permutation(torch.tensor(2**31 - 1), torch.tensor([epoch]), places, samples)
+        assert seen[step] == expected[0].tolist()
+    monkeypatch.setattr("manifold_core.training.PLACES", 1)  # how many are looked up at a time changes nothing
+    assert orders(samples, config, 140) == seen[140:]
+
+
+def test_order_never_changes_its_meaning() -> None:
+    assert orders(10, mc.TrainingConfig(steps=2, batch_size=10, seed=3)) == [
+        [8, 6, 7, 4, 2, 5, 3, 9, 1, 0],
+        [9, 0, 2, 3, 4, 8, 1, 6, 7, 5],
+    ]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 101, 20_000])
+def test_schedule_is_one_cycle_and_its_corrections(steps: int) -> None:
+    """Cosines: lr/25 up to lr for three tenths of the steps and down to lr/250,000; β₁ from 0.95 to 0.85 and back."""
+    found = schedule_table(mc.TrainingConfig(steps=steps, learning_rate=0.02))
+    assert found.dtype == torch.float64
+    assert found.shape == (steps, 3)
+    step = np.arange(steps)
+    top, last = 0.3 * max(steps, 2) - 1, max(steps, 2) - 1
+    rising = step <= top
+    part = np.where(rising, step / (top or 1), (step - top) / (last - top))
+    weight = (1 + np.cos(math.pi * part)) / 2  # 1 at the start of either phase, 0 at its end
+    lr = np.where(rising, 0.02 + (0.0008 - 0.02) * weight, 8e-8 + (0.02 - 8e-8) * weight)
+    beta1 = np.where(rising, 0.85 + 0.1 * weight, 0.95 - 0.1 * weight)
+    t = step + 1
+    expected = np.stack((lr / (1 - beta1**t), 1 - beta1, (1 - 0.999**t) ** -0.5), axis=1)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9)
+
+
+def test_the_table_makes_the_steps_that_training_makes() -> None:
+    """Adam written out, with the numbers of the table, against the loop."""
+    config = mc.TrainingConfig(steps=25, batch_size=8, learning_rate=0.03, seed=4)
+    torch.manual_seed(0)
+    model, x = mc.VAE.mlp(5, 2, (4,)).double(), torch.rand(30, 5, dtype=torch.float64)
+    plain = copy.deepcopy(model)
+    mc.train(model, x, config, progress=False)
+    moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in plain.parameters()]
+    table = schedule_table(config).tolist()
+    for step, index in enumerate(batches(30, config, 0)):
+        gradients = torch.autograd.grad(plain(x[index], seed=noise_seed(4, step)).loss, list(plain.parameters()))
+        size, one_minus_beta1, correction = table[step]
+        with torch.no_grad():
+            for parameter, g, (m, v) in zip(plain.parameters(), gradients, moments, strict=True):
+                m += one_minus_beta1 * (g - m)
+                v.copy_(0.999 * v + 0.001 * g * g)
+                parameter -= size * m / (v.sqrt() * correction + 1e-8)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter, plain.get_parameter(name), rtol=1e-9, atol=1e-12)
 
 
 def test_no_two_steps_of_any_two_runs_share_their_noise() -> None:
@@ -95,14 +148,51 @@ def test_history_holds_the_last_step_and_finite_numbers() -> None:
     assert min(history.gamma) > 0
 
 
-def test_divergence_is_named_with_its_step() -> None:
-    class Broken(nn.Module):
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            return x, x * float("nan")
+class BreaksAt(nn.Module):
+    """An encoder whose variance is NaN in the n-th step."""
 
-    model = mc.VAE(Broken(), nn.Linear(5, 5), 5)
-    with pytest.raises(mc.Diverged, match="the loss is nan at step 1;"):
-        mc.train(model, torch.rand(8, 5), mc.TrainingConfig(steps=3), progress=False)
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.layer, self.step, self.seen = nn.Linear(5, 4), step, 0
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mu, log_var = self.layer(x).chunk(2, dim=1)
+        self.seen += 1
+        return mu, log_var * float("nan") if self.seen == self.step else log_var
+
+
+@pytest.mark.parametrize("gamma", ["learned", "analytic", "fixed"])
+@pytest.mark.parametrize("step", [1, 2, 7, 102])
+def test_divergence_stops_before_its_step(gamma: str, step: int) -> None:
+    """Of 2,000 steps every fourth makes a record; the loss is looked at in all."""
+
+    def model(breaks_at: int) -> mc.VAE:
+        torch.manual_seed(0)
+        return mc.VAE(BreaksAt(breaks_at), nn.Linear(2, 5), 2, mc.GaussianELBO(gamma))  # type: ignore[arg-type]
+
+    class Enough(Exception):
+        pass
+
+    x, config = torch.rand(64, 5), mc.TrainingConfig(steps=2000, batch_size=8)
+    found, expected = model(step), model(0)
+    with pytest.raises(
+        mc.Diverged, match=rf"^the loss is nan at step {step}; a lower learning_rate may help$"
+    ) as caught:
+        mc.train(found, x, config, progress=False)
+    assert caught.value.step == step
+    assert math.isnan(caught.value.loss)
+    copied = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copied), copied.step) == (str(caught.value), step)
+
+    def stop(_module: nn.Module, _arguments: object) -> None:
+        if expected.encoder.seen == step - 1:  # type: ignore[operator]
+            raise Enough
+
+    expected.register_forward_pre_hook(stop)
+    with pytest.raises(Enough):
+        mc.train(expected, x, config, progress=False)
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
 
 
 @pytest.mark.parametrize(
@@ -126,3 +216,78 @@ def test_bad_configuration_is_named(arguments: dict[str, float], message: str) -
 def test_no_samples_are_refused() -> None:
     with pytest.raises(mc.InputError, match="x must hold at least one sample"):
         mc.train(mc.VAE.mlp(5, 2), torch.rand(0, 5), mc.TrainingConfig(steps=1), progress=False)
+
+
+def toy() -> tuple[Tensor, Tensor]:
+    """Samples, and a condition that says half of what they vary by."""
+    u = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    return torch.tanh(u @ torch.randn(4, 6, generator=torch.Generator().manual_seed(1))), u[:, :2]
+
+
+def cvae(prior: str = "learned") -> mc.CVAE:
+    torch.manual_seed(0)
+    return mc.CVAE.mlp(6, 2, 3, (8,), condition_hidden=(5,), activation="prelu", prior=prior, attention=True)  # type: ignore[arg-type]
+
+
+def test_samples_and_conditions_stay_together() -> None:
+    """A plain loop over pairs, with PyTorch's own Adam and schedule."""
+    (x, c), config = toy(), mc.TrainingConfig(steps=30, batch_size=64, learning_rate=0.01, seed=5)
+    model, plain = cvae(), cvae()
+    history = mc.train(model, x, config, condition=c, progress=False)
+    optimizer = torch.optim.Adam(plain.parameters(), lr=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=30)
+    for step in range(30):
+        epoch, k = divmod(step, 3)
+        places = torch.arange(64 * k, 64 * (k + 1)).unsqueeze(0)
+        index = permutation(torch.tensor(5), torch.tensor([epoch]), places, 200)[0]
+        loss = plain(x[index], c[index], seed=5 * 2**32 + step).loss
+        assert history.neg_elbo[step] == pytest.approx(loss.item(), rel=1e-4)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, plain.state_dict()[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("stop", [1, 17, 39])
+@pytest.mark.parametrize("prior", ["learned", "standard"])
+def test_a_stopped_cvae_goes_on_to_the_same_numbers(tmp_path: Path, prior: str, stop: int) -> None:
+    (x, c), config = toy(), mc.TrainingConfig(steps=40, batch_size=64)
+    expected, stopped, found = cvae(prior), cvae(prior), cvae(prior)
+    curve = mc.train(expected, x, config, condition=c, progress=False)
+
+    def interrupt(_module: nn.Module, _arguments: object, _keywords: dict[str, int]) -> None:
+        if _keywords["seed"] == stop:
+            raise KeyboardInterrupt
+
+    stopped.register_forward_pre_hook(interrupt, with_kwargs=True)
+    with pytest.raises(KeyboardInterrupt):
+        mc.train(stopped, x, config, condition=c, folder=tmp_path, checkpoint_seconds=0, progress=False)
+    loaded = checkpoint.load(tmp_path)
+    assert loaded is not None
+    assert loaded.state["step"] == stop
+    history = mc.train(found, x, config, condition=c, folder=tmp_path, progress=False)
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
+    assert (history.neg_elbo, history.active_dimensions) == (curve.neg_elbo, curve.active_dimensions)
+
+
+@pytest.mark.parametrize("function", [mc.active_dimensions, mc.evaluate, "train"])
+def test_a_condition_has_to_go_with_model_and_samples(function: Callable[..., object]) -> None:
+    def call(model: mc.VAE | mc.CVAE, x: Tensor, condition: Tensor | None) -> None:
+        if callable(function):
+            function(model, x, condition)
+        else:
+            mc.train(model, x, mc.TrainingConfig(steps=1), condition=condition, progress=False)
+
+    x, c = toy()
+    with pytest.raises(mc.InputError, match=r"condition must be None for a VAE, got a tensor of shape \(200, 2\)"):
+        call(mc.VAE.mlp(6, 2), x, c)
+    with pytest.raises(mc.InputError, match="condition must be given for a CVAE"):
+        call(cvae(), x, None)
+    for bad, found in ((c[:150], r"\(150, 2\)"), (c[:, :1], r"\(200, 1\)"), (c[:, 0], r"\(200,\)")):
+        with pytest.raises(mc.InputError, match=rf"condition must be .* of shape \[200, 2\], .* got shape {found}"):
+            call(cvae(), x, bad)
+    with pytest.raises(mc.InputError, match="x must hold at least one sample, got none"):
+        call(cvae(), x[:0], c[:0])

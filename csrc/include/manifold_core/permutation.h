@@ -1,7 +1,8 @@
 // The order of the samples in an epoch: a permutation of [0, n) that is computed place by place, never stored.
 //
-// Eight rounds of a Feistel network on as many bits as n - 1 has (two at least), keyed by the eight Philox words of
-// columns 0 to 7 of (seed, row = epoch, stream 1). What falls outside [0, n) goes through it again.
+// The definition is in kernels/random.py: eight rounds of a Feistel network on as many bits as n - 1 has (two at least),
+// keyed by the eight Philox words of columns 0 to 7 of (seed, row = epoch, stream 1). What falls outside [0, n) goes
+// through it again.
 #pragma once
 
 #include "philox.h"
@@ -18,13 +19,13 @@ MC_INLINE uint32_t scramble(uint32_t x) {
 }
 
 struct Permutation {
-  uint32_t n, low_bits, low_mask, high_mask;
+  uint32_t last, low_bits, low_mask, high_mask;
   uint32_t key[8];
 
   MC_INLINE Permutation(uint64_t seed, uint64_t epoch, uint64_t count) {
     int bits = 2;
     while (bits < 32 && (uint64_t{1} << bits) < count) ++bits;
-    n = static_cast<uint32_t>(count);
+    last = static_cast<uint32_t>(count - 1);  // of 2^32 samples too
     low_bits = bits / 2;
     low_mask = (1u << low_bits) - 1;
     high_mask = (1u << (bits - low_bits)) - 1;
@@ -48,7 +49,7 @@ struct Permutation {
   // The sample at this place of the epoch.
   MC_INLINE uint32_t at(uint32_t place) const {
     uint32_t v = once(place);
-    while (v >= n) v = once(v);
+    while (v > last) v = once(v);
     return v;
   }
 };
