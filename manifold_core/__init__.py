@@ -4,6 +4,7 @@ __version__ = "0.1.0"
 
 from .dimension import ActiveDimensions, active_dimensions
 from .elbo import ELBOTerms, GaussianELBO
+from .ensemble import ModelSpec, TrainedModel, train_ensemble
 from .errors import InputError
 from .evaluation import Metrics, evaluate
 from .kernels import gaussian_nll, rsample_kl, rsample_kl_cholesky
@@ -21,6 +22,8 @@ __all__ = [
     "History",
     "InputError",
     "Metrics",
+    "ModelSpec",
+    "TrainedModel",
     "TrainingConfig",
     "active_dimensions",
     "evaluate",
@@ -29,4 +32,5 @@ __all__ = [
     "rsample_kl",
     "rsample_kl_cholesky",
     "train",
+    "train_ensemble",
 ]

@@ -27,23 +27,6 @@ RECORDS = 500  # points on a curve, and updates of the progress bar
 PLACES = 2**16  # whose samples are looked up at a time: some hundred small operations, whatever their number
 
 
-class Diverged(ArithmeticError):
-    """The loss is no longer a number.
-
-    Attributes:
-        loss: what it is.
-        step: from 1, at which it was seen; on a CPU the first such step.
-    """
-
-    def __init__(self, loss: float, step: int) -> None:
-        super().__init__(loss, step)
-        self.loss = loss
-        self.step = step
-
-    def __str__(self) -> str:
-        return f"the loss is {self.loss} at step {self.step}; a lower learning_rate may help"
-
-
 @dataclass(frozen=True)
 class TrainingConfig:
     """How to train. Adam with a one-cycle schedule over ``steps`` mini-batches.
@@ -83,6 +66,30 @@ class History:
     gamma: list[float] = field(default_factory=list)
     active_dimensions: list[int] = field(default_factory=list)
     seconds: float = 0.0
+
+
+class Diverged(ArithmeticError):
+    """The loss is no longer a number.
+
+    Attributes:
+        loss: what it is.
+        step: from 1, at which it was seen; on a CPU the first such step.
+        history: the curves up to there.
+    """
+
+    def __init__(self, loss: float, step: int, history: History) -> None:
+        super().__init__(loss, step, history)
+        self.loss = loss
+        self.step = step
+        self.history = history
+
+    def __str__(self) -> str:
+        return f"the loss is {self.loss} at step {self.step}; a lower learning_rate may help"
+
+
+def record_every(config: TrainingConfig) -> int:
+    """Steps from one point of the curves to the next; the last step is a point, too."""
+    return max(1, config.steps // RECORDS)
 
 
 def noise_seed(run_seed: int, step: int) -> int:
@@ -161,7 +168,7 @@ class _Run:
         checkpoint.save(folder, self.step, self.tensors(), self.state())
 
     def restore(self, found: checkpoint.Checkpoint) -> None:
-        _check_identity(found.state.get("identity"), self.identity)
+        check_identity(found.state.get("identity"), self.identity)
         tensors = dict(found.tensors)
         try:
             torch.set_rng_state(tensors.pop("random"))
@@ -184,7 +191,7 @@ class _Run:
             raise InputError(f"checkpoint is of another model or damaged: {error}") from error
 
 
-def _check_identity(found: Any, wanted: dict[str, Any]) -> None:
+def check_identity(found: Any, wanted: dict[str, Any]) -> None:
     if not isinstance(found, dict):
         raise InputError(f"checkpoint does not say of which run it is, got {found!r}")
     for part in sorted(found.keys() | wanted.keys()):
@@ -250,7 +257,7 @@ def _loop(
 ) -> None:
     model, history = run.model, run.history
     model.train()
-    record_every = max(1, config.steps // RECORDS)
+    every = record_every(config)
     device = inputs[0].device
     started = saved = time.monotonic()
     already = history.seconds
@@ -261,18 +268,19 @@ def _loop(
         for index in batches(len(inputs[0]), config, run.step, device):
             log_gamma = model.elbo.log_gamma.detach().clone()  # an analytic one is written by the forward pass
             terms = model(*(part.index_select(0, index) for part in inputs), seed=noise_seed(config.seed, run.step))
-            recorded = (run.step + 1) % record_every == 0 or run.step + 1 == config.steps
+            recorded = (run.step + 1) % every == 0 or run.step + 1 == config.steps
             # To read the loss costs nothing on a CPU; elsewhere the device would be waited for.
             if (recorded or device.type == "cpu") and not math.isfinite(loss := float(terms.loss.detach())):
                 model.elbo.log_gamma.data.copy_(log_gamma)
-                raise Diverged(loss, run.step + 1)
+                raise Diverged(loss, run.step + 1, history)
+            if recorded:  # before the step: γ is the one that the loss was taken with
+                _record(history, run.step + 1, terms)
             run.optimizer.zero_grad(set_to_none=True)
             terms.loss.backward()
             run.optimizer.step()
             run.schedule.step()
             run.step += 1
             if recorded:
-                _record(history, run.step, terms)
                 bar.set_postfix(
                     loss=f"{history.neg_elbo[-1]:.2f}",
                     gamma=f"{history.gamma[-1]:.2e}",

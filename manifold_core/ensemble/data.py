@@ -43,8 +43,8 @@ def check_data(data: DataSet | Sequence[DataSet]) -> list[Samples]:
     """One data set or a list of them; each ``x``, or ``(x, condition)``.
 
     Raises:
-        InputError: a tensor is not float32 of two dimensions, has no samples, or numbers that are not finite; they lie on
-            different devices; x and condition differ in length.
+        InputError: a tensor is not float32 of two dimensions, has no samples, or numbers that are not finite; they
+            lie on different devices; x and condition differ in length.
     """
     found = []
     for index, item in enumerate(data if isinstance(data, list) else [data]):
@@ -57,7 +57,7 @@ def check_data(data: DataSet | Sequence[DataSet]) -> list[Samples]:
         samples = Samples(parts[0], parts[1] if len(parts) == 2 else None)
         if samples.condition is not None and len(samples.condition) != len(samples.x):
             raise InputError(
-                f"{name}: condition must have a row for each of the {len(samples.x)} samples, got {len(samples.condition)}"
+                f"{name}: condition must have {len(samples.x)} rows, one a sample, got {len(samples.condition)}"
             )
         found.append(samples)
     if not found:

@@ -19,7 +19,9 @@ def check_memory(needed: int, what: str, device: torch.device) -> None:
     """
     available = _available(device)
     if available is not None and needed > available:
-        raise InputError(f"{what} must fit into the {available / 1e9:.1f} GB free on {device}, but take {needed / 1e9:.1f} GB")
+        raise InputError(
+            f"{what} must fit into the {available / 1e9:.1f} GB free on {device}, but take {needed / 1e9:.1f} GB"
+        )
 
 
 def _available(device: torch.device) -> int | None:

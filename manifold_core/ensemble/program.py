@@ -1,10 +1,14 @@
-"""A model as the training engines read it: dense layers on the rows of a tile. The other side of csrc/include/manifold_core/program.h."""
+"""A model as the training engines read it: dense layers on the rows of a tile.
+
+What the fields mean, says csrc/include/manifold_core/program.h.
+"""
 
 from dataclasses import dataclass
+from typing import cast
 
 from torch import nn
 
-from ..models import VAE
+from ..models import CVAE, VAE
 
 __all__ = ["DENSE_FIELDS", "MODEL_FIELDS", "MOST_LAYERS", "RECORDED", "Program", "words"]
 
@@ -52,13 +56,13 @@ class Program:
     parameter_count: int
 
     @classmethod
-    def of(cls, model: VAE) -> "Program":
+    def of(cls, model: VAE | CVAE) -> "Program":
         """Of a VAE or CVAE that :meth:`manifold_core.VAE.mlp` or :meth:`manifold_core.CVAE.mlp` made."""
         return _Compiler(model).program()
 
 
 class _Compiler:
-    def __init__(self, model: VAE) -> None:
+    def __init__(self, model: VAE | CVAE) -> None:
         self.model = model
         self.rows = 0
         self.layers: list[dict[str, int]] = []
@@ -69,36 +73,34 @@ class _Compiler:
             self.parameter_count += parameter.numel()
 
     def program(self) -> Program:
-        model, elbo = self.model, self.model.elbo
-        kappa = model.latent_dim
-        encoder, decoder = model.encoder, model.decoder
-        conditional = hasattr(encoder, "condition")
-        features = decoder.layers[-1].out_features
+        model, kappa = self.model, self.model.latent_dim
+        conditional = isinstance(model, CVAE)
+        features = self.width("decoder.layers")
         x = self.take(features)
-        if conditional:
-            h_encoder = self.take(encoder.condition[-1].out_features)  # beside x: both are the encoder's input
-        conditions = encoder.condition[0].in_features if conditional else 0
-        condition = self.take(conditions)
-        if conditional:
-            self.chain("encoder.condition", encoder.condition, condition, conditions, out=h_encoder)
-        mu = self.chain("encoder.layers", encoder.layers, x, features)
         prior = gate = NONE
+        condition = conditions = 0
+        if conditional:
+            h_encoder = self.take(self.width("encoder.condition"))  # beside x: together they are the encoder's input
+            conditions = cast(nn.Linear, model.get_submodule("encoder.condition.0")).in_features
+            condition = self.take(conditions)
+            self.chain("encoder.condition", condition, conditions, out=h_encoder)
+        mu = self.chain("encoder.layers", x, features)
         if conditional and model.prior is not None:
-            prior = self.chain("prior.layers", model.prior.layers, condition, conditions)
+            prior = self.chain("prior.layers", condition, conditions)
         if conditional and model.gate is not None:
-            gate = self.chain("gate.layers", model.gate.layers, condition, conditions, spare=kappa)
+            gate = self.chain("gate.layers", condition, conditions, spare=kappa)
         sampled_after = len(self.layers)
         noise = self.take(kappa)
         z = self.take(kappa)
         if conditional:
-            h_decoder = self.take(decoder.condition[-1].out_features)  # beside z
-            self.chain("decoder.condition", decoder.condition, condition, conditions, out=h_decoder)
-        x_hat = self.chain("decoder.layers", decoder.layers, z, 0)
+            h_decoder = self.take(self.width("decoder.condition"))  # beside z
+            self.chain("decoder.condition", condition, conditions, out=h_decoder)
+        x_hat = self.chain("decoder.layers", z, 0)
         numbers = {
             "features": features,
             "conditions": conditions,
             "parameter_count": self.parameter_count,
-            "gamma": GAMMAS[elbo.gamma],
+            "gamma": GAMMAS[model.elbo.gamma],
             "log_gamma": self.places.get("elbo.log_gamma", self.parameter_count),
             "rows": self.rows,
             "x": x,
@@ -115,25 +117,28 @@ class _Compiler:
         }
         return Program(numbers, self.layers, self.places, self.parameter_count)
 
+    def width(self, name: str) -> int:
+        """Of what the layers of this name give."""
+        return cast(nn.Linear, cast(nn.Sequential, self.model.get_submodule(name))[-1]).out_features
+
     def take(self, rows: int) -> int:
         """The first of so many new rows."""
         first = self.rows
         self.rows += rows
         return first
 
-    def chain(
-        self, name: str, layers: nn.Sequential, first: int, wanted_from: int, *, out: int | None = None, spare: int = 0
-    ) -> int:
-        """Adds the layers, which read from row ``first`` on. Returns where the last one writes: to ``out``, or to new rows
-        with so many to spare behind them."""
-        modules = list(layers)
-        producer = NONE
-        at = 0
-        while at < len(modules):
-            linear = modules[at]
-            activation = modules[at + 1] if at + 1 < len(modules) and not isinstance(modules[at + 1], nn.Linear) else None
-            last = at + 1 + (activation is not None) >= len(modules)
-            target = out if last and out is not None else self.take(linear.out_features + (spare if last else 0))
+    def chain(self, name: str, first: int, wanted_from: int, *, out: int | None = None, spare: int = 0) -> int:
+        """Adds the layers of this name, which read from row ``first`` on. Returns where the last one writes: to ``out``,
+        or to new rows with so many to spare behind them."""
+        layers = cast(nn.Sequential, self.model.get_submodule(name))
+        last, producer = len(layers) - 1, NONE
+        for at in range(0, len(layers), 2):  # linear layers, an activation behind each but the last
+            linear = cast(nn.Linear, layers[at])
+            activation = layers[at + 1] if at < last else None
+            if at == last and out is not None:
+                target = out
+            else:
+                target = self.take(linear.out_features + (spare if at == last else 0))
             prelu = isinstance(activation, nn.PReLU)
             self.layers.append(
                 {
@@ -150,7 +155,5 @@ class _Compiler:
                     "producer": producer,
                 }
             )
-            producer = len(self.layers) - 1 if activation is not None else NONE
-            first, wanted_from = target, 0
-            at += 2 if activation is not None else 1
+            producer, first, wanted_from = len(self.layers) - 1, target, 0
         return first

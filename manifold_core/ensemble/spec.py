@@ -29,8 +29,8 @@ class ModelSpec:
         activation: between the layers, ``"relu"`` or ``"prelu"``.
         gamma, log_gamma: as of :class:`manifold_core.GaussianELBO`.
         condition_dim: width of the condition; 0 makes a VAE.
-        condition_hidden, condition_features, prior, attention: as of :meth:`manifold_core.CVAE.mlp`; without a condition
-            they play no part.
+        condition_hidden, condition_features, prior, attention: as of :meth:`manifold_core.CVAE.mlp`; without a
+            condition they play no part.
         training: steps, batch size, learning rate, seed.
         data: which of the data sets given to :func:`manifold_core.train_ensemble`, from 0.
 

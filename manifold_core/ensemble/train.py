@@ -78,8 +78,8 @@ def train_ensemble(
 
     Args:
         specs: the models.
-        data: x ``[N, d]``, or (x ``[N, d]``, condition ``[N, t]``), float32; or a list of these, of any widths, from which
-            ``ModelSpec.data`` chooses.
+        data: x ``[N, d]``, or (x ``[N, d]``, condition ``[N, t]``), float32; or a list of these, of any widths, from
+            which ``ModelSpec.data`` chooses.
         backend: ``"auto"``, ``"reference"``, ``"cpu"`` or ``"cuda"``.
         threads: of the CPU engine; None takes PyTorch's number.
         folder: of the checkpoints; None keeps none.
@@ -196,9 +196,9 @@ def _run(
             while True:
                 done, ended = state.progress.cpu().unbind(1)
                 bar.update(int(done.sum()) - bar.n)
-                open_ones = (done < totals) & (ended == 0)
-                bar.set_postfix(models=f"{len(steps) - int(open_ones.sum())}/{len(steps)}", diverged=int((ended > 0).sum()), refresh=False)
-                if not open_ones.any():
+                going_on = int(((done < totals) & (ended == 0)).sum())
+                bar.set_postfix(going_on=going_on, diverged=int((ended > 0).sum()), refresh=False)
+                if not going_on:
                     break
                 start = time.monotonic()
                 torch.ops.manifold_core.ensemble_steps(state.words, a_call, threads)
