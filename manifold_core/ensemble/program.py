@@ -128,8 +128,8 @@ class _Compiler:
         return first
 
     def chain(self, name: str, first: int, wanted_from: int, *, out: int | None = None, spare: int = 0) -> int:
-        """Adds the layers of this name, which read from row ``first`` on. Returns where the last one writes: to ``out``,
-        or to new rows with so many to spare behind them."""
+        """Adds the layers of this name, which read from row ``first`` on. Returns where the last one writes: to
+        ``out``, or to new rows with so many to spare behind them."""
         layers = cast(nn.Sequential, self.model.get_submodule(name))
         last, producer = len(layers) - 1, NONE
         for at in range(0, len(layers), 2):  # linear layers, an activation behind each but the last
