@@ -131,6 +131,8 @@ inline void backward_inputs(const Dense& layer, const Dense* producer, const Mod
 constexpr int kSide = kFloats == 16 ? 4 : 2;            // outputs of a block
 constexpr int kAcross = kFloats / kSide;                // inputs
 
+using Across = float __attribute__((vector_size(4 * kAcross)));
+
 template <int O, int I>
 MC_INLINE void add_products(const Dense& layer, const ModelTile& tile, int64_t output, int64_t input) {
   const float* const g = tile.row(layer.out + output);
@@ -144,10 +146,19 @@ MC_INLINE void add_products(const Dense& layer, const ModelTile& tile, int64_t o
       for (int i = 0; i < I; ++i) sum[o * kAcross + i] += a * b[i];
     }
   }
-  const Floats sums = sum_each<float>(sum);
+  alignas(64) float sums[kFloats];
+  store(sums, sum_each<float>(sum));
   for (int o = 0; o < O; ++o) {
     float* const gradient = tile.gradient + layer.weight + (output + o) * layer.inputs + input;
-    for (int i = 0; i < I; ++i) gradient[i] += sums[o * kAcross + i];
+    if constexpr (I == kAcross) {
+      Across v, w;
+      memcpy(&v, gradient, sizeof(v));
+      memcpy(&w, sums + o * kAcross, sizeof(w));
+      v += w;
+      memcpy(gradient, &v, sizeof(v));
+    } else {
+      for (int i = 0; i < I; ++i) gradient[i] += sums[o * kAcross + i];
+    }
   }
 }
 

@@ -32,7 +32,7 @@ class TileOfBatch {
     for (int64_t i = 0; i < m_.sampled_after; ++i) MC_ISA::forward(m_.layers[i], tile_);
     sample(m_, tile_, share_, kl_of, ratio);
     for (int64_t i = m_.sampled_after; i < m_.layer_count; ++i) MC_ISA::forward(m_.layers[i], tile_);
-    for (int64_t s = 0; s < count_; ++s) *kl += kl_of[s];
+    *kl += sum(kl_of);
   }
 
   // The squared error; x_hat becomes its gradient.
@@ -49,9 +49,7 @@ class TileOfBatch {
         x_hat[s] = difference * scale[s];
       }
     }
-    double sum = 0;
-    for (int64_t s = 0; s < count_; ++s) sum += error[s];
-    return sum;
+    return sum(error);
   }
 
   void backward() {
@@ -64,6 +62,14 @@ class TileOfBatch {
   }
 
  private:
+  // Of what counts.
+  double sum(const float* of) const {
+    double total = 0;
+#pragma omp simd reduction(+ : total)
+    for (int64_t s = 0; s < count_; ++s) total += of[s];
+    return total;
+  }
+
   // Draws the noise, and meanwhile has the samples fetched from memory.
   void draw(int64_t step, uint32_t* at) {
     const int64_t per_epoch = m_.samples / m_.batch, blocks = (m_.latents + 3) / 4;
