@@ -60,6 +60,7 @@ def load() -> dict[str, Calls]:
     library = folder / f"{state.hexdigest()[:16]}.so"
     if not library.exists():
         _build(sources, library)
+    torch.library.define(f"{NAMESPACE}::ensemble_steps", "(Tensor models, int steps, int threads) -> ()")
     torch.ops.load_library(str(library))
     return {operator.name: operator.define(NAMESPACE) for operator in OPERATORS}
 

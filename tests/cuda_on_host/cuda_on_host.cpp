@@ -38,6 +38,7 @@ std::mutex one_launch;
 std::vector<std::unique_ptr<Fibre>> fibres;
 std::vector<uint64_t> brought_to_warp;  // what the lanes of each warp brought to the shuffle they left last
 const std::function<void()>* body = nullptr;
+std::unique_ptr<unsigned char[]> shared_memory;  // aligned to 16 bytes, as all that is new
 Fibre* current = nullptr;
 jmp_buf scheduler;
 std::mt19937 shuffler(1);
@@ -157,8 +158,12 @@ const uint64_t* exchange_in_warp(unsigned mask, uint64_t value, const char* file
   return brought_to_warp.data() + first;
 }
 
-void launch(unsigned blocks, unsigned threads, const char* kernel, const std::function<void()>& kernel_body) {
+unsigned char* dynamic_shared() { return shared_memory.get(); }
+
+void launch(unsigned blocks, unsigned threads, size_t shared, const char* kernel,
+            const std::function<void()>& kernel_body) {
   const std::lock_guard<std::mutex> lock(one_launch);
+  if (shared > static_cast<size_t>(shared_limit)) throw std::runtime_error(std::string(kernel) + ": too much shared memory");
   if (threads % kWarp != 0) throw std::runtime_error(std::string(kernel) + ": a block has to be of whole warps");
   while (fibres.size() < threads) fibres.push_back(std::make_unique<Fibre>());
   fibres.resize(threads);
@@ -171,6 +176,8 @@ void launch(unsigned blocks, unsigned threads, const char* kernel, const std::fu
   std::shuffle(order.begin(), order.end(), shuffler);
   for (const unsigned block : order) {
     blockIdx.x = block;
+    shared_memory.reset(new unsigned char[shared]);
+    std::fill_n(shared_memory.get(), shared, 0xff);
     run_block(kernel, threads);
   }
 }

@@ -1,0 +1,326 @@
+// A dense layer on a tile: forwards, and the gradients of its inputs and of its parameters.
+//
+// A warp works on 32 columns: eight threads side by side have four columns each, and four of them different rows. All
+// that is read from the tile or from W is read by four. How many rows a thread has, and of how many threads each sums a
+// part of the columns for a gradient of W, is chosen for each layer so that few threads have nothing to do.
+#pragma once
+
+#include "ensemble_layout.cuh"
+#include "sums.cuh"
+
+namespace manifold_core::cuda {
+
+constexpr int kWarps = kThreads / kWarp;
+constexpr int kAcross = 8, kDown = 4;  // threads of a warp along a row and along a column
+constexpr int kWide = 4 * kAcross;     // columns of a warp
+
+// A layer as a thread wants it: in 32 bits, with the places of its numbers in the layout.
+struct Layer {
+  int in, inputs, out, outputs;
+  int weights, pitch, bias, slope, end;  // places in the layout
+  int activation, before, wanted_from, producer;
+  int rows_forward, rows_backward, slices;
+};
+
+// The block's memory.
+struct Memory {
+  float* parameters;
+  float* gradients;
+  float* tile;
+  int pitch;    // of a row of the tile
+  int columns;  // of the tile
+  int ones;     // the row of ones
+};
+
+template <int count>
+struct alignas(count * sizeof(float)) Aligned {
+  float at[count];
+};
+
+using Quad = Aligned<4>;
+
+__device__ __forceinline__ Quad read_quad(const float* from) { return *reinterpret_cast<const Quad*>(from); }
+__device__ __forceinline__ void write_quad(float* to, const Quad& v) { *reinterpret_cast<Quad*>(to) = v; }
+
+// Where the threads of a warp stand in rows and columns of a tile: `rows` rows each.
+struct Share {
+  int row, column;
+
+  __device__ __forceinline__ Share(int task, int tile_columns, int rows) {
+    const int lane = threadIdx.x % kWarp, across = tile_columns / kWide;
+    column = task % across * kWide + lane % kAcross * 4;
+    row = task / across * (kDown * rows) + lane / kAcross;
+  }
+};
+
+__device__ __forceinline__ int warp_tasks(int rows_of_layer, int rows_of_thread, int columns) {
+  const int high = kDown * rows_of_thread;
+  return (rows_of_layer + high - 1) / high * (columns / kWide);
+}
+
+// The number of rows a thread, out of those given, that takes least time; `overhead` is that of a row of factors.
+template <int count>
+__device__ inline int best_rows(int rows_of_layer, int columns, const int (&choice)[count], int overhead) {
+  int best = choice[0], least = 1 << 30;
+  for (int i = 0; i < count; ++i) {
+    const int turns = (warp_tasks(rows_of_layer, choice[i], columns) + kWarps - 1) / kWarps;
+    const int cost = turns * (4 * choice[i] + overhead);
+    if (cost <= least) {
+      least = cost;
+      best = choice[i];
+    }
+  }
+  return best;
+}
+
+__device__ __forceinline__ float activated(int activation, float v, float slope) {
+  if (activation == kRelu) return v < 0 ? 0.0f : v;  // NaN stays NaN
+  if (activation == kPrelu) return v > 0 ? v : slope * v;
+  return v;
+}
+
+template <int rows>
+__device__ __forceinline__ void dense_forward_rows(const Layer& l, const Memory& m) {
+  const int tasks = warp_tasks(l.outputs, rows, m.columns), last = l.outputs - 1;
+  for (int task = threadIdx.x / kWarp; task < tasks; task += kWarps) {
+    const Share at(task, m.columns, rows);
+    const float* w[rows];  // of rows behind the last, the last
+    float sum[rows][4];
+#pragma unroll
+    for (int r = 0; r < rows; ++r) {
+      const int row = at.row + kDown * r < last ? at.row + kDown * r : last;
+      w[r] = m.parameters + l.weights + row * l.pitch;
+      const float bias = m.parameters[l.bias + row];
+#pragma unroll
+      for (int c = 0; c < 4; ++c) sum[r][c] = bias;
+    }
+    const float* x = m.tile + l.in * m.pitch + at.column;
+    int i = 0;
+#pragma unroll 1
+    for (; i + 4 <= l.inputs; i += 4, x += 4 * m.pitch) {
+      Quad from[4];
+#pragma unroll
+      for (int k = 0; k < 4; ++k) from[k] = read_quad(x + k * m.pitch);
+#pragma unroll
+      for (int r = 0; r < rows; ++r) {
+        const Quad by = read_quad(w[r] + i);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+#pragma unroll
+          for (int c = 0; c < 4; ++c) sum[r][c] += by.at[k] * from[k].at[c];
+        }
+      }
+    }
+#pragma unroll 1
+    for (; i < l.inputs; ++i, x += m.pitch) {
+      const Quad from = read_quad(x);
+#pragma unroll
+      for (int r = 0; r < rows; ++r) {
+        const float by = w[r][i];
+#pragma unroll
+        for (int c = 0; c < 4; ++c) sum[r][c] += by * from.at[c];
+      }
+    }
+    const float slope = l.activation == kPrelu ? m.parameters[l.slope] : 0.0f;
+#pragma unroll
+    for (int r = 0; r < rows; ++r) {
+      const int row = at.row + kDown * r;
+      if (row > last) break;
+      Quad out;
+#pragma unroll
+      for (int c = 0; c < 4; ++c) out.at[c] = sum[r][c];
+      if (l.activation == kPrelu) write_quad(m.tile + (l.before + row) * m.pitch + at.column, out);
+#pragma unroll
+      for (int c = 0; c < 4; ++c) out.at[c] = activated(l.activation, out.at[c], slope);
+      write_quad(m.tile + (l.out + row) * m.pitch + at.column, out);
+    }
+  }
+}
+
+// Called by all threads; a barrier has to follow.
+__device__ __forceinline__ void dense_forward(const Layer& l, const Memory& m) {
+  switch (l.rows_forward) {
+    case 1: return dense_forward_rows<1>(l, m);
+    case 2: return dense_forward_rows<2>(l, m);
+    case 3: return dense_forward_rows<3>(l, m);
+    case 4: return dense_forward_rows<4>(l, m);
+    case 5: return dense_forward_rows<5>(l, m);
+    default: return dense_forward_rows<6>(l, m);
+  }
+}
+
+// Where a thread's rows of inputs begin: they lie side by side, so that a line of W is read by as many.
+template <int rows>
+__device__ __forceinline__ int first_input(const Layer& l) {
+  return l.wanted_from / rows * rows;
+}
+
+// What comes back through the activation that made a number, given the number or, of PReLU, what was before.
+__device__ __forceinline__ float through(int activation, float number, float slope, float gradient) {
+  if (activation == kRelu) return number > 0 ? gradient : 0.0f;
+  if (activation == kPrelu) return number > 0 ? gradient : slope * gradient;
+  return gradient;
+}
+
+// Returns this thread's share in the gradient of the producer's slope.
+template <int rows>
+__device__ __forceinline__ float dense_backward_rows(const Layer& l, const Layer* producer, const Memory& m) {
+  const int begin = first_input<rows>(l);
+  const int tasks = warp_tasks(l.inputs - begin, rows, m.columns);
+  const int activation = producer == nullptr ? int{kNone} : producer->activation;
+  const float slope = activation == kPrelu ? m.parameters[producer->slope] : 0.0f;
+  float of_slope = 0;
+  for (int task = threadIdx.x / kWarp; task < tasks; task += kWarps) {
+    Share at(task, m.columns, rows);
+    const int down = threadIdx.x % kWarp / kAcross;
+    const int first = begin + at.row - down + down * rows;
+    if (first >= l.inputs) continue;
+    const float* w = m.parameters + l.weights + first;  // aligned: `rows` divides both
+    const float* gradient = m.tile + l.out * m.pitch + at.column;
+    float sum[rows][4] = {};
+#pragma unroll 4
+    for (int o = 0; o < l.outputs; ++o, w += l.pitch, gradient += m.pitch) {
+      const Quad from = read_quad(gradient);
+      const Aligned<rows> by = *reinterpret_cast<const Aligned<rows>*>(w);
+#pragma unroll
+      for (int r = 0; r < rows; ++r) {
+#pragma unroll
+        for (int c = 0; c < 4; ++c) sum[r][c] += by.at[r] * from.at[c];
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < rows; ++r) {
+      const int i = first + r;
+      if (i >= l.inputs || i < l.wanted_from) continue;
+      float* const to = m.tile + (l.in + i) * m.pitch + at.column;
+      Quad out;
+#pragma unroll
+      for (int c = 0; c < 4; ++c) out.at[c] = sum[r][c];
+      if (activation != kNone) {
+        const int before = activation == kPrelu ? producer->before + l.in + i - producer->out : l.in + i;
+        const Quad number = read_quad(m.tile + before * m.pitch + at.column);
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+          if (activation == kPrelu && !(number.at[c] > 0)) of_slope += out.at[c] * number.at[c];
+          out.at[c] = through(activation, number.at[c], slope, out.at[c]);
+        }
+      }
+      write_quad(to, out);
+    }
+  }
+  return of_slope;
+}
+
+// The gradient of the inputs takes their place. Called by all threads, when the gradients of the parameters have been
+// taken; a barrier has to follow.
+__device__ __forceinline__ void dense_backward(const Layer& l, const Layer* producer, const Memory& m) {
+  float of_slope = 0;
+  switch (l.rows_backward) {
+    case 1: of_slope = dense_backward_rows<1>(l, producer, m); break;
+    case 2: of_slope = dense_backward_rows<2>(l, producer, m); break;
+    default: of_slope = dense_backward_rows<4>(l, producer, m);
+  }
+  if (producer != nullptr && producer->activation == kPrelu) {
+    const double sum = sum_over_threads(static_cast<double>(of_slope), kThreads);
+    if (threadIdx.x == 0) m.gradients[producer->slope] += static_cast<float>(sum);
+  }
+}
+
+// Blocks of four outputs by four inputs, the one of the bias among the inputs; rows of a block lie apart, so that
+// threads side by side read rows side by side.
+struct WeightBlocks {
+  int outputs, inputs;  // groups of four
+
+  __device__ __forceinline__ explicit WeightBlocks(const Layer& l)
+      : outputs((l.outputs + 3) / 4), inputs((l.inputs + 1 + 3) / 4) {}
+};
+
+__device__ inline int best_slices(const Layer& l, int columns) {
+  const WeightBlocks blocks(l);
+  int best = 1, least = 1 << 30;
+  for (int slices = 1; slices <= 8; slices *= 2) {
+    const int turns = (blocks.outputs * blocks.inputs * slices + kThreads - 1) / kThreads;
+    const int cost = turns * (columns / 4 / slices * 72 + (slices > 1 ? 100 : 60));  // instructions, about
+    if (cost < least) {
+      least = cost;
+      best = slices;
+    }
+  }
+  return best;
+}
+
+// Adds up `sum` over neighbouring threads, `slices` of them: each ends with the totals of 16 / slices, from the number
+// returned on.
+template <int slices>
+__device__ __forceinline__ int scatter_sums(float (&sum)[16], int slice) {
+  int first = 0;
+#pragma unroll
+  for (int half = 8, bit = 1; bit < slices; half /= 2, bit *= 2) {
+    const bool upper = slice & bit;
+    first += upper ? half : 0;
+#pragma unroll
+    for (int k = 0; k < half; ++k) {
+      const float kept = upper ? sum[k + half] : sum[k], sent = upper ? sum[k] : sum[k + half];
+      sum[k] = kept + __shfl_xor_sync(kAllLanes, sent, bit);
+    }
+  }
+  return first;
+}
+
+template <int slices>
+__device__ __forceinline__ void add_weight_gradients(const Layer& l, const Memory& m) {
+  const WeightBlocks blocks(l);
+  const int tasks = blocks.outputs * blocks.inputs * slices;
+  const int side_by_side = blocks.outputs % 2 == 0 ? 2 : 1;  // outputs; then inputs follow
+  const int slice = threadIdx.x % slices, quads = m.columns / 4;
+  for (int first = 0; first < tasks; first += kThreads) {
+    const int task = first + threadIdx.x;
+    if (first + static_cast<int>(threadIdx.x / kWarp * kWarp) >= tasks) break;  // of the whole warp
+    const int block = task < tasks ? task / slices : 0;
+    const int pair = block / side_by_side;
+    const int output = pair / blocks.inputs * side_by_side + block % side_by_side, input = pair % blocks.inputs;
+    const float *gradient[4], *x[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      const int o = output + k * blocks.outputs, i = input + k * blocks.inputs;
+      gradient[k] = m.tile + (l.out + (o < l.outputs ? o : l.outputs - 1)) * m.pitch;
+      x[k] = m.tile + (i < l.inputs ? l.in + i : m.ones) * m.pitch;
+    }
+    float sum[16] = {};
+#pragma unroll 1
+    for (int column = 4 * slice; column < 4 * quads; column += 4 * slices) {
+      Quad from[4];
+#pragma unroll
+      for (int k = 0; k < 4; ++k) from[k] = read_quad(x[k] + column);
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        const Quad by = read_quad(gradient[r] + column);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+#pragma unroll
+          for (int c = 0; c < 4; ++c) sum[4 * r + k] += by.at[c] * from[k].at[c];
+        }
+      }
+    }
+    const int begin = scatter_sums<slices>(sum, slice);
+    if (task >= tasks) continue;
+#pragma unroll
+    for (int k = 0; k < 16 / slices; ++k) {
+      const int o = output + (begin + k) / 4 * blocks.outputs, i = input + (begin + k) % 4 * blocks.inputs;
+      if (o >= l.outputs || i > l.inputs) continue;
+      m.gradients[i < l.inputs ? l.weights + o * l.pitch + i : l.bias + o] += sum[k];
+    }
+  }
+}
+
+// Called by all threads: the rows of the layer's outputs hold their gradient, those of its inputs the numbers.
+__device__ __forceinline__ void dense_gradients(const Layer& l, const Memory& m) {
+  switch (l.slices) {
+    case 1: return add_weight_gradients<1>(l, m);
+    case 2: return add_weight_gradients<2>(l, m);
+    case 4: return add_weight_gradients<4>(l, m);
+    default: return add_weight_gradients<8>(l, m);
+  }
+}
+
+}  // namespace manifold_core::cuda
