@@ -58,16 +58,16 @@ __device__ __forceinline__ int warp_tasks(int rows_of_layer, int rows_of_thread,
   return (rows_of_layer + high - 1) / high * (columns / kWide);
 }
 
-// The number of rows a thread, out of those given, that takes least time; `overhead` is that of a row of factors.
-template <int count>
-__device__ inline int best_rows(int rows_of_layer, int columns, const int (&choice)[count], int overhead) {
-  int best = choice[0], least = 1 << 30;
-  for (int i = 0; i < count; ++i) {
-    const int turns = (warp_tasks(rows_of_layer, choice[i], columns) + kWarps - 1) / kWarps;
-    const int cost = turns * (4 * choice[i] + overhead);
+// The rows of a thread that take least time: 1, 2, 3, ... or only powers of two, up to the most.
+__device__ inline int best_rows(int rows_of_layer, int columns, int most, bool powers) {
+  constexpr int overhead = 4;  // of reading what all rows are multiplied by, in instructions
+  int best = 1, least = 1 << 30;
+  for (int rows = 1; rows <= most; rows = powers ? 2 * rows : rows + 1) {
+    const int turns = (warp_tasks(rows_of_layer, rows, columns) + kWarps - 1) / kWarps;
+    const int cost = turns * (4 * rows + overhead);
     if (cost <= least) {
       least = cost;
-      best = choice[i];
+      best = rows;
     }
   }
   return best;
@@ -84,12 +84,12 @@ __device__ __forceinline__ void dense_forward_rows(const Layer& l, const Memory&
   const int tasks = warp_tasks(l.outputs, rows, m.columns), last = l.outputs - 1;
   for (int task = threadIdx.x / kWarp; task < tasks; task += kWarps) {
     const Share at(task, m.columns, rows);
-    const float* w[rows];  // of rows behind the last, the last
+    int w[rows];  // places of lines of W; of rows behind the last, that of the last
     float sum[rows][4];
 #pragma unroll
     for (int r = 0; r < rows; ++r) {
       const int row = at.row + kDown * r < last ? at.row + kDown * r : last;
-      w[r] = m.parameters + l.weights + row * l.pitch;
+      w[r] = l.weights + row * l.pitch;
       const float bias = m.parameters[l.bias + row];
 #pragma unroll
       for (int c = 0; c < 4; ++c) sum[r][c] = bias;
@@ -103,7 +103,7 @@ __device__ __forceinline__ void dense_forward_rows(const Layer& l, const Memory&
       for (int k = 0; k < 4; ++k) from[k] = read_quad(x + k * m.pitch);
 #pragma unroll
       for (int r = 0; r < rows; ++r) {
-        const Quad by = read_quad(w[r] + i);
+        const Quad by = read_quad(m.parameters + w[r] + i);
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
 #pragma unroll
@@ -116,7 +116,7 @@ __device__ __forceinline__ void dense_forward_rows(const Layer& l, const Memory&
       const Quad from = read_quad(x);
 #pragma unroll
       for (int r = 0; r < rows; ++r) {
-        const float by = w[r][i];
+        const float by = m.parameters[w[r] + i];
 #pragma unroll
         for (int c = 0; c < 4; ++c) sum[r][c] += by * from.at[c];
       }
@@ -249,21 +249,27 @@ __device__ inline int best_slices(const Layer& l, int columns) {
   return best;
 }
 
-// Adds up `sum` over neighbouring threads, `slices` of them: each ends with the totals of 16 / slices, from the number
+// One of two threads, `bit` apart, takes the first `half` numbers of both, the other the rest; each keeps their sums.
+// Returns which was its first.
+template <int half, int bit>
+__device__ __forceinline__ int fold(float (&sum)[16]) {
+  const bool upper = threadIdx.x & bit;
+#pragma unroll
+  for (int k = 0; k < half; ++k) {
+    const float kept = upper ? sum[k + half] : sum[k], sent = upper ? sum[k] : sum[k + half];
+    sum[k] = kept + __shfl_xor_sync(kAllLanes, sent, bit);
+  }
+  return upper ? half : 0;
+}
+
+// Adds up 16 numbers over neighbouring threads, `slices` of them: each ends with the sums of 16 / slices, from the number
 // returned on.
 template <int slices>
-__device__ __forceinline__ int scatter_sums(float (&sum)[16], int slice) {
+__device__ __forceinline__ int scatter_sums(float (&sum)[16]) {
   int first = 0;
-#pragma unroll
-  for (int half = 8, bit = 1; bit < slices; half /= 2, bit *= 2) {
-    const bool upper = slice & bit;
-    first += upper ? half : 0;
-#pragma unroll
-    for (int k = 0; k < half; ++k) {
-      const float kept = upper ? sum[k + half] : sum[k], sent = upper ? sum[k] : sum[k + half];
-      sum[k] = kept + __shfl_xor_sync(kAllLanes, sent, bit);
-    }
-  }
+  if constexpr (slices > 1) first += fold<8, 1>(sum);
+  if constexpr (slices > 2) first += fold<4, 2>(sum);
+  if constexpr (slices > 4) first += fold<2, 4>(sum);
   return first;
 }
 
@@ -279,22 +285,22 @@ __device__ __forceinline__ void add_weight_gradients(const Layer& l, const Memor
     const int block = task < tasks ? task / slices : 0;
     const int pair = block / side_by_side;
     const int output = pair / blocks.inputs * side_by_side + block % side_by_side, input = pair % blocks.inputs;
-    const float *gradient[4], *x[4];
+    int gradient[4], x[4];  // where the rows begin
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       const int o = output + k * blocks.outputs, i = input + k * blocks.inputs;
-      gradient[k] = m.tile + (l.out + (o < l.outputs ? o : l.outputs - 1)) * m.pitch;
-      x[k] = m.tile + (i < l.inputs ? l.in + i : m.ones) * m.pitch;
+      gradient[k] = (l.out + (o < l.outputs ? o : l.outputs - 1)) * m.pitch;
+      x[k] = (i < l.inputs ? l.in + i : m.ones) * m.pitch;
     }
     float sum[16] = {};
 #pragma unroll 1
     for (int column = 4 * slice; column < 4 * quads; column += 4 * slices) {
       Quad from[4];
 #pragma unroll
-      for (int k = 0; k < 4; ++k) from[k] = read_quad(x[k] + column);
+      for (int k = 0; k < 4; ++k) from[k] = read_quad(m.tile + x[k] + column);
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
-        const Quad by = read_quad(gradient[r] + column);
+        const Quad by = read_quad(m.tile + gradient[r] + column);
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
 #pragma unroll
@@ -302,7 +308,7 @@ __device__ __forceinline__ void add_weight_gradients(const Layer& l, const Memor
         }
       }
     }
-    const int begin = scatter_sums<slices>(sum, slice);
+    const int begin = scatter_sums<slices>(sum);
     if (task >= tasks) continue;
 #pragma unroll
     for (int k = 0; k < 16 / slices; ++k) {

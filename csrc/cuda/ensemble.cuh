@@ -16,7 +16,9 @@ struct Known {
   Layout layout;
   Layer layers[kMostLayers];
   int sample[kMostColumns];
-  double inverse_gamma;
+  Step step;
+  int64_t end;  // the step before which to stop
+  double log_gamma, inverse_gamma;
 };
 
 // Fills in what follows from the model. By one thread.
@@ -41,21 +43,24 @@ __device__ inline void place_layers(Known& s) {
     l.before = static_cast<int>(d.before);
     l.wanted_from = static_cast<int>(d.wanted_from);
     l.producer = static_cast<int>(d.producer);
-    const int forward[] = {1, 2, 3, 4, 5, 6}, backward[] = {1, 2, 4};
-    l.rows_forward = best_rows(l.outputs, columns, forward, 4);
-    l.rows_backward = best_rows(l.inputs - l.wanted_from, columns, backward, 3);
+    l.rows_forward = best_rows(l.outputs, columns, 6, false);
+    l.rows_backward = best_rows(l.inputs - l.wanted_from, columns, 4, true);
     l.slices = best_slices(l, columns);
     s.layers[i] = l;
   }
 }
 
+// `blocks` may share a multiprocessor, if their memory allows it: then a thread has as many registers as are left.
 struct AllShared {
+  static constexpr int blocks = 2;
   static constexpr Room room = Room::all_shared;
 };
 struct TileShared {
+  static constexpr int blocks = 1;
   static constexpr Room room = Room::tile_shared;
 };
 struct NoneShared {
+  static constexpr int blocks = 1;
   static constexpr Room room = Room::none_shared;
 };
 
@@ -72,9 +77,125 @@ __device__ __forceinline__ Memory memory_of(const Known& s, float* shared, float
   return m;
 }
 
+// The sums over the batch of a step, and what follows from them.
+struct Loss {
+  double nll, kl, squared_error;  // batch means
+  double scaled;                  // squared error over gamma
+};
+
+// Called by all threads, each with its shares in the sums; all get the same.
+__device__ __forceinline__ Loss finish_loss(const Known& s, double squared_error, double kl) {
+  const double features = static_cast<double>(s.model.features);
+  Loss loss;
+  loss.squared_error = sum_over_threads(squared_error, kThreads) / s.step.batch;
+  loss.kl = sum_over_threads(kl, kThreads) / s.step.batch;
+  loss.scaled = loss.squared_error * s.inverse_gamma;
+  loss.nll = 0.5 * (loss.scaled + features * (kLog2Pi + s.log_gamma));
+  return loss;
+}
+
+__device__ __forceinline__ void write_record(const Known& s, const Loss& loss, const double* ratios) {
+  const int64_t width = kRecorded + s.model.latents;
+  float* const record = reinterpret_cast<float*>(s.model.records) + s.step.number / s.model.record_every * width;
+  if (threadIdx.x == 0) {
+    record[0] = static_cast<float>(loss.nll);
+    record[1] = static_cast<float>(loss.kl);
+    record[2] = static_cast<float>(loss.squared_error);
+    record[3] = static_cast<float>(s.log_gamma);
+  }
+  for (int i = threadIdx.x; i < s.model.latents; i += kThreads) {
+    record[kRecorded + i] = static_cast<float>(ratios[i] / s.step.batch);
+  }
+}
+
+// One tile forwards, from the samples to the squared error. Adds this thread's shares to the sums.
+__device__ __forceinline__ void forward(Known& s, const Part& part, const Memory& m, double* ratios,
+                                        double& squared_error, double& kl) {
+  draw(s.model, s.step, part, m, s.sample);
+  __syncthreads();
+  gather(s.model, m, s.sample);
+  __syncthreads();
+  for (int i = 0; i < static_cast<int>(s.model.layer_count); ++i) {
+    if (i == static_cast<int>(s.model.sampled_after)) {
+      kl += sample_forward(s.model, part, m, ratios);
+      __syncthreads();
+    }
+    dense_forward(s.layers[i], m);
+    __syncthreads();
+  }
+  squared_error += reconstruct(s.model, part, m, static_cast<float>(s.inverse_gamma / part.batch));
+  __syncthreads();
+}
+
+// The same tile backwards.
+__device__ __forceinline__ void backward(const Known& s, const Memory& m) {
+  for (int i = static_cast<int>(s.model.layer_count) - 1; i >= 0; --i) {
+    const Layer& l = s.layers[i];
+    dense_gradients(l, m);
+    __syncthreads();
+    if (l.wanted_from < l.inputs) {
+      dense_backward(l, l.producer < 0 ? nullptr : &s.layers[l.producer], m);
+      __syncthreads();
+    }
+    if (i == static_cast<int>(s.model.sampled_after)) {
+      sample_backward(s.model, m);
+      __syncthreads();
+    }
+  }
+}
+
+// Called by all threads; false, and nothing is changed, where the loss is not finite.
+__device__ __forceinline__ bool train_step(Known& s, const Memory& m) {
+  const Model& model = s.model;
+  float* const log_gamma = m.parameters + s.layout.parameters - 4;
+  double* const ratios = reinterpret_cast<double*>(m.tile + (m.ones + 1) * m.pitch);
+  if (threadIdx.x == 0) {
+    s.step.begin(model);
+    s.log_gamma = *log_gamma;
+    s.inverse_gamma = exp(-s.log_gamma);
+  }
+  for (int i = threadIdx.x; i < s.layout.parameters; i += kThreads) m.gradients[i] = 0;
+  for (int i = threadIdx.x; i < model.latents; i += kThreads) ratios[i] = 0;
+  __syncthreads();
+  double squared_error, kl;
+  // The optimal gamma has to be known before the way back begins: a pass only forwards comes first.
+  for (int pass = model.gamma == kAnalytic ? 0 : 1; pass < 2; ++pass) {
+    squared_error = kl = 0;
+    for (Part part{0, s.step.batch}; part.first < part.batch; part.first += m.columns) {
+      forward(s, part, m, s.step.recorded && pass == 1 ? ratios : nullptr, squared_error, kl);
+      if (pass == 1) backward(s, m);
+    }
+    if (pass == 0) {
+      const double gamma = sum_over_threads(squared_error, kThreads) / s.step.batch / static_cast<double>(model.features);
+      if (threadIdx.x == 0) {
+        s.log_gamma = log(gamma);
+        s.inverse_gamma = 1 / gamma;
+      }
+      __syncthreads();
+    }
+  }
+  const Loss loss = finish_loss(s, squared_error, kl);
+  if (!(fabs(loss.nll + loss.kl) < HUGE_VAL)) {
+    if (threadIdx.x == 0) reinterpret_cast<int64_t*>(model.state)[1] = s.step.number + 1;
+    return false;
+  }
+  if (s.step.recorded) write_record(s, loss, ratios);
+  if (threadIdx.x == 0) {
+    if (model.gamma == kAnalytic) *log_gamma = static_cast<float>(s.log_gamma);
+    const double gradient = 0.5 * (static_cast<double>(model.features) - loss.scaled);
+    if (model.gamma == kLearned) log_gamma[s.layout.parameters] = static_cast<float>(gradient);
+  }
+  __syncthreads();
+  adam(model, s.layers, s.layout, m, s.step.number);
+  __syncthreads();
+  if (threadIdx.x == 0) ++s.step.number;
+  __syncthreads();
+  return true;
+}
+
 // Works on the models whose memory lies so, and on no others.
 template <class Where>
-__global__ void __launch_bounds__(kThreads, 2) ensemble_steps(const EnsembleSteps a) {
+__global__ void __launch_bounds__(kThreads, Where::blocks) ensemble_steps(const EnsembleSteps a) {
   MC_DYNAMIC_SHARED(shared);
   __shared__ Known s;
   for (int i = threadIdx.x; i < kModelWords; i += kThreads) {
@@ -88,100 +209,19 @@ __global__ void __launch_bounds__(kThreads, 2) ensemble_steps(const EnsembleStep
   }
   __syncthreads();
   int64_t* const state = reinterpret_cast<int64_t*>(model.state);
-  const int64_t first_step = state[0];
   if (s.layout.room != Where::room || state[1] != 0) return;  // the same for all
-  const int64_t last_step = model.steps - first_step < a.steps ? model.steps : first_step + a.steps;
   const Memory m = memory_of<Where>(s, reinterpret_cast<float*>(shared), a.scratch + blockIdx.x * a.scratch_of_model);
-  double* const ratios = reinterpret_cast<double*>(m.tile + (model.rows + 1) * m.pitch);
-  float* const log_gamma_place = m.parameters + s.layout.parameters - 4;
-  const int batch = static_cast<int>(model.batch), layer_count = static_cast<int>(model.layer_count);
-  const int64_t per_epoch = model.samples / batch;
-  const double inv_batch = 1.0 / batch, features = static_cast<double>(model.features);
   load_parameters(model, s.layers, s.layout, m);
   for (int i = threadIdx.x; i < m.pitch; i += kThreads) m.tile[m.ones * m.pitch + i] = 1;
-  __syncthreads();
-  int64_t step = first_step;
-  for (; step < last_step; ++step) {
-    const bool recorded = (step + 1) % model.record_every == 0 || step + 1 == model.steps;
-    for (int i = threadIdx.x; i < s.layout.parameters; i += kThreads) m.gradients[i] = 0;
-    for (int i = threadIdx.x; i < model.latents; i += kThreads) ratios[i] = 0;
-    double log_gamma = *log_gamma_place;
-    if (threadIdx.x == 0) s.inverse_gamma = exp(-log_gamma);
-    Part part;
-    part.epoch = static_cast<uint64_t>(step / per_epoch);
-    part.place = step % per_epoch * batch;
-    part.noise_seed = (static_cast<uint64_t>(model.seed) << 32) + static_cast<uint64_t>(step);
-    part.batch = batch;
-    double squared_error = 0, kl = 0;
-    // The optimal gamma has to be known before the way back begins: a pass only forwards comes first.
-    for (int pass = model.gamma == kAnalytic ? 0 : 1; pass < 2; ++pass) {
-      const bool and_back = pass == 1;
-      squared_error = 0;
-      kl = 0;
-      for (part.first = 0; part.first < batch; part.first += m.columns) {
-        draw(model, part, m, s.sample);
-        __syncthreads();
-        gather(model, m, s.sample);
-        __syncthreads();
-        for (int i = 0; i < layer_count; ++i) {
-          if (i == model.sampled_after) {
-            kl += sample_forward(model, part, m, recorded && and_back ? ratios : nullptr);
-            __syncthreads();
-          }
-          dense_forward(s.layers[i], m);
-          __syncthreads();
-        }
-        squared_error += reconstruct(model, part, m, static_cast<float>(s.inverse_gamma * inv_batch));
-        __syncthreads();
-        for (int i = layer_count - 1; i >= 0 && and_back; --i) {
-          const Layer& l = s.layers[i];
-          dense_gradients(l, m);
-          __syncthreads();
-          if (l.wanted_from < l.inputs) {
-            dense_backward(l, l.producer < 0 ? nullptr : &s.layers[l.producer], m);
-            __syncthreads();
-          }
-          if (i == model.sampled_after) {
-            sample_backward(model, m);
-            __syncthreads();
-          }
-        }
-      }
-      squared_error = sum_over_threads(squared_error, kThreads) * inv_batch;  // batch means from here on
-      if (!and_back) {
-        log_gamma = log(squared_error / features);
-        if (threadIdx.x == 0) s.inverse_gamma = features / squared_error;
-        __syncthreads();
-      }
-    }
-    kl = sum_over_threads(kl, kThreads) * inv_batch;
-    const double scaled = squared_error * s.inverse_gamma;
-    const double nll = 0.5 * (scaled + features * (kLog2Pi + log_gamma));
-    if (!(fabs(nll + kl) < HUGE_VAL)) {
-      if (threadIdx.x == 0) state[1] = step + 1;
-      break;
-    }
-    if (recorded) {
-      float* const record = reinterpret_cast<float*>(model.records) + step / model.record_every * (kRecorded + model.latents);
-      const double numbers[kRecorded] = {nll, kl, squared_error, log_gamma};
-      if (threadIdx.x == 0) {
-        for (int i = 0; i < kRecorded; ++i) record[i] = static_cast<float>(numbers[i]);
-      }
-      for (int i = threadIdx.x; i < model.latents; i += kThreads) {
-        record[kRecorded + i] = static_cast<float>(ratios[i] * inv_batch);
-      }
-    }
-    if (model.gamma == kAnalytic && threadIdx.x == 0) *log_gamma_place = static_cast<float>(log_gamma);
-    if (model.gamma == kLearned && threadIdx.x == 0) {
-      log_gamma_place[s.layout.parameters] = static_cast<float>(0.5 * (features - scaled));  // its gradient
-    }
-    __syncthreads();
-    adam(model, s.layers, s.layout, m, step);
-    __syncthreads();
+  if (threadIdx.x == 0) {
+    s.step.number = state[0];
+    s.end = model.steps - state[0] < a.steps ? model.steps : state[0] + a.steps;
   }
   __syncthreads();
+  while (s.step.number < s.end && train_step(s, m)) {
+  }
   store_parameters(model, s.layers, s.layout, m);
-  if (threadIdx.x == 0) state[0] = step;
+  if (threadIdx.x == 0) state[0] = s.step.number;
 }
 
 }  // namespace manifold_core::cuda

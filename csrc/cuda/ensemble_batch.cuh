@@ -12,12 +12,30 @@
 
 namespace manifold_core::cuda {
 
-// Part of a mini-batch, in the columns of a tile.
+// A step and its mini-batch.
+struct Step {
+  int64_t number;     // from 0
+  Permutation order;  // of its epoch
+  int64_t place;      // in the epoch
+  uint64_t noise_seed;
+  int batch;      // samples
+  bool recorded;
+
+  // By one thread.
+  __device__ inline void begin(const Model& model) {
+    const int64_t per_epoch = model.samples / model.batch;
+    order = Permutation(static_cast<uint64_t>(model.seed), static_cast<uint64_t>(number / per_epoch),
+                        static_cast<uint64_t>(model.samples));
+    noise_seed = (static_cast<uint64_t>(model.seed) << 32) + static_cast<uint64_t>(number);
+    place = number % per_epoch * model.batch;
+    batch = static_cast<int>(model.batch);
+    recorded = (number + 1) % model.record_every == 0 || number + 1 == model.steps;
+  }
+};
+
+// What of it is in the tile.
 struct Part {
-  uint64_t epoch, noise_seed;
-  int64_t place;  // in the epoch, of the mini-batch
-  int first;      // column, of the mini-batch
-  int batch;      // samples of it
+  int first, batch;
 
   __device__ __forceinline__ bool has(int column) const { return first + column < batch; }
   __device__ __forceinline__ int row(int column) const { return has(column) ? first + column : batch - 1; }
@@ -35,15 +53,16 @@ __device__ __forceinline__ void for_each_column(const Memory& m, const F& f) {
 }
 
 // Which samples they are, and their noise. A barrier has to follow.
-__device__ __forceinline__ void draw(const Model& model, const Part& part, const Memory& m, int* sample) {
-  if (threadIdx.x < m.columns) {
-    const Permutation order(static_cast<uint64_t>(model.seed), part.epoch, static_cast<uint64_t>(model.samples));
-    sample[threadIdx.x] = static_cast<int>(order.at(static_cast<uint32_t>(part.place + part.row(threadIdx.x))));
+__device__ __forceinline__ void draw(const Model& model, const Step& step, const Part& part, const Memory& m,
+                                     int* sample) {
+  const int thread = threadIdx.x;
+  if (thread < m.columns) {
+    sample[thread] = static_cast<int>(step.order.at(static_cast<uint32_t>(step.place + part.row(thread))));
   }
   const int latents = static_cast<int>(model.latents), blocks = (latents + 3) / 4;
-  for (int i = threadIdx.x; i < blocks * m.columns; i += kThreads) {
+  for (int i = thread; i < blocks * m.columns; i += kThreads) {
     const int column = i % m.columns, latent = i / m.columns * 4;
-    const Numbers<float> eps = noise<float>(part.noise_seed, part.row(column), latent);
+    const Numbers<float> eps = noise<float>(step.noise_seed, part.row(column), latent);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       if (latent + k < latents) m.tile[(static_cast<int>(model.noise) + latent + k) * m.pitch + column] = eps[k];

@@ -5,6 +5,8 @@
 
 namespace manifold_core::cuda {
 
+constexpr float kOneMinusBeta2 = 0.001f;  // 1 - kBeta2 in float has an error of 1e-5
+
 // Calls f(place, of_caller, count) for up to four numbers side by side, at a time of one thread; those of log gamma
 // are the last.
 template <class F>
@@ -74,7 +76,7 @@ __device__ __forceinline__ void adam(const Model& model, const Layer* layers, co
     for_each_of(count, [&](int k) {
       const float gradient = m.gradients[place + k];
       average[k] += one_minus_beta1 * (gradient - average[k]);
-      square[k] = kBeta2 * square[k] + (1.0f - kBeta2) * (gradient * gradient);
+      square[k] = kBeta2 * square[k] + kOneMinusBeta2 * (gradient * gradient);
       m.parameters[place + k] -= step_size * (average[k] / (sqrtf(square[k]) * inv_sqrt + kEpsilon));
       exp_avg[of_caller + k] = average[k];
       exp_avg_sq[of_caller + k] = square[k];

@@ -325,7 +325,7 @@ def assert_trained(run: Run, steps: int) -> None:
         wanted: Tensor = getattr(expected, name)
         found: Tensor = getattr(run, name).cpu().double()
         found = found[: len(wanted)]
-        torch.testing.assert_close(found, wanted, rtol=2e-4, atol=2e-5 * float(wanted.abs().max()), msg=lambda m: f"{name}: {m}")
+        torch.testing.assert_close(found, wanted, rtol=2e-5, atol=2e-6 * float(wanted.abs().max()), msg=lambda m: f"{name}: {m}")
 
 
 CASES = {
