@@ -144,8 +144,7 @@ __device__ __forceinline__ void dense_forward(const Layer& l, const Memory& m) {
     case 2: return dense_forward_rows<2>(l, m);
     case 3: return dense_forward_rows<3>(l, m);
     case 4: return dense_forward_rows<4>(l, m);
-    case 5: return dense_forward_rows<5>(l, m);
-    default: return dense_forward_rows<6>(l, m);
+    default: return dense_forward_rows<5>(l, m);
   }
 }
 

@@ -9,8 +9,6 @@ namespace manifold_core::cuda {
 
 namespace {
 
-// What every block has besides: what it knows of its model, and what sums over a block take.
-constexpr int64_t kStaticShared = 5 << 10;
 static_assert(sizeof(Known) + 256 <= kStaticShared, "or a block would ask for more than there is");
 
 void check(cudaError_t error) {
@@ -21,7 +19,7 @@ int64_t shared_limit_of_device() {
   int device = 0, bytes = 0;
   check(cudaGetDevice(&device));
   check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  return bytes - kStaticShared;
+  return bytes;
 }
 
 // The words, on the host: they say how much memory a launch takes. This waits for the device, once for many steps.

@@ -43,7 +43,7 @@ __device__ inline void place_layers(Known& s) {
     l.before = static_cast<int>(d.before);
     l.wanted_from = static_cast<int>(d.wanted_from);
     l.producer = static_cast<int>(d.producer);
-    l.rows_forward = best_rows(l.outputs, columns, 6, false);
+    l.rows_forward = best_rows(l.outputs, columns, 5, false);
     l.rows_backward = best_rows(l.inputs - l.wanted_from, columns, 4, true);
     l.slices = best_slices(l, columns);
     s.layers[i] = l;

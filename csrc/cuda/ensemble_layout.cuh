@@ -15,6 +15,9 @@ using namespace MC_ISA;
 
 constexpr int kMostColumns = 128, kFewestColumns = 32;  // of a tile: each of eight threads side by side has four
 
+// Bytes of shared memory that every block has besides: what it knows of its model, and what its sums take.
+constexpr int64_t kStaticShared = 5 << 10;
+
 // Where parameters with their gradients, and the tile, lie.
 enum class Room : int32_t { all_shared, tile_shared, none_shared };
 
@@ -44,7 +47,7 @@ MC_INLINE int64_t tile_numbers(const Model& m, int columns) {
   return (m.rows + 1) * row_pitch(columns) + whole_fours(2 * m.latents);
 }
 
-// limit: bytes of shared memory that a block may have.
+// limit: bytes of shared memory that the device gives to a block.
 MC_INLINE Layout layout_of(const Model& m, int64_t limit) {
   Layout out = {};
   out.parameters = 4;
@@ -54,7 +57,7 @@ MC_INLINE Layout layout_of(const Model& m, int64_t limit) {
       out.columns = columns;
       out.tile = tile_numbers(m, columns);
       out.shared = 4 * (out.tile + with_parameters * 2 * out.parameters);
-      if (out.shared > limit) continue;
+      if (out.shared + kStaticShared > limit) continue;
       out.room = with_parameters ? Room::all_shared : Room::tile_shared;
       out.scratch = with_parameters ? 0 : 2 * out.parameters;
       return out;

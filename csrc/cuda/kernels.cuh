@@ -130,7 +130,7 @@ struct GaussianNllBackward {
 struct EnsembleSteps {
   const int64_t* models;     // [models, kModelWords]
   int64_t steps;             // of each model, at most
-  int64_t shared_limit;      // bytes that a block may have besides what it always has
+  int64_t shared_limit;      // bytes that the device gives to a block
   float* scratch;            // of those models that do not fit in shared memory
   int64_t scratch_of_model;  // numbers
 };

@@ -19,7 +19,8 @@ from torch import Tensor
 
 NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
 MOST_LAYERS = 24
-LARGE, TILE_ALONE, NOTHING = 227 << 10, 24 << 10, 6 << 10  # shared memory, for all, for the tile, for neither
+# Shared memory of an H100; of a T4; for the tile of the larger cases alone; for nothing.
+H100, T4, TILE_ALONE, NOTHING = 227 << 10, 64 << 10, 25 << 10, 6 << 10
 MASK = 2**32 - 1
 
 
@@ -197,7 +198,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     load()
     library = getattr(torch.ops, NAMESPACE)
     yield Engine(library, torch.device("cpu"), library.set_shared_limit)
-    library.set_shared_limit(LARGE)
+    library.set_shared_limit(H100)
 
 
 def order(seed: int, epoch: int, samples: int) -> list[int]:
@@ -346,11 +347,102 @@ CASES = {
 }
 
 
+def trained(engine: Engine, cases: list[Case], *steps: int) -> list[Run]:
+    """Models that were trained together, in launches of so many steps."""
+    runs = [Run(case, engine.device) for case in cases]
+    for number in steps:
+        engine(runs, number)
+    return runs
+
+
 class TestAgainstFloat64:
     @pytest.mark.parametrize("name", CASES)
-    @pytest.mark.parametrize("limit", [LARGE, NOTHING])
+    @pytest.mark.parametrize("limit", [H100, T4, NOTHING])
     def test_as_autograd_and_adam(self, engine: Engine, name: str, limit: int) -> None:
         engine.set_shared_limit(limit)
-        run = Run(CASES[name], engine.device)
-        engine([run], run.case.steps)
+        (run,) = trained(engine, [CASES[name]], CASES[name].steps)
         assert_trained(run, run.case.steps)
+
+    @pytest.mark.parametrize("name", ["wide", "with both"])
+    def test_parameters_in_global_memory(self, engine: Engine, name: str) -> None:
+        engine.set_shared_limit(TILE_ALONE)
+        (run,) = trained(engine, [CASES[name]], CASES[name].steps)
+        assert_trained(run, run.case.steps)
+
+    def test_models_of_all_sizes_in_one_launch(self, engine: Engine) -> None:
+        engine.set_shared_limit(TILE_ALONE)
+        larger = Case(features=60, latents=20, hidden=(50,), batch=24, steps=2)
+        for run in trained(engine, [*CASES.values(), larger], 5):
+            assert_trained(run, run.case.steps)
+
+    def test_many_layers(self, engine: Engine) -> None:
+        (run,) = trained(engine, [Case(hidden=(5,) * 11, steps=2)], 2)
+        assert len(run.program.layers) == MOST_LAYERS
+        assert_trained(run, 2)
+
+    def test_nothing_is_written_elsewhere(self, engine: Engine) -> None:
+        run = Run(CASES["a VAE"], engine.device)
+        data, table, count = run.data.clone(), run.schedule.clone(), run.program.parameter_count
+        engine([run], 3)
+        assert torch.equal(run.data, data)
+        assert torch.equal(run.schedule, table)
+        assert run.parameters[count] == run.start[count]  # log γ is learned: this place is nobody's
+
+
+class TestSteps:
+    @pytest.mark.parametrize("gamma", ["learned", "analytic"])
+    @pytest.mark.parametrize("limit", [H100, TILE_ALONE, NOTHING])
+    def test_several_launches_are_one(self, engine: Engine, gamma: str, limit: int) -> None:
+        engine.set_shared_limit(limit)
+        case = Case(gamma=gamma, steps=5, record_every=2, features=30, hidden=(33,))
+        (one,), (several,) = trained(engine, [case], 5), trained(engine, [case], 1, 3, 9, 9)
+        for a, b in zip(one.everything(), several.everything(), strict=True):
+            assert torch.equal(a, b)
+
+    def test_no_more_steps_than_asked_for(self, engine: Engine) -> None:
+        case = Case(steps=6, record_every=4)
+        (run,) = trained(engine, [case], 2, 0)
+        assert run.state.tolist() == [2, 0]
+        assert run.records.isnan().all()
+
+    def test_the_same_each_time_and_whatever_is_beside_it(self, engine: Engine) -> None:
+        names = ("with both", "prelu", "wide")  # threads take turns in another order each time
+        alone = [trained(engine, [CASES[name]], 9)[0] for name in names]
+        together = trained(engine, [CASES[name] for name in names], 9)
+        for a, b in zip(alone, together, strict=True):
+            for x, y in zip(a.everything(), b.everything(), strict=True):
+                assert torch.equal(x, y)
+
+    def test_nothing_to_do(self, engine: Engine) -> None:
+        models = torch.zeros(0, len(Run(Case(), engine.device).words()), dtype=torch.int64, device=engine.device)
+        engine.library.ensemble_steps(models, 3, 1)
+
+    def test_words_of_another_length_are_refused(self, engine: Engine) -> None:
+        with pytest.raises(RuntimeError, match="models must be a contiguous int64 matrix with 293 columns"):
+            engine.library.ensemble_steps(torch.zeros(1, 7, dtype=torch.int64, device=engine.device), 3, 1)
+
+
+class TestDivergence:
+    @pytest.mark.parametrize("gamma", ["learned", "analytic"])
+    @pytest.mark.parametrize("value", [math.nan, math.inf, 3e38])
+    def test_a_loss_that_is_no_number_ends_the_model(self, engine: Engine, gamma: str, value: float) -> None:
+        case = Case(gamma=gamma, samples=40, batch=10, steps=4)
+        runs = [Run(case, engine.device), Run(case, engine.device)]
+        wrong = order(case.seed, 0, 40)[25]  # comes up in step 2, counted from 0
+        runs[0].data[wrong, 1] = value
+        before, other = trained(engine, [case], 2)[0], trained(engine, [case], 4)[0]
+        engine(runs, 4)
+        engine(runs, 4)  # nor does it go on when it is called again
+        assert runs[0].state.tolist() == [2, 3]
+        for a, b in zip(runs[0].everything()[:-1], before.everything()[:-1], strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+        for a, b in zip(runs[1].everything(), other.everything(), strict=True):
+            assert torch.equal(a, b)
+
+    def test_a_perfect_reconstruction_has_no_analytic_gamma(self, engine: Engine) -> None:
+        run = Run(Case(gamma="analytic", steps=2), engine.device)
+        run.data.zero_()
+        run.parameters.zero_()
+        engine([run], 2)
+        assert run.state.tolist() == [0, 1]
+        assert (run.parameters == 0).all()
