@@ -98,7 +98,7 @@ def rows() -> Iterator[Row]:
 
 
 def _of_models(nvcc: str, compiled: list[Row]) -> Iterator[Row]:
-    """The kernel of the ensemble once more for some models, with the shared memory that a T4 is asked for at a launch."""
+    """The kernel of the ensemble once more for some models, with the shared memory that a launch asks a T4 for."""
     kernels = {row.variant: row for row in compiled if row.variant in ROOMS.values()}
     if not kernels:
         return

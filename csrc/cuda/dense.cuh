@@ -40,7 +40,17 @@ struct alignas(count * sizeof(float)) Aligned {
 using Quad = Aligned<4>;
 
 __device__ __forceinline__ Quad read_quad(const float* from) { return *reinterpret_cast<const Quad*>(from); }
-__device__ __forceinline__ void write_quad(float* to, const Quad& v) { *reinterpret_cast<Quad*>(to) = v; }
+
+// In one instruction, which nvcc has to be told: of an assignment it makes four, and threads side by side would then
+// write to few banks.
+__device__ __forceinline__ void write_quad(float* to, const Quad& v) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("st.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(v.at[0]), "f"(v.at[1]), "f"(v.at[2]), "f"(v.at[3])
+               : "memory");
+#else
+  *reinterpret_cast<Quad*>(to) = v;
+#endif
+}
 
 // Where the threads of a warp stand in rows and columns of a tile: `rows` rows each.
 struct Share {
@@ -73,11 +83,25 @@ __device__ inline int best_rows(int rows_of_layer, int columns, int most, bool p
   return best;
 }
 
-__device__ __forceinline__ float activated(int activation, float v, float slope) {
-  if (activation == kRelu) return v < 0 ? 0.0f : v;  // NaN stays NaN
-  if (activation == kPrelu) return v > 0 ? v : slope * v;
-  return v;
-}
+// An activation and its derivative without branches, so that four numbers are written at once.
+struct Bend {
+  bool is_relu;
+  float slope;  // below 0, but for ReLU
+
+  __device__ __forceinline__ Bend(int activation, const float* slope_of_prelu)
+      : is_relu(activation == kRelu), slope(activation == kPrelu ? *slope_of_prelu : 1.0f) {}
+
+  __device__ __forceinline__ float of(float v) const {
+    const float bent = v > 0 ? v : slope * v;
+    return is_relu && v < 0 ? 0.0f : bent;  // NaN stays NaN
+  }
+
+  // What comes back through it, given the number it made or, of PReLU, was made of.
+  __device__ __forceinline__ float back(float number, float gradient) const {
+    const float bent = number > 0 ? gradient : slope * gradient;
+    return is_relu && !(number > 0) ? 0.0f : bent;
+  }
+};
 
 template <int rows>
 __device__ __forceinline__ void dense_forward_rows(const Layer& l, const Memory& m) {
@@ -121,7 +145,7 @@ __device__ __forceinline__ void dense_forward_rows(const Layer& l, const Memory&
         for (int c = 0; c < 4; ++c) sum[r][c] += by * from.at[c];
       }
     }
-    const float slope = l.activation == kPrelu ? m.parameters[l.slope] : 0.0f;
+    const Bend bend(l.activation, m.parameters + l.slope);
 #pragma unroll
     for (int r = 0; r < rows; ++r) {
       const int row = at.row + kDown * r;
@@ -131,7 +155,7 @@ __device__ __forceinline__ void dense_forward_rows(const Layer& l, const Memory&
       for (int c = 0; c < 4; ++c) out.at[c] = sum[r][c];
       if (l.activation == kPrelu) write_quad(m.tile + (l.before + row) * m.pitch + at.column, out);
 #pragma unroll
-      for (int c = 0; c < 4; ++c) out.at[c] = activated(l.activation, out.at[c], slope);
+      for (int c = 0; c < 4; ++c) out.at[c] = bend.of(out.at[c]);
       write_quad(m.tile + (l.out + row) * m.pitch + at.column, out);
     }
   }
@@ -154,20 +178,13 @@ __device__ __forceinline__ int first_input(const Layer& l) {
   return l.wanted_from / rows * rows;
 }
 
-// What comes back through the activation that made a number, given the number or, of PReLU, what was before.
-__device__ __forceinline__ float through(int activation, float number, float slope, float gradient) {
-  if (activation == kRelu) return number > 0 ? gradient : 0.0f;
-  if (activation == kPrelu) return number > 0 ? gradient : slope * gradient;
-  return gradient;
-}
-
 // Returns this thread's share in the gradient of the producer's slope.
 template <int rows>
 __device__ __forceinline__ float dense_backward_rows(const Layer& l, const Layer* producer, const Memory& m) {
   const int begin = first_input<rows>(l);
   const int tasks = warp_tasks(l.inputs - begin, rows, m.columns);
   const int activation = producer == nullptr ? int{kNone} : producer->activation;
-  const float slope = activation == kPrelu ? m.parameters[producer->slope] : 0.0f;
+  const Bend bend(activation, m.parameters + (activation == kPrelu ? producer->slope : 0));
   float of_slope = 0;
   for (int task = threadIdx.x / kWarp; task < tasks; task += kWarps) {
     Share at(task, m.columns, rows);
@@ -200,8 +217,8 @@ __device__ __forceinline__ float dense_backward_rows(const Layer& l, const Layer
         const Quad number = read_quad(m.tile + before * m.pitch + at.column);
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
-          if (activation == kPrelu && !(number.at[c] > 0)) of_slope += out.at[c] * number.at[c];
-          out.at[c] = through(activation, number.at[c], slope, out.at[c]);
+          of_slope += number.at[c] > 0 ? 0.0f : out.at[c] * number.at[c];  // of PReLU
+          out.at[c] = bend.back(number.at[c], out.at[c]);
         }
       }
       write_quad(to, out);

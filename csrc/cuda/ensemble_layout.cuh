@@ -63,7 +63,7 @@ MC_INLINE Layout layout_of(const Model& m, int64_t limit) {
       return out;
     }
   }
-  out.room = Room::none_shared;
+  out.room = Room::none_shared;  // with the fewest columns, so that caches hold the tile
   out.shared = 0;
   out.scratch = 2 * out.parameters + out.tile;
   return out;

@@ -29,6 +29,8 @@ FLAGS = (
     "-g0",
     "-fPIC",
     "-fvisibility=hidden",
+    "-fsanitize=alignment",  # a GPU refuses what this processor reads wherever it lies
+    "-fsanitize-undefined-trap-on-error",
     "-U_FORTIFY_SOURCE",  # a jump to another stack is what it takes for an error
     "-DUSE_CUDA",
     "-DTORCH_TARGET_VERSION=0x020a000000000000ULL",
