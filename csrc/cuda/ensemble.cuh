@@ -19,6 +19,14 @@ struct Known {
   Step step;
   int64_t end;  // the step before which to stop
   double log_gamma, inverse_gamma;
+  float scale;  // of the gradient of x_hat: 1 / gamma, of the batch mean
+
+  // By one thread: a processor may have few units for double.
+  __device__ inline void use(double new_log_gamma, double new_inverse_gamma) {
+    log_gamma = new_log_gamma;
+    inverse_gamma = new_inverse_gamma;
+    scale = static_cast<float>(new_inverse_gamma / step.batch);
+  }
 };
 
 // Fills in what follows from the model. By one thread.
@@ -123,7 +131,7 @@ __device__ __forceinline__ void forward(Known& s, const Part& part, const Memory
     dense_forward(s.layers[i], m);
     __syncthreads();
   }
-  squared_error += reconstruct(s.model, part, m, static_cast<float>(s.inverse_gamma / part.batch));
+  squared_error += reconstruct(s.model, part, m, s.scale);
   __syncthreads();
 }
 
@@ -151,8 +159,7 @@ __device__ __forceinline__ bool train_step(Known& s, const Memory& m) {
   double* const ratios = reinterpret_cast<double*>(m.tile + (m.ones + 1) * m.pitch);
   if (threadIdx.x == 0) {
     s.step.begin(model);
-    s.log_gamma = *log_gamma;
-    s.inverse_gamma = exp(-s.log_gamma);
+    s.use(*log_gamma, exp(-static_cast<double>(*log_gamma)));
   }
   for (int i = threadIdx.x; i < s.layout.parameters; i += kThreads) m.gradients[i] = 0;
   for (int i = threadIdx.x; i < model.latents; i += kThreads) ratios[i] = 0;
@@ -167,10 +174,7 @@ __device__ __forceinline__ bool train_step(Known& s, const Memory& m) {
     }
     if (pass == 0) {
       const double gamma = sum_over_threads(squared_error, kThreads) / s.step.batch / static_cast<double>(model.features);
-      if (threadIdx.x == 0) {
-        s.log_gamma = log(gamma);
-        s.inverse_gamma = 1 / gamma;
-      }
+      if (threadIdx.x == 0) s.use(log(gamma), 1 / gamma);
       __syncthreads();
     }
   }
