@@ -459,6 +459,13 @@ class TestDivergence:
         for a, b in zip(runs[1].everything(), other.everything(), strict=True):
             assert torch.equal(a, b)
 
+    @pytest.mark.parametrize("activation", ["relu", "prelu"])
+    def test_a_weight_that_is_no_number_is_not_hidden_by_an_activation(self, engine: Engine, activation: str) -> None:
+        run = Run(Case(activation=activation), engine.device)
+        run.parameters[run.program.layers[0]["weight"]] = math.nan
+        engine([run], 1)
+        assert run.state.tolist() == [0, 1]
+
     def test_a_perfect_reconstruction_has_no_analytic_gamma(self, engine: Engine) -> None:
         run = Run(Case(gamma="analytic", steps=2), engine.device)
         run.data.zero_()
