@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 int main(int count, char** text) {
+  using namespace manifold_core;
   using namespace manifold_core::cuda;
   if (count != 5) return 2;
   const int64_t limit = atoll(text[1]), features = atoll(text[2]), latents = atoll(text[3]), hidden = atoll(text[4]);

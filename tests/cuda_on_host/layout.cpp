@@ -7,9 +7,9 @@
 #include <cstring>
 #include <vector>
 
-namespace {
+namespace manifold_core::cuda {
 
-using namespace manifold_core::cuda;
+namespace {
 
 // Room, columns of a tile, and bytes of shared memory that a launch asks for.
 std::vector<int64_t> layout_of_words(torch::stable::Tensor words, int64_t limit) {
@@ -21,6 +21,8 @@ std::vector<int64_t> layout_of_words(torch::stable::Tensor words, int64_t limit)
 
 }  // namespace
 
+}  // namespace manifold_core::cuda
+
 STABLE_TORCH_LIBRARY_FRAGMENT(manifold_core_cuda_on_host, m) { m.def("layout(Tensor words, int limit) -> int[]"); }
 
-STABLE_TORCH_LIBRARY_IMPL(manifold_core_cuda_on_host, CPU, m) { m.impl("layout", TORCH_BOX(&layout_of_words)); }
+STABLE_TORCH_LIBRARY_IMPL(manifold_core_cuda_on_host, CPU, m) { m.impl("layout", TORCH_BOX(&manifold_core::cuda::layout_of_words)); }
