@@ -7,11 +7,10 @@
 #pragma once
 
 #include "kernels.cuh"
+#include "manifold_core/macros.h"
 #include "manifold_core/program.h"
 
 namespace manifold_core::cuda {
-
-using namespace MC_ISA;
 
 constexpr int kMostColumns = 128, kFewestColumns = 32;  // of a tile: each of eight threads side by side has four
 

@@ -5,8 +5,6 @@
 
 namespace manifold_core::cuda {
 
-constexpr float kOneMinusBeta2 = 0.001f;  // 1 - kBeta2 in float has an error of 1e-5
-
 // Calls f(place, of_caller, count) for up to four numbers side by side, at a time of one thread; those of log gamma
 // are the last.
 template <class F>

@@ -11,17 +11,15 @@
 // Then Adam, with the numbers of the schedule. A step whose loss is not finite changes nothing and ends the model.
 #pragma once
 
-#include "macros.h"
-
 #include <cstdint>
 
-namespace manifold_core::MC_ISA {
+namespace manifold_core {
 
 enum Activation : int64_t { kNone = 0, kRelu = 1, kPrelu = 2 };
 enum Gamma : int64_t { kLearned = 0, kAnalytic = 1, kFixed = 2 };
 
 constexpr int kMostLayers = 24;
-constexpr float kBeta2 = 0.999f, kEpsilon = 1e-8f;  // of Adam
+constexpr float kBeta2 = 0.999f, kOneMinusBeta2 = 0.001f, kEpsilon = 1e-8f;  // of Adam
 constexpr int kScheduled = 3;  // numbers a step: learning rate / (1 - beta1^t), 1 - beta1, 1 / sqrt(1 - beta2^t)
 constexpr int kRecorded = 4;   // numbers a record: nll, kl, squared error, log gamma; then the variance ratio of each dimension
 
@@ -63,4 +61,4 @@ struct Model {
 
 constexpr int64_t kModelWords = sizeof(Model) / sizeof(int64_t);
 
-}  // namespace manifold_core::MC_ISA
+}  // namespace manifold_core
