@@ -278,8 +278,8 @@ __device__ __forceinline__ int fold(float (&sum)[16]) {
   return upper ? half : 0;
 }
 
-// Adds up 16 numbers over neighbouring threads, `slices` of them: each ends with the sums of 16 / slices, from the number
-// returned on.
+// Adds up 16 numbers over neighbouring threads, `slices` of them: each ends with the sums of 16 / slices, from the
+// number returned on.
 template <int slices>
 __device__ __forceinline__ int scatter_sums(float (&sum)[16]) {
   int first = 0;

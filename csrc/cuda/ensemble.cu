@@ -25,7 +25,8 @@ int64_t shared_limit_of_device() {
 // The words, on the host: they say how much memory a launch takes. This waits for the device, once for many steps.
 std::vector<Model> read_models(const Tensor& models, cudaStream_t stream) {
   std::vector<Model> out(models.size(0));
-  check(cudaMemcpyAsync(out.data(), models.const_data_ptr(), out.size() * sizeof(Model), cudaMemcpyDeviceToHost, stream));
+  const size_t bytes = out.size() * sizeof(Model);
+  check(cudaMemcpyAsync(out.data(), models.const_data_ptr(), bytes, cudaMemcpyDeviceToHost, stream));
   check(cudaStreamSynchronize(stream));
   return out;
 }
@@ -38,7 +39,8 @@ void launch_where(const EnsembleSteps& a, const std::vector<Layout>& layouts, cu
     if (layout.room == Where::room) shared = std::max(shared, layout.shared);
   }
   if (shared < 0) return;
-  check(cudaFuncSetAttribute(ensemble_steps<Where>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
+  const auto most = cudaFuncAttributeMaxDynamicSharedMemorySize;
+  check(cudaFuncSetAttribute(ensemble_steps<Where>, most, static_cast<int>(shared)));
   MC_LAUNCH_SHARED(ensemble_steps<Where>, static_cast<unsigned>(layouts.size()), kThreads, static_cast<size_t>(shared),
                    stream, a);
   check_launch();

@@ -173,7 +173,8 @@ __device__ __forceinline__ bool train_step(Known& s, const Memory& m) {
       if (pass == 1) backward(s, m);
     }
     if (pass == 0) {
-      const double gamma = sum_over_threads(squared_error, kThreads) / s.step.batch / static_cast<double>(model.features);
+      const double errors = static_cast<double>(model.batch * model.features);
+      const double gamma = sum_over_threads(squared_error, kThreads) / errors;
       if (threadIdx.x == 0) s.use(log(gamma), 1 / gamma);
       __syncthreads();
     }

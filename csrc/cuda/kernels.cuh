@@ -5,8 +5,8 @@
 
 #include <cstdint>
 
-// A launch, and shared memory of a size that is known when it happens, are all that the CUDA language adds to C++ without
-// a function or a word of its own: tests run the kernels without a GPU by others.
+// A launch, and shared memory of a size that is known when it happens, are all that the CUDA language adds to C++
+// without a function or a word of its own: tests run the kernels without a GPU by others.
 #if defined(__CUDACC__)
 #define MC_LAUNCH_SHARED(kernel, grid, block, shared, stream, ...) kernel<<<grid, block, shared, stream>>>(__VA_ARGS__)
 #define MC_LAUNCH(kernel, grid, block, stream, ...) kernel<<<grid, block, 0, stream>>>(__VA_ARGS__)

@@ -25,4 +25,6 @@ std::vector<int64_t> layout_of_words(torch::stable::Tensor words, int64_t limit)
 
 STABLE_TORCH_LIBRARY_FRAGMENT(manifold_core_cuda_on_host, m) { m.def("layout(Tensor words, int limit) -> int[]"); }
 
-STABLE_TORCH_LIBRARY_IMPL(manifold_core_cuda_on_host, CPU, m) { m.impl("layout", TORCH_BOX(&manifold_core::cuda::layout_of_words)); }
+STABLE_TORCH_LIBRARY_IMPL(manifold_core_cuda_on_host, CPU, m) {
+  m.impl("layout", TORCH_BOX(&manifold_core::cuda::layout_of_words));
+}
