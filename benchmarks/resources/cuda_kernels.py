@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch.utils.cpp_extension import include_paths
 
-from .table import ARCHITECTURES, Row, release
+from .table import ARCHITECTURES, SHARED_LIMIT, Row, release
 
 __all__ = ["parse", "rows", "version"]
 
@@ -25,6 +25,15 @@ SHARED = re.compile(r"(\d+) bytes smem")
 NAME = re.compile(r"^void manifold_core::cuda::(\w+)<(.*)>\(")
 # How a template's arguments are told: the arithmetic, what memory holds, and how many sums over the batch there are.
 PLAIN = {"float": "float32", "double": "float64", "BFloat16": "bfloat16", "Any": "any type and stride"}
+# Or where the numbers of a model lie, in the order of the layout's enum.
+ROOMS = {
+    "AllShared": "all in shared memory",
+    "TileShared": "the tile in shared memory",
+    "NoneShared": "all in global memory",
+}
+# Models of the ensemble, whose memory is no matter of the compiler: features, latents and one hidden layer.
+MODELS = ((20, 20, 16), (20, 20, 32), (20, 20, 64), (64, 32, 64))
+LAYOUT = Path(__file__).with_name("ensemble_layout.cu")
 
 
 def parse(log: str) -> Iterator[tuple[str, int, int, int, int]]:
@@ -49,7 +58,11 @@ def _readable(mangled: list[str]) -> list[tuple[str, str]]:
         parts = NAME.match(line)
         if parts is None:
             raise ValueError(f"not the name of a kernel of ours: {line}")
-        arithmetic, memory, *sums = (word.rpartition("::")[2] for word in parts[2].split(", "))
+        words = [word.rpartition("::")[2] for word in parts[2].split(", ")]
+        if words[0] in ROOMS:
+            found.append((parts[1], ROOMS[words[0]]))
+            continue
+        arithmetic, memory, *sums = words
         variant = f"{PLAIN[arithmetic]} from {PLAIN[memory]}" + (f", {sums[0]} batch sums" if sums else "")
         found.append((parts[1], variant))
     return found
@@ -81,6 +94,25 @@ def rows() -> Iterator[Row]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for found in pool.map(lambda job: _compile(nvcc, *job), product(sources, ARCHITECTURES)):
             yield from found
+            yield from (row for row in _of_models(nvcc, found) if row.sm == ARCHITECTURES[0])
+
+
+def _of_models(nvcc: str, compiled: list[Row]) -> Iterator[Row]:
+    """The kernel of the ensemble once more for some models, with the shared memory that a launch asks a T4 for."""
+    kernels = {row.variant: row for row in compiled if row.variant in ROOMS.values()}
+    if not kernels:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        include = f"-I{ROOT / 'csrc' / 'include'}"
+        subprocess.run([nvcc, "-std=c++17", include, str(LAYOUT), "-o", f"{folder}/layout"], check=True)
+        for features, latents, hidden in MODELS:
+            command = [f"{folder}/layout", *map(str, (SHARED_LIMIT, features, latents, hidden))]
+            said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            room, columns, dynamic = map(int, said.split())
+            variant = list(ROOMS.values())[room]
+            row = kernels[variant]
+            named = f"{variant}, d = {features}, κ = {latents}, hidden {hidden}: {columns} columns"
+            yield row._replace(variant=named, shared=row.shared + dynamic)
 
 
 def _compile(nvcc: str, source: Path, sm: int) -> list[Row]:

@@ -9,8 +9,6 @@
 
 namespace manifold_core::cuda {
 
-constexpr double kLog2Pi = 1.8378770664093454836;
-
 // 1 / gamma, once for the block: in double, where it does not overflow before it is multiplied.
 __device__ inline double inverse_gamma(const Scalar& log_gamma) {
   __shared__ double value;

@@ -5,9 +5,12 @@
 
 #include <cstdint>
 
-// A launch is all that the CUDA language adds to C++ outside the kernels: tests run them without a GPU by another one.
+// A launch, and shared memory of a size that is known when it happens, are all that the CUDA language adds to C++
+// without a function or a word of its own: tests run the kernels without a GPU by others.
 #if defined(__CUDACC__)
+#define MC_LAUNCH_SHARED(kernel, grid, block, shared, stream, ...) kernel<<<grid, block, shared, stream>>>(__VA_ARGS__)
 #define MC_LAUNCH(kernel, grid, block, stream, ...) kernel<<<grid, block, 0, stream>>>(__VA_ARGS__)
+#define MC_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
 
 namespace manifold_core::cuda {
@@ -30,6 +33,8 @@ struct BatchSum {
   unsigned* arrived = nullptr;  // [1 + kFan], zero before the kernel starts
   int64_t width = 0;            // numbers a block
 };
+
+constexpr double kLog2Pi = 1.8378770664093454836;
 
 constexpr int kThreads = 256;  // of every block
 constexpr int kFan = 32;       // blocks whose parts one of them adds up, and then groups of blocks
@@ -120,6 +125,14 @@ struct GaussianNllBackward {
   Matrix grad_x_hat;
   BatchSum sum;  // [1]
   Scalar grad_log_gamma;
+};
+
+struct EnsembleSteps {
+  const int64_t* models;     // [models, kModelWords]
+  int64_t steps;             // of each model, at most
+  int64_t shared_limit;      // bytes that the device gives to a block
+  float* scratch;            // of those models that do not fit in shared memory
+  int64_t scratch_of_model;  // numbers
 };
 
 // Each queues one kernel on the stream. wide: the arithmetic is done in float64.

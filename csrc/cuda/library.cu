@@ -20,4 +20,5 @@ STABLE_TORCH_LIBRARY_IMPL(MC_LIBRARY, MC_DISPATCH_KEY, m) {
   MC_IMPL(gaussian_nll);
   MC_IMPL(gaussian_nll_backward);
   MC_IMPL(gaussian_elbo);
+  MC_IMPL(ensemble_steps);
 }

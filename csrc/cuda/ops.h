@@ -49,4 +49,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_elbo(const T
                                                                          const Tensor& log_gamma, const Tensor& kl,
                                                                          double beta, bool with_gradients);
 
+// models: int64 [models, kModelWords], each row a Model of program.h; every one goes on by so many steps, fewer if it
+// has no more, or came to an end. The last argument, a number of threads, is for the CPU alone.
+void ensemble_steps(const Tensor& models, int64_t steps, int64_t threads);
+
 }  // namespace manifold_core::cuda

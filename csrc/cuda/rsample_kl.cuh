@@ -2,8 +2,8 @@
 // of a row: one block of Philox, one access of 16 bytes. The noise is made again for the gradient.
 #pragma once
 
-#include "manifold_core/gaussian.h"
 #include "noise.cuh"
+#include "pair.cuh"
 #include "sums.cuh"
 
 namespace manifold_core::cuda {
@@ -18,25 +18,6 @@ __device__ __forceinline__ Prior<C> load_prior(const Matrix& mu, const Matrix& l
                                                int64_t cols) {
   if (mu.data == nullptr) return {};
   return {load<C>(mu, row, col, cols), load<C>(log_var, row, col, cols)};
-}
-
-// What the posterior and the prior of one element have in common.
-template <class C>
-struct Pair {
-  Ratio<C> ratio;
-  C sigma;         // e^(l/2)
-  C prior_factor;  // e^(-p/2)
-  C scaled;        // (mu - m) e^(-p/2)
-};
-
-template <class C>
-__device__ __forceinline__ Pair<C> compare(bool with_prior, C mu, C l, C m, C p) {
-  if (!with_prior) {
-    const Ratio<C> v = variance(l);
-    return {v, v.root, C(1), mu};
-  }
-  const C factor = exponential(C(-0.5) * p).exp;
-  return {variance_ratio(l, p), exponential(C(0.5) * l).exp, factor, (mu - m) * factor};
 }
 
 template <class C, class S, int sums>

@@ -2,9 +2,10 @@ import shutil
 
 import pytest
 
-from benchmarks.resources.cuda_kernels import parse, rows
-from benchmarks.resources.table import ARCHITECTURES, faults
+from benchmarks.resources.cuda_kernels import ROOMS, _compiler, _of_models, _readable, parse, rows
+from benchmarks.resources.table import ARCHITECTURES, Row, faults
 
+NEEDS_NVCC = pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
 LOG = """
 ptxas info    : 28 bytes gmem, 224 bytes cmem[4]
 ptxas info    : Compiling entry function '_Z1fv' for 'sm_75'
@@ -22,11 +23,31 @@ def test_the_log_of_the_compiler_is_understood() -> None:
     assert list(parse(LOG)) == [("_Z1fv", 75, 80, 8200, 68), ("_Z1gv", 90, 24, 0, 0)]
 
 
+@pytest.mark.skipif(shutil.which("c++filt") is None, reason="there is no c++filt")
+def test_kernels_are_named_by_their_variants() -> None:
+    begin = "_ZN13manifold_core4cuda"
+    diagonal = f"{begin}10rsample_klIffLi1EEEvNS0_9RsampleKlE"
+    ensemble = f"{begin}14ensemble_stepsINS0_10TileSharedEEEvNS0_13EnsembleStepsE"
+    assert _readable([diagonal, ensemble]) == [
+        ("rsample_kl", "float32 from float32, 1 batch sums"),
+        ("ensemble_steps", "the tile in shared memory"),
+    ]
+
+
+@NEEDS_NVCC
+def test_models_of_an_ensemble_are_told_with_the_memory_of_their_launch() -> None:
+    compiled = [Row("ensemble_steps", room, 75, 100, 4608, 0) for room in ROOMS.values()]
+    found = list(_of_models(_compiler(), compiled))
+    assert faults(found) == []
+    variant = "all in shared memory, d = 20, κ = 20, hidden 32: 32 columns"
+    assert [row.shared for row in found if row.variant == variant] == [4608 + 55344]
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
+@NEEDS_NVCC
 def test_every_kernel_compiles_for_every_architecture_and_spills_nothing() -> None:
     found = list(rows())
     kernels = {"rsample_kl", "rsample_kl_cholesky", "gaussian_nll"}
-    assert {row.kernel for row in found} == kernels | {f"{name}_backward" for name in kernels}
+    assert {row.kernel for row in found} == kernels | {f"{name}_backward" for name in kernels} | {"ensemble_steps"}
     assert {row.sm for row in found} == set(ARCHITECTURES)
     assert faults(found) == []

@@ -29,6 +29,8 @@ FLAGS = (
     "-g0",
     "-fPIC",
     "-fvisibility=hidden",
+    "-fsanitize=alignment",  # a GPU refuses what this processor reads wherever it lies
+    "-fsanitize-undefined-trap-on-error",
     "-U_FORTIFY_SOURCE",  # a jump to another stack is what it takes for an error
     "-DUSE_CUDA",
     "-DTORCH_TARGET_VERSION=0x020a000000000000ULL",
@@ -60,6 +62,7 @@ def load() -> dict[str, Calls]:
     library = folder / f"{state.hexdigest()[:16]}.so"
     if not library.exists():
         _build(sources, library)
+    torch.library.define(f"{NAMESPACE}::ensemble_steps", "(Tensor models, int steps, int threads) -> ()")
     torch.ops.load_library(str(library))
     return {operator.name: operator.define(NAMESPACE) for operator in OPERATORS}
 

@@ -19,6 +19,7 @@ namespace {
 
 constexpr size_t kStack = 128 << 10;
 constexpr unsigned kWarp = 32;
+constexpr size_t kBehind = 1024;  // bytes behind a block's shared memory that nobody may write
 
 enum class State { runs, waits_for_block, waits_for_warp, has_ended };
 
@@ -38,6 +39,7 @@ std::mutex one_launch;
 std::vector<std::unique_ptr<Fibre>> fibres;
 std::vector<uint64_t> brought_to_warp;  // what the lanes of each warp brought to the shuffle they left last
 const std::function<void()>* body = nullptr;
+std::unique_ptr<unsigned char[]> shared_memory;  // aligned to 16 bytes, as all that is new
 Fibre* current = nullptr;
 jmp_buf scheduler;
 std::mt19937 shuffler(1);
@@ -157,8 +159,14 @@ const uint64_t* exchange_in_warp(unsigned mask, uint64_t value, const char* file
   return brought_to_warp.data() + first;
 }
 
-void launch(unsigned blocks, unsigned threads, const char* kernel, const std::function<void()>& kernel_body) {
+unsigned char* dynamic_shared() { return shared_memory.get(); }
+
+void launch(unsigned blocks, unsigned threads, size_t shared, const char* kernel,
+            const std::function<void()>& kernel_body) {
   const std::lock_guard<std::mutex> lock(one_launch);
+  if (shared > static_cast<size_t>(shared_limit)) {
+    throw std::runtime_error(std::string(kernel) + ": too much shared memory");
+  }
   if (threads % kWarp != 0) throw std::runtime_error(std::string(kernel) + ": a block has to be of whole warps");
   while (fibres.size() < threads) fibres.push_back(std::make_unique<Fibre>());
   fibres.resize(threads);
@@ -171,7 +179,13 @@ void launch(unsigned blocks, unsigned threads, const char* kernel, const std::fu
   std::shuffle(order.begin(), order.end(), shuffler);
   for (const unsigned block : order) {
     blockIdx.x = block;
+    shared_memory.reset(new unsigned char[shared + kBehind]);
+    std::fill_n(shared_memory.get(), shared + kBehind, 0xff);
     run_block(kernel, threads);
+    const auto* const end = shared_memory.get() + shared;
+    if (std::any_of(end, end + kBehind, [](unsigned char byte) { return byte != 0xff; })) {
+      throw std::runtime_error(std::string(kernel) + ": writes behind its shared memory");
+    }
   }
 }
 

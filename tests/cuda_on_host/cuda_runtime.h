@@ -26,8 +26,14 @@ inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace cuda_on_host {
 
-// Runs the body once for each thread of each block. Throws std::runtime_error where threads part at a barrier.
-void launch(unsigned blocks, unsigned threads, const char* kernel, const std::function<void()>& body);
+// Runs the body once for each thread of each block. Throws std::runtime_error where threads part at a barrier, or the
+// kernel wants more shared memory than it may have.
+void launch(unsigned blocks, unsigned threads, size_t shared, const char* kernel, const std::function<void()>& body);
+
+// What the launch asked for, full of NaN when a block begins.
+unsigned char* dynamic_shared();
+
+inline int shared_limit = 227 << 10;  // bytes of a block
 
 void wait_for_block(const char* file, int line);
 
@@ -36,8 +42,10 @@ const uint64_t* exchange_in_warp(unsigned mask, uint64_t value, const char* file
 
 }  // namespace cuda_on_host
 
-#define MC_LAUNCH(kernel, grid, block, stream, ...) \
-  ::cuda_on_host::launch(grid, block, #kernel, [&] { kernel(__VA_ARGS__); })
+#define MC_LAUNCH_SHARED(kernel, grid, block, shared, stream, ...) \
+  ::cuda_on_host::launch(grid, block, shared, #kernel, [&] { kernel(__VA_ARGS__); })
+#define MC_LAUNCH(kernel, grid, block, stream, ...) MC_LAUNCH_SHARED(kernel, grid, block, 0, stream, __VA_ARGS__)
+#define MC_DYNAMIC_SHARED(name) unsigned char* const name = ::cuda_on_host::dynamic_shared()
 
 inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   cuda_on_host::wait_for_block(file, line);
@@ -73,5 +81,28 @@ inline cudaError_t cudaMemsetAsync(void* to, int byte, size_t count, cudaStream_
   memset(to, byte, count);
   return cudaSuccess;
 }
+
+enum cudaMemcpyKind { cudaMemcpyDeviceToHost };
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t count, cudaMemcpyKind, cudaStream_t) {
+  memcpy(to, from, count);
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin };
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = cuda_on_host::shared_limit;
+  return cudaSuccess;
+}
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+template <class F>
+cudaError_t cudaFuncSetAttribute(F, cudaFuncAttribute, int) {
+  return cudaSuccess;
+}
+
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char* cudaGetErrorString(cudaError_t) { return "no error"; }

@@ -22,13 +22,16 @@ __global__ void faulty(const std::string& fault, int64_t* result) {
   } else {
     *result = __shfl_xor_sync(0xffffffffu, int64_t{kThreads}, 1);
   }
+  MC_DYNAMIC_SHARED(shared);
+  if (fault == "writes behind" && threadIdx.x == 3) shared[64] = 0;
   last = threadIdx.x;
   if (fault == "race") *result = last;
 }
 
 int64_t run_faulty(std::string fault) {
   int64_t result = 0;
-  MC_LAUNCH(faulty, 1, kThreads, nullptr, fault, &result);
+  const int64_t shared = fault == "wants too much" ? int64_t{1} << 30 : 64;
+  MC_LAUNCH_SHARED(faulty, 1, kThreads, shared, nullptr, fault, &result);
   return result;
 }
 

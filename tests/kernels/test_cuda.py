@@ -575,6 +575,8 @@ def test_bad_tensors_are_refused(kernels: Kernels) -> None:
         ("ends early", r"thread 0 waits for its block at .*faulty\.cpp:\d+, but thread 7 has ended"),
         ("waits elsewhere", r"thread 0 waits for its block at .*faulty\.cpp:\d+, but thread 32 waits for its block at"),
         ("misses a shuffle", r"waits for its warp at .*faulty\.cpp:\d+, but thread \d+ "),
+        ("writes behind", "faulty: writes behind its shared memory"),
+        ("wants too much", "faulty: too much shared memory"),
     ],
 )
 def test_threads_that_part_at_a_barrier_are_reported(fault: str, message: str) -> None:

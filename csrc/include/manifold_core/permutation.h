@@ -22,6 +22,8 @@ struct Permutation {
   uint32_t last, low_bits, low_mask, high_mask;
   uint32_t key[8];
 
+  Permutation() = default;  // of nothing, as what lies in a GPU's shared memory begins
+
   MC_INLINE Permutation(uint64_t seed, uint64_t epoch, uint64_t count) {
     int bits = 2;
     while (bits < 32 && (uint64_t{1} << bits) < count) ++bits;

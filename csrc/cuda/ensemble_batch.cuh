@@ -1,0 +1,168 @@
+// What happens in a step between the layers: the samples and their noise, the sample of the posterior and its KL, the
+// squared error; and the same backwards.
+//
+// Columns of a tile behind the end of the mini-batch repeat its last sample, so that they hold no number which is not
+// in the batch; whatever they would add to a sum or a gradient is left out.
+#pragma once
+
+#include "dense.cuh"
+#include "manifold_core/permutation.h"
+#include "noise.cuh"
+#include "pair.cuh"
+
+namespace manifold_core::cuda {
+
+// A step and its mini-batch.
+struct Step {
+  int64_t number;     // from 0
+  Permutation order;  // of its epoch
+  int64_t place;      // in the epoch
+  uint64_t noise_seed;
+  int batch;      // samples
+  bool recorded;
+
+  // By one thread.
+  __device__ inline void begin(const Model& model) {
+    const int64_t per_epoch = model.samples / model.batch;
+    order = Permutation(static_cast<uint64_t>(model.seed), static_cast<uint64_t>(number / per_epoch),
+                        static_cast<uint64_t>(model.samples));
+    noise_seed = (static_cast<uint64_t>(model.seed) << 32) + static_cast<uint64_t>(number);
+    place = number % per_epoch * model.batch;
+    batch = static_cast<int>(model.batch);
+    recorded = (number + 1) % model.record_every == 0 || number + 1 == model.steps;
+  }
+};
+
+// What of it is in the tile.
+struct Part {
+  int first, batch;
+
+  __device__ __forceinline__ bool has(int column) const { return first + column < batch; }
+  __device__ __forceinline__ int row(int column) const { return has(column) ? first + column : batch - 1; }
+};
+
+// The threads of a warp stand in a row, the warps below each other.
+template <class F>
+__device__ __forceinline__ void for_each_row(int rows, const F& f) {
+  for (int row = threadIdx.x / kWarp; row < rows; row += kWarps) f(row);
+}
+
+template <class F>
+__device__ __forceinline__ void for_each_column(const Memory& m, const F& f) {
+  for (int column = threadIdx.x % kWarp; column < m.columns; column += kWarp) f(column);
+}
+
+// Which samples they are, and their noise. A barrier has to follow.
+__device__ __forceinline__ void draw(const Model& model, const Step& step, const Part& part, const Memory& m,
+                                     int* sample) {
+  const int thread = threadIdx.x;
+  if (thread < m.columns) {
+    sample[thread] = static_cast<int>(step.order.at(static_cast<uint32_t>(step.place + part.row(thread))));
+  }
+  const int latents = static_cast<int>(model.latents), blocks = (latents + 3) / 4;
+  for (int i = thread; i < blocks * m.columns; i += kThreads) {
+    const int column = i % m.columns, latent = i / m.columns * 4;
+    const Numbers<float> eps = noise<float>(step.noise_seed, part.row(column), latent);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      if (latent + k < latents) m.tile[(static_cast<int>(model.noise) + latent + k) * m.pitch + column] = eps[k];
+    }
+  }
+}
+
+// Their features and conditions. A barrier has to follow.
+__device__ __forceinline__ void gather(const Model& model, const Memory& m, const int* sample) {
+  const float* const data = reinterpret_cast<const float*>(model.data);
+  const int features = static_cast<int>(model.features), width = features + static_cast<int>(model.conditions);
+#pragma unroll 4
+  for (int i = threadIdx.x; i < width * m.columns; i += kThreads) {
+    const int column = i / width, k = i % width;
+    const int row = k < features ? static_cast<int>(model.x) + k : static_cast<int>(model.condition) + k - features;
+    m.tile[row * m.pitch + column] = data[static_cast<int64_t>(sample[column]) * width + k];
+  }
+}
+
+// z and the KL; and for the way back what the gradient of mu, log_var, the prior and the gate needs besides that of z,
+// in their place. Returns this thread's share in the sum of the KL. `ratios`: sums of the variance ratios, or nullptr.
+__device__ __forceinline__ float sample_forward(const Model& model, const Part& part, const Memory& m, double* ratios) {
+  const int latents = static_cast<int>(model.latents);
+  const bool with_prior = model.prior >= 0, with_gate = model.gate >= 0;
+  const int log_var_below = latents * m.pitch;  // likewise of the prior, and the room of the gate
+  const float grad_kl = 1.0f / static_cast<float>(part.batch), half = 0.5f * grad_kl;
+  float kl = 0;
+  for_each_row(latents, [&](int latent) {
+    float ratio = 0;
+    for_each_column(m, [&](int column) {
+      const auto number = [&](int64_t row) { return m.tile + (static_cast<int>(row) + latent) * m.pitch + column; };
+      float* const mu = number(model.mu);
+      float* const eps = number(model.noise);
+      float* const prior = with_prior ? number(model.prior) : nullptr;
+      const bool here = part.has(column);
+      const float p = with_prior ? prior[log_var_below] : 0.0f;
+      const Pair<float> pair = compare(with_prior, mu[0], mu[log_var_below], with_prior ? prior[0] : 0.0f, p);
+      const float spread = pair.sigma * *eps, sample = mu[0] + spread;
+      float z = sample;
+      if (with_gate) {
+        float* const logit = number(model.gate);
+        const Gate<float> gate = sigmoid(logit[0]);
+        z *= gate.weight;
+        logit[0] = sample * gate.slope;
+        logit[log_var_below] = gate.weight;
+      }
+      *number(model.z) = z;
+      *eps = spread;
+      kl += here ? kl_divergence(pair.scaled, pair.ratio) : 0.0f;
+      ratio += here ? pair.ratio.root * pair.ratio.root : 0.0f;
+      const float grad_mu = here ? grad_kl * pair.scaled * pair.prior_factor : 0.0f;
+      const float grad_log_var = here ? half * pair.ratio.exp_minus_1 : 0.0f;
+      mu[0] = grad_mu;
+      mu[log_var_below] = grad_log_var;
+      if (with_prior) {
+        prior[0] = -grad_mu;
+        prior[log_var_below] = here ? -(half * pair.scaled * pair.scaled + grad_log_var) : 0.0f;
+      }
+    });
+    if (ratios != nullptr) {  // the same for all
+      const double sum = sum_over_threads(static_cast<double>(ratio), kWarp);
+      if (threadIdx.x % kWarp == 0) ratios[latent] += sum;
+    }
+  });
+  return kl;
+}
+
+// From the gradient of z, in its place, to those of mu, log_var and the gate. A barrier has to follow.
+__device__ __forceinline__ void sample_backward(const Model& model, const Memory& m) {
+  const int latents = static_cast<int>(model.latents);
+  const int log_var_below = latents * m.pitch;
+  for_each_row(latents, [&](int latent) {
+    for_each_column(m, [&](int column) {
+      const auto number = [&](int64_t row) { return m.tile + (static_cast<int>(row) + latent) * m.pitch + column; };
+      float gradient = *number(model.z);
+      if (model.gate >= 0) {
+        float* const gate = number(model.gate);
+        gate[0] *= gradient;
+        gradient *= gate[log_var_below];
+      }
+      float* const mu = number(model.mu);
+      mu[0] += gradient;
+      mu[log_var_below] += 0.5f * gradient * *number(model.noise);
+    });
+  });
+}
+
+// Returns this thread's share in the squared error; x_hat becomes its gradient, `scale` times the difference from x.
+__device__ __forceinline__ float reconstruct(const Model& model, const Part& part, const Memory& m, float scale) {
+  float sum = 0;
+  for_each_row(static_cast<int>(model.features), [&](int feature) {
+    const float* const x = m.tile + (static_cast<int>(model.x) + feature) * m.pitch;
+    float* const x_hat = m.tile + (static_cast<int>(model.x_hat) + feature) * m.pitch;
+    for_each_column(m, [&](int column) {
+      const float difference = part.has(column) ? x_hat[column] - x[column] : 0.0f;
+      sum += difference * difference;
+      x_hat[column] = scale * difference;
+    });
+  });
+  return sum;
+}
+
+}  // namespace manifold_core::cuda

@@ -1,0 +1,85 @@
+// The parameters of a model: from the caller's order to that of the layout and back, and Adam between them.
+#pragma once
+
+#include "dense.cuh"
+
+namespace manifold_core::cuda {
+
+// Calls f(place, of_caller, count) for up to four numbers side by side, at a time of one thread; those of log gamma
+// are the last.
+template <class F>
+__device__ __forceinline__ void for_each_parameter(const Model& model, const Layer* layers, const Layout& layout,
+                                                   const F& f) {
+  const int end = static_cast<int>(layout.parameters), log_gamma = end - 4;
+  int i = 0;
+  for (int place = 4 * threadIdx.x; place < end; place += 4 * kThreads) {
+    if (place == log_gamma) {
+      f(place, model.gamma == kLearned ? model.log_gamma : model.parameter_count, 1);
+      continue;
+    }
+    while (place >= layers[i].end) ++i;
+    const Layer& l = layers[i];
+    const Dense& of = model.layers[i];
+    if (place < l.bias) {
+      const int line = (place - l.weights) / l.pitch, column = (place - l.weights) % l.pitch;
+      f(place, of.weight + static_cast<int64_t>(line) * l.inputs + column, l.inputs - column);
+    } else if (place < l.bias + l.outputs) {
+      f(place, of.bias + place - l.bias, l.outputs - (place - l.bias));
+    } else {
+      f(place, of.slope, 1);
+    }
+  }
+}
+
+// Calls f(k) for those of four numbers that are there.
+template <class F>
+__device__ __forceinline__ void for_each_of(int count, const F& f) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    if (k < count) f(k);
+  }
+}
+
+// A barrier has to follow.
+__device__ __forceinline__ void load_parameters(const Model& model, const Layer* layers, const Layout& layout,
+                                                const Memory& m) {
+  const float* const from = reinterpret_cast<const float*>(model.parameters);
+  for_each_parameter(model, layers, layout, [&](int place, int64_t of_caller, int count) {
+    for_each_of(count, [&](int k) { m.parameters[place + k] = from[of_caller + k]; });
+  });
+}
+
+__device__ __forceinline__ void store_parameters(const Model& model, const Layer* layers, const Layout& layout,
+                                                 const Memory& m) {
+  float* const to = reinterpret_cast<float*>(model.parameters);
+  for_each_parameter(model, layers, layout, [&](int place, int64_t of_caller, int count) {
+    for_each_of(count, [&](int k) { to[of_caller + k] = m.parameters[place + k]; });
+  });
+}
+
+// p -= step_size m / (sqrt(v) inv_sqrt + eps), once m and v have taken the gradient in. A barrier has to follow.
+__device__ __forceinline__ void adam(const Model& model, const Layer* layers, const Layout& layout, const Memory& m,
+                                     int64_t step) {
+  const float* const scheduled = reinterpret_cast<const float*>(model.schedule) + kScheduled * step;
+  const float step_size = scheduled[0], one_minus_beta1 = scheduled[1], inv_sqrt = scheduled[2];
+  float* const exp_avg = reinterpret_cast<float*>(model.exp_avg);
+  float* const exp_avg_sq = reinterpret_cast<float*>(model.exp_avg_sq);
+  for_each_parameter(model, layers, layout, [&](int place, int64_t of_caller, int count) {
+    if (of_caller == model.parameter_count) return;  // log gamma that is not learned
+    float average[4], square[4];
+    for_each_of(count, [&](int k) {
+      average[k] = exp_avg[of_caller + k];
+      square[k] = exp_avg_sq[of_caller + k];
+    });
+    for_each_of(count, [&](int k) {
+      const float gradient = m.gradients[place + k];
+      average[k] += one_minus_beta1 * (gradient - average[k]);
+      square[k] = kBeta2 * square[k] + kOneMinusBeta2 * (gradient * gradient);
+      m.parameters[place + k] -= step_size * (average[k] / (sqrtf(square[k]) * inv_sqrt + kEpsilon));
+      exp_avg[of_caller + k] = average[k];
+      exp_avg_sq[of_caller + k] = square[k];
+    });
+  });
+}
+
+}  // namespace manifold_core::cuda

@@ -1,0 +1,475 @@
+"""The CUDA engine of ensembles: on a GPU where there is one, and everywhere compiled for the processor.
+
+Held against training in float64 that is written here once more: autograd, torch's Adam, the order of the samples in
+plain integers.
+"""
+
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from cuda_on_host.build import NAMESPACE, load
+from manifold_core.kernels import extension
+from manifold_core.kernels.random import noise_words, standard_normal
+from torch import Tensor
+
+NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+MOST_LAYERS = 24
+LIMITS = (227 << 10, 64 << 10, 25 << 10, 16 << 10, 6 << 10)  # shared memory of an H100, a T4, and less and less
+H100, T4, *_, NOTHING = LIMITS
+MASK = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and its training."""
+
+    features: int = 5
+    latents: int = 3
+    hidden: tuple[int, ...] = (7,)
+    activation: str = "relu"
+    conditions: int = 0
+    condition_features: int = 4
+    prior: bool = False
+    gate: bool = False
+    gamma: str = "learned"
+    log_gamma: float = -0.5
+    samples: int = 50
+    batch: int = 20
+    steps: int = 3
+    record_every: int = 1
+    seed: int = 11
+
+
+@dataclass
+class Network:
+    """Dense layers one after another, by the words of each."""
+
+    name: str
+    sizes: tuple[int, ...]
+    layers: list[dict[str, int]] = field(default_factory=list)
+
+
+class Program:
+    """The words of a model: rows are given out as they are needed."""
+
+    def __init__(self, case: Case) -> None:
+        self.case, self.rows, self.places = case, 0, 0
+        self.layers: list[dict[str, int]] = []
+        d, t, k, h = case.features, case.conditions, case.latents, case.condition_features
+        self.x = self.take(d)
+        of_encoder = self.take(h) if t else -1  # features of the condition, beside x
+        self.condition = self.take(t)
+        if t:
+            self.network(self.condition, t, (t, 6, h), of_encoder)
+        self.mu = self.network(self.x, d, (d + h * bool(t), *case.hidden, 2 * k))
+        self.prior = self.network(self.condition, t, (t, 6, 2 * k)) if case.prior else -1
+        self.gate = self.network(self.condition, t, (t, 6, k), room=k) if case.gate else -1
+        self.sampled_after = len(self.layers)
+        self.noise, self.z = self.take(k), self.take(k)
+        if t:
+            self.network(self.condition, t, (t, 6, h), self.take(h))
+        self.x_hat = self.network(self.z, 0, (k + h * bool(t), *reversed(case.hidden), d))
+        self.log_gamma = self.places
+        self.parameter_count = self.places + (case.gamma == "learned")
+
+    def take(self, rows: int) -> int:
+        self.rows += rows
+        return self.rows - rows
+
+    def parameters(self, count: int) -> int:
+        self.places += count
+        return self.places - count
+
+    def network(self, first: int, wanted_from: int, sizes: tuple[int, ...], out: int = -1, room: int = 0) -> int:
+        """Adds layers that read from row ``first`` on; says where the last one writes: ``out``, or new rows."""
+        kind = {"relu": 1, "prelu": 2}[self.case.activation]
+        producer = -1
+        for i, (inputs, outputs) in enumerate(pairwise(sizes)):
+            last = i == len(sizes) - 2
+            activation = 0 if last else kind
+            to = out if last and out >= 0 else self.take(outputs + room * last)
+            self.layers.append(
+                {
+                    "in": first,
+                    "inputs": inputs,
+                    "out": to,
+                    "outputs": outputs,
+                    "weight": self.parameters(inputs * outputs),
+                    "bias": self.parameters(outputs),
+                    "activation": activation,
+                    "slope": self.parameters(1) if activation == 2 else -1,
+                    "before": self.take(outputs) if activation == 2 else -1,
+                    "wanted_from": wanted_from,
+                    "producer": producer,
+                }
+            )
+            first, wanted_from, producer = to, 0, len(self.layers) - 1 if activation else -1
+        return first
+
+
+def schedule(case: Case) -> tuple[list[tuple[float, float]], Tensor]:
+    """Learning rate and beta1 of each step, and the table of the engine."""
+    optimizer = torch.optim.Adam([torch.zeros(1)], lr=0.02)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.02, total_steps=max(case.steps, 2))
+    rates, table = [], []
+    for t in range(1, case.steps + 1):
+        (group,) = optimizer.param_groups
+        lr, beta1 = group["lr"], group["betas"][0]
+        rates.append((lr, beta1))
+        table.append([lr / (1 - beta1**t), 1 - beta1, 1 / math.sqrt(1 - 0.999**t)])
+        optimizer.step()
+        if t < case.steps:
+            cycle.step()
+    return rates, torch.tensor(table, dtype=torch.float32)
+
+
+class Run:
+    """A model in memory, as the engine wants it."""
+
+    def __init__(self, case: Case, device: torch.device) -> None:
+        self.case, self.program = case, Program(case)
+        generator = torch.Generator().manual_seed(case.seed)
+        p, count = self.program, self.program.parameter_count
+        self.data = torch.randn(case.samples, case.features + case.conditions, generator=generator).to(device)
+        parameters = torch.empty(count + 1).uniform_(-0.6, 0.6, generator=generator)
+        for layer in p.layers:
+            if layer["slope"] >= 0:
+                parameters[layer["slope"]] = 0.25
+        parameters[p.log_gamma] = case.log_gamma
+        self.start = parameters.clone()
+        self.parameters = parameters.to(device)
+        self.exp_avg, self.exp_avg_sq = torch.zeros(2, count, device=device)
+        self.rates, table = schedule(case)
+        self.schedule = table.to(device)
+        records = -(-case.steps // case.record_every)
+        self.records = torch.full((records, 4 + case.latents), math.nan, device=device)
+        self.state = torch.zeros(2, dtype=torch.int64, device=device)
+
+    def words(self) -> list[int]:
+        c, p = self.case, self.program
+        addresses = (self.data, self.parameters, self.exp_avg, self.exp_avg_sq, self.schedule, self.records, self.state)
+        gamma = {"learned": 0, "analytic": 1, "fixed": 2}[c.gamma]
+        return [
+            *(tensor.data_ptr() for tensor in addresses),
+            *(c.samples, c.features, c.conditions, p.parameter_count),
+            *(c.seed, min(c.batch, c.samples), c.steps, c.record_every, gamma, p.log_gamma),
+            *(p.rows, p.x, p.condition, c.latents, p.mu, p.prior, p.gate, p.noise, p.z, p.x_hat),
+            *(len(p.layers), p.sampled_after),
+            *(word for layer in p.layers for word in layer.values()),
+            *([0] * 11 * (MOST_LAYERS - len(p.layers))),
+        ]
+
+    def everything(self) -> list[Tensor]:
+        return [self.parameters, self.exp_avg, self.exp_avg_sq, self.records, self.state]
+
+
+@dataclass
+class Engine:
+    library: Any
+    device: torch.device
+    set_shared_limit: Callable[[int], None]
+
+    def __call__(self, runs: list[Run], steps: int) -> None:
+        models = torch.tensor([run.words() for run in runs], dtype=torch.int64, device=self.device)
+        self.library.ensemble_steps(models, steps, 1)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("on host", marks=NEEDS_COMPILER),
+        pytest.param(
+            "on device",
+            marks=[
+                pytest.mark.gpu,
+                pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+            ],
+        ),
+    ],
+)
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    if request.param == "on device":
+        assert extension.cuda_missing_because == ""
+        yield Engine(torch.ops.manifold_core, torch.device("cuda"), lambda _: None)
+        return
+    load()
+    library = getattr(torch.ops, NAMESPACE)
+    yield Engine(library, torch.device("cpu"), library.set_shared_limit)
+    library.set_shared_limit(H100)
+
+
+def order(seed: int, epoch: int, samples: int) -> list[int]:
+    """The permutation of permutation.h."""
+
+    def scramble(x: int) -> int:
+        x = x * 0x9E3779B1 & MASK
+        x ^= x >> 15
+        x = x * 0x85EBCA77 & MASK
+        return x ^ x >> 13
+
+    keys = noise_words(torch.tensor(seed), 1, 8, first_row=epoch, stream=1)[0].tolist()
+    bits = max(2, (samples - 1).bit_length())
+    low_bits = bits // 2
+    low_mask, high_mask = (1 << low_bits) - 1, (1 << (bits - low_bits)) - 1
+
+    def once(v: int) -> int:
+        low, high = v & low_mask, v >> low_bits
+        for i in range(0, 8, 2):
+            high ^= scramble(low ^ keys[i]) & high_mask
+            low ^= scramble(high ^ keys[i + 1]) & low_mask
+        return high << low_bits | low
+
+    found = []
+    for place in range(samples):
+        v = once(place)
+        while v >= samples:
+            v = once(v)
+        found.append(v)
+    assert sorted(found) == list(range(samples))
+    return found
+
+
+@dataclass
+class Oracle:
+    """Training in float64."""
+
+    parameters: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    records: Tensor
+
+
+def train(run: Run, steps: int) -> Oracle:
+    case, program = run.case, run.program
+    d, k, count = case.features, case.latents, program.parameter_count
+    numbers = run.start[:count].double().requires_grad_()
+    optimizer = torch.optim.Adam([numbers])
+    data = run.data.cpu().double()
+    batch = min(case.batch, case.samples)
+    per_epoch = case.samples // batch
+    log_gamma = run.start[program.log_gamma].double()
+    records = []
+
+    def layers(rows: dict[int, Tensor], chosen: list[dict[str, int]]) -> None:
+        for layer in chosen:
+            inputs, outputs = layer["inputs"], layer["outputs"]
+            x = torch.stack([rows[layer["in"] + i] for i in range(inputs)], dim=1)
+            weight = numbers[layer["weight"] : layer["weight"] + inputs * outputs].reshape(outputs, inputs)
+            y = x @ weight.T + numbers[layer["bias"] : layer["bias"] + outputs]
+            if layer["activation"] == 1:
+                y = torch.relu(y)
+            elif layer["activation"] == 2:
+                y = torch.nn.functional.prelu(y, numbers[layer["slope"] : layer["slope"] + 1])
+            put(rows, layer["out"], y)
+
+    def put(rows: dict[int, Tensor], first: int, values: Tensor) -> None:
+        rows.update({first + i: column for i, column in enumerate(values.unbind(1))})
+
+    def get(rows: dict[int, Tensor], first: int, number: int) -> Tensor:
+        return torch.stack([rows[first + i] for i in range(number)], dim=1)
+
+    for step in range(steps):
+        epoch, place = divmod(step, per_epoch)
+        samples = order(case.seed, epoch, case.samples)[place * batch : (place + 1) * batch]
+        rows: dict[int, Tensor] = {}
+        put(rows, program.x, data[samples, :d])
+        if case.conditions:
+            put(rows, program.condition, data[samples, d:])
+        layers(rows, program.layers[: program.sampled_after])
+        mu, log_var = get(rows, program.mu, 2 * k).chunk(2, dim=1)
+        m, p = torch.zeros(2, batch, k, dtype=torch.float64)
+        if case.prior:
+            m, p = get(rows, program.prior, 2 * k).chunk(2, dim=1)
+        z = mu + (log_var / 2).exp() * standard_normal(torch.tensor(case.seed * 2**32 + step), batch, k)
+        if case.gate:
+            z = z * torch.sigmoid(get(rows, program.gate, k))
+        kl = (0.5 * ((mu - m) ** 2 * (-p).exp() + (log_var - p).exp() - 1 - (log_var - p))).sum(1).mean()
+        put(rows, program.z, z)
+        layers(rows, program.layers[program.sampled_after :])
+        squared_error = ((get(rows, program.x_hat, d) - data[samples, :d]) ** 2).sum(1).mean()
+        if case.gamma == "learned":
+            log_gamma = numbers[program.log_gamma]
+        elif case.gamma == "analytic":
+            log_gamma = (squared_error / d).log()
+        nll = 0.5 * (squared_error / log_gamma.exp() + d * (math.log(2 * math.pi) + log_gamma))
+        ratio = (log_var - p).exp().mean(0)
+        records.append(torch.cat([torch.stack([nll, kl, squared_error, log_gamma]), ratio]).detach())
+        optimizer.zero_grad()
+        (nll + kl).backward()
+        (group,) = optimizer.param_groups
+        group["lr"], group["betas"] = run.rates[step][0], (run.rates[step][1], 0.999)
+        optimizer.step()
+    state = optimizer.state[numbers]
+    last = log_gamma.detach().reshape(1)
+    return Oracle(
+        torch.cat([numbers.detach(), last]) if case.gamma != "learned" else numbers.detach(),
+        state["exp_avg"],
+        state["exp_avg_sq"],
+        torch.stack(
+            [record for i, record in enumerate(records, start=1) if i % case.record_every == 0 or i == case.steps]
+        ),
+    )
+
+
+def assert_trained(run: Run, steps: int) -> None:
+    """float32 and float64 part slowly: a step of Adam has the size of the learning rate whatever the gradient's is."""
+    expected = train(run, steps)
+    assert run.state.tolist() == [steps, 0]
+    for name in ("exp_avg", "exp_avg_sq", "parameters", "records"):
+        wanted: Tensor = getattr(expected, name)
+        found: Tensor = getattr(run, name).cpu().double()
+        found = found[: len(wanted)]
+        bound = 2e-5 * wanted.abs() + 2e-6 * wanted.abs().max()
+        assert found.shape == wanted.shape, name
+        assert ((found - wanted).abs() <= bound).all(), name
+
+
+CASES = {
+    "one step": Case(steps=1),
+    "a VAE": Case(),
+    "prelu": Case(activation="prelu", hidden=(9, 6)),
+    "analytic": Case(gamma="analytic", hidden=(4,)),
+    "fixed": Case(gamma="fixed", log_gamma=-1.0),
+    "whole batches": Case(samples=20, batch=64, features=8, latents=4, hidden=(16,)),
+    "more columns than a tile": Case(samples=310, batch=147, steps=2),
+    "a CVAE": Case(conditions=2, hidden=(6,), batch=17),
+    "with a prior": Case(conditions=3, prior=True, activation="prelu", batch=33),
+    "with a gate": Case(conditions=2, gate=True, hidden=(13,), batch=16),
+    "with both": Case(conditions=1, prior=True, gate=True, gamma="analytic", batch=45, steps=2),
+    "wide": Case(features=37, latents=9, hidden=(45,), batch=40, steps=2),
+    "features of the condition": Case(conditions=2, condition_features=19, batch=30, steps=2),
+    "one of each": Case(features=1, latents=1, hidden=(1,), samples=3, batch=2, steps=4),
+    "records": Case(steps=5, record_every=2),
+}
+
+
+def trained(engine: Engine, cases: list[Case], *steps: int) -> list[Run]:
+    """Models that were trained together, in launches of so many steps."""
+    runs = [Run(case, engine.device) for case in cases]
+    for number in steps:
+        engine(runs, number)
+    return runs
+
+
+class TestAgainstFloat64:
+    @pytest.mark.parametrize("name", CASES)
+    @pytest.mark.parametrize("limit", LIMITS)
+    def test_as_autograd_and_adam(self, engine: Engine, name: str, limit: int) -> None:
+        engine.set_shared_limit(limit)
+        (run,) = trained(engine, [CASES[name]], CASES[name].steps)
+        assert_trained(run, run.case.steps)
+
+    def test_models_of_all_sizes_in_one_launch(self, engine: Engine) -> None:
+        engine.set_shared_limit(20 << 10)
+        for run in trained(engine, list(CASES.values()), 5):
+            assert_trained(run, run.case.steps)
+
+    def test_many_layers(self, engine: Engine) -> None:
+        (run,) = trained(engine, [Case(hidden=(5,) * 11, steps=2)], 2)
+        assert len(run.program.layers) == MOST_LAYERS
+        assert_trained(run, 2)
+
+    def test_nothing_is_written_elsewhere(self, engine: Engine) -> None:
+        run = Run(CASES["a VAE"], engine.device)
+        data, table, count = run.data.clone(), run.schedule.clone(), run.program.parameter_count
+        engine([run], 3)
+        assert torch.equal(run.data, data)
+        assert torch.equal(run.schedule, table)
+        assert run.parameters[count] == run.start[count]  # log γ is learned: this place is nobody's
+
+
+@NEEDS_COMPILER
+class TestLayout:
+    """Where a model lies: 0, all in shared memory; 1, the tile there; 2, nothing. And how many columns a tile has."""
+
+    @staticmethod
+    def layout(case: Case, limit: int) -> list[int]:
+        load()
+        words = torch.tensor(Run(case, torch.device("cpu")).words())
+        found: list[int] = getattr(torch.ops, NAMESPACE).layout(words, limit)
+        return found
+
+    def test_the_cases_lie_everywhere(self) -> None:
+        found = {tuple(self.layout(case, limit)[:2]) for case in CASES.values() for limit in LIMITS}
+        assert found == {(0, 128), (0, 64), (0, 32), (1, 64), (1, 32), (2, 32)}
+        mixed = {self.layout(case, 20 << 10)[0] for case in CASES.values()}
+        assert mixed == {0, 1, 2}
+
+    def test_bytes_of_a_model(self) -> None:
+        case = Case(features=20, latents=20, hidden=(32,))
+        lines = 32 * 20 + 40 * 36 + 32 * 20 + 20 * 36  # lines of W, an odd number of fours each
+        parameters, rows = lines + (32 + 40 + 32 + 20) + 4, 4 * 20 + 2 * 20 + 2 * 32 + 1
+        for limit, columns in ((T4, 32), (H100, 128)):
+            assert self.layout(case, limit) == [0, columns, 4 * (2 * parameters + rows * (columns + 4) + 2 * 20)]
+
+
+class TestSteps:
+    @pytest.mark.parametrize("gamma", ["learned", "analytic"])
+    @pytest.mark.parametrize("limit", LIMITS)
+    def test_several_launches_are_one(self, engine: Engine, gamma: str, limit: int) -> None:
+        engine.set_shared_limit(limit)
+        case = Case(gamma=gamma, steps=5, record_every=2, features=30, hidden=(33,))
+        (one,), (several,) = trained(engine, [case], 5), trained(engine, [case], 1, 3, 9, 9)
+        for a, b in zip(one.everything(), several.everything(), strict=True):
+            assert torch.equal(a, b)
+
+    def test_no_more_steps_than_asked_for(self, engine: Engine) -> None:
+        case = Case(steps=6, record_every=4)
+        (run,) = trained(engine, [case], 2, 0)
+        assert run.state.tolist() == [2, 0]
+        assert run.records.isnan().all()
+
+    def test_the_same_each_time_and_whatever_is_beside_it(self, engine: Engine) -> None:
+        names = ("with both", "prelu", "wide")  # threads take turns in another order each time
+        alone = [trained(engine, [CASES[name]], 9)[0] for name in names]
+        together = trained(engine, [CASES[name] for name in names], 9)
+        for a, b in zip(alone, together, strict=True):
+            for x, y in zip(a.everything(), b.everything(), strict=True):
+                assert torch.equal(x, y)
+
+    def test_nothing_to_do(self, engine: Engine) -> None:
+        models = torch.zeros(0, len(Run(Case(), engine.device).words()), dtype=torch.int64, device=engine.device)
+        engine.library.ensemble_steps(models, 3, 1)
+
+    def test_words_of_another_length_are_refused(self, engine: Engine) -> None:
+        with pytest.raises(RuntimeError, match="models must be a contiguous int64 matrix with 293 columns"):
+            engine.library.ensemble_steps(torch.zeros(1, 7, dtype=torch.int64, device=engine.device), 3, 1)
+
+
+class TestDivergence:
+    @pytest.mark.parametrize("gamma", ["learned", "analytic"])
+    @pytest.mark.parametrize("value", [math.nan, math.inf, 3e38])
+    def test_a_loss_that_is_no_number_ends_the_model(self, engine: Engine, gamma: str, value: float) -> None:
+        case = Case(gamma=gamma, samples=40, batch=10, steps=4)
+        runs = [Run(case, engine.device), Run(case, engine.device)]
+        wrong = order(case.seed, 0, 40)[25]  # comes up in step 2, counted from 0
+        runs[0].data[wrong, 1] = value
+        before, other = trained(engine, [case], 2)[0], trained(engine, [case], 4)[0]
+        engine(runs, 4)
+        runs[0].data[wrong, 1] = 0
+        engine(runs, 4)  # nor does it go on when it is called again
+        assert runs[0].state.tolist() == [2, 3]
+        for a, b in zip(runs[0].everything()[:-1], before.everything()[:-1], strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+        for a, b in zip(runs[1].everything(), other.everything(), strict=True):
+            assert torch.equal(a, b)
+
+    @pytest.mark.parametrize("activation", ["relu", "prelu"])
+    def test_a_weight_that_is_no_number_is_not_hidden_by_an_activation(self, engine: Engine, activation: str) -> None:
+        run = Run(Case(activation=activation), engine.device)
+        run.parameters[run.program.layers[0]["weight"]] = math.nan
+        engine([run], 1)
+        assert run.state.tolist() == [0, 1]
+
+    def test_a_perfect_reconstruction_has_no_analytic_gamma(self, engine: Engine) -> None:
+        run = Run(Case(gamma="analytic", steps=2), engine.device)
+        run.data.zero_()
+        run.parameters.zero_()
+        engine([run], 2)
+        assert run.state.tolist() == [0, 1]
+        assert (run.parameters == 0).all()
