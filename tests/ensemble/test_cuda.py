@@ -15,14 +15,13 @@ import pytest
 import torch
 from cuda_on_host.build import NAMESPACE, load
 from manifold_core.kernels import extension
-from manifold_core.kernels.random import noise_words, standard_normal
+from manifold_core.kernels.random import permutation, standard_normal
 from torch import Tensor
 
 NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
 MOST_LAYERS = 24
 LIMITS = (227 << 10, 64 << 10, 25 << 10, 16 << 10, 6 << 10)  # shared memory of an H100, a T4, and less and less
 H100, T4, *_, NOTHING = LIMITS
-MASK = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -204,34 +203,8 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 
 def order(seed: int, epoch: int, samples: int) -> list[int]:
-    """The permutation of permutation.h."""
-
-    def scramble(x: int) -> int:
-        x = x * 0x9E3779B1 & MASK
-        x ^= x >> 15
-        x = x * 0x85EBCA77 & MASK
-        return x ^ x >> 13
-
-    keys = noise_words(torch.tensor(seed), 1, 8, first_row=epoch, stream=1)[0].tolist()
-    bits = max(2, (samples - 1).bit_length())
-    low_bits = bits // 2
-    low_mask, high_mask = (1 << low_bits) - 1, (1 << (bits - low_bits)) - 1
-
-    def once(v: int) -> int:
-        low, high = v & low_mask, v >> low_bits
-        for i in range(0, 8, 2):
-            high ^= scramble(low ^ keys[i]) & high_mask
-            low ^= scramble(high ^ keys[i + 1]) & low_mask
-        return high << low_bits | low
-
-    found = []
-    for place in range(samples):
-        v = once(place)
-        while v >= samples:
-            v = once(v)
-        found.append(v)
-    assert sorted(found) == list(range(samples))
-    return found
+    """The samples of an epoch; tests/kernels/test_permutation.py holds this against integers."""
+    return permutation(torch.tensor(seed), torch.tensor([epoch]), torch.arange(samples)[None], samples)[0].tolist()
 
 
 @dataclass

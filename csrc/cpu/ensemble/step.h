@@ -89,6 +89,11 @@ class TileOfBatch {
       fill_noise(keys, first_, static_cast<uint32_t>(block), m_.latents - 4 * block, tile_.columns,
                  tile_.row(m_.noise + 4 * block), tile_.pitch, fetch);
     }
+    // Columns that only fill are copies of the first: what does not overflow there does not here.
+    for (int64_t j = 0; j < m_.latents; ++j) {
+      float* const noise = tile_.row(m_.noise + j);
+      for (int64_t s = count_; s < tile_.columns; ++s) noise[s] = noise[0];
+    }
   }
 
   void gather(const uint32_t* at) {
