@@ -209,7 +209,7 @@ def _run(
                 if now - saved >= checkpoint_seconds:
                     save()
                     saved = now
-        except KeyboardInterrupt:
+        except BaseException:  # stopped by the user or by a signal: between two calls all is consistent
             save()
             raise
     save()
