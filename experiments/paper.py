@@ -5,11 +5,14 @@ the squared error of a sample summed over its features.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-__all__ = ["rows"]
+__all__ = ["printed", "rows", "title"]
+
+NUMBERS = ("AD", "neg_elbo", "recon", "kl", "gamma")
 
 
 @cache
@@ -27,3 +30,26 @@ def rows(table: str, **where: Any) -> list[dict[str, Any]]:
     content = _tables()[table]
     named = [dict(zip(content["columns"], row, strict=True)) for row in content["rows"]]
     return [row for row in named if all(row[column] == value for column, value in where.items())]
+
+
+def title(table: str) -> str:
+    """What the paper says that the table shows."""
+    words: str = _tables()[table]["title"]
+    return words
+
+
+def printed(table: str, key: Sequence[str], variants: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    """The rows as result files have them: cell, variant, and the numbers under their plain names.
+
+    Args:
+        key: the columns that make the cell.
+        variants: of a table that prints several models in a row, what each column of theirs is marked with → its name:
+            ``{"vae_{}": "VAE"}`` reads ``vae_AD`` as the VAE's AD.
+    """
+    found = []
+    for row in rows(table):
+        cell = {name: row[name] for name in key}
+        for pattern, variant in (variants or {"{}": ""}).items():
+            numbers = {name: row[pattern.format(name)] for name in NUMBERS if pattern.format(name) in row}
+            found.append({"cell": cell, "variant": variant} | numbers)
+    return found

@@ -1,4 +1,4 @@
-"""The command line: ``manifold-core train`` and ``manifold-core info``."""
+"""The command line: ``manifold-core train``, ``reproduce`` and ``info``."""
 
 import argparse
 import signal
@@ -88,6 +88,19 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--device", default="auto", help="auto, cpu or cuda")
     add.add_argument("--quiet", action="store_true", help="no progress bar")
 
+    add = commands.add_parser(
+        "reproduce",
+        help="replay tables and theorems of the paper",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add.set_defaults(command=_reproduce)
+    add.add_argument("tables", nargs="+", metavar="table", help="table1, table3, ..., theorem1, or synthetic for all")
+    add.add_argument("--out", required=True, type=Path, help="folder of the results; goes on with what is begun there")
+    add.add_argument("--budget", default="quick", help="quick or full")
+    add.add_argument("--seeds", type=int, metavar="N", help="models a cell; default: 1 quick, 5 full")
+    add.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    add.add_argument("--quiet", action="store_true", help="no progress bar")
+
     add = commands.add_parser("info", help="versions, backends and data on this machine")
     add.set_defaults(command=_info)
     return parser
@@ -120,6 +133,21 @@ def _train(options: argparse.Namespace) -> int:
         print(f"picture: {options.out / name}")
     if not metrics["pictures"]:
         print("no pictures: matplotlib is missing; pip install 'manifold-core[experiments]'")
+    return 0
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from .experiments.reproduce import reproduce
+
+    reproduce(
+        options.tables,
+        options.out,
+        budget=options.budget,
+        seeds=options.seeds,
+        device=_device(options.device),
+        progress=not options.quiet,
+    )
+    print(f"results: {options.out}")
     return 0
 
 

@@ -1,0 +1,25 @@
+"""Table 3: a condition that fixes t of the r dimensions leaves r − t active (Theorem 2)."""
+
+from functools import partial
+
+from ..data import conditional_manifold
+from ..ensemble import ModelSpec
+from . import paper
+from .tables import Cell, Plan, Table
+
+__all__ = ["TABLE"]
+
+AMBIENT_DIM = LATENT_DIM = 20
+MANIFOLD_DIM = 10
+
+
+def _cell(t: int) -> Cell:
+    data = partial(conditional_manifold, ambient_dim=AMBIENT_DIM, manifold_dim=MANIFOLD_DIM, condition_dim=t)
+    return Cell({"t": t}, ModelSpec(LATENT_DIM, condition_dim=t), data, (MANIFOLD_DIM - t,))
+
+
+def _cells(_plan: Plan) -> list[Cell]:
+    return [_cell(row["t"]) for row in paper.rows("table3")]
+
+
+TABLE = Table("table3", paper.title("table3"), _cells, paper.printed("table3", ("t",)))

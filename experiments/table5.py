@@ -1,0 +1,38 @@
+"""Table 5: a union of manifolds of 1 to 5 dimensions, each with a condition of its own, with and without attention."""
+
+from functools import partial
+
+from ..data import union_of_manifolds
+from ..ensemble import ModelSpec
+from . import paper
+from .tables import Cell, Plan, Table
+
+__all__ = ["TABLE"]
+
+AMBIENT_DIM, LATENT_DIM = 20, 40
+DIMENSIONS = tuple(row["r"] for row in paper.rows("table5"))
+VARIANTS = {"{}_with_attention": "with attention", "{}_without_attention": "without attention"}
+
+
+def _cells(_plan: Plan) -> list[Cell]:
+    return [
+        Cell(
+            {},
+            # One network for five manifolds: at a width of 32 the classes of 4 and 5 dimensions are not told apart.
+            ModelSpec(
+                LATENT_DIM,
+                (96,),
+                activation="prelu",
+                condition_dim=len(DIMENSIONS),
+                attention=variant == "with attention",
+            ),
+            partial(union_of_manifolds, ambient_dim=AMBIENT_DIM, manifold_dims=DIMENSIONS),
+            DIMENSIONS,
+            variant,
+            tuple({"r": r} for r in DIMENSIONS),
+        )
+        for variant in VARIANTS.values()
+    ]
+
+
+TABLE = Table("table5", paper.title("table5"), _cells, paper.printed("table5", ("r",), VARIANTS))

@@ -1,0 +1,50 @@
+"""Table 7: where log γ starts, and what becomes of the active dimensions.
+
+Beside the paper's three models stands a VAE whose γ is the optimum of each batch: it has no start.
+"""
+
+from functools import partial
+
+from ..data import conditional_manifold, synthetic_manifold
+from ..ensemble import ModelSpec
+from . import paper
+from .tables import Cell, Plan, Table
+
+__all__ = ["TABLE"]
+
+AMBIENT_DIM = LATENT_DIM = 20
+MANIFOLD_DIM, CONDITION_DIM = 10, 5
+STARTS = tuple(row["init_log_gamma"] for row in paper.rows("table7"))
+VARIANTS = {
+    "vae_{}": "VAE",
+    "cvae_fixed_prior_{}": "CVAE, fixed prior",
+    "cvae_learned_prior_{}": "CVAE, learned prior",
+}
+
+ANALYTIC = "VAE, analytic γ"
+
+
+def _cell(start: int, variant: str) -> Cell:
+    columns = {"init_log_gamma": start}
+    if variant.startswith("VAE"):
+        spec = ModelSpec(LATENT_DIM, gamma="analytic" if variant == ANALYTIC else "learned", log_gamma=start)
+        data = partial(synthetic_manifold, ambient_dim=AMBIENT_DIM, manifold_dim=MANIFOLD_DIM)
+        return Cell(columns, spec, data, (MANIFOLD_DIM,), variant)
+    spec = ModelSpec(
+        LATENT_DIM,
+        condition_dim=CONDITION_DIM,
+        prior="learned" if variant == "CVAE, learned prior" else "standard",
+        log_gamma=start,
+    )
+    conditional = partial(
+        conditional_manifold, ambient_dim=AMBIENT_DIM, manifold_dim=MANIFOLD_DIM, condition_dim=CONDITION_DIM
+    )
+    return Cell(columns, spec, conditional, (MANIFOLD_DIM - CONDITION_DIM,), variant)
+
+
+def _cells(_plan: Plan) -> list[Cell]:
+    cells = [_cell(start, variant) for variant in VARIANTS.values() for start in STARTS]
+    return [*cells, _cell(0, ANALYTIC)]
+
+
+TABLE = Table("table7", paper.title("table7"), _cells, paper.printed("table7", ("init_log_gamma",), VARIANTS))

@@ -1,0 +1,76 @@
+"""What a table of the paper is made of, for the drivers (``table1.py`` …) to fill in."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from ..data import Dataset
+from ..ensemble import ModelSpec
+
+__all__ = ["BUDGETS", "Cell", "Plan", "Table"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is spent.
+
+    Attributes:
+        name: of the budget.
+        seeds: models of every cell; each has data, weights and noise of its own.
+        steps, batch_size: of the optimizer.
+        samples: of every data set.
+    """
+
+    name: str
+    seeds: int
+    steps: int
+    samples: int
+    batch_size: int = 1024
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+# What `reproduce --budget` offers; --seeds replaces the number of seeds.
+BUDGETS = {"quick": Plan("quick", 1, 4_000, 50_000), "full": Plan("full", 5, 20_000, 100_000)}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model of a table, trained once a seed.
+
+    Attributes:
+        columns: what makes its row, in the table's order.
+        spec: the model; steps, batch size, seed and data set are filled in.
+        data: what makes its data; called with ``n_train``, ``n_validation`` and ``seed``.
+        true_active: active dimensions that the theorems predict, for each class.
+        variant: what stands side by side in a row; empty where nothing does.
+        classes: the columns that each class of the data adds; with more than one, a model makes a row a class.
+    """
+
+    columns: dict[str, float]
+    spec: ModelSpec
+    data: "partial[Dataset]"
+    true_active: Sequence[int]
+    variant: str = ""
+    classes: Sequence[dict[str, int]] = ({},)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper.
+
+    Attributes:
+        name: as in ``paper_tables.json``.
+        title: what it shows.
+        cells: its models under a plan.
+        paper: its printed numbers, by cell and variant, as the result files have them.
+        summary: what the result file has in place of runs and printed numbers, made of the runs.
+    """
+
+    name: str
+    title: str
+    cells: Callable[[Plan], Sequence[Cell]]
+    paper: Sequence[dict[str, Any]] = ()
+    summary: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None

@@ -1,0 +1,160 @@
+"""The runner: every cell and seed trained once, results in the form that the report reads, nothing done twice."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from manifold_core.data import Dataset
+from manifold_core.experiments import runner
+from manifold_core.experiments.reproduce import NAMES, SYNTHETIC, reproduce
+from manifold_core.experiments.runner import run_table
+from manifold_core.experiments.tables import BUDGETS, Cell, Plan, Table
+
+import manifold_core as mc
+
+PLAN = Plan("tiny", seeds=2, steps=20, samples=120, batch_size=40)
+
+
+def noise(features: int, *, n_train: int, n_validation: int, seed: int) -> Dataset:
+    x = torch.randn(n_train + n_validation, features, generator=torch.Generator().manual_seed(seed))
+    return Dataset("noise", x[:n_train], x[n_train:])
+
+
+def two_classes(*, n_train: int, n_validation: int, seed: int) -> Dataset:
+    data = noise(3, n_train=n_train, n_validation=n_validation, seed=seed)
+    labels = torch.arange(n_train) % 2
+    condition = torch.nn.functional.one_hot(labels).float()
+    return replace(data, train_labels=labels, train_condition=condition)
+
+
+PLAIN = Cell({"d": 4}, mc.ModelSpec(2, (5,)), partial(noise, 4), (1,))
+SAME_DATA = Cell({"d": 5}, mc.ModelSpec(3, (5,)), partial(noise, 4), (2,), "wider")
+CLASSES = Cell(
+    {}, mc.ModelSpec(2, (5,), condition_dim=2), partial(two_classes), (1, 2), "", ({"class": 0}, {"class": 1})
+)
+PRINTED = {"cell": {"d": 4}, "variant": "", "AD": 1}
+TABLE = Table("tableX", "a table", lambda _: [PLAIN, SAME_DATA, CLASSES], [PRINTED])
+
+
+def run(folder: Path, table: Table = TABLE, plan: Plan = PLAN) -> dict[str, Any]:
+    return run_table(table, plan, folder, progress=False)
+
+
+def test_a_run_for_each_cell_seed_and_class(tmp_path: Path) -> None:
+    result = run(tmp_path)
+    assert json.loads((tmp_path / "tableX.json").read_text()) == result
+    found = [(r["cell"], r["variant"], r["seed"], r["true_active"]) for r in result["runs"]]
+    assert found == [
+        ({"d": 4}, "", 0, 1),
+        ({"d": 4}, "", 1, 1),
+        ({"d": 5}, "wider", 0, 2),
+        ({"d": 5}, "wider", 1, 2),
+        ({"class": 0}, "", 0, 1),
+        ({"class": 1}, "", 0, 2),
+        ({"class": 0}, "", 1, 1),
+        ({"class": 1}, "", 1, 2),
+    ]
+    assert (result["table"], result["title"], result["budget"], result["seeds"]) == ("tableX", "a table", "tiny", 2)
+    assert result["paper"] == [PRINTED]
+    assert [path.name for path in tmp_path.iterdir()] == ["tableX.json"]
+
+
+def test_numbers_are_those_of_a_model_trained_alone(tmp_path: Path) -> None:
+    """Weights, order and noise of seed 1 through the one training loop; per class, over its own samples."""
+    runs = run(tmp_path)["runs"]
+    data = two_classes(n_train=PLAN.samples, n_validation=1, seed=1)
+    spec = replace(CLASSES.spec, training=mc.TrainingConfig(PLAN.steps, PLAN.batch_size, seed=1))
+    model = spec.build(3)
+    assert data.train_condition is not None
+    mc.train(model, data.train, spec.training, condition=data.train_condition, progress=False)
+    for label, found in ((0, runs[6]), (1, runs[7])):
+        own = data.train_labels == label
+        wanted = mc.evaluate(model, data.train[own], data.train_condition[own])
+        assert found["neg_elbo"] == pytest.approx(2 * wanted.neg_elbo, rel=1e-5)
+        assert found["kl"] == pytest.approx(2 * wanted.kl, rel=1e-5)
+        assert found["recon"] == pytest.approx(wanted.recon, rel=1e-5)
+        assert found["variance"] == pytest.approx(wanted.variance, rel=1e-5)
+        assert found["active_dimensions"] == wanted.active_dimensions
+
+
+def test_a_finished_table_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run(tmp_path)
+    monkeypatch.setattr(runner, "train_ensemble", lambda *_, **__: pytest.fail("trained again"))
+    assert run(tmp_path) == result
+
+
+def test_stopped_before_the_end_it_goes_on_to_the_same_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = run(tmp_path / "a")["runs"]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(runner, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(tmp_path / "b")
+    assert not (tmp_path / "b/tableX.json").exists()
+    assert run(tmp_path / "b")["runs"] == undisturbed
+
+
+def test_another_plan_is_refused(tmp_path: Path) -> None:
+    run(tmp_path)
+    with pytest.raises(mc.InputError, match=r"tableX\.json.*is of another plan.*'steps': 20.*expected.*'steps': 30"):
+        run(tmp_path, plan=replace(PLAN, steps=30))
+
+
+def test_a_foreign_file_is_refused_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "tableX.json").write_text("[1, 2]")
+    with pytest.raises(mc.InputError, match="no file of a finished table"):
+        run(tmp_path)
+    assert (tmp_path / "tableX.json").read_text() == "[1, 2]"
+
+
+def test_a_summary_takes_the_place_of_the_runs(tmp_path: Path) -> None:
+    table = replace(TABLE, summary=lambda runs: {"statement": "s", "fits": [len(runs)]})
+    result = run(tmp_path, table)
+    assert result["statement"] == "s"
+    assert result["fits"] == [8]
+    assert "runs" not in result
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "rows"),
+    [("table1", 18, 18), ("table3", 5, 5), ("table5", 2, 10), ("table6", 4, 20), ("table7", 16, 16)],
+)
+def test_tables_have_the_rows_of_the_paper(name: str, cells: int, rows: int) -> None:
+    table = SYNTHETIC[name]
+    built = table.cells(BUDGETS["full"])
+    assert len(built) == cells
+    ours = [(cell.columns | columns, cell.variant) for cell in built for columns in cell.classes]
+    assert len(ours) == rows
+    assert all((row["cell"], row["variant"]) in ours for row in table.paper)
+    assert all(len(cell.classes) == len(cell.true_active) for cell in built)
+
+
+def test_every_data_set_fits_its_model() -> None:
+    for table in SYNTHETIC.values():
+        for cell in table.cells(BUDGETS["full"]):
+            data = cell.data(n_train=20, n_validation=1, seed=0)
+            width = 0 if data.train_condition is None else data.train_condition.shape[1]
+            assert cell.spec.condition_dim == width
+            if len(cell.classes) > 1:
+                assert data.train_labels is not None
+                assert data.train_labels.unique().tolist() == list(range(len(cell.classes)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"names": ["table99"]}, "table must be one of table1, .*got table99"),
+        ({"names": []}, "got none"),
+        ({"budget": "huge"}, "budget must be one of quick, full, got 'huge'"),
+        ({"seeds": 0}, "seeds must be a positive integer, got 0"),
+    ],
+)
+def test_bad_input(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(mc.InputError, match=message):
+        reproduce(**({"names": ["table3"], "folder": tmp_path} | arguments))
+    assert list(tmp_path.iterdir()) == []
+    assert "synthetic" in NAMES

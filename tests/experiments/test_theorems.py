@@ -1,0 +1,58 @@
+"""What the theorem drivers make of runs, on runs whose slopes are known."""
+
+import math
+from typing import Any
+
+import pytest
+from manifold_core.experiments.theorems import TABLES, fit
+
+THEOREM_1, TOO_FEW, THEOREM_2 = TABLES
+
+
+def made_up(cell: dict[str, float], true_active: int, seed: int, slope: float, recon_slope: float) -> list[dict[str, Any]]:
+    return [
+        {
+            "cell": cell | {"log_gamma": g},
+            "seed": seed,
+            "true_active": true_active,
+            "neg_elbo": slope * g + 3,
+            "recon": 2 * math.exp(recon_slope * g),
+            "variance": [1.0, math.exp(g), 0.9, 2 * math.exp(g)],
+            "active_dimensions": 2,
+        }
+        for g in (-4.0, -2.0, -3.0)
+    ]
+
+
+def test_line() -> None:
+    found = fit([(0, 1), (1, 3), (2, 5), (3, 8)])
+    # by hand: means 1.5 and 4.25, sums of products 11.5 and of squares 5
+    assert found["slope"] == pytest.approx(2.3)
+    assert found["intercept"] == pytest.approx(4.25 - 2.3 * 1.5)
+    assert found["r_squared"] == pytest.approx(1 - 0.3 / 26.75)
+
+
+def test_slopes_of_theorem_1() -> None:
+    runs = made_up({"d": 20, "r": 2, "kappa": 4}, 2, 0, 18, 1) + made_up({"d": 20, "r": 2, "kappa": 4}, 2, 1, 17, 1)
+    assert THEOREM_1.summary is not None
+    first, second = THEOREM_1.summary(runs[::-1])["fits"]
+    assert first["cell"] == {"d": 20, "r": 2, "kappa": 4, "seed": 0}
+    assert (first["expected"], first["slope"], second["slope"]) == pytest.approx((18, 18, 17))
+    assert [g for g, _ in first["points"]] == [-2, -3, -4]
+    assert first["active_variance"] == pytest.approx([1.5 * math.exp(g) for g in (-2, -3, -4)])
+    assert first["inactive_variance"] == pytest.approx([0.95] * 3)
+    assert first["recon"] == pytest.approx([2 * math.exp(g) for g in (-2, -3, -4)])
+
+
+def test_slope_of_theorem_2_counts_what_the_condition_fixes() -> None:
+    runs = made_up({"d": 20, "r": 6, "t": 4}, 2, 0, 18, 1)
+    assert THEOREM_2.summary is not None
+    assert THEOREM_2.summary(runs)["fits"][0]["expected"] == 18  # d − r + t
+
+
+def test_an_error_that_stays_makes_the_slope_minus_one() -> None:
+    assert TOO_FEW.summary is not None
+    (stays,) = TOO_FEW.summary(made_up({"d": 20, "r": 6, "kappa": 2}, 2, 0, 1, 0))["fits"]
+    assert (stays["expected"], stays["slope"]) == pytest.approx((-1, -1))
+    (falls,) = TOO_FEW.summary(made_up({"d": 20, "r": 6, "kappa": 2}, 2, 0, 1, 1))["fits"]
+    assert falls["slope"] == pytest.approx(0, abs=1e-12)
