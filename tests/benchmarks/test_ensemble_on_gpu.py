@@ -175,6 +175,10 @@ class TestWrong:
             assert math.isnan(difference((good, bad), (good, good)))
             assert math.isnan(difference((bad, good), (good, good)))
             assert difference((good, 1.5 * good), (good, good)) == 0.5
+        assert ensemble_on_gpu.distance([good, 2 * good], [good, good]) == pytest.approx(math.sqrt(1 / 2))
+        assert math.isnan(ensemble_on_gpu.distance([good, bad], [good, good]))
+        for distances in ((0.5, math.nan), (math.nan, 0.5)):
+            assert math.isnan(ensemble_on_gpu.worst(distances))
 
     def test_a_failure_costs_its_own_figure_alone(self, sets: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(ensemble_on_gpu.Engine, "library", SimpleNamespace())
