@@ -1,4 +1,4 @@
-"""Many models of one kind trained side by side in PyTorch alone: the fastest that we could write.
+"""Many models of one kind trained side by side in PyTorch alone, written for speed.
 
 The matrices of all models are stacked, a product is one torch.bmm, the way back is written by hand, and one fused Adam
 updates everything. Nothing waits for the host, so that a step can be captured in a CUDA graph. It does less than the

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 import manifold_core as mc
-from manifold_core.ensemble.data import check_data
+from manifold_core.ensemble.data import DataSet, check_data
 from manifold_core.ensemble.state import State
 
 from . import gpu
@@ -84,7 +84,7 @@ class Engine:
     def error(self) -> float:
         state, chosen = self.state(CHECKED_STEPS), looked_at(self.models)
         self.library.ensemble_steps(state.words, CHECKED_STEPS, 1)
-        sets = [x.cpu() for x in self.sets]
+        sets: list[DataSet] = [x.cpu() for x in self.sets]
         reference = mc.train_ensemble([state.specs[i] for i in chosen], sets, backend="reference", progress=False)
         pairs = zip(chosen, reference, strict=True)
         return worst(distance(state.model(i).parameters(), trained.model.parameters()) for i, trained in pairs)
