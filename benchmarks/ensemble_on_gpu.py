@@ -1,4 +1,4 @@
-"""Many small VAEs trained on a GPU: the engine against eager PyTorch and against the best batched PyTorch.
+"""Many small VAEs trained on a GPU: the engine against eager and against batched PyTorch.
 
 A step is the gathering of the mini-batch, forward, backward and Adam of every model; d = κ = 20, one hidden layer,
 batches of 1,024 from eight data sets of 100,000. The contenders:
@@ -98,25 +98,31 @@ class Engine:
         return found
 
 
-def draws(models: int, samples: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Samples and noise of a few steps: ``[M, B]``, and in float64 ``[M, B, κ]``."""
+Draws = list[tuple[Tensor, Tensor]]  # of each step the samples [M, B], and in float64 the noise [M, B, κ]
+
+
+def draws(models: int, samples: int) -> Draws:
     generator = torch.Generator().manual_seed(1)
-    for _ in range(CHECKED_STEPS):
-        index = torch.randint(samples, (models, BATCH), generator=generator)
-        yield index, torch.randn(models, BATCH, WIDTH, generator=generator, dtype=torch.float64)
+    return [
+        (
+            torch.randint(samples, (models, BATCH), generator=generator),
+            torch.randn(models, BATCH, WIDTH, generator=generator, dtype=torch.float64),
+        )
+        for _ in range(CHECKED_STEPS)
+    ]
 
 
-def after_the_draws(model: Eager, place: int, models: int) -> list[Tensor]:
-    """The weights of one model of so many."""
-    for index, noise in draws(models, len(model.x)):
+def weights_after(drawn: Draws, model: Eager, place: int) -> Sequence[Tensor]:
+    """Of a model, on the draws for its place."""
+    for index, noise in drawn:
         model.step(model.x[index[place].to(model.x.device)], noise[place].to(model.x))
-    return [parameter.detach() for parameter in model.parameters]
+    return model.parameters
 
 
-def exact(hidden: int, place: int, models: int, sets: Sequence[Tensor]) -> list[Tensor]:
+def exact(hidden: int, place: int, drawn: Draws, sets: Sequence[Tensor]) -> Sequence[Tensor]:
     """The same in float64."""
     x = sets[place % len(sets)].cpu().double()
-    return after_the_draws(Eager(hidden, BATCH, x, fused=False, seed=place), place, models)
+    return weights_after(drawn, Eager(hidden, BATCH, x, fused=False, seed=place), place)
 
 
 class Eagerly:
@@ -125,7 +131,8 @@ class Eagerly:
         self.model = Eager(hidden, BATCH, sets[0], fused=True)
 
     def error(self) -> float:
-        return distance(after_the_draws(self.model, 0, 1), exact(self.hidden, 0, 1, self.sets))
+        drawn = draws(1, len(self.sets[0]))
+        return distance(weights_after(drawn, self.model, 0), exact(self.hidden, 0, drawn, self.sets))
 
     def microseconds(self) -> float:
         return gpu.microseconds([self.model]) * self.models
@@ -141,10 +148,11 @@ class InBatches:
         self.batched = Batched(start, sets, BATCH, compiled=self.compiled)
 
     def error(self) -> float:
-        for index, noise in draws(self.models, len(self.sets[0])):
+        drawn = draws(self.models, len(self.sets[0]))
+        for index, noise in drawn:
             self.batched.step(index.to(self.sets[0].device), noise.to(self.sets[0]))
         return worst(
-            distance([p[place] for p in self.batched.parameters], exact(self.hidden, place, self.models, self.sets))
+            distance([p[place] for p in self.batched.parameters], exact(self.hidden, place, drawn, self.sets))
             for place in looked_at(self.models)
         )
 
