@@ -59,17 +59,19 @@ resources: $(READY)  ## compile every GPU kernel; fails where one spills; the ta
 # links. Each step has its time, less than eight minutes in all.
 GPU_PYTHON := env PYTHONPATH=$(CURDIR)/build/gpu PYTHONSAFEPATH=1 $(PYTHON)
 SANITIZER := $(shell PATH=$$PATH:/usr/local/cuda/bin command -v compute-sanitizer)
-SANITIZE = timeout 50 $(SANITIZER) --target-processes all --error-exitcode 9
+SANITIZE = timeout 40 $(SANITIZER) --target-processes all --error-exitcode 9
 # Every kernel, batch sums and all; few launches, each of which the tools make slow. No cached memory: what lies behind
 # a tensor is then nobody's.
-SANITIZED := -m pytest -m gpu tests/kernels/test_cuda.py -k "nothing_to_do or nan_stays or same_each_time"
+SANITIZED := -m pytest -m gpu tests/kernels/test_cuda.py tests/ensemble/test_cuda.py \
+    -k "nothing_to_do or nan_stays or same_each_time"
 gpu:  ## build in place, run the tests that need a GPU, measure, check memory and races; see benchmarks/results
-	timeout 100 $(PYTHON) setup.py build_ext --inplace
+	timeout 90 $(PYTHON) setup.py build_ext --inplace --parallel 2
 	$(call link_tree,build/gpu)
 	ln -s $(CURDIR)/manifold_core/*.so build/gpu/manifold_core/
 	ln -sfn $(CURDIR)/benchmarks build/gpu/benchmarks
-	timeout 130 $(GPU_PYTHON) -m pytest -m gpu tests/kernels
-	timeout 140 $(GPU_PYTHON) -m benchmarks.gpu --seconds 110
+	timeout 110 $(GPU_PYTHON) -m pytest -m gpu tests/kernels tests/ensemble
+	timeout 95 $(GPU_PYTHON) -m benchmarks.ensemble_on_gpu --seconds 70
+	timeout 100 $(GPU_PYTHON) -m benchmarks.gpu --seconds 75
 ifeq ($(SANITIZER),)
 	@echo "compute-sanitizer is not there: neither memory nor races are checked"
 else

@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,46 +29,56 @@ from manifold_core.ensemble.state import State
 
 from .comparison import provenance
 
-SAMPLES, WIDTH = 100_000, 20  # d = κ
+SAMPLES, WIDTH, MANIFOLD = 100_000, 20, 6  # d = κ
+LEARNING_RATE = 0.005
 SIZES = ((16, 1024, 25.0), (64, 1024, 12.0), (16, 100_000, 8.0))  # hidden, batch, the ratio that the project set itself
 LARGEST_ERROR = 1e-5
 SECONDS = 1.5  # a contender's time for one size
 
 
-def data() -> Tensor:
+def data(seed: int = 0) -> Tensor:
     """A smooth manifold of six dimensions."""
-    generator = torch.Generator().manual_seed(0)
-    u, w = torch.randn(SAMPLES, 6, generator=generator), torch.randn(6, WIDTH, generator=generator)
+    generator = torch.Generator().manual_seed(seed)
+    u, w = torch.randn(SAMPLES, MANIFOLD, generator=generator), torch.randn(MANIFOLD, WIDTH, generator=generator)
     return torch.sigmoid(u @ w)
 
 
-def eager(hidden: int, batch: int, fused: bool) -> Callable[[], None]:
-    """One step as one writes it by hand."""
-    x = data()
-    encoder = nn.Sequential(nn.Linear(WIDTH, hidden), nn.ReLU(), nn.Linear(hidden, 2 * WIDTH))
-    decoder = nn.Sequential(nn.Linear(WIDTH, hidden), nn.ReLU(), nn.Linear(hidden, WIDTH))
-    log_gamma = nn.Parameter(torch.zeros(()))
-    parameters = [*encoder.parameters(), *decoder.parameters(), log_gamma]
-    optimizer = torch.optim.Adam(parameters, lr=0.005, fused=fused or None)
+class Eager:
+    """One model and its training as one writes them by hand, on the device and in the type of its data."""
 
-    def step() -> None:
-        sample = x[torch.randint(SAMPLES, (batch,))] if batch < SAMPLES else x
-        mu, log_var = encoder(sample).chunk(2, dim=1)
-        z = mu + torch.exp(0.5 * log_var) * torch.randn_like(mu)
+    def __init__(self, hidden: int, batch: int, x: Tensor, *, fused: bool, seed: int = 0) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            encoder = nn.Sequential(nn.Linear(WIDTH, hidden), nn.ReLU(), nn.Linear(hidden, 2 * WIDTH))
+            decoder = nn.Sequential(nn.Linear(WIDTH, hidden), nn.ReLU(), nn.Linear(hidden, WIDTH))
+        self.x, self.batch = x, batch
+        self.encoder, self.decoder = encoder.to(x), decoder.to(x)
+        self.log_gamma = nn.Parameter(x.new_zeros(()))
+        self.parameters = [*self.encoder.parameters(), *self.decoder.parameters(), self.log_gamma]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=LEARNING_RATE, fused=fused or None)
+
+    def step(self, sample: Tensor, noise: Tensor) -> None:
+        """On ``[B, d]`` samples with ``[B, κ]`` noise."""
+        mu, log_var = self.encoder(sample).chunk(2, dim=1)
+        z = mu + torch.exp(0.5 * log_var) * noise
         kl = 0.5 * (mu.square() + log_var.exp() - log_var - 1).sum(dim=1)
-        error = (sample - decoder(z)).square().sum(dim=1)
-        nll = 0.5 * (error * torch.exp(-log_gamma) + WIDTH * (math.log(2 * math.pi) + log_gamma))
-        optimizer.zero_grad()
+        error = (sample - self.decoder(z)).square().sum(dim=1)
+        nll = 0.5 * (error * torch.exp(-self.log_gamma) + WIDTH * (math.log(2 * math.pi) + self.log_gamma))
+        self.optimizer.zero_grad()
         (nll + kl).mean().backward()
-        optimizer.step()
+        self.optimizer.step()
 
-    return step
+    def __call__(self) -> None:
+        """A step on samples and noise drawn at random."""
+        x, device = self.x, self.x.device
+        sample = x[torch.randint(len(x), (self.batch,), device=device)] if self.batch < len(x) else x
+        self.step(sample, torch.randn(self.batch, WIDTH, device=device, dtype=x.dtype))
 
 
-def specs(hidden: int, batch: int, models: int, steps: int = 10**6) -> list[mc.ModelSpec]:
-    """As many models of one kind."""
+def specs(hidden: int, batch: int, models: int, steps: int = 10**6, data_sets: int = 1) -> list[mc.ModelSpec]:
+    """As many models of one kind, on the data sets in turn."""
     training = [mc.TrainingConfig(steps=steps, batch_size=batch, seed=seed) for seed in range(models)]
-    return [mc.ModelSpec(WIDTH, (hidden,), training=config) for config in training]
+    return [mc.ModelSpec(WIDTH, (hidden,), training=c, data=i % data_sets) for i, c in enumerate(training)]
 
 
 def engine(hidden: int, batch: int, models: int, threads: int) -> Callable[[int], None]:
@@ -82,7 +92,7 @@ def contenders(threads: int) -> dict[str, Callable[[int, int], float]]:
 
     def of_eager(fused: bool) -> Callable[[int, int], float]:
         def measure(hidden: int, batch: int) -> float:
-            step = eager(hidden, batch, fused)
+            step = Eager(hidden, batch, data(), fused=fused)
             return _median(lambda: _repeat(step, 1), 1)
 
         return measure
@@ -138,8 +148,13 @@ def largest_error(hidden: int, batch: int) -> float:
         mc.train_ensemble(specs(hidden, batch, 1, steps=10), data()[: 2 * batch], backend=backend, progress=False)[0]
         for backend in ("cpu", "reference")
     )
-    pairs = zip(ours.model.parameters(), reference.model.parameters(), strict=True)
-    return max(float((a - b).detach().abs().max() / b.detach().abs().max().clamp(min=1e-3)) for a, b in pairs)
+    return largest_difference(ours.model.parameters(), reference.model.parameters())
+
+
+def largest_difference(ours: Iterable[Tensor], exact: Iterable[Tensor]) -> float:
+    """Over all weights: the largest difference over their largest; NaN where one is not a number."""
+    pairs = [(a.detach().cpu().double(), b.detach().cpu().double()) for a, b in zip(ours, exact, strict=True)]
+    return float(torch.stack([(a - b).abs().max() / b.abs().max().clamp(min=1e-3) for a, b in pairs]).max())
 
 
 def measured(name: str) -> list[float]:

@@ -386,8 +386,21 @@ def ratios(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return answer
 
 
-def _or_none(value: float) -> float | None:
+def or_none(value: float) -> float | None:
+    """As JSON wants it."""
     return None if math.isnan(value) else round(value, 3)
+
+
+def about(device: torch.device) -> dict[str, Any]:
+    """Where and when: what a file of results begins with."""
+    name = torch.cuda.get_device_name(device)
+    return {"device": name, "torch": torch.__version__, "date": date.today().isoformat()}
+
+
+def results_file(kind: str, device_name: str) -> Path:
+    """Where the results of a kind go if nothing else is said."""
+    slug = re.sub(r"[^a-z0-9]+", "-", device_name.lower()).strip("-")
+    return ROOT / "benchmarks" / "results" / f"{kind}-{slug}.json"
 
 
 def main() -> None:
@@ -399,9 +412,8 @@ def main() -> None:
     arguments = parser.parse_args()
     end = time.monotonic() + arguments.seconds
     device = torch.device("cuda")
-    name = torch.cuda.get_device_name(device)
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    out = arguments.out or ROOT / "benchmarks" / "results" / f"gpu-{slug}.json"
+    where = about(device)
+    out = arguments.out or results_file("gpu", where["device"])
     copy = copy_bandwidth(device)
     print(f"a copy moves {copy / 1e9:.0f} GB/s")
     rows: list[Row] = []
@@ -409,11 +421,9 @@ def main() -> None:
         rows.append(row)
         print(row.line(), flush=True)
         results = {
-            "device": name,
-            "torch": torch.__version__,
-            "date": date.today().isoformat(),
+            **where,
             "copy_gb_s": round(copy / 1e9),
-            "rows": [r._replace(microseconds=_or_none(r.microseconds))._asdict() for r in rows],
+            "rows": [r._replace(microseconds=or_none(r.microseconds))._asdict() for r in rows],
             "ratios": ratios(rows),
         }
         out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")  # each time: the next may never end
