@@ -82,8 +82,8 @@ def arma_windows(
         series = torch.from_numpy(arma_series(innovations.numpy(), PAPER_AR, PAPER_MA))[_BURN_IN:]
         steps = (series @ weight.T + offset).to(torch.float32)
         condition = steps[:-1].unfold(0, history, 1).transpose(1, 2)
-        # Copies: in the view every step stands in several windows, and a change to one would show in all.
-        return steps[history:].clone(), condition.contiguous()
+        # A copy: in the view every step stands in several windows and in x, and a change to one would show in all.
+        return steps[history:], condition.clone(memory_format=torch.contiguous_format)
 
     train, train_condition = windows(n_train, "train")
     validation, validation_condition = windows(n_validation, "validation")

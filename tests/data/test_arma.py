@@ -118,8 +118,9 @@ def test_windows_begin_one_step_apart():
         assert torch.equal(c[1:, -1], x[:-1])
 
 
-def test_a_window_shares_no_memory_with_another():
-    data = small()
+@pytest.mark.parametrize("history", [1, 5])
+def test_a_window_shares_no_memory_with_another(history):
+    data = small(history=history)
     before, x_before = data.train_condition.clone(), data.train.clone()
     data.train_condition[3] = 7
     assert torch.equal(data.train_condition[4:], before[4:])
