@@ -16,7 +16,9 @@ class Dataset:
         train: ``[N, d]`` or ``[N, C, H, W]``, float32, finite, CPU.
         validation: held-out samples of the same feature shape and dtype.
         train_labels, validation_labels: ``[N]`` int64, where there are classes.
-        manifold_dim: r, where it is known.
+        manifold_dim: r, where it is known and one number.
+        train_condition, validation_condition: c of every sample, ``[N, t]`` or ``[N, steps, d]``, float32, finite, CPU,
+            where there is one.
     """
 
     name: str
@@ -25,3 +27,5 @@ class Dataset:
     train_labels: Tensor | None = None
     validation_labels: Tensor | None = None
     manifold_dim: int | None = None
+    train_condition: Tensor | None = None
+    validation_condition: Tensor | None = None

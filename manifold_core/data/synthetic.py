@@ -16,8 +16,11 @@ from .seeds import stream
 __all__ = [
     "PAPER_WEIGHTS",
     "GaussianMixture",
+    "Manifold",
     "gaussian_mixture",
+    "normal",
     "project",
+    "random_manifold",
     "random_projection",
     "sample_latents",
     "synthetic_manifold",
@@ -25,8 +28,8 @@ __all__ = [
 
 PAPER_WEIGHTS = (0.2, 0.3, 0.5, 0.3, 0.2)
 
-# Room enough for any use, and nothing computed in float64 from numbers up to it overflows.
-_LARGEST = torch.finfo(torch.float32).max
+# Room enough for any use, and nothing computed from numbers up to it overflows, nor does u as a condition, in float32.
+_LARGEST = 1e30
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,31 @@ class GaussianMixture:
     weights: Tensor
     means: Tensor
     stds: Tensor
+
+
+@dataclass(frozen=True)
+class Manifold:
+    """x = sigmoid(W u + b) with u from a mixture plus noise.
+
+    Args:
+        mixture: of u, in r dimensions.
+        weight, bias: W ``[d, r]`` and b ``[d]``, float64.
+        latent_noise: standard deviation of the noise.
+    """
+
+    mixture: GaussianMixture
+    weight: Tensor
+    bias: Tensor
+    latent_noise: float
+
+    def samples(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """u ``[n, r]`` in float64 and its x ``[n, d]``, computed in float64, in float32.
+
+        Raises:
+            InputError: ``latent_noise`` is out of range.
+        """
+        u = sample_latents(self.mixture, n, noise=self.latent_noise, generator=generator)
+        return u, project(u, self.weight, self.bias).to(torch.float32)
 
 
 def synthetic_manifold(
@@ -88,28 +116,56 @@ def synthetic_manifold(
     Raises:
         InputError: an argument is of the wrong kind or out of range.
     """
+    manifold = random_manifold(
+        ambient_dim,
+        manifold_dim,
+        seed=seed,
+        n_components=n_components,
+        weights=weights,
+        latent_noise=latent_noise,
+        bias=bias,
+    )
+    n_train = check_int("n_train", n_train, 1)
+    n_validation = check_int("n_validation", n_validation, 1)
+    return Dataset(
+        name=f"synthetic-d{ambient_dim}-r{manifold_dim}",
+        train=manifold.samples(n_train, stream(seed, "train"))[1],
+        validation=manifold.samples(n_validation, stream(seed, "validation"))[1],
+        manifold_dim=int(manifold_dim),
+    )
+
+
+def random_manifold(
+    ambient_dim: int,
+    manifold_dim: int,
+    *,
+    seed: int,
+    n_components: int,
+    weights: Sequence[float],
+    latent_noise: float,
+    bias: bool,
+    place: str = "",
+) -> Manifold:
+    """The manifold of a seed, of arguments as :func:`synthetic_manifold` has them.
+
+    Args:
+        place: goes before the purposes of its two streams, ``"mixture"`` and ``"projection"``, so that one seed has
+            several manifolds.
+
+    Raises:
+        InputError: an argument is of the wrong kind or out of range; ``latent_noise`` is looked at by ``samples``.
+    """
     ambient_dim = check_int("ambient_dim", ambient_dim, 1)
     manifold_dim = check_int("manifold_dim", manifold_dim, 1)
     if manifold_dim > ambient_dim:
         raise InputError(f"manifold_dim={manifold_dim}: expected at most ambient_dim={ambient_dim}")
-    n_train = check_int("n_train", n_train, 1)
-    n_validation = check_int("n_validation", n_validation, 1)
-
     mixture = gaussian_mixture(
-        manifold_dim, n_components=n_components, weights=weights, generator=stream(seed, "mixture")
+        manifold_dim, n_components=n_components, weights=weights, generator=stream(seed, f"{place}mixture")
     )
-    weight, offset = random_projection(ambient_dim, manifold_dim, bias=bias, generator=stream(seed, "projection"))
-
-    def samples(n: int, purpose: str) -> Tensor:
-        u = sample_latents(mixture, n, noise=latent_noise, generator=stream(seed, purpose))
-        return project(u, weight, offset).to(torch.float32)
-
-    return Dataset(
-        name=f"synthetic-d{ambient_dim}-r{manifold_dim}",
-        train=samples(n_train, "train"),
-        validation=samples(n_validation, "validation"),
-        manifold_dim=manifold_dim,
+    weight, offset = random_projection(
+        ambient_dim, manifold_dim, bias=bias, generator=stream(seed, f"{place}projection")
     )
+    return Manifold(mixture, weight, offset, latent_noise)
 
 
 def gaussian_mixture(
@@ -118,8 +174,8 @@ def gaussian_mixture(
     """Mixture with means ~ N(0, 1) and log standard deviations ~ N(0, 1), per component and dimension.
 
     Raises:
-        InputError: ``n_components`` is not a positive integer, or ``weights`` are not that many finite numbers of at
-            least 0 with a positive sum.
+        InputError: ``n_components`` is not a positive integer, or ``weights`` are not that many numbers from 0 to
+            1e30 with a positive sum.
     """
     n_components = check_int("n_components", n_components, 1)
     probabilities = _probabilities(weights, n_components)
@@ -133,10 +189,10 @@ def sample_latents(mixture: GaussianMixture, n: int, *, noise: float, generator:
     One row takes 1 + 2r uniform numbers whatever ``n`` and ``noise`` are, so neither changes what the others are.
 
     Raises:
-        InputError: ``noise`` is not a number from 0 to the largest float32.
+        InputError: ``noise`` is not a number from 0 to 1e30.
     """
     if isinstance(noise, bool) or not isinstance(noise, Real) or not 0 <= noise <= _LARGEST:
-        raise InputError(f"latent_noise={noise!r}: expected a finite number of at least 0")
+        raise InputError(f"latent_noise={noise!r}: expected a number from 0 to {_LARGEST:g}")
     draws = _uniform(n, 1 + 2 * mixture.means.shape[1], generator)
     cumulative = mixture.weights.cumsum(0)
     # Divided by its own last entry, which makes that exactly 1: no draw from [0, 1) may lie beyond it.
@@ -168,7 +224,7 @@ def project(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _probabilities(weights: Sequence[float], n_components: int) -> Tensor:
     """The weights divided by their sum, ``[K]``, float64."""
-    expected = f"expected n_components={n_components} finite numbers of at least 0 with a positive sum"
+    expected = f"expected n_components={n_components} numbers from 0 to {_LARGEST:g} with a positive sum"
     try:
         numbers = list(weights)
     except TypeError:
@@ -183,6 +239,11 @@ def _probabilities(weights: Sequence[float], n_components: int) -> Tensor:
 
 def _uniform(rows: int, columns: int, generator: torch.Generator) -> Tensor:
     return torch.rand(rows, columns, dtype=torch.float64, generator=generator)
+
+
+def normal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
+    """N(0, 1), ``[rows, columns]``, float64; the first n rows are the same for every number of rows."""
+    return _normal_pairs(_uniform(rows, 2 * columns, generator))[0]
 
 
 def _normal_pairs(draws: Tensor) -> tuple[Tensor, Tensor]:

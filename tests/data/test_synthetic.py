@@ -1,6 +1,6 @@
-import hashlib
 import math
 
+import draws
 import numpy as np
 import pytest
 import torch
@@ -17,36 +17,15 @@ from manifold_core.data.synthetic import (
 )
 from manifold_core.errors import InputError
 
-WEIGHTS = (0.2, 0.3, 0.5, 0.3, 0.2)
+WEIGHTS = draws.WEIGHTS
 
 
 def small(**changes):
     return synthetic_manifold(**{"ambient_dim": 5, "manifold_dim": 2, "n_train": 40, "n_validation": 8, **changes})
 
 
-def uniforms(seed, purpose, rows, columns):
-    """What `stream` and torch.rand have to give, from NumPy's Mersenne Twister: 53 bits of two 32-bit words."""
-    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
-    bits = np.random.MT19937()
-    bits._legacy_seeding(int.from_bytes(digest[:4], "little"))
-    words = bits.random_raw(2 * rows * columns).astype(np.uint64)
-    return ((words[::2] << np.uint64(32) | words[1::2]) % np.uint64(2**53) / 2.0**53).reshape(rows, columns)
-
-
-def normals(u):
-    half = u.shape[1] // 2
-    radius = np.sqrt(-2 * np.log1p(-u[:, :half]))
-    return radius * np.cos(2 * np.pi * u[:, half:]), radius * np.sin(2 * np.pi * u[:, half:])
-
-
 def by_numpy(purpose, n, d, r, seed, latent_noise):
-    means, log_stds = normals(uniforms(seed, "mixture", 5, 2 * r))
-    entries = (2 * uniforms(seed, "projection", d, r + 1) - 1) / math.sqrt(r)
-    u = uniforms(seed, purpose, n, 1 + 2 * r)
-    component = (u[:, :1] >= np.cumsum(WEIGHTS) / np.sum(WEIGHTS)).sum(axis=1)
-    inner, outer = normals(u[:, 1:])
-    latents = means[component] + np.exp(log_stds[component]) * inner + latent_noise * outer
-    return 1 / (1 + np.exp(-(latents @ entries[:, :-1].T + entries[:, -1])))
+    return draws.x(draws.latents(seed, purpose, n, r, latent_noise), *draws.projection(seed, d, r))
 
 
 @pytest.mark.parametrize(("d", "r", "seed", "noise"), [(20, 6, 0, 1.0), (7, 7, 2**40 + 1, 0.0), (3, 1, -5, 0.25)])
@@ -216,7 +195,7 @@ def test_numpy_numbers_will_do():
         ("weights", 1.0),
         ("latent_noise", -0.1),
         ("latent_noise", math.nan),
-        ("latent_noise", 1e308),
+        ("latent_noise", 1e31),
         ("latent_noise", "1"),
         ("latent_noise", True),
         ("bias", 1),
