@@ -115,7 +115,7 @@ def _runs(
             parts = inputs if isinstance(inputs, tuple) else (inputs,)
             metrics = evaluate(trained.model, *(part[own.to(part.device)] for part in parts))
         yield {
-            "cell": cell.columns | columns,
+            "cell": {**cell.columns, **columns},
             "variant": cell.variant,
             "seed": seed,
             "true_active": true_active,

@@ -1,6 +1,6 @@
 """What a table of the paper is made of, for the drivers (``table1.py`` …) to fill in."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -49,12 +49,12 @@ class Cell:
         classes: the columns that each class of the data adds; with more than one, a model makes a row a class.
     """
 
-    columns: dict[str, float]
+    columns: Mapping[str, float]
     spec: ModelSpec
     data: "partial[Dataset]"
     true_active: Sequence[int]
     variant: str = ""
-    classes: Sequence[dict[str, int]] = ({},)
+    classes: Sequence[Mapping[str, float]] = ({},)
 
 
 @dataclass(frozen=True)

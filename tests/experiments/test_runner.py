@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from manifold_core.data import Dataset
 from manifold_core.experiments import runner
 from manifold_core.experiments.reproduce import NAMES, SYNTHETIC, reproduce
 from manifold_core.experiments.runner import run_table
 from manifold_core.experiments.tables import BUDGETS, Cell, Plan, Table
 
 import manifold_core as mc
+from manifold_core.data import Dataset
 
 PLAN = Plan("tiny", seeds=2, steps=20, samples=120, batch_size=40)
 
@@ -87,13 +87,16 @@ def test_a_finished_table_is_not_trained_again(tmp_path: Path, monkeypatch: pyte
     assert run(tmp_path) == result
 
 
-def test_stopped_before_the_end_it_goes_on_to_the_same_numbers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stopped_before_the_end_it_goes_on_to_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     undisturbed = run(tmp_path / "a")["runs"]
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(runner, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        run(tmp_path / "b")
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "write_json", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "b")
     assert not (tmp_path / "b/tableX.json").exists()
     assert run(tmp_path / "b")["runs"] == undisturbed
 
@@ -127,7 +130,7 @@ def test_tables_have_the_rows_of_the_paper(name: str, cells: int, rows: int) -> 
     table = SYNTHETIC[name]
     built = table.cells(BUDGETS["full"])
     assert len(built) == cells
-    ours = [(cell.columns | columns, cell.variant) for cell in built for columns in cell.classes]
+    ours = [({**cell.columns, **columns}, cell.variant) for cell in built for columns in cell.classes]
     assert len(ours) == rows
     assert all((row["cell"], row["variant"]) in ours for row in table.paper)
     assert all(len(cell.classes) == len(cell.true_active) for cell in built)
