@@ -1,7 +1,7 @@
 // Where a VAE with one hidden layer has its memory in a launch of ensemble_steps: which room, how many columns of a
 // tile, and how many bytes of shared memory are asked for. Arguments: bytes that the device gives to a block, features,
 // latents, hidden.
-#include "../../csrc/cuda/ensemble_layout.cuh"
+#include "../../csrc/cuda/ensemble/layout.cuh"
 
 #include <cstdio>
 #include <cstdlib>

@@ -3,8 +3,8 @@
 // tile; Adam's moments are the caller's. No sum depends on which thread comes first.
 #pragma once
 
-#include "ensemble_batch.cuh"
-#include "ensemble_parameters.cuh"
+#include "ensemble/batch.cuh"
+#include "ensemble/parameters.cuh"
 
 #include <cmath>
 

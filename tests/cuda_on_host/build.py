@@ -54,7 +54,7 @@ def load() -> dict[str, Calls]:
         subprocess.CalledProcessError: it refused the sources.
     """
     sources = sorted([*(ROOT / "csrc" / "cuda").glob("*.cu"), *HERE.glob("*.cpp")])
-    headers = [*(ROOT / "csrc" / "cuda").glob("*.*h"), *(ROOT / "csrc" / "include").rglob("*.h"), *HERE.glob("*.h")]
+    headers = [*(ROOT / "csrc" / "cuda").rglob("*.*h"), *(ROOT / "csrc" / "include").rglob("*.h"), *HERE.glob("*.h")]
     state = hashlib.sha256(f"{torch.__version__} {FLAGS}".encode())
     for path in (*sources, *sorted(headers)):
         state.update(path.read_bytes())

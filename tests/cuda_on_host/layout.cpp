@@ -1,5 +1,5 @@
 // Where a model has its memory.
-#include "../../csrc/cuda/ensemble_layout.cuh"
+#include "../../csrc/cuda/ensemble/layout.cuh"
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>

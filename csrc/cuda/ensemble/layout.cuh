@@ -6,7 +6,7 @@
 // bias is that of one more weight.
 #pragma once
 
-#include "kernels.cuh"
+#include "../kernels.cuh"
 #include "manifold_core/macros.h"
 #include "manifold_core/program.h"
 

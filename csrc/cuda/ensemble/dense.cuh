@@ -5,8 +5,8 @@
 // part of the columns for a gradient of W, is chosen for each layer so that few threads have nothing to do.
 #pragma once
 
-#include "ensemble_layout.cuh"
-#include "sums.cuh"
+#include "layout.cuh"
+#include "../sums.cuh"
 
 namespace manifold_core::cuda {
 

@@ -7,8 +7,8 @@
 
 #include "dense.cuh"
 #include "manifold_core/permutation.h"
-#include "noise.cuh"
-#include "pair.cuh"
+#include "../noise.cuh"
+#include "../pair.cuh"
 
 namespace manifold_core::cuda {
 
