@@ -7,12 +7,12 @@ import torch
 from ensemble.oracle import Step, Weights, expected_step, gradient_scales, losses, mini_batch, weights_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from manifold_core.ensemble.data import Samples
-from manifold_core.ensemble.state import State
-from manifold_core.training import schedule_table
 from torch import Tensor
 
 import manifold_core as mc
+from manifold_core.ensemble.data import Samples
+from manifold_core.ensemble.state import State
+from manifold_core.training import schedule_table
 
 # What rounding may do, of a gradient relative to the largest in its tensor of the mean of |gradient of a sample|, of a
 # record relative to the terms it is made of; and where a network multiplies what rounding does, so many times what it
