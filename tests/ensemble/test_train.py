@@ -13,8 +13,8 @@ from manifold_core import TrainedModel
 # How far weights and log γ, and −ELBO, of engine and reference may be apart after so many steps at a learning rate of
 # 0.01. ROUNDING: of weights of about 1 and losses of about 10; repeated at each step, and divided by √v where gradients
 # are small. Measured on three instruction sets: 5e-7 at most after 100 steps for the weights, 2e-6 for the losses.
-# AT_A_KINK: of the few models of which a sample comes to lie on the other side of an activation's kink, whereupon Adam's
-# step of a small gradient turns round: the reference in float64 is 6e-4 away from itself in float32 in such a case.
+# AT_A_KINK: of the few models of which a sample comes to lie on the other side of an activation's kink and turns
+# Adam's step of a small gradient round: the reference in float64 is 6e-4 away from itself in float32 in such a case.
 ROUNDING = {1: (3e-7, 5e-6), 10: (6e-7, 1e-5), 100: (3e-6, 2e-5)}
 AT_A_KINK = {1: (1e-6, 1e-5), 10: (3e-3, 1e-3), 100: (1e-2, 1e-2)}
 AT_A_KINK_AT_MOST = 2  # of the 14 kinds
