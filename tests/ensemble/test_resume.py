@@ -130,8 +130,10 @@ def test_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_finished_ensemble_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = train(tmp_path)
-    monkeypatch.setattr(torch.ops.manifold_core, "ensemble_steps", Engine(interrupt_at(1)))
+    engine = Engine(lambda _: None)
+    monkeypatch.setattr(torch.ops.manifold_core, "ensemble_steps", engine)
     assert same(train(tmp_path), expected)
+    assert engine.calls == 0
 
 
 def test_seconds_of_before_count(tmp_path: Path) -> None:
