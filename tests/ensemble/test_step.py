@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
+import pytest
 import torch
 from ensemble.oracle import Step, Weights, expected_step, gradient_scales, losses, mini_batch, weights_of
 from hypothesis import given, settings
@@ -177,3 +179,13 @@ def test_gradient_records_and_adam_of_a_step(cpu: str, example: Example, threads
     rounded_gradient, rounded_record = expected(example)[1]
     assert gradient <= max(GRADIENT, TIMES * rounded_gradient)
     assert record <= max(RECORD, TIMES * rounded_record)
+
+
+@pytest.mark.parametrize("batch", [1100, 17_000])  # groups of a tile each; 64 groups, of which some have two
+@pytest.mark.parametrize("gamma", ["learned", "analytic"])
+def test_batches_of_many_groups(cpu: str, gamma: Literal["learned", "analytic"], batch: int) -> None:
+    spec = mc.ModelSpec(3, (5,), "prelu", gamma, training=mc.TrainingConfig(3, batch, seed=7))
+    example = Example(spec, data_dim=4, samples=batch + 50, step=1, seed=1)
+    gradient, record = found_errors(example, 2)
+    assert gradient <= GRADIENT
+    assert record <= RECORD
