@@ -40,7 +40,8 @@ sanitize: $(READY)  ## the tests of the compiled kernels, built with AddressSani
 	CXXFLAGS='$(SANITIZERS) -fno-omit-frame-pointer -g1 -O1 -w' LDFLAGS='$(SANITIZERS)' \
 	    $(BIN)/python setup.py --quiet build_ext --build-lib build/sanitize --build-temp build/sanitize/objects
 	cd build/sanitize && LD_PRELOAD='$(RUNTIMES)' ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. \
-	    $(CURDIR)/$(BIN)/python -m pytest -c ../../pyproject.toml --rootdir ../.. ../../tests/kernels -m "not slow" -k cpu --capture=sys
+	    $(CURDIR)/$(BIN)/python -m pytest -c ../../pyproject.toml --rootdir ../.. \
+	    ../../tests/kernels ../../tests/ensemble -m "not slow" -k cpu --capture=sys
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .

@@ -181,7 +181,7 @@ class Team {
       const double squared_error = total(m, 0) / static_cast<double>(m.batch), kl = total(m, 1) / static_cast<double>(m.batch);
       const double features = static_cast<double>(m.features), scaled = squared_error * std::exp(-step.log_gamma);
       const double nll = 0.5 * (scaled + features * (std::log(2 * M_PI) + step.log_gamma));
-      if (!std::isfinite(nll + kl)) {
+      if (!std::isfinite(static_cast<float>(nll + kl))) {  // gradients, in float, are not either
         if (member == 0) state_of(m)[1] = i + 1;
         return;
       }

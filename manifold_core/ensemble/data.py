@@ -65,6 +65,10 @@ def check_data(data: DataSet | Sequence[DataSet]) -> list[Samples]:
     devices = sorted({str(part.device) for s in found for part in (s.x, s.condition) if part is not None})
     if len(devices) > 1:
         raise InputError(f"data must lie on one device, got {', '.join(devices)}")
+    for index, samples in enumerate(found):
+        _check_finite(f"data[{index}]: x", samples.x)
+        if samples.condition is not None:
+            _check_finite(f"data[{index}]: condition", samples.condition)
     return found
 
 
@@ -73,6 +77,9 @@ def _check(name: str, tensor: Tensor) -> None:
         raise InputError(f"{name} must be float32 [N, features], not empty, got {tensor.dtype} {tuple(tensor.shape)}")
     if len(tensor) >= 2**31:
         raise InputError(f"{name} must have fewer than 2**31 samples, got {len(tensor)}")
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
     finite = tensor.isfinite().all(dim=1)
     if not finite.all():
         raise InputError(f"{name} must be finite, but row {int((~finite).nonzero()[0])} holds NaN or an infinity")

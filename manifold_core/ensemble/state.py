@@ -66,6 +66,13 @@ class State:
         for name, tensor in self.tensors().items():
             if tensors[name].shape != tensor.shape or tensors[name].dtype != tensor.dtype:
                 raise RuntimeError(f"{name} is {tensors[name].dtype} {tuple(tensors[name].shape)}")
+        done, ended = tensors["progress"].cpu().unbind(1)  # the engines follow it into memory
+        steps = torch.tensor([spec.training.steps for spec in self.specs])
+        wrong = (done < 0) | (done > steps) | ((ended != 0) & ((ended != done + 1) | (ended > steps)))
+        if wrong.any():
+            model = int(wrong.nonzero()[0])
+            raise RuntimeError(f"progress of model {model} is {tensors['progress'][model].tolist()}")
+        for name, tensor in self.tensors().items():
             tensor.copy_(tensors[name])
 
     def _build(self, index: int) -> VAE | CVAE:

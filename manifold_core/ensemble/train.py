@@ -127,6 +127,12 @@ def _trained(
 def _by_reference(
     specs: Sequence[ModelSpec], samples: list[Samples], folder: Path | None, checkpoint_seconds: float, progress: bool
 ) -> list[TrainedModel]:
+    if folder is not None:
+        whole = _identity("reference", specs, samples)
+        if (found := checkpoint.load(folder)) is not None:
+            check_identity(found.state.get("identity"), whole)
+        else:  # of whom the folder is; the numbers of each model go into one of its own
+            checkpoint.save(folder, 0, {}, {"identity": whole})
     trained = []
     for index, spec in enumerate(tqdm(specs, unit="model", disable=not progress, file=sys.stderr)):
         data = samples[spec.data]
@@ -154,6 +160,12 @@ def _as_json(spec: ModelSpec) -> Any:
     return json.loads(json.dumps(asdict(spec)))
 
 
+def _identity(backend: str, specs: Sequence[ModelSpec], samples: list[Samples]) -> dict[str, Any]:
+    """Of an ensemble: what its checkpoint must agree on."""
+    fingerprints = [data.fingerprint() for data in samples]
+    return {"backend": backend, "data": fingerprints, "specs": [_as_json(spec) for spec in specs]}
+
+
 def _restore(state: State, found: checkpoint.Checkpoint, identity: dict[str, Any]) -> float:
     check_identity(found.state.get("identity"), identity)
     try:
@@ -176,8 +188,7 @@ def _run(
     before = 0.0
     identity: dict[str, Any] = {}
     if folder is not None:
-        fingerprints = [data.fingerprint() for data in samples]
-        identity = {"backend": backend, "data": fingerprints, "specs": [_as_json(spec) for spec in state.specs]}
+        identity = _identity(backend, state.specs, samples)
         if (found := checkpoint.load(folder)) is not None:
             before = _restore(state, found, identity)
     steps = [spec.training.steps for spec in state.specs]

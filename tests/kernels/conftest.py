@@ -6,13 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from instruction_sets import CPU, use
 from manifold_core.kernels import extension
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-
-INSTRUCTION_SETS = extension.compiled.supported_instruction_sets() if extension.compiled is not None else ["none"]
-NEEDS_COMPILED = pytest.mark.skipif(extension.compiled is None, reason=extension.missing_because or "compiled")
-CPU = [pytest.param(name, id=f"cpu-{name}", marks=NEEDS_COMPILED) for name in INSTRUCTION_SETS]
 
 # The error that the contract allows a number computed in that arithmetic, relative to the sum of the absolute values of
 # the terms it is made of: the terms of a KL never cancel, so there it is the relative error.
@@ -20,19 +17,6 @@ ALLOWED = {torch.float32: 1e-6, torch.float64: 1e-13}
 # Below its smallest normal number a type has no relative precision.
 SMALLEST = {torch.float32: 2.0**-126, torch.float64: 2.0**-1022}
 UNIT_ROUNDOFF = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
-
-
-def use(name: str) -> Iterator[str]:
-    """The name of a backend. Where it is the name of an instruction set, "cpu", which works with that set meanwhile."""
-    if name == "reference":
-        yield name
-        return
-    before = extension.compiled.instruction_set()
-    extension.compiled.use_instruction_set(name)
-    try:
-        yield "cpu"
-    finally:
-        extension.compiled.use_instruction_set(before)
 
 
 @pytest.fixture(params=[pytest.param("reference", id="reference"), *CPU])

@@ -1,0 +1,97 @@
+"""Data sets and specifications that do not go together are refused, and the error says which."""
+
+import pytest
+import torch
+from ensemble.kinds import kinds, toy
+from torch import Tensor
+
+import manifold_core as mc
+from manifold_core.ensemble.data import check_data
+
+X = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+VAE, CVAE = mc.ModelSpec(2), mc.ModelSpec(2, condition_dim=3)
+
+
+def spoilt(row: int, value: float) -> Tensor:
+    x = X.clone()
+    x[row, 1] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "data must hold at least one data set, got none"),
+        (spoilt(7, float("nan")), "data[0]: x must be finite, but row 7 holds NaN or an infinity"),
+        ([X, spoilt(0, float("inf"))], "data[1]: x must be finite, but row 0 holds NaN or an infinity"),
+        ((X, spoilt(19, float("-inf"))), "data[0]: condition must be finite, but row 19 holds NaN or an infinity"),
+        (X.double(), "data[0]: x must be float32 [N, features], not empty, got torch.float64 (20, 4)"),
+        ((X, X.half()), "data[0]: condition must be float32 [N, features], not empty, got torch.float16 (20, 4)"),
+        (X[0], "data[0]: x must be float32 [N, features], not empty, got torch.float32 (4,)"),
+        (X[None], "data[0]: x must be float32 [N, features], not empty, got torch.float32 (1, 20, 4)"),
+        (X[:0], "data[0]: x must be float32 [N, features], not empty, got torch.float32 (0, 4)"),
+        (X[:, :0], "data[0]: x must be float32 [N, features], not empty, got torch.float32 (20, 0)"),
+        ((X, X[:, :0]), "data[0]: condition must be float32 [N, features], not empty, got torch.float32 (20, 0)"),
+        ((X, X[:19]), "data[0]: condition must have 20 rows, one a sample, got 19"),
+        ((X, X, X), "data[0] must be a tensor x or a pair (x, condition), got tuple"),
+        ((), "data[0] must be a tensor x or a pair (x, condition), got tuple"),
+        ((X, None), "data[0] must be a tensor x or a pair (x, condition), got tuple"),
+        ([X, X.tolist()], "data[1] must be a tensor x or a pair (x, condition), got list"),
+        (X.numpy(), "data[0] must be a tensor x or a pair (x, condition), got ndarray"),
+        (None, "data[0] must be a tensor x or a pair (x, condition), got NoneType"),
+        ([X, X.to("meta")], "data must lie on one device, got cpu, meta"),
+    ],
+)
+def test_bad_data_are_named(backend: str, data: object, message: str) -> None:
+    with pytest.raises(mc.InputError) as caught:
+        mc.train_ensemble([VAE], data, backend=backend, progress=False)  # type: ignore[arg-type]
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("specs", "data", "message"),
+    [
+        ([], X, "specs must hold at least one specification, got none"),
+        ([VAE, 3], X, "specs[1] must be a ModelSpec, got int"),
+        ([VAE, mc.ModelSpec(2, data=1)], X, "specs[1]: data must be a number from 0 to 0, got 1"),
+        ([mc.ModelSpec(2, data=-1)], [X, X], "specs[0]: data must be a number from 0 to 1, got -1"),
+        ([mc.ModelSpec(2, data=True)], [X, X], "specs[0]: data must be a number from 0 to 1, got True"),
+        ([mc.ModelSpec(2, data=0.0)], X, "specs[0]: data must be a number from 0 to 0, got 0.0"),  # type: ignore[arg-type]
+        (
+            [CVAE],
+            X,
+            "specs[0]: condition_dim must be the width of the condition of data[0], 0: it has none, got 3",
+        ),
+        ([VAE], (X, X), "specs[0]: condition_dim must be the width of the condition of data[0], 4, got 0"),
+        (
+            [VAE, mc.ModelSpec(2, condition_dim=3, data=1)],
+            [X, (X, X)],
+            "specs[1]: condition_dim must be the width of the condition of data[1], 4, got 3",
+        ),
+    ],
+)
+def test_a_specification_has_to_go_with_its_data(backend: str, specs: object, data: object, message: str) -> None:
+    with pytest.raises(mc.InputError) as caught:
+        mc.train_ensemble(specs, data, backend=backend, progress=False)  # type: ignore[arg-type]
+    assert message in str(caught.value)
+
+
+def test_strided_data_are_the_same_data(backend: str) -> None:
+    x, (second, condition) = toy()
+    wide = torch.full((700, 40), float("nan"))
+    strided = wide[:, 1:10].copy_(x), (wide[:, 10:24:2].copy_(second), condition.t().contiguous().t())
+    assert not any(part.is_contiguous() for part in (strided[0], *strided[1]))
+    specs = kinds(3)[4:8]
+    found = mc.train_ensemble(specs, list(strided), backend=backend, progress=False)
+    expected = mc.train_ensemble(specs, toy(), backend=backend, progress=False)
+    for a, b in zip(found, expected, strict=True):
+        assert a.metrics == b.metrics or backend == "reference"
+        for name, tensor in b.model.state_dict().items():
+            torch.testing.assert_close(a.model.state_dict()[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_fingerprints_tell_data_apart() -> None:
+    same, swapped = check_data([(X, X[:, :2]), (X.clone(), X[:, :2].clone())]), X.flip(0)
+    assert same[0].fingerprint() == same[1].fingerprint()
+    others = check_data([X, (X, X[:, 1:3]), swapped, (swapped, X[:, :2]), spoilt(3, 0.5)])
+    assert len({found.fingerprint() for found in (same[0], *others)}) == 6

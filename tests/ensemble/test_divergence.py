@@ -1,0 +1,102 @@
+"""A model whose loss is no longer a number ends alone, before the step that would have spoilt it."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from ensemble.kinds import kinds, toy
+from torch import Tensor
+
+import manifold_core as mc
+from manifold_core.ensemble.data import check_data
+from manifold_core.ensemble.state import State
+
+STEPS = 12
+
+
+def diverging(gamma: str, **changes: object) -> mc.ModelSpec:
+    training = mc.TrainingConfig(STEPS, 300, changes.pop("learning_rate", 0.01), seed=3)  # type: ignore[arg-type]
+    return mc.ModelSpec(3, (6,), gamma=gamma, training=training, **changes)  # type: ignore[arg-type]
+
+
+# Of each the step whose loss is not finite: 1 where γ or the data are such from the start, 2 where the first step is
+# too long. A γ that float cannot divide by, though double could, is not let through to the gradients.
+BAD = [
+    *((diverging(gamma, learning_rate=1e6), 1.0, 2) for gamma in ("learned", "analytic", "fixed")),
+    *((diverging(gamma, log_gamma=-200.0), 1.0, 1) for gamma in ("learned", "fixed")),
+    *((diverging(gamma, log_gamma=-90.0), 1.0, 1) for gamma in ("learned", "fixed")),
+    (diverging("fixed", log_gamma=-1e4), 1.0, 1),
+    *((diverging(gamma), 1e20, 1) for gamma in ("learned", "analytic", "fixed")),
+]
+
+
+def data_of(scale: float) -> list[Tensor | tuple[Tensor, Tensor]]:
+    x, conditional = toy()
+    assert isinstance(x, Tensor)
+    return [x, conditional, x * scale]
+
+
+def bad_one(spec: mc.ModelSpec, scale: float) -> mc.ModelSpec:
+    return dataclasses.replace(spec, data=0 if scale == 1 else 2)
+
+
+@pytest.mark.parametrize(("spec", "scale", "step"), BAD)
+def test_its_step_is_reported_and_its_weights_are_those_before(
+    backend: str, spec: mc.ModelSpec, scale: float, step: int
+) -> None:
+    (found,) = mc.train_ensemble([bad_one(spec, scale)], data_of(scale), backend=backend, progress=False)
+    assert found.diverged_at == step
+    assert found.history.step == list(range(1, step))
+    assert all(math.isfinite(number) for number in found.history.neg_elbo)
+    weights = found.model.state_dict()
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+    if step == 1:
+        for name, tensor in spec.build(9).state_dict().items():
+            assert torch.equal(weights[name], tensor), name
+
+
+@pytest.mark.parametrize("gamma", ["learned", "analytic", "fixed"])
+def test_weights_are_those_of_the_step_before(cpu: str, gamma: str) -> None:
+    """Bit for bit what so many steps alone would have made of them, γ of the last batch included."""
+    spec, data = diverging(gamma, learning_rate=10.0), check_data(toy())
+    state, before = State([spec], data), State([spec], data)
+    torch.ops.manifold_core.ensemble_steps(state.words, STEPS, 2)
+    done, step = state.progress[0].tolist()
+    assert step == done + 1 > 2, "this is to go wrong after a few steps"
+    torch.ops.manifold_core.ensemble_steps(before.words, done, 1)
+    for name, tensor in before.tensors().items():
+        assert name == "progress" or torch.equal(state.tensors()[name], tensor), name
+    torch.ops.manifold_core.ensemble_steps(state.words, STEPS, 1)  # it does not begin again
+    assert state.progress[0].tolist() == [done, step]
+
+
+@pytest.mark.parametrize("threads", [1, 3, 20])
+def test_the_others_go_on_to_the_numbers_they_have_without_it(cpu: str, threads: int) -> None:
+    good = kinds(STEPS)
+    specs: list[mc.ModelSpec] = []
+    for index, spec in enumerate(good):
+        specs += [bad_one(*BAD[index % len(BAD)][:2]), spec]
+    data = data_of(1e20)
+    found = mc.train_ensemble(specs, data, backend=cpu, threads=threads, progress=False)
+    without = mc.train_ensemble(good, data, backend=cpu, threads=1, progress=False)
+    assert [one.diverged_at for one in found[::2]] == [BAD[i % len(BAD)][2] for i in range(len(good))]
+    for a, b in zip(found[1::2], without, strict=True):
+        assert a.diverged_at is None
+        assert a.metrics == b.metrics
+        assert (a.history.step, a.history.neg_elbo, a.history.gamma) == (
+            b.history.step,
+            b.history.neg_elbo,
+            b.history.gamma,
+        )
+        for name, tensor in b.model.state_dict().items():
+            assert torch.equal(a.model.state_dict()[name], tensor), name
+
+
+def test_the_reference_goes_on_without_it_too() -> None:
+    good = kinds(2)[:2]
+    specs = [good[0], bad_one(*BAD[3][:2]), good[1]]
+    found = mc.train_ensemble(specs, toy(), backend="reference", progress=False)
+    without = mc.train_ensemble(good, toy(), backend="reference", progress=False)
+    assert [one.diverged_at for one in found] == [None, 1, None]
+    assert [found[0].metrics, found[2].metrics] == [one.metrics for one in without]

@@ -1,0 +1,78 @@
+"""An ensemble that does not fit is refused before memory is taken for it."""
+
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+from instruction_sets import NEEDS_COMPILED
+
+import manifold_core as mc
+from manifold_core.ensemble import memory
+from manifold_core.ensemble.data import DataSet
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Says how much memory there is; a megabyte to begin with."""
+    path = tmp_path / "meminfo"
+    monkeypatch.setattr(memory, "MEMINFO", path)
+    path.write_text("MemTotal:       16000000 kB\nMemFree:  5 kB\nMemAvailable:       1000 kB\nHugetlb:  0 kB\n")
+    return path
+
+
+def test_what_is_free_is_read_in_bytes(free: Path) -> None:
+    memory.check_memory(1000 * 1024, "these", CPU)
+    with pytest.raises(mc.InputError, match=r"these must fit into the 0\.0 GB free on cpu, but take 0\.0 GB"):
+        memory.check_memory(1000 * 1024 + 1, "these", CPU)
+    with pytest.raises(mc.InputError, match=r"these must fit into the 0\.0 GB free on cpu, but take 3\.5 GB"):
+        memory.check_memory(3_500_000_000, "these", CPU)
+
+
+def test_where_nobody_can_tell_nothing_is_refused(free: Path) -> None:
+    free.write_text("MemTotal: 5 kB\n")
+    memory.check_memory(10**15, "these", CPU)
+    free.unlink()
+    memory.check_memory(10**15, "these", CPU)
+
+
+@NEEDS_COMPILED
+@pytest.mark.parametrize(
+    ("specs", "data", "what"),
+    [
+        # weights, their moments
+        ([mc.ModelSpec(5, (3000,))], torch.zeros(50, 9), "1 models, their curves and their data"),
+        # the copy of conditional data
+        ([mc.ModelSpec(2, (3,), condition_dim=1)], (torch.zeros(90_000, 2), torch.zeros(90_000, 1)), "1 models"),
+        # curves
+        ([mc.ModelSpec(60, (1,), training=mc.TrainingConfig(900))] * 9, torch.zeros(50, 2), "9 models"),
+        # the gradient of each tile of a batch
+        (
+            [mc.ModelSpec(5, (900,), training=mc.TrainingConfig(1, 20_000))],
+            torch.zeros(20_000, 9),
+            "the tiles of 2 threads",
+        ),
+    ],
+)
+def test_models_that_do_not_fit(free: Path, specs: list[mc.ModelSpec], data: DataSet, what: str) -> None:
+    with pytest.raises(mc.InputError, match=f"{what}.* must fit into the 0.0 GB free on cpu"):
+        mc.train_ensemble(specs, data, backend="cpu", threads=2, progress=False)
+
+
+@NEEDS_COMPILED
+def test_what_fits_is_trained(free: Path) -> None:
+    spec = mc.ModelSpec(2, (5,), training=mc.TrainingConfig(2))
+    (found,) = mc.train_ensemble([spec], torch.zeros(50, 9), backend="cpu", threads=1, progress=False)
+    assert found.history.step == [1, 2]
+
+
+@NEEDS_COMPILED
+def test_huge_models_are_refused_before_memory_is_taken() -> None:
+    """With this machine's own memory: they would take petabytes."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for spec in (mc.ModelSpec(5, (10**12,)), mc.ModelSpec(10**13), mc.ModelSpec(5, (10**7, 10**7))):
+        with pytest.raises(mc.InputError, match=r"must fit into the .* GB free on cpu, but take \d{6,}\.\d GB"):
+            mc.train_ensemble([spec, mc.ModelSpec(2)], torch.zeros(50, 9), backend="cpu", progress=False)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB

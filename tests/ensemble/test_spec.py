@@ -1,0 +1,82 @@
+"""What a specification refuses, and the model it makes."""
+
+import pytest
+import torch
+
+import manifold_core as mc
+from manifold_core.ensemble.spec import MOST_HIDDEN
+
+CONDITIONAL = {"condition_dim": 2}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"latent_dim": 0}, "latent_dim must be a positive integer, got 0"),
+        ({"latent_dim": -3}, "latent_dim must be a positive integer, got -3"),
+        ({"latent_dim": 2.0}, "latent_dim must be a positive integer, got 2.0"),
+        ({"latent_dim": True}, "latent_dim must be a positive integer, got True"),
+        ({"hidden": ()}, "hidden must be one to 3 widths, got ()"),
+        ({"hidden": (4,) * 4}, "hidden must be one to 3 widths, got (4, 4, 4, 4)"),
+        ({"hidden": 16}, "hidden must be one to 3 widths, got 16"),
+        ({"hidden": (4, 0)}, "hidden[1] must be a positive integer, got 0"),
+        ({"hidden": (2.5,)}, "hidden[0] must be a positive integer, got 2.5"),
+        ({"activation": "tanh"}, "activation must be 'relu' or 'prelu', got 'tanh'"),
+        ({"gamma": "free"}, "gamma must be 'learned', 'analytic' or 'fixed', got 'free'"),
+        ({"log_gamma": float("nan")}, "log_gamma must be a finite number, got nan"),
+        ({"log_gamma": float("-inf"), "gamma": "fixed"}, "log_gamma must be a finite number, got -inf"),
+        ({"condition_dim": -1}, "condition_dim must be an integer, not negative, got -1"),
+        ({"condition_dim": 1.0}, "condition_dim must be an integer, not negative, got 1.0"),
+        ({"condition_dim": True}, "condition_dim must be an integer, not negative, got True"),
+        ({"condition_hidden": ()}, "condition_hidden must be one to 3 widths, got ()"),
+        ({"condition_hidden": (1, 2, 3, 4)}, "condition_hidden must be one to 3 widths, got (1, 2, 3, 4)"),
+        (CONDITIONAL | {"condition_hidden": (0,)}, "condition_hidden[0] must be a positive integer, got 0"),
+        (CONDITIONAL | {"condition_features": 0}, "condition_features must be a positive integer, got 0"),
+        (CONDITIONAL | {"prior": "flat"}, "prior must be 'learned' or 'standard', got 'flat'"),
+    ],
+)
+def test_bad_specifications_name_the_argument_and_its_value(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(mc.InputError) as caught:
+        mc.ModelSpec(**({"latent_dim": 3} | arguments))  # type: ignore[arg-type]
+    assert message in str(caught.value)
+
+
+def test_lists_of_widths_are_kept_as_tuples() -> None:
+    widths = [5, 4]
+    spec = mc.ModelSpec(3, widths, condition_hidden=[7])  # type: ignore[arg-type]
+    widths.append(3)
+    assert (spec.hidden, spec.condition_hidden) == ((5, 4), (7,))
+    assert hash(spec) == hash(mc.ModelSpec(3, (5, 4), condition_hidden=(7,)))
+    assert mc.ModelSpec(3, (1,) * MOST_HIDDEN).hidden == (1, 1, 1)
+
+
+def test_the_weights_are_those_of_the_seed_and_no_others_lose_theirs() -> None:
+    spec = mc.ModelSpec(3, (5, 4), "prelu", "fixed", -1.5, training=mc.TrainingConfig(seed=9))
+    state = torch.get_rng_state()
+    model = spec.build(6)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(9)
+    expected = mc.VAE.mlp(6, 3, (5, 4), mc.GaussianELBO("fixed", -1.5), activation="prelu")
+    assert str(model) == str(expected)
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+
+
+def test_a_specification_with_a_condition_makes_a_cvae_of_all_it_says() -> None:
+    spec = mc.ModelSpec(3, (5, 4), condition_dim=2, condition_hidden=(7, 6), condition_features=8, attention=True)
+    torch.manual_seed(0)
+    expected = mc.CVAE.mlp(6, 2, 3, (5, 4), condition_hidden=(7, 6), condition_features=8, attention=True)
+    found = spec.build(6)
+    assert str(found) == str(expected)
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
+    standard = mc.ModelSpec(3, condition_dim=2, prior="standard").build(6)
+    assert isinstance(standard, mc.CVAE)
+    assert standard.prior is None
+    assert standard.gate is None
+
+
+def test_an_outline_takes_no_memory() -> None:
+    outline = mc.ModelSpec(10**6, (10**9,)).outline(10**6)
+    assert sum(parameter.numel() for parameter in outline.parameters()) > 10**15
+    assert {parameter.device.type for parameter in outline.parameters()} == {"meta"}

@@ -1,0 +1,145 @@
+"""Many models trained side by side against one after the other by the one training loop."""
+
+from functools import cache
+
+import pytest
+import torch
+from ensemble.kinds import kinds, toy
+from instruction_sets import NEEDS_COMPILED
+from torch import Tensor
+
+import manifold_core as mc
+from manifold_core import TrainedModel
+
+# How far weights and log γ, and −ELBO, of engine and reference may be apart after so many steps at a learning rate of
+# 0.01. ROUNDING: of weights of about 1 and losses of about 10; repeated at each step, and divided by √v where gradients
+# are small. Measured on three instruction sets: 5e-7 at most after 100 steps for the weights, 2e-6 for the losses.
+# AT_A_KINK: of the few models of which a sample comes to lie on the other side of an activation's kink and turns
+# Adam's step of a small gradient round: the reference in float64 is 6e-4 away from itself in float32 in such a case.
+ROUNDING = {1: (3e-7, 5e-6), 10: (6e-7, 1e-5), 100: (3e-6, 2e-5)}
+AT_A_KINK = {1: (1e-6, 1e-5), 10: (3e-3, 1e-3), 100: (1e-2, 1e-2)}
+AT_A_KINK_AT_MOST = 2  # of the 14 kinds
+
+
+@cache
+def by_reference(steps: int) -> list[TrainedModel]:
+    return mc.train_ensemble(kinds(steps), toy(), backend="reference", progress=False)
+
+
+def largest(a: list[Tensor], b: list[Tensor]) -> float:
+    return max(float((x.double() - y.double()).abs().max()) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("steps", [1, 10, 100])
+def test_every_kind_goes_the_way_of_the_reference(cpu: str, steps: int) -> None:
+    found = mc.train_ensemble(kinds(steps), toy(), backend=cpu, progress=False)
+    apart = []
+    for index, (a, b) in enumerate(zip(found, by_reference(steps), strict=True)):
+        assert (a.spec, a.diverged_at, b.diverged_at) == (kinds(steps)[index], None, None)
+        assert list(a.model.state_dict()) == list(b.model.state_dict())
+        weights = largest(list(a.model.state_dict().values()), list(b.model.state_dict().values()))
+        assert a.history.step == b.history.step == list(range(1, steps + 1))
+        losses = largest([torch.tensor(a.history.neg_elbo)], [torch.tensor(b.history.neg_elbo)])
+        gamma = largest([torch.tensor(a.history.gamma).log()], [torch.tensor(b.history.gamma).log()])
+        assert a.history.active_dimensions == b.history.active_dimensions
+        apart.append((max(weights, gamma), max(losses, abs(a.metrics.neg_elbo - b.metrics.neg_elbo))))
+    for which in (0, 1):
+        numbers = sorted(pair[which] for pair in apart)
+        assert numbers[-1] <= AT_A_KINK[steps][which], apart
+        assert numbers[-1 - AT_A_KINK_AT_MOST] <= ROUNDING[steps][which], apart
+
+
+@pytest.mark.parametrize("index", [0, 1, 6, 9])
+def test_a_trained_model_is_an_ordinary_one(backend: str, index: int) -> None:
+    spec = kinds(20)[index]
+    data = toy()[spec.data]
+    x, condition = (data, None) if isinstance(data, Tensor) else data
+    (found,) = mc.train_ensemble([spec], toy(), backend=backend, progress=False)
+    model, fresh = found.model, spec.build(x.shape[1])
+    assert type(model) is (mc.VAE if condition is None else mc.CVAE)
+    assert str(model) == str(fresh)
+    assert list(model.state_dict()) == list(fresh.state_dict())
+    assert not model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert found.metrics == mc.evaluate(model, x, condition)
+    assert found.metrics.gamma == pytest.approx(model.elbo.log_gamma.detach().double().exp().item())
+    assert mc.active_dimensions(model, x, condition).count == found.metrics.active_dimensions
+    history = mc.train(model, x, mc.TrainingConfig(30, 350), condition=condition, progress=False)
+    assert history.neg_elbo[-1] < found.history.neg_elbo[-1] < found.history.neg_elbo[0]
+
+
+def test_the_models_share_no_memory(backend: str) -> None:
+    specs = kinds(2)[:1] * 2
+    first, second = mc.train_ensemble(specs, toy(), backend=backend, progress=False)
+    before = {name: tensor.clone() for name, tensor in second.model.state_dict().items()}
+    for parameter in first.model.parameters():
+        parameter.data.zero_()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in second.model.state_dict().items())
+
+
+@pytest.mark.parametrize("steps", [499, 1000, 1003])
+def test_long_curves_have_the_points_of_the_reference(backend: str, steps: int) -> None:
+    """A point of every second step from 1,000 steps on, and of the last."""
+    spec = mc.ModelSpec(1, (1,), training=mc.TrainingConfig(steps, 2))
+    (found,) = mc.train_ensemble([spec], torch.randn(4, 1), backend=backend, progress=False)
+    every = max(1, steps // 500)
+    assert found.history.step == sorted({*range(every, steps + 1, every), steps})
+    assert len(found.history.neg_elbo) == len(found.history.gamma) == len(found.history.step)
+    assert found.history.seconds > 0
+
+
+def test_points_between_which_steps_lie(cpu: str) -> None:
+    spec = mc.ModelSpec(2, (4,), "prelu", training=mc.TrainingConfig(1501, 16))
+    x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    (found,) = mc.train_ensemble([spec], x, backend=cpu, progress=False)
+    (expected,) = mc.train_ensemble([spec], x, backend="reference", progress=False)
+    assert found.history.step == expected.history.step
+    assert found.history.step[-2:] == [1500, 1501]
+    for name in ("neg_elbo", "gamma", "active_dimensions"):  # for as long as rounding has not grown
+        assert getattr(found.history, name)[:100] == pytest.approx(getattr(expected.history, name)[:100], rel=1e-4)
+
+
+@NEEDS_COMPILED
+def test_auto_is_the_engine_and_threads_are_those_of_torch() -> None:
+    asked = []
+    operator = torch.ops.manifold_core.ensemble_steps
+
+    def noting(models: Tensor, steps: int, threads: int) -> None:
+        asked.append(threads)
+        operator(models, steps, threads)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.ops.manifold_core, "ensemble_steps", noting)
+        patch.setattr(torch, "get_num_threads", lambda: 3)
+        found = mc.train_ensemble(kinds(5), toy(), progress=False)
+        mc.train_ensemble(kinds(5), toy(), threads=4, progress=False)
+        mc.train_ensemble(kinds(5)[:1], toy(), backend="reference", progress=False)
+    assert set(asked) == {3, 4}
+    assert asked == sorted(asked)
+    for a, b in zip(found, mc.train_ensemble(kinds(5), toy(), backend="cpu", threads=1, progress=False), strict=True):
+        assert a.metrics == b.metrics
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.0, True, "2"])
+def test_bad_threads_are_named(backend: str, threads: object) -> None:
+    with pytest.raises(mc.InputError, match=f"threads must be a positive integer, got {threads!r}"):
+        mc.train_ensemble(kinds(1)[:1], toy(), backend=backend, threads=threads, progress=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["triton", "gpu", "CPU", ""])
+def test_unknown_backends_are_named(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"backend must be one of \('auto', .*\), got '{name}'"):
+        mc.train_ensemble(kinds(1)[:1], toy(), backend=name, progress=False)
+
+
+def test_a_backend_that_cannot_serve_says_why() -> None:
+    with pytest.raises(RuntimeError, match="backend 'cuda' cannot serve this call: "):
+        mc.train_ensemble(kinds(1)[:1], toy(), backend="cuda", progress=False)
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_progress_goes_to_standard_error(backend: str, progress: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    mc.train_ensemble(kinds(1)[:1], toy(), backend=backend, progress=progress)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert bool(printed.err) == progress
