@@ -54,7 +54,7 @@ class TrainedModel:
 
 def train_ensemble(
     specs: Sequence[ModelSpec],
-    data: DataSet | list[DataSet],
+    data: DataSet | Sequence[DataSet],
     *,
     backend: str = "auto",
     threads: int | None = None,
