@@ -65,7 +65,7 @@ def test_numbers_do_not_depend_on_the_split_into_calls(cpu: str, calls: list[int
 
 
 def test_a_model_learns_the_same_alone_as_beside_others(cpu: str) -> None:
-    specs, data = kinds(5), check_data(toy())
+    specs, data = [*kinds(5), *kinds(5, learning_rate=0.03)[:2]], check_data(toy())
     together, alone = State(specs, data), [State([spec], data) for spec in specs]
     for state in (together, *alone):
         torch.ops.manifold_core.ensemble_steps(state.words, 5, 1)
