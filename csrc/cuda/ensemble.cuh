@@ -180,7 +180,7 @@ __device__ __forceinline__ bool train_step(Known& s, const Memory& m) {
     }
   }
   const Loss loss = finish_loss(s, squared_error, kl);
-  if (!(fabs(loss.nll + loss.kl) < HUGE_VAL)) {
+  if (!(fabsf(static_cast<float>(loss.nll + loss.kl)) < HUGE_VALF)) {  // gradients, in float, are not either
     if (threadIdx.x == 0) reinterpret_cast<int64_t*>(model.state)[1] = s.step.number + 1;
     return false;
   }

@@ -454,6 +454,14 @@ class TestDivergence:
         engine([run], 1)
         assert run.state.tolist() == [0, 1]
 
+    @pytest.mark.parametrize("log_gamma", [-100.0, -200.0])
+    def test_a_loss_that_float_cannot_hold_ends_the_model(self, engine: Engine, log_gamma: float) -> None:
+        run = Run(Case(gamma="fixed", log_gamma=log_gamma), engine.device)
+        before = run.parameters.clone()
+        engine([run], 3)
+        assert run.state.tolist() == [0, 1]
+        assert torch.equal(run.parameters, before)
+
     def test_a_perfect_reconstruction_has_no_analytic_gamma(self, engine: Engine) -> None:
         run = Run(Case(gamma="analytic", steps=2), engine.device)
         run.data.zero_()
