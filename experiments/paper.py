@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-__all__ = ["rows"]
+__all__ = ["matrix", "rows"]
 
 
 @cache
@@ -27,3 +27,13 @@ def rows(table: str, **where: Any) -> list[dict[str, Any]]:
     content = _tables()[table]
     named = [dict(zip(content["columns"], row, strict=True)) for row in content["rows"]]
     return [row for row in named if all(row[column] == value for column, value in where.items())]
+
+
+def matrix(table: str) -> list[list[float]]:
+    """The variances that Table 10 or 11 prints, row by row.
+
+    Raises:
+        KeyError: no such table, or not a matrix.
+    """
+    values: list[list[float]] = _tables()[table]["values"]
+    return values
