@@ -10,15 +10,14 @@ from .results import Fit, Result
 from .summary import MATRIX_SHAPE, Row, in_variants, matrix_run
 from .svg import decades, proportions, slope, spectrum
 from .table import scrolling
-from .text import fixed, integer, label, significant
+from .text import cell_label, fixed, integer, label, significant
 
 __all__ = ["matrix", "slopes", "spectra"]
 
 
 def spectra(listed: Sequence[Row]) -> Markup:
     """One picture a row, all of a table on one scale; nothing where no run has variances."""
-    ordered = [row for own in in_variants(listed).values() for row in own]
-    shown = [row for row in ordered if any(run.variance for run in row.finished)]
+    shown = [row for row in listed if any(run.variance for run in row.finished)]
     if not shown:
         return Markup()
     every = [v for row in shown for run in row.finished for v in run.variance]
@@ -31,18 +30,18 @@ def spectra(listed: Sequence[Row]) -> Markup:
     ]
     if any(v < 10.0 ** bounds[0] for v in every):
         legend.append(element("span", "zero lies on the lower edge"))
-    figures = [element("figure", spectrum(row, bounds), element("figcaption", *_caption(row))) for row in shown]
-    return joined(
-        element("h3", "Variances of the latent dimensions, sorted"),
-        element("p", *legend, class_="legend"),
-        element("div", *figures, class_="spectra"),
-    )
+    parts = [element("h3", "Variances of the latent dimensions, sorted"), element("p", *legend, class_="legend")]
+    for variant, own in in_variants(shown).items():
+        figures = [element("figure", spectrum(row, bounds), element("figcaption", *_caption(row))) for row in own]
+        parts += [element("h4", variant)] if variant else []
+        parts.append(element("div", *figures, class_="spectra"))
+    return joined(*parts)
 
 
 def _caption(row: Row) -> list[Markup]:
     counted = row.share
     right = [element("span", f"{counted.right} of {counted.whole} right")] if counted.whole else []
-    return [element("b", label(row)), *right]
+    return [element("b", cell_label(row.cell)), *right]
 
 
 def _key(kind: str, words: str) -> Markup:
@@ -65,22 +64,18 @@ def slopes(result: Result) -> Markup:
         _key("fitted", "fitted line"),
         element("span", "□ squared error, △ active and ◇ inactive variances"),
     ]
-    figures = [
-        element("figure", picture, element("figcaption", element("b", label(fit)), element("span", said)))
-        for fit in result.fits
-        for picture, said in ((slope(fit), _said(fit)), (proportions(fit), "in proportion to γ?"))
-        if picture is not None
-    ]
+    figures = []
+    for fit in result.fits:
+        said = f"slope {significant(fit.slope, 4)}, expected {significant(fit.expected, 4)}"
+        pictures = element("div", slope(fit), proportions(fit), class_="pair")
+        caption = element("figcaption", element("b", label(fit)), element("span", said))
+        figures.append(element("figure", pictures, caption))
     table = element("table", element("thead", head), element("tbody", *lines), class_="lines")
     return joined(
         scrolling(table, f"Slopes of {result.name}"),
         element("p", *legend, class_="legend"),
         element("div", *figures, class_="slopes"),
     )
-
-
-def _said(fit: Fit) -> str:
-    return f"slope {significant(fit.slope, 4)}, expected {significant(fit.expected, 4)}"
 
 
 def _fit(fit: Fit) -> Markup:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from ...errors import InputError
 
-__all__ = ["Fit", "Paper", "Result", "Run", "read_results"]
+__all__ = ["Cell", "Fit", "Paper", "Result", "Run", "read_results"]
 
 T = TypeVar("T")
 Cell = dict[str, str | int | float | bool]
@@ -233,7 +233,8 @@ class _Entry:
             raise InputError(f"{self.where}: {key!r} is {_short(self.content[key])}, expected {expected}") from None
 
     def entries(self, key: str) -> list["_Entry"]:
-        listed = self.get(key, _list, "a list of objects", [])
+        empty: list[Any] = []
+        listed = self.get(key, _list, "a list of objects", empty)
         for i, entry in enumerate(listed):
             if not isinstance(entry, dict):
                 raise InputError(f"{self.where}: {key}[{i}] is {_short(entry)}, expected an object")

@@ -92,8 +92,8 @@ def slope(fit: Fit, width: int = 330, height: int = 230) -> Markup:
     return _picture(width, height, said, parts)
 
 
-def proportions(fit: Fit, width: int = 330, height: int = 230) -> Markup | None:
-    """Squared error, active and inactive variances against γ, logarithmic; None where the file has none."""
+def proportions(fit: Fit, width: int = 330, height: int = 230) -> Markup:
+    """Squared error, active and inactive variances against γ, logarithmic; nothing where the file has none."""
     curves = {"recon": fit.recon, "active": fit.active_variance, "inactive": fit.inactive_variance}
     drawn = {
         name: [(a, value) for (a, _b), value in zip(fit.points, values, strict=True) if value > 0 and value < math.inf]
@@ -102,7 +102,7 @@ def proportions(fit: Fit, width: int = 330, height: int = 230) -> Markup | None:
     }
     everything = [point for points in drawn.values() for point in points if math.isfinite(point[0])]
     if not everything:
-        return None
+        return Markup()
     bounds = decades(value for _, value in everything)
     x, _y = _axes(everything, width, height)
     y = Axis(*bounds, height - 34, 14)
@@ -114,7 +114,7 @@ def proportions(fit: Fit, width: int = 330, height: int = 230) -> Markup | None:
     return _picture(width, height, f"Squared error and variances against log γ, {label(fit)}.", parts)
 
 
-def strip(row: Row, low: float, high: float, width: int = 120, height: int = 16) -> Markup:
+def strip(row: Row, low: float, high: float, width: int = 96, height: int = 16) -> Markup:
     """−ELBO on the scale of the whole table: the paper's as a diamond, ours as a dot on its spread."""
     x = Axis(low, high if high > low else low + 1, 5, width - 5)
     middle = height / 2

@@ -131,8 +131,8 @@ def _ours(quantity: str, row: Row) -> Markup:
 
 
 def _number(quantity: str, x: float, digits: int) -> str:
-    """Losses to two digits behind the point; what spans decades to so many significant ones."""
-    return fixed(x) if quantity in ("neg_elbo", "kl") else significant(x, digits, padded=True)
+    """What spans decades to so many significant digits, losses to one less behind the point."""
+    return fixed(x, digits - 1) if quantity in ("neg_elbo", "kl") else significant(x, digits, padded=True)
 
 
 def _strip(bounds: tuple[float, float], row: Row) -> Markup:

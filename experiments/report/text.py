@@ -4,11 +4,12 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .results import Fit, Run
+from .results import Cell, Fit, Run
 from .summary import Row
 
 __all__ = [
     "NOTHING",
+    "cell_label",
     "duration",
     "enumeration",
     "fixed",
@@ -47,10 +48,12 @@ def value(content: Any) -> str:
 
 def label(row: Row | Run | Fit) -> str:
     """``κ = 20, d = 30, r = 6, without attention``."""
-    parts = [f"{symbol(name)} = {value(content)}" for name, content in row.cell.items()]
-    if variant := getattr(row, "variant", ""):
-        parts.append(variant)
-    return ", ".join(parts) or "all"
+    return ", ".join(part for part in (cell_label(row.cell), getattr(row, "variant", "")) if part) or "all"
+
+
+def cell_label(cell: Cell) -> str:
+    """``κ = 20, d = 30, r = 6``."""
+    return ", ".join(f"{symbol(name)} = {value(content)}" for name, content in cell.items())
 
 
 def integer(number: int | None) -> str:
