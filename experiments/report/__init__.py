@@ -1,5 +1,6 @@
 """One page of all result files of a folder, the paper's numbers beside ours: ``report.html`` and ``report.md``."""
 
+from functools import partial
 from pathlib import Path
 
 from ...errors import InputError
@@ -22,17 +23,15 @@ def write_report(folder: Path, out: Path | None = None) -> list[Path]:
         InputError: a file that is no result file, or a folder that cannot be written to. Nothing is written then.
     """
     results = read_results(folder)
-    written = {"report.html": page(results), "report.md": markdown(results, TITLE)}
     target = output_folder(folder if out is None else out)
-    paths = []
-    for name, text in written.items():
-        path = target / name
+    written = {target / "report.html": page(results), target / "report.md": markdown(results, TITLE)}
+    for path in written:
         if path.is_dir():
-            raise InputError(f"out must be a folder for {name}, got {str(target)!r}: {name} is a folder there")
-        write_atomically(path, lambda to, text=text: _write(to, text))  # type: ignore[misc]
-        paths.append(path)
-    return paths
+            raise InputError(f"out must be a folder for {path.name}, got {str(target)!r}: there it is a folder")
+    for path, text in written.items():
+        write_atomically(path, partial(_write, text))
+    return list(written)
 
 
-def _write(path: Path, text: str) -> None:
+def _write(text: str, path: Path) -> None:
     path.write_text(text, encoding="utf-8")

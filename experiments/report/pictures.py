@@ -98,7 +98,7 @@ def matrix(results: Sequence[Result], name: str) -> Markup:
     _, columns = MATRIX_SHAPE
     ours = [run.variance[i : i + columns] for i in range(0, len(run.variance), columns)]
     said = (
-        f"{label(run)}: the run of lowest −ELBO, seed {run.seed}. The deeper the colour, the smaller; those below "
+        f"{label(run)}: the run of lowest −ELBO, seed {run.seed}. The stronger the colour, the smaller; those below "
         f"{THRESHOLD:g} are bold. Which of the latent dimensions are the active ones is chance."
     )
     return element(

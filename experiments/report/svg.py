@@ -74,17 +74,17 @@ def spectrum(row: Row, bounds: tuple[int, int], width: int = 216, height: int = 
     return _picture(width, height, said + (f"; true: {true}." if true is not None else "."), parts)
 
 
-def slope(fit: Fit, width: int = 330, height: int = 230) -> Markup:
+def slope(fit: Fit, width: int = 272, height: int = 204) -> Markup:
     """2L against log γ: the points, the line fitted to them, and the expected slope through their mean."""
     points = _finite(fit.points)
     x, y = _axes(points, width, height)
     parts = _grid(x, y, "log γ", "2L")
     if points:
         middle = (math.fsum(p[0] for p in points) / len(points), math.fsum(p[1] for p in points) / len(points))
-        if math.isfinite(fit.expected):
-            parts.append(_straight(lambda v: middle[1] + fit.expected * (v - middle[0]), x, y, "expected"))
         if math.isfinite(fit.slope) and math.isfinite(fit.intercept):
             parts.append(_straight(lambda v: fit.intercept + fit.slope * v, x, y, "fitted"))
+        if math.isfinite(fit.expected):
+            parts.append(_straight(lambda v: middle[1] + fit.expected * (v - middle[0]), x, y, "expected"))
         parts += [_dot((x(a), y(b)), 3.2, "point") for a, b in points]
     said = (
         f"2L against log γ, {label(fit)}: slope {significant(fit.slope, 4)}, expected {significant(fit.expected, 4)}."
@@ -92,7 +92,7 @@ def slope(fit: Fit, width: int = 330, height: int = 230) -> Markup:
     return _picture(width, height, said, parts)
 
 
-def proportions(fit: Fit, width: int = 330, height: int = 230) -> Markup:
+def proportions(fit: Fit, width: int = 272, height: int = 204) -> Markup:
     """Squared error, active and inactive variances against γ, logarithmic; nothing where the file has none."""
     curves = {"recon": fit.recon, "active": fit.active_variance, "inactive": fit.inactive_variance}
     drawn = {
