@@ -69,7 +69,8 @@ def _by_count(item: tuple[int | None, int]) -> int:
 
 
 def _divergence(run: Run) -> str:
-    return f"seed {run.seed} " + ("without a step" if run.diverged_at is None else f"at step {run.diverged_at:,}")
+    where = "(no finite −ELBO)" if run.diverged_at is None else f"at step {run.diverged_at:,}"
+    return f"seed {run.seed} {where}"
 
 
 def _of_fit(fit: Fit) -> list[str]:
@@ -85,16 +86,12 @@ class Line:
 
     result: Result
     variant: str
+    first: bool  # of its table
     runs: int
     share: Share
     compared: tuple[int, int]  # rows at or below the paper’s −ELBO, of how many
     diverged: int
     slopes: tuple[int, int]  # within the tolerance, of how many
-
-    @property
-    def first(self) -> bool:
-        """Of its table."""
-        return self.variant == next(iter(in_variants(rows(self.result))), "")
 
 
 def overview(results: Sequence[Result]) -> list[Line]:
@@ -109,6 +106,7 @@ def overview(results: Sequence[Result]) -> list[Line]:
                 Line(
                     result,
                     variant,
+                    first=i == 0,
                     runs=sum(len(row.runs) for row in listed),
                     share=share(run for row in listed for run in row.runs),
                     compared=(compared.count(False), len(compared)),

@@ -120,5 +120,5 @@ def _tile(v: float) -> Markup:
     """A shade for each decade."""
     shade = 0
     if v < THRESHOLD:
-        shade = 4 if v <= 1e-4 else math.floor(-math.log10(v))
+        shade = min(4, math.floor(-math.log10(v))) if v > 0 else 4
     return element("td", significant(v, 2) if v < 0.001 else fixed(v, 4), class_=f"shade{shade}")

@@ -190,11 +190,11 @@ class TestNumbers:
         assert row.share.enough is enough
 
     def test_notes_say_what_is_above_and_what_is_wrong(self, written: Callable[..., list[Result]]) -> None:
-        results = written(file(runs=[*file()["runs"], run(4, 3, None, diverged_at=1200)]))
+        results = written(file(runs=[*file()["runs"], run(4, 3, None, diverged_at=1200), run(5, 3, None)]))
         assert notes(results[0]) == [
             "d = 20, r = 3: median −ELBO −45.00, above the paper’s −45.50 by 0.50.",
-            "d = 20, r = 3: 2 of 5 runs (40 %) have the true active dimensions, 3; the others have 2 (1×) and 4 (1×).",
-            "d = 20, r = 3: diverged: seed 4 at step 1,200.",
+            "d = 20, r = 3: 2 of 6 runs (33 %) have the true active dimensions, 3; the others have 2 (1×) and 4 (1×).",
+            "d = 20, r = 3: diverged: seed 4 at step 1,200 and seed 5 (no finite −ELBO).",
         ]
         assert verdict(rows(results[0])) == (
             "Median −ELBO at or below the paper’s in 0 of 1 rows; "
