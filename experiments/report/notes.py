@@ -14,7 +14,7 @@ __all__ = ["READING", "SLOPE_TOLERANCE", "Line", "notes", "overview", "provenanc
 
 SLOPE_TOLERANCE = 0.1
 READING = (
-    "Beside each of the paper’s numbers stands ours: the median over the seeds, below it the lowest and the highest. "
+    "Beside each of the paper’s numbers stands ours: the median over the seeds, with the lowest and the highest. "
     "Our active dimensions are those of the run of lowest −ELBO; “right” counts the runs whose active dimensions equal "
     "the true ones. A diverged run counts as wrong there and is left out of medians and spreads. A dimension is active "
     "below a variance of 0.05, of a conditional model relative to its prior’s."
