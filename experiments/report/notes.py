@@ -139,7 +139,12 @@ def provenance(results: Sequence[Result]) -> list[tuple[str, list[str]]]:
     """(what, its values): each value once, with the tables it holds for where they differ."""
     seen: dict[str, dict[str, list[str]]] = {}
     for result in results:
-        content = {"budget": result.budget, "seeds": result.seeds, **result.provenance}
+        content: dict[str, Any] = {
+            "budget": result.budget,
+            "seeds": result.seeds,
+            "plan": result.plan,
+            **result.provenance,
+        }
         for name, inner in content.items():
             seen.setdefault(name, {}).setdefault(_plain(inner), []).append(result.name)
     return [
@@ -152,8 +157,8 @@ def provenance(results: Sequence[Result]) -> list[tuple[str, list[str]]]:
 
 
 def _plain(content: Any) -> str:
-    if isinstance(content, dict):
+    if isinstance(content, dict) and content:
         return flat(content)
     if isinstance(content, list):
         return ", ".join(map(str, content))
-    return NOTHING if content in (None, "") else str(content)
+    return NOTHING if content in (None, "", {}) else str(content)

@@ -7,7 +7,7 @@ from ...dimension import THRESHOLD
 from .. import paper
 from .markup import Markup, element, joined
 from .results import Fit, Result
-from .summary import MATRIX_SHAPE, Row, in_variants, matrix_run
+from .summary import MATRIX_SHAPE, Row, in_variants, matrix_run, spread
 from .svg import decades, proportions, slope, spectrum
 from .table import scrolling
 from .text import cell_label, fixed, integer, label, significant
@@ -65,17 +65,29 @@ def slopes(result: Result) -> Markup:
         element("span", "□ squared error, △ active and ◇ inactive variances"),
     ]
     figures = []
-    for fit in result.fits:
-        said = f"slope {significant(fit.slope, 4)}, expected {significant(fit.expected, 4)}"
-        pictures = element("div", slope(fit), proportions(fit), class_="pair")
-        caption = element("figcaption", element("b", label(fit)), element("span", said))
-        figures.append(element("figure", pictures, caption))
+    for cell, fits in _over_seeds(result.fits):
+        pictures = element("div", slope(fits, result.quantity, cell), proportions(fits, cell), class_="pair")
+        found = spread(fit.slope for fit in fits)
+        said = f"expected {significant(fits[0].expected, 4)}"
+        if found is not None:
+            ends = (found.lowest, found.highest) if found.count > 1 else (found.median,)
+            said = f"slope {' … '.join(significant(end, 4) for end in ends)}, {said}"
+        figures.append(element("figure", pictures, element("figcaption", element("b", cell), element("span", said))))
     table = element("table", element("thead", head), element("tbody", *lines), class_="lines")
     return joined(
         scrolling(table, f"Slopes of {result.name}"),
         element("p", *legend, class_="legend"),
         element("div", *figures, class_="slopes"),
     )
+
+
+def _over_seeds(fits: Sequence[Fit]) -> list[tuple[str, list[Fit]]]:
+    """Those that differ in nothing but the seed share a picture."""
+    grouped: dict[tuple[str, float], list[Fit]] = {}
+    for fit in fits:
+        cell = {name: content for name, content in fit.cell.items() if name != "seed"}
+        grouped.setdefault((cell_label(cell), fit.expected), []).append(fit)
+    return [(cell, own) for (cell, _), own in grouped.items()]
 
 
 def _fit(fit: Fit) -> Markup:

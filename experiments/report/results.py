@@ -65,10 +65,10 @@ class Paper:
 
 @dataclass(frozen=True)
 class Fit:
-    """2L ≈ slope · log γ + intercept, of models trained at fixed γ.
+    """y ≈ slope · log γ + intercept, of models trained at fixed γ; y is 2L where the file names no other quantity.
 
     Attributes:
-        points: (log γ, 2L), and for each of them what the other lists hold; these may be empty.
+        points: (log γ, y), and for each of them what the other lists hold; these may be empty.
     """
 
     cell: Cell
@@ -98,6 +98,8 @@ class Result:
     seeds: int | None
     convention: str
     statement: str
+    quantity: str  # the y of its fits
+    plan: dict[str, Any]
     seconds: float
     provenance: dict[str, Any]
     runs: tuple[Run, ...]
@@ -106,9 +108,10 @@ class Result:
 
     @property
     def name(self) -> str:
-        """``table3`` → ``Table 3``."""
-        if match := re.fullmatch(r"([a-z]+)[ _-]?(\d+)", self.table):
-            return f"{match[1].capitalize()} {match[2]}"
+        """``table3`` → ``Table 3``, ``theorem1_too_few`` → ``Theorem 1, too few``."""
+        if match := re.fullmatch(r"([a-z]+)(\d+)(?:_(\w+))?", self.table):
+            rest = f", {match[3].replace('_', ' ')}" if match[3] else ""
+            return f"{match[1].capitalize()} {match[2]}{rest}"
         return self.table
 
 
@@ -148,6 +151,8 @@ def _read(path: Path) -> Result:
         seeds=of.get("seeds", _count, "a count", None),
         convention=of.get("convention", _text, "a text", ""),
         statement=of.get("statement", _text, "a text", ""),
+        quantity=of.get("quantity", _text, "a name", "2L"),
+        plan=of.get("plan", _object, "an object", {}),
         seconds=of.get("seconds", _number, "a number", math.nan),
         provenance=of.get("provenance", _object, "an object", {}),
         runs=tuple(map(_run, of.entries("runs"))),
@@ -185,7 +190,7 @@ def _paper(of: "_Entry") -> Paper:
 
 
 def _fit(of: "_Entry") -> Fit:
-    points = of.get("points", _points, "a list of [log γ, 2L]")
+    points = of.get("points", _points, "a list of [log γ, y]")
 
     def each(read: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
         def read_all(value: Any) -> tuple[T, ...]:

@@ -1,7 +1,7 @@
 """The pictures, as SVG without styles of its own: ``page.css`` has colours and type, for light, dark and print."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ...dimension import THRESHOLD
@@ -74,44 +74,46 @@ def spectrum(row: Row, bounds: tuple[int, int], width: int = 216, height: int = 
     return _picture(width, height, said + (f"; true: {true}." if true is not None else "."), parts)
 
 
-def slope(fit: Fit, width: int = 272, height: int = 204) -> Markup:
-    """2L against log γ: the points, the line fitted to them, and the expected slope through their mean."""
-    points = _finite(fit.points)
+def slope(fits: Sequence[Fit], quantity: str, name: str, width: int = 272, height: int = 204) -> Markup:
+    """The quantity against log γ, of one seed or several: points, the line fitted to those of each seed, and the
+    expected slope through the mean of all."""
+    points = _finite([point for fit in fits for point in fit.points])
     x, y = _axes(points, width, height)
-    parts = _grid(x, y, "log γ", "2L")
+    parts = _grid(x, y, "log γ", quantity)
     if points:
-        middle = (math.fsum(p[0] for p in points) / len(points), math.fsum(p[1] for p in points) / len(points))
-        if math.isfinite(fit.slope) and math.isfinite(fit.intercept):
-            parts.append(_straight(lambda v: fit.intercept + fit.slope * v, x, y, "fitted"))
-        if math.isfinite(fit.expected):
-            parts.append(_straight(lambda v: middle[1] + fit.expected * (v - middle[0]), x, y, "expected"))
-        parts += [_dot((x(a), y(b)), 3.2, "point") for a, b in points]
-    said = (
-        f"2L against log γ, {label(fit)}: slope {significant(fit.slope, 4)}, expected {significant(fit.expected, 4)}."
-    )
-    return _picture(width, height, said, parts)
+        for fit in fits:
+            if math.isfinite(fit.slope) and math.isfinite(fit.intercept):
+                parts.append(_straight(fit.slope, fit.intercept, x, y, "fitted"))
+        middle = [math.fsum(values) / len(points) for values in zip(*points, strict=True)]
+        expected = fits[0].expected
+        if math.isfinite(expected):
+            parts.append(_straight(expected, middle[1] - expected * middle[0], x, y, "expected"))
+        parts += [_dot((x(a), y(b)), 3.2 if len(fits) == 1 else 2.2, "point") for a, b in points]
+    slopes = ", ".join(significant(fit.slope, 4) for fit in fits)
+    said = f"{quantity} against log γ: slope {slopes}; expected {significant(fits[0].expected, 4)}."
+    return _picture(width, height, f"{name}: {said}", parts)
 
 
-def proportions(fit: Fit, width: int = 272, height: int = 204) -> Markup:
-    """Squared error, active and inactive variances against γ, logarithmic; nothing where the file has none."""
-    curves = {"recon": fit.recon, "active": fit.active_variance, "inactive": fit.inactive_variance}
-    drawn = {
-        name: [(a, value) for (a, _b), value in zip(fit.points, values, strict=True) if value > 0 and value < math.inf]
-        for name, values in curves.items()
+def proportions(fits: Sequence[Fit], name: str, width: int = 272, height: int = 204) -> Markup:
+    """Squared error, active and inactive variances against γ, logarithmic; nothing where the files have none."""
+    drawn = [
+        (kind, [(a, v) for (a, _b), v in zip(fit.points, values, strict=True) if math.isfinite(a) and 0 < v < math.inf])
+        for fit in fits
+        for kind, values in (("recon", fit.recon), ("active", fit.active_variance), ("inactive", fit.inactive_variance))
         if values
-    }
-    everything = [point for points in drawn.values() for point in points if math.isfinite(point[0])]
+    ]
+    everything = [point for _, points in drawn for point in points]
     if not everything:
         return Markup()
     bounds = decades(value for _, value in everything)
     x, _y = _axes(everything, width, height)
     y = Axis(*bounds, height - 34, 14)
     parts = [*_decade_grid(y, bounds, x), *_below(x, y, "log γ")]
-    for name, points in drawn.items():
-        places = sorted((x(a), y(exponent(value))) for a, value in points if math.isfinite(a))
+    for kind, points in drawn:
+        places = sorted((x(a), y(exponent(value))) for a, value in points)
         if places:
-            parts += [_path(places, name), *(_mark(place, name) for place in places)]
-    return _picture(width, height, f"Squared error and variances against log γ, {label(fit)}.", parts)
+            parts += [_path(places, kind), *(_mark(place, kind) for place in places)]
+    return _picture(width, height, f"Squared error and variances against log γ, {name}.", parts)
 
 
 def strip(row: Row, low: float, high: float, width: int = 96, height: int = 16) -> Markup:
@@ -170,11 +172,12 @@ def _text(x: float, y: float, text: str, kind: str, anchor: str) -> Markup:
     return element("text", text, x=_(x), y=_(y), class_=kind, text_anchor=anchor)
 
 
-def _straight(line: Callable[[float], float], x: Axis, y: Axis, kind: str) -> Markup:
+def _straight(slope: float, intercept: float, x: Axis, y: Axis, kind: str) -> Markup:
     """What of a straight line lies inside the picture."""
     steps = 64
-    inside = [a for i in range(steps + 1) if y.low <= line(a := x.low + (x.high - x.low) * i / steps) <= y.high]
-    return _line(x(inside[0]), y(line(inside[0])), x(inside[-1]), y(line(inside[-1])), kind) if inside else Markup()
+    places = [(a, intercept + slope * a) for a in (x.low + (x.high - x.low) * i / steps for i in range(steps + 1))]
+    inside = [(x(a), y(b)) for a, b in places if y.low <= b <= y.high]
+    return _line(*inside[0], *inside[-1], kind) if inside else Markup()
 
 
 def _finite(points: Sequence[Point]) -> list[Point]:

@@ -430,6 +430,16 @@ class TestPages:
         assert "<script" not in markdown
         assert not re.search(r"(?<!\\)\[c", markdown)
 
+    def test_seeds_share_a_picture_and_the_quantity_has_its_name(self, pages: Callable[..., tuple[str, str]]) -> None:
+        fits = [fit(cell={"d": d, "seed": s}, slope=10.0 + s) for d in (15, 20) for s in range(3)]
+        html, _ = pages(file("theorem1_too_few", runs=[], paper=[], fits=fits, quantity="log(SSE/γ)"))
+        page = Page(html)
+        assert len(page.all("figure")) == 2
+        said = [str(picture["aria-label"]) for picture in page.all("svg") if "slope" in str(picture.get("aria-label"))]
+        assert said == [f"d = {d}: log(SSE/γ) against log γ: slope 10, 11, 12; expected 12.5." for d in (15, 20)]
+        assert "2L" not in page.text
+        assert ("h2", "Theorem 1, too few") in page.words
+
     def test_names_of_sections_differ(self, pages: Callable[..., tuple[str, str]]) -> None:
         html, _ = pages(file("a b"), file("a-b"), file("overview"), file("–"))
         names = [a["id"] for _, a in Page(html).elements if "id" in a]
@@ -475,7 +485,7 @@ BAD: dict[str, tuple[Any, tuple[str, ...]]] = {
     "huge": (broken(kl=10**400), ("'kl' is", "a number or null")),
     "variance": (broken(variance=[0.1, "x"]), ("'variance' is [0.1, 'x']", "a list of numbers")),
     "paper": (file() | {"paper": [{"cell": {}, "AD": "6"}]}, ("paper[0]", "'AD' is '6'")),
-    "points": (file() | {"fits": [fit(points=[[1, 2, 3]])]}, ("fits[0]", "'points' is", "[log γ, 2L]")),
+    "points": (file() | {"fits": [fit(points=[[1, 2, 3]])]}, ("fits[0]", "'points' is", "[log γ, y]")),
     "lengths": (file() | {"fits": [fit(recon=[0.1])]}, ("fits[0]", "'recon' is [0.1]", "a list of 3")),
 }
 
