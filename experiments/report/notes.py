@@ -139,12 +139,9 @@ def provenance(results: Sequence[Result]) -> list[tuple[str, list[str]]]:
     """(what, its values): each value once, with the tables it holds for where they differ."""
     seen: dict[str, dict[str, list[str]]] = {}
     for result in results:
-        content: dict[str, Any] = {
-            "budget": result.budget,
-            "seeds": result.seeds,
-            "plan": result.plan,
-            **result.provenance,
-        }
+        content: dict[str, Any] = {"budget": result.budget, "seeds": result.seeds, **result.provenance}
+        if result.plan:
+            content["plan"] = result.plan
         for name, inner in content.items():
             seen.setdefault(name, {}).setdefault(_plain(inner), []).append(result.name)
     return [
@@ -157,8 +154,8 @@ def provenance(results: Sequence[Result]) -> list[tuple[str, list[str]]]:
 
 
 def _plain(content: Any) -> str:
-    if isinstance(content, dict) and content:
+    if isinstance(content, dict):
         return flat(content)
     if isinstance(content, list):
         return ", ".join(map(str, content))
-    return NOTHING if content in (None, "", {}) else str(content)
+    return NOTHING if content in (None, "") else str(content)

@@ -235,7 +235,8 @@ class TestNumbers:
         assert found["in all"] == "1 min 40 s"
 
     def test_provenance_is_said_once_unless_it_differs(self, written: Callable[..., list[Result]]) -> None:
-        said = dict(provenance(written(file(), file("table3", budget="full"))))
+        said = dict(provenance(written(file(), file("table3", budget="full", plan={"steps": 9}))))
+        assert said["plan"] == ["steps 9 (Table 3)"]
         assert said["commit"] == ["abc"]
         assert said["versions"] == ["torch 2.13.0"]
         assert said["budget"] == ["quick (Table 1)", "full (Table 3)"]
