@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-__all__ = ["printed", "rows", "title"]
+__all__ = ["matrix", "printed", "rows", "title"]
 
 NUMBERS = ("AD", "neg_elbo", "recon", "kl", "gamma")
 
@@ -53,3 +53,13 @@ def printed(table: str, key: Sequence[str], variants: Mapping[str, str] | None =
             numbers = {name: row[pattern.format(name)] for name in NUMBERS if pattern.format(name) in row}
             found.append({"cell": cell, "variant": variant} | numbers)
     return found
+
+
+def matrix(table: str) -> list[list[float]]:
+    """The variances that Table 10 or 11 prints, row by row.
+
+    Raises:
+        KeyError: no such table, or not a matrix.
+    """
+    values: list[list[float]] = _tables()[table]["values"]
+    return values

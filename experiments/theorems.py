@@ -96,6 +96,7 @@ def _loss_falls(statement: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
 def _error_stays(statement: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     """log(SSE/γ) over log γ, whose slope is −1 where the squared error does not fall with γ."""
     return {
+        "quantity": "log(SSE/γ)",
         "statement": statement,
         "fits": [
             {

@@ -1,4 +1,4 @@
-"""The command line: ``manifold-core train``, ``reproduce`` and ``info``."""
+"""The command line: ``manifold-core train``, ``reproduce``, ``report`` and ``info``."""
 
 import argparse
 import signal
@@ -101,6 +101,13 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--device", default="auto", help="auto, cpu or cuda")
     add.add_argument("--quiet", action="store_true", help="no progress bar")
 
+    add = commands.add_parser(
+        "report", help="one page of the result files in a folder, the paper's numbers beside them"
+    )
+    add.set_defaults(command=_report)
+    add.add_argument("folder", type=Path, metavar="DIR", help="folder of result files, as table1.json")
+    add.add_argument("--out", type=Path, metavar="DIR", help="folder of report.html and report.md; default: the same")
+
     add = commands.add_parser("info", help="versions, backends and data on this machine")
     add.set_defaults(command=_info)
     return parser
@@ -183,6 +190,14 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
         "\ngap: smallest inactive over largest active variance; near 1 the count hangs on the threshold, train longer"
     )
     return "\n".join(lines)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from .experiments.report import write_report  # the experiments are above this module
+
+    for path in write_report(options.folder, options.out):
+        print(f"report: {path}")
+    return 0
 
 
 def _info(_options: argparse.Namespace) -> int:

@@ -154,7 +154,7 @@ def package_files(source: Path) -> set[str]:
         ("experiments", "manifold_core/experiments"),
     ):
         for path in (source / folder).rglob("*"):
-            if path.suffix in (".py", ".json", ".typed") and "results" not in path.parts:
+            if path.suffix in (".py", ".json", ".css", ".typed") and "results" not in path.parts:
                 found.add(f"{inside}/{path.relative_to(source / folder).as_posix()}")
     return found
 

@@ -1,0 +1,37 @@
+"""One page of all result files of a folder, the paper's numbers beside ours: ``report.html`` and ``report.md``."""
+
+from functools import partial
+from pathlib import Path
+
+from ...errors import InputError
+from ...files import output_folder, write_atomically
+from .markdown import markdown
+from .page import TITLE, page
+from .results import read_results
+
+__all__ = ["write_report"]
+
+
+def write_report(folder: Path, out: Path | None = None) -> list[Path]:
+    """Read every ``*.json`` of the folder and write both pages, in place of older ones; returns their paths.
+
+    Args:
+        folder: of result files, as ``manifold-core reproduce`` writes them.
+        out: folder of the pages; the same where none is given.
+
+    Raises:
+        InputError: a file that is no result file, or a folder that cannot be written to. Nothing is written then.
+    """
+    results = read_results(folder)
+    target = output_folder(folder if out is None else out)
+    written = {target / "report.html": page(results), target / "report.md": markdown(results, TITLE)}
+    for path in written:
+        if path.is_dir():
+            raise InputError(f"out must be a folder for {path.name}, got {str(target)!r}: there it is a folder")
+    for path, text in written.items():
+        write_atomically(path, partial(_write, text))
+    return list(written)
+
+
+def _write(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8")

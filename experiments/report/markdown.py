@@ -1,0 +1,144 @@
+"""``report.md``: the numbers of the page, without its pictures."""
+
+import html
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+from .. import paper
+from .notes import READING, notes, overview, provenance, totals, verdict
+from .results import Fit, Result
+from .summary import MATRIX_SHAPE, Row, in_variants, matrix_run, rows
+from .text import duration, fixed, integer, label, significant, symbol, value
+
+__all__ = ["markdown"]
+
+
+def markdown(results: Sequence[Result], title: str) -> str:
+    """The whole of it."""
+    parts = [f"# {plain(title)}", *_overview(results)]
+    for result in results:
+        parts += _section(result)
+    parts += _matrix(results)
+    return "\n\n".join(parts) + "\n"
+
+
+def plain(text: str) -> str:
+    """Text of one line that means nothing to Markdown, nor to HTML."""
+    escaped = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", escaped)
+
+
+def _grid(head: Sequence[str], lines: Iterable[Sequence[str]], words: int) -> str:
+    """Columns after the first ``words`` are numbers."""
+    rule = ["---" if i < words else "---:" for i in range(len(head))]
+    return "\n".join(
+        f"| {' | '.join(line)} |" for line in ([*map(plain, head)], rule, *([*map(plain, x)] for x in lines))
+    )
+
+
+def _overview(results: Sequence[Result]) -> list[str]:
+    lines = [
+        (
+            line.result.name if line.first else "",
+            line.variant,
+            f"{line.runs:,}",
+            *(
+                f"{part} of {whole}" if whole else ""
+                for part, whole in ((line.share.right, line.share.whole), line.compared, line.slopes)
+            ),
+            str(line.diverged),
+            duration(line.result.seconds) if line.first else "",
+        )
+        for line in overview(results)
+    ]
+    conventions = dict.fromkeys(result.convention for result in results if result.convention)
+    head = ("table", "variant", "runs", "right", "−ELBO ≤ paper", "slopes", "diverged", "time")
+    return [
+        "\n".join(f"- **{plain(figure)}** {plain(words)}" for figure, words in totals(results)),
+        _grid(head, lines, 2),
+        plain(READING),
+        *(f"Convention: {plain(text)}." for text in conventions),
+        "Pictures are in `report.html`.",
+        "## Provenance",
+        "\n".join(f"- {plain(symbol(name))}: {plain('; '.join(values))}" for name, values in provenance(results)),
+    ]
+
+
+def _section(result: Result) -> list[str]:
+    listed = rows(result)
+    parts = [f"## {plain(result.name)}", plain(result.title), plain(result.statement), plain(verdict(listed))]
+    if listed:
+        parts.append(_table(listed))
+    if result.fits:
+        parts.append(_fits(result.fits))
+    parts.append("\n".join(f"- {plain(sentence)}" for sentence in notes(result)))
+    if not listed and not result.fits:
+        parts.append("This file has no runs.")
+    return [part for part in parts if part]
+
+
+def _table(listed: Sequence[Row]) -> str:
+    columns = list(dict.fromkeys(name for row in listed for name in row.cell))
+    named = any(row.variant for row in listed)
+    head = [*(["variant"] if named else []), *map(symbol, columns), "true", "paper: active", "ours", "right"]
+    head += ["paper: −ELBO", "ours", "lowest", "highest", "paper: squared error", "ours", "paper: KL", "ours"]
+    head += ["paper: γ", "ours"]
+    lines = []
+    for variant, own in in_variants(listed).items():
+        for row in own:
+            cells = [value(row.cell[name]) if name in row.cell else "" for name in columns]
+            lines.append([*([variant] if named else []), *cells, *_numbers(row)])
+    return _grid(head, lines, 1 if named else 0)
+
+
+def _numbers(row: Row) -> list[str]:
+    best, counted, ours = row.best, row.share, row.spread("neg_elbo")
+    found = [
+        integer(row.true_active),
+        integer(row.paper.active_dimensions if row.paper else None),
+        integer(best.active_dimensions if best else None),
+        f"{counted.right} of {counted.whole}" if counted.whole else integer(None),
+        fixed(row.printed("neg_elbo")),
+        *(fixed(x) for x in ((ours.median, ours.lowest, ours.highest) if ours else 3 * (math.nan,))),
+    ]
+    for quantity, write in (("recon", significant), ("kl", fixed), ("gamma", significant)):
+        middle = row.spread(quantity)
+        found.append(write(row.printed(quantity)))
+        found.append(write(middle.median if middle else math.nan))
+    return found
+
+
+def _fits(fits: Sequence[Fit]) -> str:
+    head = ("models", "active dimensions", "expected slope", "slope", "off by", "intercept", "R²", "points")
+    lines = [
+        (
+            label(fit),
+            ", ".join(map(integer, fit.active_dimensions)),
+            significant(fit.expected, 4),
+            significant(fit.slope, 4),
+            f"{100 * fit.error:.1f} %" if math.isfinite(fit.error) else integer(None),
+            fixed(fit.intercept),
+            fixed(fit.r_squared, 4),
+            str(len(fit.points)),
+        )
+        for fit in fits
+    ]
+    return _grid(head, lines, 2)
+
+
+def _matrix(results: Sequence[Result]) -> list[str]:
+    run = matrix_run(results)
+    if run is None:
+        return []
+    _, columns = MATRIX_SHAPE
+    ours = [run.variance[i : i + columns] for i in range(0, len(run.variance), columns)]
+    lines = [
+        [*(fixed(v, 4) for v in printed), *(fixed(v, 4) for v in own)]
+        for printed, own in zip(paper.matrix("table10"), ours, strict=True)
+    ]
+    return [
+        "## Table 10",
+        f"Encoder variances, {label(run)}, the run of lowest −ELBO, seed {run.seed}",
+        _grid(["paper", *[""] * (columns - 1), "ours", *[""] * (columns - 1)], lines, 0),
+    ]

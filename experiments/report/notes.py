@@ -1,0 +1,161 @@
+"""What a table shows, in plain sentences; the same on both pages."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .results import Fit, Result, Run
+from .summary import ENOUGH, Row, Share, in_variants, rows, share
+from .text import NOTHING, duration, enumeration, fixed, flat, integer, label, percent, significant
+
+__all__ = ["READING", "SLOPE_TOLERANCE", "Line", "notes", "overview", "provenance", "totals", "verdict"]
+
+SLOPE_TOLERANCE = 0.1
+READING = (
+    "Beside each of the paper’s numbers stands ours: the median over the seeds, with the lowest and the highest. "
+    "Our active dimensions are those of the run of lowest −ELBO; “right” counts the runs whose active dimensions equal "
+    "the true ones. A diverged run counts as wrong there and is left out of medians and spreads. A dimension is active "
+    "below a variance of 0.05, of a conditional model relative to its prior’s."
+)
+
+
+def verdict(listed: Sequence[Row]) -> str:
+    """How many rows keep up with the paper, and how many are right often enough."""
+    compared = [row.above_paper for row in listed if row.above_paper is not None]
+    known = [row.share for row in listed if row.share.whole]
+    parts = []
+    if compared:
+        parts.append(f"Median −ELBO at or below the paper’s in {compared.count(False)} of {len(compared)} rows")
+    if known:
+        right = sum(s.enough for s in known)
+        words = f"rue active dimensions in at least {100 * ENOUGH:.0f} % of the runs in {right} of {len(known)} rows"
+        parts.append(("t" if parts else "T") + words)
+    return "; ".join(parts) + "." if parts else ""
+
+
+def notes(result: Result) -> list[str]:
+    """Every row that is above the paper’s −ELBO, too seldom right, or has diverged runs; every slope that is off."""
+    found = [s for listed in in_variants(rows(result)).values() for row in listed for s in _of_row(row)]
+    return found + [sentence for fit in result.fits for sentence in _of_fit(fit)]
+
+
+def _of_row(row: Row) -> list[str]:
+    where, found = label(row), []
+    ours, printed, counted = row.spread("neg_elbo"), row.printed("neg_elbo"), row.share
+    if not row.runs:
+        found.append(f"{where}: no runs.")
+    if row.above_paper and ours is not None:
+        found.append(
+            f"{where}: median −ELBO {fixed(ours.median)}, above the paper’s {fixed(printed)} "
+            f"by {fixed(ours.median - printed)}."
+        )
+    if counted.whole and not counted.enough:
+        others = Counter(run.active_dimensions for run in row.finished if not run.right)
+        seen = [f"{integer(count)} ({times}×)" for count, times in sorted(others.items(), key=_by_count)]
+        instead = f"; the others have {enumeration(seen)}" if seen else ""
+        found.append(
+            f"{where}: {counted.right} of {counted.whole} runs ({percent(counted.right, counted.whole)}) have the true "
+            f"active dimensions, {integer(row.true_active)}{instead}."
+        )
+    if row.diverged:
+        found.append(f"{where}: diverged: {enumeration(map(_divergence, row.diverged))}.")
+    return found
+
+
+def _by_count(item: tuple[int | None, int]) -> int:
+    return -1 if item[0] is None else item[0]
+
+
+def _divergence(run: Run) -> str:
+    where = "(no finite −ELBO)" if run.diverged_at is None else f"at step {run.diverged_at:,}"
+    return f"seed {run.seed} {where}"
+
+
+def _of_fit(fit: Fit) -> list[str]:
+    if fit.error <= SLOPE_TOLERANCE:
+        return []
+    off = f", {100 * fit.error:.0f} % off" if math.isfinite(fit.error) else ""
+    return [f"{label(fit)}: slope {significant(fit.slope, 4)}, expected {significant(fit.expected, 4)}{off}."]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A table, or a variant of it, in the overview."""
+
+    result: Result
+    variant: str
+    first: bool  # of its table
+    runs: int
+    share: Share
+    compared: tuple[int, int]  # rows at or below the paper’s −ELBO, of how many
+    diverged: int
+    slopes: tuple[int, int]  # within the tolerance, of how many
+
+
+def overview(results: Sequence[Result]) -> list[Line]:
+    """A line for every variant of every table."""
+    lines = []
+    for result in results:
+        grouped = in_variants(rows(result)) or {"": []}
+        for i, (variant, listed) in enumerate(grouped.items()):
+            compared = [row.above_paper for row in listed if row.above_paper is not None]
+            fits = result.fits if i == 0 else ()
+            lines.append(
+                Line(
+                    result,
+                    variant,
+                    first=i == 0,
+                    runs=sum(len(row.runs) for row in listed),
+                    share=share(run for row in listed for run in row.runs),
+                    compared=(compared.count(False), len(compared)),
+                    diverged=sum(len(row.diverged) for row in listed),
+                    slopes=(sum(fit.error <= SLOPE_TOLERANCE for fit in fits), len(fits)),
+                )
+            )
+    return lines
+
+
+def totals(results: Sequence[Result]) -> list[tuple[str, str]]:
+    """(number, what it counts): the whole in a few numbers."""
+    lines = overview(results)
+    runs = [run for result in results for run in result.runs]
+    counted = share(runs)
+    below, compared = (sum(line.compared[i] for line in lines) for i in (0, 1))
+    good, fits = (sum(line.slopes[i] for line in lines) for i in (0, 1))
+    found = [(f"{len(runs):,}", "runs; of a model with classes, one for each class")]
+    if counted.whole:
+        found.append((percent(counted.right, counted.whole), f"right: {counted.right:,} of {counted.whole:,} runs"))
+    if compared:
+        found.append((f"{below} of {compared}", "rows with a median −ELBO at or below the paper’s"))
+    if fits:
+        found.append((f"{good} of {fits}", f"slopes within {100 * SLOPE_TOLERANCE:.0f} % of the theorem’s"))
+    found.append((duration(sum(result.seconds for result in results if math.isfinite(result.seconds))), "in all"))
+    return found
+
+
+def provenance(results: Sequence[Result]) -> list[tuple[str, list[str]]]:
+    """(what, its values): each value once, with the tables it holds for where they differ."""
+    seen: dict[str, dict[str, list[str]]] = {}
+    for result in results:
+        content: dict[str, Any] = {"budget": result.budget, "seeds": result.seeds, **result.provenance}
+        if result.plan:
+            content["plan"] = result.plan
+        for name, inner in content.items():
+            seen.setdefault(name, {}).setdefault(_plain(inner), []).append(result.name)
+    return [
+        (
+            name,
+            [text if len(by) == len(results) else f"{text} ({enumeration(by)})" for text, by in values.items()],
+        )
+        for name, values in seen.items()
+    ]
+
+
+def _plain(content: Any) -> str:
+    if isinstance(content, dict):
+        return flat(content)
+    if isinstance(content, list):
+        return ", ".join(map(str, content))
+    return NOTHING if content in (None, "") else str(content)

@@ -1,0 +1,132 @@
+"""``report.html``: one page that needs nothing but itself, for screen and paper."""
+
+import math
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+
+from .markup import Markup, element, joined
+from .notes import READING, Line, notes, overview, provenance, totals, verdict
+from .pictures import matrix, slopes, spectra
+from .results import Result
+from .summary import rows
+from .table import results_table, scrolling
+from .text import duration, symbol
+
+__all__ = ["TITLE", "page"]
+
+TITLE = "Manifold dimensions, replayed"
+SUBTITLE = "The tables of “Learning Manifold Dimensions with Conditional Variational Autoencoders”, paper and ours"
+OVERVIEW, MATRIX = "overview", "variances"  # names within the page
+
+
+def page(results: Sequence[Result]) -> str:
+    """The whole of it."""
+    names = _names(results)
+    style = (files(__package__) / "page.css").read_text(encoding="utf-8")
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="color-scheme", content="light dark"),
+        element("title", TITLE),
+        element("style", Markup(style)),
+    )
+    sections = [_section(result, name) for name, result in zip(names, results, strict=True)]
+    targets = {OVERVIEW: "Overview", **dict(zip(names, (result.name for result in results), strict=True))}
+    if variances := matrix(results, MATRIX):
+        targets[MATRIX] = "Table 10"
+    body = element(
+        "body",
+        element("header", element("h1", TITLE), element("p", SUBTITLE, class_="subtitle")),
+        element("nav", *(element("a", text, href=f"#{name}") for name, text in targets.items()), aria_label="Tables"),
+        element("main", _overview(results, names), *sections, variances),
+    )
+    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
+
+
+def _names(results: Sequence[Result]) -> list[str]:
+    """Of the sections, for links: each its own."""
+    names: list[str] = []
+    for result in results:
+        name = re.sub(r"[^a-z0-9]+", "-", result.table.lower()).strip("-")
+        taken = not name or name in (*names, OVERVIEW, MATRIX)
+        names.append(f"{name}-section-{len(names)}" if taken else name)
+    return names
+
+
+def _overview(results: Sequence[Result], names: Sequence[str]) -> Markup:
+    figures = [
+        element("div", element("dt", words), element("dd", shown), class_="figure") for shown, words in totals(results)
+    ]
+    heads = ("runs", "right", "", "−ELBO ≤ paper", "slopes", "diverged", "time")
+    head = element(
+        "tr",
+        *(element("th", text, scope="col", class_="words") for text in ("table", "variant")),
+        *(element("th", text, scope="col") for text in heads),
+    )
+    lines = [_line(line, names[results.index(line.result)]) for line in overview(results)]
+    table = element("table", element("thead", head), element("tbody", *lines), class_="lines")
+    facts = [
+        joined(element("dt", symbol(name)), *(element("dd", text) for text in values))
+        for name, values in provenance(results)
+    ]
+    conventions = dict.fromkeys(result.convention for result in results if result.convention)
+    return element(
+        "section",
+        element("h2", "Overview"),
+        element("dl", *figures, class_="figures"),
+        scrolling(table, "Overview"),
+        element("h3", "How to read the tables"),
+        element("p", READING),
+        *(element("p", f"Convention: {text}.") for text in conventions),
+        element("h3", "Provenance"),
+        element("dl", *facts, class_="facts"),
+        id=OVERVIEW,
+    )
+
+
+def _line(line: Line, name: str) -> Markup:
+    table = element("a", line.result.name, href=f"#{name}") if line.first else Markup()
+    share = line.share
+    return element(
+        "tr",
+        element("th", table, scope="row", class_="words"),
+        element("td", line.variant, class_="words"),
+        element("td", f"{line.runs:,}" if line.runs else ""),
+        element("td", f"{share.right} of {share.whole}" if share.whole else ""),
+        element("td", _meter(share.right / share.whole) if share.whole else Markup()),
+        *(element("td", f"{part} of {whole}" if whole else "") for part, whole in (line.compared, line.slopes)),
+        element("td", str(line.diverged) if line.diverged else ""),
+        element("td", duration(line.result.seconds) if line.first else ""),
+        class_="first" if line.first else None,
+    )
+
+
+def _meter(part: float) -> Markup:
+    bars = [element("rect", x=0, y=0, height=6, width=72, class_="unfilled")]
+    bars.append(element("rect", x=0, y=0, height=6, width=f"{72 * part:.1f}", class_="filled"))
+    return element("svg", *bars, width=72, height=6, aria_hidden="true", class_="meter")
+
+
+def _section(result: Result, name: str) -> Markup:
+    listed = rows(result)
+    facts = [f"budget {result.budget}"] if result.budget else []
+    facts += [f"{result.seeds} seed{'' if result.seeds == 1 else 's'}"] if result.seeds is not None else []
+    facts += [duration(result.seconds)] if math.isfinite(result.seconds) else []
+    parts = [
+        element("h2", result.name),
+        element("p", result.title, class_="title"),
+        element("p", " · ".join(facts), class_="meta"),
+    ]
+    if result.statement:
+        parts.append(element("p", result.statement, class_="statement"))
+    if listed:
+        parts += [element("p", verdict(listed), class_="verdict"), results_table(result, listed)]
+    if result.fits:
+        parts.append(slopes(result))
+    if found := notes(result):
+        parts.append(element("ul", *(element("li", sentence) for sentence in found), class_="notes"))
+    if not listed and not result.fits:
+        parts.append(element("p", "This file has no runs."))
+    return element("section", *parts, spectra(listed), id=name)

@@ -1,0 +1,299 @@
+"""Result files, ``FOLDER/<table>.json``: what is read of them, checked before anything is written."""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ...errors import InputError
+
+__all__ = ["Cell", "Fit", "Paper", "Result", "Run", "read_results"]
+
+T = TypeVar("T")
+Cell = dict[str, str | int | float | bool]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained model, or one class of it. A number that the file lacks is NaN.
+
+    Attributes:
+        cell: the columns that make its row.
+        true_active: active dimensions that the theorems predict, where they do.
+        neg_elbo: in the paper's convention, as ``kl``, ``recon`` and ``gamma``.
+        variance: of every latent dimension, in the model's order.
+        diverged_at: the step, of a run that did.
+    """
+
+    cell: Cell
+    variant: str
+    seed: int
+    true_active: int | None
+    active_dimensions: int | None
+    neg_elbo: float
+    kl: float
+    recon: float
+    gamma: float
+    variance: tuple[float, ...]
+    diverged_at: int | None
+
+    @property
+    def finished(self) -> bool:
+        """Its numbers mean something."""
+        return self.diverged_at is None and math.isfinite(self.neg_elbo)
+
+    @property
+    def right(self) -> bool:
+        return self.finished and self.active_dimensions == self.true_active
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A row as the paper prints it; NaN or None where it prints nothing."""
+
+    cell: Cell
+    variant: str
+    active_dimensions: int | None
+    neg_elbo: float
+    kl: float
+    recon: float
+    gamma: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """y ≈ slope · log γ + intercept, of models trained at fixed γ; y is 2L where the file names no other quantity.
+
+    Attributes:
+        points: (log γ, y), and for each of them what the other lists hold; these may be empty.
+    """
+
+    cell: Cell
+    expected: float
+    slope: float
+    intercept: float
+    r_squared: float
+    points: tuple[tuple[float, float], ...]
+    active_dimensions: tuple[int | None, ...]
+    active_variance: tuple[float, ...]
+    inactive_variance: tuple[float, ...]
+    recon: tuple[float, ...]
+
+    @property
+    def error(self) -> float:
+        """|slope − expected| / |expected|."""
+        return abs(self.slope - self.expected) / abs(self.expected) if self.expected else math.nan
+
+
+@dataclass(frozen=True)
+class Result:
+    """A result file."""
+
+    table: str
+    title: str
+    budget: str
+    seeds: int | None
+    convention: str
+    statement: str
+    quantity: str  # the y of its fits
+    plan: dict[str, Any]
+    seconds: float
+    provenance: dict[str, Any]
+    runs: tuple[Run, ...]
+    paper: tuple[Paper, ...]
+    fits: tuple[Fit, ...]
+
+    @property
+    def name(self) -> str:
+        """``table3`` → ``Table 3``, ``theorem1_too_few`` → ``Theorem 1, too few``."""
+        if match := re.fullmatch(r"([a-z]+)(\d+)(?:_(\w+))?", self.table):
+            rest = f", {match[3].replace('_', ' ')}" if match[3] else ""
+            return f"{match[1].capitalize()} {match[2]}{rest}"
+        return self.table
+
+
+def read_results(folder: Path) -> list[Result]:
+    """Every ``*.json`` of the folder: tables by number, then what else there is.
+
+    Raises:
+        InputError: no such folder, no result file in it, or a file that is none.
+    """
+    if not folder.is_dir():
+        raise InputError(f"folder must be one of result files, got {str(folder)!r}: no such folder")
+    paths = [path for path in folder.glob("*.json") if not path.name.startswith(".")]
+    if not paths:
+        raise InputError(f"folder must hold result files such as table1.json, got {str(folder)!r}: no .json file in it")
+    return sorted(map(_read, paths), key=_order)
+
+
+def _order(result: Result) -> tuple[bool, list[tuple[int, str]]]:
+    parts = re.findall(r"\d+|\D+", result.table)
+    return not result.table.startswith("table"), [(int(p), "") if p.isdecimal() else (-1, p) for p in parts]
+
+
+def _read(path: Path) -> Result:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}), expected a result file") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected a result file in JSON, got {error}") from error
+    if not isinstance(content, dict) or not ("runs" in content or "fits" in content):
+        raise InputError(f"{path}: expected a result file, an object with 'table', 'title' and 'runs' or 'fits'")
+    of = _Entry(str(path), content)
+    return Result(
+        table=of.get("table", _text, "a name"),
+        title=of.get("title", _text, "a text"),
+        budget=of.get("budget", _text, "a name", ""),
+        seeds=of.get("seeds", _count, "a count", None),
+        convention=of.get("convention", _text, "a text", ""),
+        statement=of.get("statement", _text, "a text", ""),
+        quantity=of.get("quantity", _text, "a name", "2L"),
+        plan=of.get("plan", _object, "an object", {}),
+        seconds=of.get("seconds", _number, "a number", math.nan),
+        provenance=of.get("provenance", _object, "an object", {}),
+        runs=tuple(map(_run, of.entries("runs"))),
+        paper=tuple(map(_paper, of.entries("paper"))),
+        fits=tuple(map(_fit, of.entries("fits"))),
+    )
+
+
+def _run(of: "_Entry") -> Run:
+    return Run(
+        cell=of.get("cell", _cell, "an object of names and plain values"),
+        variant=of.get("variant", _text, "a name", ""),
+        seed=of.get("seed", _count, "an integer"),
+        true_active=of.get("true_active", _count_or_none, "an integer or null"),
+        active_dimensions=of.get("active_dimensions", _count_or_none, "an integer or null"),
+        neg_elbo=of.get("neg_elbo", _number, "a number or null"),
+        kl=of.get("kl", _number, "a number or null", math.nan),
+        recon=of.get("recon", _number, "a number or null", math.nan),
+        gamma=of.get("gamma", _number, "a number or null", math.nan),
+        variance=of.get("variance", _numbers, "a list of numbers", ()),
+        diverged_at=of.get("diverged_at", _count_or_none, "a step or null", None),
+    )
+
+
+def _paper(of: "_Entry") -> Paper:
+    return Paper(
+        cell=of.get("cell", _cell, "an object of names and plain values"),
+        variant=of.get("variant", _text, "a name", ""),
+        active_dimensions=of.get("AD", _count_or_none, "an integer or null", None),
+        neg_elbo=of.get("neg_elbo", _number, "a number or null", math.nan),
+        kl=of.get("kl", _number, "a number or null", math.nan),
+        recon=of.get("recon", _number, "a number or null", math.nan),
+        gamma=of.get("gamma", _number, "a number or null", math.nan),
+    )
+
+
+def _fit(of: "_Entry") -> Fit:
+    points = of.get("points", _points, "a list of [log γ, y]")
+
+    def each(read: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
+        def read_all(value: Any) -> tuple[T, ...]:
+            if value is None or value == []:
+                return ()
+            if len(_list(value)) != len(points):
+                raise TypeError
+            return tuple(map(read, value))
+
+        return read_all
+
+    one_a_point = f"a list of {len(points)}, one for each point"
+    return Fit(
+        cell=of.get("cell", _cell, "an object of names and plain values"),
+        expected=of.get("expected", _number, "a number"),
+        slope=of.get("slope", _number, "a number or null"),
+        intercept=of.get("intercept", _number, "a number or null"),
+        r_squared=of.get("r_squared", _number, "a number or null", math.nan),
+        points=points,
+        active_dimensions=of.get("active_dimensions", each(_count_or_none), one_a_point, ()),
+        active_variance=of.get("active_variance", each(_number), one_a_point, ()),
+        inactive_variance=of.get("inactive_variance", each(_number), one_a_point, ()),
+        recon=of.get("recon", each(_number), one_a_point, ()),
+    )
+
+
+_REQUIRED: Any = object()
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An object of a file, with the words that say where it stands."""
+
+    where: str
+    content: dict[str, Any]
+
+    def get(self, key: str, read: Callable[[Any], T], expected: str, default: T = _REQUIRED) -> T:
+        if key not in self.content:
+            if default is _REQUIRED:
+                raise InputError(f"{self.where}: {key!r} is missing, expected {expected}")
+            return default
+        try:
+            return read(self.content[key])
+        except (TypeError, OverflowError):
+            raise InputError(f"{self.where}: {key!r} is {_short(self.content[key])}, expected {expected}") from None
+
+    def entries(self, key: str) -> list["_Entry"]:
+        empty: list[Any] = []
+        listed = self.get(key, _list, "a list of objects", empty)
+        for i, entry in enumerate(listed):
+            if not isinstance(entry, dict):
+                raise InputError(f"{self.where}: {key}[{i}] is {_short(entry)}, expected an object")
+        return [_Entry(f"{self.where}: {key}[{i}]", entry) for i, entry in enumerate(listed)]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+# Readers of one value: the value as the dataclasses have it, or TypeError.
+
+
+def _of_type(value: Any, *kinds: type) -> Any:
+    if type(value) not in kinds:  # not isinstance: True is no number here
+        raise TypeError
+    return value
+
+
+def _text(value: Any) -> str:
+    return _of_type(value, str)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return _of_type(value, dict)
+
+
+def _list(value: Any) -> list[Any]:
+    return _of_type(value, list)
+
+
+def _count(value: Any) -> int:
+    return _of_type(value, int)
+
+
+def _count_or_none(value: Any) -> int | None:
+    return _of_type(value, int, type(None))
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(_of_type(value, int, float))
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    return () if value is None else tuple(map(_number, _list(value)))
+
+
+def _points(value: Any) -> tuple[tuple[float, float], ...]:
+    points = [_numbers(point) for point in _list(value)]
+    if any(len(point) != 2 for point in points):
+        raise TypeError
+    return tuple((x, y) for x, y in points)
+
+
+def _cell(value: Any) -> Cell:
+    return {name: _of_type(content, str, int, float, bool) for name, content in _object(value).items()}

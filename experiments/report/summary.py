@@ -1,0 +1,127 @@
+"""What the runs of a table say together: median and spread over seeds, the run of lowest −ELBO, share of right ones.
+
+Medians and spreads are over the runs that finished; shares are over all, a diverged run being a wrong one.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .results import Cell, Paper, Result, Run
+
+__all__ = ["ENOUGH", "MATRIX_SHAPE", "Row", "Share", "Spread", "in_variants", "matrix_run", "rows", "share", "spread"]
+
+ENOUGH = 0.9  # of the runs of a row with the true active dimensions; fewer are pointed out
+MATRIX_CELL = {"kappa": 20, "d": 30, "r": 6}  # of Table 10
+MATRIX_SHAPE = (4, 5)
+
+
+@dataclass(frozen=True)
+class Spread:
+    median: float
+    lowest: float
+    highest: float
+    count: int
+
+
+def spread(values: Iterable[float]) -> Spread | None:
+    """Of the finite ones; None where there are none."""
+    finite = [value for value in values if math.isfinite(value)]
+    return Spread(statistics.median(finite), min(finite), max(finite), len(finite)) if finite else None
+
+
+@dataclass(frozen=True)
+class Share:
+    """``right`` of ``whole`` runs have as many active dimensions as they should."""
+
+    right: int
+    whole: int
+
+    @property
+    def enough(self) -> bool:
+        return self.right >= ENOUGH * self.whole
+
+
+def share(runs: Iterable[Run]) -> Share:
+    """Over the runs whose true active dimensions are known."""
+    known = [run for run in runs if run.true_active is not None]
+    return Share(sum(run.right for run in known), len(known))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A cell and a variant: the paper's numbers, and all our runs."""
+
+    cell: Cell
+    variant: str
+    paper: Paper | None
+    runs: tuple[Run, ...]
+
+    @property
+    def finished(self) -> list[Run]:
+        return [run for run in self.runs if run.finished]
+
+    @property
+    def diverged(self) -> list[Run]:
+        """Also those whose −ELBO is no number."""
+        return [run for run in self.runs if not run.finished]
+
+    @property
+    def best(self) -> Run | None:
+        """The run of lowest −ELBO."""
+        return min(self.finished, key=lambda run: run.neg_elbo, default=None)
+
+    @property
+    def true_active(self) -> int | None:
+        known = {run.true_active for run in self.runs}
+        return known.pop() if len(known) == 1 else None
+
+    @property
+    def share(self) -> Share:
+        return share(self.runs)
+
+    def spread(self, quantity: str) -> Spread | None:
+        """Of ``neg_elbo``, ``kl``, ``recon`` or ``gamma``."""
+        return spread(getattr(run, quantity) for run in self.finished)
+
+    def printed(self, quantity: str) -> float:
+        """By the paper; NaN where it prints nothing."""
+        return math.nan if self.paper is None else getattr(self.paper, quantity)
+
+    @property
+    def above_paper(self) -> bool | None:
+        """Is our median −ELBO above the paper's? None where one of the two is missing."""
+        ours = self.spread("neg_elbo")
+        printed = self.printed("neg_elbo")
+        return None if ours is None or math.isnan(printed) else ours.median > printed
+
+
+def rows(result: Result) -> list[Row]:
+    """In the paper's order, then those that the paper has not; a row of the paper without runs stays."""
+    found: dict[object, tuple[Paper | None, Cell, str, list[Run]]] = {}
+    for printed in result.paper:
+        found[_key(printed)] = (printed, printed.cell, printed.variant, [])
+    for run in result.runs:
+        found.setdefault(_key(run), (None, run.cell, run.variant, []))[3].append(run)
+    return [Row(cell, variant, printed, tuple(runs)) for printed, cell, variant, runs in found.values()]
+
+
+def _key(row: Paper | Run) -> object:
+    return frozenset(row.cell.items()), row.variant
+
+
+def in_variants(listed: Sequence[Row]) -> dict[str, list[Row]]:
+    """variant → its rows, in the order in which they come."""
+    grouped: dict[str, list[Row]] = {}
+    for row in listed:
+        grouped.setdefault(row.variant, []).append(row)
+    return grouped
+
+
+def matrix_run(results: Iterable[Result]) -> Run | None:
+    """The run of lowest −ELBO of Table 10's cell, where there is one with all its variances."""
+    size = math.prod(MATRIX_SHAPE)
+    fitting = (run for result in results for run in result.runs if run.finished and len(run.variance) == size)
+    own = [run for run in fitting if all(run.cell.get(name) == size for name, size in MATRIX_CELL.items())]
+    return min(own, key=lambda run: run.neg_elbo, default=None)

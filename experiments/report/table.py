@@ -1,0 +1,139 @@
+"""A table as HTML: a row for every cell and variant, the paper's numbers and ours beside each other."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+
+from .markup import Markup, element
+from .results import Result
+from .summary import Row, in_variants
+from .svg import strip
+from .text import fixed, integer, significant, symbol, value
+
+__all__ = ["results_table", "scrolling"]
+
+QUANTITIES = {"neg_elbo": "−ELBO", "recon": "squared error", "kl": "KL", "gamma": "γ"}
+RIGHT, WRONG = "✓", "≠"
+
+
+@dataclass(frozen=True)
+class Column:
+    """``group`` stands above the heads of all its columns; without one, the head takes both lines."""
+
+    group: str
+    head: str
+    cell: Callable[[Row], Markup]
+
+
+def scrolling(table: Markup, name: str) -> Markup:
+    """Sideways, where the window is narrow, by keyboard as well."""
+    return element("div", table, class_="scrolling", role="region", tabindex=0, aria_label=f"{name}, table")
+
+
+def results_table(result: Result, listed: Sequence[Row]) -> Markup:
+    """A body for each variant."""
+    columns = _columns(listed)
+    top, below = [], []
+    for group, grouped in groupby(columns, key=lambda column: column.group):
+        inner = list(grouped)
+        if group:
+            top.append(element("th", group, scope="colgroup", colspan=len(inner), class_="group"))
+            edges = ["edge", *[None] * (len(inner) - 1)]
+            below += [element("th", c.head, scope="col", class_=edge) for c, edge in zip(inner, edges, strict=True)]
+        else:
+            top += [element("th", c.head, scope="col", rowspan=2, class_="cell") for c in inner]
+    bodies = []
+    for variant, own in in_variants(listed).items():
+        title = element("th", variant, scope="rowgroup", colspan=len(columns))
+        lines = [element("tr", title, class_="variant")] if variant else []
+        lines += [element("tr", *(column.cell(row) for column in columns)) for row in own]
+        bodies.append(element("tbody", *lines))
+    head = element("thead", element("tr", *top), element("tr", *below))
+    caption = element("caption", f"{result.name}: paper and ours", class_="hidden")
+    return scrolling(element("table", caption, head, *bodies, class_="results"), result.name)
+
+
+def _columns(listed: Sequence[Row]) -> list[Column]:
+    """Those in which a row has something to say."""
+    names = dict.fromkeys(name for row in listed for name in row.cell)
+    found = [Column("", symbol(name), partial(_of_cell, name)) for name in names]
+
+    known = any(row.true_active is not None for row in listed)
+    ours = any(row.best is not None and row.best.active_dimensions is not None for row in listed)
+    papers = any(row.paper is not None and row.paper.active_dimensions is not None for row in listed)
+    dimensions = {
+        "true": (known, lambda row: element("td", integer(row.true_active), class_="edge")),
+        "paper": (papers, lambda row: _dimensions(row, row.paper.active_dimensions if row.paper else None, "paper")),
+        "ours": (ours, lambda row: _dimensions(row, row.best.active_dimensions if row.best else None, "ours")),
+        "right": (any(row.share.whole for row in listed), _right),
+    }
+    found += [Column("active dimensions", head, cell) for head, (shown, cell) in dimensions.items() if shown]
+
+    for quantity, name in QUANTITIES.items():
+        if any(not math.isnan(row.printed(quantity)) for row in listed):
+            found.append(Column(name, "paper", partial(_printed, quantity)))
+        if any(row.spread(quantity) is not None for row in listed):
+            found.append(Column(name, "ours", partial(_ours, quantity)))
+        if quantity == "neg_elbo" and (bounds := _bounds(listed)) is not None:
+            found.append(Column(name, "", partial(_strip, bounds)))
+    return found
+
+
+def _bounds(listed: Sequence[Row]) -> tuple[float, float] | None:
+    """Of all −ELBO in the table."""
+    ours = [spread for row in listed if (spread := row.spread("neg_elbo")) is not None]
+    ends = [x for spread in ours for x in (spread.lowest, spread.highest)]
+    ends += [x for row in listed if math.isfinite(x := row.printed("neg_elbo"))]
+    return (min(ends), max(ends)) if ends else None
+
+
+def _of_cell(name: str, row: Row) -> Markup:
+    return element("td", value(row.cell[name]) if name in row.cell else "", class_="cell")
+
+
+def _dimensions(row: Row, count: int | None, whose: str) -> Markup:
+    """The count, and a sign of whether it is the true one."""
+    true = row.true_active
+    if count is None or true is None:
+        return element("td", integer(count), class_=whose)
+    sign = element("span", RIGHT if count == true else WRONG, aria_hidden="true")
+    said = element("span", " right" if count == true else " wrong", class_="hidden")
+    kind = "sign right" if count == true else "sign wrong"
+    return element("td", integer(count), element("span", sign, said, class_=kind), class_=whose)
+
+
+def _right(row: Row) -> Markup:
+    counted = row.share
+    if not counted.whole:
+        return element("td", integer(None))
+    return element("td", f"{counted.right} of {counted.whole}", class_=None if counted.enough else "few")
+
+
+def _printed(quantity: str, row: Row) -> Markup:
+    """No digits that the paper has not."""
+    x = row.printed(quantity)
+    return element("td", fixed(x) if quantity in ("neg_elbo", "kl") else significant(x), class_="edge paper")
+
+
+def _ours(quantity: str, row: Row) -> Markup:
+    """The median, and below it the spread."""
+    ours = row.spread(quantity)
+    if ours is None:
+        return element("td", integer(None), class_="ours")
+    above = quantity == "neg_elbo" and row.above_paper
+    parts = [element("span", _number(quantity, ours.median, 3), class_="median above" if above else "median")]
+    if ours.count > 1:
+        ends = f"{_number(quantity, ours.lowest, 2)} … {_number(quantity, ours.highest, 2)}"
+        parts.append(element("span", ends, class_="spread"))
+    return element("td", *parts, class_="ours")
+
+
+def _number(quantity: str, x: float, digits: int) -> str:
+    """What spans decades to so many significant digits, losses to one less behind the point."""
+    return fixed(x, digits - 1) if quantity in ("neg_elbo", "kl") else significant(x, digits, padded=True)
+
+
+def _strip(bounds: tuple[float, float], row: Row) -> Markup:
+    return element("td", strip(row, *bounds), class_="drawn")

@@ -1,0 +1,545 @@
+"""The report: medians, spreads and shares against numbers worked out by hand; pages that a browser can read and that
+need nothing but themselves; and files that are none."""
+
+import copy
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from manifold_core.experiments import paper
+from manifold_core.experiments.report import write_report
+from manifold_core.experiments.report.markdown import plain
+from manifold_core.experiments.report.notes import notes, overview, provenance, totals, verdict
+from manifold_core.experiments.report.results import Result, read_results
+from manifold_core.experiments.report.summary import Row, matrix_run, rows
+from manifold_core.experiments.report.svg import decades
+from manifold_core.experiments.report.text import duration, fixed, percent, significant
+
+from manifold_core import InputError, cli
+
+VOID = {"meta", "br", "hr", "link"}
+NASTY = "<script>alert(\"1\" & '2')</script> | `a` *b* [c](d)"
+
+
+def run(seed: int, active: int | None, neg_elbo: float | None, **more: Any) -> dict[str, Any]:
+    """Of a cell where the true dimension is 3 of 4."""
+    return {
+        "cell": {"d": 20, "r": 3},
+        "variant": "",
+        "seed": seed,
+        "true_active": 3,
+        "active_dimensions": active,
+        "gap": 50.0,
+        "neg_elbo": neg_elbo,
+        "kl": 20.0 + seed,
+        "recon": 0.01,
+        "gamma": 5e-4,
+        "variance": [0.002, 0.99, 0.001, 0.003],
+        "diverged_at": None,
+        **more,
+    }
+
+
+def file(table: str = "table1", **more: Any) -> dict[str, Any]:
+    """Four seeds, two of them right; the paper is at −45."""
+    runs = [run(0, 3, -50.0), run(1, 2, -40.0), run(2, 3, -60.0), run(3, 4, -30.0)]
+    return {
+        "table": table,
+        "title": "Active dimensions",
+        "budget": "quick",
+        "seeds": 4,
+        "convention": "doubled",
+        "seconds": 100.0,
+        "provenance": {"commit": "abc", "versions": {"torch": "2.13.0"}, "threads": 2},
+        "runs": runs,
+        "paper": [{"cell": {"d": 20, "r": 3}, "variant": "", "AD": 3, "neg_elbo": -45.5, "recon": 0.02}],
+        **more,
+    }
+
+
+def fit(**more: Any) -> dict[str, Any]:
+    """Points of slope 10, where 12.5 was expected: 20 % off."""
+    points = [[-4.0, 0.0], [-6.0, -20.0], [-8.0, -40.0]]
+    return {
+        "cell": {"d": 15, "r": 5},
+        "expected": 12.5,
+        "slope": 10.0,
+        "intercept": 40.0,
+        "r_squared": 1.0,
+        "points": points,
+        "active_dimensions": [5, 5, 4],
+        "active_variance": [1e-2, 1e-3, 0.0],
+        "inactive_variance": [0.9, None, 1.0],
+        "recon": [1e-1, 1e-2, 1e-3],
+        **more,
+    }
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[..., list[Result]]:
+    """``written(content, ...)``: read back from a folder of these files."""
+
+    def write(*contents: dict[str, Any]) -> list[Result]:
+        for content in contents:
+            (tmp_path / f"{content['table']}.json").write_text(json.dumps(content), encoding="utf-8")
+        return read_results(tmp_path)
+
+    return write
+
+
+@pytest.fixture
+def pages(tmp_path: Path, written: Callable[..., list[Result]]) -> Callable[..., tuple[str, str]]:
+    """``pages(content, ...)``: report.html and report.md of these files."""
+
+    def write(*contents: dict[str, Any]) -> tuple[str, str]:
+        written(*contents)
+        html, markdown = write_report(tmp_path, tmp_path / "out")
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "report.md"]
+        return html.read_text(encoding="utf-8"), markdown.read_text(encoding="utf-8")
+
+    return write
+
+
+class Page(HTMLParser):
+    """Elements in the order of their opening; fails where one is not closed, or another is."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[tuple[str, str]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        names = [name for name, _ in attributes]
+        assert len(names) == len(set(names)), f"<{tag}> names an attribute twice: {names}"
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.words.append((self.open[-1] if self.open else "", data))
+
+    @property
+    def text(self) -> str:
+        return " ".join(data for tag, data in self.words if tag != "style")
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def only_row(results: list[Result]) -> Row:
+    (row,) = rows(results[0])
+    return row
+
+
+class TestNumbers:
+    def test_of_an_even_number_of_seeds(self, written: Callable[..., list[Result]]) -> None:
+        row = only_row(written(file()))
+        ours = row.spread("neg_elbo")
+        assert ours is not None
+        assert (ours.median, ours.lowest, ours.highest, ours.count) == (-45.0, -60.0, -30.0, 4)
+        assert row.best is not None
+        assert (row.best.seed, row.best.active_dimensions) == (2, 3)
+        assert (row.share.right, row.share.whole, row.share.enough) == (2, 4, False)
+        assert row.above_paper is True  # −45 against −45.5
+        kl = row.spread("kl")
+        assert kl is not None
+        assert kl.median == 21.5
+
+    def test_a_diverged_run_is_wrong_and_in_no_median(self, written: Callable[..., list[Result]]) -> None:
+        """Also with finite numbers, from before it diverged, and where its count happens to be right."""
+        runs = [run(0, 3, -50.0), run(1, 3, -90.0, diverged_at=7), run(2, 3, -40.0), run(3, None, None, diverged_at=9)]
+        row = only_row(written(file(runs=[*runs, run(4, 3, float("nan")), run(5, 3, -48.0)])))
+        ours = row.spread("neg_elbo")
+        assert ours is not None
+        assert (ours.median, ours.lowest, ours.count) == (-48.0, -50.0, 3)
+        assert (row.share.right, row.share.whole) == (3, 6)
+        assert [r.seed for r in row.diverged] == [1, 3, 4]
+
+    def test_rows_are_the_papers_then_ours(self, written: Callable[..., list[Result]]) -> None:
+        """A column's place in the object means nothing, and 3.0 is 3."""
+        printed = [
+            {"cell": {"t": 5}, "variant": "b", "AD": 5},
+            {"cell": {"r": 3.0, "d": 20}, "variant": "", "AD": 3},
+        ]
+        extra = run(0, 1, -1.0, cell={"t": 9}, variant="c")
+        listed = rows(written(file(paper=printed, runs=[extra, run(0, 3, -50.0)]))[0])
+        assert [(row.cell, row.variant, len(row.runs)) for row in listed] == [
+            ({"t": 5}, "b", 0),
+            ({"d": 20, "r": 3}, "", 1),
+            ({"t": 9}, "c", 1),
+        ]
+        assert [row.paper is None for row in listed] == [False, False, True]
+        assert [row.above_paper for row in listed] == [None, None, None]
+
+    @pytest.mark.parametrize(("right", "enough"), [(10, True), (9, True), (8, False)])
+    def test_nine_of_ten_are_enough(self, written: Callable[..., list[Result]], right: int, enough: bool) -> None:
+        row = only_row(written(file(runs=[run(s, 3 if s < right else 2, -50.0) for s in range(10)])))
+        assert row.share.enough is enough
+
+    def test_notes_say_what_is_above_and_what_is_wrong(self, written: Callable[..., list[Result]]) -> None:
+        results = written(file(runs=[*file()["runs"], run(4, 3, None, diverged_at=1200), run(5, 3, None)]))
+        assert notes(results[0]) == [
+            "d = 20, r = 3: median −ELBO −45.00, above the paper’s −45.50 by 0.50.",
+            "d = 20, r = 3: 2 of 6 runs (33 %) have the true active dimensions, 3; the others have 2 (1×) and 4 (1×).",
+            "d = 20, r = 3: diverged: seed 4 at step 1,200 and seed 5 (no finite −ELBO).",
+        ]
+        assert verdict(rows(results[0])) == (
+            "Median −ELBO at or below the paper’s in 0 of 1 rows; "
+            "true active dimensions in at least 90 % of the runs in 0 of 1 rows."
+        )
+
+    def test_nothing_to_note_where_all_is_well(self, written: Callable[..., list[Result]]) -> None:
+        assert notes(written(file(runs=[run(0, 3, -45.5)]))[0]) == []  # at the paper's, not above
+
+    def test_rows_without_runs_are_noted(self, written: Callable[..., list[Result]]) -> None:
+        assert notes(written(file(runs=[]))[0]) == ["d = 20, r = 3: no runs."]
+
+    def test_slopes(self, written: Callable[..., list[Result]]) -> None:
+        good, broken = fit(slope=11.25), fit(slope=None, cell={"d": 9})  # 10 % off, which is within
+        (result,) = written(file("theorem1", fits=[fit(), good, broken], runs=[], paper=[]))
+        assert [round(f.error, 6) for f in result.fits[:2]] == [0.2, 0.1]
+        assert notes(result) == [
+            "d = 15, r = 5: slope 10, expected 12.5, 20 % off.",
+            "d = 9: slope –, expected 12.5.",
+        ]
+        (line,) = overview([result])
+        assert line.slopes == (1, 3)
+
+    def test_overview_by_variant_and_in_all(self, written: Callable[..., list[Result]]) -> None:
+        runs = [run(s, 3, -50.0, variant=v) for v in ("with", "without") for s in range(2)]
+        runs[3]["active_dimensions"] = 4
+        other = file("table5", runs=runs, paper=[], seconds=None)
+        lines = overview(written(file(), other))
+        shown = [(li.result.name, li.variant, li.first, li.runs, (li.share.right, li.share.whole)) for li in lines]
+        assert shown == [
+            ("Table 1", "", True, 4, (2, 4)),
+            ("Table 5", "with", True, 2, (2, 2)),
+            ("Table 5", "without", False, 2, (1, 2)),
+        ]
+        assert [line.compared for line in lines] == [(0, 1), (0, 0), (0, 0)]
+        found = {words: number for number, words in totals(written(file(), other))}
+        assert found["right: 5 of 8 runs"] == "62 %"
+        assert found["in all"] == "1 min 40 s"
+
+    def test_provenance_is_said_once_unless_it_differs(self, written: Callable[..., list[Result]]) -> None:
+        said = dict(provenance(written(file(), file("table3", budget="full", plan={"steps": 9}))))
+        assert said["plan"] == ["steps 9 (Table 3)"]
+        assert said["commit"] == ["abc"]
+        assert said["versions"] == ["torch 2.13.0"]
+        assert said["budget"] == ["quick (Table 1)", "full (Table 3)"]
+
+    def test_tables_come_in_the_order_of_their_numbers(self, written: Callable[..., list[Result]]) -> None:
+        results = written(*(file(name) for name in ("theorem2", "table10", "remark1", "table3", "table1")))
+        assert [result.table for result in results] == ["table1", "table3", "table10", "remark1", "theorem2"]
+        assert [result.name for result in results][2:4] == ["Table 10", "Remark 1"]
+
+    def test_table_10_is_the_best_run_of_its_cell(self, written: Callable[..., list[Result]]) -> None:
+        cell = {"kappa": 20, "d": 30, "r": 6}
+        variance = [0.5] * 20
+        runs = [
+            run(0, 6, -70.0, cell=cell, variance=variance),
+            run(1, 6, -80.0, cell=cell, variance=variance),
+            run(2, 6, -99.0, cell=cell, variance=variance[:5]),  # not all its dimensions
+            run(3, 6, -99.0, cell={**cell, "r": 8}, variance=variance),
+            run(4, 6, -99.0, cell=cell, variance=variance, diverged_at=1),
+        ]
+        found = matrix_run(written(file(runs=runs)))
+        assert found is not None
+        assert found.seed == 1
+
+    def test_the_papers_matrix_has_its_six_active_dimensions(self) -> None:
+        values = paper.matrix("table10")
+        assert [len(line) for line in values] == [5, 5, 5, 5]
+        assert sum(v < 0.05 for line in values for v in line) == 6
+
+
+class TestText:
+    @pytest.mark.parametrize(
+        ("written", "expected"),
+        [
+            (fixed(-45.295), "−45.30"),
+            (fixed(math.nan), "–"),
+            (fixed(-math.inf), "−∞"),
+            (significant(1.625e-05), "1.62×10⁻⁵"),  # the nearest float is below
+            (significant(0.0003), "0.0003"),
+            (significant(0.0003, padded=True), "0.000300"),
+            (significant(123.4, padded=True), "123"),
+            (significant(2.5e13), "2.5×10¹³"),
+            (significant(0.0), "0"),
+            (percent(199, 200), "99 %"),
+            (percent(0, 0), "–"),
+            (duration(4.24), "4.2 s"),
+            (duration(59.97), "1 min 0 s"),
+            (duration(3599.9), "1 h 0 min"),
+            (duration(5400), "1 h 30 min"),
+        ],
+    )
+    def test_of_numbers(self, written: str, expected: str) -> None:
+        assert written == expected
+
+    def test_markdown_means_nothing(self) -> None:
+        assert plain("a|b\n*c* <d>") == r"a\|b \*c\* &lt;d&gt;"
+
+    def test_decades(self) -> None:
+        assert decades([0.002, 0.5]) == (-3, 0)
+        assert decades([1.0]) == (0, 1)
+        assert decades([0.0, math.nan, math.inf, -1.0]) == (-1, 0)
+        assert decades([1e-300, 1.0]) == (-12, 0)
+
+
+def everything() -> Iterator[dict[str, Any]]:
+    """Every kind of file that there is, with every kind of hole in it."""
+    cell = {"kappa": 20, "d": 30, "r": 6}
+    matrix = [run(0, 6, -70.0, cell=cell, true_active=6, variance=[0.0, 1e-5, 1e-4, 1e-3, 0.01, 0.04, *[1.0] * 14])]
+    yield file(runs=[*file()["runs"], *matrix])
+    holes = [
+        run(0, None, None, kl=None, recon=None, gamma=None, variance=None, diverged_at=3),
+        run(1, 3, float("inf")),
+        run(2, 3, -50.0, variance=[0.0, float("nan"), float("inf"), None]),
+        run(3, 3, -50.0, variance=[]),
+        run(4, None, -50.0, true_active=None, cell={}),
+        run(5, 0, -50.0, true_active=0, variance=[1.0]),
+        {"cell": {"a": True, "b": "word"}, "seed": 0, "true_active": 1, "active_dimensions": 1, "neg_elbo": 1.0},
+    ]
+    yield file("table3", runs=holes, paper=[], seconds=None)
+    yield file("table5", runs=[], paper=[])
+    yield file("table6", runs=[])
+    variants = [run(s, 3, -50.0, variant=v) for v in ("VAE", "CVAE, fixed prior") for s in range(2)]
+    yield file("table7", runs=variants)
+    yield {"table": "remark1", "title": "Same loss", "runs": [run(0, 3, -1.0)], "statement": "They are equal."}
+    fits = [
+        fit(),
+        fit(points=[], active_dimensions=[], active_variance=None, inactive_variance=[], recon=[]),
+        fit(points=[[-1.0, 5.0]], active_dimensions=[5], active_variance=[0.0], inactive_variance=[1.0], recon=[None]),
+        fit(slope=float("nan"), intercept=None, r_squared=None, expected=0.0),
+        {k: v for k, v in fit().items() if k in ("cell", "expected", "slope", "intercept", "points")},
+    ]
+    yield {"table": "theorem1", "title": "Slopes", "statement": "2L = (d − r) log γ + O(1)", "fits": fits}
+
+
+class TestPages:
+    def test_every_kind_of_file_makes_a_well_formed_page(self, pages: Callable[..., tuple[str, str]]) -> None:
+        html, markdown = pages(*everything())
+        page = Page(html)
+        assert html.startswith('<!DOCTYPE html>\n<html lang="en">')
+        assert not re.search(r"\b(nan|inf|None)\b", page.text + markdown)
+        assert all(not re.search(r"\b(nan|inf)\b", str(a.values())) for _, a in page.elements)
+        heads = [data for tag, data in page.words if tag == "h2"]
+        assert heads == [
+            *("Overview", "Table 1", "Table 3", "Table 5", "Table 6", "Table 7", "Remark 1", "Theorem 1", "Table 10")
+        ]
+        assert re.findall(r"^## (.*)$", markdown, re.M) == ["Provenance", *heads[1:]]
+        assert "They are equal." in page.text
+
+    def test_needs_nothing_but_itself(self, pages: Callable[..., tuple[str, str]]) -> None:
+        html, _ = pages(*everything())
+        assert not re.search(r"https?:|//[a-z]|src=|@import|url\(|<script|<link|<iframe", html)
+        page = Page(html)
+        names = [a["id"] for _, a in page.elements if "id" in a]
+        assert len(names) == len(set(names))
+        targets = [a["href"] for a in page.all("a")]
+        assert targets
+        assert all(target is not None and target[0] == "#" and target[1:] in names for target in targets)
+
+    def test_pictures_stay_inside_and_have_words(self, pages: Callable[..., tuple[str, str]]) -> None:
+        html, _ = pages(*everything())
+        page = Page(html)
+        pictures = page.all("svg")
+        assert any(picture.get("role") == "img" for picture in pictures)
+        for picture in pictures:
+            assert picture.get("aria-label") if picture.get("role") == "img" else picture.get("aria-hidden") == "true"
+        width = height = 0.0
+        for tag, attributes in page.elements:
+            if tag == "svg":
+                width, height = float(str(attributes["width"])), float(str(attributes["height"]))
+            for name, value in attributes.items():
+                if tag in ("line", "circle", "rect", "text") and name in ("x", "x1", "x2", "cx", "y", "y1", "y2", "cy"):
+                    assert 0 <= float(str(value)) <= (width if "x" in name else height)
+                if tag == "polyline" and name == "points":
+                    places = [tuple(map(float, place.split(","))) for place in str(value).split()]
+                    assert all(0 <= x <= width and 0 <= y <= height for x, y in places)
+
+    def test_every_row_has_as_many_cells(self, pages: Callable[..., tuple[str, str]]) -> None:
+        html, markdown = pages(*everything())
+        for table in re.findall(r"<table.*?</table>", html, re.S):
+            bodies = re.findall(r"<tbody.*?</tbody>", table, re.S)
+            lines = [line for body in bodies for line in re.findall(r"<tr.*?</tr>", body, re.S)]
+            widths = {
+                sum(
+                    int((re.search(r'colspan="(\d+)"', tag) or ["", "1"])[1])
+                    for tag in re.findall(r"<t[dh]\b[^>]*>", line)
+                )
+                for line in lines
+            }
+            assert len(widths) == 1
+        for block in re.findall(r"(?:^\|.*\|\n)+", markdown, re.M):
+            assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
+
+    def test_our_numbers_stand_beside_the_papers(self, pages: Callable[..., tuple[str, str]]) -> None:
+        html, markdown = pages(file())
+        line = next(line for line in re.findall(r"<tr>.*?</tr>", html) if ">−45.50<" in line)
+        cells = [re.sub(r"<[^>]*>", " ", cell).split() for cell in re.findall(r"<td.*?</td>", line)]
+        assert cells[:8] == [
+            ["20"],
+            ["3"],
+            ["3"],
+            ["3", "✓", "right"],
+            ["3", "✓", "right"],
+            ["2", "of", "4"],
+            ["−45.50"],
+            ["−45.00", "−60.0", "…", "−30.0"],
+        ]
+        assert cells[9:] == [
+            *(["0.02"], ["0.0100", "0.010", "…", "0.010"]),
+            ["21.50", "20.0", "…", "23.0"],
+            ["0.000500", "0.00050", "…", "0.00050"],
+        ]
+        assert "| 20 | 3 | 3 | 3 | 3 | 2 of 4 | −45.50 | −45.00 | −60.00 | −30.00 | 0.02 | 0.01 |" in markdown
+
+    def test_table_10(self, pages: Callable[..., tuple[str, str]]) -> None:
+        html, markdown = pages(*everything())
+        ours = html[html.index("<caption>ours") :]
+        tiles = re.findall(r'<td class="shade(\d)">([^<]*)</td>', ours)
+        assert tiles[:7] == [
+            *(("4", "0"), ("4", "1×10⁻⁵"), ("4", "0.0001"), ("3", "0.0010"), ("2", "0.0100"), ("1", "0.0400")),
+            ("0", "1.0000"),
+        ]
+        assert len(tiles) == 20
+        assert "| 0.0080 | 0.0018 | 1.0000 | 1.0000 | 1.0000 |" in markdown
+
+    def test_text_is_escaped(self, pages: Callable[..., tuple[str, str]]) -> None:
+        nasty = run(0, 3, -50.0, cell={NASTY: NASTY}, variant=NASTY)
+        content = file(title=NASTY, convention=NASTY, budget=NASTY, statement=NASTY, provenance={NASTY: NASTY})
+        html, markdown = pages({**content, "runs": [nasty], "fits": [fit(cell={NASTY: NASTY})]})
+        page = Page(html)
+        assert page.all("script") == []
+        assert any(NASTY in str(picture.get("aria-label")) for picture in page.all("svg"))
+        assert page.text.count(NASTY) > 8
+        assert "<script" not in markdown
+        assert not re.search(r"(?<!\\)\[c", markdown)
+
+    def test_seeds_share_a_picture_and_the_quantity_has_its_name(self, pages: Callable[..., tuple[str, str]]) -> None:
+        fits = [fit(cell={"d": d, "seed": s}, slope=10.0 + s) for d in (15, 20) for s in range(3)]
+        html, _ = pages(file("theorem1_too_few", runs=[], paper=[], fits=fits, quantity="log(SSE/γ)"))
+        page = Page(html)
+        assert len(page.all("figure")) == 2
+        said = [str(picture["aria-label"]) for picture in page.all("svg") if "slope" in str(picture.get("aria-label"))]
+        assert said == [f"d = {d}: log(SSE/γ) against log γ: slope 10, 11, 12; expected 12.5." for d in (15, 20)]
+        assert "2L" not in page.text
+        assert ("h2", "Theorem 1, too few") in page.words
+
+    def test_names_of_sections_differ(self, pages: Callable[..., tuple[str, str]]) -> None:
+        html, _ = pages(file("a b"), file("a-b"), file("overview"), file("–"))
+        names = [a["id"] for _, a in Page(html).elements if "id" in a]
+        assert len(names) == len(set(names)) == 5
+        assert all(name and re.fullmatch(r"[a-z0-9-]+", name) for name in names)
+
+    def test_the_same_files_give_the_same_pages(self, pages: Callable[..., tuple[str, str]]) -> None:
+        assert pages(*everything()) == pages(*everything())
+
+
+def broken(**at: Any) -> dict[str, Any]:
+    """A file with ``key=value`` put into its first run; a key without a value is taken out."""
+    content = copy.deepcopy(file())
+    for key, value in at.items():
+        if value is ...:
+            del content["runs"][0][key]
+        else:
+            content["runs"][0][key] = value
+    return content
+
+
+# What is in bad.json, then what the message must name besides the file.
+BAD: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "half": ('{"table": "table1", "ru', ("JSON",)),
+    "empty": ("", ("JSON",)),
+    "not text": (b"\xff\xfe\x00", ("JSON",)),
+    "deep": ("[" * 100_000, ("JSON",)),
+    "a list": ([], ("'runs' or 'fits'",)),
+    "metrics of a run": ({"data": "synthetic", "active_dimensions": 6}, ("'runs' or 'fits'",)),
+    "older results": ({"what": "Table 1", "runs": []}, ("'table' is missing",)),
+    "table": (file() | {"table": 1}, ("'table' is 1", "a name")),
+    "title": (file() | {"title": None}, ("'title' is None", "a text")),
+    "runs": (file() | {"runs": {}}, ("'runs' is {}", "a list of objects")),
+    "run": (file() | {"runs": [3]}, ("runs[0] is 3", "an object")),
+    "fits": (file() | {"fits": "x"}, ("'fits' is 'x'", "a list of objects")),
+    "provenance": (file() | {"provenance": "me"}, ("'provenance' is 'me'", "an object")),
+    "cell": (broken(cell=...), ("runs[0]", "'cell' is missing")),
+    "cell of lists": (broken(cell={"d": [20]}), ("runs[0]", "'cell' is {'d': [20]}", "plain values")),
+    "seed": (broken(seed="first"), ("runs[0]", "'seed' is 'first'", "an integer")),
+    "count": (broken(active_dimensions=3.5), ("'active_dimensions' is 3.5", "an integer or null")),
+    "true for one": (broken(true_active=True), ("'true_active' is True", "an integer or null")),
+    "loss": (broken(neg_elbo="-50"), ("'neg_elbo' is '-50'", "a number or null")),
+    "huge": (broken(kl=10**400), ("'kl' is", "a number or null")),
+    "variance": (broken(variance=[0.1, "x"]), ("'variance' is [0.1, 'x']", "a list of numbers")),
+    "paper": (file() | {"paper": [{"cell": {}, "AD": "6"}]}, ("paper[0]", "'AD' is '6'")),
+    "points": (file() | {"fits": [fit(points=[[1, 2, 3]])]}, ("fits[0]", "'points' is", "[log γ, y]")),
+    "lengths": (file() | {"fits": [fit(recon=[0.1])]}, ("fits[0]", "'recon' is [0.1]", "a list of 3")),
+}
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("kind", BAD)
+    def test_is_named_and_nothing_is_written(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+    ) -> None:
+        content, parts = BAD[kind]
+        (tmp_path / "table1.json").write_text(json.dumps(file()))
+        if isinstance(content, bytes):
+            (tmp_path / "bad.json").write_bytes(content)
+        else:
+            (tmp_path / "bad.json").write_text(content if isinstance(content, str) else json.dumps(content))
+        assert cli.main(["report", str(tmp_path)]) == 2
+        printed = capsys.readouterr()
+        (line,) = printed.err.splitlines()
+        assert line.startswith(f"manifold-core: {tmp_path / 'bad.json'}: ")
+        assert all(part in line for part in (*parts, "expected"))
+        assert len(line) < len(str(tmp_path)) + 250
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.json", "table1.json"]
+
+    def test_no_folder_and_no_files(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="no such folder"):
+            write_report(tmp_path / "nowhere")
+        with pytest.raises(InputError, match=r"no \.json file"):
+            write_report(tmp_path)
+        (tmp_path / "bad.json").mkdir()
+        with pytest.raises(InputError, match=r"bad\.json: cannot be read"):
+            write_report(tmp_path)
+
+    def test_an_out_that_cannot_be_written_to(self, tmp_path: Path) -> None:
+        (tmp_path / "table1.json").write_text(json.dumps(file()))
+        (tmp_path / "out").write_text("somebody's work")
+        with pytest.raises(InputError, match="out must be a folder"):
+            write_report(tmp_path, tmp_path / "out")
+        (tmp_path / "report.md").mkdir()
+        with pytest.raises(InputError, match=r"report\.md.*it is a folder"):
+            write_report(tmp_path)
+        assert not (tmp_path / "report.html").exists()
+
+
+class TestCommandLine:
+    def test_prints_where_the_pages_are(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "table1.json").write_text(json.dumps(file()))
+        (tmp_path / ".table1.json").write_text("not ours")
+        assert cli.main(["report", str(tmp_path)]) == 0
+        assert capsys.readouterr().out.splitlines() == [
+            f"report: {tmp_path / 'report.html'}",
+            f"report: {tmp_path / 'report.md'}",
+        ]
+        before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        assert cli.main(["report", str(tmp_path), "--out", str(tmp_path / "new" / "folder")]) == 0
+        assert {path: path.read_bytes() for path in before} == before
+        assert (tmp_path / "new" / "folder" / "report.html").read_bytes() == before[tmp_path / "report.html"]
