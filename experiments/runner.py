@@ -5,7 +5,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -146,13 +146,19 @@ def provenance() -> dict[str, Any]:
         cwd=Path(__file__).parent,
     )
     return {
-        "command": " ".join(["manifold-core", *sys.argv[1:]]),
+        "command": _command(sys.argv[1:]),
         "commit": commit.stdout.strip() or "unknown",
         "date": date.today().isoformat(),
         "device": _device(),
         "threads": torch.get_num_threads(),
         "versions": {"manifold_core": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """What was asked for, without the folder: that says nothing, and is nobody's business."""
+    kept = [word for at, word in enumerate(arguments) if "--out" not in (word, arguments[at - 1] if at else "")]
+    return " ".join(["manifold-core", *(word for word in kept if not word.startswith("--out="))])
 
 
 def _device() -> str:

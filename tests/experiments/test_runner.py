@@ -101,6 +101,12 @@ def test_stopped_before_the_end_it_goes_on_to_the_same_numbers(tmp_path: Path, m
     assert run(tmp_path / "b")["runs"] == undisturbed
 
 
+@pytest.mark.parametrize("out", [["--out", "/home/me/x"], ["--out=/home/me/x"]])
+def test_the_command_is_kept_without_its_folder(monkeypatch: pytest.MonkeyPatch, out: list[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["/bin/manifold-core", "reproduce", "table1", *out, "--seeds", "8"])
+    assert runner.provenance()["command"] == "manifold-core reproduce table1 --seeds 8"
+
+
 def test_another_plan_is_refused(tmp_path: Path) -> None:
     run(tmp_path)
     with pytest.raises(mc.InputError, match=r"tableX\.json.*is of another plan.*'steps': 20.*expected.*'steps': 30"):
