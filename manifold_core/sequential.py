@@ -36,9 +36,9 @@ class SequentialCVAE(CVAE):
         share_weights: bool = False,
         elbo: GaussianELBO | None = None,
     ) -> "SequentialCVAE":
-        """Steps of ``data_dim`` numbers. Encoder and prior are LSTMs of ``hidden`` units whose last state a linear layer
-        turns into mu and log_var: the encoder's reads c and then x, the prior's c. With ``share_weights`` they are one.
-        The decoder is an MLP with one hidden layer, of z beside the last state of a third LSTM, which reads c.
+        """Steps of ``data_dim`` numbers. Encoder and prior are LSTMs whose last state a linear layer turns into mu and
+        log_var: the encoder's reads c and then x, the prior's c. With ``share_weights`` they are one. The decoder is an
+        MLP with one hidden layer, of z beside the last state of an LSTM of its own, which reads c.
 
         Args:
             data_dim: d, of one step.

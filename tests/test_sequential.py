@@ -169,7 +169,9 @@ def test_shapes_that_do_not_fit_are_named() -> None:
     found, (x, c) = model(False).double(), windows()
     for bad in (c[:8], c[:, :, :3], c[:, 0], c[0]):
         for call in (found, found.posterior, found.reconstruct, found.variance_ratio):
-            with pytest.raises(mc.InputError, match=r"c must be a tensor of shape \[9, any, 4\], .* got shape") as caught:
+            with pytest.raises(
+                mc.InputError, match=r"c must be a tensor of shape \[9, any, 4\], .* got shape"
+            ) as caught:
                 call(x, bad)
             assert str(caught.value).endswith(str(tuple(bad.shape)))
         with pytest.raises(mc.InputError, match=r"condition must be a tensor of shape \[9, any, 4\]"):
@@ -179,7 +181,9 @@ def test_shapes_that_do_not_fit_are_named() -> None:
     for bad in (x[:, :3], c, x[0, :4].expand(9, 1, 4)):
         with pytest.raises(mc.InputError, match=r"x must be a tensor of shape \[B, 4\], the step after c, got shape"):
             found(bad, c)
-    with pytest.raises(mc.InputError, match=r"sequence must be .* \[B, L, 4\] with L of at least 1, got shape \(9, 0, 4"):
+    with pytest.raises(
+        mc.InputError, match=r"sequence must be .* \[B, L, 4\] with L of at least 1, got shape \(9, 0, 4"
+    ):
         found(x, c[:, :0])
     for sizes in ((0, 3, 5), (4, 0, 5), (4, 3, 0)):
         with pytest.raises(mc.InputError, match=r"(data_dim|latent_dim|hidden) must be a positive integer, got 0"):
