@@ -178,14 +178,18 @@ class NextStepEncoder(nn.Module):
 
 
 class LSTMDecoder(nn.Module):
-    """z ``[B, κ]``, c ``[B, T, d]`` → x̂ ``[B, d]``: an MLP, with one hidden layer as wide as the LSTM, of z beside the
-    last state of an LSTM that reads c. The MLP lets what x has left once c is known lie on a curved manifold."""
+    """z ``[B, κ]``, c ``[B, T, d]`` → x̂ ``[B, d]``: an MLP of z beside the last state of an LSTM that reads c.
 
-    def __init__(self, latent_dim: int, data_dim: int, hidden: int = 32) -> None:
+    ``decoder_hidden`` are the widths of its hidden layers. Without any, x̂ is affine in z: what x has left once c is
+    known lies on a plane, the same but for a shift under all conditions. Curved manifolds want hidden layers.
+    """
+
+    def __init__(self, latent_dim: int, data_dim: int, hidden: int = 32, decoder_hidden: Sequence[int] = ()) -> None:
         super().__init__()
         _check_positive(latent_dim=latent_dim, data_dim=data_dim, hidden=hidden)
+        _check_widths(decoder_hidden, "decoder_hidden")
         self.lstm = nn.LSTM(data_dim, hidden, batch_first=True)
-        self.layers = _mlp((latent_dim + hidden, hidden, data_dim), "relu")
+        self.layers = _mlp((latent_dim + hidden, *decoder_hidden, data_dim), "relu")
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
         x_hat: Tensor = self.layers(torch.cat((z, _last_state(self.lstm, c)), dim=1))

@@ -1,5 +1,6 @@
 """A CVAE of the next step of a sequence."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from .elbo import GaussianELBO
@@ -34,17 +35,20 @@ class SequentialCVAE(CVAE):
         hidden: int = 32,
         *,
         share_weights: bool = False,
+        decoder_hidden: Sequence[int] = (),
         elbo: GaussianELBO | None = None,
     ) -> "SequentialCVAE":
         """Steps of ``data_dim`` numbers. Encoder and prior are LSTMs whose last state a linear layer turns into mu and
         log_var: the encoder's reads c and then x, the prior's c. With ``share_weights`` they are one. The decoder is an
-        MLP with one hidden layer, of z beside the last state of an LSTM of its own, which reads c.
+        MLP of z beside the last state of an LSTM of its own, which reads c.
 
         Args:
             data_dim: d, of one step.
             latent_dim: κ.
-            hidden: units of each LSTM and of the decoder's hidden layer.
+            hidden: units of each LSTM.
             share_weights: encoder and prior are the same network; its parameters stand once in ``parameters()``.
+            decoder_hidden: widths of the hidden layers of the decoder's MLP. Without any, which suits the linear data of
+                Section 4.6, x̂ is affine in z; curved manifolds want some.
             elbo: as of :class:`manifold_core.CVAE`.
 
         Raises:
@@ -53,7 +57,7 @@ class SequentialCVAE(CVAE):
         network = LSTMEncoder(data_dim, latent_dim, hidden)
         return cls(
             NextStepEncoder(network, data_dim),
-            LSTMDecoder(latent_dim, data_dim, hidden),
+            LSTMDecoder(latent_dim, data_dim, hidden, decoder_hidden),
             latent_dim,
             network if share_weights else LSTMEncoder(data_dim, latent_dim, hidden),
             elbo=elbo,
