@@ -47,8 +47,8 @@ class SequentialCVAE(CVAE):
             latent_dim: κ.
             hidden: units of each LSTM.
             share_weights: encoder and prior are the same network; its parameters stand once in ``parameters()``.
-            decoder_hidden: widths of the hidden layers of the decoder's MLP. Without any x̂ is affine in z, which suits the
-                linear data of Section 4.6; curved manifolds want some.
+            decoder_hidden: widths of the hidden layers of the decoder's MLP. Without any x̂ is affine in z, which suits
+                the linear data of Section 4.6; curved manifolds want some.
             elbo: as of :class:`manifold_core.CVAE`.
 
         Raises:
