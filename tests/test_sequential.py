@@ -186,7 +186,7 @@ def test_shapes_that_do_not_fit_are_named() -> None:
             mc.train(found, x, mc.TrainingConfig(steps=1), condition=bad, progress=False)
     with pytest.raises(mc.InputError, match=r"c must be a tensor of shape \[B, any, 4\], .* got shape \(9, 4\)"):
         found.sample(c[:, 0])
-    for bad in (x[:, :3], x[0], c[:, :D]):
+    for bad in (x[:, :3], x[:, 0], c[:, :D]):
         with pytest.raises(mc.InputError, match=r"x must be a tensor of shape \[B, 4\], the step after c, got shape"):
             found(bad, c)
     with pytest.raises(
