@@ -10,6 +10,8 @@ from .evaluation import Metrics, evaluate
 from .kernels import gaussian_nll, rsample_kl, rsample_kl_cholesky
 from .models import CVAE, VAE
 from .run import load_model
+from .sequential import SequentialCVAE
+from .standard_prior import with_standard_prior
 from .training import Diverged, History, TrainingConfig, train
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "InputError",
     "Metrics",
     "ModelSpec",
+    "SequentialCVAE",
     "TrainedModel",
     "TrainingConfig",
     "active_dimensions",
@@ -33,4 +36,5 @@ __all__ = [
     "rsample_kl_cholesky",
     "train",
     "train_ensemble",
+    "with_standard_prior",
 ]

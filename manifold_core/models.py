@@ -1,7 +1,7 @@
 """The models: an encoder, a decoder and an ELBO put together."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +118,8 @@ class CVAE(nn.Module):
 
     Args:
         encoder: module from x ``[B, ...]`` and c ``[B, t]`` to ``(mu, log_var)``, each ``[B, κ]``. Where it has an
-            attribute ``condition_dim``, the width of c is held against that.
+            attribute ``condition_shape``, the shape of one condition, such as ``(t,)``, c is held against that; None in
+            it is any size.
         decoder: module from z ``[B, κ]`` and c to x̂ of the shape of x.
         latent_dim: κ.
         prior: module from c to ``(prior_mu, prior_log_var)``, each ``[B, κ]``; None is N(0, I).
@@ -131,6 +132,8 @@ class CVAE(nn.Module):
     Source: "Learning Manifold Dimensions with Conditional VAEs", equation (2), Definition 4; Sections 2.3, 4.4 and
     Appendix A for the attention and the networks.
     """
+
+    any_condition: ClassVar[tuple[None, ...]] = (None,)  # the shape of one, where the encoder says nothing
 
     def __init__(
         self,
@@ -149,7 +152,7 @@ class CVAE(nn.Module):
         self.prior = prior
         self.gate = gate
         self.elbo = elbo if elbo is not None else GaussianELBO()
-        self.condition_dim: int | None = getattr(encoder, "condition_dim", None)
+        self.condition_shape: tuple[int | None, ...] = getattr(encoder, "condition_shape", self.any_condition)
 
     @classmethod
     def mlp(
@@ -235,15 +238,18 @@ class CVAE(nn.Module):
         return x_hat
 
     def _check(self, c: Tensor, samples: int | None = None) -> None:
-        _check_condition("c", c, samples, self.condition_dim)
+        _check_condition("c", c, samples, self.condition_shape)
 
 
-def _check_condition(name: str, condition: Tensor, samples: int | None, width: int | None) -> None:
-    """Raise InputError unless it is ``[samples, width]``; None is any number."""
-    shape = tuple(condition.shape)
-    if len(shape) != 2 or samples not in (None, shape[0]) or width not in (None, shape[1]):
-        wanted = f"[{'B' if samples is None else samples}, {'t' if width is None else width}]"
-        raise InputError(f"{name} must be a tensor of shape {wanted}, one row for each sample, got shape {shape}")
+def _check_condition(name: str, condition: Tensor, samples: int | None, of_one: tuple[int | None, ...]) -> None:
+    """Raise InputError unless it has so many samples, each of the shape ``of_one``; None is any number."""
+    shape, wanted = tuple(condition.shape), (samples, *of_one)
+    if len(shape) != len(wanted) or any(size not in (None, own) for own, size in zip(shape, wanted, strict=True)):
+        sizes = ", ".join("any" if size is None else str(size) for size in of_one)
+        first = "B" if samples is None else samples
+        raise InputError(
+            f"{name} must be a tensor of shape [{first}, {sizes}], one row for each sample, got shape {shape}"
+        )
 
 
 def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None) -> tuple[Tensor, ...]:
@@ -260,5 +266,5 @@ def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None) -> tupl
         return (x,)
     if condition is None:
         raise InputError("condition must be given for a CVAE: a tensor with one row for each sample, got None")
-    _check_condition("condition", condition, len(x), model.condition_dim)
+    _check_condition("condition", condition, len(x), model.condition_shape)
     return x, condition

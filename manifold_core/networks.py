@@ -1,5 +1,5 @@
 """Encoders and decoders of the paper (Appendix A). An encoder returns (mu, log_var); a decoder returns x̂. Those of a
-CVAE take the condition beside it."""
+CVAE take the condition beside it; for sequences the condition is the steps before."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -16,8 +16,11 @@ __all__ = [
     "ConditionalMLPEncoder",
     "ConvDecoder",
     "ConvEncoder",
+    "LSTMDecoder",
+    "LSTMEncoder",
     "MLPDecoder",
     "MLPEncoder",
+    "NextStepEncoder",
 ]
 
 Activation = Literal["relu", "prelu"]
@@ -94,7 +97,7 @@ class ConditionalMLPEncoder(nn.Module):
         _check_positive(condition_features=condition_features)
         _check_widths(hidden)
         _check_widths(condition_hidden, "condition_hidden")
-        self.condition_dim = condition_dim
+        self.condition_shape = (condition_dim,)
         self.condition = _mlp((condition_dim, *condition_hidden, condition_features), activation)
         self.layers = _mlp((data_dim + condition_features, *hidden, 2 * latent_dim), activation)
 
@@ -126,6 +129,70 @@ class ConditionalMLPDecoder(nn.Module):
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
         x_hat: Tensor = self.layers(torch.cat((z, self.condition(c)), dim=1))
+        return x_hat
+
+
+def _last_state(lstm: nn.LSTM, sequence: Tensor) -> Tensor:
+    """Of ``[B, L, d]``, L ≥ 1, what the LSTM puts out at the last step, ``[B, hidden]``."""
+    shape, width = tuple(sequence.shape), lstm.input_size
+    if len(shape) != 3 or shape[1] < 1 or shape[2] != width:
+        raise InputError(
+            f"a sequence must be a tensor of shape [B, L, {width}] with L of at least 1, got shape {shape}"
+        )
+    outputs: Tensor = lstm(sequence)[0]
+    return outputs[:, -1]
+
+
+class LSTMEncoder(nn.Module):
+    """Sequences ``[B, L, d]`` of any length L ≥ 1 → mu, log_var ``[B, κ]``: a linear head on the last state of an LSTM.
+
+    Of the steps before x it is a prior; :class:`NextStepEncoder` makes it an encoder of x.
+    """
+
+    def __init__(self, data_dim: int, latent_dim: int, hidden: int = 32) -> None:
+        super().__init__()
+        _check_positive(data_dim=data_dim, latent_dim=latent_dim, hidden=hidden)
+        self.lstm = nn.LSTM(data_dim, hidden, batch_first=True)
+        self.head = nn.Linear(hidden, 2 * latent_dim)
+
+    def forward(self, sequence: Tensor) -> tuple[Tensor, Tensor]:
+        mu, log_var = self.head(_last_state(self.lstm, sequence)).chunk(2, dim=1)
+        return mu, log_var
+
+
+class NextStepEncoder(nn.Module):
+    """x ``[B, d]``, c ``[B, T, d]`` → what ``network`` gives for the T + 1 steps of c and then x, ``[B, T + 1, d]``."""
+
+    def __init__(self, network: nn.Module, data_dim: int) -> None:
+        super().__init__()
+        _check_positive(data_dim=data_dim)
+        self.network = network
+        self.condition_shape = (None, data_dim)
+
+    def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        width = self.condition_shape[1]
+        if x.dim() != 2 or x.shape[1] != width:
+            raise InputError(f"x must be a tensor of shape [B, {width}], the step after c, got shape {tuple(x.shape)}")
+        mu, log_var = self.network(torch.cat((c, x.unsqueeze(1)), dim=1))
+        return mu, log_var
+
+
+class LSTMDecoder(nn.Module):
+    """z ``[B, κ]``, c ``[B, T, d]`` → x̂ ``[B, d]``: an MLP of z beside the last state of an LSTM that reads c.
+
+    ``decoder_hidden`` are the widths of its hidden layers. Without any, x̂ is affine in z: what x has left once c is
+    known lies on a plane, the same but for a shift under all conditions. Curved manifolds want hidden layers.
+    """
+
+    def __init__(self, latent_dim: int, data_dim: int, hidden: int = 32, decoder_hidden: Sequence[int] = ()) -> None:
+        super().__init__()
+        _check_positive(latent_dim=latent_dim, data_dim=data_dim, hidden=hidden)
+        _check_widths(decoder_hidden, "decoder_hidden")
+        self.lstm = nn.LSTM(data_dim, hidden, batch_first=True)
+        self.layers = _mlp((latent_dim + hidden, *decoder_hidden, data_dim), "relu")
+
+    def forward(self, z: Tensor, c: Tensor) -> Tensor:
+        x_hat: Tensor = self.layers(torch.cat((z, _last_state(self.lstm, c)), dim=1))
         return x_hat
 
 
