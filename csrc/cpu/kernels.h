@@ -138,7 +138,7 @@ struct EnsembleGroup {
 };
 
 constexpr int kSums = 2;
-constexpr int64_t kColumns = 256;           // of a tile: samples worked on together
+constexpr int64_t kColumns = 512;           // of a tile: samples worked on together
 constexpr int64_t kRoundedTo = 64;          // columns, with some that only fill
 constexpr int64_t kPitch = kColumns + 16;   // rows a power of two apart would compete for the same sets of the cache
 
