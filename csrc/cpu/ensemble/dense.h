@@ -48,15 +48,28 @@ MC_INLINE void for_each_block(int64_t rows, const F& f) {
   }
 }
 
+// Calls f(row, vector) for a block on a panel. Unrolled by force, here and below: only then do blocks stay in registers.
+template <int R, class F>
+MC_INLINE void for_each_vector(const F& f) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kPanel; ++v) f(r, v);
+  }
+}
+
 // sum[r] += sum_k a[r row_step + k depth_step] * (row k of b), on one panel.
 template <int R>
 MC_INLINE void multiply_add(Floats (&sum)[R][kPanel], const float* a, int64_t row_step, int64_t depth_step,
                             int64_t depth, const float* b, int64_t pitch) {
   for (int64_t k = 0; k < depth; ++k, a += depth_step, b += pitch) {
     Floats x[kPanel];
+#pragma GCC unroll 8
     for (int v = 0; v < kPanel; ++v) x[v] = load(b + v * kFloats);
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const Floats w = all(a[r * row_step]);
+#pragma GCC unroll 8
       for (int v = 0; v < kPanel; ++v) sum[r][v] += w * x[v];
     }
   }
@@ -70,23 +83,29 @@ inline void forward(const Dense& layer, const ModelTile& tile) {
     for_each_block(layer.outputs, [&](auto size, int64_t first) {
       constexpr int R = size();
       Floats sum[R][kPanel];
+#pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
         for (int v = 0; v < kPanel; ++v) sum[r][v] = all(bias[first + r]);
       }
       multiply_add<R>(sum, weight + first * layer.inputs, layer.inputs, 1, layer.inputs, tile.row(layer.in) + column,
                       tile.pitch);
-      for (int r = 0; r < R; ++r) {
-        float* const out = tile.row(layer.out + first + r) + column;
-        for (int v = 0; v < kPanel; ++v) {
-          Floats y = sum[r][v];
-          if (layer.activation == kRelu) {
-            y = y < 0 ? Floats{} : y;  // NaN stays
-          } else if (layer.activation == kPrelu) {
-            store(tile.row(layer.before + first + r) + column + v * kFloats, y);
-            y = y > 0 ? y : slope * y;
-          }
-          store(out + v * kFloats, y);
-        }
+      float* const out = tile.row(layer.out + first) + column;
+      float* const before = layer.activation == kPrelu ? tile.row(layer.before + first) + column : nullptr;
+      // One loop for each activation: a branch for each vector costs more than the activation does.
+      if (layer.activation == kNone) {
+        for_each_vector<R>([&](int r, int v) { store(out + r * tile.pitch + v * kFloats, sum[r][v]); });
+      } else if (layer.activation == kRelu) {
+        for_each_vector<R>([&](int r, int v) {
+          const Floats y = sum[r][v];
+          store(out + r * tile.pitch + v * kFloats, y < 0 ? Floats{} : y);  // NaN stays
+        });
+      } else {
+        for_each_vector<R>([&](int r, int v) {
+          const Floats y = sum[r][v];
+          store(before + r * tile.pitch + v * kFloats, y);
+          store(out + r * tile.pitch + v * kFloats, y > 0 ? y : slope * y);
+        });
       }
     });
   }
@@ -103,19 +122,21 @@ inline void backward_inputs(const Dense& layer, const Dense* producer, const Mod
       constexpr int R = size();
       Floats sum[R][kPanel] = {};
       multiply_add<R>(sum, weight + first, 1, layer.inputs, layer.outputs, tile.row(layer.out) + column, tile.pitch);
-      for (int r = 0; r < R; ++r) {
-        float* const in = tile.row(layer.in + layer.wanted_from + first + r) + column;
-        for (int v = 0; v < kPanel; ++v) {
-          Floats g = sum[r][v];
-          if (activation == kRelu) {
-            g = load(in + v * kFloats) > 0 ? g : Floats{};
-          } else if (activation == kPrelu) {
-            const Floats x = load(tile.row(producer->before + first + r) + column + v * kFloats);
-            grad_slope += x > 0 ? Floats{} : g * x;
-            g = x > 0 ? g : slope * g;
-          }
-          store(in + v * kFloats, g);
-        }
+      float* const in = tile.row(layer.in + layer.wanted_from + first) + column;
+      const float* const before = activation == kPrelu ? tile.row(producer->before + first) + column : nullptr;
+      if (activation == kNone) {
+        for_each_vector<R>([&](int r, int v) { store(in + r * tile.pitch + v * kFloats, sum[r][v]); });
+      } else if (activation == kRelu) {
+        for_each_vector<R>([&](int r, int v) {
+          float* const at = in + r * tile.pitch + v * kFloats;
+          store(at, load(at) > 0 ? sum[r][v] : Floats{});
+        });
+      } else {
+        for_each_vector<R>([&](int r, int v) {
+          const Floats g = sum[r][v], x = load(before + r * tile.pitch + v * kFloats);
+          grad_slope += x > 0 ? Floats{} : g * x;
+          store(in + r * tile.pitch + v * kFloats, x > 0 ? g : slope * g);
+        });
       }
     });
   }
@@ -140,14 +161,18 @@ MC_INLINE void add_products(const Dense& layer, const ModelTile& tile, int64_t o
   Floats sum[kFloats] = {};
   for (int64_t column = 0; column < tile.columns; column += kFloats) {
     Floats b[I];
+#pragma GCC unroll 8
     for (int i = 0; i < I; ++i) b[i] = load(x + i * tile.pitch + column);
+#pragma GCC unroll 8
     for (int o = 0; o < O; ++o) {
       const Floats a = load(g + o * tile.pitch + column);
+#pragma GCC unroll 8
       for (int i = 0; i < I; ++i) sum[o * kAcross + i] += a * b[i];
     }
   }
   alignas(64) float sums[kFloats];
   store(sums, sum_each<float>(sum));
+#pragma GCC unroll 8
   for (int o = 0; o < O; ++o) {
     float* const gradient = tile.gradient + layer.weight + (output + o) * layer.inputs + input;
     if constexpr (I == kAcross) {
@@ -157,6 +182,7 @@ MC_INLINE void add_products(const Dense& layer, const ModelTile& tile, int64_t o
       v += w;
       memcpy(gradient, &v, sizeof(v));
     } else {
+#pragma GCC unroll 8
       for (int i = 0; i < I; ++i) gradient[i] += sums[o * kAcross + i];
     }
   }
