@@ -49,9 +49,10 @@ lint: $(READY)  ## style and types
 	$(call link_tree,build/types)
 	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p manifold_core
 
-bench: $(READY)  ## the fused ops against eager PyTorch on this machine
+bench: $(READY)  ## the fused ops and whole training steps against eager PyTorch on this machine
 	$(BIN)/python -m benchmarks.elbo_against_eager
 	$(BIN)/python -m benchmarks.cholesky_against_eager
+	$(BIN)/python -m benchmarks.ensemble_against_eager
 
 resources: $(READY)  ## compile every GPU kernel; fails where one spills; the table goes to benchmarks/results
 	$(BIN)/python -m benchmarks.resources --out benchmarks/results/gpu_kernels.md

@@ -48,6 +48,16 @@ def test_speed_figures_of_full_covariance_are_those_of_the_results_file() -> Non
         assert f"{row} {tuned:.1f} | {distributions:.1f} | {found['diagonal_us']:,.0f} µs |\n" in README
 
 
+def test_speed_figures_of_whole_steps_are_those_of_the_results_file() -> None:
+    text = (ROOT / "benchmarks/results/cpu_ensemble.json").read_text(encoding="utf-8")
+    for f in json.loads(text)["results"]:
+        one, side = (
+            f"{f[f'{name}_us']:,.0f} µs | {f[f'{name}_ratio']:.1f}" for name in ("one_model", "a_model_a_thread")
+        )
+        row = f"| {f['hidden']}, {f['batch']:,} | {f['eager_us']:,.0f} µs | {one} | {side} | {f['wanted']:g} |"
+        assert f"{row} {f['share_of_matrix_product']:.0%} |\n" in README
+
+
 def test_dimension_figures_are_those_of_the_results_file() -> None:
     runs = json.loads((ROOT / "experiments/results/table1.json").read_text(encoding="utf-8"))["runs"]
     for printed in paper.rows("table1", kappa=20):
