@@ -25,6 +25,7 @@ def reproduce(
     budget: str = "quick",
     seeds: int | None = None,
     device: str = "cpu",
+    backend: str = "auto",
     progress: bool = True,
 ) -> None:
     """Run these tables, ``"synthetic"`` for all, each into ``folder/<table>.json``. Goes on where it was stopped.
@@ -41,4 +42,4 @@ def reproduce(
         raise InputError(f"seeds must be a positive integer, got {seeds}")
     plan = BUDGETS[budget] if seeds is None else replace(BUDGETS[budget], seeds=seeds)
     for name in SYNTHETIC if "synthetic" in names else dict.fromkeys(names):
-        run_table(SYNTHETIC[name], plan, folder, device=device, progress=progress)
+        run_table(SYNTHETIC[name], plan, folder, device=device, backend=backend, progress=progress)

@@ -20,6 +20,7 @@ from ..ensemble import ModelSpec, TrainedModel, train_ensemble
 from ..errors import InputError
 from ..evaluation import Metrics, evaluate
 from ..files import output_folder, write_json
+from ..kernels.dispatch import explain
 from .tables import Cell, Plan, Table
 
 __all__ = ["provenance", "run_table"]
@@ -29,7 +30,9 @@ CONVENTION = (
 )
 
 
-def run_table(table: Table, plan: Plan, folder: Path, *, device: str = "cpu", progress: bool = True) -> dict[str, Any]:
+def run_table(
+    table: Table, plan: Plan, folder: Path, *, device: str = "cpu", backend: str = "auto", progress: bool = True
+) -> dict[str, Any]:
     """The content of ``folder/<table>.json``, after training what it lacks.
 
     A table that is finished is taken as it is. While it is trained, its checkpoint lies in ``folder/.<table>``.
@@ -38,13 +41,15 @@ def run_table(table: Table, plan: Plan, folder: Path, *, device: str = "cpu", pr
         InputError: the folder holds this table, finished or begun, by another plan.
     """
     path = output_folder(folder) / f"{table.name}.json"
+    checkpoint = folder / f".{table.name}"
     if (found := _finished(path, plan)) is not None:
+        shutil.rmtree(checkpoint, ignore_errors=True)  # left by a run that was killed after its last line
         return found
+    where = provenance(device)
     jobs = [(cell, seed) for cell in table.cells(plan) for seed in range(plan.seeds)]
     sets, specs = _sets_and_specs(jobs, plan)
-    checkpoint = folder / f".{table.name}"
     inputs = [_on(data, device) for data in sets]
-    trained = train_ensemble(specs, inputs, folder=checkpoint, progress=progress)
+    trained = train_ensemble(specs, inputs, backend=backend, folder=checkpoint, progress=progress)
     runs = [
         run
         for (cell, seed), spec, model in zip(jobs, specs, trained, strict=True)
@@ -58,11 +63,11 @@ def run_table(table: Table, plan: Plan, folder: Path, *, device: str = "cpu", pr
         "plan": plan.as_dict(),
         "convention": CONVENTION,
         "seconds": trained[0].history.seconds,
-        "provenance": provenance(),
+        "provenance": where | {"backend": explain(sets[0].train.to(device), backend=backend).backend},
     }
     result |= table.summary(runs) if table.summary is not None else {"runs": runs, "paper": list(table.paper)}
     write_json(path, result)
-    shutil.rmtree(checkpoint)
+    shutil.rmtree(checkpoint, ignore_errors=True)
     return result
 
 
@@ -136,20 +141,13 @@ def _numbers(m: Metrics) -> dict[str, Any]:
     }
 
 
-def provenance() -> dict[str, Any]:
+def provenance(device: str) -> dict[str, Any]:
     """Where numbers come from."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent,
-    )
     return {
         "command": _command(sys.argv[1:]),
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": _commit(),
         "date": date.today().isoformat(),
-        "device": _device(),
+        "device": _device(device),
         "threads": torch.get_num_threads(),
         "versions": {"manifold_core": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
@@ -161,9 +159,23 @@ def _command(arguments: Sequence[str]) -> str:
     return " ".join(["manifold-core", *(word for word in kept if not word.startswith("--out="))])
 
 
-def _device() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+def _commit() -> str:
+    """Of the checkout that this file stands in; unknown where it is installed, or there is no git."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return "unknown"
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True, cwd=root
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return answer.stdout.strip()
+
+
+def _device(device: str) -> str:
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -24,6 +24,7 @@ LATENT_DIM = 20
 LOG_GAMMAS = tuple(float(value) for value in np.arange(-2.0, -5.25, -0.5))
 UNCONDITIONAL = ((20, 2), (20, 4), (20, 6), (30, 4))  # d, r
 CONDITIONAL = ((20, 6, 2), (20, 6, 4), (20, 4, 2), (30, 6, 3))  # d, r, t
+FEWEST_POINTS = 3
 TOO_FEW = ((20, 6, 2), (20, 4, 2))  # d, r, κ
 
 
@@ -40,13 +41,16 @@ def _cvae(d: int, r: int, t: int, log_gamma: float) -> Cell:
 
 
 def _groups(runs: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """The runs of each cell and seed, from the largest γ to the smallest."""
+    """The runs of each cell and seed that were trained to their end, from the largest γ to the smallest; where these
+    are too few for a line, none."""
 
     def key(run: dict[str, Any]) -> tuple[Any, ...]:
         return *(value for name, value in run["cell"].items() if name != "log_gamma"), run["seed"]
 
     for _, group in groupby(sorted(runs, key=key), key=key):
-        own = sorted(group, key=lambda run: -run["cell"]["log_gamma"])
+        own = sorted((run for run in group if run["diverged_at"] is None), key=lambda run: -run["cell"]["log_gamma"])
+        if len(own) < FEWEST_POINTS:
+            continue
         cell = {name: value for name, value in own[0]["cell"].items() if name != "log_gamma"}
         yield cell | {"seed": own[0]["seed"]}, own
 

@@ -98,7 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--out", required=True, type=Path, help="folder of the results; goes on with what is begun there")
     add.add_argument("--budget", default="quick", help="quick or full")
     add.add_argument("--seeds", type=int, metavar="N", help="models a cell; default: 1 quick, 5 full")
-    add.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    add.add_argument("--device", default="auto", help="auto is cpu, or cuda")
+    add.add_argument("--backend", default="auto", help="auto, reference, cpu or cuda")
     add.add_argument("--quiet", action="store_true", help="no progress bar")
 
     add = commands.add_parser(
@@ -151,7 +152,9 @@ def _reproduce(options: argparse.Namespace) -> int:
         options.out,
         budget=options.budget,
         seeds=options.seeds,
-        device=_device(options.device),
+        # The engine for GPUs has not been verified on one: what is not asked for by name is not used.
+        device="cpu" if options.device == "auto" else _device(options.device),
+        backend=options.backend,
         progress=not options.quiet,
     )
     print(f"results: {options.out}")

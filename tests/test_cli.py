@@ -130,8 +130,8 @@ def only_line(text: str) -> str:
 
 # Arguments, then what the message must name: the argument or the file, the value, and what was expected.
 BAD: dict[str, tuple[str, ...]] = {
-    "--seed -1": ("seed", "-1", "between 0 and 2"),
-    "--seed 2147483648": ("seed", "2147483648", "between 0 and 2"),
+    "--seed -1": ("seed", "-1", "from 0 to 2"),
+    "--seed 2147483648": ("seed", "2147483648", "from 0 to 2"),
     "--steps 0": ("steps", "0", "positive"),
     "--steps -3": ("steps", "-3", "positive"),
     "--batch-size 0": ("batch_size", "0", "positive"),

@@ -203,8 +203,8 @@ def test_divergence_stops_before_its_step(gamma: str, step: int) -> None:
         ({"learning_rate": float("nan")}, "learning_rate must be positive and finite, got nan"),
         ({"learning_rate": float("inf")}, "learning_rate must be positive and finite, got inf"),
         ({"learning_rate": 0.0}, "learning_rate must be positive and finite, got 0"),
-        ({"seed": -1}, "seed must lie between 0 and 2"),
-        ({"seed": 2**31}, "seed must lie between 0 and 2"),
+        ({"seed": -1}, "seed must be an integer from 0 to 2"),
+        ({"seed": 2**31}, "seed must be an integer from 0 to 2"),
     ],
 )
 def test_bad_configuration_is_named(arguments: dict[str, float], message: str) -> None:

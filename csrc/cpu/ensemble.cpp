@@ -12,7 +12,6 @@
 #include <memory>
 #include <mutex>
 #include <new>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -21,6 +20,7 @@ namespace manifold_core::cpu {
 namespace {
 
 constexpr int64_t kMostGroups = 64;
+constexpr int64_t kMostThreads = 65536;
 constexpr int64_t kSlices = 8;  // that the steps of one call are cut into: models advance together, threads end together
 
 struct FreeAligned {
@@ -85,7 +85,7 @@ int64_t groups_of(const Model& m) { return std::min(tiles_of(m), kMostGroups); }
 int64_t* state_of(const Model& m) { return reinterpret_cast<int64_t*>(m.state); }
 bool is_over(const Model& m) { return state_of(m)[0] >= m.steps || state_of(m)[1] != 0; }
 
-// The models, of which every one is to advance by so many steps, and who has which in hand.
+// The models, of which every one is to advance by so many steps.
 class Queue {
  public:
   Queue(const Model* models, int64_t count, int64_t steps) : slice_((steps + kSlices - 1) / kSlices) {
@@ -126,10 +126,12 @@ class Queue {
 // Numbers of memory that a team needs for any of these models.
 struct Sizes {
   int64_t tile = 0, gradients = 0, sums = 0;
+  int64_t groups = 1;  // the most: more threads have nothing to do
 
   Sizes(const Model* models, int64_t count) {
     for (const Model* m = models; m < models + count; ++m) {
       tile = std::max(tile, m->rows * kPitch);
+      groups = std::max(groups, groups_of(*m));
       gradients = std::max(gradients, groups_of(*m) * m->parameter_count);
       sums = std::max(sums, groups_of(*m) * (kSums + m->latents));
     }
@@ -194,11 +196,11 @@ class Team {
       const int64_t first = lines * member / threads_ * 16, last = lines * (member + 1) / threads_ * 16;
       if (m.gamma == kLearned && threads_ > 1) barrier_.wait();
       kernels.update(step, gradients_.get(), groups, first, std::min(last, m.parameter_count));
-      barrier_.wait();
       if (member == 0) {
         if (m.gamma == kAnalytic) parameters[m.log_gamma] = static_cast<float>(step.log_gamma);
         state_of(m)[0] = i + 1;
       }
+      barrier_.wait();
     }
   }
 
@@ -236,6 +238,11 @@ const Model* models_of(const Tensor& words) {
   return static_cast<const Model*>(words.const_data_ptr());
 }
 
+void check_threads(int64_t threads) {
+  STD_TORCH_CHECK(threads >= 1 && threads <= kMostThreads, "manifold_core: threads must lie between 1 and ", kMostThreads,
+                  ", got ", threads);
+}
+
 // Threads wait until all of them are there: a team cannot do without one.
 class Start {
  public:
@@ -252,6 +259,7 @@ class Start {
 }  // namespace
 
 int64_t ensemble_workspace(const Tensor& models, int64_t threads) {
+  check_threads(threads);
   const Sizes sizes(models_of(models), models.size(0));
   const int64_t teams = std::min(threads, models.size(0));
   return threads * sizes.tile * 4 + teams * (sizes.gradients * 4 + sizes.sums * 8);
@@ -259,18 +267,20 @@ int64_t ensemble_workspace(const Tensor& models, int64_t threads) {
 
 void ensemble_steps(const Tensor& models, int64_t steps, int64_t threads) {
   const Model* const first = models_of(models);
-  STD_TORCH_CHECK(steps >= 0 && threads >= 1, "manifold_core: steps must not be negative, threads must be positive");
+  STD_TORCH_CHECK(steps >= 0, "manifold_core: steps must not be negative, got ", steps);
+  check_threads(threads);
   Queue queue(first, models.size(0), steps);
   if (queue.size() == 0 || steps == 0) return;
   const Sizes sizes(first, models.size(0));
   const int64_t teams = std::min(threads, queue.size());
   std::vector<std::unique_ptr<Team>> all;
   for (int64_t t = 0; t < teams; ++t) {
-    const int64_t members = threads * (t + 1) / teams - threads * t / teams;
+    const int64_t members = std::min(threads * (t + 1) / teams - threads * t / teams, sizes.groups);
     all.push_back(std::make_unique<Team>(static_cast<int>(members), sizes));
   }
   Start start;
   std::vector<std::thread> others;
+  others.reserve(static_cast<size_t>(threads));
   bool started = true;
   try {
     for (const auto& team : all) {
@@ -281,7 +291,7 @@ void ensemble_steps(const Tensor& models, int64_t steps, int64_t threads) {
         });
       }
     }
-  } catch (const std::system_error&) {
+  } catch (...) {  // of the threads that run, none may be left behind
     started = false;
   }
   start.tell(started);

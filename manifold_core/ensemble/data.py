@@ -54,7 +54,7 @@ def check_data(data: DataSet | Sequence[DataSet]) -> list[Samples]:
             raise InputError(f"{name} must be a tensor x or a pair (x, condition), got {type(item).__name__}")
         for part, what in zip(parts, ("x", "condition"), strict=False):
             _check(f"{name}: {what}", part)
-        samples = Samples(parts[0], parts[1] if len(parts) == 2 else None)
+        samples = Samples(parts[0].detach(), parts[1].detach() if len(parts) == 2 else None)
         if samples.condition is not None and len(samples.condition) != len(samples.x):
             raise InputError(
                 f"{name}: condition must have {len(samples.x)} rows, one a sample, got {len(samples.condition)}"

@@ -1,6 +1,7 @@
 """What to train: one model of an ensemble."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +16,17 @@ from ..training import TrainingConfig
 __all__ = ["ModelSpec"]
 
 MOST_HIDDEN = 3
+
+
+@contextmanager
+def _float32() -> Iterator[None]:
+    """The engines' type, whatever the default is: seeds mean the same, and words name floats."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @dataclass(frozen=True)
@@ -63,8 +75,8 @@ class ModelSpec:
 
     def build(self, data_dim: int) -> VAE | CVAE:
         """The model before training, for vectors of so many numbers; torch's global generator is left alone."""
-        elbo = GaussianELBO(self.gamma, self.log_gamma)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _float32():
+            elbo = GaussianELBO(self.gamma, self.log_gamma)
             torch.manual_seed(self.training.seed)
             if not self.condition_dim:
                 return VAE.mlp(data_dim, self.latent_dim, self.hidden, activation=self.activation, elbo=elbo)

@@ -40,9 +40,9 @@ class State:
         needed = 4 * (3 * self._parameters_from[-1] + self._records_from[-1] + copied)
         check_memory(needed, f"{len(specs)} models, their curves and their data", device)
         self._data = [samples.joined() for samples in data]
-        self.parameters = torch.zeros(self._parameters_from[-1], device=device)
+        self.parameters = torch.zeros(self._parameters_from[-1], dtype=torch.float32, device=device)
         self.exp_avg, self.exp_avg_sq = torch.zeros_like(self.parameters), torch.zeros_like(self.parameters)
-        self.records = torch.zeros(self._records_from[-1], device=device)
+        self.records = torch.zeros(self._records_from[-1], dtype=torch.float32, device=device)
         self.progress = torch.zeros(len(specs), 2, dtype=torch.int64, device=device)
         for index, spec in enumerate(specs):
             model = self._build(index)

@@ -41,7 +41,7 @@ class TrainedModel:
         spec: what was asked for.
         model: an ordinary module, in evaluation mode, on the device of the data.
         metrics: over all of its training data; of the last finite weights where it diverged.
-        history: its curves; the seconds are those of the whole ensemble, but for the reference backend.
+        history: its curves; the seconds are those of the whole ensemble.
         diverged_at: the step, from 1, whose loss was not finite; None for a model trained to its end.
     """
 
@@ -153,6 +153,9 @@ def _by_reference(
         except Diverged as error:
             history, diverged_at = error.history, error.step
         trained.append(_trained(spec, model.eval(), data, history, diverged_at))
+    seconds = sum(one.history.seconds for one in trained)
+    for one in trained:
+        one.history.seconds = seconds
     return trained
 
 
@@ -192,7 +195,7 @@ def _run(
         if (found := checkpoint.load(folder)) is not None:
             before = _restore(state, found, identity)
     steps = [spec.training.steps for spec in state.specs]
-    totals = torch.tensor(steps)
+    totals = torch.tensor(steps, device="cpu")
     begun = saved = time.monotonic()
 
     def save() -> None:

@@ -46,7 +46,7 @@ def test_numbers_do_not_depend_on_the_number_of_threads(cpu: str, threads: int) 
         assert same(advance(some, toy(), threads), advance(some, toy(), 1))
 
 
-@pytest.mark.parametrize("batch", [1, 256, 257, 1025, 16_384, 17_000])  # one group to 64, of which some have two tiles
+@pytest.mark.parametrize("batch", [1, 512, 513, 1025, 32_768, 34_000])  # one group to 64, of which some have two tiles
 def test_threads_share_a_batch(cpu: str, batch: int) -> None:
     specs, data = of_groups(batch)
     alone = advance(specs, data, 1)
@@ -150,10 +150,18 @@ def test_words_that_are_none_are_refused(spoil: Callable[[Tensor], Tensor]) -> N
 
 
 @NEEDS_COMPILED
-@pytest.mark.parametrize(("steps", "threads"), [(-1, 1), (1, 0), (1, -3)])
-def test_steps_and_threads_out_of_range_are_refused(steps: int, threads: int) -> None:
+@pytest.mark.parametrize(
+    ("steps", "threads", "message"),
+    [
+        (-1, 1, "steps must not be negative, got -1"),
+        (1, 0, "threads must lie between 1 and 65536, got 0"),
+        (1, -3, "threads must lie between 1 and 65536, got -3"),
+        (1, 2**62, "threads must lie between 1 and 65536"),
+    ],
+)
+def test_steps_and_threads_out_of_range_are_refused(steps: int, threads: int, message: str) -> None:
     state = State(kinds(2)[:2], check_data(toy()))
-    with pytest.raises(RuntimeError, match="steps must not be negative, threads must be positive"):
+    with pytest.raises(RuntimeError, match=message):
         torch.ops.manifold_core.ensemble_steps(state.words, steps, threads)
     assert not state.progress.any()
 
@@ -174,6 +182,6 @@ def test_workspace_grows_with_threads_and_groups() -> None:
 
     specs, _ = of_groups(10)
     parameters = sum(parameter.numel() for parameter in specs[0].build(4).parameters())
-    assert workspace(257, 1) - workspace(256, 1) == 4 * parameters + 8 * (2 + 3)
-    assert workspace(100_000, 1) == workspace(16_384, 1)
-    assert workspace(1000, 3) - workspace(1000, 2) == workspace(1000, 2) - workspace(1000, 1) > 4 * 256 * (4 + 3 + 3)
+    assert workspace(513, 1) - workspace(512, 1) == 4 * parameters + 8 * (2 + 3)
+    assert workspace(100_000, 1) == workspace(32_768, 1)
+    assert workspace(1000, 3) - workspace(1000, 2) == workspace(1000, 2) - workspace(1000, 1) > 4 * 512 * (4 + 3 + 3)

@@ -146,7 +146,7 @@ def widths(most: int) -> st.SearchStrategy[tuple[int, ...]]:
 @st.composite
 def examples(draw: st.DrawFn) -> Example:
     conditional = draw(st.booleans())
-    samples = draw(st.one_of(st.integers(1, 80), st.integers(200, 600)))
+    samples = draw(st.one_of(st.integers(1, 80), st.integers(400, 1100)))
     steps = draw(st.integers(1, 30))
     training = mc.TrainingConfig(
         steps=steps,

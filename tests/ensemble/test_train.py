@@ -144,3 +144,18 @@ def test_progress_goes_to_standard_error(backend: str, progress: bool, capsys: p
     printed = capsys.readouterr()
     assert printed.out == ""
     assert bool(printed.err) == progress
+
+
+@NEEDS_COMPILED
+def test_the_default_dtype_plays_no_part() -> None:
+    specs, data = [*kinds(5)[:2], kinds(5)[6]], toy()
+    wanted = mc.train_ensemble(specs, data, backend="cpu", progress=False)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = mc.train_ensemble(specs, data, backend="cpu", progress=False)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for a, b in zip(found, wanted, strict=True):
+        for x, y in zip(a.model.parameters(), b.model.parameters(), strict=True):
+            assert x.dtype == torch.float32
+            assert torch.equal(x, y)

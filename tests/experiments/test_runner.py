@@ -104,7 +104,20 @@ def test_stopped_before_the_end_it_goes_on_to_the_same_numbers(tmp_path: Path, m
 @pytest.mark.parametrize("out", [["--out", "/home/me/x"], ["--out=/home/me/x"]])
 def test_the_command_is_kept_without_its_folder(monkeypatch: pytest.MonkeyPatch, out: list[str]) -> None:
     monkeypatch.setattr("sys.argv", ["/bin/manifold-core", "reproduce", "table1", *out, "--seeds", "8"])
-    assert runner.provenance()["command"] == "manifold-core reproduce table1 --seeds 8"
+    assert runner.provenance("cpu")["command"] == "manifold-core reproduce table1 --seeds 8"
+
+
+def test_results_come_out_where_there_is_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert run(tmp_path)["provenance"]["commit"] == "unknown"
+
+
+def test_what_a_killed_run_left_is_removed_with_the_next_call(tmp_path: Path) -> None:
+    result = run(tmp_path)
+    (tmp_path / ".tableX").mkdir()
+    (tmp_path / ".tableX/checkpoint.json").write_text("{}")
+    assert run(tmp_path) == result
+    assert not (tmp_path / ".tableX").exists()
 
 
 def test_another_plan_is_refused(tmp_path: Path) -> None:

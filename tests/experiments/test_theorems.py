@@ -21,6 +21,7 @@ def made_up(
             "recon": 2 * math.exp(recon_slope * g),
             "variance": [1.0, math.exp(g), 0.9, 2 * math.exp(g)],
             "active_dimensions": 2,
+            "diverged_at": None,
         }
         for g in (-4.0, -2.0, -3.0)
     ]
@@ -44,6 +45,15 @@ def test_slopes_of_theorem_1() -> None:
     assert first["active_variance"] == pytest.approx([1.5 * math.exp(g) for g in (-2, -3, -4)])
     assert first["inactive_variance"] == pytest.approx([0.95] * 3)
     assert first["recon"] == pytest.approx([2 * math.exp(g) for g in (-2, -3, -4)])
+
+
+def test_runs_that_diverged_are_no_points_and_two_points_no_line() -> None:
+    runs = [run for seed in (0, 1) for run in made_up({"d": 20, "r": 2, "kappa": 4}, 2, seed, 18, 1)]
+    extra = runs[0] | {"cell": runs[0]["cell"] | {"log_gamma": -9.0}, "neg_elbo": 1e9, "diverged_at": 7}
+    runs[3]["diverged_at"] = 5
+    assert THEOREM_1.summary is not None
+    (found,) = THEOREM_1.summary([*runs, extra])["fits"]
+    assert (found["cell"]["seed"], found["slope"], len(found["points"])) == (0, pytest.approx(18), 3)
 
 
 def test_slope_of_theorem_2_counts_what_the_condition_fixes() -> None:
