@@ -22,6 +22,8 @@ import torch
 from manifold_core.kernels.extension import compiled
 from torch import Tensor
 
+from manifold_core.provenance import commit, processor
+
 LARGEST_ERROR = 2e-6  # of a gradient in float32, relative to its largest element
 PATIENCE = 2.0  # seconds a contender may take for the calls of one size, after the first few
 Problem = dict[str, Tensor]
@@ -122,21 +124,15 @@ class Comparison:
 
 def provenance() -> dict[str, Any]:
     """Commit, device and versions."""
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     return {
         "date": date.today().isoformat(),
-        "commit": commit.stdout.strip() or "unknown",
-        "device": names[0] if names else platform.processor(),
+        "commit": commit(),
+        "device": processor(),
         "threads": torch.get_num_threads(),
         "instruction_set": compiled.instruction_set() if compiled else "none: reference backend",
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text(encoding="utf-8").splitlines() if Path(path).exists() else []
 
 
 def largest_difference(ours: Gradients, exact: Gradients) -> float:

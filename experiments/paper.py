@@ -10,8 +10,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-__all__ = ["matrix", "printed", "rows", "title"]
+__all__ = ["ATTENTION", "matrix", "printed", "rows", "title"]
 
+# How Tables 5 and 6 mark the columns of their two models; see `printed`.
+ATTENTION = {"{}_with_attention": "with attention", "{}_without_attention": "without attention"}
 NUMBERS = ("AD", "neg_elbo", "recon", "kl", "gamma")
 
 

@@ -3,7 +3,6 @@
 import json
 import platform
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -21,6 +20,7 @@ from ..errors import InputError
 from ..evaluation import Metrics, evaluate
 from ..files import output_folder, write_json
 from ..kernels.dispatch import explain
+from ..provenance import commit, processor
 from .tables import Cell, Plan, Table
 
 __all__ = ["provenance", "run_table"]
@@ -63,7 +63,7 @@ def run_table(
         "plan": plan.as_dict(),
         "convention": CONVENTION,
         "seconds": trained[0].history.seconds,
-        "provenance": where | {"backend": explain(sets[0].train.to(device), backend=backend).backend},
+        "provenance": where | {"backend": explain(next(trained[0].model.parameters()), backend=backend).backend},
     }
     result |= table.summary(runs) if table.summary is not None else {"runs": runs, "paper": list(table.paper)}
     write_json(path, result)
@@ -145,9 +145,9 @@ def provenance(device: str) -> dict[str, Any]:
     """Where numbers come from."""
     return {
         "command": _command(sys.argv[1:]),
-        "commit": _commit(),
+        "commit": commit(),
         "date": date.today().isoformat(),
-        "device": _device(device),
+        "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "versions": {"manifold_core": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
@@ -157,26 +157,3 @@ def _command(arguments: Sequence[str]) -> str:
     """What was asked for, without the folder: that says nothing, and is nobody's business."""
     kept = [word for at, word in enumerate(arguments) if "--out" not in (word, arguments[at - 1] if at else "")]
     return " ".join(["manifold-core", *(word for word in kept if not word.startswith("--out="))])
-
-
-def _commit() -> str:
-    """Of the checkout that this file stands in; unknown where it is installed, or there is no git."""
-    root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():
-        return "unknown"
-    try:
-        answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True, cwd=root
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return answer.stdout.strip()
-
-
-def _device(device: str) -> str:
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

@@ -11,7 +11,6 @@ __all__ = ["TABLE"]
 
 AMBIENT_DIM, LATENT_DIM = 20, 40
 DIMENSIONS = tuple(row["r"] for row in paper.rows("table5"))
-VARIANTS = {"{}_with_attention": "with attention", "{}_without_attention": "without attention"}
 
 
 def _cells(_plan: Plan) -> list[Cell]:
@@ -31,8 +30,8 @@ def _cells(_plan: Plan) -> list[Cell]:
             variant,
             tuple({"r": r} for r in DIMENSIONS),
         )
-        for variant in VARIANTS.values()
+        for variant in paper.ATTENTION.values()
     ]
 
 
-TABLE = Table("table5", paper.title("table5"), _cells, paper.printed("table5", ("r",), VARIANTS))
+TABLE = Table("table5", paper.title("table5"), _cells, paper.printed("table5", ("r",), paper.ATTENTION))

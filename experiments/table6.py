@@ -15,7 +15,6 @@ __all__ = ["TABLE"]
 AMBIENT_DIM, MANIFOLD_DIM = 20, 12
 LATENT_DIMS = (90, 20)
 DIMENSIONS = tuple(row["t"] for row in paper.rows("table6"))
-VARIANTS = {"{}_with_attention": "with attention", "{}_without_attention": "without attention"}
 
 
 def _cells(_plan: Plan) -> list[Cell]:
@@ -35,7 +34,7 @@ def _cells(_plan: Plan) -> list[Cell]:
             tuple({"t": t} for t in DIMENSIONS),
         )
         for kappa in LATENT_DIMS
-        for variant in VARIANTS.values()
+        for variant in paper.ATTENTION.values()
     ]
 
 
@@ -43,5 +42,8 @@ TABLE = Table(
     "table6",
     paper.title("table6"),
     _cells,
-    [row | {"cell": {"kappa": LATENT_DIMS[0]} | row["cell"]} for row in paper.printed("table6", ("t",), VARIANTS)],
+    [
+        row | {"cell": {"kappa": LATENT_DIMS[0]} | row["cell"]}
+        for row in paper.printed("table6", ("t",), paper.ATTENTION)
+    ],
 )

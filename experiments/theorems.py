@@ -6,7 +6,7 @@ Theorem 2: a condition that fixes t of the r dimensions makes the slope d − r 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -81,15 +81,23 @@ def _measured(own: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _loss_falls(statement: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """2L over log γ, whose slope is d less the active dimensions."""
+def _summary(
+    runs: list[dict[str, Any]],
+    *,
+    statement: str,
+    quantity: str,
+    value: Callable[[dict[str, Any]], float],
+    expected: Callable[[dict[str, Any]], float],
+) -> dict[str, Any]:
+    """Of every cell and seed the line through a quantity of its runs over log γ, and the slope that is expected."""
     return {
         "statement": statement,
+        "quantity": quantity,
         "fits": [
             {
                 "cell": cell,
-                "expected": float(cell["d"] - own[0]["true_active"]),
-                **fit([(run["cell"]["log_gamma"], run["neg_elbo"]) for run in own]),
+                "expected": expected(own[0]),
+                **fit([(run["cell"]["log_gamma"], value(run)) for run in own]),
                 **_measured(own),
             }
             for cell, own in _groups(runs)
@@ -97,42 +105,39 @@ def _loss_falls(statement: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _error_stays(statement: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """log(SSE/γ) over log γ, whose slope is −1 where the squared error does not fall with γ."""
-    return {
-        "quantity": "log(SSE/γ)",
-        "statement": statement,
-        "fits": [
-            {
-                "cell": cell,
-                "expected": -1.0,
-                **fit([(g, math.log(run["recon"]) - g) for run in own for g in (run["cell"]["log_gamma"],)]),
-                **_measured(own),
-            }
-            for cell, own in _groups(runs)
-        ],
-    }
-
+_loss_falls = partial(
+    _summary,
+    quantity="2L",
+    value=lambda run: run["neg_elbo"],
+    expected=lambda run: float(run["cell"]["d"] - run["true_active"]),
+)
+_error_stays = partial(
+    _summary,
+    quantity="log(SSE/γ)",
+    value=lambda run: math.log(run["recon"]) - run["cell"]["log_gamma"],
+    expected=lambda _: -1.0,
+)
 
 TABLES = (
     Table(
         "theorem1",
         "Theorem 1: the loss of a VAE at fixed γ",
         lambda _: [_vae(d, r, LATENT_DIM, g) for d, r in UNCONDITIONAL for g in LOG_GAMMAS],
-        summary=partial(_loss_falls, "2L = (d − r) log γ + O(1)"),
+        summary=partial(_loss_falls, statement="2L = (d − r) log γ + O(1)"),
     ),
     Table(
         "theorem1_too_few",
         "Theorem 1, with fewer latent dimensions than the manifold has",
         lambda _: [_vae(d, r, kappa, g) for d, r, kappa in TOO_FEW for g in LOG_GAMMAS],
         summary=partial(
-            _error_stays, "κ < r: the squared error stays, and SSE/γ grows as 1/γ: log(SSE/γ) has the slope −1"
+            _error_stays,
+            statement="κ < r: the squared error stays, and SSE/γ grows as 1/γ: log(SSE/γ) has the slope −1",
         ),
     ),
     Table(
         "theorem2",
         "Theorem 2: the loss of a CVAE at fixed γ",
         lambda _: [_cvae(d, r, t, g) for d, r, t in CONDITIONAL for g in LOG_GAMMAS],
-        summary=partial(_loss_falls, "2L = (d − r + t) log γ + O(1)"),
+        summary=partial(_loss_falls, statement="2L = (d − r + t) log γ + O(1)"),
     ),
 )

@@ -1,5 +1,6 @@
 """Checkpoints: tensors in safetensors, everything else in JSON. Loading one cannot run code."""
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from torch import Tensor, contiguous_format
 from .errors import InputError
 from .files import write_atomically, write_json
 
-__all__ = ["Checkpoint", "load", "load_tensors", "remove", "save", "save_tensors"]
+__all__ = ["Checkpoint", "fingerprint", "load", "load_tensors", "remove", "save", "save_tensors"]
 
 INDEX = "checkpoint.json"
 # The second kind is what a run leaves that was killed while writing.
@@ -81,6 +82,11 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{str(path)!r} cannot be read ({error}); expected a whole safetensors file") from error
+
+
+def fingerprint(x: Tensor) -> str:
+    """SHA-256 of the numbers: of what data a checkpoint is."""
+    return hashlib.sha256(x.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def remove(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """One training run from a description to a folder of results."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -153,7 +152,7 @@ def run(config: RunConfig, folder: str | Path, progress: bool = True) -> dict[st
     sample_shape = tuple(data.train.shape[1:])
     model = build_model(config.model, sample_shape, config.training.seed).to(config.device)
     x, held_out = (_as_input(part, config, sample_shape).to(config.device) for part in (data.train, data.validation))
-    identity = {"config": config.description(), "data": _fingerprint(x)}
+    identity = {"config": config.description(), "data": checkpoint.fingerprint(x)}
     history = train(model, x, config.training, folder=folder, identity=identity, progress=progress)
 
     measured, validation = evaluate(model, x), evaluate(model, held_out)
@@ -202,10 +201,6 @@ def _refuse_foreign_files(folder: Path) -> None:
     for name in (WEIGHTS, *PICTURES.values()):
         if (folder / name).exists():
             raise InputError(f"out must be a new folder or that of a stopped run: {str(folder / name)!r} is in the way")
-
-
-def _fingerprint(x: Tensor) -> str:
-    return hashlib.sha256(x.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def _versions() -> dict[str, str]:

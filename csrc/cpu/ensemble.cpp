@@ -247,8 +247,9 @@ void check_threads(int64_t threads) {
 class Start {
  public:
   bool wait() {
-    while (state_.load(std::memory_order_acquire) == 0) std::this_thread::yield();
-    return state_.load(std::memory_order_acquire) > 0;
+    int state;
+    while ((state = state_.load(std::memory_order_acquire)) == 0) std::this_thread::yield();
+    return state > 0;
   }
   void tell(bool go) { state_.store(go ? 1 : -1, std::memory_order_release); }
 

@@ -1,12 +1,12 @@
 """The data sets that an ensemble is trained on."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..checkpoint import fingerprint
 from ..errors import InputError
 from .spec import ModelSpec
 
@@ -36,7 +36,7 @@ class Samples:
         return (self.x if self.condition is None else torch.cat((self.x, self.condition), dim=1)).contiguous()
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(self.joined().cpu().numpy().tobytes()).hexdigest()
+        return fingerprint(self.joined())
 
 
 def check_data(data: DataSet | Sequence[DataSet]) -> list[Samples]:

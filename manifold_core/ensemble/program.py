@@ -47,13 +47,16 @@ class Program:
         numbers: by the names of :data:`MODEL_FIELDS`; those that are no matter of the network are missing.
         layers: by the names of :data:`DENSE_FIELDS`.
         places: where each parameter of the model begins in the flat vector of all, by its name.
-        parameter_count: length of that vector.
     """
 
     numbers: dict[str, int]
     layers: list[dict[str, int]]
     places: dict[str, int]
-    parameter_count: int
+
+    @property
+    def parameter_count(self) -> int:
+        """Length of that vector."""
+        return self.numbers["parameter_count"]
 
     @classmethod
     def of(cls, model: VAE | CVAE) -> "Program":
@@ -115,7 +118,7 @@ class _Compiler:
             "layer_count": len(self.layers),
             "sampled_after": sampled_after,
         }
-        return Program(numbers, self.layers, self.places, self.parameter_count)
+        return Program(numbers, self.layers, self.places)
 
     def width(self, name: str) -> int:
         """Of what the layers of this name give."""

@@ -31,9 +31,10 @@ class State:
         device = data[0].x.device
         self.specs = list(specs)
         self._programs = [Program.of(spec.outline(data[spec.data].x.shape[1])) for spec in specs]
-        self._schedules = {_cycle(spec): torch.empty(0) for spec in specs}
-        for spec in {_cycle(spec): spec for spec in specs}.values():
-            self._schedules[_cycle(spec)] = schedule_table(spec.training).float().to(device)
+        one_of_each = {_cycle(spec): spec for spec in specs}
+        self._schedules = {
+            cycle: schedule_table(spec.training).float().to(device) for cycle, spec in one_of_each.items()
+        }
         self._parameters_from = _starts([program.parameter_count + 1 for program in self._programs])
         self._records_from = _starts([records(spec) * (RECORDED + spec.latent_dim) for spec in specs])
         copied = sum(samples.x.numel() + samples.condition.numel() for samples in data if samples.condition is not None)

@@ -127,6 +127,7 @@ def _trained(
 def _by_reference(
     specs: Sequence[ModelSpec], samples: list[Samples], folder: Path | None, checkpoint_seconds: float, progress: bool
 ) -> list[TrainedModel]:
+    whole: dict[str, Any] = {}
     if folder is not None:
         whole = _identity("reference", specs, samples)
         if (found := checkpoint.load(folder)) is not None:
@@ -138,7 +139,7 @@ def _by_reference(
         data = samples[spec.data]
         model = spec.build(data.x.shape[1]).to(data.x.device)
         diverged_at = None
-        identity = {"spec": _as_json(spec), "data": data.fingerprint()} if folder is not None else {}
+        identity = {"spec": whole["specs"][index], "data": whole["data"][spec.data]} if whole else {}
         try:
             history = train(
                 model,

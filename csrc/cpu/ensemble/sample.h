@@ -9,7 +9,6 @@
 
 namespace manifold_core::MC_ISA {
 
-
 // Rows of noise of four latent dimensions; columns are the noise's rows from first_row on. Calls meanwhile(begin, end) for
 // the columns between.
 template <class F>
