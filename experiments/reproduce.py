@@ -1,21 +1,18 @@
-"""``manifold-core reproduce``: which tables there are, and how to run several of them."""
+"""``manifold-core reproduce``: several tables, one after the other."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError
-from . import table1, table3, table5, table6, table7, theorems
-from .runner import run_table
-from .tables import BUDGETS, Table
+from ..files import locked, output_folder
+from .catalogue import TABLES
+from .runner import finished, run_table
+from .tables import BUDGETS
 
 __all__ = ["NAMES", "reproduce"]
 
-SYNTHETIC: dict[str, Table] = {
-    table.name: table
-    for table in (table1.TABLE, table3.TABLE, table5.TABLE, table6.TABLE, table7.TABLE, *theorems.TABLES)
-}
-NAMES = (*SYNTHETIC, "synthetic")
+NAMES = (*TABLES, "synthetic", "all")
 
 
 def reproduce(
@@ -24,11 +21,19 @@ def reproduce(
     *,
     budget: str = "quick",
     seeds: int | None = None,
-    device: str = "cpu",
+    as_published: bool = False,
+    devices: Sequence[str] = ("cpu",),
     backend: str = "auto",
     progress: bool = True,
 ) -> None:
-    """Run these tables, ``"synthetic"`` for all, each into ``folder/<table>.json``. Goes on where it was stopped.
+    """Run these tables, ``"synthetic"`` or ``"all"`` for all there are, each into ``folder/<table>.json``. Goes on
+    where it was stopped.
+
+    Args:
+        budget: see :data:`manifold_core.experiments.tables.BUDGETS`.
+        seeds: models of each cell, in place of the budget's.
+        as_published: the set-up of the paper where it differs from the recipe found best.
+        devices: which share the models of a table.
 
     Raises:
         InputError: an unknown table or budget, no seeds, or a folder that holds other results.
@@ -40,6 +45,14 @@ def reproduce(
         raise InputError(f"budget must be one of {', '.join(BUDGETS)}, got {budget!r}")
     if seeds is not None and seeds < 1:
         raise InputError(f"seeds must be a positive integer, got {seeds}")
-    plan = BUDGETS[budget] if seeds is None else replace(BUDGETS[budget], seeds=seeds)
-    for name in SYNTHETIC if "synthetic" in names else dict.fromkeys(names):
-        run_table(SYNTHETIC[name], plan, folder, device=device, backend=backend, progress=progress)
+    plan = BUDGETS[budget]
+    plan = replace(plan, seeds=plan.seeds if seeds is None else seeds)
+    if as_published:
+        plan = plan.as_published()
+    whole = "synthetic" in names or "all" in names
+    tables = [TABLES[name] for name in (TABLES if whole else dict.fromkeys(names))]
+    with locked(output_folder(folder)):
+        for table in tables:  # before the first is trained
+            finished(table, plan, folder)
+        for table in tables:
+            run_table(table, plan, folder, devices=devices, backend=backend, progress=progress)

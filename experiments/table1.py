@@ -5,17 +5,18 @@ from functools import partial
 
 from ..data import synthetic_manifold
 from ..ensemble import ModelSpec
-from . import paper
+from . import paper, recipe
 from .tables import Cell, Plan, Table
 
 __all__ = ["TABLE"]
 
 
-def _cells(_plan: Plan) -> Iterator[Cell]:
+def _cells(plan: Plan) -> Iterator[Cell]:
     for row in paper.rows("table1"):
         kappa, d, r = row["kappa"], row["d"], row["r"]
         data = partial(synthetic_manifold, ambient_dim=d, manifold_dim=r)
-        yield Cell({"kappa": kappa, "d": d, "r": r}, ModelSpec(kappa), data, (min(r, kappa),))
+        spec = ModelSpec(kappa, recipe.hidden("manifold", plan), training=recipe.training(plan))
+        yield Cell({"kappa": kappa, "d": d, "r": r}, spec, data, (min(r, kappa),))
 
 
 TABLE = Table(

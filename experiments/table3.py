@@ -4,7 +4,7 @@ from functools import partial
 
 from ..data import conditional_manifold
 from ..ensemble import ModelSpec
-from . import paper
+from . import paper, recipe
 from .tables import Cell, Plan, Table
 
 __all__ = ["TABLE"]
@@ -13,13 +13,14 @@ AMBIENT_DIM = LATENT_DIM = 20
 MANIFOLD_DIM = 10
 
 
-def _cell(t: int) -> Cell:
+def _cell(t: int, plan: Plan) -> Cell:
     data = partial(conditional_manifold, ambient_dim=AMBIENT_DIM, manifold_dim=MANIFOLD_DIM, condition_dim=t)
-    return Cell({"t": t}, ModelSpec(LATENT_DIM, condition_dim=t), data, (MANIFOLD_DIM - t,))
+    spec = ModelSpec(LATENT_DIM, recipe.hidden("manifold", plan), condition_dim=t, training=recipe.training(plan))
+    return Cell({"t": t}, spec, data, (MANIFOLD_DIM - t,))
 
 
-def _cells(_plan: Plan) -> list[Cell]:
-    return [_cell(row["t"]) for row in paper.rows("table3")]
+def _cells(plan: Plan) -> list[Cell]:
+    return [_cell(row["t"], plan) for row in paper.rows("table3")]
 
 
 TABLE = Table("table3", paper.title("table3"), _cells, paper.printed("table3", ("t",)))

@@ -7,7 +7,7 @@ from functools import partial
 
 from ..data import varying_condition
 from ..ensemble import ModelSpec
-from . import paper
+from . import paper, recipe
 from .tables import Cell, Plan, Table
 
 __all__ = ["TABLE"]
@@ -17,16 +17,17 @@ LATENT_DIMS = (90, 20)
 DIMENSIONS = tuple(row["t"] for row in paper.rows("table6"))
 
 
-def _cells(_plan: Plan) -> list[Cell]:
+def _cells(plan: Plan) -> list[Cell]:
     return [
         Cell(
             {"kappa": kappa},
             ModelSpec(
                 kappa,
-                (64,),
+                recipe.hidden("varying", plan),
                 activation="prelu",
                 condition_dim=max(DIMENSIONS),
                 attention=variant == "with attention",
+                training=recipe.training(plan),
             ),
             partial(varying_condition, ambient_dim=AMBIENT_DIM, manifold_dim=MANIFOLD_DIM, condition_dims=DIMENSIONS),
             tuple(MANIFOLD_DIM - t for t in DIMENSIONS),

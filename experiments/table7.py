@@ -7,7 +7,7 @@ from functools import partial
 
 from ..data import conditional_manifold, synthetic_manifold
 from ..ensemble import ModelSpec
-from . import paper
+from . import paper, recipe
 from .tables import Cell, Plan, Table
 
 __all__ = ["TABLE"]
@@ -24,27 +24,26 @@ VARIANTS = {
 ANALYTIC = "VAE, analytic γ"
 
 
-def _cell(start: int, variant: str) -> Cell:
+def _cell(start: int, variant: str, plan: Plan) -> Cell:
     columns = {"init_log_gamma": start}
+    model = partial(
+        ModelSpec, LATENT_DIM, recipe.hidden("manifold", plan), log_gamma=start, training=recipe.training(plan)
+    )
     if variant.startswith("VAE"):
-        spec = ModelSpec(LATENT_DIM, gamma="analytic" if variant == ANALYTIC else "learned", log_gamma=start)
+        spec = model(gamma="analytic" if variant == ANALYTIC else "learned")
         data = partial(synthetic_manifold, ambient_dim=AMBIENT_DIM, manifold_dim=MANIFOLD_DIM)
         return Cell(columns, spec, data, (MANIFOLD_DIM,), variant)
-    spec = ModelSpec(
-        LATENT_DIM,
-        condition_dim=CONDITION_DIM,
-        prior="learned" if variant == "CVAE, learned prior" else "standard",
-        log_gamma=start,
-    )
+    prior = "learned" if variant == "CVAE, learned prior" else "standard"
+    spec = model(condition_dim=CONDITION_DIM, prior=prior)
     conditional = partial(
         conditional_manifold, ambient_dim=AMBIENT_DIM, manifold_dim=MANIFOLD_DIM, condition_dim=CONDITION_DIM
     )
     return Cell(columns, spec, conditional, (MANIFOLD_DIM - CONDITION_DIM,), variant)
 
 
-def _cells(_plan: Plan) -> list[Cell]:
-    cells = [_cell(start, variant) for variant in VARIANTS.values() for start in STARTS]
-    return [*cells, _cell(0, ANALYTIC)]
+def _cells(plan: Plan) -> list[Cell]:
+    cells = [_cell(start, variant, plan) for variant in VARIANTS.values() for start in STARTS]
+    return [*cells, _cell(0, ANALYTIC, plan)]
 
 
 TABLE = Table("table7", paper.title("table7"), _cells, paper.printed("table7", ("init_log_gamma",), VARIANTS))

@@ -15,27 +15,32 @@ import numpy as np
 
 from ..data import conditional_manifold, synthetic_manifold
 from ..ensemble import ModelSpec
-from .tables import Cell, Table
+from . import recipe
+from .tables import Cell, Plan, Table
 
 __all__ = ["TABLES"]
 
 LATENT_DIM = 20
-# Above −2 the KL keeps latent dimensions shut. Below −5 the networks, not γ, decide the squared error.
-LOG_GAMMAS = tuple(float(value) for value in np.arange(-2.0, -5.25, -0.5))
+# Above −3 the KL keeps latent dimensions shut. Below −7 the networks, not γ, decide the squared error; with too few
+# latent dimensions it is they that shall decide it.
+LOG_GAMMAS = tuple(float(value) for value in np.arange(-3.0, -7.25, -0.5))
+SMALLER_LOG_GAMMAS = tuple(float(value) for value in np.arange(-5.0, -9.25, -0.5))
 UNCONDITIONAL = ((20, 2), (20, 4), (20, 6), (30, 4))  # d, r
 CONDITIONAL = ((20, 6, 2), (20, 6, 4), (20, 4, 2), (30, 6, 3))  # d, r, t
 FEWEST_POINTS = 3
 TOO_FEW = ((20, 6, 2), (20, 4, 2))  # d, r, κ
 
 
-def _vae(d: int, r: int, kappa: int, log_gamma: float) -> Cell:
-    spec = ModelSpec(kappa, gamma="fixed", log_gamma=log_gamma)
+def _vae(d: int, r: int, kappa: int, log_gamma: float, plan: Plan) -> Cell:
+    hidden, training = recipe.hidden("manifold", plan), recipe.training(plan)
+    spec = ModelSpec(kappa, hidden, gamma="fixed", log_gamma=log_gamma, training=training)
     data = partial(synthetic_manifold, ambient_dim=d, manifold_dim=r)
     return Cell({"d": d, "r": r, "kappa": kappa, "log_gamma": log_gamma}, spec, data, (min(r, kappa),))
 
 
-def _cvae(d: int, r: int, t: int, log_gamma: float) -> Cell:
-    spec = ModelSpec(LATENT_DIM, gamma="fixed", log_gamma=log_gamma, condition_dim=t)
+def _cvae(d: int, r: int, t: int, log_gamma: float, plan: Plan) -> Cell:
+    hidden, training = recipe.hidden("manifold", plan), recipe.training(plan)
+    spec = ModelSpec(LATENT_DIM, hidden, gamma="fixed", log_gamma=log_gamma, condition_dim=t, training=training)
     data = partial(conditional_manifold, ambient_dim=d, manifold_dim=r, condition_dim=t)
     return Cell({"d": d, "r": r, "t": t, "log_gamma": log_gamma}, spec, data, (r - t,))
 
@@ -74,6 +79,7 @@ def _measured(own: list[dict[str, Any]]) -> dict[str, Any]:
     active = own[0]["true_active"]
     variances = [sorted(run["variance"]) for run in own]
     return {
+        "true_active": active,
         "active_dimensions": [run["active_dimensions"] for run in own],
         "active_variance": [float(np.mean(values[:active])) for values in variances],
         "inactive_variance": [float(np.mean(values[active:])) if values[active:] else None for values in variances],
@@ -122,13 +128,13 @@ TABLES = (
     Table(
         "theorem1",
         "Theorem 1: the loss of a VAE at fixed γ",
-        lambda _: [_vae(d, r, LATENT_DIM, g) for d, r in UNCONDITIONAL for g in LOG_GAMMAS],
+        lambda plan: [_vae(d, r, LATENT_DIM, g, plan) for d, r in UNCONDITIONAL for g in LOG_GAMMAS],
         summary=partial(_loss_falls, statement="2L = (d − r) log γ + O(1)"),
     ),
     Table(
         "theorem1_too_few",
         "Theorem 1, with fewer latent dimensions than the manifold has",
-        lambda _: [_vae(d, r, kappa, g) for d, r, kappa in TOO_FEW for g in LOG_GAMMAS],
+        lambda plan: [_vae(d, r, kappa, g, plan) for d, r, kappa in TOO_FEW for g in SMALLER_LOG_GAMMAS],
         summary=partial(
             _error_stays,
             statement="κ < r: the squared error stays, and SSE/γ grows as 1/γ: log(SSE/γ) has the slope −1",
@@ -137,7 +143,7 @@ TABLES = (
     Table(
         "theorem2",
         "Theorem 2: the loss of a CVAE at fixed γ",
-        lambda _: [_cvae(d, r, t, g) for d, r, t in CONDITIONAL for g in LOG_GAMMAS],
+        lambda plan: [_cvae(d, r, t, g, plan) for d, r, t in CONDITIONAL for g in LOG_GAMMAS],
         summary=partial(_loss_falls, statement="2L = (d − r + t) log γ + O(1)"),
     ),
 )

@@ -1,14 +1,16 @@
 """Writing files so that a reader never sees half of one."""
 
+import fcntl
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError
 
-__all__ = ["output_folder", "write_atomically", "write_json"]
+__all__ = ["locked", "output_folder", "write_atomically", "write_json"]
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -48,3 +50,22 @@ def output_folder(path: Path) -> Path:
     except OSError as error:
         raise InputError(f"out must be a folder that can be written to, got {str(path)!r}: {error.strerror}") from error
     return path
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """No two processes do their work in one folder: holds a lock on it, which ends with the process however that ends.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(f"out must be left to one process, but another is at work in {str(folder)!r}") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)

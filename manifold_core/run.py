@@ -14,7 +14,7 @@ from .data import Dataset, load_file, load_images, synthetic_manifold
 from .elbo import Gamma, GaussianELBO
 from .errors import InputError
 from .evaluation import evaluate
-from .files import output_folder, write_json
+from .files import locked, output_folder, write_json
 from .models import VAE
 from .training import TrainingConfig, train
 
@@ -137,10 +137,15 @@ def run(config: RunConfig, folder: str | Path, progress: bool = True) -> dict[st
     Stopped at any moment, the same call goes on where it was; finished, it returns what is there.
 
     Raises:
-        InputError: bad input, or a folder that holds something else.
+        InputError: bad input, a folder that holds something else, or one in which another process is at work.
         Diverged: the loss became NaN or infinite.
     """
     folder = output_folder(Path(folder))
+    with locked(folder):
+        return _run(config, folder, progress)
+
+
+def _run(config: RunConfig, folder: Path, progress: bool) -> dict[str, Any]:
     if (finished := _finished(folder)) is not None:
         if finished["config"] != config.description():
             raise InputError(f"out must be a new folder: {str(folder)!r} holds a finished run of another configuration")

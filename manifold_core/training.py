@@ -31,11 +31,18 @@ PLACES = 2**16  # whose samples are looked up at a time: some hundred small oper
 class TrainingConfig:
     """How to train. Adam with a one-cycle schedule over ``steps`` mini-batches.
 
+    Two defaults are not Adam's own, because gradients of −ELBO grow as 1/γ. A γ that starts too small makes the first
+    ones huge, and with β₂ = 0.999 the second moment remembers them for most of a run; one that starts too large falls
+    by a learning rate a step, while the KL shuts latent dimensions that later stay shut. With β₂ = 0.99 and ten times
+    the learning rate for log γ, where γ starts makes no difference (Table 7: log γ from −20 to 20).
+
     Args:
         steps: number of optimizer steps.
         batch_size: samples a step; at most the number there are. Each epoch is a new shuffle; samples left over at its
             end, too few for a batch, wait for the next.
         learning_rate: the highest of the cycle.
+        log_gamma_rate: how many times that for a learned log γ.
+        beta2: Adam's β₂, between 0 and 1: the second moment remembers some 1 / (1 − β₂) steps.
         seed: from 0 to 2³¹ − 1; fixes the order of the samples and the noise, on every backend.
 
     Raises:
@@ -45,6 +52,8 @@ class TrainingConfig:
     steps: int = 20_000
     batch_size: int = 1024
     learning_rate: float = 0.005
+    log_gamma_rate: float = 10.0
+    beta2: float = 0.99
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -52,8 +61,11 @@ class TrainingConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} must be a positive integer, got {value!r}")
-        if not 0 < self.learning_rate < float("inf"):
-            raise InputError(f"learning_rate must be positive and finite, got {self.learning_rate}")
+        for name in ("learning_rate", "log_gamma_rate"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise InputError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        if not 0 < self.beta2 < 1:
+            raise InputError(f"beta2 must lie between 0 and 1, got {self.beta2}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
             raise InputError(f"seed must be an integer from 0 to 2**31 - 1, got {self.seed!r}")
 
@@ -116,25 +128,33 @@ def batches(
         yield from permutation(seed, step // per_epoch, places, samples)
 
 
-def _optimizer(parameters: Iterable[Tensor], config: TrainingConfig) -> tuple[torch.optim.Adam, OneCycleLR]:
-    """Adam, and the cycle of its learning rate and of its first beta."""
-    optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)
+def _optimizer(
+    networks: Iterable[Tensor], log_gamma: Tensor, config: TrainingConfig
+) -> tuple[torch.optim.Adam, OneCycleLR]:
+    """Adam, and the cycle of its learning rates and of its first beta. A log γ that is no parameter is left alone."""
+    groups: list[dict[str, Any]] = [{"params": list(networks)}]
+    rates = [config.learning_rate]
+    if isinstance(log_gamma, nn.Parameter):
+        groups.append({"params": [log_gamma]})
+        rates.append(config.log_gamma_rate * config.learning_rate)
+    optimizer = torch.optim.Adam(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True)
     # A one-step cycle has no room for its two phases.
-    return optimizer, OneCycleLR(optimizer, max_lr=config.learning_rate, total_steps=max(config.steps, 2))
+    return optimizer, OneCycleLR(optimizer, max_lr=rates, total_steps=max(config.steps, 2))
 
 
 def schedule_table(config: TrainingConfig) -> Tensor:
-    """lr / (1 − β₁ᵗ), 1 − β₁ and 1 / √(1 − β₂ᵗ) of each step t, from 1, with the learning rate and β₁ of that step:
-    float64 ``[steps, 3]``.
+    """lr / (1 − β₁ᵗ), the same of log γ, 1 − β₁, 1 − β₂ and 1 / √(1 − β₂ᵗ) of each step t, from 1, with the learning
+    rates and β₁ of that step: float64 ``[steps, 5]``.
 
     With them Adam is m += (1 − β₁)(g − m), v = β₂ v + (1 − β₂) g², p −= lr / (1 − β₁ᵗ) m / (√v / √(1 − β₂ᵗ) + ε).
     """
-    optimizer, schedule = _optimizer([nn.Parameter(torch.zeros(()))], config)
+    optimizer, schedule = _optimizer([nn.Parameter(torch.zeros(()))], nn.Parameter(torch.zeros(())), config)
     rows = []
     for step in range(1, config.steps + 1):
-        (group,) = optimizer.param_groups
-        beta1, beta2 = group["betas"]
-        rows.append((group["lr"] / (1 - beta1**step), 1 - beta1, 1 / math.sqrt(1 - beta2**step)))
+        networks, log_gamma = optimizer.param_groups
+        beta1, beta2 = networks["betas"]
+        sizes = (group["lr"] / (1 - beta1**step) for group in (networks, log_gamma))
+        rows.append((*sizes, 1 - beta1, 1 - beta2, 1 / math.sqrt(1 - beta2**step)))
         optimizer.step()  # of nothing: the schedule wants to see it
         schedule.step()
     return torch.tensor(rows, dtype=torch.float64)
@@ -146,7 +166,9 @@ class _Run:
     def __init__(self, model: VAE | CVAE, config: TrainingConfig, identity: dict[str, Any]) -> None:
         self.model = model
         self.identity = identity | {"training": asdict(config)}
-        self.optimizer, self.schedule = _optimizer(model.parameters(), config)
+        log_gamma = model.elbo.log_gamma
+        networks = [parameter for parameter in model.parameters() if parameter is not log_gamma]
+        self.optimizer, self.schedule = _optimizer(networks, log_gamma, config)
         self.history = History()
         self.step = 0
 
@@ -174,7 +196,8 @@ class _Run:
         try:
             torch.set_rng_state(tensors.pop("random"))
             moments: dict[int, dict[str, Tensor]] = {}
-            for index, parameter in enumerate(self.model.parameters()):
+            parameters = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
+            for index, parameter in enumerate(parameters):
                 start = f"optimizer.{index}."
                 for name in [name for name in tensors if name.startswith(start)]:
                     moment = tensors.pop(name)

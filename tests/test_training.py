@@ -65,9 +65,9 @@ def test_order_never_changes_its_meaning() -> None:
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 101, 20_000])
 def test_schedule_is_one_cycle_and_its_corrections(steps: int) -> None:
     """Cosines: lr/25 up to lr for three tenths of the steps and down to lr/250,000; β₁ from 0.95 to 0.85 and back."""
-    found = schedule_table(mc.TrainingConfig(steps=steps, learning_rate=0.02))
+    found = schedule_table(mc.TrainingConfig(steps=steps, learning_rate=0.02, log_gamma_rate=3.0, beta2=0.98))
     assert found.dtype == torch.float64
-    assert found.shape == (steps, 3)
+    assert found.shape == (steps, 5)
     step = np.arange(steps)
     top, last = 0.3 * max(steps, 2) - 1, max(steps, 2) - 1
     rising = step <= top
@@ -76,13 +76,14 @@ def test_schedule_is_one_cycle_and_its_corrections(steps: int) -> None:
     lr = np.where(rising, 0.02 + (0.0008 - 0.02) * weight, 8e-8 + (0.02 - 8e-8) * weight)
     beta1 = np.where(rising, 0.85 + 0.1 * weight, 0.95 - 0.1 * weight)
     t = step + 1
-    expected = np.stack((lr / (1 - beta1**t), 1 - beta1, (1 - 0.999**t) ** -0.5), axis=1)
+    size = lr / (1 - beta1**t)
+    expected = np.stack((size, 3 * size, 1 - beta1, np.full(steps, 0.02), (1 - 0.98**t) ** -0.5), axis=1)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9)
 
 
 def test_the_table_makes_the_steps_that_training_makes() -> None:
     """Adam written out, with the numbers of the table, against the loop."""
-    config = mc.TrainingConfig(steps=25, batch_size=8, learning_rate=0.03, seed=4)
+    config = mc.TrainingConfig(steps=25, batch_size=8, learning_rate=0.03, log_gamma_rate=4.0, beta2=0.9, seed=4)
     torch.manual_seed(0)
     model, x = mc.VAE.mlp(5, 2, (4,)).double(), torch.rand(30, 5, dtype=torch.float64)
     plain = copy.deepcopy(model)
@@ -91,12 +92,13 @@ def test_the_table_makes_the_steps_that_training_makes() -> None:
     table = schedule_table(config).tolist()
     for step, index in enumerate(batches(30, config, 0)):
         gradients = torch.autograd.grad(plain(x[index], seed=noise_seed(4, step)).loss, list(plain.parameters()))
-        size, one_minus_beta1, correction = table[step]
+        size, of_log_gamma, one_minus_beta1, one_minus_beta2, correction = table[step]
         with torch.no_grad():
             for parameter, g, (m, v) in zip(plain.parameters(), gradients, moments, strict=True):
                 m += one_minus_beta1 * (g - m)
-                v.copy_(0.999 * v + 0.001 * g * g)
-                parameter -= size * m / (v.sqrt() * correction + 1e-8)
+                v.copy_((1 - one_minus_beta2) * v + one_minus_beta2 * g * g)
+                rate = of_log_gamma if parameter is plain.elbo.log_gamma else size
+                parameter -= rate * m / (v.sqrt() * correction + 1e-8)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter, plain.get_parameter(name), rtol=1e-9, atol=1e-12)
 
@@ -203,6 +205,9 @@ def test_divergence_stops_before_its_step(gamma: str, step: int) -> None:
         ({"learning_rate": float("nan")}, "learning_rate must be positive and finite, got nan"),
         ({"learning_rate": float("inf")}, "learning_rate must be positive and finite, got inf"),
         ({"learning_rate": 0.0}, "learning_rate must be positive and finite, got 0"),
+        ({"log_gamma_rate": 0.0}, "log_gamma_rate must be positive and finite, got 0.0"),
+        ({"beta2": 1.0}, "beta2 must lie between 0 and 1, got 1.0"),
+        ({"beta2": float("nan")}, "beta2 must lie between 0 and 1, got nan"),
         ({"seed": -1}, "seed must be an integer from 0 to 2"),
         ({"seed": 2**31}, "seed must be an integer from 0 to 2"),
     ],
@@ -234,8 +239,11 @@ def test_samples_and_conditions_stay_together() -> None:
     (x, c), config = toy(), mc.TrainingConfig(steps=30, batch_size=64, learning_rate=0.01, seed=5)
     model, plain = cvae(), cvae()
     history = mc.train(model, x, config, condition=c, progress=False)
-    optimizer = torch.optim.Adam(plain.parameters(), lr=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=30)
+    networks = [*plain.encoder.parameters(), *plain.decoder.parameters()]
+    networks += [p for part in (plain.prior, plain.gate) if part is not None for p in part.parameters()]
+    groups = [{"params": networks}, {"params": [plain.elbo.log_gamma]}]
+    optimizer = torch.optim.Adam(groups, lr=0.01, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=[0.01, 0.1], total_steps=30)
     for step in range(30):
         epoch, k = divmod(step, 3)
         places = torch.arange(64 * k, 64 * (k + 1)).unsqueeze(0)

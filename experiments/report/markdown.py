@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from .. import paper
-from .notes import READING, notes, overview, provenance, totals, verdict
+from .notes import EXPONENTS, READING, notes, overview, provenance, totals, verdict
 from .results import Fit, Result
 from .summary import MATRIX_SHAPE, Row, in_variants, matrix_run, rows
 from .text import duration, fixed, integer, label, significant, symbol, value
@@ -111,6 +111,7 @@ def _numbers(row: Row) -> list[str]:
 
 def _fits(fits: Sequence[Fit]) -> str:
     head = ("models", "active dimensions", "expected slope", "slope", "off by", "intercept", "R²", "points")
+    head += tuple(name for name, _ in EXPONENTS)
     lines = [
         (
             label(fit),
@@ -121,6 +122,7 @@ def _fits(fits: Sequence[Fit]) -> str:
             fixed(fit.intercept),
             fixed(fit.r_squared, 4),
             str(len(fit.points)),
+            *(fixed(fit.exponent(values(fit))) for _, values in EXPONENTS),
         )
         for fit in fits
     ]

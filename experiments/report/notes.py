@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,18 @@ from .results import Fit, Result, Run
 from .summary import ENOUGH, Row, Share, in_variants, rows, share
 from .text import NOTHING, duration, enumeration, fixed, flat, integer, label, percent, significant
 
-__all__ = ["READING", "SLOPE_TOLERANCE", "Line", "notes", "overview", "provenance", "totals", "verdict"]
+__all__ = ["EXPONENTS", "READING", "SLOPE_TOLERANCE", "Line", "notes", "overview", "provenance", "totals", "verdict"]
 
 SLOPE_TOLERANCE = 0.1
+# What falls with γ, and as which power of it.
+EXPONENTS: tuple[tuple[str, Callable[[Fit], tuple[float, ...]]], ...] = (
+    ("squared error ∝ γ^", lambda fit: fit.recon),
+    ("active variances ∝ γ^", lambda fit: fit.active_variance),
+    ("inactive ∝ γ^", lambda fit: fit.inactive_variance),
+)
+# What was not run, but measured step by step: see manifold_core.experiments.eager.
+EAGER = {"same_steps": "the same steps", "as_published": "the paper’s own steps and batches"}
+OTHER_THRESHOLDS = (0.01, 0.5)  # of scripts in the paper's published code
 READING = (
     "Beside each of the paper’s numbers stands ours: the median over the seeds, with the lowest and the highest. "
     "Our active dimensions are those of the run of lowest −ELBO; “right” counts the runs whose active dimensions equal "
@@ -32,13 +41,33 @@ def verdict(listed: Sequence[Row]) -> str:
         right = sum(s.enough for s in known)
         words = f"rue active dimensions in at least {100 * ENOUGH:.0f} % of the runs in {right} of {len(known)} rows"
         parts.append(("t" if parts else "T") + words)
-    return "; ".join(parts) + "." if parts else ""
+    sentences = ["; ".join(parts) + "."] if parts else []
+    if any(run.variance for row in listed for run in row.runs if run.true_active is not None):
+        counted = enumeration(f"{threshold:g}: {_right_at(threshold, listed)}" for threshold in OTHER_THRESHOLDS)
+        sentences.append(f"With other thresholds, right at {counted}.")
+    return " ".join(sentences)
+
+
+def _right_at(threshold: float, listed: Sequence[Row]) -> str:
+    """Runs whose variances below this threshold are as many as there are true active dimensions."""
+    runs = [run for row in listed for run in row.runs if run.true_active is not None and run.variance]
+    right = sum(run.finished and sum(v < threshold for v in run.variance) == run.true_active for run in runs)
+    return f"{right} of {len(runs)} runs"
 
 
 def notes(result: Result) -> list[str]:
     """Every row that is above the paper’s −ELBO, too seldom right, or has diverged runs; every slope that is off."""
     found = [s for listed in in_variants(rows(result)).values() for row in listed for s in _of_row(row)]
-    return found + [sentence for fit in result.fits for sentence in _of_fit(fit)]
+    found += [sentence for fit in result.fits for sentence in _of_fit(fit)]
+    measured = dict.fromkeys(name for run in result.runs for name in run.measured)
+    found += [f"{name}: {_range(result.runs, name)}" for name in measured]
+    return found
+
+
+def _range(runs: Iterable[Run], name: str) -> str:
+    values = [run.measured[name] for run in runs if name in run.measured]
+    ends = dict.fromkeys(significant(end) for end in (min(values), max(values)))
+    return f"{' to '.join(ends)}."
 
 
 def _of_row(row: Row) -> list[str]:
@@ -74,10 +103,16 @@ def _divergence(run: Run) -> str:
 
 
 def _of_fit(fit: Fit) -> list[str]:
-    if fit.error <= SLOPE_TOLERANCE:
-        return []
-    off = f", {100 * fit.error:.0f} % off" if math.isfinite(fit.error) else ""
-    return [f"{label(fit)}: slope {significant(fit.slope, 4)}, expected {significant(fit.expected, 4)}{off}."]
+    found = []
+    if not fit.error <= SLOPE_TOLERANCE:
+        off = f", {100 * fit.error:.0f} % off" if math.isfinite(fit.error) else ""
+        found.append(f"{label(fit)}: slope {significant(fit.slope, 4)}, expected {significant(fit.expected, 4)}{off}.")
+    if None not in (fit.true_active, fit.last_active) and fit.true_active != fit.last_active:
+        found.append(
+            f"{label(fit)}: {integer(fit.last_active)} active dimensions at the smallest γ, "
+            f"expected {integer(fit.true_active)}."
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -131,8 +166,16 @@ def totals(results: Sequence[Result]) -> list[tuple[str, str]]:
         found.append((f"{below} of {compared}", "rows with a median −ELBO at or below the paper’s"))
     if fits:
         found.append((f"{good} of {fits}", f"slopes within {100 * SLOPE_TOLERANCE:.0f} % of the theorem’s"))
-    found.append((duration(sum(result.seconds for result in results if math.isfinite(result.seconds))), "in all"))
+    found.append((duration(_sum(result.seconds for result in results)), "in all"))
+    for name, words in EAGER.items():
+        if any(name in result.eager_seconds for result in results):
+            took = _sum(result.eager_seconds.get(name, 0.0) for result in results)
+            found.append((duration(took), f"in eager PyTorch, {words}"))
     return found
+
+
+def _sum(seconds: Iterable[float]) -> float:
+    return sum(one for one in seconds if math.isfinite(one))
 
 
 def provenance(results: Sequence[Result]) -> list[tuple[str, list[str]]]:

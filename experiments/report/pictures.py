@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from ...dimension import THRESHOLD
 from .. import paper
 from .markup import Markup, element, joined
+from .notes import EXPONENTS
 from .results import Fit, Result
 from .summary import MATRIX_SHAPE, Row, in_variants, matrix_run, spread
 from .svg import decades, proportions, slope, spectrum
@@ -51,7 +52,7 @@ def _key(kind: str, words: str) -> Markup:
 
 def slopes(result: Result) -> Markup:
     """The fits as numbers and as pictures."""
-    numbers = ("expected", "slope", "off by", "intercept", "R²", "points")
+    numbers = ("expected", "slope", "off by", "intercept", "R²", "points", *(name for name, _ in EXPONENTS))
     head = element(
         "tr",
         element("th", "models", scope="col", class_="words"),
@@ -98,6 +99,7 @@ def _fit(fit: Fit) -> Markup:
         element("th", label(fit), scope="row", class_="words"),
         *(element("td", text) for text in (significant(fit.expected, 4), significant(fit.slope, 4), off)),
         *(element("td", text) for text in (fixed(fit.intercept), fixed(fit.r_squared, 4), str(len(fit.points)))),
+        *(element("td", fixed(fit.exponent(values(fit)))) for _, values in EXPONENTS),
         element("td", counts, class_="words"),
     )
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ class Run:
     gamma: float
     variance: tuple[float, ...]
     diverged_at: int | None
+    measured: dict[str, float]  # what else there is, by its name
 
     @property
     def finished(self) -> bool:
@@ -77,6 +79,7 @@ class Fit:
     intercept: float
     r_squared: float
     points: tuple[tuple[float, float], ...]
+    true_active: int | None
     active_dimensions: tuple[int | None, ...]
     active_variance: tuple[float, ...]
     inactive_variance: tuple[float, ...]
@@ -86,6 +89,17 @@ class Fit:
     def error(self) -> float:
         """|slope − expected| / |expected|."""
         return abs(self.slope - self.expected) / abs(self.expected) if self.expected else math.nan
+
+    @property
+    def last_active(self) -> int | None:
+        """Active dimensions at the last point, which is that of the smallest γ."""
+        return self.active_dimensions[-1] if self.active_dimensions else None
+
+    def exponent(self, values: tuple[float, ...]) -> float:
+        """a of values ∝ γᵃ, fitted; NaN where there are none."""
+        if len(values) < 2 or not all(math.isfinite(v) and v > 0 for v in values):
+            return math.nan
+        return statistics.linear_regression([x for x, _ in self.points], [math.log(v) for v in values]).slope
 
 
 @dataclass(frozen=True)
@@ -101,6 +115,7 @@ class Result:
     quantity: str  # the y of its fits
     plan: dict[str, Any]
     seconds: float
+    eager_seconds: dict[str, float]  # of PyTorch written by hand: "same_steps", "as_published"
     provenance: dict[str, Any]
     runs: tuple[Run, ...]
     paper: tuple[Paper, ...]
@@ -154,6 +169,7 @@ def _read(path: Path) -> Result:
         quantity=of.get("quantity", _text, "a name", "2L"),
         plan=of.get("plan", _object, "an object", {}),
         seconds=of.get("seconds", _number, "a number", math.nan),
+        eager_seconds=of.get("eager_seconds", _named_numbers, "an object of numbers", {}),
         provenance=of.get("provenance", _object, "an object", {}),
         runs=tuple(map(_run, of.entries("runs"))),
         paper=tuple(map(_paper, of.entries("paper"))),
@@ -174,6 +190,7 @@ def _run(of: "_Entry") -> Run:
         gamma=of.get("gamma", _number, "a number or null", math.nan),
         variance=of.get("variance", _numbers, "a list of numbers", ()),
         diverged_at=of.get("diverged_at", _count_or_none, "a step or null", None),
+        measured=of.get("measured", _named_numbers, "an object of numbers", {}),
     )
 
 
@@ -210,6 +227,7 @@ def _fit(of: "_Entry") -> Fit:
         intercept=of.get("intercept", _number, "a number or null"),
         r_squared=of.get("r_squared", _number, "a number or null", math.nan),
         points=points,
+        true_active=of.get("true_active", _count_or_none, "an integer or null", None),
         active_dimensions=of.get("active_dimensions", each(_count_or_none), one_a_point, ()),
         active_variance=of.get("active_variance", each(_number), one_a_point, ()),
         inactive_variance=of.get("inactive_variance", each(_number), one_a_point, ()),
@@ -286,6 +304,10 @@ def _number(value: Any) -> float:
 
 def _numbers(value: Any) -> tuple[float, ...]:
     return () if value is None else tuple(map(_number, _list(value)))
+
+
+def _named_numbers(value: Any) -> dict[str, float]:
+    return {name: _number(content) for name, content in _object(value).items()}
 
 
 def _points(value: Any) -> tuple[tuple[float, float], ...]:

@@ -1,6 +1,7 @@
 """All that changes while an ensemble is trained, in five flat tensors, and what an engine is called with."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from ..dimension import count_active
 from ..models import CVAE, VAE
-from ..training import History, record_every, schedule_table
+from ..training import History, TrainingConfig, record_every, schedule_table
 from .data import Samples
 from .memory import check_memory
 from .program import RECORDED, Program, words
@@ -131,9 +132,9 @@ def records(spec: ModelSpec) -> int:
     return -(-spec.training.steps // record_every(spec.training))
 
 
-def _cycle(spec: ModelSpec) -> tuple[int, float]:
+def _cycle(spec: ModelSpec) -> TrainingConfig:
     """Models of one cycle share their schedule."""
-    return spec.training.steps, spec.training.learning_rate
+    return replace(spec.training, seed=0, batch_size=1)
 
 
 def _starts(sizes: list[int]) -> list[int]:

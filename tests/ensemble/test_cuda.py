@@ -122,6 +122,10 @@ class Program:
         return first
 
 
+BETA2 = 0.97
+LOG_GAMMA_RATE = 5.0
+
+
 def schedule(case: Case) -> tuple[list[tuple[float, float]], Tensor]:
     """Learning rate and beta1 of each step, and the table of the engine."""
     optimizer = torch.optim.Adam([torch.zeros(1)], lr=0.02)
@@ -131,7 +135,8 @@ def schedule(case: Case) -> tuple[list[tuple[float, float]], Tensor]:
         (group,) = optimizer.param_groups
         lr, beta1 = group["lr"], group["betas"][0]
         rates.append((lr, beta1))
-        table.append([lr / (1 - beta1**t), 1 - beta1, 1 / math.sqrt(1 - 0.999**t)])
+        size = lr / (1 - beta1**t)
+        table.append([size, LOG_GAMMA_RATE * size, 1 - beta1, 1 - BETA2, 1 / math.sqrt(1 - BETA2**t)])
         optimizer.step()
         if t < case.steps:
             cycle.step()
@@ -292,8 +297,12 @@ def train(run: Run, steps: int) -> Oracle:
         optimizer.zero_grad()
         (nll + kl).backward()
         (group,) = optimizer.param_groups
-        group["lr"], group["betas"] = run.rates[step][0], (run.rates[step][1], 0.999)
+        group["lr"], group["betas"] = run.rates[step][0], (run.rates[step][1], BETA2)
+        before = numbers.detach().clone()
         optimizer.step()
+        if case.gamma == "learned":
+            with torch.no_grad():
+                numbers[program.log_gamma] += (LOG_GAMMA_RATE - 1) * (numbers - before)[program.log_gamma]
     state = optimizer.state[numbers]
     last = log_gamma.detach().reshape(1)
     return Oracle(

@@ -114,7 +114,8 @@ def found_errors(example: Example, threads: int) -> tuple[float, float]:
     step_of(state, step, threads)
     assert state.progress.tolist() == [[step + 1, 0]]
 
-    size, one_minus_beta1, inv_root = schedule_table(spec.training)[step].float().double().tolist()
+    numbers = schedule_table(spec.training)[step].float().double().tolist()
+    size, of_log_gamma, one_minus_beta1, one_minus_beta2, inv_root = numbers
     gradient = state.exp_avg[:count].double() / one_minus_beta1
     sizes = [g.numel() for g in wanted.step.gradients.values()]
     assert sum(sizes) == count
@@ -123,8 +124,11 @@ def found_errors(example: Example, threads: int) -> tuple[float, float]:
     record = state.records[step * width :][:width]
     found = Step({name: part.view(g.shape) for (name, g), part in parts}, record, record)
     # What Adam makes of that gradient, as its own float32 rounds it.
-    assert torch.allclose(state.exp_avg_sq[:count].double(), 0.001 * gradient**2, rtol=1e-6, atol=1e-37)
-    moved = flat[:count].double() - size * state.exp_avg[:count].double() / (
+    assert torch.allclose(state.exp_avg_sq[:count].double(), one_minus_beta2 * gradient**2, rtol=1e-6, atol=1e-37)
+    rate = torch.full((count,), size)
+    if spec.gamma == "learned":
+        rate[-1] = of_log_gamma  # the last parameter
+    moved = flat[:count].double() - rate * state.exp_avg[:count].double() / (
         state.exp_avg_sq[:count].double().sqrt() * inv_root + 1e-8
     )
     assert torch.allclose(state.parameters[:count].double(), moved, rtol=1e-6, atol=1e-7)
@@ -152,6 +156,8 @@ def examples(draw: st.DrawFn) -> Example:
         steps=steps,
         batch_size=draw(st.one_of(st.just(1), st.integers(1, samples), st.integers(samples, 2 * samples))),
         learning_rate=draw(st.floats(1e-4, 0.1)),
+        log_gamma_rate=draw(st.floats(0.5, 20)),
+        beta2=draw(st.floats(0.9, 0.999)),
         seed=draw(st.integers(0, 2**31 - 1)),
     )
     spec = mc.ModelSpec(

@@ -198,7 +198,8 @@ class TestNumbers:
         ]
         assert verdict(rows(results[0])) == (
             "Median −ELBO at or below the paper’s in 0 of 1 rows; "
-            "true active dimensions in at least 90 % of the runs in 0 of 1 rows."
+            "true active dimensions in at least 90 % of the runs in 0 of 1 rows. "
+            "With other thresholds, right at 0.01: 4 of 6 runs and 0.5: 4 of 6 runs."  # two did not finish
         )
 
     def test_nothing_to_note_where_all_is_well(self, written: Callable[..., list[Result]]) -> None:
@@ -217,6 +218,38 @@ class TestNumbers:
         ]
         (line,) = overview([result])
         assert line.slopes == (1, 3)
+
+    def test_powers_of_gamma(self, written: Callable[..., list[Result]]) -> None:
+        """A tenth for every two of log γ is the power ln 10 / 2; a zero or a gap has none."""
+        (found,) = written(file("theorem1", fits=[fit()], runs=[], paper=[]))[0].fits
+        assert found.exponent(found.recon) == pytest.approx(math.log(10) / 2)
+        assert math.isnan(found.exponent(found.active_variance))
+        assert math.isnan(found.exponent(found.inactive_variance))
+        assert math.isnan(found.exponent(()))
+
+    def test_dimensions_at_the_smallest_gamma_are_noted(self, written: Callable[..., list[Result]]) -> None:
+        fits = [fit(slope=12.5, true_active=true) for true in (5, 4)]
+        assert notes(written(file("theorem1", fits=fits, runs=[], paper=[]))[0]) == [
+            "d = 15, r = 5: 4 active dimensions at the smallest γ, expected 5."
+        ]
+
+    def test_other_thresholds_count_again(self, written: Callable[..., list[Result]]) -> None:
+        runs = [run(s, 3, -50.0, variance=[0.002, 0.02, 0.2, 0.9][: 4 - s] + [1.0] * s) for s in range(2)]
+        said = verdict(rows(written(file(runs=runs))[0]))
+        assert said.endswith("With other thresholds, right at 0.01: 0 of 2 runs and 0.5: 2 of 2 runs.")
+
+    def test_what_eager_pytorch_would_take(self, written: Callable[..., list[Result]]) -> None:
+        first = file(eager_seconds={"same_steps": 600.0, "as_published": 7200.0})
+        found = {
+            words: number
+            for number, words in totals(written(first, file("theorem1", eager_seconds={"same_steps": 60})))
+        }
+        assert found["in eager PyTorch, the same steps"] == "11 min 0 s"
+        assert found["in eager PyTorch, the paper’s own steps and batches"] == "2 h 0 min"
+
+    def test_what_else_was_measured(self, written: Callable[..., list[Result]]) -> None:
+        runs = [run(s, 3, -50.0, measured={"difference": 10.0**-s}) for s in range(3)]
+        assert notes(written(file("remark1", runs=runs, paper=[]))[0]) == ["difference: 0.01 to 1."]
 
     def test_overview_by_variant_and_in_all(self, written: Callable[..., list[Result]]) -> None:
         runs = [run(s, 3, -50.0, variant=v) for v in ("with", "without") for s in range(2)]

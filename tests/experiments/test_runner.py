@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from manifold_core.experiments import runner
-from manifold_core.experiments.reproduce import NAMES, SYNTHETIC, reproduce
+from manifold_core.experiments import runner, workers
+from manifold_core.experiments.catalogue import TABLES
+from manifold_core.experiments.reproduce import NAMES, reproduce
 from manifold_core.experiments.runner import run_table
 from manifold_core.experiments.tables import BUDGETS, Cell, Plan, Table
 
@@ -83,7 +84,7 @@ def test_numbers_are_those_of_a_model_trained_alone(tmp_path: Path) -> None:
 
 def test_a_finished_table_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = run(tmp_path)
-    monkeypatch.setattr(runner, "train_ensemble", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(workers, "train_shard", lambda *_, **__: pytest.fail("trained again"))
     assert run(tmp_path) == result
 
 
@@ -104,7 +105,7 @@ def test_stopped_before_the_end_it_goes_on_to_the_same_numbers(tmp_path: Path, m
 @pytest.mark.parametrize("out", [["--out", "/home/me/x"], ["--out=/home/me/x"]])
 def test_the_command_is_kept_without_its_folder(monkeypatch: pytest.MonkeyPatch, out: list[str]) -> None:
     monkeypatch.setattr("sys.argv", ["/bin/manifold-core", "reproduce", "table1", *out, "--seeds", "8"])
-    assert runner.provenance("cpu")["command"] == "manifold-core reproduce table1 --seeds 8"
+    assert runner.provenance(["cpu"])["command"] == "manifold-core reproduce table1 --seeds 8"
 
 
 def test_results_come_out_where_there_is_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +147,7 @@ def test_a_summary_takes_the_place_of_the_runs(tmp_path: Path) -> None:
     [("table1", 18, 18), ("table3", 5, 5), ("table5", 2, 10), ("table6", 4, 20), ("table7", 16, 16)],
 )
 def test_tables_have_the_rows_of_the_paper(name: str, cells: int, rows: int) -> None:
-    table = SYNTHETIC[name]
+    table = TABLES[name]
     built = table.cells(BUDGETS["full"])
     assert len(built) == cells
     ours = [({**cell.columns, **columns}, cell.variant) for cell in built for columns in cell.classes]
@@ -156,7 +157,7 @@ def test_tables_have_the_rows_of_the_paper(name: str, cells: int, rows: int) -> 
 
 
 def test_every_data_set_fits_its_model() -> None:
-    for table in SYNTHETIC.values():
+    for table in TABLES.values():
         for cell in table.cells(BUDGETS["full"]):
             data = cell.data(n_train=20, n_validation=1, seed=0)
             width = 0 if data.train_condition is None else data.train_condition.shape[1]

@@ -170,7 +170,8 @@ inline void gradient(const cpu::EnsembleStep& step, const cpu::EnsembleGroup& gr
 inline void update(const cpu::EnsembleStep& step, float* gradients, int64_t groups, int64_t begin, int64_t end) {
   const Model& m = *step.model;
   const float* const scheduled = reinterpret_cast<const float*>(m.schedule) + step.step * kScheduled;
-  const float step_size = scheduled[0], weight = scheduled[1], inv_root = scheduled[2];
+  const float step_size = scheduled[0], of_log_gamma = scheduled[1];
+  const float weight = scheduled[2], weight2 = scheduled[3], inv_root = scheduled[4];
   float* const parameters = reinterpret_cast<float*>(m.parameters);
   float* const exp_avg = reinterpret_cast<float*>(m.exp_avg);
   float* const exp_avg_sq = reinterpret_cast<float*>(m.exp_avg_sq);
@@ -183,11 +184,16 @@ inline void update(const cpu::EnsembleStep& step, float* gradients, int64_t grou
   for (int64_t i = begin; i < end; ++i) {
     const float g = gradients[i];
     const float m1 = exp_avg[i] + weight * (g - exp_avg[i]);
-    const float m2 = kBeta2 * exp_avg_sq[i] + kOneMinusBeta2 * (g * g);
+    const float m2 = (1 - weight2) * exp_avg_sq[i] + weight2 * (g * g);
     exp_avg[i] = m1;
     exp_avg_sq[i] = m2;
-    parameters[i] -= step_size * m1 / (std::sqrt(m2) * inv_root + kEpsilon);
+    gradients[i] = m1 / (std::sqrt(m2) * inv_root + kEpsilon);
   }
+  const int64_t own = m.log_gamma;  // behind all parameters where it is none
+  const float log_gamma = parameters[own];
+#pragma GCC ivdep
+  for (int64_t i = begin; i < end; ++i) parameters[i] -= step_size * gradients[i];
+  if (begin <= own && own < end) parameters[own] = log_gamma - of_log_gamma * gradients[own];
 }
 
 }  // namespace manifold_core::MC_ISA

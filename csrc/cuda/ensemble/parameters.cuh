@@ -61,7 +61,8 @@ __device__ __forceinline__ void store_parameters(const Model& model, const Layer
 __device__ __forceinline__ void adam(const Model& model, const Layer* layers, const Layout& layout, const Memory& m,
                                      int64_t step) {
   const float* const scheduled = reinterpret_cast<const float*>(model.schedule) + kScheduled * step;
-  const float step_size = scheduled[0], one_minus_beta1 = scheduled[1], inv_sqrt = scheduled[2];
+  const float step_size = scheduled[0], of_log_gamma = scheduled[1];
+  const float one_minus_beta1 = scheduled[2], one_minus_beta2 = scheduled[3], inv_sqrt = scheduled[4];
   float* const exp_avg = reinterpret_cast<float*>(model.exp_avg);
   float* const exp_avg_sq = reinterpret_cast<float*>(model.exp_avg_sq);
   for_each_parameter(model, layers, layout, [&](int place, int64_t of_caller, int count) {
@@ -74,8 +75,9 @@ __device__ __forceinline__ void adam(const Model& model, const Layer* layers, co
     for_each_of(count, [&](int k) {
       const float gradient = m.gradients[place + k];
       average[k] += one_minus_beta1 * (gradient - average[k]);
-      square[k] = kBeta2 * square[k] + kOneMinusBeta2 * (gradient * gradient);
-      m.parameters[place + k] -= step_size * (average[k] / (sqrtf(square[k]) * inv_sqrt + kEpsilon));
+      square[k] = (1 - one_minus_beta2) * square[k] + one_minus_beta2 * (gradient * gradient);
+      const float size = of_caller + k == model.log_gamma ? of_log_gamma : step_size;
+      m.parameters[place + k] -= size * (average[k] / (sqrtf(square[k]) * inv_sqrt + kEpsilon));
       exp_avg[of_caller + k] = average[k];
       exp_avg_sq[of_caller + k] = square[k];
     });

@@ -19,8 +19,9 @@ enum Activation : int64_t { kNone = 0, kRelu = 1, kPrelu = 2 };
 enum Gamma : int64_t { kLearned = 0, kAnalytic = 1, kFixed = 2 };
 
 constexpr int kMostLayers = 24;
-constexpr float kBeta2 = 0.999f, kOneMinusBeta2 = 0.001f, kEpsilon = 1e-8f;  // of Adam
-constexpr int kScheduled = 3;  // numbers a step: learning rate / (1 - beta1^t), 1 - beta1, 1 / sqrt(1 - beta2^t)
+constexpr float kEpsilon = 1e-8f;  // of Adam
+// Numbers a step: learning rate / (1 - beta1^t), the same of log gamma, 1 - beta1, 1 - beta2, 1 / sqrt(1 - beta2^t).
+constexpr int kScheduled = 5;
 constexpr int kRecorded = 4;   // numbers a record: nll, kl, squared error, log gamma; then the variance ratio of each dimension
 
 // rows [out, out + outputs) = activation(W rows[in, in + inputs) + b)

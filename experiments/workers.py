@@ -1,0 +1,176 @@
+"""Trains a table on several devices, or on a CPU on several cores: one process each, which shares out the shards.
+
+A worker is ``python -m manifold_core.experiments.workers``. Its order comes as one line of JSON on its standard input,
+and what it trained goes as JSON to its standard output. The input stays open as long as the work is wanted: where it
+ends, because the parent was stopped or killed, the worker saves its checkpoints and stops as well.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..ensemble import ModelSpec
+from ..errors import InputError
+from .jobs import Part, Shard, in_order, train_shard
+from .tables import Plan, Table
+
+__all__ = ["train_table"]
+
+
+def train_table(
+    table: Table, plan: Plan, folder: Path, *, devices: Sequence[str], backend: str = "auto", progress: bool = True
+) -> tuple[list[dict[str, Any]], float]:
+    """The runs of a table, and the seconds of training, side by side, that they took. With their checkpoints in
+    ``folder``; goes on from where it was stopped, also with other devices.
+
+    Args:
+        devices: each gets a worker. A single CPU gets one for each of its cores where the models have no fused engine,
+            which is what else would keep all cores at work.
+
+    Raises:
+        InputError: as of :func:`manifold_core.train_ensemble`.
+        RuntimeError: a worker was killed or failed; what it says stands on standard error.
+    """
+    devices = list(devices)
+    fused = all(isinstance(cell.spec, ModelSpec) for cell in table.cells(plan))
+    cores = 1 if fused or devices != ["cpu"] else torch.get_num_threads()
+    workers = [device for device in devices for _ in range(cores)]
+    shards = _shards(folder, len(workers))
+    if len(workers) == 1:
+        alone = [
+            train_shard(table, plan, shard, folder, device=devices[0], backend=backend, progress=progress)
+            for shard in shards
+        ]
+        return _together([alone])
+    orders = [
+        {
+            "table": table.name,
+            "plan": asdict(plan),
+            "shards": [asdict(shard) for shard in shards[place :: len(workers)]],
+            "folder": str(folder),
+            "device": device,
+            "backend": backend,
+            "threads": 1 if cores > 1 else None,
+            "progress": progress,
+        }
+        for place, device in enumerate(workers)
+    ]
+    return _together(_in_processes([order for order in orders if order["shards"]]))
+
+
+def _together(answers: Sequence[list[Part]]) -> tuple[list[dict[str, Any]], float]:
+    seconds = max(sum(part.seconds for part in parts) for parts in answers)
+    return in_order([part for parts in answers for part in parts]), seconds
+
+
+def _shards(folder: Path, workers: int) -> list[Shard]:
+    """One a worker, but where the table was begun with another number of them, those that were begun."""
+    begun = {int(path.name.rpartition("-")[2]) for path in folder.glob("*-of-*")}
+    of = begun.pop() if begun else workers
+    return [Shard(index, of) for index in range(of)]
+
+
+def _in_processes(orders: Sequence[dict[str, Any]]) -> list[list[Part]]:
+    workers = [_start(order, place) for place, order in enumerate(orders)]
+    try:
+        with ThreadPoolExecutor(len(workers)) as pool:
+            answers = [pool.submit(_answer, worker) for worker in workers]
+            try:
+                return [answer.result() for answer in as_completed(answers)]
+            except BaseException:
+                _dismiss(workers)
+                raise
+    finally:
+        _dismiss(workers)
+
+
+def _start(order: dict[str, Any], place: int) -> "subprocess.Popen[str]":
+    worker = subprocess.Popen(
+        [sys.executable, "-m", __spec__.name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # Their progress bars below each other.
+        env=os.environ | {"TQDM_POSITION": str(place), "TQDM_DESC": f"{order['table']} on {order['device']}"},
+        start_new_session=True,  # an interrupt of the keyboard is for the parent, which passes it on
+    )
+    assert worker.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it died: the answer, or its lack, says so
+        worker.stdin.write(json.dumps(order) + "\n")
+        worker.stdin.flush()
+    return worker
+
+
+def _answer(worker: "subprocess.Popen[str]") -> list[Part]:
+    assert worker.stdout is not None
+    with worker.stdout:
+        text = worker.stdout.read()
+    status = worker.wait()
+    if not text:
+        raise RuntimeError(f"a worker ended with exit status {status}; what it said stands above")
+    answer = json.loads(text)
+    if "error" in answer:
+        raise InputError(answer["error"])
+    return [Part(Shard(**part["shard"]), part["runs"], part["seconds"]) for part in answer["parts"]]
+
+
+def _dismiss(workers: Sequence["subprocess.Popen[str]"]) -> None:
+    """They save what they have, and end."""
+    for worker in workers:
+        assert worker.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            worker.stdin.close()
+    for worker in workers:
+        worker.wait()
+
+
+def _work() -> int:
+    """The worker's side."""
+    from .catalogue import TABLES  # the drivers
+
+    order = json.loads(sys.stdin.readline())
+    threading.Thread(target=_stop_with_input, daemon=True).start()
+    if order["threads"] is not None:
+        torch.set_num_threads(order["threads"])
+    answer: dict[str, Any]
+    try:
+        parts = [
+            train_shard(
+                TABLES[order["table"]],
+                Plan(**order["plan"]),
+                Shard(**shard),
+                Path(order["folder"]),
+                device=order["device"],
+                backend=order["backend"],
+                threads=order["threads"],
+                progress=order["progress"],
+            )
+            for shard in order["shards"]
+        ]
+        answer = {"parts": [asdict(part) for part in parts]}
+    except InputError as error:
+        answer = {"error": str(error)}
+    except KeyboardInterrupt:
+        return 130
+    print(json.dumps(answer))
+    return 0
+
+
+def _stop_with_input() -> None:
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+if __name__ == "__main__":
+    sys.exit(_work())

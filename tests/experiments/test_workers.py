@@ -1,0 +1,104 @@
+"""Several workers: the same runs as one, in the same order, wherever the work is stopped."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from manifold_core.experiments import workers
+from manifold_core.experiments.catalogue import TABLES
+from manifold_core.experiments.jobs import Part, Shard, in_order, train_shard
+from manifold_core.experiments.tables import Plan, Table
+from manifold_core.experiments.workers import train_table
+
+import manifold_core as mc
+
+PLAN = Plan("tiny", seeds=2, steps=30, samples=300, batch_size=50)
+LONG = Plan("long", seeds=1, steps=20_000, samples=300, batch_size=50)
+TABLE = TABLES["theorem1_too_few"]  # 14 cells
+TWO = ["cpu", "cpu"]
+
+
+def test_two_workers_give_the_runs_of_one(tmp_path: Path) -> None:
+    alone, _ = train_table(TABLE, PLAN, tmp_path / "alone", devices=["cpu"], progress=False)
+    shared, seconds = train_table(TABLE, PLAN, tmp_path / "shared", devices=TWO, progress=False)
+    assert len(alone) == 14 * PLAN.seeds
+    assert shared == alone
+    assert seconds > 0
+    assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == ["0-of-2", "1-of-2"]
+
+
+def test_order_of_the_runs_is_that_of_the_jobs() -> None:
+    """Seven jobs, the second with two classes."""
+    runs = [[{"job": job, "class": at} for at in range(2 if job == 1 else 1)] for job in range(7)]
+    parts = [Part(Shard(index, 3), runs[index::3], 1.0) for index in (2, 0, 1)]
+    assert in_order(parts) == [run for of_job in runs for run in of_job]
+
+
+def test_begun_by_two_it_goes_on_with_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was begun is not trained again in other shares."""
+    alone, _ = train_table(TABLE, PLAN, tmp_path / "alone", devices=["cpu"], progress=False)
+    train_shard(TABLE, PLAN, Shard(1, 2), tmp_path / "begun", device="cpu", progress=False)
+    trained = []
+
+    def train(table: Table, plan: Plan, shard: Shard, folder: Path, **options: Any) -> Part:
+        trained.append(shard)
+        return train_shard(table, plan, shard, folder, **options)
+
+    monkeypatch.setattr(workers, "train_shard", train)
+    found, _ = train_table(TABLE, PLAN, tmp_path / "begun", devices=["cpu"], progress=False)
+    assert trained == [Shard(0, 2), Shard(1, 2)]
+    assert found == alone
+
+
+def test_what_a_worker_refuses_the_parent_refuses(tmp_path: Path) -> None:
+    (tmp_path / "1-of-2").mkdir()
+    (tmp_path / "1-of-2/checkpoint.json").write_text("no JSON")
+    with pytest.raises(mc.InputError, match=r"1-of-2.*cannot be read"):
+        train_table(TABLE, PLAN, tmp_path, devices=TWO, progress=False)
+
+
+def test_a_worker_that_fails_is_no_result(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="a worker ended with exit status 1"):
+        train_table(TABLE, PLAN, tmp_path, devices=TWO, backend="cuda", progress=False)
+
+
+def _children(pid: int) -> list[int]:
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(word) for word in path.read_text().split()] if path.exists() else []
+
+
+def _wait(condition: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers by Linux's /proc")
+def test_killed_the_parent_leaves_no_worker_and_goes_on(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from manifold_core.experiments.catalogue import TABLES\n"
+        "from manifold_core.experiments.tables import Plan\n"
+        "from manifold_core.experiments.workers import train_table\n"
+        f"plan = {LONG!r}\n"
+        f"train_table(TABLES[{TABLE.name!r}], plan, Path(sys.argv[1]), devices={TWO!r}, progress=False)\n"
+    )
+    folder = tmp_path / "killed"
+    parent = subprocess.Popen([sys.executable, "-c", script, str(folder)])
+    try:
+        _wait(lambda: len(list(folder.glob("*-of-2"))) == 2)
+        own = _children(parent.pid)
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    assert len(own) == 2
+    _wait(lambda: not any(Path(f"/proc/{pid}").exists() for pid in own))
+    found, _ = train_table(TABLE, LONG, folder, devices=TWO, progress=False)
+    assert found == train_table(TABLE, LONG, tmp_path / "alone", devices=["cpu"], progress=False)[0]
