@@ -33,8 +33,7 @@ def _cell(start: int, variant: str, plan: Plan) -> Cell:
         spec = model(gamma="analytic" if variant == ANALYTIC else "learned")
         data = partial(synthetic_manifold, ambient_dim=AMBIENT_DIM, manifold_dim=MANIFOLD_DIM)
         return Cell(columns, spec, data, (MANIFOLD_DIM,), variant)
-    prior = "learned" if variant == "CVAE, learned prior" else "standard"
-    spec = model(condition_dim=CONDITION_DIM, prior=prior)
+    spec = model(condition_dim=CONDITION_DIM, prior="learned" if variant == "CVAE, learned prior" else "standard")
     conditional = partial(
         conditional_manifold, ambient_dim=AMBIENT_DIM, manifold_dim=MANIFOLD_DIM, condition_dim=CONDITION_DIM
     )

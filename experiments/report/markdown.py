@@ -110,8 +110,8 @@ def _numbers(row: Row) -> list[str]:
 
 
 def _fits(fits: Sequence[Fit]) -> str:
-    head = ("models", "active dimensions", "expected slope", "slope", "off by", "intercept", "R²", "points")
-    head += tuple(name for name, _ in EXPONENTS)
+    head = ["models", "active dimensions", "expected slope", "slope", "off by", "intercept", "R²", "points"]
+    head += [name for name, _ in EXPONENTS]
     lines = [
         (
             label(fit),
