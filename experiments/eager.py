@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..models import CVAE, VAE
+from ..training import TrainingConfig
 from .tables import Cell, Plan
 
 __all__ = ["eager_loss", "eager_seconds"]
@@ -50,7 +51,10 @@ def eager_seconds(cells: Sequence[Cell], plan: Plan, device: str) -> float:
     seconds = 0.0
     for cell in cells:
         data = cell.data(n_train=plan.batch_size, n_validation=1, seed=0)
-        kind = replace(cell.spec, log_gamma=0.0), data.train.shape[1]  # what else there is changes no time
+        kind = (
+            replace(cell.spec, log_gamma=0.0, training=TrainingConfig()),
+            data.train.shape[1],
+        )  # what else there is changes no time
         if kind not in of_a_step:
             of_a_step[kind] = _median_step(cell, data, device)
         seconds += plan.seeds * plan.steps * of_a_step[kind]

@@ -46,7 +46,7 @@ def differences(model: VAE | CVAE, x: Tensor, c: Tensor) -> dict[str, float]:
 
 
 def _cells(plan: Plan) -> list[Cell]:
-    spec = ModelSpec(LATENT_DIM, recipe.hidden("manifold", plan), training=recipe.training(plan))
+    spec = ModelSpec(LATENT_DIM, recipe.hidden("manifold", plan))
     return [
         Cell(
             {"t": t},

@@ -15,7 +15,7 @@ def _cells(plan: Plan) -> Iterator[Cell]:
     for row in paper.rows("table1"):
         kappa, d, r = row["kappa"], row["d"], row["r"]
         data = partial(synthetic_manifold, ambient_dim=d, manifold_dim=r)
-        spec = ModelSpec(kappa, recipe.hidden("manifold", plan), training=recipe.training(plan))
+        spec = ModelSpec(kappa, recipe.hidden("manifold", plan))
         yield Cell({"kappa": kappa, "d": d, "r": r}, spec, data, (min(r, kappa),))
 
 

@@ -15,7 +15,7 @@ MANIFOLD_DIM = 10
 
 def _cell(t: int, plan: Plan) -> Cell:
     data = partial(conditional_manifold, ambient_dim=AMBIENT_DIM, manifold_dim=MANIFOLD_DIM, condition_dim=t)
-    spec = ModelSpec(LATENT_DIM, recipe.hidden("manifold", plan), condition_dim=t, training=recipe.training(plan))
+    spec = ModelSpec(LATENT_DIM, recipe.hidden("manifold", plan), condition_dim=t)
     return Cell({"t": t}, spec, data, (MANIFOLD_DIM - t,))
 
 

@@ -23,7 +23,6 @@ def _cells(plan: Plan) -> list[Cell]:
                 activation="prelu",
                 condition_dim=len(DIMENSIONS),
                 attention=variant == "with attention",
-                training=recipe.training(plan),
             ),
             partial(union_of_manifolds, ambient_dim=AMBIENT_DIM, manifold_dims=DIMENSIONS),
             DIMENSIONS,

@@ -27,7 +27,6 @@ def _cells(plan: Plan) -> list[Cell]:
                 activation="prelu",
                 condition_dim=max(DIMENSIONS),
                 attention=variant == "with attention",
-                training=recipe.training(plan),
             ),
             partial(varying_condition, ambient_dim=AMBIENT_DIM, manifold_dim=MANIFOLD_DIM, condition_dims=DIMENSIONS),
             tuple(MANIFOLD_DIM - t for t in DIMENSIONS),

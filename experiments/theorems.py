@@ -32,15 +32,14 @@ TOO_FEW = ((20, 6, 2), (20, 4, 2))  # d, r, κ
 
 
 def _vae(d: int, r: int, kappa: int, log_gamma: float, plan: Plan) -> Cell:
-    hidden, training = recipe.hidden("manifold", plan), recipe.training(plan)
-    spec = ModelSpec(kappa, hidden, gamma="fixed", log_gamma=log_gamma, training=training)
+    spec = ModelSpec(kappa, recipe.hidden("manifold", plan), gamma="fixed", log_gamma=log_gamma)
     data = partial(synthetic_manifold, ambient_dim=d, manifold_dim=r)
     return Cell({"d": d, "r": r, "kappa": kappa, "log_gamma": log_gamma}, spec, data, (min(r, kappa),))
 
 
 def _cvae(d: int, r: int, t: int, log_gamma: float, plan: Plan) -> Cell:
-    hidden, training = recipe.hidden("manifold", plan), recipe.training(plan)
-    spec = ModelSpec(LATENT_DIM, hidden, gamma="fixed", log_gamma=log_gamma, condition_dim=t, training=training)
+    hidden = recipe.hidden("manifold", plan)
+    spec = ModelSpec(LATENT_DIM, hidden, gamma="fixed", log_gamma=log_gamma, condition_dim=t)
     data = partial(conditional_manifold, ambient_dim=d, manifold_dim=r, condition_dim=t)
     return Cell({"d": d, "r": r, "t": t, "log_gamma": log_gamma}, spec, data, (r - t,))
 

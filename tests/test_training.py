@@ -236,14 +236,14 @@ def cvae(prior: str = "learned") -> mc.CVAE:
 
 def test_samples_and_conditions_stay_together() -> None:
     """A plain loop over pairs, with PyTorch's own Adam and schedule."""
-    (x, c), config = toy(), mc.TrainingConfig(steps=30, batch_size=64, learning_rate=0.01, seed=5)
+    (x, c), config = toy(), mc.TrainingConfig(30, 64, learning_rate=0.01, log_gamma_rate=7.0, beta2=0.99, seed=5)
     model, plain = cvae(), cvae()
     history = mc.train(model, x, config, condition=c, progress=False)
     networks = [*plain.encoder.parameters(), *plain.decoder.parameters()]
     networks += [p for part in (plain.prior, plain.gate) if part is not None for p in part.parameters()]
     groups = [{"params": networks}, {"params": [plain.elbo.log_gamma]}]
     optimizer = torch.optim.Adam(groups, lr=0.01, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=[0.01, 0.1], total_steps=30)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=[0.01, 0.07], total_steps=30)
     for step in range(30):
         epoch, k = divmod(step, 3)
         places = torch.arange(64 * k, 64 * (k + 1)).unsqueeze(0)

@@ -144,7 +144,7 @@ def test_a_summary_takes_the_place_of_the_runs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "cells", "rows"),
-    [("table1", 18, 18), ("table3", 5, 5), ("table5", 2, 10), ("table6", 4, 20), ("table7", 16, 16)],
+    [("table1", 18, 18), ("table3", 5, 5), ("table5", 2, 10), ("table6", 4, 20), ("table7", 31, 31)],
 )
 def test_tables_have_the_rows_of_the_paper(name: str, cells: int, rows: int) -> None:
     table = TABLES[name]
@@ -181,3 +181,24 @@ def test_bad_input(tmp_path: Path, arguments: dict[str, Any], message: str) -> N
         reproduce(**({"names": ["table3"], "folder": tmp_path} | arguments))
     assert list(tmp_path.iterdir()) == []
     assert "synthetic" in NAMES
+
+
+def test_as_published_is_the_papers_set_up() -> None:
+    plan = BUDGETS["full"].as_published()
+    assert (plan.steps, plan.batch_size, plan.samples) == (50_000, 100_000, 100_000)
+    assert plan.as_dict() != BUDGETS["full"].as_dict()
+    widths = {"table1": (16,), "table3": (16,), "table5": (32, 32), "table6": (64,), "table7": (16,)}
+    for name, hidden in widths.items():
+        for cell in TABLES[name].cells(plan):
+            assert cell.spec.hidden == hidden
+            assert (cell.spec.training.beta2, cell.spec.training.log_gamma_rate) == (0.999, 1.0)
+        printed = [(row["cell"], row["variant"]) for row in TABLES[name].paper]
+        built = TABLES[name].cells(plan)
+        assert all(row in [({**c.columns, **k}, c.variant) for c in built for k in c.classes] for row in printed)
+
+
+def test_folders_are_checked_before_the_first_table_is_trained(tmp_path: Path) -> None:
+    (tmp_path / "table7.json").write_text("{}")
+    with pytest.raises(mc.InputError, match=r"table7\.json.*no file of a finished table"):
+        reproduce(["table3", "table7"], tmp_path, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["table7.json"]
