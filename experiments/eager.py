@@ -1,23 +1,51 @@
-"""What the models of a table would take in eager PyTorch, written by hand as the paper describes them."""
+"""``manifold-core eager``: what the models of finished tables would take in eager PyTorch, written by hand as the paper
+describes them, on this machine."""
 
+import json
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ..data import Dataset
+from ..errors import InputError
+from ..files import write_json
 from ..models import CVAE, VAE
 from ..training import TrainingConfig
+from .catalogue import TABLES
 from .tables import Cell, Plan
 
-__all__ = ["eager_loss", "eager_seconds"]
+__all__ = ["eager_loss", "eager_seconds", "measure"]
 
 WARM_UP, FEWEST, PATIENCE = 2, 7, 0.3  # steps that are not counted; counted ones, or as many as fit into these seconds
+
+
+def measure(folder: Path, device: str = "cpu") -> None:
+    """Write into each result file of a known table, as ``eager_seconds``, what its models would take one after the
+    other: for the steps that were trained, and for what the paper trained. Wants a machine that does nothing else.
+
+    Raises:
+        InputError: no result file of a table in the folder.
+    """
+    paths = {name: folder / f"{name}.json" for name in TABLES if (folder / f"{name}.json").exists()}
+    if not paths:
+        raise InputError(f"folder must hold result files such as table1.json, got {str(folder)!r}: none in it")
+    for name, path in tqdm(paths.items(), unit="table", file=sys.stderr):
+        content, table = json.loads(path.read_text(encoding="utf-8")), TABLES[name]
+        plan = Plan(**content["plan"])
+        found = {"same_steps": eager_seconds(table.cells(plan), plan, device)}
+        if table.paper:
+            published = plan.as_published()
+            found["as_published"] = eager_seconds(table.cells(published), published, device)
+        write_json(path, content | {"eager_seconds": found})
 
 
 def eager_loss(model: VAE | CVAE, x: Tensor, c: Tensor | None, noise: Tensor) -> Tensor:
@@ -51,10 +79,8 @@ def eager_seconds(cells: Sequence[Cell], plan: Plan, device: str) -> float:
     seconds = 0.0
     for cell in cells:
         data = cell.data(n_train=plan.batch_size, n_validation=1, seed=0)
-        kind = (
-            replace(cell.spec, log_gamma=0.0, training=TrainingConfig()),
-            data.train.shape[1],
-        )  # what else there is changes no time
+        # What is left out here changes no time.
+        kind = replace(cell.spec, log_gamma=0.0, training=TrainingConfig()), data.train.shape[1]
         if kind not in of_a_step:
             of_a_step[kind] = _median_step(cell, data, device)
         seconds += plan.seeds * plan.steps * of_a_step[kind]

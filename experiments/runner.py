@@ -17,7 +17,6 @@ from ..errors import InputError
 from ..files import output_folder, write_json
 from ..kernels.dispatch import explain
 from ..provenance import commit, processor
-from .eager import eager_seconds
 from .tables import Plan, Table
 from .workers import train_table
 
@@ -56,21 +55,11 @@ def run_table(
             "plan": plan.as_dict(),
             "convention": CONVENTION,
             "seconds": seconds,
-            "eager_seconds": _eager(table, plan, devices[0]),
             "provenance": where | {"backend": explain(torch.empty(0, device=devices[0]), backend=backend).backend},
         }
         found |= table.summary(runs) if table.summary is not None else {"runs": runs, "paper": list(table.paper)}
         write_json(output_folder(folder) / f"{table.name}.json", found)
     shutil.rmtree(checkpoints, ignore_errors=True)  # also what a run left that was killed after its last line
-    return found
-
-
-def _eager(table: Table, plan: Plan, device: str) -> dict[str, float]:
-    """What one device would take in eager PyTorch: for the steps that were trained, and for what the paper trained."""
-    found = {"same_steps": eager_seconds(table.cells(plan), plan, device)}
-    if table.paper:
-        published = plan.as_published()
-        found["as_published"] = eager_seconds(table.cells(published), published, device)
     return found
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``manifold-core train``, ``reproduce``, ``report`` and ``info``."""
+"""The command line: ``manifold-core train``, ``reproduce``, ``eager``, ``report`` and ``info``."""
 
 import argparse
 import signal
@@ -110,6 +110,13 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--quiet", action="store_true", help="no progress bar")
 
     add = commands.add_parser(
+        "eager", help="measure what the tables in a folder would take in eager PyTorch on this machine, for the report"
+    )
+    add.set_defaults(command=_eager)
+    add.add_argument("folder", type=Path, metavar="DIR", help="folder of result files, as table1.json")
+    add.add_argument("--device", default="cpu", help="cpu or cuda")
+
+    add = commands.add_parser(
         "report", help="one page of the result files in a folder, the paper's numbers beside them"
     )
     add.set_defaults(command=_report)
@@ -165,6 +172,13 @@ def _reproduce(options: argparse.Namespace) -> int:
         progress=not options.quiet,
     )
     print(f"results: {options.out}")
+    return 0
+
+
+def _eager(options: argparse.Namespace) -> int:
+    from .experiments.eager import measure
+
+    measure(options.folder, _device(options.device))
     return 0
 
 

@@ -19,14 +19,14 @@ import manifold_core as mc
 
 PLAN = Plan("tiny", seeds=2, steps=30, samples=300, batch_size=50)
 LONG = Plan("long", seeds=1, steps=20_000, samples=300, batch_size=50)
-TABLE = TABLES["theorem1_too_few"]  # 14 cells
+TABLE = TABLES["theorem1_too_few"]
 TWO = ["cpu", "cpu"]
 
 
 def test_two_workers_give_the_runs_of_one(tmp_path: Path) -> None:
     alone, _ = train_table(TABLE, PLAN, tmp_path / "alone", devices=["cpu"], progress=False)
     shared, seconds = train_table(TABLE, PLAN, tmp_path / "shared", devices=TWO, progress=False)
-    assert len(alone) == 14 * PLAN.seeds
+    assert len(alone) == len(TABLE.cells(PLAN)) * PLAN.seeds > 2
     assert shared == alone
     assert seconds > 0
     assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == ["0-of-2", "1-of-2"]
