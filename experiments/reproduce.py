@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError
-from . import table1, table3, table5, table6, table7, theorems
+from . import table1, table3, table5, table6, table7, table8, theorems
 from .runner import run_table
 from .tables import BUDGETS, Table
 
@@ -13,7 +13,7 @@ __all__ = ["NAMES", "reproduce"]
 
 SYNTHETIC: dict[str, Table] = {
     table.name: table
-    for table in (table1.TABLE, table3.TABLE, table5.TABLE, table6.TABLE, table7.TABLE, *theorems.TABLES)
+    for table in (table1.TABLE, table3.TABLE, table5.TABLE, table6.TABLE, table7.TABLE, table8.TABLE, *theorems.TABLES)
 }
 NAMES = (*SYNTHETIC, "synthetic")
 

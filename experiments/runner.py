@@ -15,11 +15,10 @@ from torch import Tensor
 
 from .. import __version__
 from ..data import Dataset
-from ..ensemble import ModelSpec, TrainedModel, train_ensemble
+from ..ensemble import Spec, TrainedModel, explain_ensemble, train_ensemble
 from ..errors import InputError
 from ..evaluation import Metrics, evaluate
 from ..files import output_folder, write_json
-from ..kernels.dispatch import explain
 from ..provenance import commit, processor
 from .tables import Cell, Plan, Table
 
@@ -40,6 +39,7 @@ def run_table(
     Raises:
         InputError: the folder holds this table, finished or begun, by another plan.
     """
+    plan = table.plan(plan)
     path = output_folder(folder) / f"{table.name}.json"
     checkpoint = folder / f".{table.name}"
     if (found := _finished(path, plan)) is not None:
@@ -55,6 +55,7 @@ def run_table(
         for (cell, seed), spec, model in zip(jobs, specs, trained, strict=True)
         for run in _runs(cell, seed, model, sets[spec.data], inputs[spec.data])
     ]
+    weights = next(trained[0].model.parameters())
     result = {
         "table": table.name,
         "title": table.title,
@@ -63,7 +64,7 @@ def run_table(
         "plan": plan.as_dict(),
         "convention": CONVENTION,
         "seconds": trained[0].history.seconds,
-        "provenance": where | {"backend": explain(next(trained[0].model.parameters()), backend=backend).backend},
+        "provenance": where | {"backend": explain_ensemble(specs, weights, backend=backend).backend},
     }
     result |= table.summary(runs) if table.summary is not None else {"runs": runs, "paper": list(table.paper)}
     write_json(path, result)
@@ -88,11 +89,11 @@ def _finished(path: Path, plan: Plan) -> dict[str, Any] | None:
     return found
 
 
-def _sets_and_specs(jobs: list[tuple[Cell, int]], plan: Plan) -> tuple[list[Dataset], list[ModelSpec]]:
+def _sets_and_specs(jobs: list[tuple[Cell, int]], plan: Plan) -> tuple[list[Dataset], list[Spec]]:
     """Every data set once, in the order in which they are first wanted."""
     places: dict[Any, int] = {}
     sets: list[Dataset] = []
-    specs = []
+    specs: list[Spec] = []
     for cell, seed in jobs:
         key = (cell.data.func, tuple(sorted(cell.data.keywords.items())), seed)
         if key not in places:
