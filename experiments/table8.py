@@ -1,10 +1,10 @@
 """Table 8: encoder and prior that share weights, on sequences.
 
-The paper's text leaves open which steps the loss is summed over, so the table has both readings, and the paper's numbers
-beside each:
+The paper's text leaves open which steps the loss is summed over, so the table has both readings, and beside each the
+paper's numbers:
 
-- the sixth step of windows of six, given five. The LSTM that encoder and prior share then reads six steps as encoder and
-  five as prior: Theorem 3, which has one network at every length, says nothing of it;
+- the sixth step of windows of six, given five. The LSTM that encoder and prior share then reads six steps as encoder
+  and five as prior: Theorem 3, which has one network at every length, says nothing of it;
 - every step of these windows given those before it: equation (3), of which Theorem 3 speaks.
 
 Both networks apart, the loss falls with γ and 10 dimensions are active (Theorem 2): each of the 10 series has an

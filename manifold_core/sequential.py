@@ -27,8 +27,8 @@ class SequentialCVAE(CVAE):
 
     A prior that shares the encoder's weights, p(z|x_<l) = q(z|x_<l), keeps the loss from falling without bound
     (Theorem 3). The theorem takes one network for all l. Here all windows have one length, encoder and prior read
-    sequences of different lengths, and a network that counts steps can tell the two apart; :class:`EveryStepCVAE` leaves
-    it no such way out.
+    sequences of different lengths, and a network that counts steps can tell the two apart; with
+    :class:`EveryStepCVAE` it gains nothing by that.
 
     Source: "Learning Manifold Dimensions with Conditional VAEs", equation (3), Sections 3.3, 4.6.
     """
@@ -159,10 +159,7 @@ class EveryStepCVAE(SequentialCVAE):
         steps = self.encoder.sequence(x, c)
         network: Any = self.encoder.network
         mu, log_var = network.at_every_length(steps)
-        if self.prior is network:
-            prior = mu[:, :-1], log_var[:, :-1]
-        else:
-            prior = self.prior.at_every_length(c)
+        prior = (mu[:, :-1], log_var[:, :-1]) if self.prior is network else self.prior.at_every_length(c)
         return steps, (mu[:, 1:], log_var[:, 1:]), prior
 
 

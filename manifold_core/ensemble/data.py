@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..checkpoint import fingerprint
 from ..errors import InputError
-from .spec import ModelSpec, SequentialSpec, Spec
+from .spec import SequentialSpec, Spec
 
 __all__ = ["DataSet", "check_data", "check_specs"]
 

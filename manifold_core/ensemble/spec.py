@@ -21,8 +21,8 @@ MOST_HIDDEN = 3
 
 @contextmanager
 def _drawn_from(seed: int) -> Iterator[None]:
-    """What is built here has the weights of the seed, in float32, the engines' type: whatever PyTorch's generator, which
-    is left alone, and its default are."""
+    """Weights made here are those of the seed, and of the engines' type, whatever the default is: seeds mean the same,
+    and words name floats. torch's global generator is left alone."""
     before = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

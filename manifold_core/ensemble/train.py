@@ -139,9 +139,7 @@ def train_ensemble(
     ]
 
 
-def _trained(
-    spec: Spec, model: VAE | CVAE, data: Samples, history: History, diverged_at: int | None
-) -> TrainedModel:
+def _trained(spec: Spec, model: VAE | CVAE, data: Samples, history: History, diverged_at: int | None) -> TrainedModel:
     return TrainedModel(spec, model, evaluate(model, data.x, data.condition), history, diverged_at)
 
 

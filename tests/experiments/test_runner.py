@@ -15,6 +15,7 @@ from manifold_core.experiments.tables import BUDGETS, Cell, Plan, Table
 
 import manifold_core as mc
 from manifold_core.data import Dataset
+from manifold_core.ensemble.data import check_data, check_specs
 
 PLAN = Plan("tiny", seeds=2, steps=20, samples=120, batch_size=40)
 
@@ -143,7 +144,7 @@ def test_a_summary_takes_the_place_of_the_runs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "cells", "rows"),
-    [("table1", 18, 18), ("table3", 5, 5), ("table5", 2, 10), ("table6", 4, 20), ("table7", 16, 16)],
+    [("table1", 18, 18), ("table3", 5, 5), ("table5", 2, 10), ("table6", 4, 20), ("table7", 16, 16), ("table8", 4, 4)],
 )
 def test_tables_have_the_rows_of_the_paper(name: str, cells: int, rows: int) -> None:
     table = SYNTHETIC[name]
@@ -159,8 +160,8 @@ def test_every_data_set_fits_its_model() -> None:
     for table in SYNTHETIC.values():
         for cell in table.cells(BUDGETS["full"]):
             data = cell.data(n_train=20, n_validation=1, seed=0)
-            width = 0 if data.train_condition is None else data.train_condition.shape[1]
-            assert cell.spec.condition_dim == width
+            parts = data.train if data.train_condition is None else (data.train, data.train_condition)
+            check_specs([cell.spec], check_data(parts))  # raises where it does not
             if len(cell.classes) > 1:
                 assert data.train_labels is not None
                 assert data.train_labels.unique().tolist() == list(range(len(cell.classes)))
