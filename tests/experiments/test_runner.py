@@ -41,6 +41,11 @@ PRINTED = {"cell": {"d": 4}, "variant": "", "AD": 1}
 TABLE = Table("tableX", "a table", lambda _: [PLAIN, SAME_DATA, CLASSES], [PRINTED])
 
 
+def sequences(*, n_train: int, n_validation: int, seed: int) -> Dataset:
+    data = noise(3, n_train=n_train, n_validation=n_validation, seed=seed)
+    return replace(data, train_condition=torch.stack((data.train.flip(0), data.train.roll(1, 0)), dim=1))
+
+
 def run(folder: Path, table: Table = TABLE, plan: Plan = PLAN) -> dict[str, Any]:
     return run_table(table, plan, folder, progress=False)
 
@@ -80,6 +85,32 @@ def test_numbers_are_those_of_a_model_trained_alone(tmp_path: Path) -> None:
         assert found["recon"] == pytest.approx(wanted.recon, rel=1e-5)
         assert found["variance"] == pytest.approx(wanted.variance, rel=1e-5)
         assert found["active_dimensions"] == wanted.active_dimensions
+
+
+def test_a_table_of_sequential_models_is_trained_by_the_reference(tmp_path: Path) -> None:
+    spec = mc.SequentialSpec(2, every_step=True, hidden=4, share_weights=True)
+    cell = Cell({"shared_weights": True}, spec, partial(sequences), (None,))
+    result = run(tmp_path, Table("tableY", "sequences", lambda _: [cell]))
+    assert result["provenance"]["backend"] == "reference"
+    assert [r["true_active"] for r in result["runs"]] == [None, None]
+    data = sequences(n_train=PLAN.samples, n_validation=1, seed=1)
+    model = replace(spec, training=mc.TrainingConfig(PLAN.steps, PLAN.batch_size, seed=1)).build(3)
+    mc.train(
+        *(model, data.train, mc.TrainingConfig(PLAN.steps, PLAN.batch_size, seed=1)),
+        condition=data.train_condition,
+        progress=False,
+    )
+    wanted = mc.evaluate(model, data.train, data.train_condition)
+    assert result["runs"][1]["neg_elbo"] == pytest.approx(2 * wanted.neg_elbo, rel=1e-5)
+    assert result["runs"][1]["variance"] == pytest.approx(wanted.variance, rel=1e-5)
+
+
+def test_a_table_has_its_own_way_with_a_plan(tmp_path: Path) -> None:
+    table = replace(TABLE, plan=lambda plan: replace(plan, steps=plan.steps // 4, batch_size=30))
+    result = run(tmp_path, table)
+    assert result["plan"] == PLAN.as_dict() | {"steps": 5, "batch_size": 30}
+    assert result["runs"] == run(tmp_path / "other", plan=replace(PLAN, steps=5, batch_size=30))["runs"]
+    assert run(tmp_path, table) == result
 
 
 def test_a_finished_table_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
