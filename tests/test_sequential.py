@@ -325,14 +325,15 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_shared_weights_cost_loss() -> None:
+@pytest.mark.parametrize("kind", [mc.SequentialCVAE, mc.EveryStepCVAE])
+def test_shared_weights_cost_loss(kind: type[mc.SequentialCVAE]) -> None:
     """Theorem 3, early in training, where it shows at its clearest."""
     x, c = autoregressive(2000)
     config = mc.TrainingConfig(steps=300, batch_size=128, learning_rate=0.02, seed=2)
     found = []
     for share_weights in (False, True):
         torch.manual_seed(2)
-        trained = mc.SequentialCVAE.lstm(4, 4, 16, share_weights=share_weights)
+        trained = kind.lstm(4, 4, 16, share_weights=share_weights)
         mc.train(trained, x, config, condition=c, progress=False)
         found.append(mc.evaluate(trained, x, c).neg_elbo)
     apart, shared = found
