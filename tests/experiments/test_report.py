@@ -218,10 +218,10 @@ class TestNumbers:
         cells = {(n, yes): {"tied": yes, "n": n} for n, yes in losses}
         unknown = {"true_active": None, "variant": "v"}
         runs = [run(s, 3, x, cell=cells[key], **unknown) for key, own in losses.items() for s, x in own.items()]
-        runs += [
-            run(7, 3, -1.0, cell=cells[1, yes], diverged_at=9 if yes else None, **unknown) for yes in (True, False)
-        ]
-        runs += [run(0, 3, -1.0, cell=cells[3, False], true_active=None, variant="w")]
+        for seed, diverged in ((7, True), (8, False)):  # one of the two
+            ends = {diverged: 9, not diverged: None}
+            runs += [run(seed, 3, -1.0, cell=cells[1, yes], diverged_at=ends[yes], **unknown) for yes in (True, False)]
+        runs += [run(0, 3, -1.0, cell=cells[3, True], true_active=None, variant="w")]
         printed = {(1, True): -10.0, (1, False): -13.0, (2, True): -90.0, (2, False): -50.0, (3, True): -1.0}
         paper = [{"cell": cells[key], "variant": "v", "neg_elbo": x} for key, x in printed.items()]
         (result,) = written(file(runs=runs, paper=paper))
