@@ -73,7 +73,7 @@ class SequentialCVAE(CVAE):
 
 
 class EveryStepCVAE(SequentialCVAE):
-    """−ELBO = 1/n Σ_{l=1..n} E_q(z|x_≤l)[½ (‖x_l − x̂(z, x_<l)‖²/γ + d log 2πγ)] + KL[q(z|x_≤l) ‖ p(z|x_<l)].
+    """−ELBO = 1/n Σ_{l=1..n} (E_q(z|x_≤l)[½ (‖x_l − x̂(z, x_<l)‖²/γ + d log 2πγ)] + KL[q(z|x_≤l) ‖ p(z|x_<l)]).
 
     Equation (3), the sum over l as a mean: c ``[B, T, d]`` and x ``[B, d]`` are the n = T + 1 steps of a sequence, and
     one encoder, one prior, one decoder and one γ serve every l, from the first step, of which nothing is known, on.
