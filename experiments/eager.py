@@ -19,11 +19,14 @@ from ..data import Dataset
 from ..errors import InputError
 from ..files import write_json
 from ..models import CVAE, VAE
+from ..sequential import EveryStepCVAE
 from ..training import TrainingConfig
 from .catalogue import TABLES
 from .tables import Cell, Plan
 
 __all__ = ["eager_loss", "eager_seconds", "measure"]
+
+Gaussian = tuple[Tensor, Tensor]  # mu and log_var
 
 WARM_UP, FEWEST, PATIENCE = 2, 7, 0.3  # steps that are not counted; counted ones, or as many as fit into these seconds
 
@@ -48,28 +51,43 @@ def measure(folder: Path, device: str = "cpu") -> None:
         write_json(path, content | {"eager_seconds": found})
 
 
-def eager_loss(model: VAE | CVAE, x: Tensor, c: Tensor | None, noise: Tensor) -> Tensor:
+def eager_loss(model: VAE | CVAE, x: Tensor, c: Tensor | None, noise: Tensor | None = None) -> Tensor:
     """½ (‖x − x̂‖²/γ + d log 2πγ) + KL[q ‖ p], averaged over the batch, of the model's networks alone: no op of ours."""
-    prior_mu = prior_log_var = torch.zeros((), device=x.device)
-    if isinstance(model, CVAE):
-        mu, log_var = model.encoder(x, c)
-        if model.prior is not None:
-            prior_mu, prior_log_var = model.prior(c)
-    else:
-        mu, log_var = model.encoder(x)
-    z = mu + torch.exp(0.5 * log_var) * noise
+    x, (mu, log_var), (prior_mu, prior_log_var), decode = _networks(model, x, c)
+    noise = torch.randn_like(mu) if noise is None else noise
     distance = (mu - prior_mu).square() / prior_log_var.exp()
     kl = 0.5 * ((log_var - prior_log_var).exp() + distance - 1 - log_var + prior_log_var).sum(dim=1)
-    if isinstance(model, CVAE):
-        if model.gate is not None:
-            z = z * torch.sigmoid(model.gate(c))
-        x_hat = model.decoder(z, c)
-    else:
-        x_hat = model.decoder(z)
-    error = (x - x_hat).square().sum(dim=1)
+    error = (x - decode(mu + torch.exp(0.5 * log_var) * noise)).square().sum(dim=1)
     d = x.shape[1]
     log_gamma = (error.mean() / d).log() if model.elbo.gamma == "analytic" else model.elbo.log_gamma
     return (0.5 * (error / log_gamma.exp() + d * (math.log(2 * math.pi) + log_gamma)) + kl).mean()
+
+
+def _networks(
+    model: VAE | CVAE, x: Tensor, c: Tensor | None
+) -> tuple[Tensor, Gaussian, Gaussian, Callable[[Tensor], Tensor]]:
+    """What is to be reconstructed, q and p, and the decoder; of a model of every step with a row for each step."""
+    zero = torch.zeros((), device=x.device)
+    if not isinstance(model, CVAE):
+        return x, model.encoder(x), (zero, zero), model.decoder
+    assert c is not None
+    if isinstance(model, EveryStepCVAE):
+        steps = torch.cat((c, x.unsqueeze(1)), dim=1)
+        encoder: Any = model.encoder.network
+        mu, log_var = encoder.at_every_length(steps)
+        prior_mu, prior_log_var = model.prior.at_every_length(c)
+
+        def decode_every_step(z: Tensor) -> Tensor:
+            return model.decoder.at_every_length(z.unflatten(0, steps.shape[:2]), c).flatten(0, 1)
+
+        q = mu[:, 1:].flatten(0, 1), log_var[:, 1:].flatten(0, 1)
+        return steps.flatten(0, 1), q, (prior_mu.flatten(0, 1), prior_log_var.flatten(0, 1)), decode_every_step
+
+    def decode(z: Tensor) -> Tensor:
+        x_hat: Tensor = model.decoder(z if model.gate is None else z * torch.sigmoid(model.gate(c)), c)
+        return x_hat
+
+    return x, model.encoder(x, c), (zero, zero) if model.prior is None else model.prior(c), decode
 
 
 def eager_seconds(cells: Sequence[Cell], plan: Plan, device: str) -> float:
@@ -96,9 +114,8 @@ def _median_step(cell: Cell, data: Dataset, device: str) -> float:
 
     def step() -> None:
         order = torch.randperm(len(x), device=device)
-        noise = torch.randn(len(x), model.latent_dim, device=device)
         optimizer.zero_grad()
-        eager_loss(model, x[order], None if c is None else c[order], noise).backward()
+        eager_loss(model, x[order], None if c is None else c[order]).backward()
         optimizer.step()
         if x.is_cuda:
             torch.cuda.synchronize(x.device)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..data import Dataset
-from ..ensemble import ModelSpec, TrainedModel, train_ensemble
+from ..ensemble import Spec, TrainedModel, train_ensemble
 from ..evaluation import Metrics, evaluate
 from .tables import Cell, Plan, Table
 
@@ -72,11 +72,11 @@ def in_order(parts: Sequence[Part]) -> list[dict[str, Any]]:
     return [run for job in range(jobs) for run in by_index[job % len(parts)][job // len(parts)]]
 
 
-def _sets_and_specs(jobs: list[tuple[Cell, int]], plan: Plan) -> tuple[list[Dataset], list[ModelSpec]]:
+def _sets_and_specs(jobs: list[tuple[Cell, int]], plan: Plan) -> tuple[list[Dataset], list[Spec]]:
     """Every data set once, in the order in which they are first wanted."""
     places: dict[Any, int] = {}
     sets: list[Dataset] = []
-    specs = []
+    specs: list[Spec] = []
     for cell, seed in jobs:
         key = (cell.data.func, tuple(sorted(cell.data.keywords.items())), seed)
         if key not in places:

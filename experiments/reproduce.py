@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
+from ..ensemble import explain_ensemble
 from ..errors import InputError
 from ..files import locked, output_folder
 from .catalogue import TABLES
 from .runner import finished, run_table
-from .tables import BUDGETS
+from .tables import BUDGETS, Plan, Table
 
 __all__ = ["NAMES", "reproduce"]
 
@@ -36,7 +39,8 @@ def reproduce(
         devices: which share the models of a table.
 
     Raises:
-        InputError: an unknown table or budget, no seeds, or a folder that holds other results.
+        InputError: an unknown table or budget, no seeds, a backend that cannot train a table, or a folder that holds
+            other results.
     """
     unknown = [name for name in names if name not in NAMES]
     if unknown or not names:
@@ -53,6 +57,16 @@ def reproduce(
     tables = [TABLES[name] for name in (TABLES if whole else dict.fromkeys(names))]
     with locked(output_folder(folder)):
         for table in tables:  # before the first is trained
-            finished(table, plan, folder)
+            finished(table, table.plan(plan), folder)
+            _check_backend(table, plan, devices, backend)
         for table in tables:
             run_table(table, plan, folder, devices=devices, backend=backend, progress=progress)
+
+
+def _check_backend(table: Table, plan: Plan, devices: Sequence[str], backend: str) -> None:
+    specs = [cell.spec for cell in table.cells(plan)]
+    try:
+        for device in devices:
+            explain_ensemble(specs, torch.empty(0, device=device), backend=backend)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"{table.name}: {error}") from error

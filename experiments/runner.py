@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from .. import __version__
+from ..ensemble import explain_ensemble
 from ..errors import InputError
 from ..files import output_folder, write_json
-from ..kernels.dispatch import explain
 from ..provenance import commit, processor
 from .tables import Plan, Table
 from .workers import train_table
@@ -44,8 +44,10 @@ def run_table(
         InputError: the folder holds this table, finished or begun, by another plan.
     """
     checkpoints = folder / f".{table.name}"
+    plan = table.plan(plan)
     if (found := finished(table, plan, folder)) is None:
         where = provenance(devices)
+        specs, there = [cell.spec for cell in table.cells(plan)], torch.empty(0, device=devices[0])
         runs, seconds = train_table(table, plan, checkpoints, devices=devices, backend=backend, progress=progress)
         found = {
             "table": table.name,
@@ -55,7 +57,7 @@ def run_table(
             "plan": plan.as_dict(),
             "convention": CONVENTION,
             "seconds": seconds,
-            "provenance": where | {"backend": explain(torch.empty(0, device=devices[0]), backend=backend).backend},
+            "provenance": where | {"backend": explain_ensemble(specs, there, backend=backend).backend},
         }
         found |= table.summary(runs) if table.summary is not None else {"runs": runs, "paper": list(table.paper)}
         write_json(output_folder(folder) / f"{table.name}.json", found)
@@ -64,7 +66,7 @@ def run_table(
 
 
 def finished(table: Table, plan: Plan, folder: Path) -> dict[str, Any] | None:
-    """The content of ``folder/<table>.json``; None where there is none.
+    """The content of ``folder/<table>.json``, of just this plan; None where there is none.
 
     Raises:
         InputError: it is of another plan, or no such file.

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from ..data import Dataset
-from ..ensemble import ModelSpec
+from ..ensemble import Spec
 
 __all__ = ["BUDGETS", "Cell", "Plan", "Table"]
 
@@ -50,16 +50,16 @@ class Cell:
         columns: what makes its row, in the table's order.
         spec: the model; steps, batch size, seed and data set are filled in.
         data: what makes its data; called with ``n_train``, ``n_validation`` and ``seed``.
-        true_active: active dimensions that the theorems predict, for each class.
+        true_active: active dimensions that the theorems predict, for each class; None where they predict none.
         variant: what stands side by side in a row; empty where nothing does.
         classes: the columns that each class of the data adds; with more than one, a model makes a row a class.
         measure: numbers to find of the trained model and its data besides the usual.
     """
 
     columns: Mapping[str, float]
-    spec: ModelSpec
+    spec: Spec
     data: "partial[Dataset]"
-    true_active: Sequence[int]
+    true_active: Sequence[int | None]
     variant: str = ""
     classes: Sequence[Mapping[str, float]] = ({},)
     measure: Callable[..., dict[str, float]] | None = None
@@ -74,6 +74,7 @@ class Table:
         title: what it shows.
         cells: its models under a plan.
         paper: its printed numbers, by cell and variant, as the result files have them.
+        plan: what it makes of the plan that was asked for, where its models want other steps and batches.
         summary: what the result file has in place of runs and printed numbers, made of the runs.
     """
 
@@ -81,4 +82,5 @@ class Table:
     title: str
     cells: Callable[[Plan], Sequence[Cell]]
     paper: Sequence[dict[str, Any]] = ()
+    plan: Callable[[Plan], Plan] = lambda plan: plan
     summary: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None

@@ -4,13 +4,13 @@ __version__ = "0.1.0"
 
 from .dimension import ActiveDimensions, active_dimensions
 from .elbo import ELBOTerms, GaussianELBO
-from .ensemble import ModelSpec, TrainedModel, train_ensemble
+from .ensemble import ModelSpec, SequentialSpec, TrainedModel, train_ensemble
 from .errors import InputError
 from .evaluation import Metrics, evaluate
 from .kernels import gaussian_nll, rsample_kl, rsample_kl_cholesky
 from .models import CVAE, VAE
 from .run import load_model
-from .sequential import SequentialCVAE
+from .sequential import EveryStepCVAE, SequentialCVAE
 from .standard_prior import with_standard_prior
 from .training import Diverged, History, TrainingConfig, train
 
@@ -20,12 +20,14 @@ __all__ = [
     "ActiveDimensions",
     "Diverged",
     "ELBOTerms",
+    "EveryStepCVAE",
     "GaussianELBO",
     "History",
     "InputError",
     "Metrics",
     "ModelSpec",
     "SequentialCVAE",
+    "SequentialSpec",
     "TrainedModel",
     "TrainingConfig",
     "active_dimensions",

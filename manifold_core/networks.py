@@ -132,15 +132,20 @@ class ConditionalMLPDecoder(nn.Module):
         return x_hat
 
 
-def _last_state(lstm: nn.LSTM, sequence: Tensor) -> Tensor:
-    """Of ``[B, L, d]``, L ≥ 1, what the LSTM puts out at the last step, ``[B, hidden]``."""
+def _outputs(lstm: nn.LSTM, sequence: Tensor) -> Tensor:
+    """Of ``[B, L, d]``, L ≥ 1, what the LSTM puts out at each step, ``[B, L, hidden]``."""
     shape, width = tuple(sequence.shape), lstm.input_size
     if len(shape) != 3 or shape[1] < 1 or shape[2] != width:
         raise InputError(
             f"a sequence must be a tensor of shape [B, L, {width}] with L of at least 1, got shape {shape}"
         )
     outputs: Tensor = lstm(sequence)[0]
-    return outputs[:, -1]
+    return outputs
+
+
+def _outputs_from_none(lstm: nn.LSTM, sequence: Tensor) -> Tensor:
+    """After 0, 1, …, L steps, ``[B, L + 1, hidden]``: after none zeros, with which an LSTM begins."""
+    return nn.functional.pad(_outputs(lstm, sequence), (0, 0, 1, 0))
 
 
 class LSTMEncoder(nn.Module):
@@ -156,7 +161,12 @@ class LSTMEncoder(nn.Module):
         self.head = nn.Linear(hidden, 2 * latent_dim)
 
     def forward(self, sequence: Tensor) -> tuple[Tensor, Tensor]:
-        mu, log_var = self.head(_last_state(self.lstm, sequence)).chunk(2, dim=1)
+        mu, log_var = self.head(_outputs(self.lstm, sequence)[:, -1]).chunk(2, dim=1)
+        return mu, log_var
+
+    def at_every_length(self, sequence: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of the first 0, 1, …, L steps, in one pass: each ``[B, L + 1, κ]``."""
+        mu, log_var = self.head(_outputs_from_none(self.lstm, sequence)).chunk(2, dim=2)
         return mu, log_var
 
 
@@ -170,11 +180,15 @@ class NextStepEncoder(nn.Module):
         self.condition_shape = (None, data_dim)
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        mu, log_var = self.network(self.sequence(x, c))
+        return mu, log_var
+
+    def sequence(self, x: Tensor, c: Tensor) -> Tensor:
+        """c and then x, ``[B, T + 1, d]``."""
         width = self.condition_shape[1]
         if x.dim() != 2 or x.shape[1] != width:
             raise InputError(f"x must be a tensor of shape [B, {width}], the step after c, got shape {tuple(x.shape)}")
-        mu, log_var = self.network(torch.cat((c, x.unsqueeze(1)), dim=1))
-        return mu, log_var
+        return torch.cat((c, x.unsqueeze(1)), dim=1)
 
 
 class LSTMDecoder(nn.Module):
@@ -192,7 +206,12 @@ class LSTMDecoder(nn.Module):
         self.layers = _mlp((latent_dim + hidden, *decoder_hidden, data_dim), "relu")
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
-        x_hat: Tensor = self.layers(torch.cat((z, _last_state(self.lstm, c)), dim=1))
+        x_hat: Tensor = self.layers(torch.cat((z, _outputs(self.lstm, c)[:, -1]), dim=1))
+        return x_hat
+
+    def at_every_length(self, z: Tensor, c: Tensor) -> Tensor:
+        """The same with the first 0, 1, …, T steps of c, in one pass: z ``[B, T + 1, κ]`` → x̂ ``[B, T + 1, d]``."""
+        x_hat: Tensor = self.layers(torch.cat((z, _outputs_from_none(self.lstm, c)), dim=2))
         return x_hat
 
 

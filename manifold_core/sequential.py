@@ -1,13 +1,20 @@
-"""A CVAE of the next step of a sequence."""
+"""A CVAE of the next step of a sequence, and one of every step."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
-from .elbo import GaussianELBO
+import torch
+from torch import Tensor, nn
+
+from .elbo import ELBOTerms, GaussianELBO
+from .errors import InputError
 from .models import CVAE
 from .networks import LSTMDecoder, LSTMEncoder, NextStepEncoder
 
-__all__ = ["SequentialCVAE"]
+__all__ = ["EveryStepCVAE", "SequentialCVAE"]
+
+S = TypeVar("S", bound="SequentialCVAE")
+Gaussian = tuple[Tensor, Tensor]  # mu and log_var
 
 
 class SequentialCVAE(CVAE):
@@ -19,8 +26,9 @@ class SequentialCVAE(CVAE):
     sequences are cut into windows.
 
     A prior that shares the encoder's weights, p(z|x_<l) = q(z|x_<l), keeps the loss from falling without bound
-    (Theorem 3). The theorem takes one network for all l. Where all windows have one length, encoder and prior read
-    sequences of different lengths, and a network that counts steps can tell the two apart.
+    (Theorem 3). The theorem takes one network for all l. Here all windows have one length, encoder and prior read
+    sequences of different lengths, and a network that counts steps can tell the two apart; with
+    :class:`EveryStepCVAE` it gains nothing by that.
 
     Source: "Learning Manifold Dimensions with Conditional VAEs", equation (3), Sections 3.3, 4.6.
     """
@@ -29,7 +37,7 @@ class SequentialCVAE(CVAE):
 
     @classmethod
     def lstm(
-        cls,
+        cls: type[S],
         data_dim: int,
         latent_dim: int,
         hidden: int = 32,
@@ -37,7 +45,7 @@ class SequentialCVAE(CVAE):
         share_weights: bool = False,
         decoder_hidden: Sequence[int] = (),
         elbo: GaussianELBO | None = None,
-    ) -> "SequentialCVAE":
+    ) -> S:
         """Steps of ``data_dim`` numbers. Encoder and prior are LSTMs whose last state a linear layer turns into mu and
         log_var: the encoder's reads c and then x, the prior's c. With ``share_weights`` they are one. The decoder is an
         MLP of z beside the last state of an LSTM of its own, which reads c.
@@ -62,3 +70,100 @@ class SequentialCVAE(CVAE):
             network if share_weights else LSTMEncoder(data_dim, latent_dim, hidden),
             elbo=elbo,
         )
+
+
+class EveryStepCVAE(SequentialCVAE):
+    """−ELBO = 1/n Σ_{l=1..n} (E_q(z|x_≤l)[½ (‖x_l − x̂(z, x_<l)‖²/γ + d log 2πγ)] + KL[q(z|x_≤l) ‖ p(z|x_<l)]).
+
+    Equation (3), the sum over l as a mean: c ``[B, T, d]`` and x ``[B, d]`` are the n = T + 1 steps of a sequence, and
+    one encoder, one prior, one decoder and one γ serve every l, from the first step, of which nothing is known, on.
+    Each LSTM runs over the sequence once. With ``share_weights`` encoder and prior are one pass: what is the encoder's
+    at l is the prior's at l + 1, and to count steps does not help. (Latent dimensions do: with κ ≥ n r each step could
+    have r of its own.)
+
+    Of ``model(x, c)``, ``nll``, ``kl`` and ``recon`` ``[B]`` and ``variance_ratio`` are means over the steps, and
+    ``z``, ``x_hat`` and ``posterior`` are of every step, ``[B, n, ...]``. ``posterior``, ``reconstruct`` and ``sample``
+    are those of the step after c.
+
+    Args:
+        encoder: whose ``network`` has a method ``at_every_length``, as :class:`LSTMEncoder` has.
+        decoder, prior: with such a method, too, as :class:`LSTMDecoder` and :class:`LSTMEncoder`.
+        latent_dim: κ.
+        elbo: as of :class:`manifold_core.CVAE`, with ``reduction="mean"``.
+
+    Raises:
+        InputError: networks without that method, or another reduction.
+
+    Source: "Learning Manifold Dimensions with Conditional VAEs", equation (3), Theorem 3.
+    """
+
+    encoder: NextStepEncoder
+    decoder: LSTMDecoder
+    prior: LSTMEncoder
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        latent_dim: int,
+        prior: nn.Module,
+        *,
+        elbo: GaussianELBO | None = None,
+    ) -> None:
+        super().__init__(encoder, decoder, latent_dim, prior, elbo=elbo)
+        networks = {"encoder.network": getattr(encoder, "network", None), "decoder": decoder, "prior": prior}
+        for name, network in networks.items():
+            if not hasattr(network, "at_every_length"):
+                raise InputError(
+                    f"{name} must have a method at_every_length, as LSTMEncoder and LSTMDecoder have, "
+                    f"got {type(network).__name__}"
+                )
+        if self.elbo.reduction != "mean":
+            raise InputError(f"elbo must have reduction='mean', got {self.elbo.reduction!r}")
+
+    def forward(
+        self,
+        x: Tensor,
+        c: Tensor,
+        *,
+        seed: int | Tensor | None = None,
+        generator: torch.Generator | None = None,
+        first_row: int = 0,
+    ) -> ELBOTerms:
+        """The ELBO of a batch of sequences and its terms; step l of sample i has the noise of row i n + l − 1."""
+        steps, posterior, prior = self._at_every_step(x, c)
+        shape = steps.shape[:2]
+        terms: ELBOTerms = self.elbo(
+            steps.flatten(0, 1),
+            _rows(posterior),
+            lambda z: self.decoder.at_every_length(z.unflatten(0, shape), c).flatten(0, 1),
+            _rows(prior),
+            seed=seed,
+            generator=generator,
+            first_row=first_row * shape[1],
+        )
+        return terms._replace(
+            **{name: getattr(terms, name).unflatten(0, shape).mean(1) for name in ("nll", "kl", "recon")},
+            **{name: getattr(terms, name).unflatten(0, shape) for name in ("z", "x_hat")},
+            posterior=posterior,
+        )
+
+    def variance_ratio(self, x: Tensor, c: Tensor) -> Tensor:
+        """σ²(x_≤l) / σ_p²(x_<l), the mean over l, float64 ``[B, κ]``."""
+        _, (_, log_var), (_, prior_log_var) = self._at_every_step(x, c)
+        return (log_var.double() - prior_log_var.double()).exp().mean(1)
+
+    def _at_every_step(self, x: Tensor, c: Tensor) -> tuple[Tensor, Gaussian, Gaussian]:
+        """The steps ``[B, n, d]``; of q(z|x_≤l) and of p(z|x_<l), l = 1 to n, mu and log_var ``[B, n, κ]``."""
+        self._check(c, len(x))
+        steps = self.encoder.sequence(x, c)
+        network: Any = self.encoder.network
+        mu, log_var = network.at_every_length(steps)
+        prior = (mu[:, :-1], log_var[:, :-1]) if self.prior is network else self.prior.at_every_length(c)
+        return steps, (mu[:, 1:], log_var[:, 1:]), prior
+
+
+def _rows(gaussian: Gaussian) -> Gaussian:
+    """A row for each step of each sample."""
+    mu, log_var = gaussian
+    return mu.flatten(0, 1), log_var.flatten(0, 1)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .models import CVAE
+from .sequential import EveryStepCVAE
 
 __all__ = ["with_standard_prior"]
 
@@ -27,10 +28,12 @@ def with_standard_prior(model: CVAE) -> CVAE:
             result is the copy.
 
     Raises:
-        InputError: the posterior has a full covariance.
+        InputError: the posterior has a full covariance, or the model is an :class:`EveryStepCVAE`.
 
     Source: "Learning Manifold Dimensions with Conditional VAEs", Remark 1 and Appendix F.
     """
+    if isinstance(model, EveryStepCVAE):
+        raise InputError("model must be a CVAE with one prior a sample, got an EveryStepCVAE: it has one at every step")
     if model.elbo.covariance != "diagonal":
         raise InputError(f"model must have a diagonal posterior, got covariance={model.elbo.covariance!r}")
     model = copy.deepcopy(model)

@@ -16,12 +16,15 @@ from manifold_core import checkpoint
 D, KAPPA, HIDDEN, T = 4, 3, 5, 6
 
 
-def model(share_weights: bool, gamma: str = "learned", decoder_hidden: tuple[int, ...] = ()) -> mc.SequentialCVAE:
+def model(
+    share_weights: bool,
+    gamma: str = "learned",
+    decoder_hidden: tuple[int, ...] = (),
+    kind: type[mc.SequentialCVAE] = mc.SequentialCVAE,
+) -> mc.SequentialCVAE:
     torch.manual_seed(0)
     elbo = mc.GaussianELBO(gamma, -0.7)  # type: ignore[arg-type]
-    return mc.SequentialCVAE.lstm(
-        *(D, KAPPA, HIDDEN), share_weights=share_weights, decoder_hidden=decoder_hidden, elbo=elbo
-    )
+    return kind.lstm(*(D, KAPPA, HIDDEN), share_weights=share_weights, decoder_hidden=decoder_hidden, elbo=elbo)
 
 
 def windows(samples: int = 9) -> tuple[Tensor, Tensor]:
@@ -50,6 +53,15 @@ def gaussian(sequence: Tensor, weights: dict[str, Tensor], name: str) -> tuple[T
     return both[:, :KAPPA], both[:, KAPPA:]
 
 
+def decoded(z: Tensor, c: Tensor, weights: dict[str, Tensor], decoder_hidden: tuple[int, ...]) -> Tensor:
+    x_hat = torch.cat((z, lstm(c, weights, "decoder")), 1)
+    for layer, width in enumerate((*decoder_hidden, D)):
+        x_hat = linear(x_hat, weights, f"decoder.layers.{2 * layer}")
+        assert x_hat.shape == (9, width)
+        x_hat = x_hat.clamp(min=0) if layer < len(decoder_hidden) else x_hat
+    return x_hat
+
+
 @pytest.mark.parametrize("share_weights", [False, True])
 @pytest.mark.parametrize("gamma", ["learned", "analytic"])
 @pytest.mark.parametrize("decoder_hidden", [(), (7,), (7, 2)])
@@ -64,11 +76,7 @@ def test_loss_and_gradients_are_the_formulas(share_weights: bool, gamma: str, de
     m, p = gaussian(c, weights, "encoder.network" if share_weights else "prior")
     z = mu + log_var.exp().sqrt() * standard_normal(torch.tensor(11), 9, KAPPA, 4)
     kl = ((p - log_var + (log_var.exp() + (mu - m) ** 2) / p.exp() - 1) / 2).sum(1)
-    x_hat = torch.cat((z, lstm(c, weights, "decoder")), 1)
-    for layer, width in enumerate((*decoder_hidden, D)):
-        x_hat = linear(x_hat, weights, f"decoder.layers.{2 * layer}")
-        assert x_hat.shape == (9, width)
-        x_hat = x_hat.clamp(min=0) if layer < len(decoder_hidden) else x_hat
+    x_hat = decoded(z, c, weights, decoder_hidden)
     error = ((x - x_hat) ** 2).sum(1)
     used = weights["elbo.log_gamma"].exp() if gamma == "learned" else error.mean() / D
     nll = (error / used + D * torch.log(2 * math.pi * used)) / 2
@@ -88,6 +96,88 @@ def test_loss_and_gradients_are_the_formulas(share_weights: bool, gamma: str, de
     torch.testing.assert_close(torch.tensor(measured.kl).double(), kl_at(found, x, c))
     for variance in (active.variance, torch.tensor(measured.variance).double()):
         torch.testing.assert_close(variance, (log_var - p).exp().mean(0).detach())
+
+
+@pytest.mark.parametrize("share_weights", [False, True])
+@pytest.mark.parametrize("gamma", ["learned", "analytic"])
+@pytest.mark.parametrize("decoder_hidden", [(), (7, 2)])
+def test_the_loss_of_every_step_is_equation_3(share_weights: bool, gamma: str, decoder_hidden: tuple[int, ...]) -> None:
+    """Term by term, each LSTM begun anew for each l; of no steps its state is zero."""
+    found = model(share_weights, gamma, decoder_hidden, mc.EveryStepCVAE).double()
+    x, c = windows()
+    weights = {name: p.detach().clone().requires_grad_() for name, p in found.named_parameters()}
+    terms = found(x, c, seed=11, first_row=4)
+    terms.loss.backward()
+
+    steps, n = torch.cat((c, x.reshape(9, 1, D)), 1), T + 1
+    noise = standard_normal(torch.tensor(11), 9 * n, KAPPA, 4 * n).reshape(9, n, KAPPA)
+    samples, means, kl, ratio = [], [], torch.zeros(9, n, dtype=torch.float64), torch.zeros(9, KAPPA).double()
+    for l in range(n):
+        mu, log_var = gaussian(steps[:, : l + 1], weights, "encoder.network")
+        m, p = gaussian(steps[:, :l], weights, "encoder.network" if share_weights else "prior")
+        samples.append(mu + log_var.exp().sqrt() * noise[:, l])
+        means.append(decoded(samples[-1], steps[:, :l], weights, decoder_hidden))
+        kl[:, l] = ((p - log_var + (log_var.exp() + (mu - m) ** 2) / p.exp() - 1) / 2).sum(1)
+        ratio = ratio + (log_var - p).exp() / n
+    x_hat = torch.stack(means, 1)
+    error = ((steps - x_hat) ** 2).sum(2)
+    used = weights["elbo.log_gamma"].exp() if gamma == "learned" else error.mean() / D
+    nll = (error / used + D * torch.log(2 * math.pi * used)) / 2
+    loss = (nll + kl).sum(1).mean() / n
+    loss.backward()
+
+    expected = {
+        "loss": loss,
+        **{name: values.mean(1) for name, values in (("nll", nll), ("kl", kl), ("recon", error))},
+        "z": torch.stack(samples, 1),
+        "x_hat": x_hat,
+        "variance_ratio": ratio.mean(0),
+    }
+    for name, values in expected.items():
+        torch.testing.assert_close(
+            getattr(terms, name), values, rtol=1e-11, atol=1e-12, msg=lambda s, n=name: f"{n}: {s}"
+        )
+    for name, parameter in found.named_parameters():
+        torch.testing.assert_close(
+            parameter.grad, weights[name].grad, rtol=1e-10, atol=1e-11, msg=lambda s, n=name: f"{n}: {s}"
+        )
+    torch.testing.assert_close(found.variance_ratio(x, c), ratio)
+    for part, of_last in zip(terms.posterior, found.posterior(x, c), strict=True):
+        assert part.shape == (9, n, KAPPA)
+        torch.testing.assert_close(part[:, -1], of_last)
+    assert found.sample(c).shape == found.reconstruct(x, c).shape == x.shape
+
+
+def test_what_is_measured_of_every_step_does_not_depend_on_the_batches() -> None:
+    found = model(True, kind=mc.EveryStepCVAE).double()
+    x, c = windows()
+    whole, parts = mc.evaluate(found, x, c), mc.evaluate(found, x, c, batch_size=4)
+    for name in ("nll", "kl", "recon", "variance"):
+        assert getattr(whole, name) == pytest.approx(getattr(parts, name), rel=1e-10)
+    terms = found(x, c, seed=0)
+    assert whole.neg_elbo == pytest.approx(float(terms.loss.detach()), rel=1e-10)
+    assert whole.samples == 9
+    assert whole.variance == pytest.approx(mc.active_dimensions(found, x, c, batch_size=5).variance.tolist(), rel=1e-6)
+
+
+def test_every_step_wants_networks_of_every_length_and_a_mean() -> None:
+    good = model(False)
+    parts = {"encoder": good.encoder, "decoder": good.decoder, "prior": good.prior}
+    for name, shown in (("encoder", "encoder.network"), ("decoder", "decoder"), ("prior", "prior")):
+        with pytest.raises(
+            mc.InputError, match=rf"^{shown} must have a method at_every_length, .* got (Linear|NoneType)"
+        ):
+            mc.EveryStepCVAE(**(parts | {name: nn.Linear(2, 2)}), latent_dim=KAPPA)  # type: ignore[arg-type]
+    with pytest.raises(mc.InputError, match="elbo must have reduction='mean', got 'sum'"):
+        mc.EveryStepCVAE.lstm(D, KAPPA, elbo=mc.GaussianELBO(reduction="sum"))
+    x, c = windows()
+    found = model(True, kind=mc.EveryStepCVAE).double()
+    with pytest.raises(mc.InputError, match=r"c must be a tensor of shape \[9, any, 4\], .* got shape \(9, 6, 3\)"):
+        found(x, c[:, :, :3])
+    with pytest.raises(mc.InputError, match=r"x must be a tensor of shape \[B, 4\], the step after c"):
+        found(c[:, :2], c)
+    with pytest.raises(mc.InputError, match="model must be a CVAE with one prior a sample, got an EveryStepCVAE"):
+        mc.with_standard_prior(found)
 
 
 def kl_at(found: mc.SequentialCVAE, x: Tensor, c: Tensor) -> Tensor:
@@ -235,14 +325,15 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_shared_weights_cost_loss() -> None:
+@pytest.mark.parametrize("kind", [mc.SequentialCVAE, mc.EveryStepCVAE])
+def test_shared_weights_cost_loss(kind: type[mc.SequentialCVAE]) -> None:
     """Theorem 3, early in training, where it shows at its clearest."""
     x, c = autoregressive(2000)
     config = mc.TrainingConfig(steps=300, batch_size=128, learning_rate=0.02, seed=2)
     found = []
     for share_weights in (False, True):
         torch.manual_seed(2)
-        trained = mc.SequentialCVAE.lstm(4, 4, 16, share_weights=share_weights)
+        trained = kind.lstm(4, 4, 16, share_weights=share_weights)
         mc.train(trained, x, config, condition=c, progress=False)
         found.append(mc.evaluate(trained, x, c).neg_elbo)
     apart, shared = found

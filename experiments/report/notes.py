@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .results import Fit, Result, Run
-from .summary import ENOUGH, Row, Share, in_variants, rows, share
-from .text import NOTHING, duration, enumeration, fixed, flat, integer, label, percent, significant
+from .summary import ENOUGH, Contrast, Row, Share, contrasts, in_variants, rows, share
+from .text import NOTHING, duration, enumeration, fixed, flat, integer, label, percent, significant, symbol
 
 __all__ = ["EXPONENTS", "READING", "SLOPE_TOLERANCE", "Line", "notes", "overview", "provenance", "totals", "verdict"]
 
@@ -56,8 +56,11 @@ def _right_at(threshold: float, listed: Sequence[Row]) -> str:
 
 
 def notes(result: Result) -> list[str]:
-    """Every row that is above the paper’s −ELBO, too seldom right, or has diverged runs; every slope that is off."""
-    found = [s for listed in in_variants(rows(result)).values() for row in listed for s in _of_row(row)]
+    """What every yes or no makes of the loss; every row that is above the paper’s −ELBO, too seldom right, or has
+    diverged runs; every slope that is off; what else was measured."""
+    listed = rows(result)
+    found = [sentence for contrast in contrasts(listed) for sentence in _of_contrast(contrast)]
+    found += [s for own in in_variants(listed).values() for row in own for s in _of_row(row)]
     found += [sentence for fit in result.fits for sentence in _of_fit(fit)]
     measured = dict.fromkeys(name for run in result.runs for name in run.measured)
     found += [f"{name}: {_range(result.runs, name)}" for name in measured]
@@ -68,6 +71,20 @@ def _range(runs: Iterable[Run], name: str) -> str:
     values = [run.measured[name] for run in runs if name in run.measured]
     ends = dict.fromkeys(significant(end) for end in (min(values), max(values)))
     return f"{' to '.join(ends)}."
+
+
+def _of_contrast(contrast: Contrast) -> list[str]:
+    if not contrast.differences:
+        return []
+    ours, printed, name = contrast.differences, contrast.printed, symbol(contrast.column)
+    sides = f"with {name} less that without", f"without {name} less that with"
+    sign = -1 if printed < 0 else 1
+    by_seed = enumeration(fixed(sign * difference) for difference in ours.values())
+    sentence = f"{label(contrast)}: −ELBO {sides[sign < 0]}, seed by seed: {by_seed}"
+    if not math.isnan(printed):
+        enough = sum(sign * difference >= abs(printed) for difference in ours.values())
+        sentence += f"; the paper’s is {fixed(abs(printed))}, and {enough} of {len(ours)} seeds have as much"
+    return [f"{sentence}."]
 
 
 def _of_row(row: Row) -> list[str]:

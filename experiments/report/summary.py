@@ -10,7 +10,20 @@ from dataclasses import dataclass
 
 from .results import Cell, Paper, Result, Run
 
-__all__ = ["ENOUGH", "MATRIX_SHAPE", "Row", "Share", "Spread", "in_variants", "matrix_run", "rows", "share", "spread"]
+__all__ = [
+    "ENOUGH",
+    "MATRIX_SHAPE",
+    "Contrast",
+    "Row",
+    "Share",
+    "Spread",
+    "contrasts",
+    "in_variants",
+    "matrix_run",
+    "rows",
+    "share",
+    "spread",
+]
 
 ENOUGH = 0.9  # of the runs of a row with the true active dimensions; fewer are pointed out
 MATRIX_CELL = {"kappa": 20, "d": 30, "r": 6}  # of Table 10
@@ -107,7 +120,7 @@ def rows(result: Result) -> list[Row]:
     return [Row(cell, variant, printed, tuple(runs)) for printed, cell, variant, runs in found.values()]
 
 
-def _key(row: Paper | Run) -> object:
+def _key(row: Paper | Row | Run) -> object:
     return frozenset(row.cell.items()), row.variant
 
 
@@ -117,6 +130,38 @@ def in_variants(listed: Sequence[Row]) -> dict[str, list[Row]]:
     for row in listed:
         grouped.setdefault(row.variant, []).append(row)
     return grouped
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two rows that differ in one column, which says yes in the one and no in the other.
+
+    Attributes:
+        cell, variant: what they share.
+        differences: −ELBO of the run with yes less that of the run with no, for every seed that both finished.
+        printed: the same of the paper's numbers; NaN where it lacks one.
+    """
+
+    column: str
+    cell: Cell
+    variant: str
+    differences: dict[int, float]
+    printed: float
+
+
+def contrasts(listed: Sequence[Row]) -> list[Contrast]:
+    """Of every column that holds True in one row and False in another that is like it but for that."""
+    found = []
+    places = {_key(row): row for row in listed}
+    for yes in listed:
+        for column in (name for name, content in yes.cell.items() if content is True):
+            if (no := places.get((frozenset((yes.cell | {column: False}).items()), yes.variant))) is not None:
+                rest = {name: content for name, content in yes.cell.items() if name != column}
+                with_no = {run.seed: run.neg_elbo for run in no.finished}
+                differences = {r.seed: r.neg_elbo - with_no[r.seed] for r in yes.finished if r.seed in with_no}
+                printed = yes.printed("neg_elbo") - no.printed("neg_elbo")
+                found.append(Contrast(column, rest, yes.variant, dict(sorted(differences.items())), printed))
+    return found
 
 
 def matrix_run(results: Iterable[Result]) -> Run | None:

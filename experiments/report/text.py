@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .results import Cell, Fit, Run
-from .summary import Row
+from .summary import Contrast, Row
 
 __all__ = [
     "NOTHING",
@@ -46,7 +46,7 @@ def value(content: Any) -> str:
     return str(content).replace("-", "−") if isinstance(content, (int, float)) else str(content)
 
 
-def label(row: Row | Run | Fit) -> str:
+def label(row: Contrast | Fit | Row | Run) -> str:
     """``κ = 20, d = 30, r = 6, without attention``."""
     return ", ".join(part for part in (cell_label(row.cell), getattr(row, "variant", "")) if part) or "all"
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..checkpoint import fingerprint
 from ..errors import InputError
-from .spec import ModelSpec
+from .spec import SequentialSpec, Spec
 
 __all__ = ["DataSet", "check_data", "check_specs"]
 
@@ -21,19 +21,20 @@ class Samples:
 
     Attributes:
         x: ``[N, d]``.
-        condition: ``[N, t]``, or None.
+        condition: ``[N, t]``, of sequences ``[N, T, d]``, or None.
     """
 
     x: Tensor
     condition: Tensor | None
 
     @property
-    def condition_dim(self) -> int:
-        return 0 if self.condition is None else self.condition.shape[1]
+    def condition_shape(self) -> tuple[int, ...]:
+        """Of one; () where there is none."""
+        return () if self.condition is None else tuple(self.condition.shape[1:])
 
     def joined(self) -> Tensor:
         """``[N, d + t]``: what belongs to a sample stands together, as the engines read it."""
-        return (self.x if self.condition is None else torch.cat((self.x, self.condition), dim=1)).contiguous()
+        return (self.x if self.condition is None else torch.cat((self.x, self.condition.flatten(1)), 1)).contiguous()
 
     def fingerprint(self) -> str:
         return fingerprint(self.joined())
@@ -43,8 +44,8 @@ def check_data(data: DataSet | Sequence[DataSet]) -> list[Samples]:
     """One data set or a list of them; each ``x``, or ``(x, condition)``.
 
     Raises:
-        InputError: a tensor is not float32 of two dimensions, has no samples, or numbers that are not finite; they
-            lie on different devices; x and condition differ in length.
+        InputError: a tensor is not float32 of two dimensions, a condition not of two or three, or it has no samples, or
+            numbers that are not finite; they lie on different devices; x and condition differ in length.
     """
     found = []
     for index, item in enumerate(data if isinstance(data, list) else [data]):
@@ -52,8 +53,8 @@ def check_data(data: DataSet | Sequence[DataSet]) -> list[Samples]:
         parts = item if isinstance(item, tuple) else (item,)
         if len(parts) not in (1, 2) or not all(isinstance(part, Tensor) for part in parts):
             raise InputError(f"{name} must be a tensor x or a pair (x, condition), got {type(item).__name__}")
-        for part, what in zip(parts, ("x", "condition"), strict=False):
-            _check(f"{name}: {what}", part)
+        for part, what, sequences in zip(parts, ("x", "condition"), (False, True), strict=False):
+            _check(f"{name}: {what}", part, sequences=sequences)
         samples = Samples(parts[0].detach(), parts[1].detach() if len(parts) == 2 else None)
         if samples.condition is not None and len(samples.condition) != len(samples.x):
             raise InputError(
@@ -72,20 +73,21 @@ def check_data(data: DataSet | Sequence[DataSet]) -> list[Samples]:
     return found
 
 
-def _check(name: str, tensor: Tensor) -> None:
-    if tensor.dim() != 2 or tensor.dtype != torch.float32 or tensor.numel() == 0:
-        raise InputError(f"{name} must be float32 [N, features], not empty, got {tensor.dtype} {tuple(tensor.shape)}")
+def _check(name: str, tensor: Tensor, *, sequences: bool) -> None:
+    if tensor.dim() not in ((2, 3) if sequences else (2,)) or tensor.dtype != torch.float32 or tensor.numel() == 0:
+        shape = "[N, features]" + (" or [N, steps, features]" if sequences else "")
+        raise InputError(f"{name} must be float32 {shape}, not empty, got {tensor.dtype} {tuple(tensor.shape)}")
     if len(tensor) >= 2**31:
         raise InputError(f"{name} must have fewer than 2**31 samples, got {len(tensor)}")
 
 
 def _check_finite(name: str, tensor: Tensor) -> None:
-    finite = tensor.isfinite().all(dim=1)
+    finite = tensor.isfinite().flatten(1).all(dim=1)
     if not finite.all():
         raise InputError(f"{name} must be finite, but row {int((~finite).nonzero()[0])} holds NaN or an infinity")
 
 
-def check_specs(specs: Sequence[ModelSpec], data: list[Samples]) -> None:
+def check_specs(specs: Sequence[Spec], data: list[Samples]) -> None:
     """That each model can be trained on the data set it names.
 
     Raises:
@@ -94,13 +96,28 @@ def check_specs(specs: Sequence[ModelSpec], data: list[Samples]) -> None:
     if not specs:
         raise InputError("specs must hold at least one specification, got none")
     for index, spec in enumerate(specs):
-        if not isinstance(spec, ModelSpec):
-            raise InputError(f"specs[{index}] must be a ModelSpec, got {type(spec).__name__}")
+        if not isinstance(spec, Spec):
+            raise InputError(f"specs[{index}] must be a ModelSpec or a SequentialSpec, got {type(spec).__name__}")
         if isinstance(spec.data, bool) or not isinstance(spec.data, int) or not 0 <= spec.data < len(data):
             raise InputError(f"specs[{index}]: data must be a number from 0 to {len(data) - 1}, got {spec.data!r}")
-        given = data[spec.data].condition_dim
-        if spec.condition_dim != given:
+        _check_condition(f"specs[{index}]", spec, data[spec.data])
+
+
+def _check_condition(name: str, spec: Spec, samples: Samples) -> None:
+    shape, features = samples.condition_shape, samples.x.shape[1]
+    if isinstance(spec, SequentialSpec):
+        if len(shape) != 2 or shape[1] != features:
+            got = "none" if samples.condition is None else f"shape {tuple(samples.condition.shape)}"
             raise InputError(
-                f"specs[{index}]: condition_dim must be the width of the condition of data[{spec.data}], "
-                f"{given or '0: it has none'}, got {spec.condition_dim}"
+                f"{name}: condition of data[{spec.data}] must be [N, steps, {features}], the steps before x, got {got}"
             )
+    elif len(shape) == 2:
+        raise InputError(
+            f"{name}: data[{spec.data}] must have a condition [N, features] for a ModelSpec, "
+            f"got a condition of shape {(len(samples.x), *shape)}"
+        )
+    elif spec.condition_dim != (given := sum(shape)):
+        raise InputError(
+            f"{name}: condition_dim must be the width of the condition of data[{spec.data}], "
+            f"{given or '0: it has none'}, got {spec.condition_dim}"
+        )

@@ -11,22 +11,26 @@ from ..elbo import Gamma, GaussianELBO
 from ..errors import InputError
 from ..models import CVAE, VAE
 from ..networks import Activation
+from ..sequential import EveryStepCVAE, SequentialCVAE
 from ..training import TrainingConfig
 
-__all__ = ["ModelSpec"]
+__all__ = ["ModelSpec", "SequentialSpec", "Spec"]
 
 MOST_HIDDEN = 3
 
 
 @contextmanager
-def _float32() -> Iterator[None]:
-    """The engines' type, whatever the default is: seeds mean the same, and words name floats."""
+def _drawn_from(seed: int) -> Iterator[None]:
+    """Weights made here are those of the seed, and of the engines' type, whatever the default is: seeds mean the same,
+    and words name floats. torch's global generator is left alone."""
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,8 @@ class ModelSpec:
 
     def build(self, data_dim: int) -> VAE | CVAE:
         """The model before training, for vectors of so many numbers; torch's global generator is left alone."""
-        with torch.random.fork_rng(devices=[]), _float32():
+        with _drawn_from(self.training.seed):
             elbo = GaussianELBO(self.gamma, self.log_gamma)
-            torch.manual_seed(self.training.seed)
             if not self.condition_dim:
                 return VAE.mlp(data_dim, self.latent_dim, self.hidden, activation=self.activation, elbo=elbo)
             return CVAE.mlp(
@@ -97,3 +100,56 @@ class ModelSpec:
         """The same without numbers: takes no memory, whatever the sizes."""
         with torch.device("meta"):
             return self.build(data_dim)
+
+
+@dataclass(frozen=True)
+class SequentialSpec:
+    """A sequential CVAE of LSTMs, and how to train it. No engine has it: the reference trains it.
+
+    The weights, the order of the samples and the noise all come from ``training.seed``.
+
+    Args:
+        latent_dim: κ.
+        every_step: :class:`manifold_core.EveryStepCVAE`, the loss of every step, in place of
+            :class:`manifold_core.SequentialCVAE`, that of the last.
+        hidden, share_weights, decoder_hidden: as of :meth:`manifold_core.SequentialCVAE.lstm`.
+        gamma, log_gamma: as of :class:`manifold_core.GaussianELBO`.
+        training: steps, batch size, learning rate, seed.
+        data: which of the data sets given to :func:`manifold_core.train_ensemble`, from 0.
+
+    Raises:
+        InputError: a size below one, an unknown name.
+    """
+
+    latent_dim: int
+    every_step: bool = False
+    hidden: int = 32
+    share_weights: bool = False
+    decoder_hidden: tuple[int, ...] = ()
+    gamma: Gamma = "learned"
+    log_gamma: float = 0.0
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    data: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.decoder_hidden, Sequence):
+            raise InputError(f"decoder_hidden must be widths, got {self.decoder_hidden!r}")
+        object.__setattr__(self, "decoder_hidden", tuple(self.decoder_hidden))
+        with torch.device("meta"):
+            self.build(1)  # refuses what the networks refuse
+
+    def build(self, data_dim: int) -> SequentialCVAE:
+        """The model before training, for steps of so many numbers; torch's global generator is left alone."""
+        kind = EveryStepCVAE if self.every_step else SequentialCVAE
+        with _drawn_from(self.training.seed):
+            return kind.lstm(
+                data_dim,
+                self.latent_dim,
+                self.hidden,
+                share_weights=self.share_weights,
+                decoder_hidden=self.decoder_hidden,
+                elbo=GaussianELBO(self.gamma, self.log_gamma),
+            )
+
+
+Spec = ModelSpec | SequentialSpec

@@ -6,24 +6,25 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from .. import checkpoint
 from ..errors import InputError
 from ..evaluation import Metrics, evaluate
 from ..files import output_folder
-from ..kernels.dispatch import explain
+from ..kernels.dispatch import Choice, explain
 from ..models import CVAE, VAE
 from ..training import Diverged, History, check_identity, train
 from .data import DataSet, Samples, check_data, check_specs
 from .memory import check_memory
-from .spec import ModelSpec
+from .spec import ModelSpec, Spec
 from .state import State
 
-__all__ = ["TrainedModel", "train_ensemble"]
+__all__ = ["TrainedModel", "explain_ensemble", "train_ensemble"]
 
 CALL_SECONDS = 0.3  # between two looks at the clock, the keyboard and the progress
 
@@ -45,15 +46,35 @@ class TrainedModel:
         diverged_at: the step, from 1, whose loss was not finite; None for a model trained to its end.
     """
 
-    spec: ModelSpec
+    spec: Spec
     model: VAE | CVAE
     metrics: Metrics
     history: History
     diverged_at: int | None
 
 
+def explain_ensemble(specs: Sequence[Spec], x: Tensor, *, backend: str = "auto") -> Choice:
+    """Which backend :func:`train_ensemble` takes for these specifications and data where x lies, and why.
+
+    Raises:
+        RuntimeError: the named backend cannot serve; says why.
+        ValueError: an unknown backend.
+    """
+    if backend == "triton":
+        raise ValueError("backend must be one of ('auto', 'reference', 'cpu', 'cuda'), got 'triton'")
+    choice = explain(x, backend=backend)
+    if choice.backend != "reference":
+        for index, spec in enumerate(specs):
+            if not isinstance(spec, ModelSpec):
+                obstacle = f"specs[{index}] is a {type(spec).__name__}, which only 'reference' trains"
+                if backend != "auto":
+                    raise RuntimeError(f"backend {backend!r} cannot serve this ensemble: {obstacle}")
+                return Choice("reference", obstacle)
+    return choice
+
+
 def train_ensemble(
-    specs: Sequence[ModelSpec],
+    specs: Sequence[Spec],
     data: DataSet | Sequence[DataSet],
     *,
     backend: str = "auto",
@@ -67,7 +88,8 @@ def train_ensemble(
     A step is the gathering of the mini-batch, forward, ELBO, backward and Adam. Backends share weights, order of the
     samples and noise, and differ by rounding:
 
-    - ``"reference"``: :func:`manifold_core.train`, model after model: the definition;
+    - ``"reference"``: :func:`manifold_core.train`, model after model: the definition, and all there is for
+      :class:`manifold_core.SequentialSpec`;
     - ``"cpu"``: C++; a model a thread, and with fewer models than threads, several threads a model. The numbers do not
       depend on the number of threads;
     - ``"cuda"``: one model a thread block.
@@ -78,9 +100,10 @@ def train_ensemble(
 
     Args:
         specs: the models.
-        data: x ``[N, d]``, or (x ``[N, d]``, condition ``[N, t]``), float32; or a list of these, of any widths, from
-            which ``ModelSpec.data`` chooses.
-        backend: ``"auto"``, ``"reference"``, ``"cpu"`` or ``"cuda"``.
+        data: x ``[N, d]``, or (x ``[N, d]``, condition ``[N, t]``, of sequences ``[N, T, d]``), float32; or a list of
+            these, of any widths, from which ``ModelSpec.data`` chooses.
+        backend: ``"auto"``, ``"reference"``, ``"cpu"`` or ``"cuda"``; :func:`manifold_core.ensemble.explain_ensemble`
+            says which one ``"auto"`` takes, and why.
         threads: of the CPU engine; None takes PyTorch's number.
         folder: of the checkpoints; None keeps none.
         checkpoint_seconds: between two checkpoints.
@@ -99,14 +122,12 @@ def train_ensemble(
     check_specs(specs, samples)
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise InputError(f"threads must be a positive integer, got {threads!r}")
-    if backend == "triton":
-        raise ValueError("backend must be one of ('auto', 'reference', 'cpu', 'cuda'), got 'triton'")
-    choice = explain(samples[0].x, backend=backend).backend
+    choice = explain_ensemble(specs, samples[0].x, backend=backend).backend
     place = output_folder(Path(folder)) if folder is not None else None
     if choice == "reference":
         return _by_reference(specs, samples, place, checkpoint_seconds, progress)
     threads = threads or torch.get_num_threads()
-    state = State(specs, samples)
+    state = State(cast("Sequence[ModelSpec]", specs), samples)  # an engine was chosen: there are no others
     if choice == "cpu":
         workspace = torch.ops.manifold_core.ensemble_workspace(state.words, threads)
         check_memory(workspace, f"the tiles of {threads} threads", samples[0].x.device)
@@ -118,14 +139,12 @@ def train_ensemble(
     ]
 
 
-def _trained(
-    spec: ModelSpec, model: VAE | CVAE, data: Samples, history: History, diverged_at: int | None
-) -> TrainedModel:
+def _trained(spec: Spec, model: VAE | CVAE, data: Samples, history: History, diverged_at: int | None) -> TrainedModel:
     return TrainedModel(spec, model, evaluate(model, data.x, data.condition), history, diverged_at)
 
 
 def _by_reference(
-    specs: Sequence[ModelSpec], samples: list[Samples], folder: Path | None, checkpoint_seconds: float, progress: bool
+    specs: Sequence[Spec], samples: list[Samples], folder: Path | None, checkpoint_seconds: float, progress: bool
 ) -> list[TrainedModel]:
     whole: dict[str, Any] = {}
     if folder is not None:
@@ -160,11 +179,11 @@ def _by_reference(
     return trained
 
 
-def _as_json(spec: ModelSpec) -> Any:
+def _as_json(spec: Spec) -> Any:
     return json.loads(json.dumps(asdict(spec)))
 
 
-def _identity(backend: str, specs: Sequence[ModelSpec], samples: list[Samples]) -> dict[str, Any]:
+def _identity(backend: str, specs: Sequence[Spec], samples: list[Samples]) -> dict[str, Any]:
     """Of an ensemble: what its checkpoint must agree on."""
     fingerprints = [data.fingerprint() for data in samples]
     return {"backend": backend, "data": fingerprints, "specs": [_as_json(spec) for spec in specs]}

@@ -9,7 +9,8 @@ import manifold_core as mc
 from manifold_core.ensemble.data import check_data
 
 X = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
-VAE, CVAE = mc.ModelSpec(2), mc.ModelSpec(2, condition_dim=3)
+STEPS = torch.stack((X.flip(0), X.flip(1)), dim=1)
+VAE, CVAE, SEQUENTIAL = mc.ModelSpec(2), mc.ModelSpec(2, condition_dim=3), mc.SequentialSpec(2)
 
 
 def spoilt(row: int, value: float) -> Tensor:
@@ -26,12 +27,25 @@ def spoilt(row: int, value: float) -> Tensor:
         ([X, spoilt(0, float("inf"))], "data[1]: x must be finite, but row 0 holds NaN or an infinity"),
         ((X, spoilt(19, float("-inf"))), "data[0]: condition must be finite, but row 19 holds NaN or an infinity"),
         (X.double(), "data[0]: x must be float32 [N, features], not empty, got torch.float64 (20, 4)"),
-        ((X, X.half()), "data[0]: condition must be float32 [N, features], not empty, got torch.float16 (20, 4)"),
+        (
+            (X, X.half()),
+            "data[0]: condition must be float32 [N, features] or [N, steps, features], not empty, "
+            "got torch.float16 (20, 4)",
+        ),
         (X[0], "data[0]: x must be float32 [N, features], not empty, got torch.float32 (4,)"),
         (X[None], "data[0]: x must be float32 [N, features], not empty, got torch.float32 (1, 20, 4)"),
         (X[:0], "data[0]: x must be float32 [N, features], not empty, got torch.float32 (0, 4)"),
         (X[:, :0], "data[0]: x must be float32 [N, features], not empty, got torch.float32 (20, 0)"),
-        ((X, X[:, :0]), "data[0]: condition must be float32 [N, features], not empty, got torch.float32 (20, 0)"),
+        (
+            (X, X[:, :0]),
+            "data[0]: condition must be float32 [N, features] or [N, steps, features], not empty, "
+            "got torch.float32 (20, 0)",
+        ),
+        ((X, X[:, None, None]), "[N, steps, features], not empty, got torch.float32 (20, 1, 1, 4)"),
+        (
+            (X, torch.stack((X, spoilt(3, float("nan"))), 1)),
+            "data[0]: condition must be finite, but row 3 holds NaN or an infinity",
+        ),
         ((X, X[:19]), "data[0]: condition must have 20 rows, one a sample, got 19"),
         ((X, X, X), "data[0] must be a tensor x or a pair (x, condition), got tuple"),
         ((), "data[0] must be a tensor x or a pair (x, condition), got tuple"),
@@ -52,7 +66,7 @@ def test_bad_data_are_named(backend: str, data: object, message: str) -> None:
     ("specs", "data", "message"),
     [
         ([], X, "specs must hold at least one specification, got none"),
-        ([VAE, 3], X, "specs[1] must be a ModelSpec, got int"),
+        ([VAE, 3], X, "specs[1] must be a ModelSpec or a SequentialSpec, got int"),
         ([VAE, mc.ModelSpec(2, data=1)], X, "specs[1]: data must be a number from 0 to 0, got 1"),
         ([mc.ModelSpec(2, data=-1)], [X, X], "specs[0]: data must be a number from 0 to 1, got -1"),
         ([mc.ModelSpec(2, data=True)], [X, X], "specs[0]: data must be a number from 0 to 1, got True"),
@@ -67,6 +81,26 @@ def test_bad_data_are_named(backend: str, data: object, message: str) -> None:
             [VAE, mc.ModelSpec(2, condition_dim=3, data=1)],
             [X, (X, X)],
             "specs[1]: condition_dim must be the width of the condition of data[1], 4, got 3",
+        ),
+        ([SEQUENTIAL], X, "specs[0]: condition of data[0] must be [N, steps, 4], the steps before x, got none"),
+        (
+            [SEQUENTIAL],
+            (X, X),
+            "specs[0]: condition of data[0] must be [N, steps, 4], the steps before x, got shape (20, 4)",
+        ),
+        (
+            [mc.SequentialSpec(2, data=1)],
+            [X, (X, STEPS[:, :, :3])],
+            "specs[0]: condition of data[1] must be [N, steps, 4], the steps before x, got shape (20, 2, 3)",
+        ),
+        *(
+            (
+                [mc.SequentialSpec(2), spec],
+                (X, STEPS),
+                "specs[1]: data[0] must have a condition [N, features] for a ModelSpec, "
+                "got a condition of shape (20, 2, 4)",
+            )
+            for spec in (VAE, mc.ModelSpec(2, condition_dim=4), mc.ModelSpec(2, condition_dim=8))
         ),
     ],
 )
@@ -93,5 +127,7 @@ def test_strided_data_are_the_same_data(backend: str) -> None:
 def test_fingerprints_tell_data_apart() -> None:
     same, swapped = check_data([(X, X[:, :2]), (X.clone(), X[:, :2].clone())]), X.flip(0)
     assert same[0].fingerprint() == same[1].fingerprint()
-    others = check_data([X, (X, X[:, 1:3]), swapped, (swapped, X[:, :2]), spoilt(3, 0.5)])
-    assert len({found.fingerprint() for found in (same[0], *others)}) == 6
+    others = check_data(
+        [X, (X, X[:, 1:3]), swapped, (swapped, X[:, :2]), spoilt(3, 0.5), (X, STEPS), (X, STEPS.flip(1))]
+    )
+    assert len({found.fingerprint() for found in (same[0], *others)}) == 8

@@ -24,7 +24,8 @@ def test_it_is_the_loss_of_the_models(name: str) -> None:
         data = cell.data(n_train=64, n_validation=1, seed=3)
         model = replace(cell.spec, log_gamma=-1.5).build(data.train.shape[1])
         inputs = [data.train] if data.train_condition is None else [data.train, data.train_condition]
-        noise = standard_normal(torch.tensor(5), len(data.train), model.latent_dim).float()
+        rows = len(data.train) * (data.train_condition.shape[1] + 1 if isinstance(model, mc.EveryStepCVAE) else 1)
+        noise = standard_normal(torch.tensor(5), rows, model.latent_dim).float()
         found = eager_loss(model, data.train, data.train_condition, noise)
         assert found.item() == pytest.approx(model(*inputs, seed=5).loss.item(), rel=1e-5)
 

@@ -16,7 +16,7 @@ from manifold_core.experiments.report import write_report
 from manifold_core.experiments.report.markdown import plain
 from manifold_core.experiments.report.notes import notes, overview, provenance, totals, verdict
 from manifold_core.experiments.report.results import Result, read_results
-from manifold_core.experiments.report.summary import Row, matrix_run, rows
+from manifold_core.experiments.report.summary import Row, contrasts, matrix_run, rows
 from manifold_core.experiments.report.svg import decades
 from manifold_core.experiments.report.text import duration, fixed, percent, significant
 
@@ -204,6 +204,44 @@ class TestNumbers:
 
     def test_nothing_to_note_where_all_is_well(self, written: Callable[..., list[Result]]) -> None:
         assert notes(written(file(runs=[run(0, 3, -45.5)]))[0]) == []  # at the paper's, not above
+
+    def test_what_a_yes_or_no_makes_of_the_loss(self, written: Callable[..., list[Result]]) -> None:
+        """Seed by seed, where both finished; against the paper's difference, 3 for n = 1 and −40 for n = 2."""
+        losses = {
+            (1, True): {0: -10.0, 1: -20.0, 2: -30.0, 4: -1.0},
+            (1, False): {2: -33.0, 1: -22.5, 0: -14.0, 3: -99.0},
+            (2, True): {0: -100.0, 1: -80.0},
+            (2, False): {0: -60.0, 1: -50.0},
+            (3, True): {0: -5.0},
+            (3, False): {0: -6.0, 1: -7.0},
+            (4, True): {0: -5.0},
+        }
+        cells = {(n, yes): {"tied": yes, "n": n} for n, yes in losses}
+        unknown = {"true_active": None, "variant": "v"}
+        runs = [run(s, 3, x, cell=cells[key], **unknown) for key, own in losses.items() for s, x in own.items()]
+        for seed, diverged in ((7, True), (8, False)):  # one of the two
+            ends = {diverged: 9, not diverged: None}
+            runs += [run(seed, 3, -1.0, cell=cells[1, yes], diverged_at=ends[yes], **unknown) for yes in (True, False)]
+        runs += [run(0, 3, -1.0, cell=cells[3, True], true_active=None, variant="w")]
+        printed = {(1, True): -10.0, (1, False): -13.0, (2, True): -90.0, (2, False): -50.0, (3, True): -1.0}
+        paper = [{"cell": cells[key], "variant": "v", "neg_elbo": x} for key, x in printed.items()]
+        (result,) = written(file(runs=runs, paper=paper))
+        found = {contrast.cell["n"]: contrast for contrast in contrasts(rows(result))}
+        assert found.keys() == {1, 2, 3}
+        assert {(contrast.column, contrast.variant) for contrast in found.values()} == {("tied", "v")}
+        assert [(n, list(c.differences.items())) for n, c in sorted(found.items())] == [
+            (1, [(0, 4.0), (1, 2.5), (2, 3.0)]),
+            (2, [(0, -40.0), (1, -30.0)]),
+            (3, [(0, 1.0)]),
+        ]
+        assert notes(result)[:3] == [
+            "n = 1, v: −ELBO with tied less that without, seed by seed: 4.00, 2.50 and 3.00; "
+            "the paper’s is 3.00, and 2 of 3 seeds have as much.",
+            "n = 2, v: −ELBO without tied less that with, seed by seed: 40.00 and 30.00; "
+            "the paper’s is 40.00, and 1 of 2 seeds have as much.",
+            "n = 3, v: −ELBO with tied less that without, seed by seed: 1.00.",
+        ]
+        assert not any("less that" in sentence for sentence in notes(result)[3:])
 
     def test_rows_without_runs_are_noted(self, written: Callable[..., list[Result]]) -> None:
         assert notes(written(file(runs=[]))[0]) == ["d = 20, r = 3: no runs."]

@@ -16,6 +16,7 @@ from manifold_core.experiments.tables import BUDGETS, Cell, Plan, Table
 
 import manifold_core as mc
 from manifold_core.data import Dataset
+from manifold_core.ensemble.data import check_data, check_specs
 
 PLAN = Plan("tiny", seeds=2, steps=20, samples=120, batch_size=40)
 
@@ -39,6 +40,11 @@ CLASSES = Cell(
 )
 PRINTED = {"cell": {"d": 4}, "variant": "", "AD": 1}
 TABLE = Table("tableX", "a table", lambda _: [PLAIN, SAME_DATA, CLASSES], [PRINTED])
+
+
+def sequences(*, n_train: int, n_validation: int, seed: int) -> Dataset:
+    data = noise(3, n_train=n_train, n_validation=n_validation, seed=seed)
+    return replace(data, train_condition=torch.stack((data.train.flip(0), data.train.roll(1, 0)), dim=1))
 
 
 def run(folder: Path, table: Table = TABLE, plan: Plan = PLAN) -> dict[str, Any]:
@@ -80,6 +86,35 @@ def test_numbers_are_those_of_a_model_trained_alone(tmp_path: Path) -> None:
         assert found["recon"] == pytest.approx(wanted.recon, rel=1e-5)
         assert found["variance"] == pytest.approx(wanted.variance, rel=1e-5)
         assert found["active_dimensions"] == wanted.active_dimensions
+
+
+def test_a_table_of_sequential_models_is_trained_by_the_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # no workers, which know the tables of the catalogue alone
+    spec = mc.SequentialSpec(2, every_step=True, hidden=4, share_weights=True)
+    cell = Cell({"shared_weights": True}, spec, partial(sequences), (None,))
+    result = run(tmp_path, Table("tableY", "sequences", lambda _: [cell]))
+    assert result["provenance"]["backend"] == "reference"
+    assert [r["true_active"] for r in result["runs"]] == [None, None]
+    data = sequences(n_train=PLAN.samples, n_validation=1, seed=1)
+    model = replace(spec, training=mc.TrainingConfig(PLAN.steps, PLAN.batch_size, seed=1)).build(3)
+    mc.train(
+        *(model, data.train, mc.TrainingConfig(PLAN.steps, PLAN.batch_size, seed=1)),
+        condition=data.train_condition,
+        progress=False,
+    )
+    wanted = mc.evaluate(model, data.train, data.train_condition)
+    assert result["runs"][1]["neg_elbo"] == pytest.approx(2 * wanted.neg_elbo, rel=1e-5)
+    assert result["runs"][1]["variance"] == pytest.approx(wanted.variance, rel=1e-5)
+
+
+def test_a_table_has_its_own_way_with_a_plan(tmp_path: Path) -> None:
+    table = replace(TABLE, plan=lambda plan: replace(plan, steps=plan.steps // 4, batch_size=30))
+    result = run(tmp_path, table)
+    assert result["plan"] == PLAN.as_dict() | {"steps": 5, "batch_size": 30}
+    assert result["runs"] == run(tmp_path / "other", plan=replace(PLAN, steps=5, batch_size=30))["runs"]
+    assert run(tmp_path, table) == result
 
 
 def test_a_finished_table_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +179,14 @@ def test_a_summary_takes_the_place_of_the_runs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "cells", "rows"),
-    [("table1", 18, 18), ("table3", 5, 5), ("table5", 2, 10), ("table6", 4, 20), ("table7", 31, 31)],
+    [
+        ("table1", 18, 18),
+        ("table3", 5, 5),
+        ("table5", 2, 10),
+        ("table6", 4, 20),
+        ("table7", 31, 31),
+        ("table8", 4, 4),
+    ],
 )
 def test_tables_have_the_rows_of_the_paper(name: str, cells: int, rows: int) -> None:
     table = TABLES[name]
@@ -160,8 +202,8 @@ def test_every_data_set_fits_its_model() -> None:
     for table in TABLES.values():
         for cell in table.cells(BUDGETS["full"]):
             data = cell.data(n_train=20, n_validation=1, seed=0)
-            width = 0 if data.train_condition is None else data.train_condition.shape[1]
-            assert cell.spec.condition_dim == width
+            parts = data.train if data.train_condition is None else (data.train, data.train_condition)
+            check_specs([cell.spec], check_data(parts))  # raises where it does not
             if len(cell.classes) > 1:
                 assert data.train_labels is not None
                 assert data.train_labels.unique().tolist() == list(range(len(cell.classes)))
@@ -174,6 +216,8 @@ def test_every_data_set_fits_its_model() -> None:
         ({"names": []}, "got none"),
         ({"budget": "huge"}, "budget must be one of quick, full, got 'huge'"),
         ({"seeds": 0}, "seeds must be a positive integer, got 0"),
+        ({"names": ["table3", "table8"], "backend": "cpu"}, "table8: .*only 'reference' trains"),
+        ({"backend": "triton"}, "table3: backend must be one of"),
     ],
 )
 def test_bad_input(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:

@@ -5,10 +5,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from manifold_core.experiments import workers
 from manifold_core.experiments.catalogue import TABLES
 from manifold_core.experiments.jobs import Part, Shard, in_order, train_shard
@@ -30,6 +32,17 @@ def test_two_workers_give_the_runs_of_one(tmp_path: Path) -> None:
     assert shared == alone
     assert seconds > 0
     assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == ["0-of-2", "1-of-2"]
+
+
+def test_models_without_an_engine_have_a_worker_for_each_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, plan = TABLES["table8"], replace(PLAN, seeds=1, steps=4)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    shared, _ = train_table(table, plan, tmp_path / "shared", devices=["cpu"], progress=False)
+    assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == ["0-of-3", "1-of-3", "2-of-3"]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    alone, _ = train_table(table, plan, tmp_path / "alone", devices=["cpu"], progress=False)
+    assert [run["cell"] for run in shared] == [run["cell"] for run in alone]
+    assert [run["neg_elbo"] for run in shared] == pytest.approx([run["neg_elbo"] for run in alone], rel=1e-5)
 
 
 def test_order_of_the_runs_is_that_of_the_jobs() -> None:
