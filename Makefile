@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
 
-.PHONY: help demo test test-slow sanitize lint bench resources gpu clean
+.PHONY: help demo test test-slow sanitize lint peers bench bench-check resources gpu clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -49,10 +49,18 @@ lint: $(READY)  ## style and types
 	$(call link_tree,build/types)
 	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p manifold_core
 
-bench: $(READY)  ## the fused ops and whole training steps against eager PyTorch on this machine
-	$(BIN)/python -m benchmarks.elbo_against_eager
-	$(BIN)/python -m benchmarks.cholesky_against_eager
-	$(BIN)/python -m benchmarks.ensemble_against_eager
+peers: $(READY)  ## install what the benchmarks compare with besides PyTorch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/peers.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps pythae==0.1.2
+
+bench: peers  ## ours against PyTorch and other peers on this machine, then the pages of results; wants it quiet
+	mkdir -p build
+	$(BIN)/manifold-core bench --rounds 9 --seconds 3000 --json > build/bench.json
+	$(BIN)/python -m benchmarks.report --add build/bench.json
+
+bench-check: $(READY)  ## every asv benchmark once, in this environment
+	$(BIN)/asv check -E existing
+	$(BIN)/asv run -E existing --quick --show-stderr --dry-run
 
 resources: $(READY)  ## compile every GPU kernel; fails where one spills; the table goes to benchmarks/results
 	$(BIN)/python -m benchmarks.resources --out benchmarks/results/gpu_kernels.md

@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 
 import manifold_core as mc
+from manifold_core.bench.ensemble import MANIFOLD, WIDTH, Eager, data, multiply_adds, specs
 from manifold_core.ensemble.data import DataSet, check_data
 from manifold_core.ensemble.state import State
 
 from . import gpu
 from .batched import Batched
-from .ensemble_against_eager import MANIFOLD, WIDTH, Eager, data, multiply_adds, specs
 
 BATCH, STEPS, SETS = 1024, 20_000, 8
 MAIN = (128, 32)  # models and hidden width
