@@ -58,9 +58,12 @@ bench: peers  ## ours against PyTorch and other peers on this machine, then the 
 	$(BIN)/manifold-core bench --rounds 9 --seconds 3000 --json > build/bench.json
 	$(BIN)/python -m benchmarks.report --add build/bench.json
 
+# asv writes what it knows of the machine into the home folder: here, one of its own.
 bench-check: $(READY)  ## every asv benchmark once, in this environment
-	$(BIN)/asv check -E existing
-	$(BIN)/asv run -E existing --quick --show-stderr --dry-run
+	mkdir -p build/asv
+	HOME=$(CURDIR)/build/asv $(BIN)/asv machine --yes > build/asv/machine.txt
+	HOME=$(CURDIR)/build/asv $(BIN)/asv check -E existing
+	HOME=$(CURDIR)/build/asv OMP_NUM_THREADS=1 $(BIN)/asv run -E existing --quick --dry-run --show-stderr --durations 5
 
 resources: $(READY)  ## compile every GPU kernel; fails where one spills; the table goes to benchmarks/results
 	$(BIN)/python -m benchmarks.resources --out benchmarks/results/gpu_kernels.md

@@ -22,7 +22,7 @@ from ..kernels.rsample_kl import reference as sample_reference
 from ..models import VAE
 from .comparison import Call, Comparison, largest_difference
 
-__all__ = ["COMPARISON", "LOSSES", "Loss"]
+__all__ = ["COMPARISON", "LOSSES", "Loss", "training_step"]
 
 FEATURES, HIDDEN, LATENTS = 784, 400, 20
 LEARNING_RATE = 1e-3
@@ -77,7 +77,7 @@ def _pyro(vae: VAE) -> Loss:
     from pyro.infer import TraceMeanField_ELBO
 
     pyro.enable_validation(False)
-    nothing = torch.zeros(LATENTS)
+    nothing = torch.zeros(LATENTS, device=vae.elbo.log_gamma.device)
 
     def prior_and_likelihood(x: Tensor) -> None:
         pyro.module("decoder", vae.decoder)
@@ -120,6 +120,7 @@ def _pythae(vae: VAE) -> Loss:
 
     config = VAEConfig(input_dim=(FEATURES,), latent_dim=LATENTS, reconstruction_loss="mse")
     theirs = PythaeVAE(config, encoder=Encoder(), decoder=Decoder())
+    theirs.to(vae.elbo.log_gamma.device)
     return Loss(lambda x: theirs({"data": x}).loss, [*theirs.parameters()], left_out=CONSTANT)
 
 
@@ -132,19 +133,21 @@ LOSSES: dict[str, Callable[[VAE], Loss]] = {
 }
 
 
+def training_step(make: Callable[[VAE], Loss], size: int, device: str = "cpu") -> Callable[[], None]:
+    """Forward, backward and Adam on a batch."""
+    loss, x = make(model().to(device)), batch(size).to(device)
+    optimizer = torch.optim.Adam(loss.parameters, lr=LEARNING_RATE, fused=True)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        loss.of(x).backward()
+        optimizer.step()
+
+    return run
+
+
 def _contender(make: Callable[[VAE], Loss]) -> Callable[..., Call]:
-    def prepare(size: int) -> Call:
-        loss, x = make(model()), batch(size)
-        optimizer = torch.optim.Adam(loss.parameters, lr=LEARNING_RATE, fused=True)
-
-        def step() -> None:
-            optimizer.zero_grad()
-            loss.of(x).backward()
-            optimizer.step()
-
-        return Call(step)
-
-    return prepare
+    return lambda size: Call(training_step(make, size))
 
 
 def _gradients(vae: VAE, loss: Tensor) -> Iterator[Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 from .machine import COPY, PRODUCT
 from .suite import Row
 
-__all__ = ["machine_speeds", "markdown", "text"]
+__all__ = ["heading", "machine_speeds", "markdown", "notes", "text"]
 
 NOTHING = "–"
 
@@ -23,6 +23,10 @@ def machine_speeds(rows: Sequence[Row]) -> tuple[float, float]:
 
 def _time(microseconds: float | None) -> str:
     return NOTHING if microseconds is None else f"{microseconds:,.0f} µs"
+
+
+def _share(share: float) -> str:
+    return NOTHING if math.isnan(share) else f"{share:.0%}"
 
 
 def _ratio(row: Row, peer: str, *, quartiles: bool = False) -> str:
@@ -41,9 +45,9 @@ def _cells(row: Row, copy: float, product: float) -> list[str]:
     if micros is None:
         cells += [NOTHING] * 2
     elif of.bound == "copy":
-        cells += [f"{row.bytes_moved / micros / 1e3:.1f}", f"{row.bytes_moved / micros * 1e6 / copy:.0%}"]
+        cells += [f"{row.bytes_moved / micros / 1e3:.1f}", _share(row.bytes_moved / micros * 1e6 / copy)]
     else:
-        cells += [f"{row.operations / micros / 1e3:.0f}", f"{row.operations / micros * 1e6 / product:.0%}"]
+        cells += [f"{row.operations / micros / 1e3:.0f}", _share(row.operations / micros * 1e6 / product)]
     goal = of.goals.get(row.size, math.nan)
     first, *others = of.peers
     cells += [_time(row.microseconds(first)), _ratio(row, first, quartiles=True)]
@@ -76,11 +80,10 @@ def heading(results: dict[str, Any]) -> list[str]:
     """Where it was measured, and what the machine can do."""
     copy, product = machine_speeds(results["rows"])
     where = results["provenance"]
-    lines = [
-        ", ".join(f"{name} {value}" for name, value in where.items()),
-        f"a copy moves {copy / 1e9:.1f} GB/s, a matrix product makes {product / 1e9:,.0f} GFLOP/s",
-    ]
-    if where["load"] > where["threads"] / 2:
+    lines = [", ".join(f"{name} {value}" for name, value in where.items() if value is not None)]
+    if not math.isnan(copy):
+        lines.append(f"a copy moves {copy / 1e9:.1f} GB/s, a matrix product makes {product / 1e9:,.0f} GFLOP/s")
+    if (where["load"] or 0) > where["threads"] / 2:
         lines.append(f"other programs were running (load {where['load']}): the figures are rough")
     return lines
 

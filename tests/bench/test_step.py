@@ -1,12 +1,14 @@
 """All contenders for the training step minimise the same thing."""
 
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from manifold_core.bench import step
+from manifold_core.bench import profile, step
 
 
 @pytest.mark.parametrize("name", ["manifold_core", "pyro", "pythae"])
@@ -34,5 +36,27 @@ def test_a_step_moves_the_weights_of_the_networks_that_are_counted() -> None:
     loss = step.LOSSES["manifold_core"](vae)
     assert sum(p.numel() for p in loss.parameters if p.dim() == 2) == step.weights()
     before = [p.detach().clone() for p in loss.parameters]
-    step._contender(lambda _: loss)(4).run()
+    step.training_step(lambda _: loss, 4)()
     assert all((a != b).any() for a, b in zip(before, loss.parameters, strict=True))
+
+
+def test_the_profile_has_the_operators_of_a_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(profile, "STEPS", 2)
+    monkeypatch.setattr(profile, "WARM_UP", 1)
+    trace = tmp_path / "trace.json"
+    monkeypatch.setattr(sys, "argv", ["profile", "--batch", "8", "--trace", str(trace)])
+    profile.main()
+    said = capsys.readouterr().out
+    assert "2 steps of manifold_core, B = 8" in said
+    for name in ("aten::addmm", "adam"):
+        assert name in said
+    assert trace.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("options", [["--batch", "0"], ["--contender", "nobody"]])
+def test_a_profile_of_nothing(options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["profile", *options])
+    with pytest.raises(SystemExit, match="2"):
+        profile.main()
