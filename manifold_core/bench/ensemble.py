@@ -21,7 +21,18 @@ from ..ensemble.state import State
 from ..training import TrainingConfig
 from .comparison import Call, Comparison, largest_difference
 
-__all__ = ["COMPARISON", "LEARNING_RATE", "MANIFOLD", "WIDTH", "Eager", "data", "distance", "multiply_adds", "specs"]
+__all__ = [
+    "COMPARISON",
+    "LEARNING_RATE",
+    "MANIFOLD",
+    "WIDTH",
+    "Eager",
+    "data",
+    "distance",
+    "engine",
+    "multiply_adds",
+    "specs",
+]
 
 SAMPLES, WIDTH, MANIFOLD = 100_000, 20, 6  # d = κ
 LEARNING_RATE = 0.005
@@ -98,7 +109,7 @@ def bytes_moved(hidden: int, batch: int) -> int:
     return 4 * (batch * WIDTH + 6 * parameters)
 
 
-def _engine(models: int | None, threads: int | None) -> Callable[..., Call]:
+def engine(models: int | None, threads: int | None) -> Callable[..., Call]:
     """None: as many as PyTorch has threads."""
 
     def prepare(hidden: int, batch: int) -> Call:
@@ -122,9 +133,9 @@ COMPARISON = Comparison(
     goals={(16, 1024): 25.0, (64, 1024): 12.0, (16, 100_000): 8.0},
     contenders={
         "eager": _eager(fused=False),
-        "one model": _engine(1, None),
-        "side by side": _engine(None, None),
-        "one model, one thread": _engine(1, 1),
+        "one model": engine(1, None),
+        "side by side": engine(None, None),
+        "one model, one thread": engine(1, 1),
         "eager, fused Adam": _eager(fused=True),
     },
     error=error,

@@ -16,12 +16,13 @@ MARKERS = {"elbo": "o", "cholesky": "s", "ensemble": "^", "step": "D"}
 def plot_roofline(path: Path, rows: Sequence[Row]) -> Path:
     """Operations a second over operations a byte, a point for ours and one for the yardstick at each size.
 
-    Both count what the formulas need, each array moved once: who moves or computes more stands lower.
+    Both count what the formulas need, each array moved once: who moves or computes more stands lower. What fits
+    into the caches may stand above the roof, which is that of memory.
     """
     copy, product = machine_speeds(rows)
     picture = _figure(7.5, 5)
     axes = picture.add_subplot()
-    intensities = [2.0**k for k in range(-3, 10)]
+    intensities = [2.0**-3, product / copy, 2.0**9]
     roof = [min(copy * i, product) / 1e9 for i in intensities]
     axes.loglog(intensities, roof, color="black", label="copy and matrix product of this machine")
     seen: set[tuple[str, str]] = set()

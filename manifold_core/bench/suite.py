@@ -25,12 +25,13 @@ import torch
 from ..errors import InputError
 from ..kernels.extension import compiled
 from ..provenance import commit, processor
-from . import cholesky, elbo, ensemble, machine, step
+from . import cholesky, elbo, ensemble, growth, machine, step
 from .comparison import Comparison, Quartiles, timed
 
 __all__ = ["COMPARISONS", "Row", "chosen", "from_json", "measure", "to_json"]
 
-COMPARISONS = {c.name: c for c in (m.COMPARISON for m in (machine, elbo, cholesky, ensemble, step))}
+MAIN = tuple(module.COMPARISON for module in (elbo, cholesky, ensemble, step))
+COMPARISONS = {c.name: c for c in (machine.COMPARISON, *MAIN, *growth.COMPARISONS)}
 SECONDS_A_SIZE = 0.25
 SECONDS_TO_COMPILE = 15.0  # with less time left, what is slow is not begun
 
@@ -69,16 +70,18 @@ class Row:
 
 
 def chosen(names: Sequence[str]) -> list[Comparison]:
-    """The comparisons of these names, of all if there are none; the machine's first.
+    """The comparisons of these names, ``growth`` for those by one number; the main ones if there are none. The
+    machine's comes first.
 
     Raises:
         InputError: there is none of that name.
     """
-    others = [name for name in COMPARISONS if name != machine.COMPARISON.name]
+    of_name = {c.name: (c,) for c in (*MAIN, *growth.COMPARISONS)} | {"growth": growth.COMPARISONS}
     for name in names:
-        if name not in others:
-            raise InputError(f"a comparison is one of {', '.join(others)}, got {name!r}")
-    return [machine.COMPARISON, *(COMPARISONS[name] for name in dict.fromkeys(names or others))]
+        if name not in of_name:
+            raise InputError(f"a comparison is one of {', '.join(of_name)}, got {name!r}")
+    wanted = [comparison for name in names for comparison in of_name[name]] or MAIN
+    return [machine.COMPARISON, *{c.name: c for c in wanted}.values()]
 
 
 def measure(

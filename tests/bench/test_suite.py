@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from manifold_core import InputError, cli
 from manifold_core.bench import roofline, suite, table
@@ -48,6 +49,18 @@ class TestRight:
         comparison = suite.COMPARISONS[name]
         size = comparison.sizes[0]
         assert comparison.error(*size) < comparison.allowed
+
+    @pytest.mark.parametrize("comparison", suite.growth.COMPARISONS, ids=lambda c: c.name)
+    def test_what_grows_is_right_and_runs(self, comparison: Comparison) -> None:
+        size = comparison.sizes[0]
+        assert comparison.error(*size) < comparison.allowed
+        assert comparison.bytes_moved(*size) > 0 < comparison.operations(*size)
+        threads = torch.get_num_threads()
+        try:
+            for name in (*comparison.ours, *comparison.peers):
+                comparison.contenders[name](*size).run()
+        finally:
+            torch.set_num_threads(threads)
 
     def test_a_wrong_result_gets_no_time(self, measured: list[str]) -> None:
         for error in (1e-5, math.nan):
@@ -114,7 +127,9 @@ class TestMeasure:
     def test_the_machine_comes_first_and_names_are_checked(self) -> None:
         assert [c.name for c in suite.chosen([])] == ["machine", "elbo", "cholesky", "ensemble", "step"]
         assert [c.name for c in suite.chosen(["step", "step"])] == ["machine", "step"]
-        with pytest.raises(InputError, match="one of elbo, cholesky, ensemble, step, got 'elbow'"):
+        grown = ["machine", "elbo", "batch", "features", "latents", "triangle", "models", "threads"]
+        assert [c.name for c in suite.chosen(["elbo", "growth", "models"])] == grown
+        with pytest.raises(InputError, match=r"one of elbo, cholesky, .*, growth, got 'elbow'"):
             suite.chosen(["elbow"])
 
 
