@@ -96,7 +96,7 @@ class TestMeasure:
             assert next(iter(suite._contender("sleep", "broken", 0))).startswith("failed: ZeroDivisionError")
 
     def test_a_process_of_its_own(self) -> None:
-        (found,) = suite._in_own_process(MACHINE, "matrix product", 100)
+        (found,) = suite._in_own_process(MACHINE, "matrix product", 600)
         low, median, high = found
         assert 0 < low <= median <= high
 
