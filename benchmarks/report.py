@@ -8,6 +8,7 @@ measured has its figures. A test holds the pages against the files.
 """
 
 import argparse
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from manifold_core.errors import InputError
 
 from .gpu import ROOT, results_file
 
-__all__ = ["add", "files", "page", "with_tables"]
+__all__ = ["add", "files", "gpu_files", "page", "with_tables"]
 
 RESULTS = ROOT / "benchmarks" / "results"
 TABLE = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -57,7 +58,27 @@ def _table(results: Results, rows: Sequence[Row]) -> str:
     return markdown(rows, machine_speeds(results["rows"])) + "\n"
 
 
-def page(found: Sequence[tuple[Path, Results]]) -> str:
+def _of_gpu(path: Path) -> str:
+    """What benchmarks/gpu.py or benchmarks/ensemble_on_gpu.py has written: each row as it stands there."""
+    results = json.loads(path.read_text(encoding="utf-8"))
+    names = list(results["rows"][0])
+    lines = [names, ["---"] * len(names), *([_cell(row[name]) for name in names] for row in results["rows"])]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    where = ", ".join(f"{name} {results[name]}" for name in ("device", "torch", "commit", "date") if name in results)
+    return f"## {path.stem}\n\n[`{path.name}`]({path.name}): {where}\n\n{table}"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+    return "" if value is None else " × ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def gpu_files(folder: Path = RESULTS) -> list[Path]:
+    return sorted(path for kind in ("gpu", "ensemble") for path in folder.glob(f"{kind}-*.json"))
+
+
+def page(found: Sequence[tuple[Path, Results]], on_gpu: Sequence[Path] = ()) -> str:
     """All tables of all files."""
     parts = [
         "# Results",
@@ -66,6 +87,7 @@ def page(found: Sequence[tuple[Path, Results]]) -> str:
         "GFLOP/s are of counted bytes and operations; *of copy* and *of product* are shares of what a plain copy and a "
         "matrix product reached in the same run. The files hold the quartiles of every process.",
         "GPU kernels: [registers and shared memory](gpu_kernels.md).",
+        *(_of_gpu(path) for path in on_gpu),
     ]
     for path, results in found:
         parts += [f"## {path.stem}", f"[`{path.name}`]({path.name})", *heading(results)]
@@ -113,7 +135,7 @@ def main() -> None:
         if any(row.comparison == "machine" for row in results["rows"]):
             plot_roofline(picture(path), results["rows"])
     readme = ROOT / "README.md"
-    (RESULTS / "README.md").write_text(page(found), encoding="utf-8")
+    (RESULTS / "README.md").write_text(page(found, gpu_files()), encoding="utf-8")
     readme.write_text(with_tables(readme.read_text(encoding="utf-8"), found), encoding="utf-8")
 
 

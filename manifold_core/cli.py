@@ -42,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"manifold-core: training diverged: {error}", file=sys.stderr)
         return 3
     except (KeyboardInterrupt, _Terminated) as signalled:
-        print("manifold-core: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        resumes = options.command in (_train, _reproduce)
+        then = "; the same command goes on from the last checkpoint" if resumes else ""
+        print(f"manifold-core: stopped{then}", file=sys.stderr)
         return 143 if isinstance(signalled, _Terminated) else 130
     return status
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import report
+from benchmarks import gpu, report
 from manifold_core import InputError
 from manifold_core.bench import suite
 from manifold_core.bench.suite import Row
@@ -36,6 +36,17 @@ def test_the_newest_figures_stand_in_the_text(tmp_path: Path) -> None:
     page = report.page(found)
     assert page.index("2026-01-02") < page.index("2025-12-31")
     assert page.count("Training step of an MLP VAE") == 3
+
+
+def test_figures_of_a_gpu_stand_as_they_are(tmp_path: Path) -> None:
+    row = gpu.Row("rsample_kl", (512, 32), "float32", "cuda", "both", 1234.5, 0.71234)
+    content = {"device": "A GPU", "date": "2026-01-02", "rows": [row._asdict()]}
+    path = tmp_path / "gpu-a-gpu-2026-01-02.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert report.gpu_files(tmp_path) == [path]
+    text = report.page([], report.gpu_files(tmp_path))
+    assert "gpu-a-gpu-2026-01-02.json): device A GPU, date 2026-01-02\n" in text
+    assert "| rsample_kl | 512 × 32 | float32 | cuda | both | 1,234 | 0.712 |  |\n" in text
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"rows": []}', json.dumps({"provenance": {}, "rows": [{"size": [1]}]})])
