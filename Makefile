@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
 
-.PHONY: help demo test test-slow sanitize lint peers bench bench-check resources gpu clean
+.PHONY: help demo test test-slow sanitize lint peers bench bench-check bench-commits resources gpu clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -58,12 +58,21 @@ bench: peers  ## ours against PyTorch and other peers on this machine, then the 
 	$(BIN)/manifold-core bench elbo cholesky ensemble step growth --rounds 9 --seconds 3000 --json > build/bench.json
 	$(BIN)/python -m benchmarks.report --add build/bench.json
 
-# asv writes what it knows of the machine into the home folder: here, one of its own.
-bench-check: $(READY)  ## every asv benchmark once, in this environment
+# asv writes what it knows of the machine into the home folder: here, one of its own. Its environments obey
+# constraints.txt: left alone, it would fetch the newest torch of the index.
+ASV = HOME=$(CURDIR)/build/asv PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/asv
+build/asv/.asv-machine.json: $(READY)
 	mkdir -p build/asv
-	HOME=$(CURDIR)/build/asv $(BIN)/asv machine --yes > build/asv/machine.txt
-	HOME=$(CURDIR)/build/asv $(BIN)/asv check -E existing
-	HOME=$(CURDIR)/build/asv OMP_NUM_THREADS=1 $(BIN)/asv run -E existing --quick --dry-run --show-stderr --durations 5
+	$(ASV) machine --yes > build/asv/machine.txt
+
+bench-check: build/asv/.asv-machine.json  ## every asv benchmark once, in this environment
+	$(ASV) check -E existing
+	OMP_NUM_THREADS=1 $(ASV) run -E existing --quick --dry-run --show-stderr --durations 5
+
+BASE := HEAD~1
+ONLY := .
+bench-commits: build/asv/.asv-machine.json  ## is HEAD slower than BASE=HEAD~1? ONLY=regex of benchmarks; wants it quiet
+	$(ASV) continuous $(BASE) HEAD -b '$(ONLY)' --show-stderr
 
 resources: $(READY)  ## compile every GPU kernel; fails where one spills; the table goes to benchmarks/results
 	$(BIN)/python -m benchmarks.resources --out benchmarks/results/gpu_kernels.md
