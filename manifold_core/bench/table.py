@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from .comparison import Comparison
 from .machine import COPY, PRODUCT
 from .suite import Row
 
@@ -48,17 +49,24 @@ def _cells(row: Row, copy: float, product: float) -> list[str]:
         cells += [f"{row.bytes_moved / micros / 1e3:.1f}", _share(row.bytes_moved / micros * 1e6 / copy)]
     else:
         cells += [f"{row.operations / micros / 1e3:.0f}", _share(row.operations / micros * 1e6 / product)]
-    goal = of.goals.get(row.size, math.nan)
     first, *others = of.peers
     cells += [_time(row.microseconds(first)), _ratio(row, first, quartiles=True)]
-    return [*cells, NOTHING if math.isnan(goal) else f"{goal:g}", *(_ratio(row, p) for p in others)]
+    if _has_goals(of):
+        goal = of.goals.get(row.size, math.nan)
+        cells.append(NOTHING if math.isnan(goal) else f"{goal:g}")
+    return [*cells, *(_ratio(row, peer) for peer in others)]
+
+
+def _has_goals(of: Comparison) -> bool:
+    return not all(map(math.isnan, of.goals.values()))
 
 
 def _grid(rows: Sequence[Row], copy: float, product: float) -> list[list[str]]:
     of = rows[0].of
     speed = ["GB/s", "of copy"] if of.bound == "copy" else ["GFLOP/s", "of product"]
     first, *others = of.peers
-    head = [of.axes, *of.ours, *speed, first, f"× {first}", "goal", *(f"× {name}" for name in others)]
+    goal = ["goal"] if _has_goals(of) else []
+    head = [of.axes, *of.ours, *speed, first, f"× {first}", *goal, *(f"× {name}" for name in others)]
     return [head, *(_cells(row, copy, product) for row in rows)]
 
 

@@ -178,6 +178,12 @@ class TestOutput:
             results["provenance"]["load"] = load
             assert ("the figures are rough" in table.text(results)) == said
 
+    def test_without_goals_there_is_no_column_of_them(self) -> None:
+        row = Row("step", (128,), 0.0, 1, 1, {"eager": [(2, 2, 2)], "manifold_core": [(1, 1, 1)]})
+        head, _, cells = table.markdown([row], (math.nan, math.nan)).splitlines()
+        assert "goal" not in head
+        assert head.count("|") == cells.count("|")
+
     def test_without_figures_there_is_a_table(self) -> None:
         rows = [Row("step", (128,), math.nan, 1, 1, notes={"eager": "failed"})]
         assert "– | –" in table.markdown(rows, table.machine_speeds(rows))
