@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
 
-.PHONY: help demo test test-slow sanitize lint bench resources gpu clean
+.PHONY: help demo test test-slow sanitize lint peers bench bench-check bench-commits resources gpu clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -49,10 +49,30 @@ lint: $(READY)  ## style and types
 	$(call link_tree,build/types)
 	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p manifold_core
 
-bench: $(READY)  ## the fused ops and whole training steps against eager PyTorch on this machine
-	$(BIN)/python -m benchmarks.elbo_against_eager
-	$(BIN)/python -m benchmarks.cholesky_against_eager
-	$(BIN)/python -m benchmarks.ensemble_against_eager
+peers: $(READY)  ## install what the benchmarks compare with besides PyTorch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/peers.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps pythae==0.1.2
+
+bench: peers  ## ours against PyTorch and other peers on this machine, then the pages of results; wants it quiet
+	mkdir -p build
+	$(BIN)/manifold-core bench elbo cholesky ensemble step growth --rounds 9 --seconds 3000 --json > build/bench.json
+	$(BIN)/python -m benchmarks.report --add build/bench.json
+
+# asv writes what it knows of the machine into the home folder: here, one of its own. Its environments obey
+# constraints.txt: left alone, it would fetch the newest torch of the index.
+ASV = HOME=$(CURDIR)/build/asv PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/asv
+build/asv/.asv-machine.json: $(READY)
+	mkdir -p build/asv
+	$(ASV) machine --yes > build/asv/machine.txt
+
+bench-check: build/asv/.asv-machine.json  ## every asv benchmark once, in this environment
+	$(ASV) check -E existing
+	OMP_NUM_THREADS=1 $(ASV) run -E existing --quick --dry-run --show-stderr --durations 5
+
+BASE := HEAD~1
+ONLY := .
+bench-commits: build/asv/.asv-machine.json  ## is HEAD slower than BASE=HEAD~1? ONLY=regex of benchmarks; wants it quiet
+	$(ASV) continuous $(BASE) HEAD -b '$(ONLY)' --show-stderr
 
 resources: $(READY)  ## compile every GPU kernel; fails where one spills; the table goes to benchmarks/results
 	$(BIN)/python -m benchmarks.resources --out benchmarks/results/gpu_kernels.md

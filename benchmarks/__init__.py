@@ -1,1 +1,2 @@
-"""Measurements. Run from the repository root, for example ``python -m benchmarks.elbo_against_eager``."""
+"""Measurements that stay in the repository: asv, GPUs, results. Run from its root. Comparisons on a CPU, which users
+have too, are in ``manifold_core.bench``."""

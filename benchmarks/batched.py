@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .ensemble_against_eager import LEARNING_RATE
+from manifold_core.bench.ensemble import LEARNING_RATE
 
 
 def gradients(parameters: Sequence[Tensor], data: Tensor, index: Tensor, noise: Tensor) -> list[Tensor]:

@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 
 import manifold_core as mc
+from manifold_core.bench.ensemble import MANIFOLD, WIDTH, Eager, data, multiply_adds, specs
 from manifold_core.ensemble.data import DataSet, check_data
 from manifold_core.ensemble.state import State
 
 from . import gpu
 from .batched import Batched
-from .ensemble_against_eager import MANIFOLD, WIDTH, Eager, data, multiply_adds, specs
 
 BATCH, STEPS, SETS = 1024, 20_000, 8
 MAIN = (128, 32)  # models and hidden width
@@ -291,12 +291,12 @@ def report(sets: Sequence[Tensor], where: dict[str, Any], out: Path, end: float)
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ensemble_on_gpu", description=__doc__)
     parser.add_argument("--seconds", type=float, default=200, help="after so long nothing new is begun")
-    parser.add_argument("--out", type=Path, help="instead of benchmarks/results/ensemble-<device>.json")
+    parser.add_argument("--out", type=Path, help="instead of benchmarks/results/ensemble-<device>-<date>.json")
     arguments = parser.parse_args()
     end = time.monotonic() + arguments.seconds
     device = torch.device("cuda")
     where = gpu.about(device)
-    out = arguments.out or gpu.results_file("ensemble", where["device"])
+    out = arguments.out or gpu.results_file("ensemble", where["device"], where["date"])
     report([data(seed).to(device) for seed in range(SETS)], where, out, end)
 
 

@@ -24,6 +24,8 @@ import torch
 from manifold_core.kernels.random import standard_normal
 from torch import Tensor
 
+from manifold_core.provenance import commit
+
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 1234
 ALLOWED = {torch.float32: 2e-5, torch.bfloat16: 2e-2}  # of the largest number of a result: a sanity check, no proof
@@ -394,13 +396,13 @@ def or_none(value: float) -> float | None:
 def about(device: torch.device) -> dict[str, Any]:
     """Where and when: what a file of results begins with."""
     name = torch.cuda.get_device_name(device)
-    return {"device": name, "torch": torch.__version__, "date": date.today().isoformat()}
+    return {"device": name, "torch": torch.__version__, "commit": commit(), "date": date.today().isoformat()}
 
 
-def results_file(kind: str, device_name: str) -> Path:
-    """Where the results of a kind go if nothing else is said."""
+def results_file(kind: str, device_name: str, day: str) -> Path:
+    """Where the results of a kind go if nothing else is said: a file a device and date."""
     slug = re.sub(r"[^a-z0-9]+", "-", device_name.lower()).strip("-")
-    return ROOT / "benchmarks" / "results" / f"{kind}-{slug}.json"
+    return ROOT / "benchmarks" / "results" / f"{kind}-{slug}-{day}.json"
 
 
 def main() -> None:
@@ -408,12 +410,12 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=200, help="after so long nothing new is begun; torch.compile a while earlier"
     )
-    parser.add_argument("--out", type=Path, help="instead of benchmarks/results/gpu-<device>.json")
+    parser.add_argument("--out", type=Path, help="instead of benchmarks/results/gpu-<device>-<date>.json")
     arguments = parser.parse_args()
     end = time.monotonic() + arguments.seconds
     device = torch.device("cuda")
     where = about(device)
-    out = arguments.out or results_file("gpu", where["device"])
+    out = arguments.out or results_file("gpu", where["device"], where["date"])
     copy = copy_bandwidth(device)
     print(f"a copy moves {copy / 1e9:.0f} GB/s")
     rows: list[Row] = []

@@ -1,6 +1,7 @@
-"""The command line: ``manifold-core train``, ``reproduce``, ``eager``, ``report`` and ``info``."""
+"""The command line: ``manifold-core train``, ``reproduce``, ``eager``, ``report``, ``bench`` and ``info``."""
 
 import argparse
+import importlib.util
 import signal
 import sys
 from collections.abc import Sequence
@@ -41,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"manifold-core: training diverged: {error}", file=sys.stderr)
         return 3
     except (KeyboardInterrupt, _Terminated) as signalled:
-        print("manifold-core: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        resumes = options.command in (_train, _reproduce)
+        then = "; the same command goes on from the last checkpoint" if resumes else ""
+        print(f"manifold-core: stopped{then}", file=sys.stderr)
         return 143 if isinstance(signalled, _Terminated) else 130
     return status
 
@@ -122,6 +125,19 @@ def _parser() -> argparse.ArgumentParser:
     add.set_defaults(command=_report)
     add.add_argument("folder", type=Path, metavar="DIR", help="folder of result files, as table1.json")
     add.add_argument("--out", type=Path, metavar="DIR", help="folder of report.html and report.md; default: the same")
+
+    add = commands.add_parser(
+        "bench",
+        help="what the library would give on this machine's CPU, beside eager PyTorch and other peers",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add.set_defaults(command=_bench)
+    add.add_argument("comparisons", nargs="*", metavar="comparison", help="elbo, cholesky, ensemble, step; growth")
+    add.add_argument("--rounds", type=int, default=1, metavar="N", help="processes of each contender")
+    add.add_argument("--seconds", type=float, default=80, metavar="S", help="after so long nothing new is begun")
+    add.add_argument("--json", action="store_true", help="raw figures on standard output, in place of the table")
+    add.add_argument("--plot", type=Path, metavar="FILE", help="the roofline, as a PNG file")
+    add.add_argument("--quiet", action="store_true", help="do not say what is being measured")
 
     add = commands.add_parser("info", help="versions, backends and data on this machine")
     add.set_defaults(command=_info)
@@ -230,6 +246,27 @@ def _report(options: argparse.Namespace) -> int:
 
     for path in write_report(options.folder, options.out):
         print(f"report: {path}")
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from .bench import roofline, suite
+    from .bench.table import text
+
+    if options.rounds < 1:
+        raise InputError(f"rounds must be at least 1, got {options.rounds}")
+    if not options.seconds > 0:
+        raise InputError(f"seconds must be positive, got {options.seconds:g}")
+    if options.plot is not None and importlib.util.find_spec("matplotlib") is None:
+        raise InputError("a plot needs matplotlib: pip install 'manifold-core[experiments]'")
+    if options.plot is not None and not options.plot.absolute().parent.is_dir():
+        raise InputError(f"--plot: there is no folder {options.plot.absolute().parent}")
+    progress = (lambda _: None) if options.quiet else (lambda what: print(what, file=sys.stderr))
+    results = suite.measure(suite.chosen(options.comparisons), options.rounds, options.seconds, progress)
+    print(suite.to_json(results) if options.json else text(results))
+    if options.plot is not None:
+        roofline.plot_roofline(options.plot, results["rows"])
+        print(f"picture: {options.plot}", file=sys.stderr)
     return 0
 
 

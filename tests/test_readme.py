@@ -4,12 +4,12 @@ import json
 import re
 import statistics
 from pathlib import Path
-from typing import Any
 
 import pytest
 from manifold_core.experiments import paper
 
 import manifold_core as mc
+from benchmarks import report
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,37 +25,14 @@ def test_python_blocks_run_one_after_the_other(capsys: pytest.CaptureFixture[str
     assert int(capsys.readouterr().out.split()[0]) in range(9)
 
 
-def speed_rows(name: str) -> list[tuple[dict[str, Any], str]]:
-    """What a results file has, and how the row of each size begins."""
-    results = json.loads((ROOT / "benchmarks/results" / name).read_text(encoding="utf-8"))["results"]
-    rows = []
-    for found in results:
-        size = ", ".join(f"{n:,}" for n in found["size"])
-        low, median, high = found["ratio_quartiles"]
-        times = f"| {size} | {found['eager_us']:,.0f} µs | {found['fused_us']:,.0f} µs |"
-        rows.append((found, f"{times} {median:.1f} | {low:.1f} to {high:.1f} | {found['wanted']:g} |"))
-    return rows
-
-
-def test_speed_figures_are_those_of_the_results_file() -> None:
-    for _, row in speed_rows("cpu.json"):
-        assert f"{row}\n" in README
-
-
-def test_speed_figures_of_full_covariance_are_those_of_the_results_file() -> None:
-    for found, row in speed_rows("cpu_cholesky.json"):
-        tuned, distributions = (found[f"{name}_ratio_quartiles"][1] for name in ("tuned", "distributions"))
-        assert f"{row} {tuned:.1f} | {distributions:.1f} | {found['diagonal_us']:,.0f} µs |\n" in README
-
-
-def test_speed_figures_of_whole_steps_are_those_of_the_results_file() -> None:
-    text = (ROOT / "benchmarks/results/cpu_ensemble.json").read_text(encoding="utf-8")
-    for f in json.loads(text)["results"]:
-        one, side = (
-            f"{f[f'{name}_us']:,.0f} µs | {f[f'{name}_ratio']:.1f}" for name in ("one_model", "a_model_a_thread")
-        )
-        row = f"| {f['hidden']}, {f['batch']:,} | {f['eager_us']:,.0f} µs | {one} | {side} | {f['wanted']:g} |"
-        assert f"{row} {f['share_of_matrix_product']:.0%} |\n" in README
+def test_speed_figures_are_those_of_the_result_files() -> None:
+    found = report.files()
+    assert found
+    for name in ("elbo", "cholesky", "ensemble", "step"):
+        assert f"<!-- bench: {name} -->" in README
+    again = "they differ: python -m benchmarks.report"
+    assert report.with_tables(README, found) == README, again
+    assert report.page(found, report.gpu_files()) == (report.RESULTS / "README.md").read_text(encoding="utf-8"), again
 
 
 def test_dimension_figures_are_those_of_the_results_file() -> None:

@@ -16,10 +16,12 @@ from manifold_core.kernels.random import standard_normal
 from torch import Tensor
 
 import manifold_core as mc
-from benchmarks import comparison, ensemble_against_eager, ensemble_on_gpu, gpu
+from benchmarks import ensemble_on_gpu, gpu
 from benchmarks.batched import Batched
-from benchmarks.ensemble_against_eager import WIDTH, Eager
 from benchmarks.ensemble_on_gpu import Row
+from manifold_core.bench import ensemble
+from manifold_core.bench.comparison import largest_difference
+from manifold_core.bench.ensemble import WIDTH, Eager
 
 NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
 
@@ -170,7 +172,7 @@ class TestWrong:
 
     def test_a_number_that_is_none_is_no_small_difference(self) -> None:
         good, bad = torch.ones(3), torch.tensor([1.0, math.nan, 1.0])
-        for difference in (ensemble_against_eager.largest_difference, comparison.largest_difference):
+        for difference in (ensemble.distance, largest_difference):
             assert difference((good, good), (good, good)) == 0
             assert math.isnan(difference((good, bad), (good, good)))
             assert math.isnan(difference((bad, good), (good, good)))

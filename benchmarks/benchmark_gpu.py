@@ -1,0 +1,32 @@
+"""asv: every op on a GPU, by a GPU's own clock; see benchmarks/gpu.py. Left out where there is none."""
+
+import torch
+
+from . import gpu
+
+OPS = {op.name: op for op in gpu.OPS}
+COPY: list[float] = []  # its bandwidth, once a process
+
+
+class OpsOnGPU:
+    """Microseconds forward and backward: of large tensors in turn, and of small ones in a CUDA graph."""
+
+    params = ([*OPS], [*gpu.NAMESPACES, "eager", "compile"], ["small", "large"])
+    param_names = ("op", "backend", "regime")
+    unit = "us"
+    timeout = 300.0  # compiling takes its time
+
+    def setup(self, *_: str) -> None:
+        if not torch.cuda.is_available():
+            raise NotImplementedError("there is no GPU")  # how asv is told to leave something out
+
+    def track_microseconds(self, name: str, backend: str, regime: str) -> float:
+        op, device = OPS[name], torch.device("cuda")
+        shape = op.large if regime == "large" else op.small[-1]
+        problems = [gpu.problem(op, *shape, torch.float32, device) for _ in range(2 if regime == "large" else 1)]
+        if why_not := gpu.obstacle(op, backend, torch.float32, problems[0], gpu.COMPILE_SECONDS):
+            raise RuntimeError(why_not)
+        blank = gpu.Row(name, shape, "float32", backend, "both", float("nan"))
+        COPY[:] = COPY or [gpu.copy_bandwidth(device)]
+        rows = gpu.measured(op, backend, problems, COPY[0], blank)
+        return next(row.microseconds for row in rows if row.direction == "both")

@@ -1,0 +1,143 @@
+"""Pages made of the result files, one a device and date: benchmarks/results/README.md, and the tables in README.md.
+
+    python -m benchmarks.report                 # make the pages anew
+    python -m benchmarks.report --add FILE      # first keep what `manifold-core bench --json` has written
+
+A table in README.md stands between ``<!-- bench: NAME -->`` and ``<!-- end -->``; the newest file in which NAME was
+measured has its figures. A test holds the pages against the files.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from manifold_core.bench.comparison import Comparison
+from manifold_core.bench.roofline import plot_roofline
+from manifold_core.bench.suite import COMPARISONS, Row, from_json, to_json
+from manifold_core.bench.table import heading, machine_speeds, markdown, notes
+from manifold_core.errors import InputError
+
+from .gpu import ROOT, results_file
+
+__all__ = ["add", "files", "gpu_files", "page", "with_tables"]
+
+RESULTS = ROOT / "benchmarks" / "results"
+TABLE = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+NOT_YET = "Not measured yet: `make bench`.\n"
+Results = dict[str, Any]
+
+
+def files(folder: Path = RESULTS) -> list[tuple[Path, Results]]:
+    """The result files of processors, the newest first."""
+    found = [(path, from_json(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("cpu-*.json"))]
+    return sorted(found, key=lambda pair: pair[1]["provenance"]["date"], reverse=True)
+
+
+def add(text: str, folder: Path = RESULTS) -> Path:
+    """Keeps what ``manifold-core bench --json`` has written; another of the same device and day is replaced."""
+    try:
+        results = from_json(text)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"this is not what `manifold-core bench --json` writes: {error!r}") from error
+    where = results["provenance"]
+    path = folder / results_file("cpu", where["device"], where["date"]).name
+    path.write_text(to_json(results) + "\n", encoding="utf-8")
+    return path
+
+
+def _rows(results: Results, comparison: Comparison) -> list[Row]:
+    """Those with figures, or none."""
+    own = [row for row in results["rows"] if row.comparison == comparison.name]
+    return own if any(row.rounds for row in own) else []
+
+
+def _table(results: Results, rows: Sequence[Row]) -> str:
+    return markdown(rows, machine_speeds(results["rows"])) + "\n"
+
+
+def _of_gpu(path: Path) -> str:
+    """What benchmarks/gpu.py or benchmarks/ensemble_on_gpu.py has written: each row as it stands there."""
+    results = json.loads(path.read_text(encoding="utf-8"))
+    names = list(results["rows"][0])
+    lines = [names, ["---"] * len(names), *([_cell(row[name]) for name in names] for row in results["rows"])]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    where = ", ".join(f"{name} {results[name]}" for name in ("device", "torch", "commit", "date") if name in results)
+    return f"## {path.stem}\n\n[`{path.name}`]({path.name}): {where}\n\n{table}"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+    return "" if value is None else " × ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def gpu_files(folder: Path = RESULTS) -> list[Path]:
+    return sorted(path for kind in ("gpu", "ensemble") for path in folder.glob(f"{kind}-*.json"))
+
+
+def page(found: Sequence[tuple[Path, Results]], on_gpu: Sequence[Path] = ()) -> str:
+    """All tables of all files."""
+    parts = [
+        "# Results",
+        "Written by `python -m benchmarks.report`. × is how many times faster the first way of manifold_core is: the "
+        "median over the rounds, a round being a process of each contender, and in brackets the quartiles. GB/s and "
+        "GFLOP/s are of counted bytes and operations; *of copy* and *of product* are shares of what a plain copy and a "
+        "matrix product reached in the same run. The files hold the quartiles of every process.",
+        "GPU kernels: [registers and shared memory](gpu_kernels.md).",
+        *(_of_gpu(path) for path in on_gpu),
+    ]
+    for path, results in found:
+        parts += [f"## {path.stem}", f"[`{path.name}`]({path.name})", *heading(results)]
+        if picture(path).exists():
+            parts.append(f"![roofline]({picture(path).name})")
+        for comparison in COMPARISONS.values():
+            rows = _rows(results, comparison)
+            if comparison.name != "machine" and rows:
+                parts += [f"### {comparison.title}", _table(results, rows).rstrip()]
+                parts += ["\n".join(f"- {note}" for note in notes(rows))] if notes(rows) else []
+    return "\n\n".join(parts) + "\n"
+
+
+def picture(path: Path) -> Path:
+    return path.with_suffix(".png")
+
+
+def with_tables(text: str, found: Sequence[tuple[Path, Results]]) -> str:
+    """A text with its tables made anew."""
+
+    def table(marked: re.Match[str]) -> str:
+        begin, name, end = marked.groups()
+        for path, results in found:
+            if rows := _rows(results, COMPARISONS[name]):
+                link = f"\nFrom [`{path.name}`](benchmarks/results/{path.name}).\n"
+                return f"{begin}\n{_table(results, rows)}{link}\n{end}"
+        return f"{begin}\n{NOT_YET}\n{end}"
+
+    return TABLE.sub(table, text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--add", type=Path, metavar="FILE", help="what `manifold-core bench --json` has written")
+    options = parser.parse_args()
+    if options.add is not None:
+        try:
+            print(f"kept: {add(options.add.read_text(encoding='utf-8'))}")
+        except (OSError, InputError) as error:
+            parser.error(str(error))
+    found = files()
+    for path, results in found:
+        if any(row.comparison == "machine" for row in results["rows"]):
+            plot_roofline(picture(path), results["rows"])
+    readme = ROOT / "README.md"
+    (RESULTS / "README.md").write_text(page(found, gpu_files()), encoding="utf-8")
+    readme.write_text(with_tables(readme.read_text(encoding="utf-8"), found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

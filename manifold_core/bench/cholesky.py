@@ -1,0 +1,144 @@
+"""Sample + KL of a Gaussian with full covariance, forward and backward, through ``rsample_kl_cholesky``.
+
+eager                by hand, as one writes it first: L[:, i, j] = tril, exp of the diagonal, a batched matrix-vector
+                     product with torch.randn, the KL from the squares of L
+tuned                by hand, with the ways of PyTorch in mind: index_copy in place of the indexed assignment, the KL
+                     from the packed numbers
+torch.distributions  MultivariateNormal: rsample and kl_divergence, their checks of arguments off
+torch.compile        of tuned
+diagonal             our op for a diagonal covariance, beside: other work, the price of the triangle
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal, kl_divergence
+
+from ..kernels.rsample_kl import rsample_kl
+from ..kernels.rsample_kl_cholesky import reference, rsample_kl_cholesky
+from .comparison import Call, Comparison, Problem, in_float64, largest_difference
+
+__all__ = ["COMPARISON"]
+
+Forward = Callable[[Problem], tuple[Tensor, Tensor]]  # z and KL
+
+
+def problem(batch: int, latents: int) -> Problem:
+    """Leaf tensors of one size: what an encoder would have made."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return {
+        "mu": normal(batch, latents).requires_grad_(),
+        "tril": (0.1 * normal(batch, latents * (latents + 1) // 2)).requires_grad_(),
+        "log_var": normal(batch, latents).requires_grad_(),  # of the diagonal op
+        "grad_z": normal(batch, latents),  # what comes back from the decoder
+    }
+
+
+def gradients(forward: Forward, p: Problem, spread: str = "tril") -> tuple[Tensor, ...]:
+    z, kl = forward(p)
+    loss = kl.mean()
+    return torch.autograd.grad((loss, z), (p["mu"], p[spread]), (torch.ones_like(loss), p["grad_z"]))
+
+
+def _unpacked(tril: Tensor, latents: int) -> tuple[Tensor, Tensor]:
+    """L, ``[B, κ, κ]``, and the logarithms of its diagonal."""
+    row, col = torch.tril_indices(latents, latents)
+    scale = tril.new_zeros(len(tril), latents, latents)
+    scale[:, row, col] = tril
+    log_diagonal = scale.diagonal(dim1=1, dim2=2)
+    return scale.tril(-1) + torch.diag_embed(log_diagonal.exp()), log_diagonal
+
+
+def eager(p: Problem) -> tuple[Tensor, Tensor]:
+    mu = p["mu"]
+    scale, log_diagonal = _unpacked(p["tril"], mu.shape[1])
+    z = mu + (scale @ torch.randn_like(mu).unsqueeze(-1)).squeeze(-1)
+    kl = 0.5 * (mu.square().sum(dim=1) + scale.square().sum(dim=(1, 2)) - mu.shape[1]) - log_diagonal.sum(dim=1)
+    return z, kl
+
+
+def tuned(p: Problem) -> tuple[Tensor, Tensor]:
+    """With the fastest operators that PyTorch has for each step."""
+    mu, tril = p["mu"], p["tril"]
+    batch, latents = mu.shape
+    row, col = torch.tril_indices(latents, latents)
+    index = torch.arange(latents)
+    on_diagonal = index * (index + 3) // 2
+    log_diagonal = tril.index_select(1, on_diagonal)
+    packed = tril.index_copy(1, on_diagonal, log_diagonal.exp())
+    flat = tril.new_zeros(batch, latents * latents).index_copy(1, row * latents + col, packed)
+    z = mu + torch.bmm(flat.view(batch, latents, latents), torch.randn_like(mu).unsqueeze(-1)).squeeze(-1)
+    kl = 0.5 * (mu.square().sum(dim=1) + packed.square().sum(dim=1) - latents) - log_diagonal.sum(dim=1)
+    return z, kl
+
+
+def distributions(p: Problem) -> tuple[Tensor, Tensor]:
+    latents = p["mu"].shape[1]
+    scale, _ = _unpacked(p["tril"], latents)
+    posterior = MultivariateNormal(p["mu"], scale_tril=scale, validate_args=False)
+    prior = MultivariateNormal(torch.zeros(latents), scale_tril=torch.eye(latents), validate_args=False)
+    return posterior.rsample(), kl_divergence(posterior, prior)
+
+
+def fused(p: Problem, seed: int | None = None) -> tuple[Tensor, Tensor]:
+    return rsample_kl_cholesky(p["mu"], p["tril"], seed=seed)
+
+
+def exact(p: Problem) -> tuple[Tensor, Tensor]:
+    """The definition, with the noise of seed 7."""
+    return reference.rsample_kl_cholesky(p["mu"], p["tril"], None, None, torch.tensor(7))[:2]
+
+
+def error(*size: int) -> float:
+    """Of the gradients, against the definition in float64."""
+    p = problem(*size)
+    ours = gradients(lambda given: fused(given, seed=7), p)
+    return largest_difference(ours, gradients(exact, in_float64(p)))
+
+
+def bytes_moved(batch: int, latents: int) -> int:
+    """tril read twice and its gradient; mu twice, z, its gradient and that of mu; float32."""
+    return 4 * batch * (3 * latents * (latents + 1) // 2 + 5 * latents)
+
+
+def operations(batch: int, latents: int) -> int:
+    """A number of tril: product 2, square and sum 2, gradient 4. A latent: 8 around the diagonal."""
+    return batch * (8 * latents * (latents + 1) // 2 + 8 * latents)
+
+
+def _contender(forward: Forward, spread: str = "tril") -> Callable[..., Call]:
+    def prepare(*size: int) -> Call:
+        p = problem(*size)
+        return Call(lambda: gradients(forward, p, spread))
+
+    return prepare
+
+
+def _compiled(*size: int) -> Call:
+    return _contender(torch.compile(tuned, dynamic=False))(*size)
+
+
+COMPARISON = Comparison(
+    name="cholesky",
+    title="Sample + KL, full covariance, forward and backward",
+    axes="B, κ",
+    goals={(512, 32): 30.0, (4096, 32): 30.0, (512, 128): 60.0},
+    contenders={
+        "eager": _contender(eager),
+        "manifold_core": _contender(fused),
+        "diagonal": _contender(lambda p: rsample_kl(p["mu"], p["log_var"]), "log_var"),
+        "tuned": _contender(tuned),
+        "torch.distributions": _contender(distributions),
+        "torch.compile": _compiled,
+    },
+    error=error,
+    allowed=2e-6,
+    bytes_moved=bytes_moved,
+    operations=operations,
+    ours=("manifold_core", "diagonal"),
+)

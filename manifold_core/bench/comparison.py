@@ -1,0 +1,98 @@
+"""One computation done in several ways, on a CPU: what the comparisons of this folder share."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Call", "Comparison", "Problem", "Quartiles", "in_float64", "largest_difference", "timed"]
+
+UNTIMED = 3  # calls at the beginning, after the first of all, which may compile
+FEWEST = 4  # timed calls
+Problem = dict[str, Tensor]
+Quartiles = tuple[float, float, float]
+
+
+class Call(NamedTuple):
+    """What is timed."""
+
+    run: Callable[[], object]
+    steps: int = 1  # that one run makes; times are of a step
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared.
+
+    Args:
+        name: of the command line.
+        title: of the table.
+        axes: names of the numbers of a size.
+        goals: the sizes, ascending, since a process keeps the memory it once had; of each, how many times faster than
+            the yardstick the project wants to be, NaN where nothing was set.
+        contenders: name → what prepares a call of one size. The first is the yardstick. An ImportError says that a peer
+            is not there.
+        ours: the names of this library's ways; ratios are to the first.
+        error: of our result, relative, at one size.
+        allowed: error; a larger one leaves a size without figures.
+        bytes_moved: each array once, in bytes, at one size.
+        operations: additions, multiplications, exponentials and the like of the formulas, noise left out, at one size.
+        slow: contenders that take seconds before their first result, left out where time runs short.
+        bound: what the share is of, the machine's copy or its matrix product.
+    """
+
+    name: str
+    title: str
+    axes: str
+    goals: dict[tuple[int, ...], float]
+    contenders: dict[str, Callable[..., Call]]
+    error: Callable[..., float]
+    allowed: float
+    bytes_moved: Callable[..., int]
+    operations: Callable[..., int]
+    ours: tuple[str, ...] = ("manifold_core",)
+    slow: frozenset[str] = field(default=frozenset({"torch.compile"}))
+    bound: str = "copy"
+
+    @property
+    def sizes(self) -> list[tuple[int, ...]]:
+        return list(self.goals)
+
+    @property
+    def peers(self) -> list[str]:
+        return [name for name in self.contenders if name not in self.ours]
+
+
+def timed(call: Call, seconds: float) -> Quartiles:
+    """Microseconds of a step, over the calls that ``seconds`` have room for."""
+    for _ in range(1 + UNTIMED):
+        call.run()
+    times: list[float] = []
+    begin = time.perf_counter()
+    while len(times) < FEWEST or time.perf_counter() - begin < seconds:
+        start = time.perf_counter()
+        call.run()
+        times.append(time.perf_counter() - start)
+    low, median, high = (1e6 * t / call.steps for t in statistics.quantiles(times, n=4))
+    return low, median, high
+
+
+def largest_difference(ours: Iterable[Tensor], exact: Iterable[Tensor], floor: float = 0.0) -> float:
+    """Over all tensors: the largest difference over the largest value; NaN where one is not a number.
+
+    Args:
+        floor: at least what a difference is divided by, for tensors that may be near 0.
+    """
+    pairs = [(a.detach().cpu().double(), b.detach().cpu().double()) for a, b in zip(ours, exact, strict=True)]
+    found = torch.stack([(a - b).abs().max() / b.abs().max().clamp(min=floor) for a, b in pairs])
+    return math.nan if found.isnan().any() else float(found.max())
+
+
+def in_float64(p: Problem) -> Problem:
+    """The same numbers, for the reference."""
+    return {name: tensor.detach().double().requires_grad_(tensor.requires_grad) for name, tensor in p.items()}

@@ -1,0 +1,147 @@
+"""Whole training steps of small VAEs on a CPU, through ``train_ensemble``'s engine, and eager PyTorch with Adam.
+
+A step is the gathering of the mini-batch, forward, ELBO, backward and Adam; d = κ = 20, one hidden layer, 100,000
+samples; its time is of one model. The operations are those of the layers' products; noise, KL and Adam do not count.
+
+one model              on all threads
+side by side           as many models as threads, a thread each
+one model, one thread
+eager, fused Adam      as eager, with PyTorch's fastest Adam
+"""
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from ..ensemble import ModelSpec, train_ensemble
+from ..ensemble.data import check_data
+from ..ensemble.state import State
+from ..training import TrainingConfig
+from .comparison import Call, Comparison, largest_difference
+
+__all__ = [
+    "COMPARISON",
+    "LEARNING_RATE",
+    "MANIFOLD",
+    "WIDTH",
+    "Eager",
+    "data",
+    "distance",
+    "engine",
+    "multiply_adds",
+    "specs",
+]
+
+SAMPLES, WIDTH, MANIFOLD = 100_000, 20, 6  # d = κ
+LEARNING_RATE = 0.005
+SMALLEST = 1e-3  # that a difference of weights is divided by: a bias may be near 0
+
+
+def data(seed: int = 0) -> Tensor:
+    """A smooth manifold of six dimensions."""
+    generator = torch.Generator().manual_seed(seed)
+    u, w = torch.randn(SAMPLES, MANIFOLD, generator=generator), torch.randn(MANIFOLD, WIDTH, generator=generator)
+    return torch.sigmoid(u @ w)
+
+
+class Eager:
+    """One model and its training as one writes them by hand, on the device and in the type of its data."""
+
+    def __init__(self, hidden: int, batch: int, x: Tensor, *, fused: bool, seed: int = 0) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            encoder = nn.Sequential(nn.Linear(WIDTH, hidden), nn.ReLU(), nn.Linear(hidden, 2 * WIDTH))
+            decoder = nn.Sequential(nn.Linear(WIDTH, hidden), nn.ReLU(), nn.Linear(hidden, WIDTH))
+        self.x, self.batch = x, batch
+        self.encoder, self.decoder = encoder.to(x), decoder.to(x)
+        self.log_gamma = nn.Parameter(x.new_zeros(()))
+        self.parameters = [*self.encoder.parameters(), *self.decoder.parameters(), self.log_gamma]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=LEARNING_RATE, fused=fused or None)
+
+    def step(self, sample: Tensor, noise: Tensor) -> None:
+        """On ``[B, d]`` samples with ``[B, κ]`` noise."""
+        mu, log_var = self.encoder(sample).chunk(2, dim=1)
+        z = mu + torch.exp(0.5 * log_var) * noise
+        kl = 0.5 * (mu.square() + log_var.exp() - log_var - 1).sum(dim=1)
+        error = (sample - self.decoder(z)).square().sum(dim=1)
+        nll = 0.5 * (error * torch.exp(-self.log_gamma) + WIDTH * (math.log(2 * math.pi) + self.log_gamma))
+        self.optimizer.zero_grad()
+        (nll + kl).mean().backward()
+        self.optimizer.step()
+
+    def __call__(self) -> None:
+        """A step on samples and noise drawn at random."""
+        x, device = self.x, self.x.device
+        sample = x[torch.randint(len(x), (self.batch,), device=device)] if self.batch < len(x) else x
+        self.step(sample, torch.randn(self.batch, WIDTH, device=device, dtype=x.dtype))
+
+
+def specs(hidden: int, batch: int, models: int, steps: int = 10**6, data_sets: int = 1) -> list[ModelSpec]:
+    """As many models of one kind, on the data sets in turn."""
+    training = [TrainingConfig(steps=steps, batch_size=batch, seed=seed) for seed in range(models)]
+    return [ModelSpec(WIDTH, (hidden,), training=c, data=i % data_sets) for i, c in enumerate(training)]
+
+
+def multiply_adds(hidden: int) -> int:
+    """Of one sample: three products a layer, but for the gradient of x, which nobody wants."""
+    return 3 * (WIDTH * hidden + hidden * 2 * WIDTH + WIDTH * hidden + hidden * WIDTH) - WIDTH * hidden
+
+
+def distance(ours: Iterable[Tensor], exact: Iterable[Tensor]) -> float:
+    """Over all weights: the largest difference over their largest; NaN where one is not a number."""
+    return largest_difference(ours, exact, SMALLEST)
+
+
+def error(hidden: int, batch: int) -> float:
+    """Of the weights after ten steps, against the reference backend."""
+    ours, reference = (
+        train_ensemble(specs(hidden, batch, 1, steps=10), data()[: 2 * batch], backend=backend, progress=False)[0]
+        for backend in ("cpu", "reference")
+    )
+    return distance(ours.model.parameters(), reference.model.parameters())
+
+
+def bytes_moved(hidden: int, batch: int) -> int:
+    """The mini-batch, and of each parameter weight and moments, read and written; float32."""
+    parameters = 5 * WIDTH * hidden + 2 * hidden + 3 * WIDTH + 1
+    return 4 * (batch * WIDTH + 6 * parameters)
+
+
+def engine(models: int | None, threads: int | None) -> Callable[..., Call]:
+    """None: as many as PyTorch has threads."""
+
+    def prepare(hidden: int, batch: int) -> Call:
+        available = torch.get_num_threads()
+        count, steps = models or available, max(2, 200 * 1024 // batch)
+        state = State(specs(hidden, batch, count, steps=200_000), check_data(data()))
+        run = torch.ops.manifold_core.ensemble_steps
+        return Call(lambda: run(state.words, steps, threads or available), steps * count)
+
+    return prepare
+
+
+def _eager(*, fused: bool) -> Callable[..., Call]:
+    return lambda hidden, batch: Call(Eager(hidden, batch, data(), fused=fused))
+
+
+COMPARISON = Comparison(
+    name="ensemble",
+    title="Training step of a small VAE, d = κ = 20, in the ensemble engine",
+    axes="hidden, B",
+    goals={(16, 1024): 25.0, (64, 1024): 12.0, (16, 100_000): 8.0},
+    contenders={
+        "eager": _eager(fused=False),
+        "one model": engine(1, None),
+        "side by side": engine(None, None),
+        "one model, one thread": engine(1, 1),
+        "eager, fused Adam": _eager(fused=True),
+    },
+    error=error,
+    allowed=1e-5,
+    bytes_moved=bytes_moved,
+    operations=lambda hidden, batch: 2 * multiply_adds(hidden) * batch,
+    ours=("one model", "side by side", "one model, one thread"),
+    bound="product",
+)

@@ -1,0 +1,217 @@
+"""Runs the comparisons.
+
+Each contender runs in processes of its own, in turn: in one process the first to allocate decides how the C library
+treats the memory of the second, by a factor of two. A round is one process of each; the ratio to quote is the median of
+the rounds' ratios. No figure is given for a size at which our result is not right.
+
+``python -m manifold_core.bench.suite COMPARISON CONTENDER SECONDS`` is such a process: a line of JSON for each size.
+"""
+
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+import torch
+
+from ..errors import InputError
+from ..kernels.extension import compiled
+from ..provenance import commit, processor
+from . import cholesky, elbo, ensemble, growth, machine, step
+from .comparison import Comparison, Quartiles, timed
+
+__all__ = ["COMPARISONS", "Row", "chosen", "from_json", "measure", "to_json"]
+
+MAIN = tuple(module.COMPARISON for module in (elbo, cholesky, ensemble, step))
+COMPARISONS = {c.name: c for c in (machine.COMPARISON, *MAIN, *growth.COMPARISONS)}
+SECONDS_A_SIZE = 0.25
+SECONDS_TO_COMPILE = 15.0  # with less time left, what is slow is not begun
+
+
+@dataclass
+class Row:
+    """What was found at one size of a comparison: of each contender and round the quartiles of a call, µs."""
+
+    comparison: str
+    size: tuple[int, ...]
+    error: float  # NaN: the result is not a number, or did not come
+    bytes_moved: int
+    operations: int
+    rounds: dict[str, list[Quartiles]] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)  # of contenders without a figure: why
+
+    @property
+    def of(self) -> Comparison:
+        return COMPARISONS[self.comparison]
+
+    def microseconds(self, contender: str) -> float | None:
+        """The median of the rounds' medians."""
+        found = self.rounds.get(contender)
+        return statistics.median(median for _, median, _ in found) if found else None
+
+    def ratio(self, contender: str, ours: str) -> Quartiles | None:
+        """How many times faster ours is: quartiles of the rounds' ratios."""
+        pairs = list(zip(self.rounds.get(contender, []), self.rounds.get(ours, []), strict=False))
+        ratios = [theirs[1] / own[1] for theirs, own in pairs]
+        if not ratios:
+            return None
+        if len(ratios) == 1:
+            return ratios[0], ratios[0], ratios[0]
+        low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        return low, median, high
+
+
+def chosen(names: Sequence[str]) -> list[Comparison]:
+    """The comparisons of these names, ``growth`` for those by one number; the main ones if there are none. The
+    machine's comes first.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    of_name = {c.name: (c,) for c in (*MAIN, *growth.COMPARISONS)} | {"growth": growth.COMPARISONS}
+    for name in names:
+        if name not in of_name:
+            raise InputError(f"a comparison is one of {', '.join(of_name)}, got {name!r}")
+    wanted = [comparison for name in names for comparison in of_name[name]] or MAIN
+    return [machine.COMPARISON, *{c.name: c for c in wanted}.values()]
+
+
+def measure(
+    comparisons: Sequence[Comparison],
+    rounds: int,
+    seconds: float,
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Provenance, and the rows of all comparisons; after ``seconds`` nothing new is begun.
+
+    What matters most comes first, in every round: of all comparisons the yardstick and ours, then the other contenders,
+    then the slow ones.
+    """
+    end = time.monotonic() + seconds
+    where = about()
+    rows = []
+    for comparison in comparisons:
+        progress(f"{comparison.name}: is it right?")
+        rows += [_checked(comparison, size) for size in comparison.sizes]
+    for index in range(rounds):
+        for comparison, name in sorted(_pairs(comparisons), key=lambda pair: _wave(*pair)):
+            own = [row for row in rows if row.comparison == comparison.name]
+            if any(name not in row.notes for row in own):
+                progress(f"round {index + 1} of {rounds}: {comparison.name}, {name}")
+                _add(own, name, _in_own_process(comparison, name, end - time.monotonic()))
+    return {"provenance": where, "rows": rows}
+
+
+def _pairs(comparisons: Sequence[Comparison]) -> list[tuple[Comparison, str]]:
+    return [(comparison, name) for comparison in comparisons for name in comparison.contenders]
+
+
+def _wave(comparison: Comparison, name: str) -> int:
+    if name in comparison.slow:
+        return 2
+    return 0 if name in (*comparison.ours[:1], *comparison.peers[:1]) or not comparison.ours else 1
+
+
+def about() -> dict[str, Any]:
+    """Commit, device, versions, and how busy the machine is."""
+    return {
+        "date": date.today().isoformat(),
+        "commit": commit(),
+        "device": processor(),
+        "threads": torch.get_num_threads(),
+        "instruction_set": compiled.instruction_set() if compiled else "none: reference backend",
+        "load": round(os.getloadavg()[0], 1),  # processes that want to run, before ours
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _checked(comparison: Comparison, size: tuple[int, ...]) -> Row:
+    note = ""
+    try:
+        error = comparison.error(*size)
+    except Exception as failure:  # one comparison's failure must not cost the others their figures
+        error, note = math.nan, f"failed: {failure!r}"[:200]
+    row = Row(comparison.name, size, error, comparison.bytes_moved(*size), comparison.operations(*size))
+    if not error <= comparison.allowed:
+        row.notes = dict.fromkeys(comparison.contenders, note or f"wrong: {error:.1e} from what is right")
+    return row
+
+
+def _add(rows: Sequence[Row], name: str, found: Sequence[Quartiles | str]) -> None:
+    for row, result in zip(rows, found, strict=True):
+        if name in row.notes:
+            continue
+        if not isinstance(result, str):
+            row.rounds.setdefault(name, []).append(result)
+        elif name not in row.rounds:
+            row.notes[name] = result
+
+
+def _in_own_process(comparison: Comparison, contender: str, seconds_left: float) -> list[Quartiles | str]:
+    """Of each size the quartiles, or why there are none."""
+    if seconds_left < (SECONDS_TO_COMPILE if contender in comparison.slow else 0):
+        return [f"left out: {max(seconds_left, 0):.0f} s left"] * len(comparison.sizes)
+    command = [sys.executable, "-m", __name__, comparison.name, contender, str(SECONDS_A_SIZE)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds_left)
+        printed, missing = done.stdout, f"failed: {(done.stderr.splitlines() or ['no message'])[-1]}"[:200]
+    except subprocess.TimeoutExpired as late:
+        printed = late.stdout.decode() if isinstance(late.stdout, bytes) else late.stdout or ""
+        missing = f"left out: not done after {seconds_left:.0f} s"
+    lines = [json.loads(line) for line in printed.splitlines() if line.endswith(("]", '"'))]
+    found: list[Quartiles | str] = [line if isinstance(line, str) else tuple(line) for line in lines]
+    return found + [missing] * (len(comparison.sizes) - len(found))
+
+
+def to_json(results: dict[str, Any]) -> str:
+    """A line a row."""
+    rows = [
+        {
+            "comparison": row.comparison,
+            "size": row.size,
+            "error": None if math.isnan(row.error) else row.error,
+            "bytes_moved": row.bytes_moved,
+            "operations": row.operations,
+            "rounds": {name: [[round(t, 2) for t in q] for q in found] for name, found in row.rounds.items()},
+            "notes": row.notes,
+        }
+        for row in results["rows"]
+    ]
+    where = json.dumps(results["provenance"], indent=1)
+    return f'{{"provenance": {where},\n"rows": [\n' + ",\n".join(json.dumps(row) for row in rows) + "\n]}"
+
+
+def from_json(text: str) -> dict[str, Any]:
+    """What :func:`to_json` has written."""
+    found = json.loads(text)
+    for row in found["rows"]:
+        row["size"] = tuple(row["size"])
+        row["error"] = math.nan if row["error"] is None else row["error"]
+        row["rounds"] = {name: [tuple(q) for q in quartiles] for name, quartiles in row["rounds"].items()}
+    return {"provenance": found["provenance"], "rows": [Row(**row) for row in found["rows"]]}
+
+
+def _contender(name: str, contender: str, seconds: float) -> Iterable[Quartiles | str]:
+    """Of each size what :func:`.comparison.timed` finds, or why it finds nothing."""
+    comparison = COMPARISONS[name]
+    for size in comparison.sizes:
+        try:
+            yield timed(comparison.contenders[contender](*size), seconds)
+        except ImportError as missing:
+            yield f"not installed: {missing}"[:200]
+        except Exception as failure:  # the next size may be better
+            yield f"failed: {failure!r}"[:200]
+
+
+if __name__ == "__main__":
+    for found in _contender(sys.argv[1], sys.argv[2], float(sys.argv[3])):
+        print(json.dumps(found), flush=True)

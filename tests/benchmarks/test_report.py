@@ -1,0 +1,56 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import gpu, report
+from manifold_core import InputError
+from manifold_core.bench import suite
+from manifold_core.bench.suite import Row
+
+README = "Before\n<!-- bench: step -->\nold\n<!-- end -->\nbetween\n<!-- bench: elbo -->\n<!-- end -->\nafter\n"
+
+
+def results(day: str, **microseconds: float) -> dict[str, Any]:
+    """Of the training step, at one size."""
+    where = {"date": day, "device": "A CPU (R), 2 GHz", "threads": 2, "load": 0.1}
+    rounds = {name: [(t, t, t)] * 3 for name, t in microseconds.items()}
+    return {"provenance": where, "rows": [Row("step", (128,), 1e-7, 1000, 1000, rounds)]}
+
+
+def test_the_newest_figures_stand_in_the_text(tmp_path: Path) -> None:
+    for day, ours in (("2026-01-02", 50.0), ("2025-12-31", 25.0), ("2026-01-01", 10.0)):
+        path = report.add(suite.to_json(results(day, eager=100.0, manifold_core=ours)), tmp_path)
+        assert path.name == f"cpu-a-cpu-r-2-ghz-{day}.json"
+    report.add(suite.to_json(results("2026-02-01")), tmp_path)  # in which nothing was measured
+    found = report.files(tmp_path)
+    assert [r["provenance"]["date"][:7] for _, r in found] == ["2026-02", "2026-01", "2026-01", "2025-12"]
+    text = report.with_tables(README, found)
+    assert text.startswith("Before\n<!-- bench: step -->\n\n| B | manifold_core | ")
+    assert "| 128 | 50 µs | 0 | – | 100 µs | 2.0 (2.0 to 2.0) |" in text
+    assert "cpu-a-cpu-r-2-ghz-2026-01-02.json" in text
+    assert "\nold\n" not in text
+    assert f"<!-- bench: elbo -->\n\n{report.NOT_YET}\n<!-- end -->\nafter\n" in text
+    assert report.with_tables(text, found) == text
+    page = report.page(found)
+    assert page.index("2026-01-02") < page.index("2025-12-31")
+    assert page.count("Training step of an MLP VAE") == 3
+
+
+def test_figures_of_a_gpu_stand_as_they_are(tmp_path: Path) -> None:
+    row = gpu.Row("rsample_kl", (512, 32), "float32", "cuda", "both", 1234.5, 0.71234)
+    content = {"device": "A GPU", "date": "2026-01-02", "rows": [row._asdict()]}
+    path = tmp_path / "gpu-a-gpu-2026-01-02.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert report.gpu_files(tmp_path) == [path]
+    text = report.page([], report.gpu_files(tmp_path))
+    assert "gpu-a-gpu-2026-01-02.json): device A GPU, date 2026-01-02\n" in text
+    assert "| rsample_kl | 512 × 32 | float32 | cuda | both | 1,234 | 0.712 |  |\n" in text
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"rows": []}', json.dumps({"provenance": {}, "rows": [{"size": [1]}]})])
+def test_what_bench_did_not_write_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not what `manifold-core bench --json` writes"):
+        report.add(text, tmp_path)
+    assert not list(tmp_path.iterdir())
