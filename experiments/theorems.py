@@ -23,10 +23,10 @@ __all__ = ["TABLES"]
 LATENT_DIM = 20
 # Above −3 the KL keeps latent dimensions shut. Below −7 the networks, not γ, decide the squared error; with too few
 # latent dimensions it is they that shall decide it.
-LOG_GAMMAS = tuple(float(value) for value in np.arange(-3.0, -7.25, -0.5))
-SMALLER_LOG_GAMMAS = tuple(float(value) for value in np.arange(-5.0, -9.25, -0.5))
-UNCONDITIONAL = ((20, 2), (20, 4), (20, 6), (30, 4))  # d, r
-CONDITIONAL = ((20, 6, 2), (20, 6, 4), (20, 4, 2), (30, 6, 3))  # d, r, t
+LOG_GAMMAS = tuple(float(value) for value in np.arange(-3.0, -7.5, -1.0))
+SMALLER_LOG_GAMMAS = tuple(float(value) for value in np.arange(-5.0, -9.5, -1.0))
+UNCONDITIONAL = ((20, 2), (20, 6), (30, 4))  # d, r
+CONDITIONAL = ((20, 6, 2), (20, 4, 2), (30, 6, 3))  # d, r, t
 FEWEST_POINTS = 3
 TOO_FEW = ((20, 6, 2), (20, 4, 2))  # d, r, κ
 
