@@ -38,14 +38,15 @@ SECONDS_TO_COMPILE = 15.0  # with less time left, what is slow is not begun
 
 @dataclass
 class Row:
-    """What was found at one size of a comparison: of each contender and round the quartiles of a call, µs."""
+    """What was found at one size of a comparison: of each contender and round the quartiles of a call, µs, or None for
+    a round that gave none."""
 
     comparison: str
     size: tuple[int, ...]
     error: float  # NaN: the result is not a number, or did not come
     bytes_moved: int
     operations: int
-    rounds: dict[str, list[Quartiles]] = field(default_factory=dict)
+    rounds: dict[str, list[Quartiles | None]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)  # of contenders without a figure: why
 
     @property
@@ -54,13 +55,15 @@ class Row:
 
     def microseconds(self, contender: str) -> float | None:
         """The median of the rounds' medians."""
-        found = self.rounds.get(contender)
+        found = [one for one in self.rounds.get(contender, []) if one is not None]
         return statistics.median(median for _, median, _ in found) if found else None
 
     def ratio(self, contender: str, ours: str) -> Quartiles | None:
         """How many times faster ours is: quartiles of the rounds' ratios."""
-        pairs = list(zip(self.rounds.get(contender, []), self.rounds.get(ours, []), strict=False))
-        ratios = [theirs[1] / own[1] for theirs, own in pairs]
+        pairs = zip(
+            self.rounds.get(contender, []), self.rounds.get(ours, []), strict=False
+        )  # the last round may be cut
+        ratios = [theirs[1] / own[1] for theirs, own in pairs if theirs is not None and own is not None]
         if not ratios:
             return None
         if len(ratios) == 1:
@@ -152,7 +155,9 @@ def _add(rows: Sequence[Row], name: str, found: Sequence[Quartiles | str]) -> No
             continue
         if not isinstance(result, str):
             row.rounds.setdefault(name, []).append(result)
-        elif name not in row.rounds:
+        elif name in row.rounds:
+            row.rounds[name].append(None)  # the others' rounds stay beside their own
+        else:
             row.notes[name] = result
 
 
@@ -181,7 +186,7 @@ def to_json(results: dict[str, Any]) -> str:
             "error": None if math.isnan(row.error) else row.error,
             "bytes_moved": row.bytes_moved,
             "operations": row.operations,
-            "rounds": {name: [[round(t, 2) for t in q] for q in found] for name, found in row.rounds.items()},
+            "rounds": {name: [q and [round(t, 2) for t in q] for q in found] for name, found in row.rounds.items()},
             "notes": row.notes,
         }
         for row in results["rows"]
@@ -196,7 +201,7 @@ def from_json(text: str) -> dict[str, Any]:
     for row in found["rows"]:
         row["size"] = tuple(row["size"])
         row["error"] = math.nan if row["error"] is None else row["error"]
-        row["rounds"] = {name: [tuple(q) for q in quartiles] for name, quartiles in row["rounds"].items()}
+        row["rounds"] = {name: [q and tuple(q) for q in quartiles] for name, quartiles in row["rounds"].items()}
     return {"provenance": found["provenance"], "rows": [Row(**row) for row in found["rows"]]}
 
 

@@ -144,6 +144,16 @@ class TestRow:
         assert self.row.ratio("a", "b") == (3, 4, 7)  # of 4, 2, 10
         assert self.row.ratio("a", "c") is None
 
+    def test_a_round_that_gave_nothing_has_no_ratio(self) -> None:
+        """b fails in the second of three rounds: 8 / 2 and 6 / 3 are left."""
+        found = {"a": [(1, 8, 9), (1, 100, 101), (1, 6, 7)], "b": [(1, 2, 3)]}
+        row = replace(self.row, rounds=found)
+        for result in ("failed", (1.0, 3.0, 4.0)):
+            suite._add([row], "b", [result])
+        assert row.ratio("a", "b") == (2.5, 3.0, 3.5)
+        assert row.microseconds("b") == 2.5
+        assert "b" not in row.notes
+
     def test_one_round(self) -> None:
         row = replace(self.row, rounds={"a": [(1, 8, 9)], "b": [(1, 2, 3)]})
         assert row.ratio("a", "b") == (4, 4, 4)
