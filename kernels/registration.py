@@ -22,6 +22,7 @@ class Calls(NamedTuple):
     """The ways to call an operator of one library."""
 
     registered: Callable[..., Any]
+    kernel: Callable[..., Any]
     eager: Callable[..., Any]
     functional: Callable[..., Any]
 
@@ -80,6 +81,8 @@ class Operator:
             return calls.registered(*inputs)[: self.results]
         if torch._C._are_functorch_transforms_active():
             return calls.functional(*inputs)[: self.results]
+        if not torch.is_grad_enabled():  # a third of a small call would be autograd's
+            return calls.kernel(*inputs)[: self.results]
         return calls.eager(*inputs)
 
     def define(self, library: str) -> Calls:
@@ -101,6 +104,7 @@ class Operator:
         once = functional_once(self._backward_name, run_backward)
         return Calls(
             operator,
+            run,
             eager(self.name, run, self._setup_context, partial(self._backward, run_backward), self.results),
             functional(self.name, run, self._setup_context, partial(self._backward, once)),
         )
