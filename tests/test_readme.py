@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 from manifold_core.experiments import paper
+from manifold_core.experiments.report.markdown import markdown
+from manifold_core.experiments.report.page import TITLE
+from manifold_core.experiments.report.results import read_results
 
 import manifold_core as mc
 from benchmarks import report
@@ -46,3 +49,13 @@ def test_dimension_figures_are_those_of_the_results_file() -> None:
         losses = [run["neg_elbo"] for run in own]
         best = f"{own[0]['active_dimensions']} | {losses[0]:.1f} | {statistics.median(losses):.1f} | {losses[-1]:.1f}"
         assert f"| {d} | {r} | {right} of 8 | {best} | {printed['AD']} | {printed['neg_elbo']} |\n" in README
+
+
+def test_the_overview_of_the_tables_is_the_reports() -> None:
+    folder = ROOT / "experiments/results"
+    report_of_all = markdown(read_results(folder), TITLE)
+    assert (folder / "report.md").read_text(encoding="utf-8") == report_of_all, "they differ: manifold-core report"
+    marked = re.search(r"<!-- paper -->\n\n(.*?)\n\n<!-- end -->", README, re.DOTALL)
+    assert marked is not None
+    assert marked[1].startswith("| table | variant |")
+    assert f"\n\n{marked[1]}\n\n" in report_of_all
