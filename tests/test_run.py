@@ -197,7 +197,14 @@ class TestMetrics:
         assert metrics["config"] == {
             "data": str(data / "vectors.npy"),
             "model": {"latent_dim": 4, "hidden": [16], "channels": 5, "gamma": "learned", "log_gamma": 0.0},
-            "training": {"steps": STEPS, "batch_size": 64, "learning_rate": 0.02, "seed": 3},
+            "training": {
+                "steps": STEPS,
+                "batch_size": 64,
+                "learning_rate": 0.02,
+                "log_gamma_rate": 1.0,
+                "beta2": 0.999,
+                "seed": 3,
+            },
             "device": "cpu",
         }
         history = metrics["history"]
