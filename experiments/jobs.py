@@ -62,7 +62,7 @@ def train_shard(
         list(_runs(cell, seed, model, sets[spec.data], inputs[spec.data]))
         for (cell, seed), spec, model in zip(jobs, specs, trained, strict=True)
     ]
-    return Part(shard, runs, trained[0].history.seconds if trained else 0.0)
+    return Part(shard, runs, trained[0].history.seconds)
 
 
 def in_order(parts: Sequence[Part]) -> list[dict[str, Any]]:

@@ -43,9 +43,10 @@ def train_table(
         RuntimeError: a worker was killed or failed; what it says stands on standard error.
     """
     devices = list(devices)
-    fused = all(isinstance(cell.spec, ModelSpec) for cell in table.cells(plan))
+    cells = table.cells(plan)
+    fused = all(isinstance(cell.spec, ModelSpec) for cell in cells)
     cores = 1 if fused or devices != ["cpu"] else torch.get_num_threads()
-    workers = [device for device in devices for _ in range(cores)]
+    workers = [device for device in devices for _ in range(cores)][: len(cells) * plan.seeds]  # a model each, or more
     shards = _shards(folder, len(workers))
     if len(workers) == 1:
         alone = [
@@ -83,16 +84,12 @@ def _shards(folder: Path, workers: int) -> list[Shard]:
 
 def _in_processes(orders: Sequence[dict[str, Any]]) -> list[list[Part]]:
     workers = [_start(order, place) for place, order in enumerate(orders)]
-    try:
-        with ThreadPoolExecutor(len(workers)) as pool:
-            answers = [pool.submit(_answer, worker) for worker in workers]
-            try:
-                return [answer.result() for answer in as_completed(answers)]
-            except BaseException:
-                _dismiss(workers)
-                raise
-    finally:
-        _dismiss(workers)
+    with ThreadPoolExecutor(len(workers)) as pool:
+        answers = [pool.submit(_answer, worker) for worker in workers]
+        try:
+            return [answer.result() for answer in as_completed(answers)]
+        finally:
+            _dismiss(workers)  # before the pool waits for their answers
 
 
 def _start(order: dict[str, Any], place: int) -> "subprocess.Popen[str]":

@@ -81,7 +81,7 @@ class Operator:
             return calls.registered(*inputs)[: self.results]
         if torch._C._are_functorch_transforms_active():
             return calls.functional(*inputs)[: self.results]
-        if not torch.is_grad_enabled():  # a third of a small call would be autograd's
+        if not torch.is_grad_enabled():  # a quarter of a small call would be autograd's
             return calls.kernel(*inputs)[: self.results]
         return calls.eager(*inputs)
 

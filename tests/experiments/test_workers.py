@@ -45,6 +45,14 @@ def test_models_without_an_engine_have_a_worker_for_each_core(tmp_path: Path, mo
     assert [run["neg_elbo"] for run in shared] == pytest.approx([run["neg_elbo"] for run in alone], rel=1e-5)
 
 
+def test_no_more_workers_than_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, plan = TABLES["table8"], replace(PLAN, seeds=1, steps=2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    runs, _ = train_table(table, plan, tmp_path, devices=["cpu"], progress=False)
+    assert len(runs) == 4
+    assert len(list(tmp_path.iterdir())) == 4
+
+
 def test_order_of_the_runs_is_that_of_the_jobs() -> None:
     """Seven jobs, the second with two classes."""
     runs = [[{"job": job, "class": at} for at in range(2 if job == 1 else 1)] for job in range(7)]
