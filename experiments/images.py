@@ -1,0 +1,86 @@
+"""What the image tables share: the data, and how long to train on them.
+
+The paper trains 400 epochs of 512 images, 46,800 steps, with Adam at 0.002 and a one-cycle schedule: the budget `full`.
+The smaller budgets have smaller batches, since steps bring a model on, and on a CPU a step costs what its images do.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any
+
+from torch.nn.functional import one_hot
+
+from ..data import Dataset, load_images
+from ..training import TrainingConfig
+from . import paper
+from .tables import Plan, on_test_images
+
+__all__ = ["CLASSES", "HELD_OUT", "TRAINING", "images", "plan", "printed"]
+
+CLASSES = {
+    "mnist": tuple("0123456789"),
+    "fashion-mnist": (
+        *("T-shirt", "trousers", "pullover", "dress", "coat"),
+        *("sandal", "shirt", "sneaker", "bag", "boot"),
+    ),
+}
+IMAGES, HELD_OUT = 60_000, 10_000
+TRAINING = TrainingConfig(learning_rate=0.002)
+STEPS_AND_BATCHES = {
+    "quick": (600, 128),
+    "reduced": (20_000, 128),
+    "full": (400 * (IMAGES // 512), 512),
+}
+
+
+def plan(asked: Plan) -> Plan:
+    """The plan of an image table: all images, with the steps and batches of the budget."""
+    name = "full" if asked.published else asked.name
+    if name not in STEPS_AND_BATCHES:
+        return asked
+    steps, batch_size = STEPS_AND_BATCHES[name]
+    return replace(asked, steps=steps, batch_size=batch_size, samples=IMAGES)
+
+
+def images(name: str, *, labelled: bool = False) -> "partial[Dataset]":
+    """Makes the data of "mnist" or "fashion-mnist": the first training and test images, scaled alike, to [0, 1]; with
+    ``labelled`` their class in one-hot form as the condition. The same for every seed."""
+    return partial(_images, name=name, labelled=labelled)
+
+
+def _images(*, name: str, labelled: bool, n_train: int, n_validation: int, seed: int) -> Dataset:
+    del seed
+    return _first(name, labelled, n_train, n_validation)
+
+
+@lru_cache
+def _first(name: str, labelled: bool, n_train: int, n_validation: int) -> Dataset:
+    """One object for all seeds, which then share its memory."""
+    whole = _whole(name)
+    assert whole.train_labels is not None
+    assert whole.validation_labels is not None
+    data = Dataset(
+        name,
+        whole.train[:n_train],
+        whole.validation[:n_validation],
+        whole.train_labels[:n_train],
+        whole.validation_labels[:n_validation],
+    )
+    if not labelled:
+        return data
+    condition, held_out = (
+        one_hot(part, len(CLASSES[name])).float()
+        for part in (whole.train_labels[:n_train], whole.validation_labels[:n_validation])
+    )
+    return replace(data, train_condition=condition, validation_condition=held_out)
+
+
+@lru_cache
+def _whole(name: str) -> Dataset:
+    return load_images(name)
+
+
+def printed(table: str, key: Sequence[str], variants: Iterable[str] = ("",)) -> list[dict[str, Any]]:
+    """The paper's rows beside our test images. It does not say on which images it measured."""
+    return [row for variant in variants for row in paper.printed(table, key, {"{}": on_test_images(variant)})]
