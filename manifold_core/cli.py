@@ -132,7 +132,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add.set_defaults(command=_bench)
-    add.add_argument("comparisons", nargs="*", metavar="comparison", help="elbo, cholesky, ensemble, step; growth")
+    add.add_argument(
+        "comparisons", nargs="*", metavar="comparison", help="elbo, cholesky, ensemble, step; images, growth"
+    )
     add.add_argument("--rounds", type=int, default=1, metavar="N", help="processes of each contender")
     add.add_argument("--seconds", type=float, default=80, metavar="S", help="after so long nothing new is begun")
     add.add_argument("--json", action="store_true", help="raw figures on standard output, in place of the table")

@@ -44,6 +44,12 @@ class _DecoderBlock(nn.Module):
         return out
 
 
+def _laid_out(x: Tensor, blocks: nn.Module) -> Tensor:
+    """In the memory format of the weights: channels last as they are made, another by ``model.to(memory_format=…)``."""
+    weights = next(weight for weight in blocks.parameters() if weight.dim() == 4 and min(weight.shape[:2]) > 1)
+    return x.contiguous() if weights.is_contiguous() else x.contiguous(memory_format=torch.channels_last)
+
+
 class ConvEncoder(nn.Module):
     """Images ``[B, C, H, W]`` → mu, log_var ``[B, κ]``, or mu, tril, through residual blocks of c and 2c channels."""
 
@@ -59,7 +65,7 @@ class ConvEncoder(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # training takes half the time on a CPU
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = torch.flatten(self.blocks(x.contiguous(memory_format=torch.channels_last)), 1)
+        features = torch.flatten(self.blocks(_laid_out(x, self.blocks)), 1)
         mu, spread = self.head(features).split(self.sizes, dim=1)
         return mu, spread
 
@@ -77,7 +83,7 @@ class ConvDecoder(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, z: Tensor) -> Tensor:
-        x_hat: Tensor = self.blocks(self.unflatten(self.head(z)).contiguous(memory_format=torch.channels_last))
+        x_hat: Tensor = self.blocks(_laid_out(self.unflatten(self.head(z)), self.blocks))
         return x_hat
 
 
