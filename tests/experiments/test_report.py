@@ -14,9 +14,10 @@ import pytest
 from manifold_core.experiments import paper
 from manifold_core.experiments.report import write_report
 from manifold_core.experiments.report.markdown import plain
+from manifold_core.experiments.report.matrices import MATRICES, matrix_run
 from manifold_core.experiments.report.notes import notes, overview, provenance, totals, verdict
 from manifold_core.experiments.report.results import Result, read_results
-from manifold_core.experiments.report.summary import Row, contrasts, matrix_run, rows
+from manifold_core.experiments.report.summary import Row, contrasts, rows
 from manifold_core.experiments.report.svg import decades
 from manifold_core.experiments.report.text import duration, fixed, percent, significant
 
@@ -327,7 +328,7 @@ class TestNumbers:
             run(3, 6, -99.0, cell={**cell, "r": 8}, variance=variance),
             run(4, 6, -99.0, cell=cell, variance=variance, diverged_at=1),
         ]
-        found = matrix_run(written(file(runs=runs)))
+        found = matrix_run(MATRICES[0], written(file(runs=runs)))
         assert found is not None
         assert found.seed == 1
 
