@@ -28,7 +28,7 @@ def trends(result: Result) -> list[str]:
     found = []
     for own in in_variants(listed).values():
         found += [*_saturations(own), *_order(own), *_full_against_diagonal(own)]
-    return [*found, *map(_over_classes, by_class(result))]
+    return [*found, *(sentence for each in by_class(result) for sentence in _over_classes(each))]
 
 
 def _saturations(listed: Sequence[Row]) -> list[str]:
@@ -109,15 +109,18 @@ def _comparison(full: Row, other: Row, column: str) -> str:
     return f"{', '.join(filter(None, where))}: {'; '.join(parts)}."
 
 
-def _over_classes(found: ByClass) -> str:
+def _over_classes(found: ByClass) -> list[str]:
     known = [one.numbers for one in found.classes if one.numbers.active_dimensions is not None]
+    if not known:
+        return []
     low, high = (end(known, key=lambda one: one.active_dimensions or 0) for end in (min, max))
     if low.active_dimensions == high.active_dimensions:
         said = f"every class has {integer(low.active_dimensions)} active dimensions"
     else:
         ends = (f"{integer(one.active_dimensions)} ({one.name})" for one in (low, high))
         said = f"the classes have {' to '.join(ends)} active dimensions, {fixed(found.mean, 1)} in the mean"
-    return f"{label(found.row)}: {said}" + (f"; the paper’s mean is {found.printed}." if found.printed else ".")
+    beside = "" if found.printed is None else f"; the paper’s mean is {found.printed}"
+    return [f"{label(found.row)}: {said}{beside}."]
 
 
 def _where(cell: Cell, variant: str) -> str:
