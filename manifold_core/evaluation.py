@@ -46,7 +46,8 @@ class Metrics:
         """With the losses also as the paper prints them: −2·ELBO and 2·KL."""
         doubled = {"neg_elbo": 2 * self.neg_elbo, "kl": 2 * self.kl, "recon": self.recon}
         return asdict(self) | {
-            "paper_convention": {"note": "neg_elbo and kl doubled, as the paper prints them"} | doubled
+            "interval": list(self.interval),  # as JSON gives it back
+            "paper_convention": {"note": "neg_elbo and kl doubled, as the paper prints them"} | doubled,
         }
 
 
@@ -66,7 +67,7 @@ def evaluate(
     Sums are kept in float64 and the noise of a sample depends on its row alone: the batch size changes rounding only.
 
     Raises:
-        InputError: no samples, or a condition that does not go with model and samples.
+        InputError: no samples, a condition that does not go with model and samples, or a threshold outside (0, 1).
     """
     inputs = check_inputs(model, x, condition)
     was_training = model.training
