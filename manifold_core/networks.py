@@ -1,17 +1,20 @@
 """Encoders and decoders of the paper (Appendix A). An encoder returns (mu, log_var); a decoder returns x̂. Those of a
 CVAE take the condition beside it; for sequences the condition is the steps before."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from .distributed import Joined, gathered
 from .errors import InputError
 
 __all__ = [
     "Activation",
+    "BatchNorm2d",
     "ConditionalMLPDecoder",
     "ConditionalMLPEncoder",
     "ConvDecoder",
@@ -42,9 +45,62 @@ def _mlp(sizes: Sequence[int], activation: Activation) -> nn.Sequential:
     if activation not in ACTIVATIONS:
         raise InputError(f"activation must be 'relu' or 'prelu', got {activation!r}")
     layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(sizes):
+    for inputs, outputs in pairwise(sizes[:-1]):
         layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers[:-1])
+    return nn.Sequential(*layers, Float32Linear(sizes[-2], sizes[-1]))
+
+
+def _outside_autocast(layer: Callable[[Tensor], Tensor], x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Half precision has too few digits for mu beside a small σ, and for x̂ beside a small γ."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return layer(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return layer(x.to(dtype))
+
+
+class Float32Linear(nn.Linear):
+    """nn.Linear outside autocast: what reads z, and what makes mu, log_var or x̂."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _outside_autocast(super().forward, x, self.weight.dtype)
+
+
+class _Float32ConvTranspose2d(nn.ConvTranspose2d):
+    """The same of the residual decoder's last layer."""
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return _outside_autocast(partial(super().forward, output_size=output_size), x, self.weight.dtype)
+
+
+class BatchNorm2d(Joined, nn.BatchNorm2d):
+    """nn.BatchNorm2d with its defaults; where processes train together, over their joined batch.
+
+    (nn.SyncBatchNorm refuses CPUs.) Means of squared deviations are joined, not of squares: nothing cancels.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.process_group is None or not self.training:
+            return super().forward(x)
+        wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        variance, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
+        variances, means = gathered(torch.stack((variance, mean)), self.process_group).unbind(1)
+        mean = means.mean(0)
+        variance = (variances + (means - mean).square()).mean(0)
+        with torch.no_grad():
+            values = len(means) * x.numel() // x.shape[1]
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * values / (values - 1), self.momentum)
+            self.num_batches_tracked.add_(1)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return ((wide - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
 class MLPEncoder(nn.Module):
@@ -158,7 +214,7 @@ class LSTMEncoder(nn.Module):
         super().__init__()
         _check_positive(data_dim=data_dim, latent_dim=latent_dim, hidden=hidden)
         self.lstm = nn.LSTM(data_dim, hidden, batch_first=True)
-        self.head = nn.Linear(hidden, 2 * latent_dim)
+        self.head = Float32Linear(hidden, 2 * latent_dim)
 
     def forward(self, sequence: Tensor) -> tuple[Tensor, Tensor]:
         mu, log_var = self.head(_outputs(self.lstm, sequence)[:, -1]).chunk(2, dim=1)
@@ -217,7 +273,7 @@ class LSTMDecoder(nn.Module):
 
 def _conv_bn_relu(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False), BatchNorm2d(outputs), nn.ReLU()
     )
 
 
@@ -227,7 +283,7 @@ class _EncoderBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.main = nn.Sequential(_conv_bn_relu(inputs, outputs, stride=2), _conv_bn_relu(outputs, outputs))
-        self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=2, bias=False), nn.BatchNorm2d(outputs))
+        self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=2, bias=False), BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.main(x) + self.shortcut(x)
@@ -237,10 +293,10 @@ class _EncoderBlock(nn.Module):
 class _DecoderBlock(nn.Module):
     """A residual block of one convolution, then a ConvTranspose that doubles the image."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, up: type[nn.ConvTranspose2d] = nn.ConvTranspose2d) -> None:
         super().__init__()
         self.main = _conv_bn_relu(inputs, inputs)
-        self.up = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
+        self.up = up(inputs, outputs, 4, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.up(x + self.main(x))
@@ -265,7 +321,7 @@ class ConvEncoder(nn.Module):
         _check_positive(latent_dim=latent_dim, channels=channels)
         inputs, height, width = _check_image(image_shape)
         self.blocks = nn.Sequential(_EncoderBlock(inputs, channels), _EncoderBlock(channels, 2 * channels))
-        self.head = nn.Linear(2 * channels * (height // 4) * (width // 4), 2 * latent_dim)
+        self.head = Float32Linear(2 * channels * (height // 4) * (width // 4), 2 * latent_dim)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # training takes half the time on a CPU
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -282,9 +338,11 @@ class ConvDecoder(nn.Module):
         super().__init__()
         _check_positive(latent_dim=latent_dim, channels=channels)
         outputs, height, width = _check_image(image_shape)
-        self.head = nn.Linear(latent_dim, 2 * channels * (height // 4) * (width // 4))
+        self.head = Float32Linear(latent_dim, 2 * channels * (height // 4) * (width // 4))
         self.unflatten = nn.Unflatten(1, (2 * channels, height // 4, width // 4))
-        self.blocks = nn.Sequential(_DecoderBlock(2 * channels, channels), _DecoderBlock(channels, outputs))
+        self.blocks = nn.Sequential(
+            _DecoderBlock(2 * channels, channels), _DecoderBlock(channels, outputs, _Float32ConvTranspose2d)
+        )
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, z: Tensor) -> Tensor:
