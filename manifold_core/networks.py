@@ -52,9 +52,10 @@ def _mlp(sizes: Sequence[int], activation: Activation) -> nn.Sequential:
 
 def _outside_autocast(layer: Callable[[Tensor], Tensor], x: Tensor, dtype: torch.dtype) -> Tensor:
     """Half precision has too few digits for mu beside a small σ, and for x̂ beside a small γ."""
-    if not torch.is_autocast_enabled(x.device.type):
+    device = x.device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return layer(x)
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast(device, enabled=False):
         return layer(x.to(dtype))
 
 

@@ -65,8 +65,12 @@ def explain_ensemble(specs: Sequence[Spec], x: Tensor, *, backend: str = "auto")
     choice = explain(x, backend=backend)
     if choice.backend != "reference":
         for index, spec in enumerate(specs):
+            obstacle = None
             if not isinstance(spec, ModelSpec):
                 obstacle = f"specs[{index}] is a {type(spec).__name__}, which only 'reference' trains"
+            elif spec.training.precision != "float32":
+                obstacle = f"specs[{index}] has precision={spec.training.precision!r}, which only 'reference' trains"
+            if obstacle is not None:
                 if backend != "auto":
                     raise RuntimeError(f"backend {backend!r} cannot serve this ensemble: {obstacle}")
                 return Choice("reference", obstacle)
@@ -89,7 +93,7 @@ def train_ensemble(
     samples and noise, and differ by rounding:
 
     - ``"reference"``: :func:`manifold_core.train`, model after model: the definition, and all there is for
-      :class:`manifold_core.SequentialSpec`;
+      :class:`manifold_core.SequentialSpec` and for a precision other than float32;
     - ``"cpu"``: C++; a model a thread, and with fewer models than threads, several threads a model. The numbers do not
       depend on the number of threads;
     - ``"cuda"``: one model a thread block.
