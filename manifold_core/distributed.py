@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -26,7 +26,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-Group = dist.ProcessGroup | None  # None is this process alone
+# None is this process alone. In quotes: there are builds of torch without processes.
+Group: TypeAlias = "dist.ProcessGroup | None"
 
 
 class Joined:
@@ -57,7 +58,7 @@ class _Gather(torch.autograd.Function):
     """The backward pass sums what the losses of all processes owe to the part of this one."""
 
     @staticmethod
-    def forward(ctx: Any, part: Tensor, group: dist.ProcessGroup) -> Tensor:
+    def forward(ctx: Any, part: Tensor, group: "dist.ProcessGroup") -> Tensor:
         ctx.group = group
         parts = [torch.empty_like(part) for _ in range(group.size())]
         dist.all_gather(parts, part.contiguous(), group=group)
@@ -71,7 +72,7 @@ class _Gather(torch.autograd.Function):
         return gradient[group.rank()], None
 
 
-def gathered(part: Tensor, group: dist.ProcessGroup) -> Tensor:
+def gathered(part: Tensor, group: "dist.ProcessGroup") -> Tensor:
     """The tensors of all W processes, ``[W, ...]``, the same in each; differentiable.
 
     Its gradient is that of the sum of all processes' losses: where these are then averaged, as
@@ -140,7 +141,7 @@ def check_agreed(what: dict[str, Any], group: Group) -> None:
                 )
 
 
-def _of_all(value: T, group: dist.ProcessGroup) -> list[T]:
+def _of_all(value: T, group: "dist.ProcessGroup") -> list[T]:
     found: list[Any] = [None] * group.size()
     dist.all_gather_object(found, value, group=group)
     return found

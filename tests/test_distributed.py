@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import manifold_core as mc
 from manifold_core import checkpoint, cli
-from manifold_core.distributed import Group, everywhere, from_first, gathered, joined_mean
+from manifold_core.distributed import Group, everywhere, from_first, gathered, group_of_torchrun, joined_mean
 from manifold_core.networks import BatchNorm2d
 from manifold_core.training import batches, noise_seed
 
@@ -58,10 +58,15 @@ def model(kind: str, seed: int) -> mc.VAE | mc.CVAE:
     return made.double()
 
 
-def trained(group: Group, kind: str, folder: str | None = None, stop: int | None = None, **config: Any) -> Any:
-    """Weights and buffers after training, and the curves. Processes begin with weights of their own."""
+def trained(
+    group: Group, kind: str, folder: str | None = None, stop: int | None = None, precision: str | None = None
+) -> Any:
+    """Weights and buffers after training, and the curves; in float64 but for a precision. Processes begin with weights
+    of their own."""
     x, c = data(kind)
     made = model(kind, 0 if group is None else group.rank())
+    if precision is not None:
+        made, x, c = made.float(), x.float(), None if c is None else c.float()
 
     class Stopped(Exception):
         pass
@@ -76,7 +81,7 @@ def trained(group: Group, kind: str, folder: str | None = None, stop: int | None
         history = mc.train(
             made,
             x,
-            mc.TrainingConfig(**(CONFIG | config)),
+            mc.TrainingConfig(**CONFIG, precision=precision or "float32"),  # type: ignore[arg-type]
             condition=c if isinstance(made, mc.CVAE) else None,
             folder=None if folder is None else Path(folder) / str(0 if group is None else group.rank()),
             checkpoint_seconds=0,
@@ -296,6 +301,16 @@ def test_two_processes_train_as_one(both: Both, kind: str) -> None:
         assert torch.equal(tensor, results[1][0][name]), name
 
 
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02), ("float16", 0.02)])
+@pytest.mark.parametrize("kind", ["cvae", "conv analytic"])
+def test_so_they_do_in_float32_and_less(both: Both, kind: str, precision: str, tolerance: float) -> None:
+    """The processes hold the same weights to the last bit, the scale of float16 included; rounding grows with steps."""
+    (first, curves), (second, _) = both(trained, kind=kind, precision=precision)
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+    assert curves[1] == pytest.approx(trained(None, kind, precision=precision)[1][1], rel=tolerance)
+
+
 def test_the_joined_noise_is_that_of_one_process(both: Both) -> None:
     assert torch.equal(torch.cat(both(noise)), noise(None))
 
@@ -360,6 +375,15 @@ def test_stopped_processes_go_on_to_the_same_numbers(both: Both, tmp_path: Path,
         assert curves == expected_curves
         for name, tensor in expected.items():
             assert torch.equal(state[name], tensor), name
+
+
+def test_one_process_goes_on_where_two_were_stopped(both: Both, tmp_path: Path) -> None:
+    both(trained, kind="conv", folder=str(tmp_path), stop=9)
+    state, curves = trained(None, "conv", folder=str(tmp_path))
+    expected, expected_curves = trained(None, "conv")
+    assert curves[1] == pytest.approx(expected_curves[1], rel=1e-9)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(state[name], tensor, rtol=1e-9, atol=1e-11)
 
 
 REFUSALS = {
@@ -429,6 +453,22 @@ def test_the_command_line_reports_an_error_once(both: Both, tmp_path: Path, argu
     assert errors.startswith("manifold-core: ")
     assert message in errors
     assert second == (0, "", "")
+
+
+def test_each_process_takes_a_gpu_of_its_own() -> None:
+    with patch.dict(os.environ, {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "0"}):
+        for device, message in (
+            ("cuda:1", "device must be cpu or cuda with torchrun, .* got 'cuda:1'"),
+            ("cuda", "--nproc-per-node must be at most the number of GPUs of a machine, 1, got 2"),
+        ):
+            with (
+                patch.object(torch.cuda, "device_count", lambda: 1),
+                pytest.raises(mc.InputError, match=message),
+                group_of_torchrun(device),
+            ):
+                pass
+    with patch.dict(os.environ, {"RANK": "0", "WORLD_SIZE": "1"}), group_of_torchrun("cpu") as group:
+        assert group is None
 
 
 if __name__ == "__main__":

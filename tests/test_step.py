@@ -115,6 +115,24 @@ def test_where_capture_fails_the_plain_step_is_taken(monkeypatch: pytest.MonkeyP
     assert_same(found, trained("conv", None, monkeypatch))
 
 
+@pytest.mark.parametrize("error", [ValueError("a number was asked for"), KeyboardInterrupt()])
+def test_what_ended_a_capture_is_told_from_its_end(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception inside torch.cuda.graph invalidates the capture, whose end then raises one of its own."""
+
+    def refuse(function: Callable[[], None]) -> Callable[[], None]:
+        try:
+            raise error
+        finally:
+            raise RuntimeError("capture invalidated")
+
+    if isinstance(error, Exception):
+        with pytest.warns(RuntimeWarning, match="a number was asked for$"):
+            trained("learned", refuse, monkeypatch)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            trained("learned", refuse, monkeypatch)
+
+
 def test_samples_and_seed_keep_their_place_in_memory() -> None:
     """What a graph reads stands where it stood while it was captured; a seed has 63 bits."""
     model, x, _ = problem("learned")

@@ -142,7 +142,10 @@ class GraphStep:
             try:
                 return self._capture(self._take)
             except RuntimeError as error:
-                reason = str(error).partition("\n")[0]
+                cause = error.__context__ or error  # what happened in a capture, not that the capture could not end
+                if not isinstance(cause, Exception):  # Ctrl+C
+                    raise cause from None
+                reason = str(cause).partition("\n")[0]
                 warnings.warn(
                     f"the training step could not be captured into a CUDA graph and runs without: {reason}",
                     RuntimeWarning,
