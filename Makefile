@@ -91,7 +91,7 @@ gpu:  ## build in place, run the tests that need a GPU, measure, check memory an
 	$(call link_tree,build/gpu)
 	ln -s $(CURDIR)/manifold_core/*.so build/gpu/manifold_core/
 	ln -sfn $(CURDIR)/benchmarks build/gpu/benchmarks
-	timeout 110 $(GPU_PYTHON) -m pytest -m gpu tests/kernels tests/ensemble
+	timeout 110 $(GPU_PYTHON) -m pytest -m gpu tests/kernels tests/ensemble tests/test_step.py
 	timeout 95 $(GPU_PYTHON) -m benchmarks.ensemble_on_gpu --seconds 70
 	timeout 100 $(GPU_PYTHON) -m benchmarks.gpu --seconds 75
 ifeq ($(SANITIZER),)

@@ -18,7 +18,7 @@ CHANNELS = 32
 VARIANTS = {"without attention": False, "with attention": True}
 
 
-def _cells(_plan: Plan) -> list[Cell]:
+def _cells(plan: Plan) -> list[Cell]:
     return [
         Cell(
             {"dataset": row["dataset"]},
@@ -27,7 +27,7 @@ def _cells(_plan: Plan) -> list[Cell]:
                 CHANNELS,
                 condition_dim=len(images.CLASSES[row["dataset"]]),
                 attention=attention,
-                training=images.TRAINING,
+                training=images.training(plan),
             ),
             images.images(row["dataset"], labelled=True),
             (None,),

@@ -12,11 +12,11 @@ DATA_SET, LATENT_DIM = "mnist", 32
 COVARIANCES: dict[str, Literal["cholesky", "diagonal"]] = {"full": "cholesky", "diagonal": "diagonal"}
 
 
-def _cells(_plan: Plan) -> list[Cell]:
+def _cells(plan: Plan) -> list[Cell]:
     return [
         Cell(
             {"covariance": name},
-            ConvSpec(LATENT_DIM, covariance=covariance, training=images.TRAINING),
+            ConvSpec(LATENT_DIM, covariance=covariance, training=images.training(plan)),
             images.images(DATA_SET),
             (None,),
             held_out=images.HELD_OUT,

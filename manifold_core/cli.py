@@ -2,9 +2,11 @@
 
 import argparse
 import importlib.util
+import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -13,6 +15,7 @@ import torch
 
 from . import __version__
 from .data import find_images
+from .distributed import group_of_torchrun, process_of_torchrun
 from .errors import InputError
 from .kernels import explain
 from .kernels.extension import compiled, cuda_missing_because, missing_because
@@ -31,9 +34,21 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 2 bad input, 3 training diverged, 130 or 143 stopped by a signal."""
+    if not process_of_torchrun():
+        return _main(arguments)
+    # The first process says what all would say. It has the status, too: torchrun ends all when one fails, the first
+    # perhaps before it has said why.
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere), suppress(SystemExit):
+        _main(arguments)
+    return 0
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _stop)
     try:
+        if process_of_torchrun() is not None and options.command is not _train:
+            raise InputError("with torchrun the command must be train, which alone shares its work out to processes")
         status: int = options.command(options)
     except InputError as error:
         print(f"manifold-core: {error}", file=sys.stderr)
@@ -91,7 +106,10 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument(
         "--covariance", choices=("diagonal", "cholesky"), default="diagonal", help="of the posterior; cholesky is full"
     )
-    add.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    add.add_argument(
+        "--precision", choices=("float32", "bfloat16", "float16"), default="float32", help="of the networks' products"
+    )
+    add.add_argument("--device", default="auto", help="auto, cpu or cuda; with torchrun cuda is a GPU a process")
     add.add_argument("--quiet", action="store_true", help="no progress bar")
 
     add = commands.add_parser(
@@ -164,13 +182,14 @@ def _train(options: argparse.Namespace) -> int:
             options.log_gamma,
             options.covariance,
         ),
-        training=TrainingConfig(seed=options.seed, **chosen),
+        training=TrainingConfig(seed=options.seed, precision=options.precision, **chosen),
         ambient_dim=options.ambient_dim,
         manifold_dim=options.manifold_dim,
         data_folder=options.data_dir,
         device=_device(options.device),
     )
-    metrics = run(config, options.out, progress=not options.quiet)
+    with group_of_torchrun(config.device) as group:
+        metrics = run(config, options.out, progress=not options.quiet, process_group=group)
     print(table([metrics]))
     print(f"\nmetrics and weights: {options.out}")
     for name in metrics["pictures"]:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from .covariance import Covariance
+from .distributed import Joined, joined_mean
 from .errors import InputError
 from .kernels.gaussian_elbo import gaussian_elbo
-from .kernels.gaussian_nll import gaussian_nll, optimal_log_gamma
+from .kernels.gaussian_nll import gaussian_nll, nll_of, optimal_log_gamma
 from .kernels.rsample_kl import rsample_kl
 from .kernels.rsample_kl_cholesky import rsample_kl_cholesky
 
@@ -47,7 +48,7 @@ class ELBOTerms(NamedTuple):
     variance_ratio: Tensor
 
 
-class GaussianELBO(nn.Module):
+class GaussianELBO(Joined, nn.Module):
     """−ELBO = E_q[½ (‖x − x̂(z)‖²/γ + d log 2πγ)] + β KL[q(z|x) ‖ p(z)],  with one sample of z.
 
     The prior p(z) is N(0, I), or N(prior_mu, exp(prior_log_var)) where one is given.
@@ -165,13 +166,15 @@ class GaussianELBO(nn.Module):
             loss, nll, recon = gaussian_elbo(x_hat, x, log_gamma, kl, beta=self.beta, backend=self.backend)
         else:
             nll, recon = gaussian_nll(
-                x_hat, x, None if analytic else log_gamma, return_squared_error=True, backend=self.backend
+                x_hat, x, 0.0 if analytic else log_gamma, return_squared_error=True, backend=self.backend
             )
+            if analytic:
+                features = x.shape[1:].numel()
+                log_gamma = optimal_log_gamma(joined_mean(recon.mean(), self.process_group), features)
+                nll = nll_of(recon, features, log_gamma)
+                with torch.no_grad():
+                    self.log_gamma.copy_(log_gamma)
             loss = nll + self.beta * kl
             if self.reduction != "none":
                 loss = loss.mean() if self.reduction == "mean" else loss.sum()
-        if analytic:
-            log_gamma = optimal_log_gamma(recon, x.shape[1:].numel())
-            with torch.no_grad():
-                self.log_gamma.copy_(log_gamma)
         return ELBOTerms(loss, nll, kl, recon, z, x_hat, posterior, log_gamma, variance_ratio)

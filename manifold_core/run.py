@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from torch import Tensor
 from . import checkpoint, plots
 from .covariance import Covariance
 from .data import Dataset, load_file, load_images, synthetic_manifold
+from .distributed import Group, everywhere, from_first
 from .elbo import Gamma, GaussianELBO
 from .errors import InputError
 from .evaluation import Metrics, evaluate
 from .files import locked, output_folder, write_json
 from .models import VAE
-from .training import TrainingConfig, train
+from .training import History, TrainingConfig, train
 
 __all__ = ["IMAGE_SETS", "ModelConfig", "RunConfig", "build_model", "load_data", "load_model", "run"]
 
@@ -133,35 +135,51 @@ def load_model(folder: str | Path) -> VAE:
     return model.eval()
 
 
-def run(config: RunConfig, folder: str | Path, progress: bool = True) -> dict[str, Any]:
+def run(config: RunConfig, folder: str | Path, progress: bool = True, process_group: Group = None) -> dict[str, Any]:
     """Train, evaluate, and write ``metrics.json``, ``weights.safetensors`` and PNG pictures into one folder.
 
-    Stopped at any moment, the same call goes on where it was; finished, it returns what is there.
+    Stopped at any moment, the same call goes on where it was; finished, it returns what is there. With a process group
+    all processes make this call and train together; the folder is the first one's alone.
 
     Raises:
         InputError: bad input, a folder that holds something else, or one in which another process is at work.
         Diverged: the loss became NaN or infinite.
     """
-    folder = output_folder(Path(folder))
-    with locked(folder):
-        return _run(config, folder, progress)
+    folder = Path(folder)
+    with ExitStack() as stack:
+
+        def begin() -> dict[str, Any] | None:
+            stack.enter_context(locked(output_folder(folder)))
+            return _begin(config, folder)
+
+        finished = from_first(begin, process_group)
+        return finished if finished is not None else _run(config, folder, progress, process_group)
 
 
-def _run(config: RunConfig, folder: Path, progress: bool) -> dict[str, Any]:
+def _begin(config: RunConfig, folder: Path) -> dict[str, Any] | None:
+    """What the folder holds where its run is finished."""
     if (finished := _finished(folder)) is not None:
         if finished["config"] != config.description():
             raise InputError(f"out must be a new folder: {str(folder)!r} holds a finished run of another configuration")
         checkpoint.remove(folder)
         return finished
     _refuse_foreign_files(folder)
+    return None
 
-    data = load_data(config)
+
+def _run(config: RunConfig, folder: Path, progress: bool, group: Group) -> dict[str, Any]:
+    data = everywhere(lambda: load_data(config), group)
     sample_shape = tuple(data.train.shape[1:])
     model = build_model(config.model, sample_shape, config.training.seed).to(config.device)
     x, held_out = (_as_input(part, config, sample_shape).to(config.device) for part in (data.train, data.validation))
     identity = {"config": config.description(), "data": checkpoint.fingerprint(x)}
-    history = train(model, x, config.training, folder=folder, identity=identity, progress=progress)
+    history = train(model, x, config.training, folder=folder, identity=identity, progress=progress, process_group=group)
+    return from_first(lambda: _finish(config, folder, data, model, x, held_out, history), group)
 
+
+def _finish(
+    config: RunConfig, folder: Path, data: Dataset, model: VAE, x: Tensor, held_out: Tensor, history: History
+) -> dict[str, Any]:
     measured, validation = evaluate(model, x), evaluate(model, held_out)
     pictures = _draw(folder, model, history, measured, data.manifold_dim, held_out)
     checkpoint.save_tensors(folder / WEIGHTS, model.state_dict())
@@ -174,7 +192,7 @@ def _run(config: RunConfig, folder: Path, progress: bool) -> dict[str, Any]:
         "validation": validation.as_dict(),
         "units": "nats per sample; neg_elbo = nll + kl, recon = squared error; see paper_convention for the paper's",
         "config": config.description(),
-        "sample_shape": list(sample_shape),
+        "sample_shape": list(data.train.shape[1:]),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "versions": _versions(),
         "pictures": pictures,

@@ -12,6 +12,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 import manifold_core as mc
 from manifold_core.covariance import posterior_sizes, spectrum, variance_ratio
+from manifold_core.networks.head import PosteriorHead
 
 KAPPA = 3
 PACKED = KAPPA * (KAPPA + 1) // 2
@@ -142,6 +143,22 @@ def test_loss_and_gradients_are_the_formulas(index: int) -> None:
         torch.testing.assert_close(model.spectrum(*inputs), torch.linalg.eigvalsh(own @ own.mT))
     ratio = full.detach().diagonal(dim1=1, dim2=2).mean(0)
     torch.testing.assert_close(terms.variance_ratio, ratio.to(terms.variance_ratio.dtype))
+
+
+def test_the_head_gives_rows_in_units_of_their_diagonal() -> None:
+    """A σ that falls takes its row with it."""
+    torch.manual_seed(0)
+    head, features = PosteriorHead(4, KAPPA, "cholesky").double(), torch.randn(6, 4, dtype=torch.float64)
+    mu, tril = head(features)
+    plain = features @ head.weight.T + head.bias
+    torch.testing.assert_close(mu, plain[:, :KAPPA])
+    scale, own = factor(tril), factor(plain[:, KAPPA:])
+    for row in range(KAPPA):
+        torch.testing.assert_close(scale[:, row, row], own[:, row, row])
+        for col in range(row):
+            torch.testing.assert_close(scale[:, row, col] / scale[:, row, row], own[:, row, col])
+    assert list(head.state_dict()) == ["weight", "bias"]
+    assert torch.autograd.gradcheck(lambda x: head(x), features.requires_grad_())
 
 
 class Turned(nn.Module):

@@ -107,9 +107,9 @@ def test_activation_is_checked() -> None:
 
 def test_prelu_has_a_slope_for_each_layer() -> None:
     model = mc.VAE.mlp(7, 3, (8, 12), activation="prelu")
-    kinds = [type(layer) for layer in model.encoder.layers]
-    assert kinds == [nn.Linear, nn.PReLU, nn.Linear, nn.PReLU, nn.Linear]
-    assert [type(layer) for layer in model.decoder.layers] == kinds
+    kinds = [nn.Linear, nn.PReLU, nn.Linear, nn.PReLU, nn.Linear]
+    for network in (model.encoder, model.decoder):
+        assert [isinstance(layer, kind) for layer, kind in zip(network.layers, kinds, strict=True)] == [True] * 5
     assert [p.shape for p in model.parameters() if p.dim() == 1 and len(p) == 1] == [(1,)] * 4
 
 

@@ -715,7 +715,7 @@ class TestResumption:
         self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         seconds = iter(range(10**6))  # a clock that is read once a step
-        monkeypatch.setattr("manifold_core.training.time", FakeTime(lambda: float(next(seconds))))
+        monkeypatch.setattr("manifold_core.training.loop.time", FakeTime(lambda: float(next(seconds))))
         saved = []
         save = checkpoint.save
 
@@ -743,7 +743,7 @@ class TestResumption:
         for part in (1, 2):
             seconds = iter(range(100 * part, 10**6))  # a clock that is read once a step, and runs on between the parts
             with monkeypatch.context() as patch:
-                patch.setattr("manifold_core.training.time", FakeTime(lambda clock=seconds: float(next(clock))))
+                patch.setattr("manifold_core.training.loop.time", FakeTime(lambda clock=seconds: float(next(clock))))
                 if part == 1:
                     patch.setattr(checkpoint, "save", stop)
                     with pytest.raises(Stopped):
@@ -890,7 +890,7 @@ class TestTrain:
 
         with monkeypatch.context() as patch:
             patch.setattr(torch.optim.Adam, "step", counted)
-            patch.setattr("manifold_core.training.time", FakeTime(lambda: 10.0 * (done == 301)))
+            patch.setattr("manifold_core.training.loop.time", FakeTime(lambda: 10.0 * (done == 301)))
             with pytest.raises(Stopped):
                 train(build_model(VECTORS, (6,)).to(dtype), x, config, folder=tmp_path / "run", progress=False)
         model = build_model(VECTORS, (6,)).to(dtype)

@@ -51,7 +51,7 @@ def test_the_samples_of_a_step_are_places_of_the_permutation(
         places = torch.arange(k * size, (k + 1) * size).unsqueeze(0)
         expected = permutation(torch.tensor(2**31 - 1), torch.tensor([epoch]), places, samples)
         assert seen[step] == expected[0].tolist()
-    monkeypatch.setattr("manifold_core.training.PLACES", 1)  # how many are looked up at a time changes nothing
+    monkeypatch.setattr("manifold_core.training.schedule.PLACES", 1)  # how many are looked up at a time changes nothing
     assert orders(samples, config, 140) == seen[140:]
 
 

@@ -1,4 +1,4 @@
 from .op import gaussian_nll
-from .reference import optimal_log_gamma
+from .reference import nll_of, optimal_log_gamma
 
-__all__ = ["gaussian_nll", "optimal_log_gamma"]
+__all__ = ["gaussian_nll", "nll_of", "optimal_log_gamma"]

@@ -101,6 +101,8 @@ class ModelSpec:
     @property
     def beyond_engines(self) -> str:
         """What keeps the engines from training it; empty where nothing does."""
+        if self.training.precision != "float32":
+            return f"has precision={self.training.precision!r}"
         return "" if self.covariance == "diagonal" else "has a full covariance"
 
     def outline(self, data_dim: int) -> VAE | CVAE:

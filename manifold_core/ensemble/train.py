@@ -89,7 +89,8 @@ def train_ensemble(
     samples and noise, and differ by rounding:
 
     - ``"reference"``: :func:`manifold_core.train`, model after model: the definition, and all there is for
-      :class:`manifold_core.SequentialSpec`, :class:`manifold_core.ConvSpec` and full covariances;
+      :class:`manifold_core.SequentialSpec`, :class:`manifold_core.ConvSpec`, full covariances and a precision other
+      than float32;
     - ``"cpu"``: C++; a model a thread, and with fewer models than threads, several threads a model. The numbers do not
       depend on the number of threads;
     - ``"cuda"``: one model a thread block.

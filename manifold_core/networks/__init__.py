@@ -5,9 +5,11 @@ before."""
 from .conv import ConditionalConvDecoder, ConditionalConvEncoder, ConvDecoder, ConvEncoder
 from .lstm import LSTMDecoder, LSTMEncoder, NextStepEncoder
 from .mlp import Activation, ConditionalMLPDecoder, ConditionalMLPEncoder, MLPDecoder, MLPEncoder
+from .normalisation import BatchNorm2d
 
 __all__ = [
     "Activation",
+    "BatchNorm2d",
     "ConditionalConvDecoder",
     "ConditionalConvEncoder",
     "ConditionalMLPDecoder",

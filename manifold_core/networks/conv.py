@@ -5,16 +5,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..covariance import Covariance, posterior_sizes
+from ..covariance import Covariance
 from .checks import check_image, check_positive, check_widths
+from .head import PosteriorHead
 from .mlp import Activation, mlp
+from .normalisation import BatchNorm2d
+from .precision import Float32ConvTranspose2d, Float32Linear
 
 __all__ = ["ConditionalConvDecoder", "ConditionalConvEncoder", "ConvDecoder", "ConvEncoder"]
 
 
 def _conv_bn_relu(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False), BatchNorm2d(outputs), nn.ReLU()
     )
 
 
@@ -24,7 +27,7 @@ class _EncoderBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.main = nn.Sequential(_conv_bn_relu(inputs, outputs, stride=2), _conv_bn_relu(outputs, outputs))
-        self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=2, bias=False), nn.BatchNorm2d(outputs))
+        self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=2, bias=False), BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.main(x) + self.shortcut(x)
@@ -34,10 +37,10 @@ class _EncoderBlock(nn.Module):
 class _DecoderBlock(nn.Module):
     """A residual block of one convolution, then a ConvTranspose that doubles the image."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, up: type[nn.ConvTranspose2d] = nn.ConvTranspose2d) -> None:
         super().__init__()
         self.main = _conv_bn_relu(inputs, inputs)
-        self.up = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
+        self.up = up(inputs, outputs, 4, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.up(x + self.main(x))
@@ -60,13 +63,11 @@ class ConvEncoder(nn.Module):
         check_positive(latent_dim=latent_dim, channels=channels)
         inputs, height, width = check_image(image_shape)
         self.blocks = nn.Sequential(_EncoderBlock(inputs, channels), _EncoderBlock(channels, 2 * channels))
-        self.sizes = posterior_sizes(latent_dim, covariance)
-        self.head = nn.Linear(2 * channels * (height // 4) * (width // 4), sum(self.sizes))
+        self.head = PosteriorHead(2 * channels * (height // 4) * (width // 4), latent_dim, covariance)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # training takes half the time on a CPU
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = torch.flatten(self.blocks(_laid_out(x, self.blocks)), 1)
-        mu, spread = self.head(features).split(self.sizes, dim=1)
+        mu, spread = self.head(torch.flatten(self.blocks(_laid_out(x, self.blocks)), 1))
         return mu, spread
 
 
@@ -77,9 +78,11 @@ class ConvDecoder(nn.Module):
         super().__init__()
         check_positive(latent_dim=latent_dim, channels=channels)
         outputs, height, width = check_image(image_shape)
-        self.head = nn.Linear(latent_dim, 2 * channels * (height // 4) * (width // 4))
+        self.head = Float32Linear(latent_dim, 2 * channels * (height // 4) * (width // 4))
         self.unflatten = nn.Unflatten(1, (2 * channels, height // 4, width // 4))
-        self.blocks = nn.Sequential(_DecoderBlock(2 * channels, channels), _DecoderBlock(channels, outputs))
+        self.blocks = nn.Sequential(
+            _DecoderBlock(2 * channels, channels), _DecoderBlock(channels, outputs, Float32ConvTranspose2d)
+        )
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, z: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .checks import check_positive, check_widths
 from .mlp import mlp
+from .precision import Float32Linear
 
 __all__ = ["LSTMDecoder", "LSTMEncoder", "NextStepEncoder"]
 
@@ -38,7 +39,7 @@ class LSTMEncoder(nn.Module):
         super().__init__()
         check_positive(data_dim=data_dim, latent_dim=latent_dim, hidden=hidden)
         self.lstm = nn.LSTM(data_dim, hidden, batch_first=True)
-        self.head = nn.Linear(hidden, 2 * latent_dim)
+        self.head = Float32Linear(hidden, 2 * latent_dim)
 
     def forward(self, sequence: Tensor) -> tuple[Tensor, Tensor]:
         mu, log_var = self.head(_outputs(self.lstm, sequence)[:, -1]).chunk(2, dim=1)

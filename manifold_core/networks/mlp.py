@@ -7,9 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..covariance import Covariance, posterior_sizes
+from ..covariance import Covariance
 from ..errors import InputError
 from .checks import check_positive, check_widths
+from .head import PosteriorHead
+from .precision import Float32Linear
 
 __all__ = ["Activation", "ConditionalMLPDecoder", "ConditionalMLPEncoder", "MLPDecoder", "MLPEncoder", "mlp"]
 
@@ -17,14 +19,26 @@ Activation = Literal["relu", "prelu"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "prelu": nn.PReLU}
 
 
-def mlp(sizes: Sequence[int], activation: Activation) -> nn.Sequential:
-    """Linear layers with an activation between them; PReLU has one slope a layer."""
+def _hidden(sizes: Sequence[int], activation: Activation) -> list[nn.Module]:
+    """Linear layers, each with an activation behind it; PReLU has one slope a layer."""
     if activation not in ACTIVATIONS:
         raise InputError(f"activation must be 'relu' or 'prelu', got {activation!r}")
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers[:-1])
+    return layers
+
+
+def mlp(sizes: Sequence[int], activation: Activation) -> nn.Sequential:
+    """Linear layers with an activation between them."""
+    return nn.Sequential(*_hidden(sizes[:-1], activation), Float32Linear(sizes[-2], sizes[-1]))
+
+
+def mlp_to_posterior(
+    sizes: Sequence[int], latent_dim: int, activation: Activation, covariance: Covariance
+) -> nn.Sequential:
+    """The same with the head of an encoder for its last layer."""
+    return nn.Sequential(*_hidden(sizes, activation), PosteriorHead(sizes[-1], latent_dim, covariance))
 
 
 class MLPEncoder(nn.Module):
@@ -41,11 +55,10 @@ class MLPEncoder(nn.Module):
         super().__init__()
         check_positive(data_dim=data_dim, latent_dim=latent_dim)
         check_widths(hidden)
-        self.sizes = posterior_sizes(latent_dim, covariance)
-        self.layers = mlp((data_dim, *hidden, sum(self.sizes)), activation)
+        self.layers = mlp_to_posterior((data_dim, *hidden), latent_dim, activation, covariance)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mu, spread = self.layers(x).split(self.sizes, dim=1)
+        mu, spread = self.layers(x)
         return mu, spread
 
 
@@ -87,11 +100,10 @@ class ConditionalMLPEncoder(nn.Module):
         check_widths(condition_hidden, "condition_hidden")
         self.condition_shape = (condition_dim,)
         self.condition = mlp((condition_dim, *condition_hidden, condition_features), activation)
-        self.sizes = posterior_sizes(latent_dim, covariance)
-        self.layers = mlp((data_dim + condition_features, *hidden, sum(self.sizes)), activation)
+        self.layers = mlp_to_posterior((data_dim + condition_features, *hidden), latent_dim, activation, covariance)
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        mu, spread = self.layers(torch.cat((x, self.condition(c)), dim=1)).split(self.sizes, dim=1)
+        mu, spread = self.layers(torch.cat((x, self.condition(c)), dim=1))
         return mu, spread
 
 

@@ -80,6 +80,10 @@ def test_models_are_the_papers() -> None:
             assert (cell.spec.channels, cell.spec.condition_dim) == (5, 0)
             assert cell.spec.latent_dim == cell.columns.get("kappa", 32)
             assert cell.spec.training.learning_rate == 0.002
+        for budget in ("quick", "reduced"):
+            assert {cell.spec.training.learning_rate for cell in TABLES[name].cells(BUDGETS[budget])} == {0.005}
+            published = TABLES[name].cells(BUDGETS[budget].as_published())
+            assert {cell.spec.training.learning_rate for cell in published} == {0.002}
     covariances = {cell.columns["covariance"]: cell.spec.covariance for cell in TABLES["table9"].cells(PLAN)}
     assert covariances == {"full": "cholesky", "diagonal": "diagonal"}
     kappas = [cell.columns["kappa"] for cell in TABLES["table2"].cells(PLAN)]

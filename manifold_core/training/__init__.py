@@ -1,0 +1,18 @@
+"""The one training loop, and what it is made of."""
+
+from .config import Diverged, History, TrainingConfig, record_every
+from .loop import train
+from .schedule import batches, noise_seed, schedule_table
+from .state import check_identity
+
+__all__ = [
+    "Diverged",
+    "History",
+    "TrainingConfig",
+    "batches",
+    "check_identity",
+    "noise_seed",
+    "record_every",
+    "schedule_table",
+    "train",
+]

@@ -1,0 +1,92 @@
+"""How to train, and what training gives."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..errors import InputError
+
+__all__ = ["Diverged", "History", "Precision", "TrainingConfig", "record_every"]
+
+Precision = Literal["float32", "bfloat16", "float16"]
+PRECISIONS = ("float32", "bfloat16", "float16")
+RECORDS = 500  # points on a curve, and updates of the progress bar
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How to train. Adam with a one-cycle schedule over ``steps`` mini-batches.
+
+    Args:
+        steps: number of optimizer steps.
+        batch_size: samples a step; at most the number there are. Each epoch is a new shuffle; samples left over at its
+            end, too few for a batch, wait for the next.
+        learning_rate: the highest of the cycle.
+        log_gamma_rate: how many times that for a learned log γ.
+        beta2: Adam's β₂, between 0 and 1: the second moment remembers some 1 / (1 − β₂) steps. Where a learned γ starts
+            far from the scale of the data, 0.99 and a ``log_gamma_rate`` of 10 find the way; else a slow γ is better.
+        seed: from 0 to 2³¹ − 1; fixes the order of the samples and the noise, on every backend.
+        precision: of the networks' matrix products and convolutions, by autocast: ``"float32"``, ``"bfloat16"`` or
+            ``"float16"``, whose loss is scaled so that no gradient vanishes. The layers that make mu, log_var and x̂,
+            the ELBO, the weights and Adam stay in float32, and so does what is measured after training.
+
+    Raises:
+        InputError: a number out of range, or an unknown precision.
+    """
+
+    steps: int = 20_000
+    batch_size: int = 1024
+    learning_rate: float = 0.005
+    log_gamma_rate: float = 1.0
+    beta2: float = 0.999
+    seed: int = 0
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} must be a positive integer, got {value!r}")
+        for name in ("learning_rate", "log_gamma_rate"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise InputError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        if not 0 < self.beta2 < 1:
+            raise InputError(f"beta2 must lie between 0 and 1, got {self.beta2}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
+            raise InputError(f"seed must be an integer from 0 to 2**31 - 1, got {self.seed!r}")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision must be 'float32', 'bfloat16' or 'float16', got {self.precision!r}")
+
+
+@dataclass
+class History:
+    """Curves over the steps, of the mini-batches: negative ELBO (nats), γ, active dimensions; and the time taken."""
+
+    step: list[int] = field(default_factory=list)
+    neg_elbo: list[float] = field(default_factory=list)
+    gamma: list[float] = field(default_factory=list)
+    active_dimensions: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Diverged(ArithmeticError):
+    """The loss is no longer a number.
+
+    Attributes:
+        loss: what it is.
+        step: from 1, at which it was seen; on a CPU the first such step.
+        history: the curves up to there.
+    """
+
+    def __init__(self, loss: float, step: int, history: History) -> None:
+        super().__init__(loss, step, history)
+        self.loss = loss
+        self.step = step
+        self.history = history
+
+    def __str__(self) -> str:
+        return f"the loss is {self.loss} at step {self.step}; a lower learning_rate may help"
+
+
+def record_every(config: TrainingConfig) -> int:
+    """Steps from one point of the curves to the next; the last step is a point, too."""
+    return max(1, config.steps // RECORDS)

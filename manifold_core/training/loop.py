@@ -1,0 +1,166 @@
+"""The one training loop."""
+
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .. import checkpoint
+from ..dimension import count_active
+from ..distributed import Group, check_agreed, from_first, is_first, joined_mean, together
+from ..elbo import ELBOTerms
+from ..files import output_folder
+from ..models import CVAE, VAE, check_inputs
+from .config import Diverged, History, TrainingConfig, record_every
+from .schedule import batches, noise_seed
+from .state import Run
+from .step import GraphStep, PlainStep, Step, check_group, check_precision, cuda_graph
+
+__all__ = ["train"]
+
+
+def train(
+    model: VAE | CVAE,
+    x: Tensor,
+    config: TrainingConfig,
+    *,
+    condition: Tensor | None = None,
+    folder: Path | None = None,
+    identity: dict[str, Any] | None = None,
+    checkpoint_seconds: float = 10.0,
+    progress: bool = True,
+    process_group: Group = None,
+    cuda_graphs: bool = True,
+) -> History:
+    """Minimise ``model(batch).loss``, of a CVAE ``model(batch, condition).loss``, by Adam; leaves the trained weights
+    in ``model``, in evaluation mode.
+
+    With a folder, the run is saved there between steps, now and then. Stopped in any way and started again with the
+    same arguments, it goes on from what was saved to the numbers it would have reached undisturbed: bit for bit on a
+    CPU with the same number of threads. The checkpoint stays until the caller removes it.
+
+    With a process group, all its processes call this with the same arguments and train one model: each takes an equal
+    share of the rows of every mini-batch, gradients are averaged, and what depends on the whole batch, an analytic γ
+    and the normalisation of the residual networks, is joined. The numbers are those of one process but for rounding,
+    the noise included; only what a network draws from torch's own generator, as dropout does, is the same in every
+    share. The first process alone keeps checkpoints and shows the bar, and all begin with its weights.
+
+    Args:
+        model: called with a batch ``[B, ...]``, a CVAE also with its conditions ``[B, t]``, and ``seed=``; in a group
+            also with ``first_row=``.
+        x: ``[N, ...]`` training samples, on the device of the model.
+        config: see :class:`TrainingConfig`.
+        condition: ``[N, t]``, of a CVAE.
+        folder: of the checkpoints; None keeps none.
+        identity: what the checkpoint must agree on beside ``config``: a description of model and data.
+        checkpoint_seconds: between two checkpoints.
+        progress: show a bar on standard error with loss, γ and active dimensions.
+        process_group: of :mod:`torch.distributed`; None is this process alone.
+        cuda_graphs: on a GPU, and without a group, capture the step into a CUDA graph and replay it; where that fails
+            a warning says why. False for a model whose forward pass depends on Python's variables that change from step
+            to step, or that has hooks: a replay runs no Python.
+
+    Raises:
+        InputError: no samples, a condition that does not go with model and samples, or a checkpoint of another run or
+            damaged; a precision that model or device does not have; in a group, a mini-batch that cannot be shared
+            out equally, arguments that differ, another batch normalisation, or parameters without a gradient.
+        Diverged: the loss became NaN or infinite. The weights are those before the step of which that was seen.
+    """
+    inputs = check_inputs(model, x, condition)
+    check_precision(config.precision, model, x.device)
+    check_group(model, min(config.batch_size, len(x)), process_group)
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), together(model, process_group):
+        torch.manual_seed(config.seed)
+        run = Run(model, config, identity or {})
+        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        check_agreed(run.identity | {"x": tuple(x.shape), "model": shapes}, process_group)
+        if (found := from_first(lambda: _begun(folder), process_group)) is not None:
+            run.restore(found)
+        _loop(run, inputs, config, folder, checkpoint_seconds, progress, process_group, cuda_graphs)
+    model.eval()
+    return run.history
+
+
+def _begun(folder: Path | None) -> checkpoint.Checkpoint | None:
+    return None if folder is None else checkpoint.load(output_folder(folder))
+
+
+def _loop(
+    run: Run,
+    inputs: tuple[Tensor, ...],
+    config: TrainingConfig,
+    folder: Path | None,
+    checkpoint_seconds: float,
+    progress: bool,
+    group: Group,
+    cuda_graphs: bool,
+) -> None:
+    model, history = run.model, run.history
+    model.train()
+    every = record_every(config)
+    device = inputs[0].device
+    size = min(config.batch_size, len(inputs[0]))
+    plain = PlainStep(model, inputs, size, config.precision, run.scaler, group)
+    step: Step = GraphStep(plain, cuda_graph) if cuda_graphs and device.type == "cuda" and group is None else plain
+    first = is_first(group)
+    started = saved = time.monotonic()
+    already = history.seconds
+    bar = tqdm(
+        total=config.steps,
+        initial=run.step,
+        unit="step",
+        disable=not (progress and first),
+        file=sys.stderr,
+        mininterval=0.5,
+    )
+    try:
+        for index in batches(len(inputs[0]), config, run.step, device):
+            log_gamma = model.elbo.log_gamma.detach().clone()  # an analytic one is written by the forward pass
+            terms = step(index, noise_seed(config.seed, run.step))
+            recorded = (run.step + 1) % every == 0 or run.step + 1 == config.steps
+            # To read the loss costs nothing on a CPU; elsewhere the device would be waited for.
+            if recorded or device.type == "cpu":
+                loss = float(joined_mean(terms.loss.detach(), group))
+                if not math.isfinite(loss):
+                    model.elbo.log_gamma.data.copy_(log_gamma)
+                    raise Diverged(loss, run.step + 1, history)
+            if recorded:  # before the step: γ is the one that the loss was taken with
+                _record(history, run.step + 1, terms, group)
+            run.scaler.step(run.optimizer)
+            run.scaler.update()
+            run.schedule.step()
+            run.step += 1
+            if recorded:
+                bar.set_postfix(
+                    loss=f"{history.neg_elbo[-1]:.2f}",
+                    gamma=f"{history.gamma[-1]:.2e}",
+                    active=history.active_dimensions[-1],
+                    refresh=False,
+                )
+                bar.update(run.step - bar.n)
+            now = time.monotonic()
+            history.seconds = already + now - started
+            if folder is not None and first and now - saved >= checkpoint_seconds:
+                run.save(folder)
+                saved = now
+    finally:
+        bar.close()
+    if folder is not None and first:
+        run.save(folder)
+
+
+def _record(history: History, step: int, terms: ELBOTerms, group: Group) -> None:
+    """Of the joined batch. One tensor: a device is waited for once."""
+    neg_elbo = (terms.nll + terms.kl).detach().mean().double()
+    gamma = terms.log_gamma.detach().double().exp()
+    of_all = joined_mean(torch.cat((torch.stack((neg_elbo, gamma)), terms.variance_ratio.detach().double())), group)
+    of_all = of_all.cpu()
+    history.step.append(step)
+    history.neg_elbo.append(float(of_all[0]))
+    history.gamma.append(float(of_all[1]))
+    history.active_dimensions.append(count_active(of_all[2:]))

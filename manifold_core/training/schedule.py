@@ -1,0 +1,71 @@
+"""What a step is made with: samples, seed of the noise, learning rates."""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
+
+from ..kernels.random import permutation
+from .config import TrainingConfig
+
+__all__ = ["batches", "make_optimizer", "noise_seed", "schedule_table"]
+
+PLACES = 2**16  # whose samples are looked up at a time: some hundred small operations, whatever their number
+
+
+def noise_seed(run_seed: int, step: int) -> int:
+    """Seed of one step's noise: no two (run, step) share one."""
+    return run_seed * 2**32 + step
+
+
+def batches(
+    samples: int, config: TrainingConfig, first_step: int, device: torch.device | str = "cpu"
+) -> Iterator[Tensor]:
+    """The samples of the mini-batch of every step from ``first_step`` on, int64 ``[B]`` on ``device``.
+
+    B = min(batch_size, N) and an epoch has N // B steps; place p of its step k holds sample π(k B + p), π the
+    :func:`manifold_core.kernels.random.permutation` of seed and epoch. A function of its arguments alone.
+    """
+    size = min(config.batch_size, samples)
+    per_epoch = samples // size
+    seed, place = torch.tensor(config.seed, device=device), torch.arange(size, device=device)
+    steps_at_once = max(1, PLACES // size)
+    for first in range(first_step, config.steps, steps_at_once):
+        step = torch.arange(first, min(first + steps_at_once, config.steps), device=device)
+        places = (step % per_epoch * size).unsqueeze(1) + place
+        yield from permutation(seed, step // per_epoch, places, samples)
+
+
+def make_optimizer(
+    networks: Iterable[Tensor], log_gamma: Tensor, config: TrainingConfig
+) -> tuple[torch.optim.Adam, OneCycleLR]:
+    """Adam, and the cycle of its learning rates and of its first beta. A log γ that is no parameter is left alone."""
+    groups: list[dict[str, Any]] = [{"params": list(networks)}]
+    rates = [config.learning_rate]
+    if isinstance(log_gamma, nn.Parameter):
+        groups.append({"params": [log_gamma]})
+        rates.append(config.log_gamma_rate * config.learning_rate)
+    optimizer = torch.optim.Adam(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True)
+    # A one-step cycle has no room for its two phases.
+    return optimizer, OneCycleLR(optimizer, max_lr=rates, total_steps=max(config.steps, 2))
+
+
+def schedule_table(config: TrainingConfig) -> Tensor:
+    """lr / (1 − β₁ᵗ), the same of log γ, 1 − β₁, 1 − β₂ and 1 / √(1 − β₂ᵗ) of each step t, from 1, with the learning
+    rates and β₁ of that step: float64 ``[steps, 5]``.
+
+    With them Adam is m += (1 − β₁)(g − m), v = β₂ v + (1 − β₂) g², p −= lr / (1 − β₁ᵗ) m / (√v / √(1 − β₂ᵗ) + ε).
+    """
+    optimizer, schedule = make_optimizer([nn.Parameter(torch.zeros(()))], nn.Parameter(torch.zeros(())), config)
+    rows = []
+    for step in range(1, config.steps + 1):
+        networks, log_gamma = optimizer.param_groups
+        beta1, beta2 = networks["betas"]
+        sizes = (group["lr"] / (1 - beta1**step) for group in (networks, log_gamma))
+        rows.append((*sizes, 1 - beta1, 1 - beta2, 1 / math.sqrt(1 - beta2**step)))
+        optimizer.step()  # of nothing: the schedule wants to see it
+        schedule.step()
+    return torch.tensor(rows, dtype=torch.float64)

@@ -1,0 +1,86 @@
+"""What a stopped run needs to go on to the same numbers."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checkpoint
+from ..errors import InputError
+from ..models import CVAE, VAE
+from .config import History, TrainingConfig
+from .schedule import make_optimizer
+
+__all__ = ["Run", "check_identity"]
+
+ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
+
+
+class Run:
+    """Everything that a stopped run needs to go on to the same numbers."""
+
+    def __init__(self, model: VAE | CVAE, config: TrainingConfig, identity: dict[str, Any]) -> None:
+        self.model = model
+        self.identity = identity | {"training": asdict(config)}
+        log_gamma = model.elbo.log_gamma
+        networks = [parameter for parameter in model.parameters() if parameter is not log_gamma]
+        self.optimizer, self.schedule = make_optimizer(networks, log_gamma, config)
+        self.scaler = torch.amp.GradScaler(log_gamma.device.type, enabled=config.precision == "float16")
+        self.history = History()
+        self.step = 0
+
+    def tensors(self) -> dict[str, Tensor]:
+        found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            found |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
+        return found | {"random": torch.get_rng_state()}  # a user's network may have dropout
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "identity": self.identity,
+            "step": self.step,
+            "history": asdict(self.history),
+            "param_groups": self.optimizer.state_dict()["param_groups"],
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def save(self, folder: Path) -> None:
+        checkpoint.save(folder, self.step, self.tensors(), self.state())
+
+    def restore(self, found: checkpoint.Checkpoint) -> None:
+        check_identity(found.state.get("identity"), self.identity)
+        tensors = dict(found.tensors)
+        try:
+            torch.set_rng_state(tensors.pop("random"))
+            moments: dict[int, dict[str, Tensor]] = {}
+            parameters = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
+            for index, parameter in enumerate(parameters):
+                start = f"optimizer.{index}."
+                for name in [name for name in tensors if name.startswith(start)]:
+                    moment = tensors.pop(name)
+                    if name != f"{start}step":  # Adam's fused kernel wants the strides of the parameter
+                        moment = torch.empty_like(parameter).copy_(moment)
+                    moments.setdefault(index, {})[name.removeprefix(start)] = moment
+                if index in moments and moments[index].keys() != ADAM_STATE:
+                    raise ValueError(f"optimizer state of parameter {index} has {sorted(moments[index])}")
+            self.model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
+            self.optimizer.load_state_dict({"state": moments, "param_groups": found.state["param_groups"]})
+            self.schedule.load_state_dict(found.state["schedule"])
+            self.scaler.load_state_dict(found.state["scaler"])
+            self.history = History(**found.state["history"])
+            self.step = int(found.state["step"])
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise InputError(f"checkpoint is of another model or damaged: {error}") from error
+
+
+def check_identity(found: Any, wanted: dict[str, Any]) -> None:
+    if not isinstance(found, dict):
+        raise InputError(f"checkpoint does not say of which run it is, got {found!r}")
+    for part in sorted(found.keys() | wanted.keys()):
+        if found.get(part) != wanted.get(part):
+            raise InputError(
+                f"checkpoint is of another run: its {part} is {found.get(part)!r}, expected {wanted.get(part)!r}"
+            )
