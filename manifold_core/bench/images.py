@@ -82,7 +82,8 @@ def _error(size: int, covariance: Literal["diagonal", "cholesky"], by_hand: Call
     noise, *_ = sample_reference.rsample_kl(nothing, nothing, None, None, None, torch.tensor(7))
     wanted = torch.autograd.grad(by_hand(exact, x.double(), noise), [*exact.parameters()])
     found = torch.autograd.grad(ours(x, seed=7).loss, [*ours.parameters()])
-    return largest_difference(found, wanted, floor=1.0)
+    # All as one: the weights that batch normalisation follows have gradients that nearly cancel.
+    return largest_difference(*([torch.cat([part.flatten() for part in of])] for of in (found, wanted)))
 
 
 def operations(size: int) -> int:
@@ -115,7 +116,7 @@ COMPARISON = Comparison(
         ),
     },
     error=error,
-    allowed=1e-4,
+    allowed=1e-5,
     bytes_moved=bytes_moved,
     operations=operations,
     ours=("diagonal", "full covariance"),
