@@ -9,7 +9,7 @@ torch.compile    of eager: networks and loss
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
@@ -83,7 +83,11 @@ def _error(size: int, covariance: Literal["diagonal", "cholesky"], by_hand: Call
     wanted = torch.autograd.grad(by_hand(exact, x.double(), noise), [*exact.parameters()])
     found = torch.autograd.grad(ours(x, seed=7).loss, [*ours.parameters()])
     # All as one: the weights that batch normalisation follows have gradients that nearly cancel.
-    return largest_difference(*([torch.cat([part.flatten() for part in of])] for of in (found, wanted)))
+    return largest_difference([_flat(found)], [_flat(wanted)])
+
+
+def _flat(parts: Iterable[Tensor]) -> Tensor:
+    return torch.cat([part.flatten() for part in parts])
 
 
 def operations(size: int) -> int:
