@@ -40,18 +40,20 @@ def _check_widths(hidden: Sequence[int], name: str = "hidden") -> None:
     _check_positive(**{f"{name}[{i}]": width for i, width in enumerate(hidden)})
 
 
-def _mlp(sizes: Sequence[int], activation: Activation) -> nn.Sequential:
-    """Linear layers with an activation between them; PReLU has one slope a layer."""
+def _mlp(sizes: Sequence[int], activation: Activation, reads_z: bool = False) -> nn.Sequential:
+    """Linear layers with an activation between them; PReLU has one slope a layer. The last is outside autocast, and the
+    first where it reads z."""
     if activation not in ACTIVATIONS:
         raise InputError(f"activation must be 'relu' or 'prelu', got {activation!r}")
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes[:-1]):
-        layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
+        linear = Float32Linear if reads_z and not layers else nn.Linear
+        layers += [linear(inputs, outputs), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers, Float32Linear(sizes[-2], sizes[-1]))
 
 
 def _outside_autocast(layer: Callable[[Tensor], Tensor], x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Half precision has too few digits for mu beside a small σ, and for x̂ beside a small γ."""
+    """Half precision has too few digits for mu and z beside a small σ, and for x̂ beside a small γ."""
     device = x.device.type
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return layer(x)
@@ -129,7 +131,7 @@ class MLPDecoder(nn.Module):
         super().__init__()
         _check_positive(data_dim=data_dim, latent_dim=latent_dim)
         _check_widths(hidden)
-        self.layers = _mlp((latent_dim, *hidden, data_dim), activation)
+        self.layers = _mlp((latent_dim, *hidden, data_dim), activation, reads_z=True)
 
     def forward(self, z: Tensor) -> Tensor:
         x_hat: Tensor = self.layers(z)
@@ -182,7 +184,7 @@ class ConditionalMLPDecoder(nn.Module):
         _check_widths(hidden)
         _check_widths(condition_hidden, "condition_hidden")
         self.condition = _mlp((condition_dim, *condition_hidden, condition_features), activation)
-        self.layers = _mlp((latent_dim + condition_features, *hidden, data_dim), activation)
+        self.layers = _mlp((latent_dim + condition_features, *hidden, data_dim), activation, reads_z=True)
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
         x_hat: Tensor = self.layers(torch.cat((z, self.condition(c)), dim=1))
@@ -260,7 +262,7 @@ class LSTMDecoder(nn.Module):
         _check_positive(latent_dim=latent_dim, data_dim=data_dim, hidden=hidden)
         _check_widths(decoder_hidden, "decoder_hidden")
         self.lstm = nn.LSTM(data_dim, hidden, batch_first=True)
-        self.layers = _mlp((latent_dim + hidden, *decoder_hidden, data_dim), "relu")
+        self.layers = _mlp((latent_dim + hidden, *decoder_hidden, data_dim), "relu", reads_z=True)
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
         x_hat: Tensor = self.layers(torch.cat((z, _outputs(self.lstm, c)[:, -1]), dim=1))
