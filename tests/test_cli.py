@@ -438,7 +438,8 @@ class TestTrain:
         called: list[tuple[RunConfig, Path, bool]] = []
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
 
-        def watched(config: RunConfig, folder: Path, progress: bool = True) -> dict[str, Any]:
+        def watched(config: RunConfig, folder: Path, progress: bool, process_group: object) -> dict[str, Any]:
+            assert process_group is None  # it was not torchrun that started this
             called.append((config, folder, progress))
             return metrics
 
@@ -448,7 +449,7 @@ class TestTrain:
     def test_every_option_arrives_where_it_belongs(self, configurations: list[tuple[RunConfig, Path, bool]]) -> None:
         command = "train --data synthetic --out here --latent-dim 11 --seed 12 --ambient-dim 13 --manifold-dim 7"
         command += " --data-dir there --steps 15 --batch-size 16 --learning-rate 0.17 --hidden 18 19 --channels 20"
-        command += " --gamma fixed --log-gamma -2.1 --covariance cholesky --device cpu --quiet"
+        command += " --gamma fixed --log-gamma -2.1 --covariance cholesky --device cpu --quiet --precision bfloat16"
         assert cli.main(command.split()) == 0
         ((config, folder, progress),) = configurations
         assert (folder, progress) == (Path("here"), False)
@@ -458,6 +459,7 @@ class TestTrain:
         assert (model.latent_dim, model.hidden, model.channels) == (11, (18, 19), 20)
         assert (model.gamma, model.log_gamma, model.covariance) == ("fixed", -2.1, "cholesky")
         assert (training.steps, training.batch_size, training.learning_rate, training.seed) == (15, 16, 0.17, 12)
+        assert training.precision == "bfloat16"
 
     @pytest.mark.parametrize(
         ("arguments", "kind"),

@@ -45,8 +45,8 @@ def data(kind: str) -> tuple[Tensor, Tensor | None]:
 
 def model(kind: str, seed: int) -> mc.VAE | mc.CVAE:
     torch.manual_seed(seed)
-    gamma = "analytic" if kind.endswith("analytic") else "learned"
-    elbo = mc.GaussianELBO(gamma)  # type: ignore[arg-type]
+    gamma = kind.split()[-1] if kind.endswith(("analytic", "fixed")) else "learned"
+    elbo = mc.GaussianELBO(gamma, log_gamma=float(-seed))  # type: ignore[arg-type]
     if kind.startswith("conv"):
         made: mc.VAE | mc.CVAE = mc.VAE.conv((1, 8, 8), 3, 2, elbo)
     elif kind == "every step":
@@ -115,14 +115,12 @@ def noise(group: Group) -> Tensor:
     return found[0]
 
 
-def diverged(group: Group, rows: int) -> tuple[str, int, list[float]]:
+def diverged(group: Group, kind: str, sample: int) -> tuple[str, int, list[float]]:
     """One sample is infinite: where it is drawn, one process has it, and all must stop."""
     x, _ = data("vae")
-    x[rows] = float("inf")
+    x[sample] = float("inf")
     with pytest.raises(mc.Diverged) as caught:
-        mc.train(
-            model("vae analytic", 0), x, mc.TrainingConfig(steps=6, batch_size=4), progress=False, process_group=group
-        )
+        mc.train(model(kind, 0), x, mc.TrainingConfig(steps=6, batch_size=4), progress=False, process_group=group)
     return str(caught.value), caught.value.step, caught.value.history.neg_elbo
 
 
@@ -280,12 +278,12 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
             process.communicate(timeout=60)
 
 
-KINDS = ["vae", "vae analytic", "cvae", "cvae analytic", "conv", "conv analytic", "every step"]
+KINDS = ["vae", "vae analytic", "vae fixed", "cvae", "cvae analytic", "conv", "conv analytic", "every step"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_train_as_one(both: Both, kind: str) -> None:
-    """Weights, running statistics, γ and curves; the second process begins with weights of its own."""
+    """Weights, running statistics, γ and curves; the second process begins with weights and a γ of its own."""
     expected, curves = trained(None, kind)
     results = both(trained, kind=kind)
     assert results[0][1] == results[1][1]
@@ -349,13 +347,15 @@ def test_values_are_shared(both: Both) -> None:
         assert (of_first, own, of_all) == ({"rank": 0}, rank, [0.0, 1.0])
 
 
+@pytest.mark.parametrize("kind", ["vae", "vae analytic"])
 @pytest.mark.parametrize("sample", [0, 11])
-def test_divergence_stops_all_processes_at_the_same_step(both: Both, sample: int) -> None:
-    message, step, curve = diverged(None, sample)
+def test_divergence_stops_all_processes_at_the_same_step(both: Both, sample: int, kind: str) -> None:
+    """A learned γ leaves the loss of the other process finite."""
+    message, step, curve = diverged(None, kind, sample)
     assert step == 1 + next(
         i for i, batch in enumerate(batches(30, mc.TrainingConfig(steps=6, batch_size=4), 0)) if sample in batch
     )
-    for found in both(diverged, rows=sample):
+    for found in both(diverged, kind=kind, sample=sample):
         assert found[:2] == (message, step)
         assert found[2] == pytest.approx(curve, rel=1e-9)
 

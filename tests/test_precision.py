@@ -61,6 +61,24 @@ def test_what_a_network_gives_is_float32(name: str, dtype: torch.dtype) -> None:
         assert any(out[0].dtype == dtype for _, _, out in seen)
 
 
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name.endswith("Decoder")])
+def test_z_is_read_in_float32(name: str) -> None:
+    """Rounded as bfloat16, z has steps wider than a small σ."""
+    network, inputs = NETWORKS[name]
+    layer = network.get_submodule("head" if name == "ConvDecoder" else "layers.0")
+    seen: list[tuple[Tensor, Tensor]] = []
+    hook = layer.register_forward_hook(lambda _module, given, out: seen.append((given[0], out)))
+    try:
+        with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            network(*inputs)
+    finally:
+        hook.remove()
+    ((given, out),) = seen
+    assert torch.equal(given[:, :6], X)
+    with torch.no_grad():
+        assert torch.equal(out, layer(given))
+
+
 def test_outside_autocast_nothing_changes() -> None:
     layer = Float32Linear(6, 3).double()
     x = X.double()

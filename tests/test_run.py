@@ -255,6 +255,7 @@ class TestMetrics:
                 "log_gamma_rate": 1.0,
                 "beta2": 0.999,
                 "seed": 3,
+                "precision": "float32",
             },
             "device": "cpu",
         }

@@ -84,7 +84,7 @@ class LSTMDecoder(nn.Module):
         check_positive(latent_dim=latent_dim, data_dim=data_dim, hidden=hidden)
         check_widths(decoder_hidden, "decoder_hidden")
         self.lstm = nn.LSTM(data_dim, hidden, batch_first=True)
-        self.layers = mlp((latent_dim + hidden, *decoder_hidden, data_dim), "relu")
+        self.layers = mlp((latent_dim + hidden, *decoder_hidden, data_dim), "relu", reads_z=True)
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
         x_hat: Tensor = self.layers(torch.cat((z, _outputs(self.lstm, c)[:, -1]), dim=1))

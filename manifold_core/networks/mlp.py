@@ -19,19 +19,20 @@ Activation = Literal["relu", "prelu"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "prelu": nn.PReLU}
 
 
-def _hidden(sizes: Sequence[int], activation: Activation) -> list[nn.Module]:
+def _hidden(sizes: Sequence[int], activation: Activation, reads_z: bool = False) -> list[nn.Module]:
     """Linear layers, each with an activation behind it; PReLU has one slope a layer."""
     if activation not in ACTIVATIONS:
         raise InputError(f"activation must be 'relu' or 'prelu', got {activation!r}")
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
+        linear = Float32Linear if reads_z and not layers else nn.Linear
+        layers += [linear(inputs, outputs), ACTIVATIONS[activation]()]
     return layers
 
 
-def mlp(sizes: Sequence[int], activation: Activation) -> nn.Sequential:
-    """Linear layers with an activation between them."""
-    return nn.Sequential(*_hidden(sizes[:-1], activation), Float32Linear(sizes[-2], sizes[-1]))
+def mlp(sizes: Sequence[int], activation: Activation, reads_z: bool = False) -> nn.Sequential:
+    """Linear layers with an activation between them. The last is outside autocast, and the first where it reads z."""
+    return nn.Sequential(*_hidden(sizes[:-1], activation, reads_z), Float32Linear(sizes[-2], sizes[-1]))
 
 
 def mlp_to_posterior(
@@ -71,7 +72,7 @@ class MLPDecoder(nn.Module):
         super().__init__()
         check_positive(data_dim=data_dim, latent_dim=latent_dim)
         check_widths(hidden)
-        self.layers = mlp((latent_dim, *hidden, data_dim), activation)
+        self.layers = mlp((latent_dim, *hidden, data_dim), activation, reads_z=True)
 
     def forward(self, z: Tensor) -> Tensor:
         x_hat: Tensor = self.layers(z)
@@ -126,7 +127,7 @@ class ConditionalMLPDecoder(nn.Module):
         check_widths(hidden)
         check_widths(condition_hidden, "condition_hidden")
         self.condition = mlp((condition_dim, *condition_hidden, condition_features), activation)
-        self.layers = mlp((latent_dim + condition_features, *hidden, data_dim), activation)
+        self.layers = mlp((latent_dim + condition_features, *hidden, data_dim), activation, reads_z=True)
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
         x_hat: Tensor = self.layers(torch.cat((z, self.condition(c)), dim=1))

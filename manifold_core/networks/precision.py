@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def outside_autocast(layer: Callable[[Tensor], T], x: Tensor, dtype: torch.dtype) -> T:
-    """Half precision has too few digits for mu beside a small σ, and for x̂ beside a small γ."""
+    """Half precision has too few digits for mu and z beside a small σ, and for x̂ beside a small γ."""
     device = x.device.type
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return layer(x)

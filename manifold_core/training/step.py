@@ -21,7 +21,8 @@ __all__ = ["GraphStep", "PlainStep", "Step", "check_group", "check_precision", "
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 WARM_UPS = 3  # as PyTorch's recipe has it: libraries choose their kernels in the first calls
-# Buffers are the same everywhere without it. torch 2.13 has another name for that.
+# Sent once at the start, buffers stay the same everywhere. The newer name came with torch 2.13; the older one leaves
+# them out at the start, too.
 RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
 LEAVE_BUFFERS = {"forward_sync_buffers" if RENAMED else "broadcast_buffers": False}
 
