@@ -65,7 +65,8 @@ def test_what_a_network_gives_is_float32(name: str, dtype: torch.dtype) -> None:
 def test_z_is_read_in_float32(name: str) -> None:
     """Rounded as bfloat16, z has steps wider than a small σ."""
     network, inputs = NETWORKS[name]
-    layer = network.get_submodule("head" if name == "ConvDecoder" else "layers.0")
+    reads_z = {"ConvDecoder": "head", "ConditionalConvDecoder": "image.head"}
+    layer = network.get_submodule(reads_z.get(name, "layers.0"))
     seen: list[tuple[Tensor, Tensor]] = []
     hook = layer.register_forward_hook(lambda _module, given, out: seen.append((given[0], out)))
     try:
