@@ -55,7 +55,7 @@ peers: $(READY)  ## install what the benchmarks compare with besides PyTorch
 
 bench: peers  ## ours against PyTorch and other peers on this machine, then the pages of results; wants it quiet
 	mkdir -p build
-	$(BIN)/manifold-core bench elbo cholesky ensemble step growth --rounds 9 --seconds 3000 --json > build/bench.json
+	$(BIN)/manifold-core bench elbo cholesky ensemble step images growth --rounds 9 --seconds 3000 --json > build/bench.json
 	$(BIN)/python -m benchmarks.report --add build/bench.json
 
 # asv writes what it knows of the machine into the home folder: here, one of its own. Its environments obey

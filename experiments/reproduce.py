@@ -9,13 +9,18 @@ import torch
 from ..ensemble import explain_ensemble
 from ..errors import InputError
 from ..files import locked, output_folder
-from .catalogue import TABLES
+from .catalogue import IMAGES, TABLES
 from .runner import finished, run_table
 from .tables import BUDGETS, Plan, Table
 
 __all__ = ["NAMES", "reproduce"]
 
-NAMES = (*TABLES, "synthetic", "all")
+SETS = {
+    "synthetic": [name for name in TABLES if name not in IMAGES],
+    "images": list(IMAGES),
+    "all": list(TABLES),
+}
+NAMES = (*TABLES, *SETS)
 
 
 def reproduce(
@@ -29,8 +34,8 @@ def reproduce(
     backend: str = "auto",
     progress: bool = True,
 ) -> None:
-    """Run these tables, ``"synthetic"`` or ``"all"`` for all there are, each into ``folder/<table>.json``. Goes on
-    where it was stopped.
+    """Run these tables, ``"synthetic"``, ``"images"`` or ``"all"``, each into ``folder/<table>.json``. Goes on where it
+    was stopped.
 
     Args:
         budget: see :data:`manifold_core.experiments.tables.BUDGETS`.
@@ -53,8 +58,7 @@ def reproduce(
     plan = replace(plan, seeds=plan.seeds if seeds is None else seeds)
     if as_published:
         plan = plan.as_published()
-    whole = "synthetic" in names or "all" in names
-    tables = [TABLES[name] for name in (TABLES if whole else dict.fromkeys(names))]
+    tables = [TABLES[one] for one in dict.fromkeys(one for name in names for one in SETS.get(name, [name]))]
     with locked(output_folder(folder)):
         for table in tables:  # before the first is trained
             finished(table, table.plan(plan), folder)

@@ -23,7 +23,8 @@ from .workers import train_table
 __all__ = ["finished", "provenance", "run_table"]
 
 CONVENTION = (
-    "neg_elbo and kl doubled, as the paper prints them; recon is the squared error; averages over the training samples"
+    "neg_elbo and kl doubled, as the paper prints them; recon is the squared error; averages over the "
+    "training samples, where no others are named"
 )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ..data import Dataset
 from ..ensemble import Spec
 
-__all__ = ["BUDGETS", "Cell", "Plan", "Table"]
+__all__ = ["BUDGETS", "Cell", "Plan", "Table", "on_test_images", "on_training_images"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,21 @@ class Plan:
 
 
 # What `reproduce --budget` offers; --seeds replaces the number of seeds.
-BUDGETS = {"quick": Plan("quick", 1, 4_000, 50_000), "full": Plan("full", 5, 20_000, 100_000)}
+BUDGETS = {
+    "quick": Plan("quick", 1, 4_000, 50_000),
+    "reduced": Plan("reduced", 1, 20_000, 100_000),
+    "full": Plan("full", 5, 20_000, 100_000),
+}
+
+
+def on_training_images(variant: str) -> str:
+    """The variant of what is measured there, of a cell with held-out samples."""
+    return f"{variant}, training images".removeprefix(", ")
+
+
+def on_test_images(variant: str) -> str:
+    """The variant of what is measured there."""
+    return f"{variant}, test images".removeprefix(", ")
 
 
 @dataclass(frozen=True)
@@ -54,15 +68,19 @@ class Cell:
         variant: what stands side by side in a row; empty where nothing does.
         classes: the columns that each class of the data adds; with more than one, a model makes a row a class.
         measure: numbers to find of the trained model and its data besides the usual.
+        held_out: images that are not trained on, on which the model is measured as well, in a row of their own.
+        class_names: of the data's classes, where each is measured beside the whole, in the model's own row.
     """
 
-    columns: Mapping[str, float]
+    columns: Mapping[str, float | str]
     spec: Spec
     data: "partial[Dataset]"
     true_active: Sequence[int | None]
     variant: str = ""
     classes: Sequence[Mapping[str, float]] = ({},)
     measure: Callable[..., dict[str, float]] | None = None
+    held_out: int = 0
+    class_names: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 
-from ..ensemble import ModelSpec
 from ..errors import InputError
 from .jobs import Part, Shard, in_order, train_shard
 from .tables import Plan, Table
@@ -44,7 +43,7 @@ def train_table(
     """
     devices = list(devices)
     cells = table.cells(plan)
-    fused = all(isinstance(cell.spec, ModelSpec) for cell in cells)
+    fused = not any(cell.spec.beyond_engines for cell in cells)
     cores = 1 if fused or devices != ["cpu"] else torch.get_num_threads()
     workers = [device for device in devices for _ in range(cores)][: len(cells) * plan.seeds]  # a model each, or more
     shards = _shards(folder, len(workers))

@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 
 from .dimension import ActiveDimensions, active_dimensions
 from .elbo import ELBOTerms, GaussianELBO
-from .ensemble import ModelSpec, SequentialSpec, TrainedModel, train_ensemble
+from .ensemble import ConvSpec, ModelSpec, SequentialSpec, TrainedModel, train_ensemble
 from .errors import InputError
 from .evaluation import Metrics, evaluate
 from .kernels import gaussian_nll, rsample_kl, rsample_kl_cholesky
@@ -18,6 +18,7 @@ __all__ = [
     "CVAE",
     "VAE",
     "ActiveDimensions",
+    "ConvSpec",
     "Diverged",
     "ELBOTerms",
     "EveryStepCVAE",

@@ -104,6 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--gamma", choices=("learned", "analytic", "fixed"), default="learned", help="decoder variance")
     add.add_argument("--log-gamma", type=float, default=0.0, help="log of a fixed γ, or where a learned one starts")
     add.add_argument(
+        "--covariance", choices=("diagonal", "cholesky"), default="diagonal", help="of the posterior; cholesky is full"
+    )
+    add.add_argument(
         "--precision", choices=("float32", "bfloat16", "float16"), default="float32", help="of the networks' products"
     )
     add.add_argument("--device", default="auto", help="auto, cpu or cuda; with torchrun cuda is a GPU a process")
@@ -150,7 +153,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add.set_defaults(command=_bench)
-    add.add_argument("comparisons", nargs="*", metavar="comparison", help="elbo, cholesky, ensemble, step; growth")
+    add.add_argument(
+        "comparisons", nargs="*", metavar="comparison", help="elbo, cholesky, ensemble, step; images, growth"
+    )
     add.add_argument("--rounds", type=int, default=1, metavar="N", help="processes of each contender")
     add.add_argument("--seconds", type=float, default=80, metavar="S", help="after so long nothing new is begun")
     add.add_argument("--json", action="store_true", help="raw figures on standard output, in place of the table")
@@ -175,6 +180,7 @@ def _train(options: argparse.Namespace) -> int:
             options.channels,
             options.gamma,
             options.log_gamma,
+            options.covariance,
         ),
         training=TrainingConfig(seed=options.seed, precision=options.precision, **chosen),
         ambient_dim=options.ambient_dim,
@@ -242,15 +248,19 @@ def _device(name: str) -> str:
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
     """One line a run, measured on its training data; nats."""
-    head = f"{'data':<20}{'r':>4}{'active':>8}{'of':>5}{'gap':>10}{'-ELBO':>11}{'recon':>11}{'KL':>9}{'gamma':>11}"
+    full = any(_is_full(metrics) for metrics in runs)
+    head = f"{'data':<20}{'r':>4}{'active':>8}{'by eigenvalue':>15}" if full else f"{'data':<20}{'r':>4}{'active':>8}"
+    head += f"{'of':>5}{'gap':>10}{'-ELBO':>11}{'recon':>11}{'KL':>9}{'gamma':>11}"
     head += f"{'held-out -ELBO':>17}"
     lines = [head, "-" * len(head)]
     for metrics in runs:
         measured = metrics["train"]
         true_dim = "?" if metrics["manifold_dim"] is None else metrics["manifold_dim"]
+        counted = f"{measured['spectrum_count'] if _is_full(metrics) else '-':>15}" if full else ""
         gap = "-" if measured["gap"] is None else f"{measured['gap']:.3g}"
         lines.append(
-            f"{metrics['data']:<20}{true_dim:>4}{metrics['active_dimensions']:>8}{metrics['latent_dim']:>5}{gap:>10}"
+            f"{metrics['data']:<20}{true_dim:>4}{metrics['active_dimensions']:>8}{counted}"
+            f"{metrics['latent_dim']:>5}{gap:>10}"
             f"{measured['neg_elbo']:>11.3f}{measured['recon']:>11.4g}{measured['kl']:>9.3f}{measured['gamma']:>11.3g}"
             f"{metrics['validation']['neg_elbo']:>17.3f}"
         )
@@ -258,6 +268,10 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
         "\ngap: smallest inactive over largest active variance; near 1 the count hangs on the threshold, train longer"
     )
     return "\n".join(lines)
+
+
+def _is_full(metrics: dict[str, Any]) -> bool:
+    return bool(metrics["config"]["model"].get("covariance") == "cholesky")
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -19,10 +19,15 @@ class ActiveDimensions:
 
     Attributes:
         variance: ``[κ]`` float64, σ_j² averaged over the samples; of a CVAE σ_j² over the prior's.
+        standard_error: ``[κ]`` float64, of that average: how far other samples would move it.
+        spectrum: ``[κ]`` float64, ascending: the eigenvalues of Σ_q against Σ_p, in order and then averaged over the
+            samples. No rotation of the latent space changes them, not even one that differs from sample to sample.
         threshold: below it a dimension is active.
     """
 
     variance: Tensor
+    standard_error: Tensor
+    spectrum: Tensor
     threshold: float
 
     @property
@@ -34,6 +39,19 @@ class ActiveDimensions:
     def count(self) -> int:
         """The estimate of the manifold's dimension."""
         return int(self.active.sum())
+
+    @property
+    def interval(self) -> tuple[int, int]:
+        """The counts with all variances two standard errors higher, and lower: at a wide gap they are the same."""
+        low, high = (self.variance + sign * 2 * self.standard_error for sign in (1, -1))
+        return count_active(low, self.threshold), count_active(high, self.threshold)
+
+    @property
+    def spectrum_count(self) -> int:
+        """The estimate of the manifold's dimension that does not depend on a rotation of the latent space: eigenvalues
+        below the threshold. With a full covariance the active directions need not lie along the axes, and ``count`` may
+        then be smaller."""
+        return count_active(self.spectrum, self.threshold)
 
     @property
     def gap(self) -> float | None:
@@ -58,7 +76,7 @@ def active_dimensions(
     batch_size: int = 4096,
 ) -> ActiveDimensions:
     """#{j : E[σ_j²(x)] < threshold}, of a CVAE #{j : E[σ_j²(x, c) / σ_p,j²(c)] < threshold}: at the optimum active
-    variances fall with γ, the others stay at the prior's.
+    variances fall with γ, the others stay at the prior's. With full covariance σ_j² is (Σ_q)_jj.
 
     The model is put into evaluation mode for the while and back into its own afterwards.
 
@@ -75,14 +93,19 @@ def active_dimensions(
     Source: "Learning Manifold Dimensions with Conditional VAEs", Definitions 3 and 5, and Appendix B.
     """
     inputs = check_inputs(model, x, condition)
+    full = model.elbo.covariance == "cholesky"
     if not 0 < threshold < 1:
         raise InputError(f"threshold must lie between 0 and 1, got {threshold}")
     was_training = model.training
     model.eval()
     try:
-        total = torch.zeros(model.latent_dim, dtype=torch.float64, device=x.device)
+        sums = torch.zeros(3, model.latent_dim, dtype=torch.float64, device=x.device)
         for batch in zip(*(part.split(batch_size) for part in inputs), strict=True):
-            total += model.variance_ratio(*batch).sum(dim=0)
+            ratio = model.variance_ratio(*batch)
+            spectrum = model.spectrum(*batch) if full else ratio.sort(dim=1).values
+            sums += torch.stack([ratio.sum(dim=0), ratio.square().sum(dim=0), spectrum.sum(dim=0)])
     finally:
         model.train(was_training)
-    return ActiveDimensions((total / len(x)).cpu(), threshold)
+    variance, square, spectrum = (sums / len(x)).cpu()
+    error = ((square - variance.square()).clamp_min(0) / max(len(x) - 1, 1)).sqrt()
+    return ActiveDimensions(variance, error, spectrum, threshold)

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .covariance import Covariance
 from .distributed import Joined, joined_mean
 from .errors import InputError
 from .kernels.gaussian_elbo import gaussian_elbo
@@ -17,7 +18,6 @@ from .kernels.rsample_kl_cholesky import rsample_kl_cholesky
 __all__ = ["ELBOTerms", "GaussianELBO"]
 
 Gamma = Literal["learned", "analytic", "fixed"]
-Covariance = Literal["diagonal", "cholesky"]
 Reduction = Literal["mean", "sum", "none"]
 
 

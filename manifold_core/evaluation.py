@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .dimension import THRESHOLD, ActiveDimensions
+from .dimension import THRESHOLD, active_dimensions
 from .models import CVAE, VAE, check_inputs
 
 __all__ = ["Metrics", "evaluate"]
@@ -22,8 +22,9 @@ class Metrics:
         recon: ‖x − x̂‖².
         gamma: decoder variance.
         active_dimensions: latent dimensions of mean variance below ``threshold``.
-        gap: as of :class:`manifold_core.ActiveDimensions`.
+        interval, spectrum_count, gap: as of :class:`manifold_core.ActiveDimensions`.
         variance: σ_j², over the prior's, averaged over the samples, for each latent dimension.
+        spectrum: eigenvalues of the posterior's covariance against the prior's, ascending, averaged likewise.
         samples: how many were averaged over.
     """
 
@@ -33,16 +34,20 @@ class Metrics:
     recon: float
     gamma: float
     active_dimensions: int
+    interval: tuple[int, int]
+    spectrum_count: int
     gap: float | None
     threshold: float
     variance: list[float]
+    spectrum: list[float]
     samples: int
 
     def as_dict(self) -> dict[str, Any]:
         """With the losses also as the paper prints them: −2·ELBO and 2·KL."""
         doubled = {"neg_elbo": 2 * self.neg_elbo, "kl": 2 * self.kl, "recon": self.recon}
         return asdict(self) | {
-            "paper_convention": {"note": "neg_elbo and kl doubled, as the paper prints them"} | doubled
+            "interval": list(self.interval),  # as JSON gives it back
+            "paper_convention": {"note": "neg_elbo and kl doubled, as the paper prints them"} | doubled,
         }
 
 
@@ -62,24 +67,22 @@ def evaluate(
     Sums are kept in float64 and the noise of a sample depends on its row alone: the batch size changes rounding only.
 
     Raises:
-        InputError: no samples, or a condition that does not go with model and samples.
+        InputError: no samples, a condition that does not go with model and samples, or a threshold outside (0, 1).
     """
     inputs = check_inputs(model, x, condition)
     was_training = model.training
     model.eval()
     try:
         sums = torch.zeros(3, dtype=torch.float64, device=x.device)
-        variance = torch.zeros(model.latent_dim, dtype=torch.float64, device=x.device)
         gamma = float("nan")
         for first in range(0, len(x), batch_size):
             terms = model(*(part[first : first + batch_size] for part in inputs), seed=seed, first_row=first)
             sums += torch.stack([term.double().sum() for term in (terms.nll, terms.kl, terms.recon)])
-            variance += len(terms.z) * terms.variance_ratio.double()
             gamma = float(terms.log_gamma.double().exp())
     finally:
         model.train(was_training)
     nll, kl, recon = (sums / len(x)).tolist()
-    dimensions = ActiveDimensions((variance / len(x)).cpu(), threshold)
+    dimensions = active_dimensions(model, x, condition, threshold=threshold, batch_size=batch_size)
     return Metrics(
         neg_elbo=nll + kl,
         nll=nll,
@@ -87,8 +90,11 @@ def evaluate(
         recon=recon,
         gamma=gamma,
         active_dimensions=dimensions.count,
+        interval=dimensions.interval,
+        spectrum_count=dimensions.spectrum_count,
         gap=dimensions.gap,
         threshold=threshold,
         variance=dimensions.variance.tolist(),
+        spectrum=dimensions.spectrum.tolist(),
         samples=len(x),
     )

@@ -6,50 +6,76 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from .covariance import Covariance, spectrum, variance_ratio
 from .elbo import ELBOTerms, GaussianELBO
 from .errors import InputError
 from .networks import (
     Activation,
+    ConditionalConvDecoder,
+    ConditionalConvEncoder,
     ConditionalMLPDecoder,
     ConditionalMLPEncoder,
     ConvDecoder,
     ConvEncoder,
     MLPDecoder,
     MLPEncoder,
-    _check_positive,
 )
+from .networks.checks import check_positive
 
 __all__ = ["CVAE", "VAE", "check_inputs"]
 
 Prior = Literal["learned", "standard"]
 
 
+def _elbo(elbo: GaussianELBO | None, covariance: Covariance | None) -> GaussianELBO:
+    """The ELBO of a model for which both were asked, either or none."""
+    if elbo is None:
+        return GaussianELBO(covariance=covariance or "diagonal")
+    if covariance not in (None, elbo.covariance):
+        raise InputError(f"covariance must be that of elbo, {elbo.covariance!r}, got {covariance!r}")
+    return elbo
+
+
+def _check_prior(prior: Prior) -> None:
+    if prior not in ("learned", "standard"):
+        raise InputError(f"prior must be 'learned' or 'standard', got {prior!r}")
+
+
 class VAE(nn.Module):
     """κ-simple VAE: q(z|x) = N(μ(x), diag σ²(x)),  p(x|z) = N(x̂(z), γI),  p(z) = N(0, I).
 
-    ``model(x).loss.backward()`` is the whole training step but for the optimizer.
+    ``model(x).loss.backward()`` is the whole training step but for the optimizer. With full covariance q(z|x) is
+    N(μ(x), L(x) L(x)ᵀ).
 
     Args:
-        encoder: module from x ``[B, ...]`` to ``(mu, log_var)``, each ``[B, κ]``.
+        encoder: module from x ``[B, ...]`` to ``(mu, log_var)``, each ``[B, κ]``; with full covariance to
+            ``(mu, tril)``, tril ``[B, κ(κ+1)/2]`` the packed rows of L, log L_jj on the diagonal.
         decoder: module from z ``[B, κ]`` to x̂ of the shape of x.
         latent_dim: κ.
         elbo: :class:`manifold_core.GaussianELBO`; the default learns γ from γ = 1.
+        covariance: ``"diagonal"`` or ``"cholesky"``; None is that of ``elbo``, whose default is diagonal.
 
     Raises:
-        InputError: ``latent_dim`` is no positive integer.
+        InputError: ``latent_dim`` is no positive integer, or ``covariance`` unknown or not that of ``elbo``.
 
-    Source: "Learning Manifold Dimensions with Conditional VAEs", Definition 1.
+    Source: "Learning Manifold Dimensions with Conditional VAEs", Definition 1; Section 4.7 for full covariance.
     """
 
     def __init__(
-        self, encoder: nn.Module, decoder: nn.Module, latent_dim: int, elbo: GaussianELBO | None = None
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        latent_dim: int,
+        elbo: GaussianELBO | None = None,
+        *,
+        covariance: Covariance | None = None,
     ) -> None:
         super().__init__()
-        _check_positive(latent_dim=latent_dim)
+        check_positive(latent_dim=latent_dim)
         self.encoder = encoder
         self.decoder = decoder
         self.latent_dim = latent_dim
-        self.elbo = elbo if elbo is not None else GaussianELBO()
+        self.elbo = _elbo(elbo, covariance)
 
     @classmethod
     def mlp(
@@ -60,17 +86,26 @@ class VAE(nn.Module):
         elbo: GaussianELBO | None = None,
         *,
         activation: Activation = "relu",
+        covariance: Covariance | None = None,
     ) -> "VAE":
         """Vectors of ``data_dim`` numbers; the decoder's hidden layers are the encoder's in reverse."""
-        encoder = MLPEncoder(data_dim, latent_dim, hidden, activation)
+        elbo = _elbo(elbo, covariance)
+        encoder = MLPEncoder(data_dim, latent_dim, hidden, activation, elbo.covariance)
         return cls(encoder, MLPDecoder(latent_dim, data_dim, tuple(reversed(hidden)), activation), latent_dim, elbo)
 
     @classmethod
     def conv(
-        cls, image_shape: Sequence[int], latent_dim: int, channels: int = 5, elbo: GaussianELBO | None = None
+        cls,
+        image_shape: Sequence[int],
+        latent_dim: int,
+        channels: int = 5,
+        elbo: GaussianELBO | None = None,
+        *,
+        covariance: Covariance | None = None,
     ) -> "VAE":
         """Images (channels, height, width) through the residual networks of Appendix A."""
-        encoder = ConvEncoder(image_shape, latent_dim, channels)
+        elbo = _elbo(elbo, covariance)
+        encoder = ConvEncoder(image_shape, latent_dim, channels, elbo.covariance)
         return cls(encoder, ConvDecoder(latent_dim, image_shape, channels), latent_dim, elbo)
 
     def forward(
@@ -88,13 +123,19 @@ class VAE(nn.Module):
         return terms
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """mu and log_var of q(z|x), each ``[B, κ]``."""
-        mu, log_var = self.encoder(x)
-        return mu, log_var
+        """mu and log_var of q(z|x), each ``[B, κ]``; with full covariance mu and tril."""
+        mu, spread = self.encoder(x)
+        return mu, spread
 
     def variance_ratio(self, x: Tensor) -> Tensor:
-        """σ²(x), float64 ``[B, κ]``: over the prior's variance, which is 1."""
-        return self.posterior(x)[1].double().exp()
+        """σ²(x), float64 ``[B, κ]``: over the prior's variance, which is 1. With full covariance (Σ_q)_jj."""
+        return variance_ratio(self.posterior(x), None, self.elbo.covariance)
+
+    def spectrum(self, x: Tensor) -> Tensor:
+        """Eigenvalues of the covariance of q(z|x), ascending, float64 ``[B, κ]``."""
+        if self.elbo.covariance == "diagonal":
+            return self.variance_ratio(x).sort(dim=1).values
+        return spectrum(self.posterior(x), None)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """x̂ at the mean of the posterior."""
@@ -117,17 +158,20 @@ class CVAE(nn.Module):
     or 1 without a gate, is the attention of Section 2.3: which latent dimensions are open for this condition.
 
     Args:
-        encoder: module from x ``[B, ...]`` and c ``[B, t]`` to ``(mu, log_var)``, each ``[B, κ]``. Where it has an
-            attribute ``condition_shape``, the shape of one condition, such as ``(t,)``, c is held against that; None in
-            it is any size.
+        encoder: module from x ``[B, ...]`` and c ``[B, t]`` to ``(mu, log_var)``, each ``[B, κ]``, or with full
+            covariance to ``(mu, tril)``, as of :class:`manifold_core.VAE`. Where it has an attribute
+            ``condition_shape``, the shape of one condition, such as ``(t,)``, c is held against that; None in it is any
+            size.
         decoder: module from z ``[B, κ]`` and c to x̂ of the shape of x.
         latent_dim: κ.
         prior: module from c to ``(prior_mu, prior_log_var)``, each ``[B, κ]``; None is N(0, I).
         gate: module from c to the logits of a(c), ``[B, κ]``; None is no attention.
         elbo: :class:`manifold_core.GaussianELBO`; the default learns γ from γ = 1.
+        covariance: ``"diagonal"`` or ``"cholesky"``; None is that of ``elbo``, whose default is diagonal.
 
     Raises:
-        InputError: ``latent_dim`` is no positive integer; later, a condition that does not go with the samples.
+        InputError: ``latent_dim`` is no positive integer, or ``covariance`` unknown or not that of ``elbo``; later, a
+            condition that does not go with the samples.
 
     Source: "Learning Manifold Dimensions with Conditional VAEs", equation (2), Definition 4; Sections 2.3, 4.4 and
     Appendix A for the attention and the networks.
@@ -143,15 +187,17 @@ class CVAE(nn.Module):
         prior: nn.Module | None = None,
         gate: nn.Module | None = None,
         elbo: GaussianELBO | None = None,
+        *,
+        covariance: Covariance | None = None,
     ) -> None:
         super().__init__()
-        _check_positive(latent_dim=latent_dim)
+        check_positive(latent_dim=latent_dim)
         self.encoder = encoder
         self.decoder = decoder
         self.latent_dim = latent_dim
         self.prior = prior
         self.gate = gate
-        self.elbo = elbo if elbo is not None else GaussianELBO()
+        self.elbo = _elbo(elbo, covariance)
         self.condition_shape: tuple[int | None, ...] = getattr(encoder, "condition_shape", self.any_condition)
 
     @classmethod
@@ -168,21 +214,53 @@ class CVAE(nn.Module):
         prior: Prior = "learned",
         attention: bool = False,
         elbo: GaussianELBO | None = None,
+        covariance: Covariance | None = None,
     ) -> "CVAE":
         """Vectors of ``data_dim`` numbers under conditions of ``condition_dim``. Encoder and decoder each have an MLP
         that makes ``condition_features`` (None: κ) numbers of c, and the decoder's hidden layers are the encoder's in
         reverse; prior and gate are MLPs of c.
         """
-        if prior not in ("learned", "standard"):
-            raise InputError(f"prior must be 'learned' or 'standard', got {prior!r}")
+        _check_prior(prior)
+        elbo = _elbo(elbo, covariance)
         features = latent_dim if condition_features is None else condition_features
         of_condition = condition_hidden, features, activation
         return cls(
-            ConditionalMLPEncoder(data_dim, condition_dim, latent_dim, hidden, *of_condition),
+            ConditionalMLPEncoder(data_dim, condition_dim, latent_dim, hidden, *of_condition, elbo.covariance),
             ConditionalMLPDecoder(latent_dim, condition_dim, data_dim, tuple(reversed(hidden)), *of_condition),
             latent_dim,
             MLPEncoder(condition_dim, latent_dim, condition_hidden, activation) if prior == "learned" else None,
             MLPDecoder(condition_dim, latent_dim, condition_hidden, activation) if attention else None,
+            elbo,
+        )
+
+    @classmethod
+    def conv(
+        cls,
+        image_shape: Sequence[int],
+        condition_dim: int,
+        latent_dim: int,
+        channels: int = 32,
+        *,
+        condition_hidden: Sequence[int] = (16,),
+        condition_features: int | None = None,
+        prior: Prior = "learned",
+        attention: bool = False,
+        elbo: GaussianELBO | None = None,
+        covariance: Covariance | None = None,
+    ) -> "CVAE":
+        """Images (channels, height, width) under conditions of ``condition_dim``, such as class labels in one-hot
+        form, through the residual networks of Appendix A. The encoder sees c as one more channel of the image, the
+        decoder sees ``condition_features`` (None: κ) numbers that an MLP makes of c; prior and gate are MLPs of c.
+        """
+        _check_prior(prior)
+        elbo = _elbo(elbo, covariance)
+        features = latent_dim if condition_features is None else condition_features
+        return cls(
+            ConditionalConvEncoder(image_shape, condition_dim, latent_dim, channels, elbo.covariance),
+            ConditionalConvDecoder(latent_dim, condition_dim, image_shape, channels, condition_hidden, features),
+            latent_dim,
+            MLPEncoder(condition_dim, latent_dim, condition_hidden) if prior == "learned" else None,
+            MLPDecoder(condition_dim, latent_dim, condition_hidden) if attention else None,
             elbo,
         )
 
@@ -210,15 +288,20 @@ class CVAE(nn.Module):
         return terms
 
     def posterior(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """mu and log_var of q(z|x, c), each ``[B, κ]``."""
+        """mu and log_var of q(z|x, c), each ``[B, κ]``; with full covariance mu and tril."""
         self._check(c, len(x))
-        mu, log_var = self.encoder(x, c)
-        return mu, log_var
+        mu, spread = self.encoder(x, c)
+        return mu, spread
 
     def variance_ratio(self, x: Tensor, c: Tensor) -> Tensor:
-        """σ²(x, c) / σ_p²(c), float64 ``[B, κ]``."""
-        log_var = self.posterior(x, c)[1].double()
-        return (log_var if self.prior is None else log_var - self.prior(c)[1].double()).exp()
+        """σ²(x, c) / σ_p²(c), float64 ``[B, κ]``. With full covariance (Σ_q)_jj / (Σ_p)_jj."""
+        return variance_ratio(self.posterior(x, c), self._prior_log_var(c), self.elbo.covariance)
+
+    def spectrum(self, x: Tensor, c: Tensor) -> Tensor:
+        """Eigenvalues of the covariance of q(z|x, c) relative to that of p(z|c), ascending, float64 ``[B, κ]``."""
+        if self.elbo.covariance == "diagonal":
+            return self.variance_ratio(x, c).sort(dim=1).values
+        return spectrum(self.posterior(x, c), self._prior_log_var(c))
 
     def reconstruct(self, x: Tensor, c: Tensor) -> Tensor:
         """x̂ at the mean of the posterior."""
@@ -232,6 +315,9 @@ class CVAE(nn.Module):
             mu, log_var = self.prior(c)
             z = mu + torch.exp(log_var / 2) * z
         return self._decode(z, c)
+
+    def _prior_log_var(self, c: Tensor) -> Tensor | None:
+        return None if self.prior is None else self.prior(c)[1]
 
     def _decode(self, z: Tensor, c: Tensor) -> Tensor:
         x_hat: Tensor = self.decoder(z if self.gate is None else z * torch.sigmoid(self.gate(c)), c)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_curves", "plot_images", "plot_variances"]
 
-ACTIVE, INACTIVE, ACCENT = "#1f6f8b", "#c8c8c8", "#d1495b"
+ACTIVE, INACTIVE, ACCENT, EIGEN = "#1f6f8b", "#c8c8c8", "#d1495b", "#7b3fa0"
 
 
 def _figure(width: float, height: float) -> "Figure":
@@ -31,9 +31,14 @@ def _save(figure: "Figure", path: Path) -> Path:
 
 
 def plot_variances(
-    path: Path, variance: list[float], threshold: float = THRESHOLD, manifold_dim: int | None = None
+    path: Path,
+    variance: list[float],
+    threshold: float = THRESHOLD,
+    manifold_dim: int | None = None,
+    spectrum: list[float] | None = None,
 ) -> Path:
-    """Encoder variances in ascending order, on a log scale, with the threshold of activity."""
+    """Encoder variances in ascending order, on a log scale, with the threshold of activity; of a full covariance beside
+    them the eigenvalues, ``spectrum``."""
     from matplotlib.ticker import MaxNLocator
 
     values = sorted(variance)
@@ -41,13 +46,19 @@ def plot_variances(
     figure = _figure(6.4, 3.4)
     axes = figure.add_subplot()
     axes.bar(range(1, len(values) + 1), values, color=[ACTIVE if v < threshold else INACTIVE for v in values])
+    found = f"{count} active of {len(values)} dimensions"
+    if spectrum is not None:
+        axes.plot(
+            range(1, len(spectrum) + 1), sorted(spectrum), color=EIGEN, marker="o", markersize=4, label="eigenvalues"
+        )
+        found += f", {sum(v < threshold for v in spectrum)} by eigenvalue"
     axes.axhline(threshold, color=ACCENT, linewidth=1.2, linestyle="--", label=f"threshold {threshold:g}")
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("latent dimension, sorted")
     axes.set_ylabel("mean encoder variance σ²")
     truth = "" if manifold_dim is None else f", true dimension {manifold_dim}"
-    axes.set_title(f"{count} active of {len(values)} dimensions{truth}")
+    axes.set_title(f"{found}{truth}")
     axes.legend(frameon=False, loc="lower right")
     return _save(figure, path)
 

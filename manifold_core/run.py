@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from . import checkpoint, plots
+from .covariance import Covariance
 from .data import Dataset, load_file, load_images, synthetic_manifold
 from .distributed import Group, everywhere, from_first
 from .elbo import Gamma, GaussianELBO
 from .errors import InputError
-from .evaluation import evaluate
+from .evaluation import Metrics, evaluate
 from .files import locked, output_folder, write_json
 from .models import VAE
 from .training import History, TrainingConfig, train
@@ -35,7 +36,7 @@ class ModelConfig:
         latent_dim: κ.
         hidden: widths of the MLP's hidden layers; given for images, these are flattened into vectors.
         channels: of the first residual block.
-        gamma, log_gamma: as of :class:`manifold_core.GaussianELBO`.
+        gamma, log_gamma, covariance: as of :class:`manifold_core.GaussianELBO`.
     """
 
     latent_dim: int
@@ -43,6 +44,7 @@ class ModelConfig:
     channels: int = 5
     gamma: Gamma = "learned"
     log_gamma: float = 0.0
+    covariance: Covariance = "diagonal"
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def _is_convolutional(config: ModelConfig, sample_shape: Sequence[int]) -> bool:
 
 def build_model(config: ModelConfig, sample_shape: Sequence[int], seed: int = 0) -> VAE:
     """The VAE for samples of this shape, its weights drawn from ``seed``; torch's global generator is left alone."""
-    elbo = GaussianELBO(config.gamma, config.log_gamma)
+    elbo = GaussianELBO(config.gamma, config.log_gamma, covariance=config.covariance)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if _is_convolutional(config, sample_shape):
@@ -179,7 +181,7 @@ def _finish(
     config: RunConfig, folder: Path, data: Dataset, model: VAE, x: Tensor, held_out: Tensor, history: History
 ) -> dict[str, Any]:
     measured, validation = evaluate(model, x), evaluate(model, held_out)
-    pictures = _draw(folder, model, history, measured.variance, data.manifold_dim, held_out)
+    pictures = _draw(folder, model, history, measured, data.manifold_dim, held_out)
     checkpoint.save_tensors(folder / WEIGHTS, model.state_dict())
     metrics = {
         "data": data.name,
@@ -233,14 +235,17 @@ def _versions() -> dict[str, str]:
 
 
 def _draw(
-    folder: Path, model: VAE, history: Any, variance: list[float], manifold_dim: int | None, held_out: Tensor
+    folder: Path, model: VAE, history: Any, measured: Metrics, manifold_dim: int | None, held_out: Tensor
 ) -> list[str]:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         return []
+    spectrum = measured.spectrum if model.elbo.covariance == "cholesky" else None
     drawn = [
-        plots.plot_variances(folder / PICTURES["variances"], variance, manifold_dim=manifold_dim),
+        plots.plot_variances(
+            folder / PICTURES["variances"], measured.variance, manifold_dim=manifold_dim, spectrum=spectrum
+        ),
         plots.plot_curves(folder / PICTURES["curves"], history),
     ]
     if held_out.dim() == 4:

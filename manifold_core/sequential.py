@@ -89,10 +89,10 @@ class EveryStepCVAE(SequentialCVAE):
         encoder: whose ``network`` has a method ``at_every_length``, as :class:`LSTMEncoder` has.
         decoder, prior: with such a method, too, as :class:`LSTMDecoder` and :class:`LSTMEncoder`.
         latent_dim: κ.
-        elbo: as of :class:`manifold_core.CVAE`, with ``reduction="mean"``.
+        elbo: as of :class:`manifold_core.CVAE`, with ``reduction="mean"`` and diagonal covariance.
 
     Raises:
-        InputError: networks without that method, or another reduction.
+        InputError: networks without that method, or another reduction or covariance.
 
     Source: "Learning Manifold Dimensions with Conditional VAEs", equation (3), Theorem 3.
     """
@@ -118,6 +118,8 @@ class EveryStepCVAE(SequentialCVAE):
                     f"{name} must have a method at_every_length, as LSTMEncoder and LSTMDecoder have, "
                     f"got {type(network).__name__}"
                 )
+        if self.elbo.covariance != "diagonal":
+            raise InputError(f"elbo must have covariance='diagonal', got {self.elbo.covariance!r}")
         if self.elbo.reduction != "mean":
             raise InputError(f"elbo must have reduction='mean', got {self.elbo.reduction!r}")
 

@@ -449,7 +449,7 @@ class TestTrain:
     def test_every_option_arrives_where_it_belongs(self, configurations: list[tuple[RunConfig, Path, bool]]) -> None:
         command = "train --data synthetic --out here --latent-dim 11 --seed 12 --ambient-dim 13 --manifold-dim 7"
         command += " --data-dir there --steps 15 --batch-size 16 --learning-rate 0.17 --hidden 18 19 --channels 20"
-        command += " --gamma fixed --log-gamma -2.1 --device cpu --quiet --precision bfloat16"
+        command += " --gamma fixed --log-gamma -2.1 --covariance cholesky --device cpu --quiet --precision bfloat16"
         assert cli.main(command.split()) == 0
         ((config, folder, progress),) = configurations
         assert (folder, progress) == (Path("here"), False)
@@ -457,7 +457,7 @@ class TestTrain:
         assert (config.data, config.data_folder, config.device) == ("synthetic", "there", "cpu")
         assert (config.ambient_dim, config.manifold_dim) == (13, 7)
         assert (model.latent_dim, model.hidden, model.channels) == (11, (18, 19), 20)
-        assert (model.gamma, model.log_gamma) == ("fixed", -2.1)
+        assert (model.gamma, model.log_gamma, model.covariance) == ("fixed", -2.1, "cholesky")
         assert (training.steps, training.batch_size, training.learning_rate, training.seed) == (15, 16, 0.17, 12)
         assert training.precision == "bfloat16"
 
@@ -517,6 +517,35 @@ class TestTrain:
         for gap, printed in ((None, "-"), (123.4, "123")):
             line = cli.table([metrics | {"train": measured | {"gap": gap}}]).splitlines()[2]
             assert dict(zip(columns, line.split(), strict=True))["gap"] == printed
+
+    def test_the_table_has_both_counts_of_a_full_covariance(self, earlier: Path) -> None:
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+        model = metrics["config"]["model"]
+        rotated = metrics | {
+            "active_dimensions": 1,
+            "train": metrics["train"] | {"spectrum_count": 2},
+            "config": metrics["config"] | {"model": model | {"covariance": "cholesky"}},
+        }
+        older = metrics | {"config": {"model": {k: v for k, v in model.items() if k != "covariance"}}}
+        head, rule, *lines = cli.table([rotated, metrics, older]).splitlines()[:5]
+        assert {len(line) for line in (rule, *lines)} == {len(head)}
+        assert head.replace("by eigenvalue", "eigenvalue").split()[2:5] == ["active", "eigenvalue", "of"]
+        assert [line.split()[2:5] for line in lines] == [
+            ["1", "2", "3"],
+            *2 * [[str(metrics["active_dimensions"]), "-", "3"]],
+        ]
+        assert "eigenvalue" not in cli.table([metrics, older])
+
+    def test_a_full_covariance_is_trained_and_printed(
+        self, inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], no_pictures: None
+    ) -> None:
+        command = ["train", "--data", str(inputs / "good.npy"), "--out", str(tmp_path), *SMALL]
+        assert cli.main([*command, "--covariance", "cholesky"]) == 0
+        metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+        assert metrics["config"]["model"]["covariance"] == "cholesky"
+        line = capfd.readouterr().out.splitlines()[2].split()
+        assert line[2:4] == [str(metrics["active_dimensions"]), str(metrics["train"]["spectrum_count"])]
+        assert cli.main(command) == 2  # a diagonal one is another run
 
 
 class TestInfo:

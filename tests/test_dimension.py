@@ -38,10 +38,35 @@ def test_variances_are_averaged_and_compared_with_the_threshold() -> None:
     assert mc.active_dimensions(model(), torch.rand(10, 3), threshold=0.06).count == 2
 
 
+def test_the_interval_is_two_standard_errors_of_the_mean_wide() -> None:
+    """Of ten samples, half at each of two values h apart, the mean is uncertain by h / 2 / √9."""
+    found = mc.active_dimensions(model(), torch.rand(10, 3))
+    error = [0.048 / 3, 0.049 / 3, 0.1 / 3]
+    assert found.standard_error.tolist() == pytest.approx(error, rel=1e-5)
+    assert found.interval == (0, 2)
+    assert mc.active_dimensions(model(), torch.rand(10, 3), threshold=0.9).interval == (2, 2)
+    # 0.049 + 2 · 0.016 = 0.081 and 0.051 − 2 · 0.0163 = 0.018
+    assert mc.active_dimensions(model(), torch.rand(10, 3), threshold=0.0815).interval == (1, 2)
+    assert mc.active_dimensions(model(), torch.rand(10, 3), threshold=0.0175).interval == (0, 1)
+    assert mc.active_dimensions(model(), torch.rand(1, 3)).interval == (2, 2)  # nothing is known of the spread
+    assert mc.evaluate(model(), torch.rand(10, 3)).interval == (0, 2)
+
+
+def test_the_spectrum_of_a_diagonal_posterior_is_its_variances_in_the_order_of_each_sample() -> None:
+    vae = mc.VAE(KnownPosterior([0.1, 0.3, 0.2], [0.5, 0.02, 0.4]), nn.Linear(3, 3), 3)
+    for found in (
+        mc.active_dimensions(vae, torch.rand(10, 3)),
+        mc.active_dimensions(vae, torch.rand(10, 3), batch_size=4),
+    ):
+        assert found.spectrum.tolist() == pytest.approx([0.06, 0.3, 0.4], rel=1e-6)
+        assert (found.count, found.spectrum_count) == (0, 0)
+
+
 def test_batches_are_weighted_by_their_size() -> None:
     x = torch.rand(10, 3)
     whole, parts = mc.active_dimensions(model(), x), mc.active_dimensions(model(), x, batch_size=4)
     torch.testing.assert_close(parts.variance, whole.variance, rtol=1e-12, atol=0)
+    torch.testing.assert_close(parts.standard_error, whole.standard_error, rtol=1e-7, atol=0)
 
 
 def test_count_of_a_batch() -> None:

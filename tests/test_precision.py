@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import manifold_core as mc
 from manifold_core import checkpoint, networks
 from manifold_core.ensemble import explain_ensemble
+from manifold_core.networks.precision import Float32Linear
 from manifold_core.training.schedule import batches, make_optimizer, noise_seed
 from manifold_core.training.step import check_precision
 
@@ -23,7 +24,10 @@ NETWORKS: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {
     "LSTMEncoder": (networks.LSTMEncoder(6, 3), (torch.rand(9, 4, 6),)),
     "LSTMDecoder": (networks.LSTMDecoder(6, 5, decoder_hidden=(8,)), (X, torch.rand(9, 4, 5))),
     "ConvEncoder": (networks.ConvEncoder((1, 8, 8), 3), (IMAGES,)),
+    "ConvEncoder, full covariance": (networks.ConvEncoder((1, 8, 8), 3, covariance="cholesky"), (IMAGES,)),
     "ConvDecoder": (networks.ConvDecoder(6, (1, 8, 8)), (X,)),
+    "ConditionalConvEncoder": (networks.ConditionalConvEncoder((1, 8, 8), 2, 3, 5), (IMAGES, C)),
+    "ConditionalConvDecoder": (networks.ConditionalConvDecoder(6, 2, (1, 8, 8), 5), (X, C)),
 }
 
 
@@ -32,9 +36,11 @@ NETWORKS: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {
 def test_what_a_network_gives_is_float32(name: str, dtype: torch.dtype) -> None:
     """Not only by its type: the last layer's products are those of float32 on what it reads."""
     network, inputs = NETWORKS[name]
-    seen: list[tuple[nn.Module, Tensor, Tensor]] = []
+    seen: list[tuple[nn.Module, Tensor, tuple[Tensor, ...]]] = []
     hooks = [
-        module.register_forward_hook(lambda module, given, out: seen.append((module, given[0], out)))
+        module.register_forward_hook(
+            lambda module, given, out: seen.append((module, given[0], out if isinstance(out, tuple) else (out,)))
+        )
         for module in network.modules()
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))
     ]
@@ -50,16 +56,17 @@ def test_what_a_network_gives_is_float32(name: str, dtype: torch.dtype) -> None:
     last, given, out = seen[-1]
     with torch.no_grad():
         expected = last(given.float())
-    assert torch.equal(out, expected)
+    assert torch.equal(torch.cat(out, 1), torch.cat(expected, 1) if isinstance(expected, tuple) else expected)
     if not name.startswith("LSTM"):  # of which the rest is the LSTM
-        assert any(out.dtype == dtype for _, _, out in seen)
+        assert any(out[0].dtype == dtype for _, _, out in seen)
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name.endswith("Decoder")])
 def test_z_is_read_in_float32(name: str) -> None:
     """Rounded as bfloat16, z has steps wider than a small σ."""
     network, inputs = NETWORKS[name]
-    layer = network.get_submodule("head" if name == "ConvDecoder" else "layers.0")
+    places = {"ConvDecoder": "head", "ConditionalConvDecoder": "image.head"}
+    layer = network.get_submodule(places.get(name, "layers.0"))
     seen: list[tuple[Tensor, Tensor]] = []
     hook = layer.register_forward_hook(lambda _module, given, out: seen.append((given[0], out)))
     try:
@@ -74,7 +81,7 @@ def test_z_is_read_in_float32(name: str) -> None:
 
 
 def test_outside_autocast_nothing_changes() -> None:
-    layer = networks.Float32Linear(6, 3).double()
+    layer = Float32Linear(6, 3).double()
     x = X.double()
     assert torch.equal(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
     with torch.autocast("cpu", torch.bfloat16):

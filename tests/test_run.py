@@ -63,6 +63,8 @@ def configuration(data: Path, kind: str, **training: Any) -> RunConfig:
     config = replace(TRAINING, **training)
     if kind == "images":
         return RunConfig(str(data / "images.npy"), IMAGES, config)
+    if kind == "full":
+        return RunConfig(str(data / "vectors.npy"), replace(VECTORS, covariance="cholesky"), config)
     if kind == "analytic":
         return RunConfig(str(data / "vectors.npy"), replace(VECTORS, gamma="analytic"), config)
     return RunConfig(str(data / "vectors.npy"), VECTORS, config)
@@ -88,7 +90,7 @@ def standardised(path: Path, seed: int) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(scope="module")
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of undisturbed runs; ``trained`` is the one trained until dimensions are active."""
+    """Folders of undisturbed runs; ``trained`` and ``full`` are trained until dimensions are active."""
     folders = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "matplotlib", None)
@@ -97,6 +99,8 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
             run(configuration(data, kind), folders[kind], progress=False)
         folders["trained"] = tmp_path_factory.mktemp("trained")
         run(configuration(data, "vectors", steps=600), folders["trained"], progress=False)
+        folders["full"] = tmp_path_factory.mktemp("full")
+        run(configuration(data, "full", steps=600), folders["full"], progress=False)
     return folders
 
 
@@ -112,14 +116,35 @@ def mlp(weights: dict[str, Tensor], name: str, inputs: Tensor) -> Tensor:
     return hidden @ weights[f"{last}.weight"].T + weights[f"{last}.bias"]
 
 
-def losses(x: Tensor, mu: Tensor, log_var: Tensor, decode: Callable[[Tensor], Tensor], gamma: float) -> dict[str, Any]:
+def diagonal(log_var: Tensor) -> Tensor:
+    """L of Σ = L Lᵀ, for every sample."""
+    return torch.diag_embed((log_var / 2).exp())
+
+
+def full(tril: Tensor, latent_dim: int) -> Tensor:
+    """L out of its packed rows, which have log L_jj on the diagonal."""
+    factor = torch.zeros(len(tril), latent_dim, latent_dim, dtype=tril.dtype)
+    packed = iter(tril.T)
+    for i in range(latent_dim):
+        for j in range(i + 1):
+            number = next(packed)
+            factor[:, i, j] = number.exp() if i == j else number
+    return factor
+
+
+def losses(x: Tensor, mu: Tensor, factor: Tensor, decode: Callable[[Tensor], Tensor], gamma: float) -> dict[str, Any]:
     """What metrics.json must say, by the formulas of the paper in float64."""
-    z = mu + (log_var / 2).exp() * standard_normal(torch.tensor(0), *mu.shape)
+    noise = standard_normal(torch.tensor(0), *mu.shape).double()
+    z = mu + (factor @ noise.unsqueeze(2)).squeeze(2)
     recon = (x - decode(z)).square().flatten(1).sum(dim=1)
     features = x[0].numel()
     nll = (recon / gamma + features * math.log(2 * math.pi * gamma)).mean().item() / 2
-    kl = (mu.square() + log_var.exp() - 1 - log_var).sum(dim=1).mean().item() / 2
-    variance = log_var.exp().mean(dim=0).tolist()
+    covariance = factor @ factor.mT
+    of_each = covariance.diagonal(dim1=1, dim2=2)
+    kl = ((mu.square() + of_each - 1).sum(dim=1) - torch.logdet(covariance)).mean().item() / 2
+    variance = of_each.mean(dim=0).tolist()
+    twice = (2 * of_each.std(dim=0) / math.sqrt(len(x))).tolist()
+    spectrum = torch.linalg.eigvalsh(covariance).mean(dim=0).tolist()
     active, inactive = [v for v in variance if v < 0.05], [v for v in variance if v >= 0.05]
     return {
         "neg_elbo": nll + kl,
@@ -129,6 +154,11 @@ def losses(x: Tensor, mu: Tensor, log_var: Tensor, decode: Callable[[Tensor], Te
         "gamma": gamma,
         "variance": variance,
         "active_dimensions": len(active),
+        "interval": [
+            sum(v + sign * error < 0.05 for v, error in zip(variance, twice, strict=True)) for sign in (1, -1)
+        ],
+        "spectrum": spectrum,
+        "spectrum_count": sum(v < 0.05 for v in spectrum),
         "gap": min(inactive) / max(active) if active and inactive else None,
         "threshold": 0.05,
         "samples": len(x),
@@ -160,8 +190,21 @@ class TestMetrics:
         gamma = weights["elbo.log_gamma"].exp().item()
         for part, x in zip(("train", "validation"), standardised(data / "vectors.npy", TRAINING.seed), strict=True):
             mu, log_var = mlp(weights, "encoder", x).chunk(2, dim=1)
-            assert_measured(metrics[part], losses(x, mu, log_var, partial(mlp, weights, "decoder"), gamma))
+            assert_measured(metrics[part], losses(x, mu, diagonal(log_var), partial(mlp, weights, "decoder"), gamma))
         assert metrics["active_dimensions"] == metrics["train"]["active_dimensions"]
+
+    def test_of_a_full_covariance_are_those_of_its_weights(self, data: Path, finished: dict[str, Path]) -> None:
+        metrics = metrics_of(finished["full"])
+        weights = {name: w.double() for name, w in load_safetensors(finished["full"] / "weights.safetensors").items()}
+        gamma = weights["elbo.log_gamma"].exp().item()
+        for part, x in zip(("train", "validation"), standardised(data / "vectors.npy", TRAINING.seed), strict=True):
+            mu, tril = mlp(weights, "encoder", x).split([4, 10], dim=1)
+            assert_measured(metrics[part], losses(x, mu, full(tril, 4), partial(mlp, weights, "decoder"), gamma))
+        assert metrics["train"]["spectrum_count"] == 2  # a plane, however it lies
+        assert metrics["train"]["spectrum"] != close(
+            sorted(metrics["train"]["variance"]), rel=0.01
+        )  # and it lies askew
+        assert metrics["config"]["model"]["covariance"] == "cholesky"
 
     def test_of_images_are_those_of_the_model_in_evaluation_mode(self, data: Path, finished: dict[str, Path]) -> None:
         metrics = metrics_of(finished["images"])
@@ -169,7 +212,8 @@ class TestMetrics:
         gamma = model.elbo.log_gamma.exp().item()
         for part, x in zip(("train", "validation"), standardised(data / "images.npy", TRAINING.seed), strict=True):
             with torch.no_grad():
-                assert_measured(metrics[part], losses(x, *model.encoder(x), model.decoder, gamma))
+                mu, log_var = model.encoder(x)
+                assert_measured(metrics[part], losses(x, mu, diagonal(log_var), model.decoder, gamma))
 
     def test_the_dimension_of_a_plane_is_two(self, finished: dict[str, Path]) -> None:
         """So that the count above is of active dimensions and of others; and not by a hair's breadth."""
@@ -196,7 +240,14 @@ class TestMetrics:
         assert metrics["versions"] == {"manifold_core": mc.__version__, "torch": torch.__version__}
         assert metrics["config"] == {
             "data": str(data / "vectors.npy"),
-            "model": {"latent_dim": 4, "hidden": [16], "channels": 5, "gamma": "learned", "log_gamma": 0.0},
+            "model": {
+                "latent_dim": 4,
+                "hidden": [16],
+                "channels": 5,
+                "gamma": "learned",
+                "log_gamma": 0.0,
+                "covariance": "diagonal",
+            },
             "training": {
                 "steps": STEPS,
                 "batch_size": 64,
@@ -280,7 +331,7 @@ class TestFinishedRun:
             assert torch.equal(first[name], tensor)
         assert not torch.equal(build_model(VECTORS, (6,)).encoder.layers[0].weight, first["encoder.layers.0.weight"])
 
-    @pytest.mark.parametrize("kind", ["vectors", "images", "analytic"])
+    @pytest.mark.parametrize("kind", ["vectors", "images", "analytic", "full"])
     def test_load_model_is_the_trained_model(
         self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None, kind: str
     ) -> None:
@@ -354,6 +405,7 @@ OTHERS: dict[str, Callable[[RunConfig], RunConfig]] = {
     "hidden": lambda c: replace(c, model=replace(c.model, hidden=(16, 16))),
     "gamma": lambda c: replace(c, model=replace(c.model, gamma="fixed")),
     "log_gamma": lambda c: replace(c, model=replace(c.model, log_gamma=-1.0)),
+    "covariance": lambda c: replace(c, model=replace(c.model, covariance="cholesky")),
     "data": lambda c: replace(c, data=c.data.replace("vectors", "images")),
 }
 
@@ -1034,9 +1086,19 @@ class TestEvaluationMode:
         results = [mc.evaluate(model, x, seed=seed).recon for seed in (0, 1, 0)]
         assert results[0] == results[2] != results[1]
 
-    def test_the_threshold_decides_what_counts_as_active(self, model: mc.VAE, x: Tensor) -> None:
+    def test_the_threshold_decides_what_counts_as_active(
+        self, model: mc.VAE, x: Tensor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        encode = model.encoder.forward
+
+        def narrower(x: Tensor) -> tuple[Tensor, Tensor]:
+            """All variances below 1, as a threshold must be."""
+            mu, log_var = encode(x)
+            return mu, log_var - 1
+
+        monkeypatch.setattr(model.encoder, "forward", narrower)
         variance = sorted(mc.evaluate(model, x).variance)
-        for count, (below, above) in enumerate(zip([0.0, *variance], [*variance, 2.0], strict=True)):
+        for count, (below, above) in enumerate(zip([0.0, *variance], [*variance, 1.0], strict=True)):
             found = mc.evaluate(model, x, threshold=(below + above) / 2)
             assert (found.active_dimensions, found.threshold) == (count, (below + above) / 2)
         assert mc.evaluate(model, x, threshold=variance[1]).active_dimensions == 1  # below, not at
@@ -1080,6 +1142,37 @@ class TestPictures:
             pixels = imread(tmp_path / name)  # which checks the sums in the file
             assert pixels.shape[:2] == (height, width)
             assert pixels[..., :3].std() > 0.05  # something is drawn
+
+    def test_eigenvalues_stand_beside_the_variances_of_a_full_covariance(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from matplotlib.axes import Axes
+
+        titles: list[str] = []
+        lines: list[list[float]] = []
+        plot, set_title = Axes.plot, Axes.set_title
+
+        def watched_plot(self: Any, *arguments: Any, **more: Any) -> Any:
+            if more.get("label") == "eigenvalues":
+                lines.append(arguments[1])
+            return plot(self, *arguments, **more)
+
+        def watched_title(self: Any, title: str, *arguments: Any, **more: Any) -> Any:
+            titles.append(title)
+            return set_title(self, title, *arguments, **more)
+
+        monkeypatch.setattr(Axes, "plot", watched_plot)
+        monkeypatch.setattr(Axes, "set_title", watched_title)
+        metrics = run(configuration(data, "full", steps=5), tmp_path / "full", progress=False)
+        assert metrics["pictures"] == ["variances.png", "curves.png"]
+        assert lines == [metrics["train"]["spectrum"]]
+        plots.plot_variances(tmp_path / "x.png", [0.9, 0.01], spectrum=[0.95, 0.03, 0.02], manifold_dim=2)
+        plots.plot_variances(tmp_path / "y.png", [0.9, 0.01])
+        assert lines[1:] == [[0.02, 0.03, 0.95]]
+        assert titles[1:] == [
+            "1 active of 2 dimensions, 2 by eigenvalue, true dimension 2",
+            "1 active of 2 dimensions",
+        ]
 
     def test_without_matplotlib_the_run_succeeds(self, data: Path, tmp_path: Path, no_pictures: None) -> None:
         metrics = run(configuration(data, "images", steps=2), tmp_path, progress=False)

@@ -5,10 +5,12 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from .. import paper
-from .notes import EXPONENTS, READING, notes, overview, provenance, totals, verdict
+from .by_class import by_class
+from .classes import CLASS_HEADS, READING_CLASSES, lines
+from .matrices import Filled, filled
+from .notes import EXPONENTS, notes, overview, provenance, reading, totals, verdict
 from .results import Fit, Result
-from .summary import MATRIX_SHAPE, Row, in_variants, matrix_run, rows
+from .summary import Row, by_eigenvalue, columns_of, in_variants, rows
 from .text import duration, fixed, integer, label, significant, symbol, value
 
 __all__ = ["markdown"]
@@ -19,7 +21,8 @@ def markdown(results: Sequence[Result], title: str) -> str:
     parts = [f"# {plain(title)}", *_overview(results)]
     for result in results:
         parts += _section(result)
-    parts += _matrix(results)
+    for found in filled(results):
+        parts += _matrix(found)
     return "\n\n".join(parts) + "\n"
 
 
@@ -29,9 +32,11 @@ def plain(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", escaped)
 
 
-def _grid(head: Sequence[str], lines: Iterable[Sequence[str]], words: int) -> str:
-    """Columns after the first ``words`` are numbers."""
-    rule = ["---" if i < words else "---:" for i in range(len(head))]
+def _grid(head: Sequence[str], lines: Iterable[Sequence[str]], words: Iterable[int]) -> str:
+    """Columns are numbers but for those of these places."""
+    rule = ["---:"] * len(head)
+    for place in words:
+        rule[place] = "---"
     return "\n".join(
         f"| {' | '.join(line)} |" for line in ([*map(plain, head)], rule, *([*map(plain, x)] for x in lines))
     )
@@ -56,8 +61,8 @@ def _overview(results: Sequence[Result]) -> list[str]:
     head = ("table", "variant", "runs", "right", "−ELBO ≤ paper", "slopes", "diverged", "time")
     return [
         "\n".join(f"- **{plain(figure)}** {plain(words)}" for figure, words in totals(results)),
-        _grid(head, lines, 2),
-        plain(READING),
+        _grid(head, lines, (0, 1)),
+        *map(plain, reading(results)),
         *(f"Convention: {plain(text)}." for text in conventions),
         "Pictures are in `report.html`.",
         "## Provenance",
@@ -73,32 +78,43 @@ def _section(result: Result) -> list[str]:
     if result.fits:
         parts.append(_fits(result.fits))
     parts.append("\n".join(f"- {plain(sentence)}" for sentence in notes(result)))
+    parts += _classes(result)
     if not listed and not result.fits:
         parts.append("This file has no runs.")
     return [part for part in parts if part]
 
 
 def _table(listed: Sequence[Row]) -> str:
-    columns = list(dict.fromkeys(name for row in listed for name in row.cell))
+    columns = columns_of(listed)
     named = any(row.variant for row in listed)
-    head = [*(["variant"] if named else []), *map(symbol, columns), "true", "paper: active", "ours", "right"]
+    known, eigenvalues = any(row.share.whole for row in listed), by_eigenvalue(listed)
+    head = [*(["variant"] if named else []), *map(symbol, columns), *(["true"] if known else [])]
+    head += ["paper: active", "ours", *(["by eigenvalue"] if eigenvalues else []), *(["right"] if known else [])]
     head += ["paper: −ELBO", "ours", "lowest", "highest", "paper: squared error", "ours", "paper: KL", "ours"]
     head += ["paper: γ", "ours"]
     lines = []
     for variant, own in in_variants(listed).items():
         for row in own:
             cells = [value(row.cell[name]) if name in row.cell else "" for name in columns]
-            lines.append([*([variant] if named else []), *cells, *_numbers(row)])
-    return _grid(head, lines, 1 if named else 0)
+            lines.append([*([variant] if named else []), *cells, *_dimensions(row, known, eigenvalues), *_numbers(row)])
+    words = [i for i, worded in enumerate(columns.values()) if worded]
+    return _grid(head, lines, [0, *(i + 1 for i in words)] if named else words)
+
+
+def _dimensions(row: Row, known: bool, eigenvalues: bool) -> list[str]:
+    best, counted = row.best, row.share
+    return [
+        *([integer(row.true_active)] if known else []),
+        integer(row.paper.active_dimensions if row.paper else None),
+        integer(best.active_dimensions if best else None),
+        *([integer(best.spectrum_count if best else None)] if eigenvalues else []),
+        *([f"{counted.right} of {counted.whole}" if counted.whole else integer(None)] if known else []),
+    ]
 
 
 def _numbers(row: Row) -> list[str]:
-    best, counted, ours = row.best, row.share, row.spread("neg_elbo")
+    ours = row.spread("neg_elbo")
     found = [
-        integer(row.true_active),
-        integer(row.paper.active_dimensions if row.paper else None),
-        integer(best.active_dimensions if best else None),
-        f"{counted.right} of {counted.whole}" if counted.whole else integer(None),
         fixed(row.printed("neg_elbo")),
         *(fixed(x) for x in ((ours.median, ours.lowest, ours.highest) if ours else 3 * (math.nan,))),
     ]
@@ -107,6 +123,17 @@ def _numbers(row: Row) -> list[str]:
         found.append(write(row.printed(quantity)))
         found.append(write(middle.median if middle else math.nan))
     return found
+
+
+def _classes(result: Result) -> list[str]:
+    listed = [(label(each.row), *line) for each in by_class(result) for line in lines(each)]
+    if not listed:
+        return []
+    return [
+        "### Active dimensions of each class",
+        plain(READING_CLASSES),
+        _grid(("model", *CLASS_HEADS), listed, (0, 1)),
+    ]
 
 
 def _fits(fits: Sequence[Fit]) -> str:
@@ -126,21 +153,14 @@ def _fits(fits: Sequence[Fit]) -> str:
         )
         for fit in fits
     ]
-    return _grid(head, lines, 2)
+    return _grid(head, lines, (0, 1))
 
 
-def _matrix(results: Sequence[Result]) -> list[str]:
-    run = matrix_run(results)
-    if run is None:
-        return []
-    _, columns = MATRIX_SHAPE
-    ours = [run.variance[i : i + columns] for i in range(0, len(run.variance), columns)]
-    lines = [
-        [*(fixed(v, 4) for v in printed), *(fixed(v, 4) for v in own)]
-        for printed, own in zip(paper.matrix("table10"), ours, strict=True)
-    ]
+def _matrix(found: Filled) -> list[str]:
+    rest = [""] * (found.matrix.shape[1] - 1)
+    lines = [[fixed(v, 4) for v in (*printed, *own)] for printed, own in zip(found.printed, found.ours, strict=True)]
     return [
-        "## Table 10",
-        f"Encoder variances, {label(run)}, the run of lowest −ELBO, seed {run.seed}",
-        _grid(["paper", *[""] * (columns - 1), "ours", *[""] * (columns - 1)], lines, 0),
+        f"## {plain(found.name)}",
+        plain(f"Encoder variances, {label(found.run)}, the run of lowest −ELBO, seed {found.run.seed}"),
+        _grid(["paper", *rest, "ours", *rest], lines, ()),
     ]

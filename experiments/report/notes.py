@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..tables import on_test_images
 from .results import Fit, Result, Run
-from .summary import ENOUGH, Contrast, Row, Share, contrasts, in_variants, rows, share
+from .summary import ENOUGH, Contrast, Row, Share, by_eigenvalue, contrasts, in_variants, rows, share
 from .text import NOTHING, duration, enumeration, fixed, flat, integer, label, percent, significant, symbol
+from .trends import trends
 
-__all__ = ["EXPONENTS", "READING", "SLOPE_TOLERANCE", "Line", "notes", "overview", "provenance", "totals", "verdict"]
+__all__ = ["EXPONENTS", "SLOPE_TOLERANCE", "Line", "notes", "overview", "provenance", "reading", "totals", "verdict"]
 
 SLOPE_TOLERANCE = 0.1
 # What falls with γ, and as which power of it.
@@ -28,6 +30,29 @@ READING = (
     "the true ones. A diverged run counts as wrong there and is left out of medians and spreads. A dimension is active "
     "below a variance of 0.05, of a conditional model relative to its prior’s."
 )
+READING_EIGENVALUES = (
+    "With full covariance the active directions need not lie along the axes: “by eigenvalue” counts the eigenvalues of "
+    "the posterior’s covariance, relative to the prior’s, below 0.05, which no rotation of the latent space changes."
+)
+READING_TEST_IMAGES = (
+    "Models of images are measured on the training images and on test images. The paper does not say on which it "
+    "measured; its numbers stand beside the test images."
+)
+
+
+def reading(results: Iterable[Result]) -> list[str]:
+    """How to read the tables; what concerns some of them alone is said where these are there."""
+    listed = [row for result in results for row in rows(result)]
+    found = [READING]
+    if by_eigenvalue(listed):
+        found.append(READING_EIGENVALUES)
+    if _on_test_images(listed):
+        found.append(READING_TEST_IMAGES)
+    return found
+
+
+def _on_test_images(listed: Iterable[Row]) -> bool:
+    return any(row.runs and row.variant.endswith(on_test_images("")) for row in listed)
 
 
 def verdict(listed: Sequence[Row]) -> str:
@@ -56,10 +81,11 @@ def _right_at(threshold: float, listed: Sequence[Row]) -> str:
 
 
 def notes(result: Result) -> list[str]:
-    """What every yes or no makes of the loss; every row that is above the paper’s −ELBO, too seldom right, or has
-    diverged runs; every slope that is off; what else was measured."""
+    """What rows say beside each other; what every yes or no makes of the loss; every row that is above the paper’s
+    −ELBO, too seldom right, or has diverged runs; every slope that is off; what else was measured."""
     listed = rows(result)
-    found = [sentence for contrast in contrasts(listed) for sentence in _of_contrast(contrast)]
+    found = trends(result)
+    found += [sentence for contrast in contrasts(listed) for sentence in _of_contrast(contrast)]
     found += [s for own in in_variants(listed).values() for row in own for s in _of_row(row)]
     found += [sentence for fit in result.fits for sentence in _of_fit(fit)]
     measured = dict.fromkeys(name for run in result.runs for name in run.measured)
@@ -176,7 +202,8 @@ def totals(results: Sequence[Result]) -> list[tuple[str, str]]:
     counted = share(runs)
     below, compared = (sum(line.compared[i] for line in lines) for i in (0, 1))
     good, fits = (sum(line.slopes[i] for line in lines) for i in (0, 1))
-    found = [(f"{len(runs):,}", "runs; of a model with classes, one for each class")]
+    twice = "; of a model of images, two" if any(_on_test_images(rows(result)) for result in results) else ""
+    found = [(f"{len(runs):,}", f"runs; of a model with classes, one for each class{twice}")]
     if counted.whole:
         found.append((percent(counted.right, counted.whole), f"right: {counted.right:,} of {counted.whole:,} runs"))
     if compared:

@@ -5,9 +5,12 @@ import re
 from collections.abc import Sequence
 from importlib.resources import files
 
+from .classes import classes
+from .heat import heat
 from .markup import Markup, element, joined
-from .notes import READING, Line, notes, overview, provenance, totals, verdict
-from .pictures import matrix, slopes, spectra
+from .matrices import MATRICES, filled
+from .notes import Line, notes, overview, provenance, reading, totals, verdict
+from .pictures import slopes, spectra
 from .results import Result
 from .summary import rows
 from .table import results_table, scrolling
@@ -17,7 +20,9 @@ __all__ = ["TITLE", "page"]
 
 TITLE = "Manifold dimensions, replayed"
 SUBTITLE = "The tables of “Learning Manifold Dimensions with Conditional Variational Autoencoders”, paper and ours"
-OVERVIEW, MATRIX = "overview", "variances"  # names within the page
+# Names within the page.
+OVERVIEW = "overview"
+VARIANCES = {matrix.table: f"variances-{matrix.table}" for matrix in MATRICES}
 
 
 def page(results: Sequence[Result]) -> str:
@@ -34,13 +39,14 @@ def page(results: Sequence[Result]) -> str:
     )
     sections = [_section(result, name) for name, result in zip(names, results, strict=True)]
     targets = {OVERVIEW: "Overview", **dict(zip(names, (result.name for result in results), strict=True))}
-    if variances := matrix(results, MATRIX):
-        targets[MATRIX] = "Table 10"
+    variances = filled(results)
+    targets |= {VARIANCES[found.matrix.table]: found.name for found in variances}
+    sections += [heat(found, VARIANCES[found.matrix.table]) for found in variances]
     body = element(
         "body",
         element("header", element("h1", TITLE), element("p", SUBTITLE, class_="subtitle")),
         element("nav", *(element("a", text, href=f"#{name}") for name, text in targets.items()), aria_label="Tables"),
-        element("main", _overview(results, names), *sections, variances),
+        element("main", _overview(results, names), *sections),
     )
     return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
 
@@ -50,7 +56,7 @@ def _names(results: Sequence[Result]) -> list[str]:
     names: list[str] = []
     for result in results:
         name = re.sub(r"[^a-z0-9]+", "-", result.table.lower()).strip("-")
-        taken = not name or name in (*names, OVERVIEW, MATRIX)
+        taken = not name or name in (*names, OVERVIEW, *VARIANCES.values())
         names.append(f"{name}-section-{len(names)}" if taken else name)
     return names
 
@@ -78,7 +84,7 @@ def _overview(results: Sequence[Result], names: Sequence[str]) -> Markup:
         element("dl", *figures, class_="figures"),
         scrolling(table, "Overview"),
         element("h3", "How to read the tables"),
-        element("p", READING),
+        *(element("p", paragraph) for paragraph in reading(results)),
         *(element("p", f"Convention: {text}.") for text in conventions),
         element("h3", "Provenance"),
         element("dl", *facts, class_="facts"),
@@ -129,4 +135,4 @@ def _section(result: Result, name: str) -> Markup:
         parts.append(element("ul", *(element("li", sentence) for sentence in found), class_="notes"))
     if not listed and not result.fits:
         parts.append(element("p", "This file has no runs."))
-    return element("section", *parts, spectra(listed), id=name)
+    return element("section", *parts, classes(result), spectra(listed), id=name)

@@ -1,19 +1,18 @@
-"""The parts of the page that show more than a table of numbers: spectra, slopes, and the matrix of Table 10."""
+"""The parts of the page that show more than a table of numbers: spectra and slopes."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from ...dimension import THRESHOLD
-from .. import paper
 from .markup import Markup, element, joined
 from .notes import EXPONENTS
 from .results import Fit, Result
-from .summary import MATRIX_SHAPE, Row, in_variants, matrix_run, spread
+from .summary import Row, in_variants, spread
 from .svg import decades, proportions, slope, spectrum
 from .table import scrolling
 from .text import cell_label, fixed, integer, label, significant
 
-__all__ = ["matrix", "slopes", "spectra"]
+__all__ = ["key", "slopes", "spectra"]
 
 
 def spectra(listed: Sequence[Row]) -> Markup:
@@ -21,14 +20,17 @@ def spectra(listed: Sequence[Row]) -> Markup:
     shown = [row for row in listed if any(run.variance for run in row.finished)]
     if not shown:
         return Markup()
-    every = [v for row in shown for run in row.finished for v in run.variance]
+    every = [v for row in shown for run in row.finished for v in (*run.variance, *run.spectrum)]
     bounds = decades([*every, THRESHOLD, 1.0])
     legend = [
-        _key("best", "run of lowest −ELBO"),
-        _key("seed", "the other seeds"),
-        _key("threshold", f"threshold {THRESHOLD:g}"),
-        _key("true", "true dimension"),
+        key("best", "run of lowest −ELBO"),
+        key("seed", "the other seeds"),
+        key("threshold", f"threshold {THRESHOLD:g}"),
     ]
+    if any(row.true_active is not None for row in shown):
+        legend.append(key("true", "true dimension"))
+    if any(run.spectrum for row in shown for run in row.finished):
+        legend.insert(1, key("best eigenvalues", "its eigenvalues, where the covariance is full"))
     if any(v < 10.0 ** bounds[0] for v in every):
         legend.append(element("span", "zero lies on the lower edge"))
     parts = [element("h3", "Variances of the latent dimensions, sorted"), element("p", *legend, class_="legend")]
@@ -45,7 +47,8 @@ def _caption(row: Row) -> list[Markup]:
     return [element("b", cell_label(row.cell)), *right]
 
 
-def _key(kind: str, words: str) -> Markup:
+def key(kind: str, words: str) -> Markup:
+    """Of a legend: a line of this kind, and what it means."""
     line = element("line", x1=1, y1=5, x2=23, y2=5, class_=kind)
     return element("span", element("svg", line, width=24, height=10, aria_hidden="true"), words)
 
@@ -61,8 +64,8 @@ def slopes(result: Result) -> Markup:
     )
     lines = [_fit(fit) for fit in result.fits]
     legend = [
-        _key("expected", "expected slope"),
-        _key("fitted", "fitted line"),
+        key("expected", "expected slope"),
+        key("fitted", "fitted line"),
         element("span", "□ squared error, △ active and ◇ inactive variances"),
     ]
     figures = []
@@ -102,37 +105,3 @@ def _fit(fit: Fit) -> Markup:
         *(element("td", fixed(fit.exponent(values(fit)))) for _, values in EXPONENTS),
         element("td", counts, class_="words"),
     )
-
-
-def matrix(results: Sequence[Result], name: str) -> Markup:
-    """Table 10: the paper's variances and ours, as colours and numbers; nothing where there is no such run."""
-    run = matrix_run(results)
-    if run is None:
-        return Markup()
-    _, columns = MATRIX_SHAPE
-    ours = [run.variance[i : i + columns] for i in range(0, len(run.variance), columns)]
-    said = (
-        f"{label(run)}: the run of lowest −ELBO, seed {run.seed}. The stronger the colour, the smaller; those below "
-        f"{THRESHOLD:g} are bold. Which of the latent dimensions are the active ones is chance."
-    )
-    return element(
-        "section",
-        element("h2", "Table 10"),
-        element("p", "Encoder variances of every latent dimension", class_="title"),
-        element("p", said, class_="meta"),
-        element("div", _heat(paper.matrix("table10"), "paper"), _heat(ours, "ours"), class_="matrices"),
-        id=name,
-    )
-
-
-def _heat(values: Iterable[Sequence[float]], title: str) -> Markup:
-    lines = [element("tr", *map(_tile, line)) for line in values]
-    return element("table", element("caption", title), element("tbody", *lines), class_="heat")
-
-
-def _tile(v: float) -> Markup:
-    """A shade for each decade."""
-    shade = 0
-    if v < THRESHOLD:
-        shade = min(4, math.floor(-math.log10(v))) if v > 0 else 4
-    return element("td", significant(v, 2) if v < 0.001 else fixed(v, 4), class_=f"shade{shade}")

@@ -11,10 +11,27 @@ from typing import Any, TypeVar
 
 from ...errors import InputError
 
-__all__ = ["Cell", "Fit", "Paper", "Result", "Run", "read_results"]
+__all__ = ["Cell", "ClassNumbers", "Fit", "Paper", "Result", "Run", "read_results", "table_name"]
 
 T = TypeVar("T")
 Cell = dict[str, str | int | float | bool]
+
+
+@dataclass(frozen=True)
+class ClassNumbers:
+    """What of a run is measured on the samples of one class alone.
+
+    Attributes:
+        interval: active dimensions with all variances two standard errors higher, and lower.
+        neg_elbo: in the paper's convention, as ``kl`` and ``recon``.
+    """
+
+    name: str
+    interval: tuple[int, int]
+    active_dimensions: int | None
+    neg_elbo: float
+    kl: float
+    recon: float
 
 
 @dataclass(frozen=True)
@@ -26,6 +43,9 @@ class Run:
         true_active: active dimensions that the theorems predict, where they do.
         neg_elbo: in the paper's convention, as ``kl``, ``recon`` and ``gamma``.
         variance: of every latent dimension, in the model's order.
+        spectrum: of a full covariance the eigenvalues relative to the prior's, ascending; else empty.
+        spectrum_count: those of them that are active; None where there is no spectrum.
+        classes: where they are measured beside the whole, in the data's order; else none.
         diverged_at: the step, of a run that did.
     """
 
@@ -39,6 +59,9 @@ class Run:
     recon: float
     gamma: float
     variance: tuple[float, ...]
+    spectrum: tuple[float, ...]
+    spectrum_count: int | None
+    classes: tuple[ClassNumbers, ...]
     diverged_at: int | None
     measured: dict[str, float]  # what else there is, by its name
 
@@ -123,11 +146,15 @@ class Result:
 
     @property
     def name(self) -> str:
-        """``table3`` → ``Table 3``, ``theorem1_too_few`` → ``Theorem 1, too few``."""
-        if match := re.fullmatch(r"([a-z]+)(\d+)(?:_(\w+))?", self.table):
-            rest = f", {match[3].replace('_', ' ')}" if match[3] else ""
-            return f"{match[1].capitalize()} {match[2]}{rest}"
-        return self.table
+        return table_name(self.table)
+
+
+def table_name(table: str) -> str:
+    """``table3`` → ``Table 3``, ``theorem1_too_few`` → ``Theorem 1, too few``."""
+    if match := re.fullmatch(r"([a-z]+)(\d+)(?:_(\w+))?", table):
+        rest = f", {match[3].replace('_', ' ')}" if match[3] else ""
+        return f"{match[1].capitalize()} {match[2]}{rest}"
+    return table
 
 
 def read_results(folder: Path) -> list[Result]:
@@ -189,8 +216,22 @@ def _run(of: "_Entry") -> Run:
         recon=of.get("recon", _number, "a number or null", math.nan),
         gamma=of.get("gamma", _number, "a number or null", math.nan),
         variance=of.get("variance", _numbers, "a list of numbers", ()),
+        spectrum=of.get("spectrum", _numbers, "a list of numbers", ()),
+        spectrum_count=of.get("spectrum_count", _count_or_none, "an integer or null", None),
+        classes=tuple(map(_class, of.entries("classes"))),
         diverged_at=of.get("diverged_at", _count_or_none, "a step or null", None),
         measured=of.get("measured", _named_numbers, "an object of numbers", {}),
+    )
+
+
+def _class(of: "_Entry") -> ClassNumbers:
+    return ClassNumbers(
+        name=of.get("name", _text, "a name"),
+        interval=of.get("interval", _interval, "two integers, the lower one first"),
+        active_dimensions=of.get("active_dimensions", _count_or_none, "an integer or null"),
+        neg_elbo=of.get("neg_elbo", _number, "a number or null", math.nan),
+        kl=of.get("kl", _number, "a number or null", math.nan),
+        recon=of.get("recon", _number, "a number or null", math.nan),
     )
 
 
@@ -304,6 +345,13 @@ def _number(value: Any) -> float:
 
 def _numbers(value: Any) -> tuple[float, ...]:
     return () if value is None else tuple(map(_number, _list(value)))
+
+
+def _interval(value: Any) -> tuple[int, int]:
+    ends = [_count(end) for end in _list(value)]
+    if len(ends) != 2 or ends[0] > ends[1]:
+        raise TypeError
+    return ends[0], ends[1]
 
 
 def _named_numbers(value: Any) -> dict[str, float]:

@@ -12,22 +12,20 @@ from .results import Cell, Paper, Result, Run
 
 __all__ = [
     "ENOUGH",
-    "MATRIX_SHAPE",
     "Contrast",
     "Row",
     "Share",
     "Spread",
+    "by_eigenvalue",
+    "columns_of",
     "contrasts",
     "in_variants",
-    "matrix_run",
     "rows",
     "share",
     "spread",
 ]
 
 ENOUGH = 0.9  # of the runs of a row with the true active dimensions; fewer are pointed out
-MATRIX_CELL = {"kappa": 20, "d": 30, "r": 6}  # of Table 10
-MATRIX_SHAPE = (4, 5)
 
 
 @dataclass(frozen=True)
@@ -132,6 +130,20 @@ def in_variants(listed: Sequence[Row]) -> dict[str, list[Row]]:
     return grouped
 
 
+def columns_of(listed: Iterable[Row]) -> dict[str, bool]:
+    """The columns of the cells → whether they hold words."""
+    found: dict[str, bool] = {}
+    for row in listed:
+        for name, content in row.cell.items():
+            found[name] = found.get(name, False) or isinstance(content, str)
+    return found
+
+
+def by_eigenvalue(listed: Iterable[Row]) -> bool:
+    """Is there a run of full covariance, whose active dimensions are counted twice?"""
+    return any(run.spectrum_count is not None for row in listed for run in row.runs)
+
+
 @dataclass(frozen=True)
 class Contrast:
     """Two rows that differ in one column, which says yes in the one and no in the other.
@@ -162,11 +174,3 @@ def contrasts(listed: Sequence[Row]) -> list[Contrast]:
                 printed = yes.printed("neg_elbo") - no.printed("neg_elbo")
                 found.append(Contrast(column, rest, yes.variant, dict(sorted(differences.items())), printed))
     return found
-
-
-def matrix_run(results: Iterable[Result]) -> Run | None:
-    """The run of lowest −ELBO of Table 10's cell, where there is one with all its variances."""
-    size = math.prod(MATRIX_SHAPE)
-    fitting = (run for result in results for run in result.runs if run.finished and len(run.variance) == size)
-    own = [run for run in fitting if all(run.cell.get(name) == size for name, size in MATRIX_CELL.items())]
-    return min(own, key=lambda run: run.neg_elbo, default=None)

@@ -5,12 +5,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ...dimension import THRESHOLD
+from .by_class import ByClass
 from .markup import Markup, element
 from .results import Fit
 from .summary import Row
 from .text import fixed, integer, label, power_of_ten, significant
 
-__all__ = ["decades", "proportions", "slope", "spectrum", "strip"]
+__all__ = ["counts", "decades", "proportions", "slope", "spectrum", "strip"]
 
 LOWEST = -12  # of the exponents that a log axis shows; zero has none
 Point = tuple[float, float]
@@ -45,10 +46,12 @@ def exponent(value: float) -> float:
 
 
 def spectrum(row: Row, bounds: tuple[int, int], width: int = 216, height: int = 156) -> Markup:
-    """Variances of all latent dimensions, sorted: a line a seed, the run of lowest −ELBO on top."""
-    drawn = [sorted(v for v in run.variance if not math.isnan(v)) for run in row.finished]
+    """Variances of all latent dimensions, sorted: a line a seed, the run of lowest −ELBO on top; and the eigenvalues
+    of full covariances likewise."""
+    drawn = [_sorted(run.variance) for run in row.finished]
+    eigenvalues = [_sorted(run.spectrum) for run in row.finished]
     best = row.best
-    latent = max(map(len, drawn), default=1)
+    latent = max(map(len, [*drawn, *eigenvalues]), default=1)
     x = Axis(0.5, max(latent, 1) + 0.5, 34, width - 6)
     y = Axis(*bounds, height - 22, 16)
     parts = _decade_grid(y, bounds, x)
@@ -62,16 +65,57 @@ def spectrum(row: Row, bounds: tuple[int, int], width: int = 216, height: int = 
         parts.append(_text(edge, height - 8, str(true), "tick", "middle") if 2 < true < latent - 1 else Markup())
     threshold = y(exponent(THRESHOLD))
     parts.append(_line(x.start, threshold, x.end, threshold, "threshold"))
-    for values in drawn:
-        parts.append(_path([(x(i + 1), y(exponent(v))) for i, v in enumerate(values)], "seed"))
+
+    def places_of(values: Sequence[float]) -> list[Point]:
+        return [(x(i + 1), y(exponent(v))) for i, v in enumerate(values)]
+
+    parts += [_path(places_of(values), "seed eigenvalues") for values in eigenvalues]
+    parts += [_path(places_of(values), "seed") for values in drawn]
     if best is not None:
-        values = sorted(v for v in best.variance if not math.isnan(v))
-        places = [(x(i + 1), y(exponent(v))) for i, v in enumerate(values)]
+        places = places_of(_sorted(best.variance))
+        parts.append(_path(places_of(_sorted(best.spectrum)), "best eigenvalues"))
         parts += [_path(places, "best"), *(_dot(place, 1.6 if latent <= 40 else 1.0, "best") for place in places)]
     parts += [_text(x(i), height - 8, str(i), "tick", "middle") for i in sorted({1, latent})]
-    counts = ", ".join(integer(run.active_dimensions) for run in row.finished)
-    said = f"Variances of the latent dimensions, {label(row)}. Active dimensions of the runs: {counts or 'none'}"
+    found = ", ".join(integer(run.active_dimensions) for run in row.finished)
+    said = f"Variances of the latent dimensions, {label(row)}. Active dimensions of the runs: {found or 'none'}"
+    if any(eigenvalues):
+        said += f"; by eigenvalue: {', '.join(integer(run.spectrum_count) for run in row.finished)}"
     return _picture(width, height, said + (f"; true: {true}." if true is not None else "."), parts)
+
+
+def _sorted(values: Iterable[float]) -> list[float]:
+    return sorted(v for v in values if not math.isnan(v))
+
+
+def counts(found: ByClass, highest: float, width: int = 272) -> Markup:
+    """Active dimensions of each class, a line a class, and the mean over them; all from 0 to ``highest``."""
+    step, top = 18, 16
+    height = top + step * len(found.classes) + 36
+    x = Axis(0, highest, 66, width - 10)
+    bottom = height - 34
+    parts = []
+    for value in _ticks(x, 5):
+        parts += [
+            _line(x(value), top, x(value), bottom, "grid"),
+            _text(x(value), bottom + 14, _tick(value), "tick", "middle"),
+        ]
+    parts.append(_text((x.start + x.end) / 2, bottom + 29, "active dimensions", "axis", "middle"))
+    if found.printed is not None:
+        parts.append(_line(x(found.printed), top, x(found.printed), bottom, "threshold"))
+    if math.isfinite(found.mean):
+        parts.append(_line(x(found.mean), top, x(found.mean), bottom, "true"))
+    for i, one in enumerate(found.classes):
+        middle = top + step * (i + 0.5)
+        parts.append(_text(x.start - 8, middle + 3.5, one.numbers.name, "tick", "end"))
+        if one.seeds is not None:
+            parts.append(_line(x(one.seeds[0]), middle, x(one.seeds[1]), middle, "seed"))
+        parts.append(_line(x(one.numbers.interval[0]), middle, x(one.numbers.interval[1]), middle, "range"))
+        if one.numbers.active_dimensions is not None:
+            parts.append(_dot((x(one.numbers.active_dimensions), middle), 3.4, "ours"))
+    each = ", ".join(f"{one.numbers.name}: {integer(one.numbers.active_dimensions)}" for one in found.classes)
+    said = f"Active dimensions of the classes, {label(found.row)}: {each}; mean {fixed(found.mean, 1)}"
+    said += f", the paper’s {found.printed}." if found.printed is not None else "."
+    return _picture(width, height, said, parts)
 
 
 def slope(fits: Sequence[Fit], quantity: str, name: str, width: int = 272, height: int = 204) -> Markup:

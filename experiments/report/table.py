@@ -8,7 +8,7 @@ from itertools import groupby
 
 from .markup import Markup, element
 from .results import Result
-from .summary import Row, in_variants
+from .summary import Row, by_eigenvalue, columns_of, in_variants
 from .svg import strip
 from .text import fixed, integer, significant, symbol, value
 
@@ -20,11 +20,13 @@ RIGHT, WRONG = "✓", "≠"
 
 @dataclass(frozen=True)
 class Column:
-    """``group`` stands above the heads of all its columns; without one, the head takes both lines."""
+    """``group`` stands above the heads of all its columns; without one, the head takes both lines, in a style of its
+    own."""
 
     group: str
     head: str
     cell: Callable[[Row], Markup]
+    style: str = ""
 
 
 def scrolling(table: Markup, name: str) -> Markup:
@@ -43,7 +45,7 @@ def results_table(result: Result, listed: Sequence[Row]) -> Markup:
             edges = ["edge", *[None] * (len(inner) - 1)]
             below += [element("th", c.head, scope="col", class_=edge) for c, edge in zip(inner, edges, strict=True)]
         else:
-            top += [element("th", c.head, scope="col", rowspan=2, class_="cell") for c in inner]
+            top += [element("th", c.head, scope="col", rowspan=2, class_=c.style) for c in inner]
     bodies = []
     for variant, own in in_variants(listed).items():
         title = element("th", variant, scope="rowgroup", colspan=len(columns))
@@ -57,8 +59,8 @@ def results_table(result: Result, listed: Sequence[Row]) -> Markup:
 
 def _columns(listed: Sequence[Row]) -> list[Column]:
     """Those in which a row has something to say."""
-    names = dict.fromkeys(name for row in listed for name in row.cell)
-    found = [Column("", symbol(name), partial(_of_cell, name)) for name in names]
+    styles = {name: "cell words" if worded else "cell" for name, worded in columns_of(listed).items()}
+    found = [Column("", symbol(name), partial(_of_cell, name, style), style) for name, style in styles.items()]
 
     known = any(row.true_active is not None for row in listed)
     ours = any(row.best is not None and row.best.active_dimensions is not None for row in listed)
@@ -67,6 +69,7 @@ def _columns(listed: Sequence[Row]) -> list[Column]:
         "true": (known, lambda row: element("td", integer(row.true_active), class_="edge")),
         "paper": (papers, lambda row: _dimensions(row, row.paper.active_dimensions if row.paper else None, "paper")),
         "ours": (ours, lambda row: _dimensions(row, row.best.active_dimensions if row.best else None, "ours")),
+        "by eigenvalue": (by_eigenvalue(listed), _eigenvalues),
         "right": (any(row.share.whole for row in listed), _right),
     }
     found += [Column("active dimensions", head, cell) for head, (shown, cell) in dimensions.items() if shown]
@@ -89,8 +92,8 @@ def _bounds(listed: Sequence[Row]) -> tuple[float, float] | None:
     return (min(ends), max(ends)) if ends else None
 
 
-def _of_cell(name: str, row: Row) -> Markup:
-    return element("td", value(row.cell[name]) if name in row.cell else "", class_="cell")
+def _of_cell(name: str, style: str, row: Row) -> Markup:
+    return element("td", value(row.cell[name]) if name in row.cell else "", class_=style)
 
 
 def _dimensions(row: Row, count: int | None, whose: str) -> Markup:
@@ -102,6 +105,10 @@ def _dimensions(row: Row, count: int | None, whose: str) -> Markup:
     said = element("span", " right" if count == true else " wrong", class_="hidden")
     kind = "sign right" if count == true else "sign wrong"
     return element("td", integer(count), element("span", sign, said, class_=kind), class_=whose)
+
+
+def _eigenvalues(row: Row) -> Markup:
+    return element("td", integer(row.best.spectrum_count if row.best else None), class_="eigenvalues")
 
 
 def _right(row: Row) -> Markup:

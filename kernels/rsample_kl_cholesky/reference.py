@@ -7,7 +7,16 @@ from ..checks import accumulation_dtype
 from ..random import standard_normal
 from ..rsample_kl.reference import exp_minus_1_minus_x
 
-__all__ = ["rsample_kl_cholesky"]
+__all__ = ["rsample_kl_cholesky", "unpack"]
+
+
+def unpack(tril: Tensor, latents: int) -> tuple[Tensor, Tensor]:
+    """What stands at row (row + 1) / 2 + col: L below its diagonal, else 0, ``[B, κ, κ]``, and log L_jj ``[B, κ]``."""
+    row, col = torch.tril_indices(latents, latents, offset=-1, device=tril.device)
+    index = torch.arange(latents, device=tril.device)
+    below = tril.new_zeros(len(tril), latents * latents)
+    below = below.index_copy(1, row * latents + col, tril[:, row * (row + 1) // 2 + col])
+    return below.view(-1, latents, latents), tril[:, index * (index + 3) // 2]
 
 
 def rsample_kl_cholesky(
@@ -22,14 +31,8 @@ def rsample_kl_cholesky(
 ) -> tuple[Tensor, Tensor, Tensor]:
     dtype = accumulation_dtype(mu, tril, prior_mu, prior_log_var)
     batch, latents = mu.shape
-    wide_mu, wide_tril = mu.to(dtype), tril.to(dtype)
-    row, col = torch.tril_indices(latents, latents, offset=-1, device=mu.device)
-    index = torch.arange(latents, device=mu.device)
-    # What is packed at row (row + 1) / 2 + col, unpacked: below the diagonal, and log L_jj on it.
-    below = torch.zeros(batch, latents * latents, dtype=dtype, device=mu.device)
-    below = below.index_copy(1, row * latents + col, wide_tril[:, row * (row + 1) // 2 + col])
-    below = below.view(batch, latents, latents)
-    diagonal = wide_tril[:, index * (index + 3) // 2]
+    wide_mu = mu.to(dtype)
+    below, diagonal = unpack(tril.to(dtype), latents)
 
     noise = standard_normal(seed, batch, latents, first_row).to(dtype)
     z = wide_mu + torch.exp(diagonal) * noise + (below @ noise.unsqueeze(-1)).squeeze(-1)

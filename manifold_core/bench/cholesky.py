@@ -19,7 +19,7 @@ from ..kernels.rsample_kl import rsample_kl
 from ..kernels.rsample_kl_cholesky import reference, rsample_kl_cholesky
 from .comparison import Call, Comparison, Problem, in_float64, largest_difference
 
-__all__ = ["COMPARISON"]
+__all__ = ["COMPARISON", "from_standard"]
 
 Forward = Callable[[Problem], tuple[Tensor, Tensor]]  # z and KL
 
@@ -54,12 +54,16 @@ def _unpacked(tril: Tensor, latents: int) -> tuple[Tensor, Tensor]:
     return scale.tril(-1) + torch.diag_embed(log_diagonal.exp()), log_diagonal
 
 
-def eager(p: Problem) -> tuple[Tensor, Tensor]:
-    mu = p["mu"]
-    scale, log_diagonal = _unpacked(p["tril"], mu.shape[1])
-    z = mu + (scale @ torch.randn_like(mu).unsqueeze(-1)).squeeze(-1)
+def from_standard(mu: Tensor, tril: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """z of this noise, and the KL, as one writes it first."""
+    scale, log_diagonal = _unpacked(tril, mu.shape[1])
+    z = mu + (scale @ noise.unsqueeze(-1)).squeeze(-1)
     kl = 0.5 * (mu.square().sum(dim=1) + scale.square().sum(dim=(1, 2)) - mu.shape[1]) - log_diagonal.sum(dim=1)
     return z, kl
+
+
+def eager(p: Problem) -> tuple[Tensor, Tensor]:
+    return from_standard(p["mu"], p["tril"], torch.randn_like(p["mu"]))
 
 
 def tuned(p: Problem) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from ..kernels.rsample_kl import reference as sample_reference
 from ..models import VAE
 from .comparison import Call, Comparison, largest_difference
 
-__all__ = ["COMPARISON", "LOSSES", "Loss", "training_step"]
+__all__ = ["COMPARISON", "LOSSES", "Loss", "negative_elbo", "negative_log_likelihood", "training_step"]
 
 FEATURES, HIDDEN, LATENTS = 784, 400, 20
 LEARNING_RATE = 1e-3
@@ -53,10 +53,14 @@ def negative_elbo(vae: VAE, x: Tensor, noise: Tensor | None = None) -> Tensor:
     mu, log_var = vae.encoder(x)
     z = mu + torch.exp(0.5 * log_var) * (torch.randn_like(mu) if noise is None else noise)
     kl = 0.5 * (mu.square() + log_var.exp() - log_var - 1).sum(dim=1)
+    return (negative_log_likelihood(vae, x, z) + kl).mean()
+
+
+def negative_log_likelihood(vae: VAE, x: Tensor, z: Tensor) -> Tensor:
+    """By hand, of each sample."""
     log_gamma = vae.elbo.log_gamma
-    error = (x - vae.decoder(z)).square().sum(dim=1)
-    nll = 0.5 * (error * torch.exp(-log_gamma) + FEATURES * (math.log(2 * math.pi) + log_gamma))
-    return (nll + kl).mean()
+    error = (x - vae.decoder(z)).square().flatten(1).sum(dim=1)
+    return 0.5 * (error * torch.exp(-log_gamma) + x[0].numel() * (math.log(2 * math.pi) + log_gamma))
 
 
 def _eager(vae: VAE) -> Loss:

@@ -1,6 +1,6 @@
 """Many small VAEs and CVAEs trained side by side, whole training steps fused."""
 
-from .spec import ModelSpec, SequentialSpec, Spec
+from .spec import ConvSpec, ModelSpec, SequentialSpec, Spec
 from .train import TrainedModel, explain_ensemble, train_ensemble
 
-__all__ = ["ModelSpec", "SequentialSpec", "Spec", "TrainedModel", "explain_ensemble", "train_ensemble"]
+__all__ = ["ConvSpec", "ModelSpec", "SequentialSpec", "Spec", "TrainedModel", "explain_ensemble", "train_ensemble"]

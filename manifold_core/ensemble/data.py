@@ -1,6 +1,6 @@
 """The data sets that an ensemble is trained on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,11 +8,16 @@ from torch import Tensor
 
 from ..checkpoint import fingerprint
 from ..errors import InputError
-from .spec import SequentialSpec, Spec
+from .spec import ConvSpec, SequentialSpec, Spec
 
 __all__ = ["DataSet", "check_data", "check_specs"]
 
 DataSet = Tensor | tuple[Tensor, Tensor]
+# Of each part, by the number of its dimensions.
+SHAPES = {
+    "x": {2: "[N, features]", 4: "[N, channels, height, width]"},
+    "condition": {2: "[N, features]", 3: "[N, steps, features]"},
+}
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,7 @@ class Samples:
     """One data set.
 
     Attributes:
-        x: ``[N, d]``.
+        x: ``[N, d]``, or images ``[N, C, H, W]``.
         condition: ``[N, t]``, of sequences ``[N, T, d]``, or None.
     """
 
@@ -34,7 +39,8 @@ class Samples:
 
     def joined(self) -> Tensor:
         """``[N, d + t]``: what belongs to a sample stands together, as the engines read it."""
-        return (self.x if self.condition is None else torch.cat((self.x, self.condition.flatten(1)), 1)).contiguous()
+        parts = [part.flatten(1) for part in (self.x, self.condition) if part is not None]
+        return (torch.cat(parts, 1) if len(parts) > 1 else parts[0]).contiguous()
 
     def fingerprint(self) -> str:
         return fingerprint(self.joined())
@@ -44,8 +50,8 @@ def check_data(data: DataSet | Sequence[DataSet]) -> list[Samples]:
     """One data set or a list of them; each ``x``, or ``(x, condition)``.
 
     Raises:
-        InputError: a tensor is not float32 of two dimensions, a condition not of two or three, or it has no samples, or
-            numbers that are not finite; they lie on different devices; x and condition differ in length.
+        InputError: a tensor is not float32 of two dimensions or four, a condition not of two or three, or it has no
+            samples, or numbers that are not finite; they lie on different devices; x and condition differ in length.
     """
     found = []
     for index, item in enumerate(data if isinstance(data, list) else [data]):
@@ -53,8 +59,8 @@ def check_data(data: DataSet | Sequence[DataSet]) -> list[Samples]:
         parts = item if isinstance(item, tuple) else (item,)
         if len(parts) not in (1, 2) or not all(isinstance(part, Tensor) for part in parts):
             raise InputError(f"{name} must be a tensor x or a pair (x, condition), got {type(item).__name__}")
-        for part, what, sequences in zip(parts, ("x", "condition"), (False, True), strict=False):
-            _check(f"{name}: {what}", part, sequences=sequences)
+        for part, what in zip(parts, SHAPES, strict=False):
+            _check(f"{name}: {what}", part, SHAPES[what])
         samples = Samples(parts[0].detach(), parts[1].detach() if len(parts) == 2 else None)
         if samples.condition is not None and len(samples.condition) != len(samples.x):
             raise InputError(
@@ -73,10 +79,10 @@ def check_data(data: DataSet | Sequence[DataSet]) -> list[Samples]:
     return found
 
 
-def _check(name: str, tensor: Tensor, *, sequences: bool) -> None:
-    if tensor.dim() not in ((2, 3) if sequences else (2,)) or tensor.dtype != torch.float32 or tensor.numel() == 0:
-        shape = "[N, features]" + (" or [N, steps, features]" if sequences else "")
-        raise InputError(f"{name} must be float32 {shape}, not empty, got {tensor.dtype} {tuple(tensor.shape)}")
+def _check(name: str, tensor: Tensor, shapes: Mapping[int, str]) -> None:
+    if tensor.dim() not in shapes or tensor.dtype != torch.float32 or tensor.numel() == 0:
+        wanted = " or ".join(shapes.values())
+        raise InputError(f"{name} must be float32 {wanted}, not empty, got {tensor.dtype} {tuple(tensor.shape)}")
     if len(tensor) >= 2**31:
         raise InputError(f"{name} must have fewer than 2**31 samples, got {len(tensor)}")
 
@@ -97,10 +103,27 @@ def check_specs(specs: Sequence[Spec], data: list[Samples]) -> None:
         raise InputError("specs must hold at least one specification, got none")
     for index, spec in enumerate(specs):
         if not isinstance(spec, Spec):
-            raise InputError(f"specs[{index}] must be a ModelSpec or a SequentialSpec, got {type(spec).__name__}")
+            raise InputError(
+                f"specs[{index}] must be a ModelSpec, a SequentialSpec or a ConvSpec, got {type(spec).__name__}"
+            )
         if isinstance(spec.data, bool) or not isinstance(spec.data, int) or not 0 <= spec.data < len(data):
             raise InputError(f"specs[{index}]: data must be a number from 0 to {len(data) - 1}, got {spec.data!r}")
+        _check_samples(f"specs[{index}]", spec, data[spec.data])
         _check_condition(f"specs[{index}]", spec, data[spec.data])
+
+
+def _check_samples(name: str, spec: Spec, samples: Samples) -> None:
+    shape = tuple(samples.x.shape)
+    if isinstance(spec, ConvSpec):
+        if len(shape) != 4 or shape[2] % 4 or shape[3] % 4:
+            raise InputError(
+                f"{name}: x of data[{spec.data}] must be images [N, channels, height, width] for a ConvSpec, "
+                f"height and width multiples of 4, got {shape}"
+            )
+    elif len(shape) != 2:
+        raise InputError(
+            f"{name}: x of data[{spec.data}] must be [N, features] for a {type(spec).__name__}, got {shape}"
+        )
 
 
 def _check_condition(name: str, spec: Spec, samples: Samples) -> None:
@@ -113,7 +136,7 @@ def _check_condition(name: str, spec: Spec, samples: Samples) -> None:
             )
     elif len(shape) == 2:
         raise InputError(
-            f"{name}: data[{spec.data}] must have a condition [N, features] for a ModelSpec, "
+            f"{name}: data[{spec.data}] must have a condition [N, features] for a {type(spec).__name__}, "
             f"got a condition of shape {(len(samples.x), *shape)}"
         )
     elif spec.condition_dim != (given := sum(shape)):

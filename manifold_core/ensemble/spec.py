@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from ..covariance import Covariance
 from ..elbo import Gamma, GaussianELBO
 from ..errors import InputError
 from ..models import CVAE, VAE
@@ -14,7 +15,7 @@ from ..networks import Activation
 from ..sequential import EveryStepCVAE, SequentialCVAE
 from ..training import TrainingConfig
 
-__all__ = ["ModelSpec", "SequentialSpec", "Spec"]
+__all__ = ["ConvSpec", "ModelSpec", "SequentialSpec", "Spec"]
 
 MOST_HIDDEN = 3
 
@@ -47,6 +48,7 @@ class ModelSpec:
         condition_dim: width of the condition; 0 makes a VAE.
         condition_hidden, condition_features, prior, attention: as of :meth:`manifold_core.CVAE.mlp`; without a
             condition they play no part.
+        covariance: of the posterior, ``"diagonal"`` or ``"cholesky"``, which no engine has: the reference trains it.
         training: steps, batch size, learning rate, seed.
         data: which of the data sets given to :func:`manifold_core.train_ensemble`, from 0.
 
@@ -64,6 +66,7 @@ class ModelSpec:
     condition_features: int | None = None
     prior: Literal["learned", "standard"] = "learned"
     attention: bool = False
+    covariance: Covariance = "diagonal"
     training: TrainingConfig = field(default_factory=TrainingConfig)
     data: int = 0
 
@@ -73,14 +76,13 @@ class ModelSpec:
             if not isinstance(widths, Sequence) or not 1 <= len(widths) <= MOST_HIDDEN:
                 raise InputError(f"{name} must be one to {MOST_HIDDEN} widths, got {widths!r}")
             object.__setattr__(self, name, tuple(widths))
-        if isinstance(self.condition_dim, bool) or not isinstance(self.condition_dim, int) or self.condition_dim < 0:
-            raise InputError(f"condition_dim must be an integer, not negative, got {self.condition_dim!r}")
+        _check_condition_dim(self.condition_dim)
         self.outline(1)  # refuses what the networks refuse
 
     def build(self, data_dim: int) -> VAE | CVAE:
         """The model before training, for vectors of so many numbers; torch's global generator is left alone."""
         with _drawn_from(self.training.seed):
-            elbo = GaussianELBO(self.gamma, self.log_gamma)
+            elbo = GaussianELBO(self.gamma, self.log_gamma, covariance=self.covariance)
             if not self.condition_dim:
                 return VAE.mlp(data_dim, self.latent_dim, self.hidden, activation=self.activation, elbo=elbo)
             return CVAE.mlp(
@@ -95,6 +97,13 @@ class ModelSpec:
                 attention=self.attention,
                 elbo=elbo,
             )
+
+    @property
+    def beyond_engines(self) -> str:
+        """What keeps the engines from training it; empty where nothing does."""
+        if self.training.precision != "float32":
+            return f"has precision={self.training.precision!r}"
+        return "" if self.covariance == "diagonal" else "has a full covariance"
 
     def outline(self, data_dim: int) -> VAE | CVAE:
         """The same without numbers: takes no memory, whatever the sizes."""
@@ -138,6 +147,11 @@ class SequentialSpec:
         with torch.device("meta"):
             self.build(1)  # refuses what the networks refuse
 
+    @property
+    def beyond_engines(self) -> str:
+        """What keeps the engines from training it."""
+        return "is a SequentialSpec"
+
     def build(self, data_dim: int) -> SequentialCVAE:
         """The model before training, for steps of so many numbers; torch's global generator is left alone."""
         kind = EveryStepCVAE if self.every_step else SequentialCVAE
@@ -152,4 +166,72 @@ class SequentialSpec:
             )
 
 
-Spec = ModelSpec | SequentialSpec
+@dataclass(frozen=True)
+class ConvSpec:
+    """A VAE of residual networks for images, or with ``condition_dim`` a CVAE, and how to train it. No engine has it:
+    the reference trains it.
+
+    The weights, the order of the samples and the noise all come from ``training.seed``.
+
+    Args:
+        latent_dim: κ.
+        channels: of the first residual block.
+        covariance: of the posterior, ``"diagonal"`` or ``"cholesky"``.
+        condition_dim: width of the condition; 0 makes a VAE.
+        prior, attention: as of :meth:`manifold_core.CVAE.conv`; without a condition they play no part.
+        gamma, log_gamma: as of :class:`manifold_core.GaussianELBO`.
+        training: steps, batch size, learning rate, seed.
+        data: which of the data sets given to :func:`manifold_core.train_ensemble`, from 0.
+
+    Raises:
+        InputError: a size below one, an unknown name.
+    """
+
+    latent_dim: int
+    channels: int = 5
+    covariance: Covariance = "diagonal"
+    condition_dim: int = 0
+    prior: Literal["learned", "standard"] = "learned"
+    attention: bool = False
+    gamma: Gamma = "learned"
+    log_gamma: float = 0.0
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    data: int = 0
+
+    def __post_init__(self) -> None:
+        _check_condition_dim(self.condition_dim)
+        with torch.device("meta"):
+            self.build(1, 4, 4)  # refuses what the networks refuse
+
+    @property
+    def beyond_engines(self) -> str:
+        """What keeps the engines from training it."""
+        return "is a ConvSpec"
+
+    def build(self, *image_shape: int) -> VAE | CVAE:
+        """The model before training, for images of (channels, height, width); torch's global generator is left alone.
+
+        Raises:
+            InputError: height and width must be multiples of 4.
+        """
+        with _drawn_from(self.training.seed):
+            elbo = GaussianELBO(self.gamma, self.log_gamma, covariance=self.covariance)
+            if not self.condition_dim:
+                return VAE.conv(image_shape, self.latent_dim, self.channels, elbo)
+            return CVAE.conv(
+                image_shape,
+                self.condition_dim,
+                self.latent_dim,
+                self.channels,
+                prior=self.prior,
+                attention=self.attention,
+                elbo=elbo,
+            )
+
+
+def _check_condition_dim(width: int) -> None:
+    if isinstance(width, bool) or not isinstance(width, int) or width < 0:
+        raise InputError(f"condition_dim must be an integer, not negative, got {width!r}")
+
+
+Spec = ModelSpec | SequentialSpec | ConvSpec

@@ -65,12 +65,8 @@ def explain_ensemble(specs: Sequence[Spec], x: Tensor, *, backend: str = "auto")
     choice = explain(x, backend=backend)
     if choice.backend != "reference":
         for index, spec in enumerate(specs):
-            obstacle = None
-            if not isinstance(spec, ModelSpec):
-                obstacle = f"specs[{index}] is a {type(spec).__name__}, which only 'reference' trains"
-            elif spec.training.precision != "float32":
-                obstacle = f"specs[{index}] has precision={spec.training.precision!r}, which only 'reference' trains"
-            if obstacle is not None:
+            if spec.beyond_engines:
+                obstacle = f"specs[{index}] {spec.beyond_engines}, which only 'reference' trains"
                 if backend != "auto":
                     raise RuntimeError(f"backend {backend!r} cannot serve this ensemble: {obstacle}")
                 return Choice("reference", obstacle)
@@ -93,7 +89,8 @@ def train_ensemble(
     samples and noise, and differ by rounding:
 
     - ``"reference"``: :func:`manifold_core.train`, model after model: the definition, and all there is for
-      :class:`manifold_core.SequentialSpec` and for a precision other than float32;
+      :class:`manifold_core.SequentialSpec`, :class:`manifold_core.ConvSpec`, full covariances and a precision other
+      than float32;
     - ``"cpu"``: C++; a model a thread, and with fewer models than threads, several threads a model. The numbers do not
       depend on the number of threads;
     - ``"cuda"``: one model a thread block.
@@ -104,8 +101,8 @@ def train_ensemble(
 
     Args:
         specs: the models.
-        data: x ``[N, d]``, or (x ``[N, d]``, condition ``[N, t]``, of sequences ``[N, T, d]``), float32; or a list of
-            these, of any widths, from which ``ModelSpec.data`` chooses.
+        data: x ``[N, d]``, or (x ``[N, d]``, condition ``[N, t]``, of sequences ``[N, T, d]``), float32, images as x
+            ``[N, C, H, W]``; or a list of these, of any widths, from which ``ModelSpec.data`` chooses.
         backend: ``"auto"``, ``"reference"``, ``"cpu"`` or ``"cuda"``; :func:`manifold_core.ensemble.explain_ensemble`
             says which one ``"auto"`` takes, and why.
         threads: of the CPU engine; None takes PyTorch's number.
@@ -160,7 +157,7 @@ def _by_reference(
     trained = []
     for index, spec in enumerate(tqdm(specs, unit="model", disable=not progress, file=sys.stderr)):
         data = samples[spec.data]
-        model = spec.build(data.x.shape[1]).to(data.x.device)
+        model = spec.build(*data.x.shape[1:]).to(data.x.device)
         diverged_at = None
         identity = {"spec": whole["specs"][index], "data": whole["data"][spec.data]} if whole else {}
         try:

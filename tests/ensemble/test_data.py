@@ -10,6 +10,8 @@ from manifold_core.ensemble.data import check_data
 
 X = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
 STEPS = torch.stack((X.flip(0), X.flip(1)), dim=1)
+IMAGES = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+FLOATS = "float32 [N, features] or [N, channels, height, width]"
 VAE, CVAE, SEQUENTIAL = mc.ModelSpec(2), mc.ModelSpec(2, condition_dim=3), mc.SequentialSpec(2)
 
 
@@ -26,16 +28,31 @@ def spoilt(row: int, value: float) -> Tensor:
         (spoilt(7, float("nan")), "data[0]: x must be finite, but row 7 holds NaN or an infinity"),
         ([X, spoilt(0, float("inf"))], "data[1]: x must be finite, but row 0 holds NaN or an infinity"),
         ((X, spoilt(19, float("-inf"))), "data[0]: condition must be finite, but row 19 holds NaN or an infinity"),
-        (X.double(), "data[0]: x must be float32 [N, features], not empty, got torch.float64 (20, 4)"),
+        (
+            X.double(),
+            f"data[0]: x must be {FLOATS}, not empty, got torch.float64 (20, 4)",
+        ),
         (
             (X, X.half()),
             "data[0]: condition must be float32 [N, features] or [N, steps, features], not empty, "
             "got torch.float16 (20, 4)",
         ),
-        (X[0], "data[0]: x must be float32 [N, features], not empty, got torch.float32 (4,)"),
-        (X[None], "data[0]: x must be float32 [N, features], not empty, got torch.float32 (1, 20, 4)"),
-        (X[:0], "data[0]: x must be float32 [N, features], not empty, got torch.float32 (0, 4)"),
-        (X[:, :0], "data[0]: x must be float32 [N, features], not empty, got torch.float32 (20, 0)"),
+        (
+            X[0],
+            f"data[0]: x must be {FLOATS}, not empty, got torch.float32 (4,)",
+        ),
+        (
+            X[None],
+            f"data[0]: x must be {FLOATS}, not empty, got torch.float32 (1, 20, 4)",
+        ),
+        (
+            X[:0],
+            f"data[0]: x must be {FLOATS}, not empty, got torch.float32 (0, 4)",
+        ),
+        (
+            X[:, :0],
+            f"data[0]: x must be {FLOATS}, not empty, got torch.float32 (20, 0)",
+        ),
         (
             (X, X[:, :0]),
             "data[0]: condition must be float32 [N, features] or [N, steps, features], not empty, "
@@ -66,7 +83,7 @@ def test_bad_data_are_named(backend: str, data: object, message: str) -> None:
     ("specs", "data", "message"),
     [
         ([], X, "specs must hold at least one specification, got none"),
-        ([VAE, 3], X, "specs[1] must be a ModelSpec or a SequentialSpec, got int"),
+        ([VAE, 3], X, "specs[1] must be a ModelSpec, a SequentialSpec or a ConvSpec, got int"),
         ([VAE, mc.ModelSpec(2, data=1)], X, "specs[1]: data must be a number from 0 to 0, got 1"),
         ([mc.ModelSpec(2, data=-1)], [X, X], "specs[0]: data must be a number from 0 to 1, got -1"),
         ([mc.ModelSpec(2, data=True)], [X, X], "specs[0]: data must be a number from 0 to 1, got True"),
@@ -101,6 +118,36 @@ def test_bad_data_are_named(backend: str, data: object, message: str) -> None:
                 "got a condition of shape (20, 2, 4)",
             )
             for spec in (VAE, mc.ModelSpec(2, condition_dim=4), mc.ModelSpec(2, condition_dim=8))
+        ),
+        *(
+            (
+                [mc.ConvSpec(2)],
+                data,
+                "specs[0]: x of data[0] must be images [N, channels, height, width] for a ConvSpec, height and width "
+                f"multiples of 4, got {shape}",
+            )
+            for data, shape in ((X, (20, 4)), (IMAGES[:, :, :6], (20, 1, 6, 8)))
+        ),
+        ([VAE], IMAGES, "specs[0]: x of data[0] must be [N, features] for a ModelSpec, got (20, 1, 8, 8)"),
+        (
+            [SEQUENTIAL],
+            (IMAGES, STEPS),
+            "specs[0]: x of data[0] must be [N, features] for a SequentialSpec, got (20, 1",
+        ),
+        (
+            [mc.ConvSpec(2, condition_dim=3)],
+            IMAGES,
+            "specs[0]: condition_dim must be the width of the condition of data[0], 0: it has none, got 3",
+        ),
+        (
+            [mc.ConvSpec(2)],
+            (IMAGES, X),
+            "specs[0]: condition_dim must be the width of the condition of data[0], 4, got 0",
+        ),
+        (
+            [mc.ConvSpec(2)],
+            (IMAGES, STEPS),
+            "specs[0]: data[0] must have a condition [N, features] for a ConvSpec, got a condition of shape (20, 2, 4)",
         ),
     ],
 )

@@ -1,5 +1,7 @@
 """What a specification refuses, and the model it makes."""
 
+from typing import Literal
+
 import pytest
 import torch
 
@@ -33,6 +35,7 @@ CONDITIONAL = {"condition_dim": 2}
         (CONDITIONAL | {"condition_hidden": (0,)}, "condition_hidden[0] must be a positive integer, got 0"),
         (CONDITIONAL | {"condition_features": 0}, "condition_features must be a positive integer, got 0"),
         (CONDITIONAL | {"prior": "flat"}, "prior must be 'learned' or 'standard', got 'flat'"),
+        ({"covariance": "full"}, "covariance must be 'diagonal' or 'cholesky', got 'full'"),
     ],
 )
 def test_bad_specifications_name_the_argument_and_its_value(arguments: dict[str, object], message: str) -> None:
@@ -80,3 +83,46 @@ def test_an_outline_takes_no_memory() -> None:
     outline = mc.ModelSpec(10**6, (10**9,)).outline(10**6)
     assert sum(parameter.numel() for parameter in outline.parameters()) > 10**15
     assert {parameter.device.type for parameter in outline.parameters()} == {"meta"}
+
+
+def test_a_full_covariance_is_the_models() -> None:
+    for conditional in ({}, CONDITIONAL):
+        model = mc.ModelSpec(3, covariance="cholesky", **conditional).build(6)  # type: ignore[arg-type]
+        assert model.elbo.covariance == "cholesky"
+        assert model.encoder.layers[-1].sizes == (3, 6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"latent_dim": 0}, "latent_dim must be a positive integer, got 0"),
+        ({"channels": 2.0}, "channels must be a positive integer, got 2.0"),
+        ({"condition_dim": -1}, "condition_dim must be an integer, not negative, got -1"),
+        (CONDITIONAL | {"prior": "flat"}, "prior must be 'learned' or 'standard', got 'flat'"),
+        ({"covariance": "full"}, "covariance must be 'diagonal' or 'cholesky', got 'full'"),
+        ({"gamma": "free"}, "gamma must be 'learned', 'analytic' or 'fixed', got 'free'"),
+        ({"log_gamma": float("nan")}, "log_gamma must be a finite number, got nan"),
+    ],
+)
+def test_bad_specifications_of_residual_networks(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(mc.InputError) as caught:
+        mc.ConvSpec(**({"latent_dim": 3} | arguments))  # type: ignore[arg-type]
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("covariance", ["diagonal", "cholesky"])
+def test_residual_networks_are_the_ones_that_are_asked_for(covariance: Literal["diagonal", "cholesky"]) -> None:
+    training = mc.TrainingConfig(seed=9)
+    elbo = mc.GaussianELBO("fixed", -1.5, covariance=covariance)
+    rest = {"covariance": covariance, "gamma": "fixed", "log_gamma": -1.5, "training": training}
+    found = mc.ConvSpec(3, 2, **rest).build(1, 8, 12)  # type: ignore[arg-type]
+    torch.manual_seed(9)
+    expected: mc.VAE | mc.CVAE = mc.VAE.conv((1, 8, 12), 3, 2, elbo)
+    assert str(found) == str(expected)
+    conditional = mc.ConvSpec(3, 2, condition_dim=4, prior="standard", attention=True, **rest).build(1, 8, 12)  # type: ignore[arg-type]
+    torch.manual_seed(9)
+    cvae = mc.CVAE.conv((1, 8, 12), 4, 3, 2, prior="standard", attention=True, elbo=elbo)
+    assert str(conditional) == str(cvae)
+    for model, wanted in ((found, expected), (conditional, cvae)):
+        for name, tensor in wanted.state_dict().items():
+            assert torch.equal(model.state_dict()[name], tensor), name

@@ -22,7 +22,7 @@ def test_it_is_the_loss_of_the_models(name: str) -> None:
     """Every kind of model that a table has, on the noise that the library draws."""
     for cell in TABLES[name].cells(PLAN):
         data = cell.data(n_train=64, n_validation=1, seed=3)
-        model = replace(cell.spec, log_gamma=-1.5).build(data.train.shape[1])
+        model = replace(cell.spec, log_gamma=-1.5).build(*data.train.shape[1:])
         inputs = [data.train] if data.train_condition is None else [data.train, data.train_condition]
         rows = len(data.train) * (data.train_condition.shape[1] + 1 if isinstance(model, mc.EveryStepCVAE) else 1)
         noise = standard_normal(torch.tensor(5), rows, model.latent_dim).float()

@@ -14,9 +14,10 @@ import pytest
 from manifold_core.experiments import paper
 from manifold_core.experiments.report import write_report
 from manifold_core.experiments.report.markdown import plain
+from manifold_core.experiments.report.matrices import MATRICES, matrix_run
 from manifold_core.experiments.report.notes import notes, overview, provenance, totals, verdict
 from manifold_core.experiments.report.results import Result, read_results
-from manifold_core.experiments.report.summary import Row, contrasts, matrix_run, rows
+from manifold_core.experiments.report.summary import Row, contrasts, rows
 from manifold_core.experiments.report.svg import decades
 from manifold_core.experiments.report.text import duration, fixed, percent, significant
 
@@ -327,7 +328,7 @@ class TestNumbers:
             run(3, 6, -99.0, cell={**cell, "r": 8}, variance=variance),
             run(4, 6, -99.0, cell=cell, variance=variance, diverged_at=1),
         ]
-        found = matrix_run(written(file(runs=runs)))
+        found = matrix_run(MATRICES[0], written(file(runs=runs)))
         assert found is not None
         assert found.seed == 1
 
@@ -386,6 +387,15 @@ def everything() -> Iterator[dict[str, Any]]:
         {"cell": {"a": True, "b": "word"}, "seed": 0, "true_active": 1, "active_dimensions": 1, "neg_elbo": 1.0},
     ]
     yield file("table3", runs=holes, paper=[], seconds=None)
+    unknown = {"name": "0", "interval": [0, 0], "active_dimensions": None, "neg_elbo": None}
+    classes = [unknown, {**unknown, "interval": [2, 40], "active_dimensions": 3, "kl": None}]
+    spectrum = [0.0, None, float("nan"), 1e-7, 2.0]
+    held_out = [
+        run(0, 3, -50.0, classes=classes, spectrum=spectrum, spectrum_count=2),
+        run(1, 3, -50.0, classes=classes[:1], spectrum=None, spectrum_count=None),
+        run(2, 3, -60.0, classes=classes[:1], cell={"dataset": "mnist"}, true_active=None, variant="test images"),
+    ]
+    yield file("table4", runs=held_out, paper=[])
     yield file("table5", runs=[], paper=[])
     yield file("table6", runs=[])
     variants = [run(s, 3, -50.0, variant=v) for v in ("VAE", "CVAE, fixed prior") for s in range(2)]
@@ -410,7 +420,8 @@ class TestPages:
         assert all(not re.search(r"\b(nan|inf)\b", str(a.values())) for _, a in page.elements)
         heads = [data for tag, data in page.words if tag == "h2"]
         assert heads == [
-            *("Overview", "Table 1", "Table 3", "Table 5", "Table 6", "Table 7", "Remark 1", "Theorem 1", "Table 10")
+            *("Overview", "Table 1", "Table 3", "Table 4", "Table 5", "Table 6", "Table 7", "Remark 1"),
+            *("Theorem 1", "Table 10"),
         ]
         assert re.findall(r"^## (.*)$", markdown, re.M) == ["Provenance", *heads[1:]]
         assert "They are equal." in page.text

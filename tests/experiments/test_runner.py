@@ -214,7 +214,7 @@ def test_every_data_set_fits_its_model() -> None:
     [
         ({"names": ["table99"]}, "table must be one of table1, .*got table99"),
         ({"names": []}, "got none"),
-        ({"budget": "huge"}, "budget must be one of quick, full, got 'huge'"),
+        ({"budget": "huge"}, "budget must be one of quick, reduced, full, got 'huge'"),
         ({"seeds": 0}, "seeds must be a positive integer, got 0"),
         ({"names": ["table3", "table8"], "backend": "cpu"}, "table8: .*only 'reference' trains"),
         ({"backend": "triton"}, "table3: backend must be one of"),

@@ -1,0 +1,90 @@
+"""What the image tables share: the data, and how long to train on them.
+
+The paper trains 400 epochs of 512 images, 46,800 steps, with Adam at 0.002 and a one-cycle schedule: the budget `full`.
+The smaller budgets have smaller batches, since steps bring a model on, and on a CPU a step costs what its images do:
+`reduced` takes some ten minutes of one core for a VAE.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any
+
+from torch.nn.functional import one_hot
+
+from ..data import Dataset, load_images
+from ..training import TrainingConfig
+from . import paper
+from .tables import Plan, on_test_images
+
+__all__ = ["CLASSES", "HELD_OUT", "images", "plan", "printed", "training"]
+
+CLASSES = {
+    "mnist": tuple("0123456789"),
+    "fashion-mnist": (
+        *("T-shirt", "trousers", "pullover", "dress", "coat"),
+        *("sandal", "shirt", "sneaker", "bag", "boot"),
+    ),
+}
+IMAGES, HELD_OUT = 60_000, 10_000
+EPOCHS = 400
+STEPS = {"quick": 600, "reduced": 20_000}  # of VAEs, with the small batch
+SMALL_BATCH, BATCH_SIZE = 128, 512
+
+
+def plan(asked: Plan, cost: int = 1) -> Plan:
+    """The plan of an image table: all images, with the steps and batches of the budget. Of models whose step takes
+    ``cost`` times as long the small budgets have as many fewer; that of the paper is one for all."""
+    if asked.published or asked.name == "full":
+        return replace(asked, steps=EPOCHS * (IMAGES // BATCH_SIZE), batch_size=BATCH_SIZE, samples=IMAGES)
+    if asked.name not in STEPS:
+        return asked
+    return replace(asked, steps=STEPS[asked.name] // cost, batch_size=SMALL_BATCH, samples=IMAGES)
+
+
+def training(asked: Plan) -> TrainingConfig:
+    """The paper's learning rate; of the small budgets, whose fewer steps have as far to go, a higher one."""
+    return TrainingConfig(learning_rate=0.005 if asked.name in STEPS and not asked.published else 0.002)
+
+
+def images(name: str, *, labelled: bool = False) -> "partial[Dataset]":
+    """Makes the data of "mnist" or "fashion-mnist": the first training and test images, scaled alike, to [0, 1]; with
+    ``labelled`` their class in one-hot form as the condition. The same for every seed."""
+    return partial(_images, name=name, labelled=labelled)
+
+
+def _images(*, name: str, labelled: bool, n_train: int, n_validation: int, seed: int) -> Dataset:
+    del seed
+    return _first(name, labelled, n_train, n_validation)
+
+
+@lru_cache
+def _first(name: str, labelled: bool, n_train: int, n_validation: int) -> Dataset:
+    """One object for all seeds, which then share its memory."""
+    whole = _whole(name)
+    assert whole.train_labels is not None
+    assert whole.validation_labels is not None
+    data = Dataset(
+        name,
+        whole.train[:n_train],
+        whole.validation[:n_validation],
+        whole.train_labels[:n_train],
+        whole.validation_labels[:n_validation],
+    )
+    if not labelled:
+        return data
+    condition, held_out = (
+        one_hot(part, len(CLASSES[name])).float()
+        for part in (whole.train_labels[:n_train], whole.validation_labels[:n_validation])
+    )
+    return replace(data, train_condition=condition, validation_condition=held_out)
+
+
+@lru_cache
+def _whole(name: str) -> Dataset:
+    return load_images(name)
+
+
+def printed(table: str, key: Sequence[str], variants: Iterable[str] = ("",)) -> list[dict[str, Any]]:
+    """The paper's rows beside our test images. It does not say on which images it measured."""
+    return [row for variant in variants for row in paper.printed(table, key, {"{}": on_test_images(variant)})]

@@ -1,0 +1,94 @@
+"""What of a trained model goes into a result file."""
+
+from typing import Any
+
+from torch import Tensor
+
+from ..data import Dataset
+from ..ensemble import TrainedModel
+from ..evaluation import Metrics, evaluate
+from ..models import CVAE, VAE
+from .tables import Cell, on_test_images, on_training_images
+
+__all__ = ["runs_of", "training_samples"]
+
+Samples = Tensor | tuple[Tensor, Tensor]  # x, or x and the condition
+
+
+def training_samples(data: Dataset, device: str) -> Samples:
+    return _on(device, data.train, data.train_condition)
+
+
+def _on(device: str, x: Tensor, condition: Tensor | None) -> Samples:
+    return x.to(device) if condition is None else (x.to(device), condition.to(device))
+
+
+def runs_of(cell: Cell, seed: int, trained: TrainedModel, data: Dataset, inputs: Samples) -> list[dict[str, Any]]:
+    """The runs of one model: one, or for data with classes one a class, or with held-out images one of the training
+    images and one of the held-out ones.
+
+    Args:
+        inputs: the training samples, where the model is.
+    """
+    measured = {} if cell.measure is None else {"measured": cell.measure(trained.model, *_parts(inputs))}
+    whole = {"seed": seed, "diverged_at": trained.diverged_at, **measured}
+    if cell.held_out:
+        device = str(_parts(inputs)[0].device)
+        held_out = _on(device, data.validation, data.validation_condition)
+        unseen = evaluate(trained.model, *_parts(held_out))
+        of_both = (
+            (on_training_images(cell.variant), inputs, data.train_labels, trained.metrics),
+            (on_test_images(cell.variant), held_out, data.validation_labels, unseen),
+        )
+        return [
+            whole
+            | {"cell": dict(cell.columns), "variant": variant, "true_active": cell.true_active[0]}
+            | _numbers(metrics, trained.model)
+            | _classes(cell, trained.model, samples, labels)
+            for variant, samples, labels, metrics in of_both
+        ]
+    return [
+        whole
+        | {"cell": {**cell.columns, **columns}, "variant": cell.variant, "true_active": true_active}
+        | _numbers(
+            trained.metrics if len(cell.classes) == 1 else _of_class(trained.model, inputs, data.train_labels, index),
+            trained.model,
+        )
+        for index, (columns, true_active) in enumerate(zip(cell.classes, cell.true_active, strict=True))
+    ]
+
+
+def _parts(samples: Samples) -> tuple[Tensor, ...]:
+    return samples if isinstance(samples, tuple) else (samples,)
+
+
+def _of_class(model: VAE | CVAE, samples: Samples, labels: Tensor | None, index: int) -> Metrics:
+    assert labels is not None
+    own = labels == index
+    return evaluate(model, *(part[own.to(part.device)] for part in _parts(samples)))
+
+
+def _classes(cell: Cell, model: VAE | CVAE, samples: Samples, labels: Tensor | None) -> dict[str, Any]:
+    """The figures of each class, where there are classes."""
+    if not cell.class_names:
+        return {}
+    found = []
+    for index, name in enumerate(cell.class_names):
+        metrics = _of_class(model, samples, labels, index)
+        found.append({"name": name, "interval": list(metrics.interval), **_numbers(metrics, model)})
+    return {"classes": found}
+
+
+def _numbers(m: Metrics, model: VAE | CVAE) -> dict[str, Any]:
+    numbers = {
+        "active_dimensions": m.active_dimensions,
+        "gap": m.gap,
+        "neg_elbo": 2 * m.neg_elbo,
+        "kl": 2 * m.kl,
+        "recon": m.recon,
+        "gamma": m.gamma,
+        "variance": m.variance,
+    }
+    if model.elbo.covariance == "cholesky":  # of a diagonal one the spectrum are the variances
+        numbers |= {"spectrum_count": m.spectrum_count, "spectrum": m.spectrum}
+    return numbers

@@ -1,0 +1,140 @@
+"""What rows say beside each other, in plain sentences, where no theorem says what the numbers should be: whether active
+dimensions saturate, whether −ELBO has the paper's order, what full covariance makes of a model, what classes have."""
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+
+from .by_class import ByClass, by_class
+from .results import Cell, Result
+from .summary import Row, in_variants, rows
+from .text import cell_label, enumeration, fixed, integer, label, significant, symbol, value
+
+__all__ = ["trends"]
+
+SIZE = "kappa"  # the column with which active dimensions may grow
+# What a full covariance is held against a diagonal one by: the quantity, its name, and how it is written.
+HELD = (("neg_elbo", "−ELBO", fixed), ("recon", "squared error", significant))
+
+
+def trends(result: Result) -> list[str]:
+    """Nothing where the theorems predict the active dimensions, or where columns say yes or no: there every row is held
+    against the prediction, or against the other one."""
+    listed = [
+        row
+        for row in rows(result)
+        if row.true_active is None and not any(isinstance(content, bool) for content in row.cell.values())
+    ]
+    found = []
+    for own in in_variants(listed).values():
+        found += [*_saturations(own), *_order(own), *_full_against_diagonal(own)]
+    return [*found, *(sentence for each in by_class(result) for sentence in _over_classes(each))]
+
+
+def _saturations(listed: Sequence[Row]) -> list[str]:
+    """Rows that differ in κ alone, beside the paper's."""
+    grouped: dict[frozenset[object], list[Row]] = {}
+    for row in listed:
+        if SIZE in row.cell and _count(row) is not None and _printed_count(row) is not None:
+            grouped.setdefault(frozenset(_without(row, SIZE).items()), []).append(row)
+    return [_saturation(own) for own in grouped.values() if len(own) > 1]
+
+
+def _saturation(own: Sequence[Row]) -> str:
+    ordered = sorted(own, key=lambda row: row.cell[SIZE])
+    sizes = [value(row.cell[SIZE]) for row in ordered]
+    ours, printed = [_count(row) or 0 for row in ordered], [_printed_count(row) or 0 for row in ordered]
+    grown = f"from {sizes[-2]} to {sizes[-1]} ours grow by {integer(ours[-1] - ours[-2])}, the paper’s by "
+    return (
+        f"{_where(_without(ordered[0], SIZE), ordered[0].variant)}{symbol(SIZE)} = {enumeration(sizes)} have "
+        f"{enumeration(map(integer, ours))} active dimensions, the paper’s {enumeration(map(integer, printed))}: "
+        f"{grown}{integer(printed[-1] - printed[-2])}."
+    )
+
+
+def _order(listed: Sequence[Row]) -> list[str]:
+    """Of every two rows, which has the lower −ELBO."""
+    losses = [
+        (row, ours.median, printed)
+        for row in listed
+        if (ours := row.spread("neg_elbo")) is not None and not math.isnan(printed := row.printed("neg_elbo"))
+    ]
+    pairs = [(a, b) for a, b in combinations(losses, 2) if a[2] != b[2]]
+    others = [(a, b) for a, b in pairs if (a[1] - b[1]) * (a[2] - b[2]) <= 0]
+    if not pairs:
+        return []
+    where = _where({}, listed[0].variant)
+    if not others:
+        return [f"{where}the order of the rows by −ELBO is the paper’s."]
+    named = "; ".join(" against ".join(map(_loss, pair)) for pair in others)
+    share = f"{len(others)} of {len(pairs)} pairs"
+    return [f"{where}the order of the rows by −ELBO is not the paper’s in {share}: {named}."]
+
+
+def _loss(of: tuple[Row, float, float]) -> str:
+    row, ours, printed = of
+    return f"{cell_label(row.cell)} ({fixed(ours)}, the paper’s {fixed(printed)})"
+
+
+def _full_against_diagonal(listed: Sequence[Row]) -> list[str]:
+    """Rows that differ in one column, of full covariance in the one and not in the other."""
+    full = [row for row in listed if row.best is not None and row.best.spectrum_count is not None]
+    others = [row for row in listed if row.best is not None and row.best.spectrum_count is None]
+    found = []
+    for a in full:
+        for b in others:
+            names = [name for name in a.cell if a.cell.keys() == b.cell.keys() and a.cell[name] != b.cell[name]]
+            if len(names) == 1:
+                found.append(_comparison(a, b, names[0]))
+    return found
+
+
+def _comparison(full: Row, other: Row, column: str) -> str:
+    assert full.best is not None
+    parts = []
+    for quantity, name, write in HELD:
+        ours, theirs = full.spread(quantity), other.spread(quantity)
+        if ours is not None and theirs is not None:
+            printed = [row.printed(quantity) for row in (full, other)]
+            beside = "" if any(map(math.isnan, printed)) else f" (paper {' against '.join(map(write, printed))})"
+            parts.append(f"{name} {write(ours.median)} against {write(theirs.median)}{beside}")
+    counts = [_printed_count(row) for row in (full, other)]
+    beside = "" if None in counts else f" (paper {' against '.join(map(integer, counts))})"
+    parts.append(
+        f"active dimensions {integer(_count(full))} by variance and {integer(full.best.spectrum_count)} by eigenvalue "
+        f"against {integer(_count(other))}{beside}"
+    )
+    sides = f"{value(full.cell[column])} against {value(other.cell[column])} {symbol(column)}"
+    where = (cell_label(_without(full, column)), full.variant, sides)
+    return f"{', '.join(filter(None, where))}: {'; '.join(parts)}."
+
+
+def _over_classes(found: ByClass) -> list[str]:
+    known = [one.numbers for one in found.classes if one.numbers.active_dimensions is not None]
+    if not known:
+        return []
+    low, high = (end(known, key=lambda one: one.active_dimensions or 0) for end in (min, max))
+    if low.active_dimensions == high.active_dimensions:
+        said = f"every class has {integer(low.active_dimensions)} active dimensions"
+    else:
+        ends = (f"{integer(one.active_dimensions)} ({one.name})" for one in (low, high))
+        said = f"the classes have {' to '.join(ends)} active dimensions, {fixed(found.mean, 1)} in the mean"
+    beside = "" if found.printed is None else f"; the paper’s mean is {found.printed}"
+    return [f"{label(found.row)}: {said}{beside}."]
+
+
+def _where(cell: Cell, variant: str) -> str:
+    words = ", ".join(part for part in (cell_label(cell), variant) if part)
+    return f"{words}: " if words else ""
+
+
+def _without(row: Row, column: str) -> Cell:
+    return {name: content for name, content in row.cell.items() if name != column}
+
+
+def _count(row: Row) -> int | None:
+    return row.best.active_dimensions if row.best else None
+
+
+def _printed_count(row: Row) -> int | None:
+    return row.paper.active_dimensions if row.paper else None

@@ -1,0 +1,28 @@
+"""Table 9: full against diagonal covariance of the posterior, in networks alike but for the last encoder layer."""
+
+from typing import Literal
+
+from ..ensemble import ConvSpec
+from . import images, paper
+from .tables import Cell, Plan, Table
+
+__all__ = ["TABLE"]
+
+DATA_SET, LATENT_DIM = "mnist", 32
+COVARIANCES: dict[str, Literal["cholesky", "diagonal"]] = {"full": "cholesky", "diagonal": "diagonal"}
+
+
+def _cells(plan: Plan) -> list[Cell]:
+    return [
+        Cell(
+            {"covariance": name},
+            ConvSpec(LATENT_DIM, covariance=covariance, training=images.training(plan)),
+            images.images(DATA_SET),
+            (None,),
+            held_out=images.HELD_OUT,
+        )
+        for name, covariance in COVARIANCES.items()
+    ]
+
+
+TABLE = Table("table9", paper.title("table9"), _cells, images.printed("table9", ("covariance",)), images.plan)

@@ -1,0 +1,124 @@
+"""The training step of a VAE of images: the residual networks of the paper on 28 × 28 pixels, κ = 32, Adam, learned γ.
+
+eager            by hand, a diagonal covariance, PyTorch's default memory layout
+eager, full      the same with a full covariance
+diagonal         ours: channels last, `mc.VAE`
+full covariance  ours, from an encoder alike but for its last layer
+torch.compile    of eager: networks and loss
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..kernels.rsample_kl import reference as sample_reference
+from ..models import VAE
+from .cholesky import from_standard
+from .comparison import Call, Comparison, largest_difference
+from .step import LEARNING_RATE, negative_elbo, negative_log_likelihood
+
+__all__ = ["COMPARISON"]
+
+IMAGE, LATENTS, CHANNELS = (1, 28, 28), 32, 5
+FEW = 16
+
+
+def model(covariance: Literal["diagonal", "cholesky"] = "diagonal") -> VAE:
+    """The same weights each time, but for the last layer of the encoder."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return VAE.conv(IMAGE, LATENTS, CHANNELS, covariance=covariance)
+
+
+def batch(size: int) -> Tensor:
+    return torch.rand(size, *IMAGE, generator=torch.Generator().manual_seed(1))
+
+
+def negative_elbo_full(vae: VAE, x: Tensor, noise: Tensor | None = None) -> Tensor:
+    """By hand, with the networks and the γ of ``vae``, of full covariance."""
+    mu, tril = vae.encoder(x)
+    z, kl = from_standard(mu, tril, torch.randn_like(mu) if noise is None else noise)
+    return (negative_log_likelihood(vae, x, z) + kl).mean()
+
+
+def training_step(vae: VAE, loss: Callable[[VAE, Tensor], Tensor], size: int) -> Call:
+    optimizer, x = torch.optim.Adam(vae.parameters(), lr=LEARNING_RATE, fused=True), batch(size)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        loss(vae, x).backward()
+        optimizer.step()
+
+    return Call(run)
+
+
+def _as_it_comes(vae: VAE) -> VAE:
+    return vae.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+
+def _ours(vae: VAE, x: Tensor) -> Tensor:
+    loss: Tensor = vae(x).loss
+    return loss
+
+
+def error(size: int) -> float:
+    """Of the gradients of all weights of both, against the losses by hand in float64 on the same noise.
+
+    Of few images: among the many numbers of more there is one so close to the kink of a ReLU that float32 and float64
+    stand on different sides of it.
+    """
+    few = min(size, FEW)
+    return max(_error(few, "diagonal", negative_elbo), _error(few, "cholesky", negative_elbo_full))
+
+
+def _error(size: int, covariance: Literal["diagonal", "cholesky"], by_hand: Callable[..., Tensor]) -> float:
+    ours, x = model(covariance), batch(size)
+    exact = copy.deepcopy(ours).double()
+    nothing = x.new_zeros(size, LATENTS, dtype=torch.float64)
+    noise, *_ = sample_reference.rsample_kl(nothing, nothing, None, None, None, torch.tensor(7))
+    wanted = torch.autograd.grad(by_hand(exact, x.double(), noise), [*exact.parameters()])
+    found = torch.autograd.grad(ours(x, seed=7).loss, [*ours.parameters()])
+    # All as one: the weights that batch normalisation follows have gradients that nearly cancel.
+    return largest_difference(*([torch.cat([part.flatten() for part in of])] for of in (found, wanted)))
+
+
+def operations(size: int) -> int:
+    """Those of the diagonal model's layers: three products of each."""
+    c, quarter, sixteenth = CHANNELS, 14 * 14, 7 * 7
+    first = quarter * (9 * c + 9 * c * c + c)
+    second = sixteenth * (18 * c * c + 36 * c * c + 2 * c * c)
+    heads = 2 * c * sixteenth * (2 * LATENTS + LATENTS)
+    back = sixteenth * (36 * c * c + 16 * 2 * c * c) + quarter * (9 * c * c + 16 * c)
+    return 2 * 3 * size * (first + second + heads + back)
+
+
+def bytes_moved(size: int) -> int:
+    """The batch alone: what the layers hand on to each other depends on who computes them; float32."""
+    return 4 * size * math.prod(IMAGE)
+
+
+COMPARISON = Comparison(
+    name="images",
+    title="Training step of a residual VAE of images, κ = 32, with Adam",
+    axes="B",
+    goals={(128,): math.nan, (512,): math.nan},
+    contenders={
+        "eager": lambda size: training_step(_as_it_comes(model()), negative_elbo, size),
+        "diagonal": lambda size: training_step(model(), _ours, size),
+        "full covariance": lambda size: training_step(model("cholesky"), _ours, size),
+        "eager, full": lambda size: training_step(_as_it_comes(model("cholesky")), negative_elbo_full, size),
+        "torch.compile": lambda size: training_step(
+            _as_it_comes(model()), torch.compile(negative_elbo, dynamic=False), size
+        ),
+    },
+    error=error,
+    allowed=1e-5,
+    bytes_moved=bytes_moved,
+    operations=operations,
+    ours=("diagonal", "full covariance"),
+    bound="product",
+)

@@ -1,0 +1,24 @@
+"""Encoders and decoders of the paper (Appendix A). An encoder returns (mu, log_var), or with full covariance
+(mu, tril); a decoder returns x̂. Those of a CVAE take the condition beside it; for sequences the condition is the steps
+before."""
+
+from .conv import ConditionalConvDecoder, ConditionalConvEncoder, ConvDecoder, ConvEncoder
+from .lstm import LSTMDecoder, LSTMEncoder, NextStepEncoder
+from .mlp import Activation, ConditionalMLPDecoder, ConditionalMLPEncoder, MLPDecoder, MLPEncoder
+from .normalisation import BatchNorm2d
+
+__all__ = [
+    "Activation",
+    "BatchNorm2d",
+    "ConditionalConvDecoder",
+    "ConditionalConvEncoder",
+    "ConditionalMLPDecoder",
+    "ConditionalMLPEncoder",
+    "ConvDecoder",
+    "ConvEncoder",
+    "LSTMDecoder",
+    "LSTMEncoder",
+    "MLPDecoder",
+    "MLPEncoder",
+    "NextStepEncoder",
+]

@@ -1,0 +1,140 @@
+"""Residual networks, for images."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..covariance import Covariance
+from .checks import check_image, check_positive, check_widths
+from .head import PosteriorHead
+from .mlp import Activation, mlp
+from .normalisation import BatchNorm2d
+from .precision import Float32ConvTranspose2d, Float32Linear
+
+__all__ = ["ConditionalConvDecoder", "ConditionalConvEncoder", "ConvDecoder", "ConvEncoder"]
+
+
+def _conv_bn_relu(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False), BatchNorm2d(outputs), nn.ReLU()
+    )
+
+
+class _EncoderBlock(nn.Module):
+    """Two 3×3 Conv-BN-ReLU in the main branch, a 1×1 Conv-BN in the shortcut; halves the image."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.main = nn.Sequential(_conv_bn_relu(inputs, outputs, stride=2), _conv_bn_relu(outputs, outputs))
+        self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=2, bias=False), BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.main(x) + self.shortcut(x)
+        return out
+
+
+class _DecoderBlock(nn.Module):
+    """A residual block of one convolution, then a ConvTranspose that doubles the image."""
+
+    def __init__(self, inputs: int, outputs: int, up: type[nn.ConvTranspose2d] = nn.ConvTranspose2d) -> None:
+        super().__init__()
+        self.main = _conv_bn_relu(inputs, inputs)
+        self.up = up(inputs, outputs, 4, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.up(x + self.main(x))
+        return out
+
+
+def _laid_out(x: Tensor, blocks: nn.Module) -> Tensor:
+    """In the memory format of the weights: channels last as they are made, another by ``model.to(memory_format=…)``."""
+    weights = next(weight for weight in blocks.parameters() if weight.dim() == 4 and min(weight.shape[:2]) > 1)
+    return x.contiguous() if weights.is_contiguous() else x.contiguous(memory_format=torch.channels_last)
+
+
+class ConvEncoder(nn.Module):
+    """Images ``[B, C, H, W]`` → mu, log_var ``[B, κ]``, or mu, tril, through residual blocks of c and 2c channels."""
+
+    def __init__(
+        self, image_shape: Sequence[int], latent_dim: int, channels: int = 5, covariance: Covariance = "diagonal"
+    ) -> None:
+        super().__init__()
+        check_positive(latent_dim=latent_dim, channels=channels)
+        inputs, height, width = check_image(image_shape)
+        self.blocks = nn.Sequential(_EncoderBlock(inputs, channels), _EncoderBlock(channels, 2 * channels))
+        self.head = PosteriorHead(2 * channels * (height // 4) * (width // 4), latent_dim, covariance)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # training takes half the time on a CPU
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mu, spread = self.head(torch.flatten(self.blocks(_laid_out(x, self.blocks)), 1))
+        return mu, spread
+
+
+class ConvDecoder(nn.Module):
+    """z ``[B, κ]`` → images ``[B, C, H, W]`` through two residual blocks of 2c and c channels."""
+
+    def __init__(self, latent_dim: int, image_shape: Sequence[int], channels: int = 5) -> None:
+        super().__init__()
+        check_positive(latent_dim=latent_dim, channels=channels)
+        outputs, height, width = check_image(image_shape)
+        self.head = Float32Linear(latent_dim, 2 * channels * (height // 4) * (width // 4))
+        self.unflatten = nn.Unflatten(1, (2 * channels, height // 4, width // 4))
+        self.blocks = nn.Sequential(
+            _DecoderBlock(2 * channels, channels), _DecoderBlock(channels, outputs, Float32ConvTranspose2d)
+        )
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, z: Tensor) -> Tensor:
+        x_hat: Tensor = self.blocks(_laid_out(self.unflatten(self.head(z)), self.blocks))
+        return x_hat
+
+
+class ConditionalConvEncoder(nn.Module):
+    """Images ``[B, C, H, W]``, c ``[B, t]`` → mu, log_var ``[B, κ]``, or mu, tril: a :class:`ConvEncoder` of the image
+    and one more channel, which a linear layer makes of c."""
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        condition_dim: int,
+        latent_dim: int,
+        channels: int = 32,
+        covariance: Covariance = "diagonal",
+    ) -> None:
+        super().__init__()
+        check_positive(condition_dim=condition_dim)
+        inputs, height, width = check_image(image_shape)
+        self.condition_shape = (condition_dim,)
+        self.condition = nn.Linear(condition_dim, height * width)
+        self.unflatten = nn.Unflatten(1, (1, height, width))
+        self.image = ConvEncoder((inputs + 1, height, width), latent_dim, channels, covariance)
+
+    def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        mu, spread = self.image(torch.cat((x, self.unflatten(self.condition(c))), dim=1))
+        return mu, spread
+
+
+class ConditionalConvDecoder(nn.Module):
+    """z ``[B, κ]``, c ``[B, t]`` → images ``[B, C, H, W]``: a :class:`ConvDecoder` of z beside features of c, which an
+    MLP makes."""
+
+    def __init__(
+        self,
+        latent_dim: int,
+        condition_dim: int,
+        image_shape: Sequence[int],
+        channels: int = 32,
+        condition_hidden: Sequence[int] = (16,),
+        condition_features: int = 16,
+        activation: Activation = "relu",
+    ) -> None:
+        super().__init__()
+        check_positive(latent_dim=latent_dim, condition_dim=condition_dim, condition_features=condition_features)
+        check_widths(condition_hidden, "condition_hidden")
+        self.condition = mlp((condition_dim, *condition_hidden, condition_features), activation)
+        self.image = ConvDecoder(latent_dim + condition_features, image_shape, channels)
+
+    def forward(self, z: Tensor, c: Tensor) -> Tensor:
+        x_hat: Tensor = self.image(torch.cat((z, self.condition(c)), dim=1))
+        return x_hat

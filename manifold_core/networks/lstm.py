@@ -1,0 +1,96 @@
+"""LSTMs, for sequences."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .checks import check_positive, check_widths
+from .mlp import mlp
+from .precision import Float32Linear
+
+__all__ = ["LSTMDecoder", "LSTMEncoder", "NextStepEncoder"]
+
+
+def _outputs(lstm: nn.LSTM, sequence: Tensor) -> Tensor:
+    """Of ``[B, L, d]``, L ≥ 1, what the LSTM puts out at each step, ``[B, L, hidden]``."""
+    shape, width = tuple(sequence.shape), lstm.input_size
+    if len(shape) != 3 or shape[1] < 1 or shape[2] != width:
+        raise InputError(
+            f"a sequence must be a tensor of shape [B, L, {width}] with L of at least 1, got shape {shape}"
+        )
+    outputs: Tensor = lstm(sequence)[0]
+    return outputs
+
+
+def _outputs_from_none(lstm: nn.LSTM, sequence: Tensor) -> Tensor:
+    """After 0, 1, …, L steps, ``[B, L + 1, hidden]``: after none zeros, with which an LSTM begins."""
+    return nn.functional.pad(_outputs(lstm, sequence), (0, 0, 1, 0))
+
+
+class LSTMEncoder(nn.Module):
+    """Sequences ``[B, L, d]`` of any length L ≥ 1 → mu, log_var ``[B, κ]``: a linear head on the last state of an LSTM.
+
+    Of the steps before x it is a prior; :class:`NextStepEncoder` makes it an encoder of x.
+    """
+
+    def __init__(self, data_dim: int, latent_dim: int, hidden: int = 32) -> None:
+        super().__init__()
+        check_positive(data_dim=data_dim, latent_dim=latent_dim, hidden=hidden)
+        self.lstm = nn.LSTM(data_dim, hidden, batch_first=True)
+        self.head = Float32Linear(hidden, 2 * latent_dim)
+
+    def forward(self, sequence: Tensor) -> tuple[Tensor, Tensor]:
+        mu, log_var = self.head(_outputs(self.lstm, sequence)[:, -1]).chunk(2, dim=1)
+        return mu, log_var
+
+    def at_every_length(self, sequence: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of the first 0, 1, …, L steps, in one pass: each ``[B, L + 1, κ]``."""
+        mu, log_var = self.head(_outputs_from_none(self.lstm, sequence)).chunk(2, dim=2)
+        return mu, log_var
+
+
+class NextStepEncoder(nn.Module):
+    """x ``[B, d]``, c ``[B, T, d]`` → what ``network`` gives for the T + 1 steps of c and then x, ``[B, T + 1, d]``."""
+
+    def __init__(self, network: nn.Module, data_dim: int) -> None:
+        super().__init__()
+        check_positive(data_dim=data_dim)
+        self.network = network
+        self.condition_shape = (None, data_dim)
+
+    def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        mu, log_var = self.network(self.sequence(x, c))
+        return mu, log_var
+
+    def sequence(self, x: Tensor, c: Tensor) -> Tensor:
+        """c and then x, ``[B, T + 1, d]``."""
+        width = self.condition_shape[1]
+        if x.dim() != 2 or x.shape[1] != width:
+            raise InputError(f"x must be a tensor of shape [B, {width}], the step after c, got shape {tuple(x.shape)}")
+        return torch.cat((c, x.unsqueeze(1)), dim=1)
+
+
+class LSTMDecoder(nn.Module):
+    """z ``[B, κ]``, c ``[B, T, d]`` → x̂ ``[B, d]``: an MLP of z beside the last state of an LSTM that reads c.
+
+    ``decoder_hidden`` are the widths of its hidden layers. Without any, x̂ is affine in z: what x has left once c is
+    known lies on a plane, the same but for a shift under all conditions. Curved manifolds want hidden layers.
+    """
+
+    def __init__(self, latent_dim: int, data_dim: int, hidden: int = 32, decoder_hidden: Sequence[int] = ()) -> None:
+        super().__init__()
+        check_positive(latent_dim=latent_dim, data_dim=data_dim, hidden=hidden)
+        check_widths(decoder_hidden, "decoder_hidden")
+        self.lstm = nn.LSTM(data_dim, hidden, batch_first=True)
+        self.layers = mlp((latent_dim + hidden, *decoder_hidden, data_dim), "relu", reads_z=True)
+
+    def forward(self, z: Tensor, c: Tensor) -> Tensor:
+        x_hat: Tensor = self.layers(torch.cat((z, _outputs(self.lstm, c)[:, -1]), dim=1))
+        return x_hat
+
+    def at_every_length(self, z: Tensor, c: Tensor) -> Tensor:
+        """The same with the first 0, 1, …, T steps of c, in one pass: z ``[B, T + 1, κ]`` → x̂ ``[B, T + 1, d]``."""
+        x_hat: Tensor = self.layers(torch.cat((z, _outputs_from_none(self.lstm, c)), dim=2))
+        return x_hat

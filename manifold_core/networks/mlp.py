@@ -1,0 +1,135 @@
+"""Multi-layer perceptrons."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..covariance import Covariance
+from ..errors import InputError
+from .checks import check_positive, check_widths
+from .head import PosteriorHead
+from .precision import Float32Linear
+
+__all__ = ["Activation", "ConditionalMLPDecoder", "ConditionalMLPEncoder", "MLPDecoder", "MLPEncoder", "mlp"]
+
+Activation = Literal["relu", "prelu"]
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "prelu": nn.PReLU}
+
+
+def _hidden(sizes: Sequence[int], activation: Activation, reads_z: bool = False) -> list[nn.Module]:
+    """Linear layers, each with an activation behind it; PReLU has one slope a layer. One that reads z is outside
+    autocast."""
+    if activation not in ACTIVATIONS:
+        raise InputError(f"activation must be 'relu' or 'prelu', got {activation!r}")
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(sizes):
+        linear = Float32Linear if reads_z and not layers else nn.Linear
+        layers += [linear(inputs, outputs), ACTIVATIONS[activation]()]
+    return layers
+
+
+def mlp(sizes: Sequence[int], activation: Activation, reads_z: bool = False) -> nn.Sequential:
+    """Linear layers with an activation between them."""
+    return nn.Sequential(*_hidden(sizes[:-1], activation, reads_z), Float32Linear(sizes[-2], sizes[-1]))
+
+
+def mlp_to_posterior(
+    sizes: Sequence[int], latent_dim: int, activation: Activation, covariance: Covariance
+) -> nn.Sequential:
+    """The same with the head of an encoder for its last layer."""
+    return nn.Sequential(*_hidden(sizes, activation), PosteriorHead(sizes[-1], latent_dim, covariance))
+
+
+class MLPEncoder(nn.Module):
+    """x ``[B, d]`` → mu, log_var ``[B, κ]``, or mu, tril: parts of one linear head, views without a copy."""
+
+    def __init__(
+        self,
+        data_dim: int,
+        latent_dim: int,
+        hidden: Sequence[int] = (64,),
+        activation: Activation = "relu",
+        covariance: Covariance = "diagonal",
+    ) -> None:
+        super().__init__()
+        check_positive(data_dim=data_dim, latent_dim=latent_dim)
+        check_widths(hidden)
+        self.layers = mlp_to_posterior((data_dim, *hidden), latent_dim, activation, covariance)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mu, spread = self.layers(x)
+        return mu, spread
+
+
+class MLPDecoder(nn.Module):
+    """z ``[B, κ]`` → x̂ ``[B, d]``."""
+
+    def __init__(
+        self, latent_dim: int, data_dim: int, hidden: Sequence[int] = (64,), activation: Activation = "relu"
+    ) -> None:
+        super().__init__()
+        check_positive(data_dim=data_dim, latent_dim=latent_dim)
+        check_widths(hidden)
+        self.layers = mlp((latent_dim, *hidden, data_dim), activation, reads_z=True)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x_hat: Tensor = self.layers(z)
+        return x_hat
+
+
+class ConditionalMLPEncoder(nn.Module):
+    """x ``[B, d]``, c ``[B, t]`` → mu, log_var ``[B, κ]``, or mu, tril: an MLP of x beside features of c, which an MLP
+    makes."""
+
+    def __init__(
+        self,
+        data_dim: int,
+        condition_dim: int,
+        latent_dim: int,
+        hidden: Sequence[int] = (64,),
+        condition_hidden: Sequence[int] = (16,),
+        condition_features: int = 16,
+        activation: Activation = "relu",
+        covariance: Covariance = "diagonal",
+    ) -> None:
+        super().__init__()
+        check_positive(data_dim=data_dim, condition_dim=condition_dim, latent_dim=latent_dim)
+        check_positive(condition_features=condition_features)
+        check_widths(hidden)
+        check_widths(condition_hidden, "condition_hidden")
+        self.condition_shape = (condition_dim,)
+        self.condition = mlp((condition_dim, *condition_hidden, condition_features), activation)
+        self.layers = mlp_to_posterior((data_dim + condition_features, *hidden), latent_dim, activation, covariance)
+
+    def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        mu, spread = self.layers(torch.cat((x, self.condition(c)), dim=1))
+        return mu, spread
+
+
+class ConditionalMLPDecoder(nn.Module):
+    """z ``[B, κ]``, c ``[B, t]`` → x̂ ``[B, d]``: an MLP of z beside features of c, which an MLP makes."""
+
+    def __init__(
+        self,
+        latent_dim: int,
+        condition_dim: int,
+        data_dim: int,
+        hidden: Sequence[int] = (64,),
+        condition_hidden: Sequence[int] = (16,),
+        condition_features: int = 16,
+        activation: Activation = "relu",
+    ) -> None:
+        super().__init__()
+        check_positive(latent_dim=latent_dim, condition_dim=condition_dim, data_dim=data_dim)
+        check_positive(condition_features=condition_features)
+        check_widths(hidden)
+        check_widths(condition_hidden, "condition_hidden")
+        self.condition = mlp((condition_dim, *condition_hidden, condition_features), activation)
+        self.layers = mlp((latent_dim + condition_features, *hidden, data_dim), activation, reads_z=True)
+
+    def forward(self, z: Tensor, c: Tensor) -> Tensor:
+        x_hat: Tensor = self.layers(torch.cat((z, self.condition(c)), dim=1))
+        return x_hat

@@ -1,0 +1,39 @@
+"""Batch normalisation that several processes can share."""
+
+import torch
+from torch import Tensor, nn
+
+from ..distributed import Joined, gathered
+
+__all__ = ["BatchNorm2d"]
+
+
+class BatchNorm2d(Joined, nn.BatchNorm2d):
+    """nn.BatchNorm2d with its defaults; where processes train together, over their joined batch.
+
+    (nn.SyncBatchNorm refuses CPUs.) Means of squared deviations are joined, not of squares: nothing cancels.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.process_group is None or not self.training:
+            return super().forward(x)
+        wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        variance, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
+        variances, means = gathered(torch.stack((variance, mean)), self.process_group).unbind(1)
+        mean = means.mean(0)
+        variance = (variances + (means - mean).square()).mean(0)
+        with torch.no_grad():
+            values = len(means) * x.numel() // x.shape[1]
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * values / (values - 1), self.momentum)
+            self.num_batches_tracked.add_(1)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return ((wide - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
