@@ -155,25 +155,28 @@ def _by_reference(
         else:  # of whom the folder is; the numbers of each model go into one of its own
             checkpoint.save(folder, 0, {}, {"identity": whole})
     trained = []
-    for index, spec in enumerate(tqdm(specs, unit="model", disable=not progress, file=sys.stderr)):
-        data = samples[spec.data]
-        model = spec.build(*data.x.shape[1:]).to(data.x.device)
-        diverged_at = None
-        identity = {"spec": whole["specs"][index], "data": whole["data"][spec.data]} if whole else {}
-        try:
-            history = train(
-                model,
-                data.x,
-                spec.training,
-                condition=data.condition,
-                folder=folder / f"model-{index:05d}" if folder is not None else None,
-                identity=identity,
-                checkpoint_seconds=checkpoint_seconds,
-                progress=False,
-            )
-        except Diverged as error:
-            history, diverged_at = error.history, error.step
-        trained.append(_trained(spec, model.eval(), data, history, diverged_at))
+    steps = sum(spec.training.steps for spec in specs)
+    with tqdm(total=steps, unit="step", disable=not progress, file=sys.stderr, mininterval=0.5) as bar:
+        for index, spec in enumerate(specs):
+            data = samples[spec.data]
+            model = spec.build(*data.x.shape[1:]).to(data.x.device)
+            diverged_at = None
+            identity = {"spec": whole["specs"][index], "data": whole["data"][spec.data]} if whole else {}
+            try:
+                history = train(
+                    model,
+                    data.x,
+                    spec.training,
+                    condition=data.condition,
+                    folder=folder / f"model-{index:05d}" if folder is not None else None,
+                    identity=identity,
+                    checkpoint_seconds=checkpoint_seconds,
+                    progress=bar,
+                )
+            except Diverged as error:
+                history, diverged_at = error.history, error.step
+                bar.update(spec.training.steps - diverged_at + 1)
+            trained.append(_trained(spec, model.eval(), data, history, diverged_at))
     seconds = sum(one.history.seconds for one in trained)
     for one in trained:
         one.history.seconds = seconds

@@ -33,7 +33,7 @@ def train(
     folder: Path | None = None,
     identity: dict[str, Any] | None = None,
     checkpoint_seconds: float = 10.0,
-    progress: bool = True,
+    progress: "bool | tqdm[Any]" = True,
     process_group: Group = None,
     cuda_graphs: bool = True,
 ) -> History:
@@ -59,7 +59,8 @@ def train(
         folder: of the checkpoints; None keeps none.
         identity: what the checkpoint must agree on beside ``config``: a description of model and data.
         checkpoint_seconds: between two checkpoints.
-        progress: show a bar on standard error with loss, γ and active dimensions.
+        progress: show a bar on standard error with loss, γ and active dimensions; or a bar, of more than this model's
+            steps, to move on.
         process_group: of :mod:`torch.distributed`; None is this process alone.
         cuda_graphs: on a GPU, and without a group, capture the step into a CUDA graph and replay it; where that fails
             a warning says why. False for a model whose forward pass depends on Python's variables that change from step
@@ -96,7 +97,7 @@ def _loop(
     config: TrainingConfig,
     folder: Path | None,
     checkpoint_seconds: float,
-    progress: bool,
+    progress: "bool | tqdm[Any]",
     group: Group,
     cuda_graphs: bool,
 ) -> None:
@@ -110,14 +111,8 @@ def _loop(
     first = is_first(group)
     started = saved = time.monotonic()
     already = history.seconds
-    bar = tqdm(
-        total=config.steps,
-        initial=run.step,
-        unit="step",
-        disable=not (progress and first),
-        file=sys.stderr,
-        mininterval=0.5,
-    )
+    bar = _bar(run, config.steps, progress and first) if isinstance(progress, bool) else progress
+    shown = run.step if isinstance(progress, bool) else 0
     try:
         for index in batches(len(inputs[0]), config, run.step, device):
             log_gamma = model.elbo.log_gamma.detach().clone()  # an analytic one is written by the forward pass
@@ -142,16 +137,23 @@ def _loop(
                     active=history.active_dimensions[-1],
                     refresh=False,
                 )
-                bar.update(run.step - bar.n)
+                bar.update(run.step - shown)
+                shown = run.step
             now = time.monotonic()
             history.seconds = already + now - started
             if folder is not None and first and now - saved >= checkpoint_seconds:
                 run.save(folder)
                 saved = now
     finally:
-        bar.close()
+        bar.update(run.step - shown)
+        if isinstance(progress, bool):
+            bar.close()
     if folder is not None and first:
         run.save(folder)
+
+
+def _bar(run: Run, steps: int, shown: bool) -> "tqdm[Any]":
+    return tqdm(total=steps, initial=run.step, unit="step", disable=not shown, file=sys.stderr, mininterval=0.5)
 
 
 def _record(history: History, step: int, terms: ELBOTerms, group: Group) -> None:

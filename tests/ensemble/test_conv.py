@@ -1,5 +1,6 @@
 """Models of images in an ensemble: trained one after the other, by the reference, as `mc.train` does."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,17 @@ def test_the_ensemble_is_one_model_after_the_other(tmp_path: Path) -> None:
         assert one.metrics == mc.evaluate(model, x, c)
     again = mc.train_ensemble(SPECS, data, folder=tmp_path, progress=False)  # nothing is left to do
     assert [one.metrics for one in again] == [one.metrics for one in found]
+
+
+def test_the_bar_counts_the_steps_of_all_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also those that a stopped run had done, and those that a diverged model never does."""
+    wild = mc.ConvSpec(3, 2, training=replace(CONFIG, learning_rate=1e30))
+    for _ in range(2):
+        found = mc.train_ensemble([SPECS[0], wild, SPECS[1]], sets(), folder=tmp_path)
+        assert found[1].diverged_at is not None
+        last = capsys.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]
+        assert last.startswith("100%")
+        assert "| 18/18 [" in last
 
 
 @NEEDS_COMPILED
