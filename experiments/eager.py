@@ -130,7 +130,6 @@ def _median_step(cell: Cell, data: Dataset, device: str) -> float:
     x = data.train.to(device)
     c = None if data.train_condition is None else data.train_condition.to(device)
     model = cell.spec.build(*x.shape[1:]).to(device)
-    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # what one gets who asks for nothing
     optimizer = torch.optim.Adam(model.parameters(), lr=cell.spec.training.learning_rate)
 
     def step() -> None:

@@ -273,3 +273,19 @@ def test_a_condition_that_does_not_fit_is_named(shape: tuple[int, ...]) -> None:
 def test_arguments_of_a_cvae_are_checked(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(mc.InputError, match=message):
         mc.CVAE.mlp(**{"data_dim": 7, "condition_dim": 2, "latent_dim": 3} | arguments)  # type: ignore[arg-type]
+
+
+def test_images_are_laid_out_as_the_weights_are() -> None:
+    """Channels last all the way, where the weights are; the numbers are the same."""
+    torch.manual_seed(0)
+    model, x = mc.VAE.conv((1, 8, 8), 4, channels=3).double(), torch.rand(5, 1, 8, 8, dtype=torch.float64)
+    expected, seen = model(x, seed=1), []
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    hooks = [block.register_forward_hook(lambda _m, _i, out: seen.append(out)) for block in model.encoder.blocks]
+    hooks.append(model.decoder.blocks[0].register_forward_hook(lambda _m, _i, out: seen.append(out)))
+    found = model(x, seed=1)
+    for hook in hooks:
+        hook.remove()
+    assert [out.is_contiguous(memory_format=torch.channels_last) for out in seen] == [True] * 3
+    torch.testing.assert_close(found.loss, expected.loss, rtol=1e-12, atol=0)
+    torch.testing.assert_close(found.x_hat, expected.x_hat, rtol=1e-10, atol=1e-12)

@@ -1,8 +1,8 @@
 """The training step of a VAE of images: the residual networks of the paper on 28 × 28 pixels, κ = 32, Adam, learned γ.
 
-eager            by hand, a diagonal covariance, PyTorch's default memory layout
+eager            by hand, a diagonal covariance
 eager, full      the same with a full covariance
-diagonal         ours: channels last, `mc.VAE`
+diagonal         ours, `mc.VAE`
 full covariance  ours, from an encoder alike but for its last layer
 torch.compile    of eager: networks and loss
 """
@@ -56,10 +56,6 @@ def training_step(vae: VAE, loss: Callable[[VAE, Tensor], Tensor], size: int) ->
     return Call(run)
 
 
-def _as_it_comes(vae: VAE) -> VAE:
-    return vae.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-
-
 def _ours(vae: VAE, x: Tensor) -> Tensor:
     loss: Tensor = vae(x).loss
     return loss
@@ -111,13 +107,11 @@ COMPARISON = Comparison(
     axes="B",
     goals={(128,): math.nan, (512,): math.nan},
     contenders={
-        "eager": lambda size: training_step(_as_it_comes(model()), negative_elbo, size),
+        "eager": lambda size: training_step(model(), negative_elbo, size),
         "diagonal": lambda size: training_step(model(), _ours, size),
         "full covariance": lambda size: training_step(model("cholesky"), _ours, size),
-        "eager, full": lambda size: training_step(_as_it_comes(model("cholesky")), negative_elbo_full, size),
-        "torch.compile": lambda size: training_step(
-            _as_it_comes(model()), torch.compile(negative_elbo, dynamic=False), size
-        ),
+        "eager, full": lambda size: training_step(model("cholesky"), negative_elbo_full, size),
+        "torch.compile": lambda size: training_step(model(), torch.compile(negative_elbo, dynamic=False), size),
     },
     error=error,
     allowed=1e-5,

@@ -37,8 +37,6 @@ def test_a_step_moves_all_weights(name: str, monkeypatch: pytest.MonkeyPatch) ->
     assert vae.elbo.covariance == ("cholesky" if "full" in name else "diagonal")
     for key, tensor in vae.state_dict().items():
         assert (tensor != before[key]).any(), key
-    layout = vae.encoder.blocks[1].main[1][0].weight.is_contiguous(memory_format=torch.channels_last)
-    assert layout == ("eager" not in name)
 
 
 def test_operations_are_those_of_the_layers() -> None:
