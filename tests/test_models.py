@@ -289,3 +289,40 @@ def test_images_are_laid_out_as_the_weights_are() -> None:
     assert [out.is_contiguous(memory_format=torch.channels_last) for out in seen] == [True] * 3
     torch.testing.assert_close(found.loss, expected.loss, rtol=1e-12, atol=0)
     torch.testing.assert_close(found.x_hat, expected.x_hat, rtol=1e-10, atol=1e-12)
+
+
+def test_the_encoder_of_images_sees_the_condition_as_a_channel_and_the_decoder_beside_z() -> None:
+    torch.manual_seed(0)
+    model = mc.CVAE.conv((2, 8, 12), 3, 4, channels=2, condition_hidden=(6,), condition_features=5).double()
+    x, c = torch.rand(5, 2, 8, 12, dtype=torch.float64), torch.rand(5, 3, dtype=torch.float64)
+    weights = dict(model.named_parameters())
+    plane = c @ weights["encoder.condition.weight"].T + weights["encoder.condition.bias"]
+    expected = model.encoder.image(torch.cat((x, plane.reshape(5, 1, 8, 12)), dim=1))
+    torch.testing.assert_close(model.encoder(x, c), expected)
+    z = torch.randn(5, 4, dtype=torch.float64)
+    features = perceptron(c, weights, "decoder.condition")
+    assert features.shape == (5, 5)
+    torch.testing.assert_close(model.decoder(z, c), model.decoder.image(torch.cat((z, features), dim=1)))
+    assert model.sample(c).shape == (5, 2, 8, 12)
+    standard = mc.CVAE.conv((1, 8, 8), 3, 4, 2, prior="standard")
+    assert (standard.prior, standard.gate) == (None, None)
+    assert mc.CVAE.conv((1, 8, 8), 3, 4, 2, attention=True)(torch.rand(2, 1, 8, 8), c[:2].float()).z.shape == (2, 4)
+    with pytest.raises(mc.InputError, match=r"c must be a tensor of shape \[5, 3\], .* got shape \(5, 2\)"):
+        model(x, c[:, :2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prior": "normal"}, "prior must be 'learned' or 'standard', got 'normal'"),
+        ({"condition_hidden": (4, 0)}, r"condition_hidden\[1\] must be a positive integer, got 0"),
+        ({"condition_features": 0}, "condition_features must be a positive integer, got 0"),
+        ({"condition_dim": 0}, "condition_dim must be a positive integer, got 0"),
+        ({"latent_dim": -1}, "latent_dim must be a positive integer, got -1"),
+        ({"channels": 1.5}, r"channels must be a positive integer, got 1\.5"),
+        ({"image_shape": (1, 7, 8)}, r"image_shape must be .* multiples of 4, got \(1, 7, 8\)"),
+    ],
+)
+def test_arguments_of_a_cvae_of_images_are_checked(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(mc.InputError, match=message):
+        mc.CVAE.conv(**{"image_shape": (1, 8, 8), "condition_dim": 2, "latent_dim": 3} | arguments)  # type: ignore[arg-type]
