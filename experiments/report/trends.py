@@ -35,21 +35,34 @@ def _saturations(listed: Sequence[Row]) -> list[str]:
     """Rows that differ in κ alone, beside the paper's."""
     grouped: dict[frozenset[object], list[Row]] = {}
     for row in listed:
-        if SIZE in row.cell and _count(row) is not None and _printed_count(row) is not None:
+        if SIZE in row.cell and _count(row) is not None:
             grouped.setdefault(frozenset(_without(row, SIZE).items()), []).append(row)
-    return [_saturation(own) for own in grouped.values() if len(own) > 1]
+    printed = [sum(_printed_count(row) is not None for row in own) for own in grouped.values()]
+    return [_saturation(own) for own, known in zip(grouped.values(), printed, strict=True) if known > 1]
 
 
 def _saturation(own: Sequence[Row]) -> str:
     ordered = sorted(own, key=lambda row: row.cell[SIZE])
-    sizes = [value(row.cell[SIZE]) for row in ordered]
-    ours, printed = [_count(row) or 0 for row in ordered], [_printed_count(row) or 0 for row in ordered]
-    grown = f"from {sizes[-2]} to {sizes[-1]} ours grow by {integer(ours[-1] - ours[-2])}, the paper’s by "
+    known = [row for row in ordered if _printed_count(row) is not None]
+    ours, printed = [_count(row) or 0 for row in ordered], [_printed_count(row) or 0 for row in known]
+    where = _where(_without(ordered[0], SIZE), ordered[0].variant)
+    own_counts, printed_counts = (enumeration(map(integer, counts)) for counts in (ours, printed))
+    of_paper, grown_to = "", ""
+    if len(known) < len(ordered):
+        of_paper, grown_to = f"{symbol(SIZE)} = {_sizes(known)} have ", f"from {_last_two(known)} "
     return (
-        f"{_where(_without(ordered[0], SIZE), ordered[0].variant)}{symbol(SIZE)} = {enumeration(sizes)} have "
-        f"{enumeration(map(integer, ours))} active dimensions, the paper’s {enumeration(map(integer, printed))}: "
-        f"{grown}{integer(printed[-1] - printed[-2])}."
+        f"{where}{symbol(SIZE)} = {_sizes(ordered)} have {own_counts} active dimensions, the paper’s {of_paper}"
+        f"{printed_counts}: from {_last_two(ordered)} ours grow by {integer(ours[-1] - ours[-2])}, {grown_to}the "
+        f"paper’s by {integer(printed[-1] - printed[-2])}."
     )
+
+
+def _sizes(listed: Sequence[Row]) -> str:
+    return enumeration(value(row.cell[SIZE]) for row in listed)
+
+
+def _last_two(listed: Sequence[Row]) -> str:
+    return " to ".join(value(row.cell[SIZE]) for row in listed[-2:])
 
 
 def _order(listed: Sequence[Row]) -> list[str]:

@@ -314,6 +314,14 @@ class TestNotes:
             "dataset = mnist, κ = 5, test images: median −ELBO −800.00, above the paper’s −842.00 by 42.00."
         ]
 
+    def test_saturation_beyond_the_papers_sizes(self, written: Callable[..., list[Result]]) -> None:
+        content = table2()
+        content["runs"].append(run({"dataset": "mnist", "kappa": 64}, 15, -1410.0, TEST))
+        assert notes(written(content)[0])[0] == (
+            "dataset = mnist, test images: κ = 5, 32 and 64 have 5, 14 and 15 active dimensions, the paper’s κ = 5 and "
+            "32 have 5 and 13: from 32 to 64 ours grow by 1, from 5 to 32 the paper’s by 8."
+        )
+
     def test_full_against_diagonal(self, written: Callable[..., list[Result]]) -> None:
         assert notes(written(table9())[0])[:2] == [
             "test images: the order of the rows by −ELBO is the paper’s.",
