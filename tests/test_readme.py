@@ -59,3 +59,25 @@ def test_the_overview_of_the_tables_is_the_reports() -> None:
     assert marked is not None
     assert marked[1].startswith("| table | variant |")
     assert f"\n\n{marked[1]}\n\n" in report_of_all
+
+
+def test_figures_of_images_are_those_of_the_result_files() -> None:
+    runs = [
+        run
+        for name in ("table2", "table9")
+        for run in json.loads((ROOT / f"experiments/results/{name}.json").read_text(encoding="utf-8"))["runs"]
+        if run["variant"] == "test images"
+    ]
+    said = README[README.index("- **Images**") : README.index("- **Remark 1**")]
+    mnist = {run["cell"].get("kappa"): run for run in runs if run["cell"].get("dataset") == "mnist"}
+    fashion = {run["cell"]["kappa"]: run for run in runs if run["cell"].get("dataset") == "fashion-mnist"}
+    both = {run["cell"]["covariance"]: run for run in runs if "covariance" in run["cell"]}
+    losses = [mnist[16], mnist[32], both["full"], both["diagonal"]]
+    for figure in (
+        *(f"−{-run['neg_elbo']:,.0f}" for run in losses),
+        *(f"{both[name]['recon']:.2f}" for name in ("full", "diagonal")),
+        f"{mnist[64]['active_dimensions']} on MNIST, {fashion[64]['active_dimensions']} on Fashion-MNIST",
+    ):
+        assert figure in " ".join(said.split()), figure
+    for kappa in (5, 16, 32):
+        assert [run[kappa]["active_dimensions"] for run in (mnist, fashion)] == [kappa, kappa]
