@@ -3,6 +3,7 @@
 import json
 import re
 import statistics
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -79,5 +80,18 @@ def test_figures_of_images_are_those_of_the_result_files() -> None:
         f"{mnist[64]['active_dimensions']} on MNIST, {fashion[64]['active_dimensions']} on Fashion-MNIST",
     ):
         assert figure in " ".join(said.split()), figure
+    of_class = {
+        (run["cell"]["dataset"], run["variant"]): {one["name"]: one["active_dimensions"] for one in run["classes"]}
+        for run in json.loads((ROOT / "experiments/results/table4.json").read_text(encoding="utf-8"))["runs"]
+    }
+    plain, attentive = "without attention, test images", "with attention, test images"
+    counts = [of_class["mnist", plain][name] for name in "18"], [of_class["mnist", attentive][name] for name in "18"]
+    garments = ("trousers", "sandal")
+    counts += tuple([of_class["fashion-mnist", variant][name] for name in garments] for variant in (plain, attentive))
+    assert counts == ([12, 32], [12, 24], [12, 31], [13, 15])
+    means = [
+        statistics.fmean(of_class[key].values()) for key in product(("mnist", "fashion-mnist"), (plain, attentive))
+    ]
+    assert [f"{mean:.1f}" for mean in means] == ["29.5", "22.0", "20.9", "14.0"]
     for kappa in (5, 16, 32):
         assert [run[kappa]["active_dimensions"] for run in (mnist, fashion)] == [kappa, kappa]

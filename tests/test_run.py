@@ -122,13 +122,14 @@ def diagonal(log_var: Tensor) -> Tensor:
 
 
 def full(tril: Tensor, latent_dim: int) -> Tensor:
-    """L out of its packed rows, which have log L_jj on the diagonal."""
+    """L out of its packed rows, which have log L_jj on the diagonal, and before it L_ij over L_ii."""
     factor = torch.zeros(len(tril), latent_dim, latent_dim, dtype=tril.dtype)
     packed = iter(tril.T)
     for i in range(latent_dim):
         for j in range(i + 1):
             number = next(packed)
             factor[:, i, j] = number.exp() if i == j else number
+        factor[:, i, :i] *= factor[:, i, i : i + 1]
     return factor
 
 

@@ -16,7 +16,7 @@ def unpack(tril: Tensor, latents: int) -> tuple[Tensor, Tensor]:
     index = torch.arange(latents, device=tril.device)
     below = tril.new_zeros(len(tril), latents * latents)
     below = below.index_copy(1, row * latents + col, tril[:, row * (row + 1) // 2 + col])
-    return below.view(-1, latents, latents), tril[:, index * (index + 3) // 2]
+    return below.view(len(tril), latents, latents), tril[:, index * (index + 3) // 2]
 
 
 def rsample_kl_cholesky(
