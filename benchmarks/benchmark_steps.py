@@ -11,14 +11,7 @@ def convolutional(batch: int) -> Call:
     """The residual networks of the paper's appendix, on images like MNIST's."""
     torch.manual_seed(0)
     model, x = mc.VAE.conv((1, 28, 28), 16), torch.rand(batch, 1, 28, 28)
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
-
-    def run() -> None:
-        optimizer.zero_grad()
-        model(x).loss.backward()
-        optimizer.step()
-
-    return Call(run)
+    return Call(step.adam_step(model.parameters(), lambda: model(x).loss))
 
 
 STEPS = {

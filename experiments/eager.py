@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..bench.cholesky import unpacked
 from ..data import Dataset
 from ..errors import InputError
 from ..files import write_json
@@ -71,13 +72,7 @@ def _diagonal(mu: Tensor, log_var: Tensor, prior_mu: Tensor, prior_log_var: Tens
 
 def _full(mu: Tensor, tril: Tensor, prior_mu: Tensor, prior_log_var: Tensor, noise: Tensor) -> Gaussian:
     """The same with the packed rows of a Cholesky factor, the logarithm of its diagonal on it."""
-    latents = mu.shape[1]
-    rows, cols = torch.tril_indices(latents, latents, device=mu.device)
-    packed = torch.zeros(len(mu), latents, latents, device=mu.device).index_put(
-        (torch.arange(len(mu), device=mu.device)[:, None], rows, cols), tril
-    )
-    log_diagonal = packed.diagonal(dim1=1, dim2=2)
-    factor = packed.tril(-1) + torch.diag_embed(log_diagonal.exp())
+    factor, log_diagonal = unpacked(tril, mu.shape[1])
     scaled = (factor.square().sum(dim=2) + (mu - prior_mu).square()) / prior_log_var.exp()
     kl = 0.5 * (scaled - 1 - 2 * log_diagonal + prior_log_var).sum(dim=1)
     return mu + torch.bmm(factor, noise.unsqueeze(2)).squeeze(2), kl

@@ -1,5 +1,6 @@
 """What of a trained model goes into a result file."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -31,31 +32,32 @@ def runs_of(cell: Cell, seed: int, trained: TrainedModel, data: Dataset, inputs:
         inputs: the training samples, where the model is.
     """
     measured = {} if cell.measure is None else {"measured": cell.measure(trained.model, *_parts(inputs))}
-    whole = {"seed": seed, "diverged_at": trained.diverged_at, **measured}
+    return [
+        {"cell": {**cell.columns, **columns}, "variant": variant, "seed": seed, "true_active": true_active}
+        | _numbers(metrics, trained.model)
+        | {"diverged_at": trained.diverged_at, **measured, **by_class}
+        for columns, variant, true_active, metrics, by_class in _rows(cell, trained, data, inputs)
+    ]
+
+
+def _rows(
+    cell: Cell, trained: TrainedModel, data: Dataset, inputs: Samples
+) -> Iterator[tuple[Mapping[str, float], str, int | None, Metrics, dict[str, Any]]]:
+    """Columns that the row adds, variant, true active dimensions, metrics, and the figures of each class."""
+    model = trained.model
     if cell.held_out:
         device = str(_parts(inputs)[0].device)
         held_out = _on(device, data.validation, data.validation_condition)
-        unseen = evaluate(trained.model, *_parts(held_out))
-        of_both = (
+        for variant, samples, labels, metrics in (
             (on_training_images(cell.variant), inputs, data.train_labels, trained.metrics),
-            (on_test_images(cell.variant), held_out, data.validation_labels, unseen),
-        )
-        return [
-            whole
-            | {"cell": dict(cell.columns), "variant": variant, "true_active": cell.true_active[0]}
-            | _numbers(metrics, trained.model)
-            | _classes(cell, trained.model, samples, labels)
-            for variant, samples, labels, metrics in of_both
-        ]
-    return [
-        whole
-        | {"cell": {**cell.columns, **columns}, "variant": cell.variant, "true_active": true_active}
-        | _numbers(
-            trained.metrics if len(cell.classes) == 1 else _of_class(trained.model, inputs, data.train_labels, index),
-            trained.model,
-        )
-        for index, (columns, true_active) in enumerate(zip(cell.classes, cell.true_active, strict=True))
-    ]
+            (on_test_images(cell.variant), held_out, data.validation_labels, evaluate(model, *_parts(held_out))),
+        ):
+            yield {}, variant, cell.true_active[0], metrics, _classes(cell, model, samples, labels)
+        return
+    for index, (columns, true_active) in enumerate(zip(cell.classes, cell.true_active, strict=True)):
+        whole = len(cell.classes) == 1
+        metrics = trained.metrics if whole else _of_class(model, inputs, data.train_labels, index)
+        yield columns, cell.variant, true_active, metrics, {}
 
 
 def _parts(samples: Samples) -> tuple[Tensor, ...]:

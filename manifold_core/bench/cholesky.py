@@ -19,7 +19,7 @@ from ..kernels.rsample_kl import rsample_kl
 from ..kernels.rsample_kl_cholesky import reference, rsample_kl_cholesky
 from .comparison import Call, Comparison, Problem, in_float64, largest_difference
 
-__all__ = ["COMPARISON", "from_standard"]
+__all__ = ["COMPARISON", "from_standard", "unpacked"]
 
 Forward = Callable[[Problem], tuple[Tensor, Tensor]]  # z and KL
 
@@ -45,9 +45,9 @@ def gradients(forward: Forward, p: Problem, spread: str = "tril") -> tuple[Tenso
     return torch.autograd.grad((loss, z), (p["mu"], p[spread]), (torch.ones_like(loss), p["grad_z"]))
 
 
-def _unpacked(tril: Tensor, latents: int) -> tuple[Tensor, Tensor]:
+def unpacked(tril: Tensor, latents: int) -> tuple[Tensor, Tensor]:
     """L, ``[B, κ, κ]``, and the logarithms of its diagonal."""
-    row, col = torch.tril_indices(latents, latents)
+    row, col = torch.tril_indices(latents, latents, device=tril.device)
     scale = tril.new_zeros(len(tril), latents, latents)
     scale[:, row, col] = tril
     log_diagonal = scale.diagonal(dim1=1, dim2=2)
@@ -56,7 +56,7 @@ def _unpacked(tril: Tensor, latents: int) -> tuple[Tensor, Tensor]:
 
 def from_standard(mu: Tensor, tril: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """z of this noise, and the KL, as one writes it first."""
-    scale, log_diagonal = _unpacked(tril, mu.shape[1])
+    scale, log_diagonal = unpacked(tril, mu.shape[1])
     z = mu + (scale @ noise.unsqueeze(-1)).squeeze(-1)
     kl = 0.5 * (mu.square().sum(dim=1) + scale.square().sum(dim=(1, 2)) - mu.shape[1]) - log_diagonal.sum(dim=1)
     return z, kl
@@ -83,7 +83,7 @@ def tuned(p: Problem) -> tuple[Tensor, Tensor]:
 
 def distributions(p: Problem) -> tuple[Tensor, Tensor]:
     latents = p["mu"].shape[1]
-    scale, _ = _unpacked(p["tril"], latents)
+    scale, _ = unpacked(p["tril"], latents)
     posterior = MultivariateNormal(p["mu"], scale_tril=scale, validate_args=False)
     prior = MultivariateNormal(torch.zeros(latents), scale_tril=torch.eye(latents), validate_args=False)
     return posterior.rsample(), kl_divergence(posterior, prior)

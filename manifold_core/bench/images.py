@@ -19,7 +19,7 @@ from ..kernels.rsample_kl import reference as sample_reference
 from ..models import VAE
 from .cholesky import from_standard
 from .comparison import Call, Comparison, largest_difference
-from .step import LEARNING_RATE, negative_elbo, negative_log_likelihood
+from .step import adam_step, negative_elbo, negative_log_likelihood
 
 __all__ = ["COMPARISON"]
 
@@ -46,14 +46,8 @@ def negative_elbo_full(vae: VAE, x: Tensor, noise: Tensor | None = None) -> Tens
 
 
 def training_step(vae: VAE, loss: Callable[[VAE, Tensor], Tensor], size: int) -> Call:
-    optimizer, x = torch.optim.Adam(vae.parameters(), lr=LEARNING_RATE, fused=True), batch(size)
-
-    def run() -> None:
-        optimizer.zero_grad()
-        loss(vae, x).backward()
-        optimizer.step()
-
-    return Call(run)
+    x = batch(size)
+    return Call(adam_step(vae.parameters(), lambda: loss(vae, x)))
 
 
 def _ours(vae: VAE, x: Tensor) -> Tensor:

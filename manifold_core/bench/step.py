@@ -12,7 +12,7 @@ Liger-Kernel is not among them: its KL is that of categorical distributions, and
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +22,7 @@ from ..kernels.rsample_kl import reference as sample_reference
 from ..models import VAE
 from .comparison import Call, Comparison, largest_difference
 
-__all__ = ["COMPARISON", "LOSSES", "Loss", "negative_elbo", "negative_log_likelihood", "training_step"]
+__all__ = ["COMPARISON", "LOSSES", "Loss", "adam_step", "negative_elbo", "negative_log_likelihood", "training_step"]
 
 FEATURES, HIDDEN, LATENTS = 784, 400, 20
 LEARNING_RATE = 1e-3
@@ -140,11 +140,16 @@ LOSSES: dict[str, Callable[[VAE], Loss]] = {
 def training_step(make: Callable[[VAE], Loss], size: int, device: str = "cpu") -> Callable[[], None]:
     """Forward, backward and Adam on a batch."""
     loss, x = make(model().to(device)), batch(size).to(device)
-    optimizer = torch.optim.Adam(loss.parameters, lr=LEARNING_RATE, fused=True)
+    return adam_step(loss.parameters, lambda: loss.of(x))
+
+
+def adam_step(parameters: Iterable[nn.Parameter], loss: Callable[[], Tensor]) -> Callable[[], None]:
+    """The step that all contenders make, of PyTorch's fused Adam."""
+    optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True)
 
     def run() -> None:
         optimizer.zero_grad()
-        loss.of(x).backward()
+        loss().backward()
         optimizer.step()
 
     return run

@@ -1,11 +1,15 @@
-"""Image files that are small, in the place of the real ones."""
+"""Image files that are small, in the place of the real ones; result files written and read back."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from manifold_core.experiments import images
+from manifold_core.experiments.report import write_report
+from manifold_core.experiments.report.results import Result, read_results
 
 from manifold_core.data.images import ENVIRONMENT_VARIABLE
 
@@ -33,3 +37,28 @@ def small_images(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     yield folder
     for cached in (images._whole, images._first):
         cached.cache_clear()
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[..., list[Result]]:
+    """``written(content, ...)``: read back from a folder of these files."""
+
+    def write(*contents: dict[str, Any]) -> list[Result]:
+        for content in contents:
+            (tmp_path / f"{content['table']}.json").write_text(json.dumps(content), encoding="utf-8")
+        return read_results(tmp_path)
+
+    return write
+
+
+@pytest.fixture
+def pages(tmp_path: Path, written: Callable[..., list[Result]]) -> Callable[..., tuple[str, str]]:
+    """``pages(content, ...)``: report.html and report.md of these files."""
+
+    def write(*contents: dict[str, Any]) -> tuple[str, str]:
+        written(*contents)
+        html, markdown = write_report(tmp_path, tmp_path / "out")
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "report.md"]
+        return html.read_text(encoding="utf-8"), markdown.read_text(encoding="utf-8")
+
+    return write

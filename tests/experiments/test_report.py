@@ -16,7 +16,7 @@ from manifold_core.experiments.report import write_report
 from manifold_core.experiments.report.markdown import plain
 from manifold_core.experiments.report.matrices import MATRICES, matrix_run
 from manifold_core.experiments.report.notes import notes, overview, provenance, totals, verdict
-from manifold_core.experiments.report.results import Result, read_results
+from manifold_core.experiments.report.results import Result
 from manifold_core.experiments.report.summary import Row, contrasts, rows
 from manifold_core.experiments.report.svg import decades
 from manifold_core.experiments.report.text import duration, fixed, percent, significant
@@ -79,31 +79,6 @@ def fit(**more: Any) -> dict[str, Any]:
         "recon": [1e-1, 1e-2, 1e-3],
         **more,
     }
-
-
-@pytest.fixture
-def written(tmp_path: Path) -> Callable[..., list[Result]]:
-    """``written(content, ...)``: read back from a folder of these files."""
-
-    def write(*contents: dict[str, Any]) -> list[Result]:
-        for content in contents:
-            (tmp_path / f"{content['table']}.json").write_text(json.dumps(content), encoding="utf-8")
-        return read_results(tmp_path)
-
-    return write
-
-
-@pytest.fixture
-def pages(tmp_path: Path, written: Callable[..., list[Result]]) -> Callable[..., tuple[str, str]]:
-    """``pages(content, ...)``: report.html and report.md of these files."""
-
-    def write(*contents: dict[str, Any]) -> tuple[str, str]:
-        written(*contents)
-        html, markdown = write_report(tmp_path, tmp_path / "out")
-        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "report.md"]
-        return html.read_text(encoding="utf-8"), markdown.read_text(encoding="utf-8")
-
-    return write
 
 
 class Page(HTMLParser):

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 from manifold_core.experiments import paper
-from manifold_core.experiments.report import write_report
 from manifold_core.experiments.report.by_class import by_class
 from manifold_core.experiments.report.matrices import MATRICES, matrix_run
 from manifold_core.experiments.report.notes import notes, provenance, reading, totals
-from manifold_core.experiments.report.results import ClassNumbers, Result, read_results
+from manifold_core.experiments.report.results import ClassNumbers, Result
 
 from manifold_core import cli
 
@@ -109,26 +108,6 @@ def table9() -> dict[str, Any]:
         {"cell": diagonal, "variant": TEST, "AD": 13, "recon": 7.6, "neg_elbo": -1205},
     ]
     return file("table9", runs, printed)
-
-
-@pytest.fixture
-def written(tmp_path: Path) -> Callable[..., list[Result]]:
-    def write(*contents: dict[str, Any]) -> list[Result]:
-        for content in contents:
-            (tmp_path / f"{content['table']}.json").write_text(json.dumps(content), encoding="utf-8")
-        return read_results(tmp_path)
-
-    return write
-
-
-@pytest.fixture
-def pages(tmp_path: Path, written: Callable[..., list[Result]]) -> Callable[..., tuple[str, str]]:
-    def write(*contents: dict[str, Any]) -> tuple[str, str]:
-        written(*contents)
-        html, markdown = write_report(tmp_path, tmp_path / "out")
-        return html.read_text(encoding="utf-8"), markdown.read_text(encoding="utf-8")
-
-    return write
 
 
 class Pictures(HTMLParser):
