@@ -102,4 +102,4 @@ else
 endif
 
 clean:  ## everything that was made here
-	rm -rf $(VENV) build dist *.egg-info manifold_core/_C*.so .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info manifold_core/*.so .pytest_cache .hypothesis .mypy_cache .ruff_cache

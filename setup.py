@@ -1,5 +1,6 @@
 """The package map and the compiled modules. Everything else is in pyproject.toml."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ NVCC_ARGS = [
     *(f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in (75, 80, 90)),
     "-gencode=arch=compute_90,code=compute_90",  # later ones compile this when it is first loaded
 ]
+AUTOGRAD = "csrc/autograd.cpp"
 TORCH_TARGET = (2, 10)  # the oldest torch whose stable ABI the modules run with
 TORCH_TARGET_VERSION = f"0x{TORCH_TARGET[0]:02x}{TORCH_TARGET[1]:02x}000000000000ULL"
 
@@ -44,7 +46,7 @@ def compiled_module() -> list[Extension]:
     return [
         Extension(
             "manifold_core._C",
-            sources=sorted(str(path) for path in Path("csrc").rglob("*.cpp")),
+            sources=sorted(str(path) for path in Path("csrc").rglob("*.cpp") if str(path) != AUTOGRAD),
             depends=sorted(str(path) for path in Path("csrc").rglob("*.h")),
             include_dirs=["csrc", "csrc/include", pybind11.get_include(), *include_paths()],
             define_macros=[
@@ -58,6 +60,31 @@ def compiled_module() -> list[Extension]:
             library_dirs=library_paths(),
             language="c++",
             optional=True,  # no compiler: a warning, and the reference backend
+        )
+    ]
+
+
+def autograd_nodes() -> list[Extension]:
+    """The nodes in C++, for the very torch that is here: they need more of it than the stable ABI has. Its version is
+    in the module's name (``kernels/extension.py`` looks for it), so that no other torch ever loads it."""
+    try:
+        import pybind11
+        import torch
+        from torch.utils.cpp_extension import include_paths, library_paths
+    except ImportError:
+        return []
+    name = "_autograd_" + re.sub(r"\W", "_", torch.__version__.partition("+")[0])
+    return [
+        Extension(
+            f"manifold_core.{name}",
+            sources=[AUTOGRAD],
+            include_dirs=[pybind11.get_include(), *include_paths()],
+            define_macros=[("MC_MODULE", name)],
+            extra_compile_args=[*COMPILE_ARGS, "-std=c++20"],  # as torch's own headers from 2.13 on
+            libraries=["torch_python", "torch_cpu", "c10"],
+            library_dirs=library_paths(),
+            language="c++",
+            optional=True,
         )
     ]
 
@@ -109,6 +136,6 @@ for name, folder in INSIDE.items():
 setup(
     packages=packages,
     package_dir=INSIDE,
-    ext_modules=[*compiled_module(), *cuda_kernels()],
+    ext_modules=[*compiled_module(), *autograd_nodes(), *cuda_kernels()],
     cmdclass={"build_ext": BuildExtensions},
 )

@@ -1,13 +1,14 @@
-"""The compiled module, or the reason why there is none. Importing it registers the operators with torch."""
+"""The compiled modules, or the reason why there are none. Importing them registers the operators with torch."""
 
 import importlib
 import importlib.util
+import re
 import warnings
 from types import ModuleType
 
 import torch  # before the compiled modules, which find its libraries already loaded
 
-__all__ = ["compiled", "cuda_missing_because", "missing_because"]
+__all__ = ["compiled", "cuda_missing_because", "missing_because", "nodes", "nodes_missing_because"]
 
 compiled: ModuleType | None = None
 missing_because = ""
@@ -37,3 +38,12 @@ def _load_cuda_kernels() -> str:
 
 
 cuda_missing_because = _load_cuda_kernels()
+
+# The autograd nodes in C++ are of one torch, whose version setup.py puts into their name: of another, none are seen.
+nodes: ModuleType | None = None
+nodes_missing_because = ""
+try:
+    _version = re.sub(r"\W", "_", torch.__version__.partition("+")[0])
+    nodes = importlib.import_module(f".._autograd_{_version}", __package__)
+except ImportError as error:
+    nodes_missing_because = f"not built for torch {torch.__version__}; small calls are slower ({error})"

@@ -3,11 +3,13 @@
 import importlib
 from collections.abc import Callable
 from functools import partial
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from . import extension
 from .autograd import below_autograd, eager, functional, functional_once, one_by_one, refuse_second_derivative
 
 __all__ = ["LIBRARIES", "Operator"]
@@ -15,6 +17,7 @@ __all__ = ["LIBRARIES", "Operator"]
 # The backends that are operators, and the namespace of torch.ops each is found in. The dispatch key tells cpu and cuda
 # apart: C++ registers itself for CPU, or CUDA, tensors.
 LIBRARIES = {"cpu": "manifold_core", "cuda": "manifold_core", "triton": "manifold_core_triton"}
+NODES = "manifold_core"  # the namespace that the nodes in C++ call
 PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -31,9 +34,9 @@ class Operator:
     """An operator with gradients: ``operator(backend, *inputs)``.
 
     torch.compile and tensor subclasses go through the registered operator, where torch knows its autograd formula. An
-    ordinary eager call goes through an autograd.Function around the kernel: the registered formula costs 20
-    microseconds more, forward and backward, on top of 45 at B = 128. torch.func has a function of its own: it does not
-    see through registered formulas.
+    ordinary eager call goes through a node in C++ (csrc/autograd.cpp), or where that is not built through an
+    autograd.Function around the kernel: either costs less than the registered formula. torch.func has a function of its
+    own: it does not see through registered formulas.
 
     In each namespace there are ``<name>`` and, with a schema for it, ``<name>_backward``.
 
@@ -91,21 +94,26 @@ class Operator:
             torch.library.define(f"{library}::{operator}", schema)
             torch.library.register_fake(f"{library}::{operator}", fake)
         ops = getattr(torch.ops, library)
-        kernel = getattr(ops, self._backward_name).default
-        formula = partial(self._backward, kernel)
+        formula = partial(self._backward, getattr(ops, self._backward_name).default)
         torch.library.register_autograd(f"{library}::{self.name}", formula, setup_context=self._setup_context)
         if self._backward_name in self._schemas:
             torch.library.register_autograd(f"{library}::{self._backward_name}", refuse_second_derivative)
         for operator in self._schemas:
             rule = partial(one_by_one, getattr(ops, operator).default)
             torch.library.register_vmap(f"{library}::{operator}", rule)
+        return self.calls(library, extension.nodes)
+
+    def calls(self, library: str, nodes: ModuleType | None) -> Calls:
+        """How the operators of that namespace are called, eagerly by those nodes where they have it."""
+        ops = getattr(torch.ops, library)
         operator = getattr(ops, self.name).default
-        run, run_backward = below_autograd(operator), below_autograd(kernel)
+        run, run_backward = below_autograd(operator), below_autograd(getattr(ops, self._backward_name).default)
         once = functional_once(self._backward_name, run_backward)
+        node = getattr(nodes, self.name, None) if library == NODES else None
         return Calls(
             operator,
             run,
-            eager(self.name, run, self._setup_context, partial(self._backward, run_backward), self.results),
+            node or eager(self.name, run, self._setup_context, partial(self._backward, run_backward), self.results),
             functional(self.name, run, self._setup_context, partial(self._backward, once)),
         )
 

@@ -18,7 +18,7 @@ from .data import find_images
 from .distributed import group_of_torchrun, process_of_torchrun
 from .errors import InputError
 from .kernels import explain
-from .kernels.extension import compiled, cuda_missing_because, missing_because
+from .kernels.extension import compiled, cuda_missing_because, missing_because, nodes_missing_because
 from .run import IMAGE_SETS, ModelConfig, RunConfig, run
 from .training import Diverged, TrainingConfig
 
@@ -311,6 +311,7 @@ def _info(_options: argparse.Namespace) -> int:
     else:
         print(f"compiled module built by {compiled.compiler} for torch >= {compiled.torch_target_version}")
         print(f"instructions    {compiled.instruction_set()} of {', '.join(compiled.supported_instruction_sets())}")
+    print(f"autograd in C++ {nodes_missing_because or 'loaded'}")
     print(f"CUDA kernels    {cuda_missing_because or 'loaded'}")
     choice = explain(torch.empty(0))
     print(f"backend (CPU)   {choice.backend}: {choice.reason}")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from manifold_core.kernels import gaussian_elbo
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 import manifold_core as mc
 
@@ -14,7 +15,7 @@ B, D, K = 50, 30, 20
 
 
 def kept(function: Callable[[], tuple[Tensor, ...]], inputs: tuple[Tensor, ...]) -> tuple[int, int]:
-    """Bytes saved by a function that are not its inputs; and bytes that its graph keeps alive besides its results."""
+    """Bytes saved by a function that are not its inputs; and bytes besides those and its results that stay."""
     saved: dict[int, int] = {}
     own = {tensor.untyped_storage().data_ptr() for tensor in inputs}
 
@@ -24,10 +25,14 @@ def kept(function: Callable[[], tuple[Tensor, ...]], inputs: tuple[Tensor, ...])
             saved[pointer] = tensor.untyped_storage().nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched,
+    ):
         results = function()
-    early = getattr(results[0].grad_fn, "early", None) or ()
-    return sum(saved.values()), sum(tensor.nbytes for tensor in early)
+    allocated = sum(event.self_cpu_memory_usage for event in watched.key_averages())
+    returned = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in results}
+    return sum(saved.values()), allocated - sum({**returned, **saved}.values())
 
 
 def normal(*shape: int) -> Tensor:

@@ -1,0 +1,290 @@
+// Autograd nodes of the ops in C++, for eager calls. kernels/<op>/op.py has the same formulas for torch.compile and
+// torch.func, and for everything where this module is not there.
+//
+// They need libtorch's unstable interface: setup.py puts torch's version into the module's name, and with another torch
+// kernels/extension.py does not look for it.
+#include <ATen/TensorOperators.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include <algorithm>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+namespace manifold_core::autograd {
+
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+using OptionalTensor = std::optional<Tensor>;
+
+// An operator of torch.ops.manifold_core, CPU or CUDA, below the autograd formula that it has there.
+template <class Signature>
+class Kernel;
+
+template <class Result, class... Args>
+class Kernel<Result(Args...)> {
+ public:
+  explicit Kernel(const char* name)
+      : operator_(c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Result(Args...)>()) {}
+
+  Result operator()(Args... args) const {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    return operator_.call(args...);
+  }
+
+ private:
+  c10::TypedOperatorHandle<Result(Args...)> operator_;
+};
+
+OptionalTensor maybe(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
+
+Tensor or_undefined(const OptionalTensor& t) { return t.value_or(Tensor()); }
+
+bool wants_gradient(const OptionalTensor& t) { return t.has_value() && t->requires_grad(); }
+
+// A gradient that refuses to be differentiated; kernels/autograd.py says why torch's own way will not do.
+struct Once : Function<Once> {
+  static Tensor forward(AutogradContext*, const Tensor& gradient) { return gradient.view_as(gradient); }
+  static variable_list backward(AutogradContext*, const variable_list&) {
+    TORCH_CHECK(false,
+                "manifold_core: a compiled op is differentiable once, but a second derivative was asked for; "
+                "backend='reference' has it");
+  }
+};
+
+// Runs a backward pass. With create_graph=True somebody may ask for a second derivative.
+template <class F>
+variable_list once(const F& backward) {
+  if (!c10::GradMode::is_enabled()) return backward();
+  variable_list gradients;
+  {
+    const at::NoGradGuard no_grad;
+    gradients = backward();
+  }
+  for (Tensor& g : gradients) {
+    if (g.defined()) g = Once::apply(g.detach().requires_grad_());
+  }
+  return gradients;
+}
+
+struct RsampleKl : Function<RsampleKl> {
+  static variable_list forward(AutogradContext* ctx, const Tensor& mu, const Tensor& log_var,
+                               const OptionalTensor& prior_mu, const OptionalTensor& prior_log_var,
+                               const OptionalTensor& gate_logits, const Tensor& seed, int64_t first_row,
+                               bool per_dimension, bool with_variance_ratio) {
+    static const Kernel<std::tuple<Tensor, Tensor, Tensor>(
+        const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
+        const Tensor&, c10::SymInt, bool, bool)>
+        kernel("manifold_core::rsample_kl");
+    auto [z, kl, variance_ratio] =
+        kernel(mu, log_var, prior_mu, prior_log_var, gate_logits, seed, first_row, per_dimension, with_variance_ratio);
+    ctx->save_for_backward(
+        {mu, log_var, or_undefined(prior_mu), or_undefined(prior_log_var), or_undefined(gate_logits), seed});
+    ctx->saved_data["first_row"] = first_row;
+    ctx->saved_data["with_prior"] = wants_gradient(prior_mu) || wants_gradient(prior_log_var);
+    ctx->saved_data["with_gate"] = wants_gradient(gate_logits);
+    ctx->mark_non_differentiable({variance_ratio});
+    ctx->set_materialize_grads(false);
+    return {z, kl, variance_ratio};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    static const Kernel<std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>(
+        const OptionalTensor&, const OptionalTensor&, const Tensor&, const Tensor&, const OptionalTensor&,
+        const OptionalTensor&, const OptionalTensor&, const Tensor&, c10::SymInt, bool, bool)>
+        kernel("manifold_core::rsample_kl_backward");
+    variable_list found(9);
+    if (!gradients[0].defined() && !gradients[1].defined()) return found;
+    return once([&] {
+      const bool with_prior = ctx->saved_data["with_prior"].toBool(), with_gate = ctx->saved_data["with_gate"].toBool();
+      const variable_list s = ctx->get_saved_variables();
+      auto [grad_mu, grad_log_var, grad_prior_mu, grad_prior_log_var, grad_gate_logits] =
+          kernel(maybe(gradients[0]), maybe(gradients[1]), s[0], s[1], maybe(s[2]), maybe(s[3]), maybe(s[4]), s[5],
+                 ctx->saved_data["first_row"].toInt(), with_prior, with_gate);
+      found[0] = grad_mu;
+      found[1] = grad_log_var;
+      if (with_prior) found[2] = grad_prior_mu, found[3] = grad_prior_log_var;
+      if (with_gate) found[4] = grad_gate_logits;
+      return found;
+    });
+  }
+};
+
+struct RsampleKlCholesky : Function<RsampleKlCholesky> {
+  static variable_list forward(AutogradContext* ctx, const Tensor& mu, const Tensor& tril,
+                               const OptionalTensor& prior_mu, const OptionalTensor& prior_log_var, const Tensor& seed,
+                               int64_t first_row, bool per_dimension, bool with_variance_ratio) {
+    static const Kernel<std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const OptionalTensor&,
+                                                           const OptionalTensor&, const Tensor&, c10::SymInt, bool,
+                                                           bool)>
+        kernel("manifold_core::rsample_kl_cholesky");
+    auto [z, kl, variance_ratio] =
+        kernel(mu, tril, prior_mu, prior_log_var, seed, first_row, per_dimension, with_variance_ratio);
+    ctx->save_for_backward({mu, tril, or_undefined(prior_mu), or_undefined(prior_log_var), seed});
+    ctx->saved_data["first_row"] = first_row;
+    ctx->saved_data["with_prior"] = wants_gradient(prior_mu) || wants_gradient(prior_log_var);
+    ctx->mark_non_differentiable({variance_ratio});
+    ctx->set_materialize_grads(false);
+    return {z, kl, variance_ratio};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    static const Kernel<std::tuple<Tensor, Tensor, Tensor, Tensor>(
+        const OptionalTensor&, const OptionalTensor&, const Tensor&, const Tensor&, const OptionalTensor&,
+        const OptionalTensor&, const Tensor&, c10::SymInt, bool)>
+        kernel("manifold_core::rsample_kl_cholesky_backward");
+    variable_list found(8);
+    if (!gradients[0].defined() && !gradients[1].defined()) return found;
+    return once([&] {
+      const bool with_prior = ctx->saved_data["with_prior"].toBool();
+      const variable_list s = ctx->get_saved_variables();
+      auto [grad_mu, grad_tril, grad_prior_mu, grad_prior_log_var] =
+          kernel(maybe(gradients[0]), maybe(gradients[1]), s[0], s[1], maybe(s[2]), maybe(s[3]), s[4],
+                 ctx->saved_data["first_row"].toInt(), with_prior);
+      found[0] = grad_mu;
+      found[1] = grad_tril;
+      if (with_prior) found[2] = grad_prior_mu, found[3] = grad_prior_log_var;
+      return found;
+    });
+  }
+};
+
+// Of x_hat, of x where wanted, and of log_gamma.
+std::tuple<Tensor, Tensor, Tensor> nll_gradients(const Tensor& grad_nll, const Tensor& grad_squared_error,
+                                                 const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma,
+                                                 const Tensor& squared_error, bool with_data) {
+  static const Kernel<std::tuple<Tensor, Tensor>(const OptionalTensor&, const OptionalTensor&, const Tensor&,
+                                                 const Tensor&, const Tensor&, const Tensor&)>
+      kernel("manifold_core::gaussian_nll_backward");
+  const OptionalTensor of_nll = maybe(grad_nll), of_squared_error = maybe(grad_squared_error);
+  auto [grad_x_hat, grad_log_gamma] = kernel(of_nll, of_squared_error, x_hat, x, log_gamma, squared_error);
+  if (!with_data) return {grad_x_hat, Tensor(), grad_log_gamma};
+  if (x.scalar_type() == x_hat.scalar_type()) return {grad_x_hat, -grad_x_hat, grad_log_gamma};
+  // Not rounded by the type of x_hat.
+  Tensor grad_x = std::get<0>(kernel(of_nll, of_squared_error, x, x_hat, log_gamma, squared_error));
+  return {grad_x_hat, grad_x, grad_log_gamma};
+}
+
+struct GaussianNll : Function<GaussianNll> {
+  static variable_list forward(AutogradContext* ctx, const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma) {
+    static const Kernel<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&)> kernel(
+        "manifold_core::gaussian_nll");
+    auto [nll, squared_error] = kernel(x_hat, x, log_gamma);
+    ctx->save_for_backward({x_hat, x, log_gamma, squared_error});
+    ctx->set_materialize_grads(false);
+    return {nll, squared_error};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    if (!gradients[0].defined() && !gradients[1].defined()) return variable_list(3);
+    return once([&]() -> variable_list {
+      const variable_list s = ctx->get_saved_variables();
+      auto [grad_x_hat, grad_x, grad_log_gamma] =
+          nll_gradients(gradients[0], gradients[1], s[0], s[1], s[2], s[3], ctx->needs_input_grad(1));
+      return {grad_x_hat, grad_x, grad_log_gamma};
+    });
+  }
+};
+
+// loss.backward() begins with 1: nothing to multiply. On the CPU looking costs nothing, waits for nothing.
+bool is_one(const Tensor& gradient) { return gradient.is_cpu() && gradient.item<double>() == 1; }
+
+struct GaussianElbo : Function<GaussianElbo> {
+  static variable_list forward(AutogradContext* ctx, const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma,
+                               const Tensor& kl, double beta, bool with_gradients) {
+    static const Kernel<std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>(
+        const Tensor&, const Tensor&, const Tensor&, const Tensor&, double, bool)>
+        kernel("manifold_core::gaussian_elbo");
+    auto [loss, nll, squared_error, grad_x_hat, grad_log_gamma, grad_kl] =
+        kernel(x_hat, x, log_gamma, kl, beta, with_gradients);
+    ctx->save_for_backward({x_hat, x, log_gamma, squared_error});
+    ctx->saved_data["beta"] = beta;
+    // Not saved with the rest: they are handed to the caller, who may write to them, and made anew for a second pass.
+    if (with_gradients) ctx->saved_data["early"] = variable_list{grad_x_hat, grad_log_gamma, grad_kl};
+    ctx->set_materialize_grads(false);
+    return {loss, nll, squared_error};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
+    variable_list early;
+    if (const auto found = ctx->saved_data.find("early"); found != ctx->saved_data.end()) {
+      early = found->second.toTensorVector();
+      ctx->saved_data.erase(found);
+    }
+    return once([&]() -> variable_list {
+      const Tensor &grad_loss = gradients[0], &grad_squared_error = gradients[2];
+      Tensor grad_nll = gradients[1];
+      const variable_list s = ctx->get_saved_variables();
+      const int64_t rows = s[3].size(0);
+      const bool with_data = ctx->needs_input_grad(1);
+      if (!early.empty() && grad_loss.defined() && !grad_nll.defined() && !grad_squared_error.defined()) {
+        if (!is_one(grad_loss)) {
+          for (Tensor& gradient : early) gradient = gradient * grad_loss;
+        }
+        return {early[0], with_data ? -early[0] : Tensor(), early[1], early[2].expand({rows}), Tensor(), Tensor()};
+      }
+      Tensor grad_kl;
+      if (grad_loss.defined()) {
+        const Tensor mean = (grad_loss / std::max<int64_t>(rows, 1)).expand({rows});
+        grad_kl = mean * ctx->saved_data["beta"].toDouble();
+        grad_nll = grad_nll.defined() ? grad_nll + mean : mean;
+      }
+      if (!grad_nll.defined() && !grad_squared_error.defined()) return variable_list(6);
+      auto [grad_x_hat, grad_x, grad_log_gamma] =
+          nll_gradients(grad_nll, grad_squared_error, s[0], s[1], s[2], s[3], with_data);
+      return {grad_x_hat, grad_x, grad_log_gamma, grad_kl, Tensor(), Tensor()};
+    });
+  }
+};
+
+// Each takes its operator's arguments and gives the results that a caller wants, as a tuple.
+std::tuple<Tensor, Tensor, Tensor> rsample_kl(const Tensor& mu, const Tensor& log_var, const OptionalTensor& prior_mu,
+                                              const OptionalTensor& prior_log_var, const OptionalTensor& gate_logits,
+                                              const Tensor& seed, int64_t first_row, bool per_dimension,
+                                              bool with_variance_ratio) {
+  const variable_list out =
+      RsampleKl::apply(mu, log_var, prior_mu, prior_log_var, gate_logits, seed, first_row, per_dimension,
+                       with_variance_ratio);
+  return {out[0], out[1], out[2]};
+}
+
+std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(const Tensor& mu, const Tensor& tril,
+                                                       const OptionalTensor& prior_mu,
+                                                       const OptionalTensor& prior_log_var, const Tensor& seed,
+                                                       int64_t first_row, bool per_dimension,
+                                                       bool with_variance_ratio) {
+  const variable_list out =
+      RsampleKlCholesky::apply(mu, tril, prior_mu, prior_log_var, seed, first_row, per_dimension, with_variance_ratio);
+  return {out[0], out[1], out[2]};
+}
+
+std::tuple<Tensor, Tensor> gaussian_nll(const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma) {
+  const variable_list out = GaussianNll::apply(x_hat, x, log_gamma);
+  return {out[0], out[1]};
+}
+
+std::tuple<Tensor, Tensor, Tensor> gaussian_elbo(const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma,
+                                                 const Tensor& kl, double beta, bool with_gradients) {
+  const variable_list out = GaussianElbo::apply(x_hat, x, log_gamma, kl, beta, with_gradients);
+  return {out[0], out[1], out[2]};
+}
+
+}  // namespace
+
+PYBIND11_MODULE(MC_MODULE, m) {
+  // Without Python's lock, and with torch's own way of handing on what a hook of the caller's raises.
+  m.def("rsample_kl", torch::wrap_pybind_function_no_gil(&rsample_kl));
+  m.def("rsample_kl_cholesky", torch::wrap_pybind_function_no_gil(&rsample_kl_cholesky));
+  m.def("gaussian_nll", torch::wrap_pybind_function_no_gil(&gaussian_nll));
+  m.def("gaussian_elbo", torch::wrap_pybind_function_no_gil(&gaussian_elbo));
+}
+
+}  // namespace manifold_core::autograd

@@ -1,0 +1,181 @@
+"""The autograd nodes in C++ against those in Python, which torch's own registered formula is held against elsewhere."""
+
+import importlib.util
+import re
+from collections.abc import Callable, Iterator
+from itertools import product
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from manifold_core.kernels import extension
+from manifold_core.kernels.gaussian_elbo import op as gaussian_elbo
+from manifold_core.kernels.gaussian_nll import op as gaussian_nll
+from manifold_core.kernels.rsample_kl import op as rsample_kl
+from manifold_core.kernels.rsample_kl_cholesky import op as rsample_kl_cholesky
+from torch import Tensor
+from torch.autograd import grad
+
+pytestmark = [
+    pytest.mark.usefixtures("compiled"),
+    pytest.mark.skipif(extension.nodes is None, reason=extension.nodes_missing_because or "there"),
+]
+
+OPERATORS = {
+    module._operator.name: module._operator for module in (rsample_kl, rsample_kl_cholesky, gaussian_nll, gaussian_elbo)
+}
+WAYS = ("nodes", "python")
+Eager = Callable[..., tuple[Tensor, ...]]
+
+
+def eager(name: str, way: str) -> Eager:
+    return OPERATORS[name].calls("manifold_core", extension.nodes if way == "nodes" else None).eager
+
+
+def numbers(*shape: int, dtype: torch.dtype = torch.float32, start: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(start)).to(dtype)
+
+
+def arguments_of(name: str) -> Iterator[tuple[Any, ...]]:
+    """Leaves that want gradients, and the rest: calls that between them have every optional argument and flag."""
+    seed = torch.tensor(2**40 + 5)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        a, b = numbers(6, 5, dtype=dtype, start=1), numbers(6, 5, dtype=dtype, start=2)
+        row, other = numbers(1, 5, start=3), numbers(6, 5, start=4)
+        log_gamma = torch.tensor(0.3)
+        if name == "rsample_kl":
+            for flag in (False, True):
+                yield a, b, None, None, None, seed, 3, flag, not flag
+                yield a, b, row, other, None, seed, 3, flag, flag
+                yield a, b, other, row, row * 2, seed, 3, flag, flag
+        elif name == "rsample_kl_cholesky":
+            tril = numbers(6, 15, dtype=dtype, start=5)
+            for flag in (False, True):
+                yield a, tril, None, None, seed, 3, flag, not flag
+                yield a, tril, row, other, seed, 3, flag, flag
+        elif name == "gaussian_nll":
+            yield a, b, log_gamma
+            yield a, b.double(), log_gamma.double()
+        else:
+            kl = numbers(6, dtype=torch.promote_types(dtype, torch.float32), start=6)
+            for with_gradients in {False, dtype != torch.bfloat16}:
+                yield a, b, log_gamma, kl, 0.5, with_gradients
+
+
+def leaves(arguments: tuple[Any, ...], wanted: Callable[[int], bool]) -> tuple[Any, ...]:
+    """Copies of the arguments, those of them that have gradients and are wanted made to require them."""
+    return tuple(
+        value.clone().requires_grad_(wanted(i)) if isinstance(value, Tensor) and value.is_floating_point() else value
+        for i, value in enumerate(arguments)
+    )
+
+
+def weights_for(results: tuple[Tensor, ...]) -> list[Tensor]:
+    return [numbers(*r.shape, dtype=r.dtype, start=9 + i) for i, r in enumerate(results)]
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_same_results_and_gradients(name: str) -> None:
+    for arguments in arguments_of(name):
+        floating = [i for i, v in enumerate(arguments) if isinstance(v, Tensor) and v.is_floating_point()]
+        for wanted in (floating, floating[:1], floating[-1:], floating[1:]):
+            given = {way: leaves(arguments, wanted.__contains__) for way in WAYS}
+            results = {way: eager(name, way)(*given[way]) for way in WAYS}
+            differentiable = [r.requires_grad for r in results["python"]]
+            assert [r.requires_grad for r in results["nodes"]] == differentiable
+            for ours, theirs in zip(results["nodes"], results["python"], strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+            weights = weights_for(results["python"])
+            # Every subset of the results that can be followed back.
+            for chosen in product((False, True), repeat=len(weights)):
+                used = [i for i, use in enumerate(chosen) if use and differentiable[i]]
+                if not used:
+                    continue
+                found = {
+                    way: grad(
+                        [results[way][i] for i in used],
+                        [given[way][i] for i in wanted],
+                        [weights[i] for i in used],
+                        allow_unused=True,
+                        retain_graph=True,
+                    )
+                    for way in WAYS
+                }
+                for ours, theirs in zip(found["nodes"], found["python"], strict=True):
+                    assert (ours is None) == (theirs is None)
+                    if ours is not None:
+                        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_second_derivative_is_refused(name: str, way: str) -> None:
+    for arguments in arguments_of(name):
+        given = leaves(arguments, lambda i: i == 0)
+        results = eager(name, way)(*given)
+        used = [r for r in results if r.requires_grad]
+        (first,) = grad([r.sum() for r in used], given[:1], create_graph=True)
+        with pytest.raises(RuntimeError, match="differentiable once"):
+            first.square().sum().backward()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_early_gradients_belong_to_the_caller(way: str) -> None:
+    """What the first pass gave may be written to; the second makes its own."""
+    *_, arguments = (a for a in arguments_of("gaussian_elbo") if a[-1] and a[0].dtype == torch.float32)
+    given = leaves(arguments, lambda i: i == 0)
+    loss, _, _ = eager("gaussian_elbo", way)(*given)
+    (first,) = grad(loss, given[:1], retain_graph=True)
+    expected = first.clone()
+    first.zero_()
+    (second,) = grad(loss, given[:1], retain_graph=True)
+    torch.testing.assert_close(second, expected, rtol=1e-6, atol=0)
+    (tripled,) = grad(loss, given[:1], torch.tensor(3.0))
+    torch.testing.assert_close(tripled, 3 * expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_nodes_release_what_they_kept(name: str) -> None:
+    *_, arguments = arguments_of(name)
+    given = leaves(arguments, lambda i: i == 0)
+    result = eager(name, "nodes")(*given)[0]
+    result.sum().backward(retain_graph=False)
+    with pytest.raises(RuntimeError, match="second time"):
+        result.sum().backward()
+
+
+def test_what_was_saved_and_then_written_to_is_noticed() -> None:
+    mu, log_var = (numbers(4, 3, start=i).requires_grad_() for i in (1, 2))
+    inner = mu * 1
+    _, kl, _ = eager("rsample_kl", "nodes")(inner, log_var, None, None, None, torch.tensor(1), 0, False, False)
+    inner.data.add_(1)  # unseen by torch, as everywhere
+    kl.sum().backward(retain_graph=True)
+    with torch.no_grad():
+        inner.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        kl.sum().backward()
+
+
+def load_again(monkeypatch: pytest.MonkeyPatch, torch_version: str) -> ModuleType:
+    """The module that looks for compiled ones, as another torch would see it."""
+    spec = importlib.util.spec_from_file_location(extension.__name__, extension.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setattr(torch, "__version__", torch_version)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_nodes_of_another_torch_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load_again(monkeypatch, "9.8.7+cpu")
+    assert module.compiled is not None
+    assert module.nodes is None
+    assert re.match(r"not built for torch 9\.8\.7\+cpu; .*_autograd_9_8_7", module.nodes_missing_because)
+
+
+def test_the_kind_of_build_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load_again(monkeypatch, torch.__version__.partition("+")[0] + "+cu130")
+    assert module.nodes is extension.nodes
+    assert module.nodes_missing_because == ""
