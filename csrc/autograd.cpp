@@ -194,8 +194,12 @@ struct GaussianNll : Function<GaussianNll> {
   }
 };
 
-// loss.backward() begins with 1: nothing to multiply. On the CPU looking costs nothing, waits for nothing.
-bool is_one(const Tensor& gradient) { return gradient.is_cpu() && gradient.item<double>() == 1; }
+// loss.backward() begins with 1: nothing to multiply. On the CPU looking costs nothing, waits for nothing. Many gradients
+// at once (is_grads_batched) are not one number.
+bool is_one(const Tensor& gradient) {
+  const bool many = gradient.key_set().has(c10::DispatchKey::Batched);
+  return gradient.is_cpu() && !many && gradient.item<double>() == 1;
+}
 
 struct GaussianElbo : Function<GaussianElbo> {
   static variable_list forward(AutogradContext* ctx, const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
@@ -86,7 +87,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 def fingerprint(x: Tensor) -> str:
     """SHA-256 of the numbers: of what data a checkpoint is."""
-    return hashlib.sha256(x.cpu().contiguous().numpy().tobytes()).hexdigest()
+    flat = x.detach().cpu().contiguous().flatten()
+    return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()  # bytes: NumPy has no bfloat16
 
 
 def remove(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from .covariance import Covariance
 from .distributed import Joined, joined_mean
 from .errors import InputError
+from .kernels.dispatch import BACKENDS
 from .kernels.gaussian_elbo import gaussian_elbo
 from .kernels.gaussian_nll import gaussian_nll, nll_of, optimal_log_gamma
 from .kernels.rsample_kl import rsample_kl
@@ -48,6 +50,10 @@ class ELBOTerms(NamedTuple):
     variance_ratio: Tensor
 
 
+def _is_finite(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
+
+
 class GaussianELBO(Joined, nn.Module):
     """−ELBO = E_q[½ (‖x − x̂(z)‖²/γ + d log 2πγ)] + β KL[q(z|x) ‖ p(z)],  with one sample of z.
 
@@ -57,7 +63,7 @@ class GaussianELBO(Joined, nn.Module):
 
     - ``"learned"``: γ = exp(log_gamma), a parameter;
     - ``"analytic"``: γ = Σ‖x − x̂‖² / (B·d), the optimum of the batch, differentiated through. In evaluation mode the
-      γ of the last training batch is used. A batch reconstructed without error has no optimum: the loss is then −∞;
+      γ of the last training batch is used. A batch reconstructed without error has no optimum: its loss is NaN;
     - ``"fixed"``: γ = exp(log_gamma), a buffer.
 
     The posterior q(z|x) has the covariance
@@ -74,7 +80,7 @@ class GaussianELBO(Joined, nn.Module):
         backend: of the ops; see :func:`manifold_core.kernels.explain`.
 
     Raises:
-        InputError: an unknown ``gamma``, ``covariance`` or ``reduction``, or a number that is not finite.
+        InputError: an unknown ``gamma``, ``covariance``, ``reduction`` or ``backend``, or no finite number.
 
     Source: "Learning Manifold Dimensions with Conditional VAEs", equation (1), Definitions 1, 4; β as in β-VAE.
     """
@@ -98,10 +104,12 @@ class GaussianELBO(Joined, nn.Module):
             raise InputError(f"covariance must be 'diagonal' or 'cholesky', got {covariance!r}")
         if reduction not in ("mean", "sum", "none"):
             raise InputError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-        if not math.isfinite(log_gamma):
-            raise InputError(f"log_gamma must be a finite number, got {log_gamma}")
-        if not (math.isfinite(beta) and beta >= 0):
-            raise InputError(f"beta must be a finite number, not negative, got {beta}")
+        if not _is_finite(log_gamma):
+            raise InputError(f"log_gamma must be a finite number, got {log_gamma!r}")
+        if not (_is_finite(beta) and beta >= 0):
+            raise InputError(f"beta must be a finite number, not negative, got {beta!r}")
+        if backend not in ("auto", *BACKENDS):
+            raise InputError(f"backend must be one of {('auto', *BACKENDS)}, got {backend!r}")
         self.gamma: Gamma = gamma
         self.covariance: Covariance = covariance
         self.beta = beta
@@ -173,7 +181,7 @@ class GaussianELBO(Joined, nn.Module):
                 log_gamma = optimal_log_gamma(joined_mean(recon.mean(), self.process_group), features)
                 nll = nll_of(recon, features, log_gamma)
                 with torch.no_grad():
-                    self.log_gamma.copy_(log_gamma)
+                    self.log_gamma.copy_(torch.where(log_gamma.isfinite(), log_gamma, self.log_gamma))
             loss = nll + self.beta * kl
             if self.reduction != "none":
                 loss = loss.mean() if self.reduction == "mean" else loss.sum()

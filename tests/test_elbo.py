@@ -127,6 +127,15 @@ def test_analytic_gamma_is_the_best_fixed_one() -> None:
         assert other(x, (mu, log_var), lambda z: z @ weight, seed=3).loss > best.loss
 
 
+def test_analytic_gamma_without_an_error_is_not_kept() -> None:
+    """There is no best γ, and log 0 would stay in the model for good."""
+    x = torch.ones(4, 3)
+    elbo = mc.GaussianELBO("analytic", -2.0)
+    terms = elbo(x, (torch.zeros(4, 2), torch.zeros(4, 2)), lambda z: x)
+    assert terms.loss.isnan()
+    assert float(elbo.log_gamma) == -2.0
+
+
 def test_analytic_gamma_in_evaluation_mode_is_that_of_the_last_training_batch() -> None:
     x, mu, log_var, weight = inputs()
     elbo = mc.GaussianELBO("analytic").double()
@@ -161,6 +170,9 @@ def test_images_are_summed_over_all_their_features() -> None:
         ({"log_gamma": float("nan")}, ["log_gamma", "nan", "finite"]),
         ({"beta": -1.0}, ["beta", "-1.0"]),
         ({"beta": float("inf")}, ["beta", "inf"]),
+        ({"beta": None}, ["beta", "None", "finite"]),
+        ({"log_gamma": "0"}, ["log_gamma", "'0'", "finite"]),
+        ({"backend": "cpuu"}, ["backend", "'cpuu'", "reference"]),
     ],
 )
 def test_bad_input_is_named(arguments: dict[str, object], words: list[str]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from zipfile import ZipFile
 
 import pytest
+import torch
 
 import manifold_core
 
@@ -119,10 +120,10 @@ def install(wheel: Path, target: Path) -> Path:
     return target
 
 
-def installed(target: Path, code: str, cwd: Path, *arguments: str) -> str:
+def installed(target: Path, code: str, cwd: Path, *arguments: str, status: int = 0) -> str:
     """What ``code`` prints where the package is installed in ``target``."""
     paths = PATHS.format(dependencies=DEPENDENCIES, target=str(target))
-    return python("-S", "-c", paths + code, *arguments, cwd=cwd).stdout
+    return python("-S", "-c", paths + code, *arguments, cwd=cwd, status=status).stdout
 
 
 def look(printed: str) -> dict[str, Any]:
@@ -237,10 +238,12 @@ class TestWheel:
             return Parser().parsestr(archive.read(f"{info_folder(wheel)}/METADATA").decode())
 
     def test_holds_the_package_and_nothing_else(self, source: Path, wheel: Path) -> None:
-        compiled = "manifold_core/_C" + sysconfig.get_config_var("EXT_SUFFIX")
+        version = torch.__version__.partition("+")[0].replace(".", "_")  # of the torch that the nodes are built for
+        suffix = sysconfig.get_config_var("EXT_SUFFIX")
+        compiled = {f"manifold_core/_C{suffix}", f"manifold_core/_autograd_{version}{suffix}"}
         info = info_folder(wheel)
         found = {name for name in names(wheel) if not name.startswith(f"{info}/")}
-        assert found == package_files(source) | {compiled}
+        assert found == package_files(source) | compiled
         assert {"manifold_core/py.typed", "manifold_core/experiments/paper_tables.json"} <= found
         with ZipFile(wheel) as archive:
             assert archive.read(f"{info}/top_level.txt").decode().split() == ["manifold_core"]
@@ -273,6 +276,15 @@ class TestWheel:
         printed = installed(target, run, elsewhere, str(command), "info")
         assert f"manifold-core   {manifold_core.__version__}\n" in printed
         assert "compiled module built by " in printed
+        assert "autograd in C++ loaded" in printed
+
+    def test_in_the_checkout_it_says_why_it_cannot_work(self, source: Path, target: Path) -> None:
+        """Python looks into the folder that it runs in first, where the kernels are not inside the package."""
+        printed = installed(target, "sys.path.insert(0, '')\nimport manifold_core", source, status=1)
+        assert printed.splitlines()[-1] == (
+            f"ImportError: manifold_core was imported from the checkout {source / 'manifold_core'}, which has no "
+            "kernels inside; run Python from another folder, or install the checkout with 'pip install -e .'"
+        )
 
 
 def info_folder(wheel: Path) -> str:

@@ -946,10 +946,11 @@ class TestTrain:
             "deeper": mc.VAE.mlp(6, 3, (64, 64)),
             "shallower": mc.VAE.mlp(6, 3, ()),
             "fixed gamma": mc.VAE.mlp(6, 3, elbo=mc.GaussianELBO("fixed")),
+            "weight of the KL": mc.VAE.mlp(6, 3, elbo=mc.GaussianELBO(beta=2.0)),
             "a user's": dropout_model(),
         }
         for what, model in models.items():
-            with pytest.raises(mc.InputError, match="checkpoint is of another model"):
+            with pytest.raises(mc.InputError, match=r"checkpoint is of another run: its (model|log_gamma) is"):
                 train(model, x, config, folder=tmp_path, identity={"about": "x"}, progress=False)
             assert contents(tmp_path) == before, what
         for identity in ({"about": "y"}, {}, None, {"about": "x", "and": 1}):
@@ -959,6 +960,42 @@ class TestTrain:
         with pytest.raises(mc.InputError, match="checkpoint is of another run: its training is"):
             train(mc.VAE.mlp(6, 3), x, other, folder=tmp_path, identity={"about": "x"}, progress=False)
         assert contents(tmp_path) == before
+
+    def test_other_data_are_refused(self, data: Path, tmp_path: Path) -> None:
+        """Or else the numbers of the first data would be returned as those of the second."""
+        x = standardised(data / "vectors.npy", 0)[0].float()
+        condition = x[:, :2].to(torch.bfloat16).float()
+        config = replace(TRAINING, steps=2)
+
+        def run(x: torch.Tensor, condition: torch.Tensor) -> mc.History:
+            model = mc.CVAE.mlp(6, 2, 3)
+            return train(model, x, config, condition=condition, folder=str(tmp_path), progress=False)
+
+        history = run(x, condition)
+        before = contents(tmp_path)
+        other = x.clone()
+        other[-1, -1] += 1e-3
+        for changed, what in (
+            ((other, condition), "x"),
+            ((x, condition + 1), "condition"),
+            ((x[:-1], condition[:-1]), ""),
+        ):
+            with pytest.raises(mc.InputError, match=f"checkpoint is of another run: its {what}"):
+                run(*changed)
+            assert contents(tmp_path) == before
+        assert run(x, condition) == history
+
+    def test_a_fixed_gamma_is_part_of_the_model(self, data: Path, tmp_path: Path) -> None:
+        """It is no weight: the checkpoint's would take the place of the one asked for."""
+        x = standardised(data / "vectors.npy", 0)[0].float()
+        config = replace(TRAINING, steps=2)
+        for log_gamma in (-3.0, -3.1):
+            model = mc.VAE.mlp(6, 3, elbo=mc.GaussianELBO("fixed", log_gamma))
+            if log_gamma == -3.0:
+                train(model, x, config, folder=tmp_path, progress=False)
+            else:
+                with pytest.raises(mc.InputError, match=r"its log_gamma is -3\.0, expected -3\.0999"):
+                    train(model, x, config, folder=tmp_path, progress=False)
 
 
 class TestGlobalState:

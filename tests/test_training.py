@@ -1,9 +1,11 @@
 """The training loop: order of the samples, schedule, divergence, and a model whose optimum is known in closed form."""
 
 import copy
+import json
 import math
 import pickle
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
@@ -210,12 +212,29 @@ def test_divergence_stops_before_its_step(gamma: str, step: int) -> None:
         ({"beta2": float("nan")}, "beta2 must lie between 0 and 1, got nan"),
         ({"seed": -1}, "seed must be an integer from 0 to 2"),
         ({"seed": 2**31}, "seed must be an integer from 0 to 2"),
+        ({"steps": 1.0}, "steps must be an integer, got 1.0"),
+        ({"batch_size": True}, "batch_size must be an integer, got True"),
+        ({"learning_rate": "0.1"}, "learning_rate must be a number, got '0.1'"),
+        ({"beta2": None}, "beta2 must be a number, got None"),
+        ({"seed": "0"}, "seed must be an integer, got '0'"),
     ],
 )
 def test_bad_configuration_is_named(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(mc.InputError) as caught:
         mc.TrainingConfig(**arguments)  # type: ignore[arg-type]
     assert message in str(caught.value)
+
+
+def test_numbers_of_numpy_are_taken_as_python_s() -> None:
+    config = mc.TrainingConfig(np.int64(3), np.int32(4), np.float32(0.5), beta2=np.float64(0.5), seed=np.int8(1))  # type: ignore[arg-type]
+    assert config == mc.TrainingConfig(3, 4, 0.5, beta2=0.5, seed=1)
+    assert json.loads(json.dumps(asdict(config))) == asdict(config)
+
+
+def test_a_loss_that_is_no_number_is_refused() -> None:
+    model = mc.VAE.mlp(5, 2, elbo=mc.GaussianELBO(reduction="none"))
+    with pytest.raises(mc.InputError, match="elbo must have reduction='mean' or 'sum' to be trained, got 'none'"):
+        mc.train(model, torch.rand(9, 5), mc.TrainingConfig(steps=1), progress=False)
 
 
 def test_no_samples_are_refused() -> None:

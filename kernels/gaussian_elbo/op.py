@@ -70,8 +70,11 @@ def _backward(
 
 
 def _is_one(gradient: Tensor) -> bool:
-    """``loss.backward()`` begins with 1: nothing to multiply. On the CPU looking costs nothing, waits for nothing."""
-    return type(gradient) is Tensor and gradient.is_cpu and not torch.compiler.is_compiling() and gradient.item() == 1
+    """``loss.backward()`` begins with 1: nothing to multiply. On the CPU looking costs nothing, waits for nothing. Many
+    gradients at once (``is_grads_batched``) are not one number."""
+    if type(gradient) is not Tensor or not gradient.is_cpu or torch.compiler.is_compiling():
+        return False
+    return not torch._C._functorch.is_legacy_batchedtensor(gradient) and gradient.item() == 1
 
 
 _operator = Operator(

@@ -147,7 +147,8 @@ def gaussian_nll(
             float64, bfloat16 or float16; any strides.
         x: the data, of the same shape and device; another floating-point dtype is allowed.
         log_gamma: log γ, one number: a tensor of one element, differentiable, or a float, fixed. Not clamped. None is
-            the optimum of the batch, γ = Σ_b ‖x_b − x̂_b‖² / (B d), differentiated through.
+            the optimum of the batch, γ = Σ_b ‖x_b − x̂_b‖² / (B d), differentiated through; where no sample has an
+            error there is none, and nll is NaN.
         return_squared_error: return ‖x − x̂‖² of each sample as well.
         backend: ``"auto"`` or a name; see :func:`manifold_core.kernels.explain`.
 

@@ -161,7 +161,7 @@ def _by_reference(
             data = samples[spec.data]
             model = spec.build(*data.x.shape[1:]).to(data.x.device)
             diverged_at = None
-            identity = {"spec": whole["specs"][index], "data": whole["data"][spec.data]} if whole else {}
+            identity = {"spec": whole["specs"][index]} if whole else {}
             try:
                 history = train(
                     model,

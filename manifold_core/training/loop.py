@@ -30,7 +30,7 @@ def train(
     config: TrainingConfig,
     *,
     condition: Tensor | None = None,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     identity: dict[str, Any] | None = None,
     checkpoint_seconds: float = 10.0,
     progress: "bool | tqdm[Any]" = True,
@@ -42,7 +42,8 @@ def train(
 
     With a folder, the run is saved there between steps, now and then. Stopped in any way and started again with the
     same arguments, it goes on from what was saved to the numbers it would have reached undisturbed: bit for bit on a
-    CPU with the same number of threads. The checkpoint stays until the caller removes it.
+    CPU with the same number of threads. With other data, another model or configuration it refuses. The checkpoint
+    stays until the caller removes it.
 
     With a process group, all its processes call this with the same arguments and train one model: each takes an equal
     share of the rows of every mini-batch, gradients are averaged, and what depends on the whole batch, an analytic γ
@@ -57,7 +58,8 @@ def train(
         config: see :class:`TrainingConfig`.
         condition: ``[N, t]``, of a CVAE.
         folder: of the checkpoints; None keeps none.
-        identity: what the checkpoint must agree on beside ``config``: a description of model and data.
+        identity: what the checkpoint must agree on besides: what samples, ``config`` and the model's ``repr`` do not
+            tell.
         checkpoint_seconds: between two checkpoints.
         progress: show a bar on standard error with loss, γ and active dimensions; or a bar, of more than this model's
             steps, to move on.
@@ -73,13 +75,15 @@ def train(
         Diverged: the loss became NaN or infinite. The weights are those before the step of which that was seen.
     """
     inputs = check_inputs(model, x, condition)
+    folder = None if folder is None else Path(folder)
     check_precision(config.precision, model, x.device)
     check_group(model, min(config.batch_size, len(x)), process_group)
     if x.is_cuda and x.dim() == 4:  # as tensor cores want it; CPUs of several threads are faster without
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), together(model, process_group):
         torch.manual_seed(config.seed)
-        run = Run(model, config, identity or {})
+        about = from_first(lambda: _about(model, inputs), process_group) if folder is not None else {}
+        run = Run(model, config, (identity or {}) | about)
         shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         check_agreed(run.identity | {"x": tuple(x.shape), "model": shapes}, process_group)
         if (found := from_first(lambda: _begun(folder), process_group)) is not None:
@@ -87,6 +91,14 @@ def train(
         _loop(run, inputs, config, folder, checkpoint_seconds, progress, process_group, cuda_graphs)
     model.eval()
     return run.history
+
+
+def _about(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+    """Of which model and data a checkpoint is. Weights may begin anywhere, but a γ that is fixed stays."""
+    about: dict[str, Any] = {"model": repr(model)}
+    if model.elbo.gamma == "fixed":
+        about["log_gamma"] = float(model.elbo.log_gamma)
+    return about | dict(zip(("x", "condition"), map(checkpoint.fingerprint, inputs), strict=False))
 
 
 def _begun(folder: Path | None) -> checkpoint.Checkpoint | None:

@@ -1,6 +1,7 @@
 """What a stopped run needs to go on to the same numbers."""
 
 from dataclasses import asdict
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,14 @@ def check_identity(found: Any, wanted: dict[str, Any]) -> None:
         raise InputError(f"checkpoint does not say of which run it is, got {found!r}")
     for part in sorted(found.keys() | wanted.keys()):
         if found.get(part) != wanted.get(part):
-            raise InputError(
-                f"checkpoint is of another run: its {part} is {found.get(part)!r}, expected {wanted.get(part)!r}"
-            )
+            theirs, ours = _where_they_differ(found.get(part), wanted.get(part))
+            raise InputError(f"checkpoint is of another run: its {part} is {theirs!r}, expected {ours!r}")
+
+
+def _where_they_differ(a: Any, b: Any) -> tuple[Any, Any]:
+    """Of two texts of many lines, the first two that are not the same."""
+    if not (isinstance(a, str) and isinstance(b, str)):
+        return a, b
+    return next(
+        ((x.strip(), y.strip()) for x, y in zip_longest(a.splitlines(), b.splitlines(), fillvalue="") if x != y), (a, b)
+    )

@@ -201,7 +201,10 @@ def check_precision(precision: Precision, model: nn.Module, device: torch.device
 
 
 def check_group(model: VAE | CVAE, size: int, group: Group) -> None:
-    """Raise InputError where the processes of a group could not train the model on the joined batch."""
+    """Raise InputError where the loss is no number, or the processes of a group could not train the model on the joined
+    batch."""
+    if model.elbo.reduction == "none":
+        raise InputError("elbo must have reduction='mean' or 'sum' to be trained, got 'none'")
     if group is None:
         return
     if size % group.size():

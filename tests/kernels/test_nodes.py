@@ -87,25 +87,27 @@ def test_same_results_and_gradients(name: str) -> None:
             for ours, theirs in zip(results["nodes"], results["python"], strict=True):
                 torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
             weights = weights_for(results["python"])
-            # Every subset of the results that can be followed back.
+            # Every subset of the results that can be followed back, each twice, of a graph of its own.
             for chosen in product((False, True), repeat=len(weights)):
                 used = [i for i, use in enumerate(chosen) if use and differentiable[i]]
                 if not used:
                     continue
-                found = {
-                    way: grad(
-                        [results[way][i] for i in used],
-                        [given[way][i] for i in wanted],
-                        [weights[i] for i in used],
-                        allow_unused=True,
-                        retain_graph=True,
-                    )
-                    for way in WAYS
-                }
-                for ours, theirs in zip(found["nodes"], found["python"], strict=True):
-                    assert (ours is None) == (theirs is None)
-                    if ours is not None:
-                        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+                results = {way: eager(name, way)(*given[way]) for way in WAYS}
+                for _ in range(2):
+                    found = {
+                        way: grad(
+                            [results[way][i] for i in used],
+                            [given[way][i] for i in wanted],
+                            [weights[i] for i in used],
+                            allow_unused=True,
+                            retain_graph=True,
+                        )
+                        for way in WAYS
+                    }
+                    for ours, theirs in zip(found["nodes"], found["python"], strict=True):
+                        assert (ours is None) == (theirs is None)
+                        if ours is not None:
+                            torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -133,6 +135,22 @@ def test_early_gradients_belong_to_the_caller(way: str) -> None:
     torch.testing.assert_close(second, expected, rtol=1e-6, atol=0)
     (tripled,) = grad(loss, given[:1], torch.tensor(3.0))
     torch.testing.assert_close(tripled, 3 * expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_many_gradients_at_once_are_a_loop(name: str, way: str) -> None:
+    """``is_grads_batched``, as a vectorised Jacobian has it."""
+    for arguments in arguments_of(name):
+        given = leaves(arguments, lambda i: i == 0)
+        for result in eager(name, way)(*given):
+            if not result.requires_grad:
+                continue
+            many = numbers(3, *result.shape, dtype=result.dtype, start=7)
+            at_once = grad(result, given[:1], many, is_grads_batched=True, retain_graph=True)[0]
+            loop = torch.stack([grad(result, given[:1], one, retain_graph=True)[0] for one in many])
+            tolerance = {"rtol": 1e-2, "atol": 1e-2} if loop.dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-6}
+            torch.testing.assert_close(at_once, loop, **tolerance)
 
 
 @pytest.mark.parametrize("name", OPERATORS)
