@@ -87,7 +87,7 @@ SANITIZE = timeout 40 $(SANITIZER) --target-processes all --error-exitcode 9
 SANITIZED := -m pytest -m gpu tests/kernels/test_cuda.py tests/ensemble/test_cuda.py \
     -k "nothing_to_do or nan_stays or same_each_time"
 gpu:  ## build in place, run the tests that need a GPU, measure, check memory and races; see benchmarks/results
-	timeout 90 $(PYTHON) setup.py build_ext --inplace --parallel 2
+	timeout 90 $(PYTHON) setup.py build_ext --inplace --parallel 3
 	$(call link_tree,build/gpu)
 	ln -s $(CURDIR)/manifold_core/*.so build/gpu/manifold_core/
 	ln -sfn $(CURDIR)/benchmarks build/gpu/benchmarks

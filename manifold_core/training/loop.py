@@ -27,7 +27,7 @@ __all__ = ["train"]
 def train(
     model: VAE | CVAE,
     x: Tensor,
-    config: TrainingConfig,
+    config: TrainingConfig = TrainingConfig(),
     *,
     condition: Tensor | None = None,
     folder: str | Path | None = None,
@@ -55,7 +55,7 @@ def train(
         model: called with a batch ``[B, ...]``, a CVAE also with its conditions ``[B, t]``, and ``seed=``; in a group
             also with ``first_row=``.
         x: ``[N, ...]`` training samples, on the device of the model.
-        config: see :class:`TrainingConfig`.
+        config: see :class:`TrainingConfig`, whose defaults are those of the synthetic tables.
         condition: ``[N, t]``, of a CVAE.
         folder: of the checkpoints; None keeps none.
         identity: what the checkpoint must agree on besides: what samples, ``config`` and the model's ``repr`` do not
