@@ -77,8 +77,7 @@ class RunConfig:
 
 
 def load_data(config: RunConfig) -> Dataset:
-    """The data of a run. Users' files are centred, vectors feature by feature, images by one number, and divided by one
-    number, the standard deviation: γ is one number for all features, and a manifold keeps its dimension.
+    """The data of a run, users' files standardised.
 
     Raises:
         InputError: as the loaders do.
@@ -92,12 +91,7 @@ def load_data(config: RunConfig) -> Dataset:
             f"data must be 'synthetic', 'mnist', 'fashion-mnist' or the path of a .npy, .npz or .csv file, "
             f"got {config.data!r}"
         )
-    data = load_file(config.data, seed=config.training.seed)
-    mean = data.train.double().mean(dim=0) if data.train.dim() == 2 else data.train.double().mean()
-    scale = float((data.train - mean).square().mean().sqrt())
-    if scale == 0:
-        raise InputError(f"data {config.data!r} must vary, but its training samples are all the same")
-    return Dataset(data.name, ((data.train - mean) / scale).float(), ((data.validation - mean) / scale).float())
+    return load_file(config.data, seed=config.training.seed, standardise=True)
 
 
 def _is_convolutional(config: ModelConfig, sample_shape: Sequence[int]) -> bool:

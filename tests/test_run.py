@@ -222,6 +222,16 @@ class TestMetrics:
         assert metrics["active_dimensions"] == 2
         assert not [v for v in metrics["train"]["variance"] if 0.02 < v < 0.2]
 
+    @pytest.mark.parametrize("kind", ["vectors", "images"])
+    def test_where_the_data_lie_makes_no_difference(
+        self, data: Path, finished: dict[str, Path], tmp_path: Path, no_pictures: None, kind: str
+    ) -> None:
+        np.save(tmp_path / "far.npy", np.load(data / f"{kind}.npy") + 1e7)
+        config = replace(configuration(data, kind), data=str(tmp_path / "far.npy"))
+        found, expected = run(config, tmp_path / "run", progress=False), metrics_of(finished[kind])
+        for name in ("neg_elbo", "recon", "kl", "gamma"):
+            assert found["train"][name] == pytest.approx(expected["train"][name], rel=1e-4), name
+
     def test_the_paper_prints_losses_doubled(self, finished: dict[str, Path]) -> None:
         for part in ("train", "validation"):
             measured = metrics_of(finished["trained"])[part]

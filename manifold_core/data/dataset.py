@@ -1,8 +1,10 @@
 """What every loader returns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
+
+from .standardisation import Standardisation
 
 __all__ = ["Dataset"]
 
@@ -19,6 +21,7 @@ class Dataset:
         manifold_dim: r, where it is known and one number.
         train_condition, validation_condition: c of every sample, ``[N, t]`` or ``[N, steps, d]``, float32, finite, CPU,
             where there is one.
+        standardisation: by which the samples were made of what the source holds.
     """
 
     name: str
@@ -29,3 +32,4 @@ class Dataset:
     manifold_dim: int | None = None
     train_condition: Tensor | None = None
     validation_condition: Tensor | None = None
+    standardisation: Standardisation = field(default_factory=Standardisation)

@@ -1,7 +1,9 @@
 """The user's own data, out of a file."""
 
 import csv
+import math
 from array import array
+from collections.abc import Iterator
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -13,15 +15,22 @@ import torch
 from ..errors import InputError
 from .dataset import Dataset
 from .seeds import stream
+from .standardisation import Standardisation
 
-__all__ = ["load_file"]
+__all__ = ["SUFFIXES", "load_file"]
+
+SUFFIXES = (".npy", ".npz", ".csv")
+BLOCK = 1 << 20  # numbers in float64 at a time: a file may be as large as the memory
 
 
-def load_file(path: str | Path, validation_fraction: float = 0.1, seed: int = 0) -> Dataset:
+def load_file(
+    path: str | Path, validation_fraction: float = 0.1, seed: int = 0, *, standardise: bool = False
+) -> Dataset:
     """Numbers in a .npy, .npz or .csv file as float32, split at random into training and validation samples.
 
-    Nothing is scaled or shifted: uint8 pixels stay 0..255, and constant columns stay. Integers beyond ±2²⁴ and
-    float64 are rounded to float32. The same file, fraction and seed give the same split, for ever.
+    Nothing is scaled or shifted where that is not asked for: uint8 pixels stay 0..255, and constant columns stay.
+    Integers beyond ±2²⁴ and float64 are rounded to float32, after they are standardised. The same file, fraction and
+    seed give the same split, for ever.
 
     Args:
         path: ``.npy``; ``.npz`` with one array, or with one called ``x`` among several; or ``.csv`` with commas, one
@@ -31,15 +40,18 @@ def load_file(path: str | Path, validation_fraction: float = 0.1, seed: int = 0)
         validation_fraction: share of the samples held out, in (0, 1); rounded to a number of samples that leaves at
             least one on either side.
         seed: of the split; any integer.
+        standardise: centre in float64, vectors feature by feature, images by one number, and divide by one number, the
+            standard deviation; mean and deviation are those of the training samples.
 
     Returns:
         Data set called by the file's stem, with ``train`` and ``validation`` ``[N, d]`` or ``[N, C, H, W]``
-        (C = 1 for arrays ``[N, H, W]``), float32; no labels.
+        (C = 1 for arrays ``[N, H, W]``), float32, and their ``standardisation``; no labels.
 
     Raises:
         InputError: the file is missing, empty, damaged or of another kind; the array has another shape or type, fewer
             than two samples or no features; it holds NaN, infinity or numbers too large for float32; all features are
-            constant; ``validation_fraction`` or ``seed`` is out of range.
+            constant, or with ``standardise`` those of the training samples; ``validation_fraction`` or ``seed`` is out
+            of range.
     """
     path = Path(path)
     if (
@@ -49,22 +61,23 @@ def load_file(path: str | Path, validation_fraction: float = 0.1, seed: int = 0)
     ):
         raise InputError(f"validation_fraction={validation_fraction!r}: expected a number above 0 and below 1")
     generator = stream(seed, "split")
-    x = _as_samples(_read(path), path)
+    source = _samples(_read(path), path)
 
-    n = len(x)
+    n = len(source)
     n_validation = min(max(round(n * float(validation_fraction)), 1), n - 1)
     # Not torch.randperm, whose algorithm is PyTorch's to change.
-    order = torch.rand(n, dtype=torch.float64, generator=generator).argsort(stable=True).numpy()
-    return Dataset(
-        name=path.stem,
-        train=torch.from_numpy(x[order[n_validation:]]),
-        validation=torch.from_numpy(x[order[:n_validation]]),
-    )
+    order = torch.rand(n, dtype=torch.float64, generator=generator).argsort(stable=True)
+    validation, train = order[:n_validation], order[n_validation:]
+    standardisation = _standardisation(source, train.sort().values.numpy(), path) if standardise else Standardisation()
+    x = torch.empty(source.shape)
+    for rows in _blocks(source):
+        x[rows] = standardisation.apply(torch.from_numpy(source[rows].astype(np.float64)))
+    return Dataset(name=path.stem, train=x[train], validation=x[validation], standardisation=standardisation)
 
 
 def _read(path: Path) -> npt.NDArray[Any]:
     kind = path.suffix.lower()
-    if kind not in (".npy", ".npz", ".csv"):
+    if kind not in SUFFIXES:
         raise InputError(f"{path}: file of kind {kind!r}; expected .npy, .npz or .csv")
     try:
         if path.stat().st_size == 0:
@@ -131,24 +144,52 @@ def _number(field: str) -> float | None:
         return None
 
 
-def _as_samples(source: npt.NDArray[Any], path: Path) -> npt.NDArray[np.float32]:
-    """``[N, d]`` or ``[N, C, H, W]``, N ≥ 2, finite, not constant."""
+def _samples(source: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
+    """``[N, d]`` or ``[N, C, H, W]``, N ≥ 2, finite, within float32, not constant; as it is stored."""
     if source.dtype.kind not in "iuf":
         raise InputError(f"{path}: array of type {source.dtype}; expected an integer or floating type")
     if source.ndim not in (2, 3, 4):
         raise InputError(f"{path}: array of shape {source.shape}; expected (N, d), (N, H, W) or (N, C, H, W)")
     if len(source) < 2 or source.size == 0:
         raise InputError(f"{path}: array of shape {source.shape}; expected at least two samples with features")
+    if not all(_within_float32(source[rows]).all() for rows in _blocks(source)):
+        if not (finite := np.isfinite(source)).all():
+            raise InputError(f"{path}: NaN or infinity at {_places(~finite)}; expected finite numbers")
+        places = _places(~_within_float32(source))
+        raise InputError(f"{path}: numbers too large for float32 at {places}; expected at most 3.4e38")
+    if all((source[rows] == source[0]).all() for rows in _blocks(source)):
+        raise InputError(f"{path}: all {len(source)} samples are the same; expected features that vary")
+    return source[:, None] if source.ndim == 3 else source
+
+
+def _blocks(source: npt.NDArray[Any]) -> Iterator[slice]:
+    """Rows of some BLOCK numbers."""
+    rows = max(BLOCK // source[0].size, 1)
+    return (slice(first, first + rows) for first in range(0, len(source), rows))
+
+
+def _within_float32(x: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     with np.errstate(over="ignore"):
-        x = np.asarray(source, dtype=np.float32)
-    if not (finite := np.isfinite(x)).all():
-        was_finite = np.isfinite(source)
-        if not was_finite.all():
-            raise InputError(f"{path}: NaN or infinity at {_places(~was_finite)}; expected finite numbers")
-        raise InputError(f"{path}: numbers too large for float32 at {_places(~finite)}; expected at most 3.4e38")
-    if (x == x[0]).all():
-        raise InputError(f"{path}: all {len(x)} samples are the same; expected features that vary")
-    return x[:, None] if x.ndim == 3 else x
+        return np.isfinite(x.astype(np.float32))
+
+
+def _standardisation(source: npt.NDArray[Any], rows: npt.NDArray[np.int64], path: Path) -> Standardisation:
+    """Of these rows, in two passes."""
+    vectors = source.ndim == 2
+    numbers = len(rows) * source[0].size
+
+    def differences(origin: Any) -> Iterator[npt.NDArray[np.float64]]:
+        return (source[rows[block]].astype(np.float64) - origin for block in _blocks(source))
+
+    # Summed as differences from one of them, numbers that are large beside their spread lose no digits.
+    origin = source[rows[0]].astype(np.float64)
+    origin = origin if vectors else origin.flat[0]
+    sums = sum(part.sum(axis=0 if vectors else None) for part in differences(origin))
+    mean = origin + sums / (len(rows) if vectors else numbers)
+    scale = math.sqrt(sum(float(np.square(part).sum()) for part in differences(mean)) / numbers)
+    if scale == 0:
+        raise InputError(f"{path}: all {len(rows)} training samples are the same; expected features that vary")
+    return Standardisation(torch.as_tensor(mean, dtype=torch.float64), scale)
 
 
 def _places(bad: npt.NDArray[np.bool_]) -> str:

@@ -1,10 +1,12 @@
+import tracemalloc
 import zipfile
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 
-from manifold_core.data import load_file
+from manifold_core.data import Standardisation, files, load_file
 from manifold_core.errors import InputError
 
 
@@ -263,3 +265,92 @@ def test_refuses_argument(tmp_path, argument, value):
     with pytest.raises(InputError) as caught:
         load_file(path, **{argument: value})
     assert str(caught.value).startswith(f"{argument}={value!r}: expected")
+
+
+def exact_standardisation(x, axis):
+    """By rational arithmetic: nothing is rounded but the results."""
+    x = np.vectorize(Fraction, otypes=[object])(x)
+    mean = x.sum(axis=axis) / (len(x) if axis == 0 else x.size)
+    variance = np.square(x - mean).sum() / x.size
+    return np.asarray(mean).astype(float).tolist(), float(variance) ** 0.5
+
+
+@pytest.mark.parametrize("block", [1, 7, 1 << 20])
+@pytest.mark.parametrize("dtype", ["<f4", ">f8", "u1", ">i2", "u4", "longdouble"])
+@pytest.mark.parametrize("shape", [(30, 3), (12, 2, 3), (12, 2, 2, 3)])
+def test_standardised(tmp_path, monkeypatch, shape, dtype, block):
+    monkeypatch.setattr(files, "BLOCK", block)
+    path = save(tmp_path / "a.npy", np.random.default_rng(0).integers(0, 100, shape).astype(dtype))
+    raw, data = load_file(path), load_file(path, standardise=True)
+    vectors = len(shape) == 2
+    mean, scale = exact_standardisation(raw.train.numpy().astype(int), 0 if vectors else None)
+    assert data.standardisation.mean.dtype == torch.float64
+    assert data.standardisation.mean.tolist() == pytest.approx(mean, rel=1e-14)
+    assert data.standardisation.scale == pytest.approx(scale, rel=1e-14)
+    for found, x in ((data.train, raw.train), (data.validation, raw.validation)):  # the mean is that of the training
+        expected = (x.double().numpy() - np.array(mean)) / scale
+        assert found.dtype == torch.float32
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-12)
+        assert torch.equal(data.standardisation.apply(x), found)
+    # Nothing is done that was not asked for.
+    assert (raw.standardisation.mean.item(), raw.standardisation.scale) == (0, 1)
+
+
+@pytest.mark.parametrize("shape", [(1500, 10), (100, 4, 5)])
+@pytest.mark.parametrize("offset", [1e7, -1e9, 1e12])
+def test_standardised_far_from_zero(tmp_path, shape, offset):
+    """Where float32 has no digits left for the spread, which is about 1."""
+    x = np.random.default_rng(0).normal(size=shape)
+    near, far = (
+        load_file(save(tmp_path / f"{name}.npy", array), standardise=True)
+        for name, array in (("near", x), ("far", x + offset))
+    )
+    rounding = np.spacing(abs(offset))  # of the file itself
+    torch.testing.assert_close(far.train, near.train, rtol=1e-6, atol=2 * rounding)
+    torch.testing.assert_close(far.validation, near.validation, rtol=1e-6, atol=2 * rounding)
+    assert far.standardisation.scale == pytest.approx(near.standardisation.scale, abs=rounding)
+    assert len(load_file(tmp_path / "far.npy").train) == len(near.train)  # rounded to one number, but not the same
+
+
+def test_standardised_data_are_blown_up_block_by_block(tmp_path, monkeypatch):
+    """NumPy's memory; the float32 samples are torch's."""
+    monkeypatch.setattr(files, "BLOCK", 1 << 14)
+    array = np.random.default_rng(0).integers(0, 256, (1 << 14, 8, 8), dtype=np.uint8)
+    path = save(tmp_path / "a.npy", array)
+    tracemalloc.start()
+    try:
+        load_file(path, standardise=True)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < array.size  # in float64 it is eight times as large
+
+
+def test_standardisation_there_and_back():
+    x = torch.tensor([[1e9 + 3, -7.0], [1e9 + 5, -6.5]], dtype=torch.float64)
+    standardisation = Standardisation(torch.tensor([1e9, -7], dtype=torch.float64), 2.0)
+    found = standardisation.apply(x)
+    assert (found.dtype, found.tolist()) == (torch.float32, [[1.5, 0], [2.5, 0.25]])
+    assert standardisation.undo(found).tolist() == x.tolist()
+    assert standardisation.apply(x[1].long()).tolist() == [2.5, 0.5]  # one sample, of integers: -6.5 became -6
+    images = Standardisation(torch.tensor(3.0, dtype=torch.float64), 0.5)
+    assert images.apply(torch.full((2, 1, 4, 4), 4.0)).unique().tolist() == [2]
+    assert images.undo(torch.full((2, 16), 2.0)).unique().tolist() == [4]
+    as_it_is = torch.rand(5, 3)
+    assert torch.equal(Standardisation().apply(as_it_is), as_it_is)
+    assert torch.equal(Standardisation().undo(as_it_is), as_it_is.double())
+    for call in (standardisation.apply, standardisation.undo):
+        with pytest.raises(InputError, match=r"x must be of shape \[\.\.\., 2\], got shape \(5, 3\)"):
+            call(as_it_is)
+
+
+@pytest.mark.parametrize("shape", [(12, 3), (12, 1, 2, 2)])
+def test_standardised_training_samples_must_vary(tmp_path, shape):
+    array = np.full(shape, 0.1)  # whose sum is no multiple of it in float64
+    for row in range(len(array)):
+        array[:] = 0.1
+        array[row] = 5
+        if len(load_file(save(tmp_path / "a.npy", array)).train.unique()) == 1:
+            break
+    with pytest.raises(InputError, match=r"a\.npy: all 11 training samples are the same; expected features that vary"):
+        load_file(tmp_path / "a.npy", standardise=True)
