@@ -85,10 +85,12 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{str(path)!r} cannot be read ({error}); expected a whole safetensors file") from error
 
 
-def fingerprint(x: Tensor) -> str:
-    """SHA-256 of the numbers: of what data a checkpoint is."""
-    flat = x.detach().cpu().contiguous().flatten()
-    return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()  # bytes: NumPy has no bfloat16
+def fingerprint(*parts: Tensor) -> str:
+    """SHA-256 of the numbers: of what data a checkpoint or a finished run is."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)  # NumPy lacks bfloat16
+    return digest.hexdigest()
 
 
 def remove(folder: Path) -> None:

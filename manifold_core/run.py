@@ -153,8 +153,12 @@ def run(config: RunConfig, folder: str | Path, progress: bool = True, process_gr
 def _begin(config: RunConfig, folder: Path) -> dict[str, Any] | None:
     """What the folder holds where its run is finished."""
     if (finished := _finished(folder)) is not None:
-        if finished["config"] != config.description():
-            raise InputError(f"out must be a new folder: {str(folder)!r} holds a finished run of another configuration")
+        holds = f"out must be a new folder: {str(folder)!r} holds a finished run"
+        # Runs of earlier versions do not say of what data they are.
+        if finished["config"] != config.description() or "fingerprint" not in finished:
+            raise InputError(f"{holds} of another configuration")
+        if finished["fingerprint"] != _fingerprint(load_data(config)):
+            raise InputError(f"{holds} of other data than {config.data!r} holds now")
         checkpoint.remove(folder)
         return finished
     _refuse_foreign_files(folder)
@@ -166,7 +170,7 @@ def _run(config: RunConfig, folder: Path, progress: bool, group: Group) -> dict[
     sample_shape = tuple(data.train.shape[1:])
     model = build_model(config.model, sample_shape, config.training.seed).to(config.device)
     x, held_out = (_as_input(part, config, sample_shape).to(config.device) for part in (data.train, data.validation))
-    identity = {"config": config.description(), "data": checkpoint.fingerprint(x)}
+    identity = {"config": config.description(), "data": _fingerprint(data)}
     history = train(model, x, config.training, folder=folder, identity=identity, progress=progress, process_group=group)
     return from_first(lambda: _finish(config, folder, data, model, x, held_out, history), group)
 
@@ -186,6 +190,7 @@ def _finish(
         "validation": validation.as_dict(),
         "units": "nats per sample; neg_elbo = nll + kl, recon = squared error; see paper_convention for the paper's",
         "config": config.description(),
+        "fingerprint": _fingerprint(data),
         "sample_shape": list(data.train.shape[1:]),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "versions": _versions(),
@@ -195,6 +200,13 @@ def _finish(
     write_json(folder / METRICS, metrics)
     checkpoint.remove(folder)
     return metrics
+
+
+def _fingerprint(data: Dataset) -> str:
+    """Of all of the data that decides the numbers of a run."""
+    units = data.standardisation
+    scale = torch.tensor(units.scale, dtype=torch.float64)
+    return checkpoint.fingerprint(data.train, data.validation, units.mean, scale)
 
 
 def _as_input(x: Tensor, config: RunConfig, sample_shape: tuple[int, ...]) -> Tensor:

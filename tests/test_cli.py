@@ -423,6 +423,22 @@ class TestTrain:
         assert cli.table([json.loads(before["metrics.json"])]) in capfd.readouterr().out
         assert files(earlier) == before
 
+    def test_a_changed_file_is_not_a_finished_run(
+        self, inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], no_pictures: None
+    ) -> None:
+        path, out = tmp_path / "points.npy", tmp_path / "out"
+        command = ["train", "--data", str(path), "--out", str(out), *SMALL]
+        np.save(path, np.load(inputs / "good.npy"))
+        assert cli.main(command) == 0
+        before = files(out)
+        capfd.readouterr()
+        np.save(path, np.load(inputs / "good.npy")[::-1])
+        assert cli.main(command) == 2
+        printed = capfd.readouterr()
+        assert f"{str(out)!r} holds a finished run of other data than {str(path)!r} holds now" in only_line(printed.err)
+        assert printed.out == ""
+        assert files(out) == before
+
     def test_another_seed_is_another_run(
         self, inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], no_pictures: None
     ) -> None:

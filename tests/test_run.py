@@ -230,7 +230,7 @@ class TestMetrics:
         config = replace(configuration(data, kind), data=str(tmp_path / "far.npy"))
         found, expected = run(config, tmp_path / "run", progress=False), metrics_of(finished[kind])
         for name in ("neg_elbo", "recon", "kl", "gamma"):
-            assert found["train"][name] == pytest.approx(expected["train"][name], rel=1e-4), name
+            assert found["train"][name] == pytest.approx(expected["train"][name], rel=1e-3), name
 
     def test_the_paper_prints_losses_doubled(self, finished: dict[str, Path]) -> None:
         for part in ("train", "validation"):
@@ -388,7 +388,7 @@ class TestFinishedRun:
         metrics = run(config, tmp_path, progress=False)
         before = contents(tmp_path)
         changed = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-        for name in ("train", "load_data", "build_model"):
+        for name in ("train", "build_model"):
             monkeypatch.setattr(f"manifold_core.run.{name}", None)
         assert run(config, tmp_path, progress=False) == metrics
         assert contents(tmp_path) == before
@@ -421,6 +421,16 @@ OTHERS: dict[str, Callable[[RunConfig], RunConfig]] = {
 }
 
 
+# Of the samples x, one of which is held out. The last three leave the training samples, once standardised, as they are.
+CHANGES: dict[str, Callable[[Any, int], Any]] = {
+    "a number": lambda x, _: x + 1e-3 * (np.arange(x.size).reshape(x.shape) == 45),
+    "the order": lambda x, _: x[::-1],
+    "a held-out sample": lambda x, held_out: x + 1e-3 * (np.arange(len(x)) == held_out)[:, None],
+    "the mean": lambda x, _: x + 2.0**20,
+    "the scale": lambda x, _: x * 2,
+}
+
+
 class TestRefusals:
     @pytest.mark.parametrize("other", OTHERS)
     def test_a_finished_run_of_another_configuration(
@@ -433,6 +443,15 @@ class TestRefusals:
         assert str(folder) in str(error.value)
         assert contents(folder) == before
 
+    def test_a_finished_run_of_before_there_were_fingerprints(
+        self, data: Path, finished: dict[str, Path], tmp_path: Path, no_pictures: None
+    ) -> None:
+        metrics = metrics_of(finished["vectors"])
+        del metrics["fingerprint"]
+        (tmp_path / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+        with pytest.raises(mc.InputError, match=r"out must be a new folder.*another configuration"):
+            run(configuration(data, "vectors"), tmp_path, progress=False)
+
     @pytest.mark.parametrize("other", OTHERS)
     def test_a_stopped_run_of_another_configuration(
         self, data: Path, stopped: Path, no_pictures: None, other: str
@@ -442,20 +461,52 @@ class TestRefusals:
             run(OTHERS[other](configuration(data, "vectors")), stopped, progress=False)
         assert contents(stopped) == before
 
-    def test_a_stopped_run_on_other_contents_of_the_same_file(
-        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None
+    @pytest.mark.parametrize("state", ["stopped", "finished"])
+    @pytest.mark.parametrize("change", CHANGES)
+    def test_other_contents_of_the_same_file(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None, change: str, state: str
     ) -> None:
         path = tmp_path / "x.npy"
-        path.write_bytes((data / "vectors.npy").read_bytes())
-        config, folder = replace(configuration(data, "vectors"), data=str(path)), tmp_path / "run"
-        stop_after(monkeypatch, 10, config, folder)
-        x = np.load(path)
-        x[7, 3] += 1e-3
+        x = 270 * np.rint(1024 * np.load(data / "vectors.npy")) / 2**20  # the mean of 270 samples needs no rounding
         np.save(path, x)
+        x -= load_file(path, seed=TRAINING.seed, standardise=True).standardisation.mean.numpy()
+        np.save(path, x)
+        held_out = (x.astype(np.float32) == load_file(path, seed=TRAINING.seed).validation[0].numpy()).all(1).argmax()
+        config, folder = replace(configuration(data, "vectors", steps=12), data=str(path)), tmp_path / "run"
+        if state == "stopped":
+            stop_after(monkeypatch, 10, config, folder)
+        else:
+            run(config, folder, progress=False)
+        np.save(path, CHANGES[change](x, held_out))
         before = contents(folder)
-        with pytest.raises(mc.InputError, match="checkpoint is of another run: its data"):
+        message = {
+            "stopped": "checkpoint is of another run: its data",
+            "finished": f"out must be a new folder: '{folder}' holds a finished run of other data than '{path}' holds",
+        }
+        with pytest.raises(mc.InputError, match=message[state]):
             run(config, folder, progress=False)
         assert contents(folder) == before
+        np.save(path, x)  # of the same contents again
+        assert run(config, folder, progress=False)["train"]["samples"] == 270
+
+    def test_other_contents_of_an_image_set(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, no_pictures: None
+    ) -> None:
+        """The folder of its files plays no part, what is in them does."""
+        from manifold_core.data import Dataset
+
+        sets: dict[str | None, Dataset] = {}
+        for seed, folder in enumerate(("one", "other")):
+            generator = torch.Generator().manual_seed(seed)
+            parts = torch.rand(80, 1, 8, 8, generator=generator), torch.rand(9, 1, 8, 8, generator=generator)
+            sets[folder] = Dataset("mnist", *parts)
+        sets["copy"] = sets["one"]
+        monkeypatch.setattr("manifold_core.run.load_images", lambda _, folder: sets[folder])
+        config = RunConfig("mnist", IMAGES, replace(TRAINING, steps=3), data_folder="one")
+        metrics = run(config, tmp_path, progress=False)
+        assert run(replace(config, data_folder="copy"), tmp_path, progress=False) == metrics
+        with pytest.raises(mc.InputError, match=r"out must be a new folder.*other data than 'mnist' holds"):
+            run(replace(config, data_folder="other"), tmp_path, progress=False)
 
     @pytest.mark.parametrize("name", ["weights.safetensors", "variances.png", "curves.png", "images.png"])
     def test_files_of_others(self, data: Path, tmp_path: Path, no_pictures: None, name: str) -> None:
