@@ -12,6 +12,7 @@ if find_spec(f"{__name__}.kernels") is None:
         "run Python from another folder, or install the checkout with 'pip install -e .'"
     )
 
+from .data import Standardisation
 from .dimension import ActiveDimensions, active_dimensions
 from .elbo import ELBOTerms, GaussianELBO
 from .ensemble import ConvSpec, ModelSpec, SequentialSpec, TrainedModel, train_ensemble
@@ -19,7 +20,7 @@ from .errors import InputError
 from .evaluation import Metrics, evaluate
 from .kernels import gaussian_nll, rsample_kl, rsample_kl_cholesky
 from .models import CVAE, VAE
-from .run import load_model
+from .run import FinishedRun, load_model, load_run
 from .sequential import EveryStepCVAE, SequentialCVAE
 from .standard_prior import with_standard_prior
 from .training import Diverged, History, TrainingConfig, train
@@ -32,6 +33,7 @@ __all__ = [
     "Diverged",
     "ELBOTerms",
     "EveryStepCVAE",
+    "FinishedRun",
     "GaussianELBO",
     "History",
     "InputError",
@@ -39,12 +41,14 @@ __all__ = [
     "ModelSpec",
     "SequentialCVAE",
     "SequentialSpec",
+    "Standardisation",
     "TrainedModel",
     "TrainingConfig",
     "active_dimensions",
     "evaluate",
     "gaussian_nll",
     "load_model",
+    "load_run",
     "rsample_kl",
     "rsample_kl_cholesky",
     "train",

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import math
 import os
 import signal
 import sys
@@ -247,7 +248,7 @@ def _device(name: str) -> str:
 
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
-    """One line a run, measured on its training data; nats."""
+    """One line a run, measured on its training data as the model takes them; nats."""
     full = any(_is_full(metrics) for metrics in runs)
     head = f"{'data':<20}{'r':>4}{'active':>8}{'by eigenvalue':>15}" if full else f"{'data':<20}{'r':>4}{'active':>8}"
     head += f"{'of':>5}{'gap':>10}{'-ELBO':>11}{'recon':>11}{'KL':>9}{'gamma':>11}"
@@ -267,6 +268,13 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     lines.append(
         "\ngap: smallest inactive over largest active variance; near 1 the count hangs on the threshold, train longer"
     )
+    for metrics in runs:
+        if (scale := metrics["standardisation"]["scale"]) != 1:
+            greater = math.prod(metrics["sample_shape"]) * math.log(scale)
+            lines.append(
+                f"{metrics['data']} was measured as (x - mean) / {scale:.4g}; in the units of the data recon and gamma "
+                f"are {scale**2:.4g} times as large, -ELBO is greater by {greater:.4g}"
+            )
     return "\n".join(lines)
 
 

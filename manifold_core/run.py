@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import checkpoint, plots
 from .covariance import Covariance
-from .data import Dataset, load_file, load_images, synthetic_manifold
+from .data import Dataset, Standardisation, load_file, load_images, synthetic_manifold
 from .distributed import Group, everywhere, from_first
 from .elbo import Gamma, GaussianELBO
 from .errors import InputError
@@ -21,10 +21,25 @@ from .files import locked, output_folder, write_json
 from .models import VAE
 from .training import History, TrainingConfig, train
 
-__all__ = ["IMAGE_SETS", "ModelConfig", "RunConfig", "build_model", "load_data", "load_model", "run"]
+__all__ = [
+    "IMAGE_SETS",
+    "FinishedRun",
+    "ModelConfig",
+    "RunConfig",
+    "build_model",
+    "load_data",
+    "load_model",
+    "load_run",
+    "run",
+]
 
 IMAGE_SETS = ("mnist", "fashion-mnist")
 METRICS, WEIGHTS = "metrics.json", "weights.safetensors"
+UNITS = (
+    "nats per sample; neg_elbo = nll + kl, recon = squared error; see paper_convention for the paper's. Samples are "
+    "measured as the model takes them, (x - mean) / scale of standardisation: in the units of the data recon and gamma "
+    "are scale**2 times as large, neg_elbo and nll of d features greater by d log scale"
+)
 PICTURES = {"variances": "variances.png", "curves": "curves.png", "images": "images.png"}
 
 
@@ -109,24 +124,64 @@ def build_model(config: ModelConfig, sample_shape: Sequence[int], seed: int = 0)
         return VAE.mlp(features, config.latent_dim, config.hidden or (64,), elbo)
 
 
+@dataclass(frozen=True)
+class FinishedRun:
+    """What :func:`load_run` finds.
+
+    Attributes:
+        model: trained, in evaluation mode. Its samples are standardised: images ``[N, C, H, W]``, flattened where it is
+            an MLP, and vectors.
+        standardisation: from the units of the user's file to those of the model, and back. Of synthetic data and of
+            published images, which are trained on as they are loaded, it changes nothing.
+        metrics: the content of ``metrics.json``.
+    """
+
+    model: VAE
+    standardisation: Standardisation
+    metrics: dict[str, Any]
+
+
+def load_run(folder: str | Path) -> FinishedRun:
+    """The trained model of a finished run with what it takes to apply it to data in their own units:
+    ``active_dimensions(found.model, found.standardisation.apply(x))``, ``found.standardisation.undo(model.sample(n))``.
+
+    Raises:
+        InputError: no finished run in that folder, or one of an earlier version, which kept no standardisation.
+    """
+    model, metrics = _trained(Path(folder))
+    try:
+        kept = metrics["standardisation"]
+        standardisation = Standardisation(torch.tensor(kept["mean"], dtype=torch.float64), kept["scale"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"folder must hold a run with the mean and scale of its data, got {str(folder)!r}, whose {METRICS} lacks "
+            f"them: train again, into a new folder"
+        ) from error
+    return FinishedRun(model, standardisation, metrics)
+
+
 def load_model(folder: str | Path) -> VAE:
-    """The trained model of a finished run, in evaluation mode.
+    """The trained model of a finished run, in evaluation mode. It takes standardised samples: see :func:`load_run`.
 
     Raises:
         InputError: no finished run in that folder.
     """
-    metrics = _finished(Path(folder))
+    return _trained(Path(folder))[0]
+
+
+def _trained(folder: Path) -> tuple[VAE, dict[str, Any]]:
+    metrics = _finished(folder)
     if metrics is None:
         raise InputError(f"folder must hold a finished run, got {str(folder)!r} without {METRICS}")
     description = dict(metrics["config"]["model"])
     description["hidden"] = tuple(description["hidden"]) if description["hidden"] is not None else None
     model = build_model(ModelConfig(**description), metrics["sample_shape"])
-    path = Path(folder) / WEIGHTS
+    path = folder / WEIGHTS
     try:
         model.load_state_dict(checkpoint.load_tensors(path))
     except RuntimeError as error:
         raise InputError(f"{str(path)!r} does not hold the weights of the model in {METRICS}: {error}") from error
-    return model.eval()
+    return model.eval(), metrics
 
 
 def run(config: RunConfig, folder: str | Path, progress: bool = True, process_group: Group = None) -> dict[str, Any]:
@@ -188,7 +243,8 @@ def _finish(
         "active_dimensions": measured.active_dimensions,
         "train": measured.as_dict(),
         "validation": validation.as_dict(),
-        "units": "nats per sample; neg_elbo = nll + kl, recon = squared error; see paper_convention for the paper's",
+        "units": UNITS,
+        "standardisation": data.standardisation.as_dict(),
         "config": config.description(),
         "fingerprint": _fingerprint(data),
         "sample_shape": list(data.train.shape[1:]),

@@ -534,6 +534,17 @@ class TestTrain:
             line = cli.table([metrics | {"train": measured | {"gap": gap}}]).splitlines()[2]
             assert dict(zip(columns, line.split(), strict=True))["gap"] == printed
 
+    def test_the_table_says_what_its_units_are(self, earlier: Path) -> None:
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+        kept = metrics["standardisation"]
+        five = cli.table([metrics | {"standardisation": kept | {"scale": 10.0}}]).splitlines()
+        assert five[-1] == (
+            "good was measured as (x - mean) / 10; in the units of the data recon and gamma are 100 times as large, "
+            "-ELBO is greater by 11.51"  # five times log 10
+        )
+        as_it_is = metrics | {"standardisation": kept | {"scale": 1.0}}
+        assert cli.table([as_it_is]).splitlines() == five[:-1]
+
     def test_the_table_has_both_counts_of_a_full_covariance(self, earlier: Path) -> None:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
         model = metrics["config"]["model"]

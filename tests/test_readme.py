@@ -3,9 +3,11 @@
 import json
 import re
 import statistics
+import sys
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 from manifold_core.experiments import paper
 from manifold_core.experiments.report.markdown import markdown
@@ -14,19 +16,31 @@ from manifold_core.experiments.report.results import read_results
 
 import manifold_core as mc
 from benchmarks import report
+from manifold_core import cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_python_blocks_run_one_after_the_other(capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_blocks_run_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
+    monkeypatch.chdir(tmp_path)
+    np.save("points.npy", np.random.default_rng(0).normal(5, 3, (200, 4)))
+    command = re.search(r"manifold-core (train --data points.npy .*)", README)
+    assert command is not None
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # pictures take time
+    assert cli.main([*command[1].split(), "--steps", "2", "--quiet"]) == 0
+    capsys.readouterr()
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
     assert isinstance(names["model"], mc.CVAE)
-    assert int(capsys.readouterr().out.split()[0]) in range(9)
+    counts = re.findall(r"^\d+$", capsys.readouterr().out, flags=re.MULTILINE)
+    assert int(counts[0]) in range(33)
+    assert int(counts[1]) in range(9)
 
 
 def test_speed_figures_are_those_of_the_result_files() -> None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import manifold_core as mc
 from manifold_core import checkpoint, plots
 from manifold_core.data import load_file
-from manifold_core.run import ModelConfig, RunConfig, build_model, load_data, load_model, run
+from manifold_core.run import ModelConfig, RunConfig, build_model, load_data, load_model, load_run, run
 from manifold_core.training import train
 
 STEPS = 40
@@ -301,6 +301,8 @@ class TestMetrics:
         # Data in [0, 1] are taken as they are.
         x = made["data"].train
         assert mc.evaluate(load_model(tmp_path), x).as_dict() == metrics["train"]
+        assert metrics["standardisation"] == {"mean": 0, "scale": 1}
+        assert torch.equal(load_run(tmp_path).standardisation.apply(x), x)
 
     def test_images_of_a_published_set_are_taken_as_they_are(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, no_pictures: None
@@ -380,6 +382,66 @@ class TestFinishedRun:
             path.write_bytes((finished["images"] / path.name).read_bytes())
         with pytest.raises(mc.InputError, match="weights"):
             load_model(tmp_path)
+
+    @pytest.mark.parametrize("kind", ["vectors", "images", "trained", "full"])
+    def test_load_run_goes_from_the_units_of_the_file_to_the_models(
+        self, data: Path, finished: dict[str, Path], kind: str
+    ) -> None:
+        path = data / ("images.npy" if kind == "images" else "vectors.npy")
+        found, x = load_run(finished[kind]), np.load(path)
+        assert found.metrics == metrics_of(finished[kind])
+        own = torch.from_numpy(x)
+        rounded = load_file(path, seed=TRAINING.seed).train.flatten(1).tolist()
+        training = own[[i for i, row in enumerate(own.float().flatten(1).tolist()) if row in rounded]]
+        applied = found.standardisation.apply(training)
+        assert mc.active_dimensions(found.model, applied).count == found.metrics["active_dimensions"]
+        again = mc.active_dimensions(found.model, applied).variance.tolist()
+        assert again == pytest.approx(found.metrics["train"]["variance"], rel=1e-6)
+        # What the loader did, of which JSON loses no digit.
+        loaded = load_data(configuration(data, "images" if kind == "images" else "vectors"))
+        assert torch.equal(found.standardisation.mean, loaded.standardisation.mean)
+        assert found.standardisation.scale == loaded.standardisation.scale
+        assert found.standardisation.mean.tolist() == pytest.approx(
+            training.mean(dim=0 if x.ndim == 2 else (0, 1, 2, 3)).tolist(), rel=1e-12
+        )
+        back = found.standardisation.undo(applied)
+        torch.testing.assert_close(back, training, rtol=1e-6, atol=1e-6 * found.standardisation.scale)
+
+    def test_samples_of_a_run_lie_where_its_data_do(self, data: Path, finished: dict[str, Path]) -> None:
+        found, x = load_run(finished["trained"]), torch.from_numpy(np.load(data / "vectors.npy"))
+        with torch.no_grad():
+            drawn = found.standardisation.undo(found.model.sample(4000, torch.Generator().manual_seed(0)))
+        torch.testing.assert_close(drawn.mean(dim=0), x.mean(dim=0), rtol=0, atol=float(0.1 * x.std()))
+        torch.testing.assert_close(drawn.std(dim=0), x.std(dim=0), rtol=0.15, atol=0)
+
+    def test_it_says_what_its_losses_are_in_the_units_of_the_file(self, data: Path, finished: dict[str, Path]) -> None:
+        """By the density of x itself, in place of that of (x − mean) / scale."""
+        found = load_run(finished["trained"])
+        measured, scale = found.metrics["train"], found.metrics["standardisation"]["scale"]
+        x = load_data(configuration(data, "vectors")).train
+        with torch.no_grad():
+            x_hat = found.model.decoder(found.model(x, seed=0).z)
+        gamma = scale**2 * measured["gamma"]
+        recon = (found.standardisation.undo(x) - found.standardisation.undo(x_hat)).square().sum(dim=1)
+        nll = (recon / gamma + 6 * math.log(2 * math.pi * gamma)).mean().item() / 2
+        assert recon.mean().item() == pytest.approx(scale**2 * measured["recon"], rel=1e-5)
+        assert nll == pytest.approx(measured["nll"] + 6 * math.log(scale), rel=1e-5)
+        for said in ("scale**2 times as large", "greater by d log scale", "(x - mean) / scale"):
+            assert said in found.metrics["units"]
+
+    @pytest.mark.parametrize("damage", [None, 3, {"mean": 0.0}, {"mean": "x", "scale": 1.0}, {"mean": 0.0, "scale": 0}])
+    def test_load_run_wants_mean_and_scale(self, finished: dict[str, Path], tmp_path: Path, damage: Any) -> None:
+        for name, content in contents(finished["vectors"]).items():
+            (tmp_path / name).write_bytes(content)
+        metrics = metrics_of(tmp_path) | {"standardisation": damage}
+        if damage is None:  # as of an earlier version
+            del metrics["standardisation"]
+        (tmp_path / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+        with pytest.raises(mc.InputError, match="folder must hold a run with the mean and scale of its data"):
+            load_run(tmp_path)
+        assert load_model(tmp_path).latent_dim == 4
+        with pytest.raises(mc.InputError, match="folder must hold a finished run"):
+            load_run(tmp_path / "nowhere")
 
     def test_it_is_not_trained_again(
         self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None

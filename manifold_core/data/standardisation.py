@@ -1,6 +1,8 @@
 """From the units of the user's data to those of a model, and back."""
 
+import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,19 +14,26 @@ __all__ = ["Standardisation"]
 
 @dataclass(frozen=True)
 class Standardisation:
-    """x ↦ (x − mean) / scale; as it is made without arguments it changes nothing.
+    """x ↦ (x − mean) / scale; without arguments it changes nothing.
 
-    One scale for all features: γ is one number, too, and a manifold keeps its dimension. Of what was measured in the
-    model's units, recon and γ are ``scale²`` times as large in those of the data, and −ELBO and NLL of d features
-    greater by d log scale.
+    One scale for all features: γ is one number for all of them, and a manifold keeps its dimension. In the units of the
+    data recon and γ are scale² times what they are in the model's, and NLL and −ELBO of d features greater by
+    d log scale.
 
     Attributes:
         mean: float64, ``[d]`` for vectors, one number ``[]`` for images.
-        scale: the standard deviation, of all features together.
+        scale: above 0; the standard deviation, of all features together.
+
+    Raises:
+        InputError: ``scale`` is not positive and finite.
     """
 
     mean: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale < math.inf:
+            raise InputError(f"scale must be a positive, finite number, got {self.scale!r}")
 
     def apply(self, x: Tensor) -> Tensor:
         """(x − mean) / scale, float32: samples as the model takes them.
@@ -47,6 +56,10 @@ class Standardisation:
         """
         self._check(x)
         return x.double() * self.scale + self.mean.to(x.device)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, of which JSON keeps all digits."""
+        return {"mean": self.mean.tolist(), "scale": self.scale}
 
     def _check(self, x: Tensor) -> None:
         if self.mean.dim() and x.shape[-1:] != self.mean.shape:
