@@ -73,6 +73,19 @@ def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise _Terminated
 
 
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Names the defaults but those that say nothing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = action.default is None or action.default is False
+        return action.help if silent else super()._get_help_string(action)
+
+
+def _default(name: str) -> str:
+    vectors, images = (DEFAULTS[kind][name] for kind in ("vectors", "images"))
+    return f"default {vectors}; {images} for {' and '.join(IMAGE_SETS)} without --hidden"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="manifold-core", description="Train a VAE and read off its manifold dimension."
@@ -80,9 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"manifold-core {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    add = commands.add_parser(
-        "train", help="train a VAE on a data set", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    add = commands.add_parser("train", help="train a VAE on a data set", formatter_class=_Formatter)
     add.set_defaults(command=_train)
     add.add_argument("--data", required=True, help="synthetic, mnist, fashion-mnist, or a .npy, .npz or .csv file")
     add.add_argument("--out", required=True, type=Path, help="folder of the results; goes on with a stopped run there")
@@ -93,13 +104,17 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--ambient-dim", type=int, default=20, metavar="d", help="of synthetic data")
     add.add_argument("--manifold-dim", type=int, default=6, metavar="r", help="of synthetic data")
     add.add_argument("--data-dir", metavar="DIR", help="folder of the image files; default: search, then download")
-    add.add_argument("--steps", type=int, help="optimizer steps; default 20000, images 5000")
-    add.add_argument("--batch-size", type=int, help="samples a step; default 1024, images 512")
+    add.add_argument("--steps", type=int, help=f"optimizer steps; {_default('steps')}")
+    add.add_argument("--batch-size", type=int, help=f"samples a step; {_default('batch_size')}")
     add.add_argument(
-        "--learning-rate", type=float, help="highest of the one-cycle schedule; default 0.005, images 0.01"
+        "--learning-rate", type=float, help=f"highest of the one-cycle schedule; {_default('learning_rate')}"
     )
     add.add_argument(
-        "--hidden", type=int, nargs="+", metavar="N", help="widths of an MLP; default 64, images residual networks"
+        "--hidden",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="widths of an MLP; default 64, residual networks for images whose sides are multiples of 4",
     )
     add.add_argument("--channels", type=int, default=5, help="of the residual networks")
     add.add_argument("--gamma", choices=("learned", "analytic", "fixed"), default="learned", help="decoder variance")
@@ -116,15 +131,15 @@ def _parser() -> argparse.ArgumentParser:
     add = commands.add_parser(
         "reproduce",
         help="replay tables and theorems of the paper",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Formatter,
     )
     add.set_defaults(command=_reproduce)
     add.add_argument(
-        "tables", nargs="+", metavar="table", help="table1, table3, ..., theorem1; synthetic or all for all"
+        "tables", nargs="+", metavar="table", help="table1, ..., theorem1, ...; synthetic, images or all for all such"
     )
     add.add_argument("--out", required=True, type=Path, help="folder of the results; goes on with what is begun there")
-    add.add_argument("--budget", default="quick", help="quick or full")
-    add.add_argument("--seeds", type=int, metavar="N", help="models a cell; default: 1 quick, 5 full")
+    add.add_argument("--budget", default="quick", help="quick, reduced or full")
+    add.add_argument("--seeds", type=int, metavar="N", help="models a cell; default: 1 quick or reduced, 5 full")
     add.add_argument(
         "--as-published", action="store_true", help="the paper's widths, steps and full batches where ours are others"
     )
@@ -151,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     add = commands.add_parser(
         "bench",
         help="what the library would give on this machine's CPU, beside eager PyTorch and other peers",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Formatter,
     )
     add.set_defaults(command=_bench)
     add.add_argument(

@@ -13,6 +13,7 @@ from torch import Tensor
 from . import checkpoint, plots
 from .covariance import Covariance
 from .data import Dataset, Standardisation, load_file, load_images, synthetic_manifold
+from .data.files import SUFFIXES
 from .distributed import Group, everywhere, from_first
 from .elbo import Gamma, GaussianELBO
 from .errors import InputError
@@ -101,7 +102,7 @@ def load_data(config: RunConfig) -> Dataset:
         return synthetic_manifold(config.ambient_dim, config.manifold_dim, seed=config.training.seed)
     if config.data in IMAGE_SETS:
         return load_images(config.data, config.data_folder)
-    if Path(config.data).suffix not in (".npy", ".npz", ".csv"):
+    if Path(config.data).suffix.lower() not in SUFFIXES:
         raise InputError(
             f"data must be 'synthetic', 'mnist', 'fashion-mnist' or the path of a .npy, .npz or .csv file, "
             f"got {config.data!r}"

@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from manifold_core.experiments.reproduce import SETS
+from manifold_core.experiments.tables import BUDGETS
 from safetensors.torch import load_file as load_safetensors
 
 import manifold_core as mc
 from manifold_core import checkpoint, cli
-from manifold_core.run import IMAGE_SETS, RunConfig
+from manifold_core.run import IMAGE_SETS, RunConfig, build_model
 from manifold_core.training import train
 
 # One thread: tensors of these sizes gain nothing from more, and both sides of a comparison must have as many.
@@ -121,6 +123,18 @@ def earlier(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setitem(sys.modules, "matplotlib", None)
         assert cli.main(["train", "--data", str(inputs / "good.npy"), "--out", str(folder), *SMALL]) == 0
     return folder
+
+
+@pytest.fixture
+def help_of(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[[str], str]:
+    def printed(command: str) -> str:
+        monkeypatch.setenv("COLUMNS", "999")  # no word is broken
+        with pytest.raises(SystemExit) as stop:
+            cli.main([command, "--help"])
+        assert stop.value.code == 0
+        return " ".join(capfd.readouterr().out.split())
+
+    return printed
 
 
 def only_line(text: str) -> str:
@@ -507,13 +521,24 @@ class TestTrain:
             )
             assert config.device == ("cuda" if torch.cuda.is_available() else "cpu")
 
-    def test_the_help_names_the_defaults(self, capfd: pytest.CaptureFixture[str]) -> None:
-        with pytest.raises(SystemExit) as stop:
-            cli.main(["train", "--help"])
-        assert stop.value.code == 0
-        text = " ".join(capfd.readouterr().out.split())
+    def test_the_help_names_the_defaults(self, help_of: Callable[[str], str]) -> None:
+        text = help_of("train")
         for name, vectors in cli.DEFAULTS["vectors"].items():
-            assert f"default {vectors}, images {cli.DEFAULTS['images'][name]}" in text
+            images = cli.DEFAULTS["images"][name]
+            assert f"default {vectors}; {images} for mnist and fashion-mnist without --hidden" in text
+        assert "the manifold's (default: 20)" in text
+        assert "(default: None)" not in text
+        assert "(default: False)" not in text
+
+    def test_a_users_images_have_the_defaults_of_vectors(
+        self, inputs: Path, configurations: list[tuple[RunConfig, Path, bool]]
+    ) -> None:
+        """As the help says, though they are trained with residual networks."""
+        assert cli.main(["train", "--out", "here", "--data", str(inputs / "images.npy")]) == 0
+        ((config, _, _),) = configurations
+        assert {name: getattr(config.training, name) for name in cli.DEFAULTS["vectors"]} == cli.DEFAULTS["vectors"]
+        for shape, networks in (((1, 8, 12), "ConvEncoder"), ((1, 8, 10), "MLPEncoder"), ((5,), "MLPEncoder")):
+            assert type(build_model(config.model, shape).encoder).__name__ == networks
 
     def test_the_table_holds_the_numbers(self, earlier: Path) -> None:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
@@ -573,6 +598,15 @@ class TestTrain:
         line = capfd.readouterr().out.splitlines()[2].split()
         assert line[2:4] == [str(metrics["active_dimensions"]), str(metrics["train"]["spectrum_count"])]
         assert cli.main(command) == 2  # a diagonal one is another run
+
+
+class TestReproduce:
+    def test_the_help_names_every_budget_and_set(self, help_of: Callable[[str], str]) -> None:
+        text = help_of("reproduce")
+        assert f"--budget BUDGET {' or '.join(', '.join(BUDGETS).rsplit(', ', 1))} (default: quick)" in text
+        assert f"{' or '.join(', '.join(SETS).rsplit(', ', 1))} for all such" in text
+        seeds = {count: " or ".join(name for name, plan in BUDGETS.items() if plan.seeds == count) for count in (1, 5)}
+        assert f"default: 1 {seeds[1]}, 5 {seeds[5]}" in text
 
 
 class TestInfo:

@@ -671,6 +671,12 @@ class TestRefusals:
         with pytest.raises(mc.InputError, match=r"x\.npy.*var"):
             load_data(RunConfig(str(path), VECTORS))
 
+    def test_a_kind_of_file_in_capitals_is_none_to_refuse(self, data: Path, tmp_path: Path) -> None:
+        path = tmp_path / "VECTORS.NPY"
+        path.write_bytes((data / "vectors.npy").read_bytes())
+        found, expected = (load_data(RunConfig(str(file), VECTORS)) for file in (path, data / "vectors.npy"))
+        assert torch.equal(found.train, expected.train)
+
     def test_an_unknown_kind_of_data(self, tmp_path: Path) -> None:
         for name in ("cifar", "Synthetic", "x.txt", "", "mnist.gz"):
             with pytest.raises(mc.InputError, match=f"data must be 'synthetic', .* got {name!r}"):
