@@ -34,7 +34,9 @@ def load_file(
 
     Args:
         path: ``.npy``; ``.npz`` with one array, or with one called ``x`` among several; or ``.csv`` with commas, one
-            sample a line, blank lines ignored, the first line a header if no field of it is a number.
+            sample a line, blank lines ignored, the first line a header if no field of it is a number. A first line that
+            counts the columns, ``0,1,…,d−1``, is refused: it is how pandas names them, and may be a sample; a header of
+            words above the samples, or none, is clear.
             Arrays are ``[N, d]``, ``[N, C, H, W]`` or ``[N, H, W]``, of an integer or floating type. Pickled objects
             are never loaded.
         validation_fraction: share of the samples held out, in (0, 1); rounded to a number of samples that leaves at
@@ -125,6 +127,11 @@ def _read_csv(path: Path) -> npt.NDArray[np.float64]:
                     raise InputError(f"{path}, line {lines.line_num}: {len(fields)} fields; expected {n_columns}")
                 if is_first and all(number is None for number in numbers):
                     continue
+                if is_first and [field.strip() for field in fields] == [str(i) for i in range(n_columns)]:
+                    raise InputError(
+                        f"{path}, line {lines.line_num}: the numbers of the columns, 0 to {n_columns - 1}, which may "
+                        f"be their names or a sample; expected a header of words above the samples, or none"
+                    )
                 for field, number in zip(fields, numbers, strict=True):
                     if number is None:
                         raise InputError(f"{path}, line {lines.line_num}: {field!r}; expected a number")

@@ -96,6 +96,15 @@ def test_csv(tmp_path, text):
     torch.testing.assert_close(rows(data), torch.tensor([[1, 2], [3, 4], [5, -0.6]]), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("text", ["a,b\n0,1\n2,3\n", "2,3\n0,1\n", "0.0,1.0\n2,3\n", "0,2\n1,3\n", "1,2\n0,1\n"])
+def test_csv_of_small_numbers(tmp_path, text):
+    """A line that counts the columns is unclear as the first alone."""
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+    written = [[float(field) for field in line.split(",")] for line in text.removeprefix("a,b\n").splitlines()]
+    assert rows(load_file(path)).tolist() == sorted(written)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -106,6 +115,9 @@ def test_csv(tmp_path, text):
         (b"1,2\n3,\n", "line 2: ''; expected a number"),
         (b"1,2\na,b\n", "line 2: 'a'; expected a number"),
         (b"id,2\n3,4\n", "line 1: 'id'; expected a number"),
+        (b"0,1,2,3\n4,5,6,7\n8,9,1,2\n", "line 1: the numbers of the columns, 0 to 3, .* expected a header of words"),
+        (b'\n"0", 1\n4,5\n8,9\n', "line 2: the numbers of the columns, 0 to 1"),
+        (b"0\n4\n8\n", "line 1: the numbers of the columns, 0 to 0"),
         (b"a,b\nc,d\n1,2\n", "line 2: 'c'; expected a number"),
         (b"1;2\n3;4\n", "line 2: '3;4'; expected a number"),
         (b"1,2\n1_0,4\n", "line 2: '1_0'; expected a number"),
