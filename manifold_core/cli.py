@@ -342,8 +342,15 @@ def _info(_options: argparse.Namespace) -> int:
         choice = explain(torch.empty(0, device="cuda"))
         print(f"backend (GPU)   {choice.backend}: {choice.reason}")
     for name in IMAGE_SETS:
-        print(f"{name:<16}{find_images(name) or 'not found; would be downloaded'}")
+        print(f"{name:<16}{_where(name)}")
     return 0
+
+
+def _where(name: str) -> Path | str:
+    try:
+        return find_images(name) or "not found; would be downloaded"
+    except InputError as error:
+        return str(error)
 
 
 if __name__ == "__main__":
