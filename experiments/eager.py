@@ -23,7 +23,8 @@ from ..models import CVAE, VAE
 from ..sequential import EveryStepCVAE
 from ..training import TrainingConfig
 from .catalogue import TABLES
-from .tables import Cell, Plan
+from .report.results import read_result
+from .tables import BUDGETS, Cell, Plan
 
 __all__ = ["eager_loss", "eager_seconds", "measure"]
 
@@ -37,19 +38,33 @@ def measure(folder: Path, device: str = "cpu") -> None:
     other: for the steps that were trained, and for what the paper trained. Wants a machine that does nothing else.
 
     Raises:
-        InputError: no result file of a table in the folder.
+        InputError: no result file of a table in the folder, or a damaged one; nothing is measured then.
     """
     paths = {name: folder / f"{name}.json" for name in TABLES if (folder / f"{name}.json").exists()}
     if not paths:
         raise InputError(f"folder must hold result files such as table1.json, got {str(folder)!r}: none in it")
-    for name, path in tqdm(paths.items(), unit="table", file=sys.stderr):
-        content, table = json.loads(path.read_text(encoding="utf-8")), TABLES[name]
-        plan = Plan(**content["plan"])
+    plans = {name: _plan(path) for name, path in paths.items()}
+    for name, plan in tqdm(plans.items(), unit="table", file=sys.stderr):
+        table = TABLES[name]
         found = {"same_steps": eager_seconds(table.cells(plan), plan, device)}
         if table.paper:
             published = table.plan(plan.as_published())
             found["as_published"] = eager_seconds(table.cells(published), published, device)
-        write_json(path, content | {"eager_seconds": found})
+        content = json.loads(paths[name].read_text(encoding="utf-8"))
+        write_json(paths[name], content | {"eager_seconds": found})
+
+
+def _plan(path: Path) -> Plan:
+    """Of a result file that the report would take, too."""
+    content, usual = read_result(path).plan, BUDGETS["full"].as_dict()
+    try:
+        plan = Plan(**content)
+        kinds, wanted = ([type(value) for value in one.values()] for one in (plan.as_dict(), usual))
+        if kinds != wanted or min(plan.seeds, plan.steps, plan.samples, plan.batch_size) < 1:
+            raise TypeError
+    except TypeError:
+        raise InputError(f"{path}: 'plan' is {content}, expected one like {usual}") from None
+    return plan
 
 
 def eager_loss(model: VAE | CVAE, x: Tensor, c: Tensor | None, noise: Tensor | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from ...errors import InputError
 
-__all__ = ["Cell", "ClassNumbers", "Fit", "Paper", "Result", "Run", "read_results", "table_name"]
+__all__ = ["Cell", "ClassNumbers", "Fit", "Paper", "Result", "Run", "read_result", "read_results", "table_name"]
 
 T = TypeVar("T")
 Cell = dict[str, str | int | float | bool]
@@ -168,7 +168,7 @@ def read_results(folder: Path) -> list[Result]:
     paths = [path for path in folder.glob("*.json") if not path.name.startswith(".")]
     if not paths:
         raise InputError(f"folder must hold result files such as table1.json, got {str(folder)!r}: no .json file in it")
-    return sorted(map(_read, paths), key=_order)
+    return sorted(map(read_result, paths), key=_order)
 
 
 def _order(result: Result) -> tuple[bool, list[tuple[int, str]]]:
@@ -176,7 +176,12 @@ def _order(result: Result) -> tuple[bool, list[tuple[int, str]]]:
     return not result.table.startswith("table"), [(int(p), "") if p.isdecimal() else (-1, p) for p in parts]
 
 
-def _read(path: Path) -> Result:
+def read_result(path: Path) -> Result:
+    """One of them.
+
+    Raises:
+        InputError: it cannot be read, or is no result file.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

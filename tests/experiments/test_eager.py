@@ -1,8 +1,10 @@
 """The yardstick: the same loss as the models', written by hand."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from manifold_core.experiments.tables import Plan
 from manifold_core.kernels.random import standard_normal
 
 import manifold_core as mc
+from manifold_core import cli
 
 PLAN = Plan("tiny", seeds=2, steps=7, samples=64, batch_size=32)
 
@@ -44,7 +47,7 @@ def test_seconds_grow_with_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_is_written_into_the_result_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eager, "_median_step", lambda *_: 0.5)
-    content = {"table": "table3", "runs": [], "plan": PLAN.as_dict()}
+    content = {"table": "table3", "title": "of conditions", "runs": [], "plan": PLAN.as_dict(), "and": ["more"]}
     for name in ("table3", "theorem2"):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     measure(tmp_path)
@@ -57,3 +60,47 @@ def test_it_is_written_into_the_result_files(tmp_path: Path, monkeypatch: pytest
 def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:
     with pytest.raises(mc.InputError, match=r"must hold result files such as table1\.json"):
         measure(tmp_path)
+
+
+WHOLE = {"table": "table3", "title": "of conditions", "runs": [], "plan": PLAN.as_dict()}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "expected a result file, an object with 'table', 'title' and 'runs' or 'fits'"),
+        ("xx", "expected a result file in JSON"),
+        ("", "expected a result file in JSON"),
+        ({"table": "table3", "runs": [], "plan": PLAN.as_dict()}, "'title' is missing"),
+        ({"table": "table3", "title": "", "runs": []}, "'plan' is {}, expected one like {'name': 'full', 'seeds': 5"),
+        (WHOLE | {"plan": [7]}, r"'plan' is \[7\], expected an object"),
+        (WHOLE | {"plan": PLAN.as_dict() | {"colour": "red"}}, "'plan' is .*'colour': 'red'}, expected one like"),
+        (WHOLE | {"plan": PLAN.as_dict() | {"steps": "7"}}, "'plan' is .*'steps': '7'.*, expected one like"),
+        (WHOLE | {"plan": PLAN.as_dict() | {"seeds": True}}, "'plan' is .*'seeds': True.*, expected one like"),
+        (WHOLE | {"plan": PLAN.as_dict() | {"batch_size": 0}}, "'plan' is .*'batch_size': 0.*, expected one like"),
+        (WHOLE | {"plan": {"name": "full", "seeds": 5}}, "'plan' is .*, expected one like"),
+    ],
+)
+def test_a_damaged_file_is_named_before_any_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], content: Any, message: str
+) -> None:
+    monkeypatch.setattr(eager, "_median_step", None)
+    whole, damaged = tmp_path / "table1.json", tmp_path / "table3.json"
+    whole.write_text(json.dumps(WHOLE | {"table": "table1"}))
+    damaged.write_text(content if isinstance(content, str) else json.dumps(content))
+    before = whole.read_bytes(), damaged.read_bytes()
+    assert cli.main(["eager", str(tmp_path)]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert re.search(f"manifold-core: {re.escape(str(damaged))}: {message}", line)
+    assert (whole.read_bytes(), damaged.read_bytes()) == before
+
+
+def test_the_files_of_the_repository_can_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest of them do not say whether they are published."""
+    monkeypatch.setattr(eager, "_median_step", lambda *_: 0.5)
+    results = Path(__file__).parents[2] / "experiments/results"
+    for name in ("table1", "table3"):
+        (tmp_path / f"{name}.json").write_bytes((results / f"{name}.json").read_bytes())
+    measure(tmp_path)
+    assert "published" not in json.loads((tmp_path / "table1.json").read_text())["plan"]
+    assert json.loads((tmp_path / "table1.json").read_text())["eager_seconds"]["same_steps"] == 0.5 * 18 * 8 * 20_000
