@@ -8,14 +8,14 @@ from torch import Tensor
 from .errors import InputError
 from .models import CVAE, VAE, check_inputs
 
-__all__ = ["THRESHOLD", "ActiveDimensions", "active_dimensions", "count_active"]
+__all__ = ["THRESHOLD", "ActiveDimensions", "active_dimensions", "averages", "check_known", "count_active"]
 
 THRESHOLD = 0.05  # Appendix B of the paper
 
 
 @dataclass(frozen=True)
 class ActiveDimensions:
-    """Encoder variances and what follows from them.
+    """Encoder variances and what follows from them. :func:`active_dimensions` gives none that is not finite.
 
     Attributes:
         variance: ``[κ]`` float64, σ_j² averaged over the samples; of a CVAE σ_j² over the prior's.
@@ -42,9 +42,10 @@ class ActiveDimensions:
 
     @property
     def interval(self) -> tuple[int, int]:
-        """The counts with all variances two standard errors higher, and lower: at a wide gap they are the same."""
-        low, high = (self.variance + sign * 2 * self.standard_error for sign in (1, -1))
-        return count_active(low, self.threshold), count_active(high, self.threshold)
+        """The counts with all variances two standard errors higher, and lower: at a wide gap they are the same. Of a
+        dimension of which nothing is known, the first leaves it out and the second has it."""
+        highest, lowest = (self.variance + sign * 2 * self.standard_error for sign in (1, -1))
+        return count_active(highest, self.threshold), len(lowest) - int((lowest >= self.threshold).sum())
 
     @property
     def spectrum_count(self) -> int:
@@ -62,11 +63,10 @@ class ActiveDimensions:
 
 
 def count_active(variance: Tensor, threshold: float = THRESHOLD) -> int:
-    """#{j : variance_j < threshold}."""
+    """#{j : variance_j < threshold}, of finite variances."""
     return int((variance.detach() < threshold).sum())
 
 
-@torch.no_grad()
 def active_dimensions(
     model: VAE | CVAE,
     x: Tensor,
@@ -88,24 +88,42 @@ def active_dimensions(
         batch_size: samples encoded at a time; changes memory, and the result by rounding only.
 
     Raises:
-        InputError: no samples, a condition that does not go with model and samples, or a threshold outside (0, 1).
+        InputError: no samples, or one that is not finite, a condition that does not go with model and samples, or a
+            threshold outside (0, 1); a variance that is not finite: it says nothing of the dimension.
 
     Source: "Learning Manifold Dimensions with Conditional VAEs", Definitions 3 and 5, and Appendix B.
     """
-    inputs = check_inputs(model, x, condition)
+    found = averages(model, check_inputs(model, x, condition), threshold, batch_size)
+    check_known(found.variance)
+    return found
+
+
+def check_known(variance: Tensor) -> None:
+    """Raise InputError where a latent dimension's variance is not finite: it is neither active nor inactive."""
+    if len(unknown := (~variance.isfinite()).nonzero().flatten()):
+        raise InputError(
+            f"model must have finite variances, got {float(variance[unknown[0]])} in latent dimension "
+            f"{int(unknown[0])}, {len(unknown)} of {len(variance)} in all: are its weights finite?"
+        )
+
+
+@torch.no_grad()
+def averages(model: VAE | CVAE, inputs: tuple[Tensor, ...], threshold: float, batch_size: int) -> ActiveDimensions:
+    """What :func:`active_dimensions` says, of inputs as :func:`check_inputs` gives them, finite or not."""
     full = model.elbo.covariance == "cholesky"
     if not 0 < threshold < 1:
         raise InputError(f"threshold must lie between 0 and 1, got {threshold}")
     was_training = model.training
     model.eval()
     try:
-        sums = torch.zeros(3, model.latent_dim, dtype=torch.float64, device=x.device)
+        sums = torch.zeros(3, model.latent_dim, dtype=torch.float64, device=inputs[0].device)
         for batch in zip(*(part.split(batch_size) for part in inputs), strict=True):
             ratio = model.variance_ratio(*batch)
             spectrum = model.spectrum(*batch) if full else ratio.sort(dim=1).values
             sums += torch.stack([ratio.sum(dim=0), ratio.square().sum(dim=0), spectrum.sum(dim=0)])
     finally:
         model.train(was_training)
-    variance, square, spectrum = (sums / len(x)).cpu()
-    error = ((square - variance.square()).clamp_min(0) / max(len(x) - 1, 1)).sqrt()
+    samples = len(inputs[0])
+    variance, square, spectrum = (sums / samples).cpu()
+    error = ((square - variance.square()).clamp_min(0) / max(samples - 1, 1)).sqrt()
     return ActiveDimensions(variance, error, spectrum, threshold)

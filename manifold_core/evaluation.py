@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .dimension import THRESHOLD, active_dimensions
+from .dimension import THRESHOLD, averages, check_known
 from .models import CVAE, VAE, check_inputs
 
-__all__ = ["Metrics", "evaluate"]
+__all__ = ["Metrics", "evaluate", "metrics_of"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Metrics:
         recon: ‖x − x̂‖².
         gamma: decoder variance.
         active_dimensions: latent dimensions of mean variance below ``threshold``.
-        interval, spectrum_count, gap: as of :class:`manifold_core.ActiveDimensions`.
+        interval, spectrum_count, gap: as of :class:`manifold_core.ActiveDimensions`. Like ``active_dimensions``, the
+            last two are None where a variance is not finite, as of a model of an ensemble that diverged.
         variance: σ_j², over the prior's, averaged over the samples, for each latent dimension.
         spectrum: eigenvalues of the posterior's covariance against the prior's, ascending, averaged likewise.
         samples: how many were averaged over.
@@ -33,9 +34,9 @@ class Metrics:
     kl: float
     recon: float
     gamma: float
-    active_dimensions: int
+    active_dimensions: int | None
     interval: tuple[int, int]
-    spectrum_count: int
+    spectrum_count: int | None
     gap: float | None
     threshold: float
     variance: list[float]
@@ -51,7 +52,6 @@ class Metrics:
         }
 
 
-@torch.no_grad()
 def evaluate(
     model: VAE | CVAE,
     x: Tensor,
@@ -67,9 +67,28 @@ def evaluate(
     Sums are kept in float64 and the noise of a sample depends on its row alone: the batch size changes rounding only.
 
     Raises:
-        InputError: no samples, a condition that does not go with model and samples, or a threshold outside (0, 1).
+        InputError: no samples, or one that is not finite, a condition that does not go with model and samples, or a
+            threshold outside (0, 1); a variance that is not finite.
     """
+    found = metrics_of(model, x, condition, seed=seed, batch_size=batch_size, threshold=threshold)
+    check_known(torch.tensor(found.variance))
+    return found
+
+
+@torch.no_grad()
+def metrics_of(
+    model: VAE | CVAE,
+    x: Tensor,
+    condition: Tensor | None = None,
+    *,
+    seed: int = 0,
+    batch_size: int = 4096,
+    threshold: float = THRESHOLD,
+) -> Metrics:
+    """The same of a model that may have diverged: where nothing can be said of its dimensions, it says None."""
     inputs = check_inputs(model, x, condition)
+    dimensions = averages(model, inputs, threshold, batch_size)
+    known = bool(dimensions.variance.isfinite().all())
     was_training = model.training
     model.eval()
     try:
@@ -82,17 +101,16 @@ def evaluate(
     finally:
         model.train(was_training)
     nll, kl, recon = (sums / len(x)).tolist()
-    dimensions = active_dimensions(model, x, condition, threshold=threshold, batch_size=batch_size)
     return Metrics(
         neg_elbo=nll + kl,
         nll=nll,
         kl=kl,
         recon=recon,
         gamma=gamma,
-        active_dimensions=dimensions.count,
+        active_dimensions=dimensions.count if known else None,
         interval=dimensions.interval,
-        spectrum_count=dimensions.spectrum_count,
-        gap=dimensions.gap,
+        spectrum_count=dimensions.spectrum_count if known else None,
+        gap=dimensions.gap if known else None,
         threshold=threshold,
         variance=dimensions.variance.tolist(),
         spectrum=dimensions.spectrum.tolist(),

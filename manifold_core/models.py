@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from .checks import check_finite, check_tensor
 from .covariance import Covariance, spectrum, variance_ratio
 from .elbo import ELBOTerms, GaussianELBO
 from .errors import InputError
@@ -339,18 +340,27 @@ def _check_condition(name: str, condition: Tensor, samples: int | None, of_one: 
 
 
 def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None) -> tuple[Tensor, ...]:
-    """What the model is called with: x, and for a CVAE the condition.
+    """What the model is called with: x, and for a CVAE the condition. Waits for the device, once.
 
     Raises:
-        InputError: no samples, a condition for a VAE, none for a CVAE, or one that does not go with the samples.
+        InputError: x is no floating-point tensor with at least one sample, a condition for a VAE, none for a CVAE, or
+            one that does not go with the samples; a number that is not finite, of which it names the row.
     """
+    check_tensor("x", x)
+    if not x.is_floating_point():
+        raise InputError(f"x must be of a floating-point dtype, got {x.dtype}")
     if len(x) == 0:
         raise InputError("x must hold at least one sample, got none")
+    if condition is not None:
+        check_tensor("condition", condition)
     if not isinstance(model, CVAE):
         if condition is not None:
             raise InputError(f"condition must be None for a VAE, got a tensor of shape {tuple(condition.shape)}")
+        check_finite("x", x)
         return (x,)
     if condition is None:
         raise InputError("condition must be given for a CVAE: a tensor with one row for each sample, got None")
     _check_condition("condition", condition, len(x), model.condition_shape)
+    check_finite("x", x)
+    check_finite("condition", condition)
     return x, condition

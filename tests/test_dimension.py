@@ -1,6 +1,7 @@
 """Active dimensions and the metrics of an evaluation, against encoders whose variances are known."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ from manifold_core.kernels.random import standard_normal
 from torch import Tensor, nn
 
 import manifold_core as mc
+from manifold_core.checks import check_finite
 from manifold_core.dimension import count_active
+from manifold_core.evaluation import metrics_of
 
 
 class KnownPosterior(nn.Module):
@@ -92,6 +95,66 @@ def test_bad_input_is_named() -> None:
         mc.active_dimensions(model(), torch.rand(0, 3))
     with pytest.raises(mc.InputError, match=r"threshold must lie between 0 and 1, got 1\.5"):
         mc.active_dimensions(model(), torch.rand(2, 3), threshold=1.5)
+
+
+def spoilt(row: int, value: float, *shape: int) -> Tensor:
+    x = torch.rand(shape)
+    x[row].view(-1)[-1] = value
+    return x
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("function", [mc.active_dimensions, mc.evaluate, mc.train])
+def test_a_sample_that_is_not_finite_is_named(function: Callable[..., object], value: float) -> None:
+    """Not the model is bad, nor has the data no dimension."""
+
+    def call(vae: mc.VAE | mc.CVAE, x: Tensor, **more: Tensor) -> None:
+        if function is mc.train:
+            mc.train(vae, x, mc.TrainingConfig(steps=1), progress=False, **more)  # type: ignore[arg-type]
+        else:
+            function(vae, x, **more)
+
+    x = spoilt(7, value, 10, 3)
+    x[9] = value  # the first is named
+    with pytest.raises(mc.InputError, match=r"^x must be finite, but row 7 holds NaN or an infinity$"):
+        call(mc.VAE.mlp(3, 2), x)
+    with pytest.raises(mc.InputError, match=r"^x must be finite, but row 4 holds NaN or an infinity$"):
+        call(mc.VAE.conv((1, 8, 8), 2), spoilt(4, value, 6, 1, 8, 8))
+    cvae = mc.CVAE.mlp(3, 2, 2)
+    with pytest.raises(mc.InputError, match=r"^condition must be finite, but row 0 holds NaN or an infinity$"):
+        call(cvae, torch.rand(10, 3), condition=spoilt(0, value, 10, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_finite_numbers_whose_sum_is_not_are_fine(dtype: torch.dtype) -> None:
+    check_finite("x", torch.full((20, 3), torch.finfo(dtype).max, dtype=dtype))
+    check_finite("labels", torch.arange(5))
+    with pytest.raises(mc.InputError, match="labels must be finite, but row 2 holds"):
+        check_finite("labels", torch.tensor([1.0, 2.0, math.nan]))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_variance_that_is_not_finite_is_no_count(value: float) -> None:
+    """NaN is not below the threshold, and is not above it."""
+    vae = mc.VAE(KnownPosterior([0.01, value, 0.9], [0.02, 0.3, 1.1]), nn.Linear(3, 3), 3)
+    shown = f"model must have finite variances, got {value} in latent dimension 1, 1 of 3 in all: are its weights"
+    for function in (mc.active_dimensions, mc.evaluate):
+        with pytest.raises(mc.InputError, match=shown):
+            function(vae, torch.rand(10, 3))
+    found = metrics_of(vae, torch.rand(10, 3))
+    assert (found.active_dimensions, found.spectrum_count, found.gap) == (None, None, None)
+    assert found.interval == (1, 2)  # the first is active, the last is not, and of the other nothing is known
+    assert found.variance[::2] == pytest.approx([0.015, 1.0], rel=1e-6)
+
+
+def test_spoilt_weights_are_no_manifold_of_dimension_zero() -> None:
+    for covariance in ("diagonal", "cholesky"):
+        vae = mc.VAE.mlp(3, 2, covariance=covariance)  # type: ignore[arg-type]
+        with torch.no_grad():
+            next(vae.parameters())[0] = math.nan
+        for function in (mc.active_dimensions, mc.evaluate):
+            with pytest.raises(mc.InputError, match="got nan in latent dimension 0, 2 of 2 in all"):
+                function(vae, torch.rand(10, 3))
 
 
 def test_metrics_are_the_formula() -> None:

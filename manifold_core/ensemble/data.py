@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import fingerprint
+from ..checks import check_finite
 from ..errors import InputError
 from .spec import ConvSpec, SequentialSpec, Spec
 
@@ -73,9 +74,9 @@ def check_data(data: DataSet | Sequence[DataSet]) -> list[Samples]:
     if len(devices) > 1:
         raise InputError(f"data must lie on one device, got {', '.join(devices)}")
     for index, samples in enumerate(found):
-        _check_finite(f"data[{index}]: x", samples.x)
+        check_finite(f"data[{index}]: x", samples.x)
         if samples.condition is not None:
-            _check_finite(f"data[{index}]: condition", samples.condition)
+            check_finite(f"data[{index}]: condition", samples.condition)
     return found
 
 
@@ -85,12 +86,6 @@ def _check(name: str, tensor: Tensor, shapes: Mapping[int, str]) -> None:
         raise InputError(f"{name} must be float32 {wanted}, not empty, got {tensor.dtype} {tuple(tensor.shape)}")
     if len(tensor) >= 2**31:
         raise InputError(f"{name} must have fewer than 2**31 samples, got {len(tensor)}")
-
-
-def _check_finite(name: str, tensor: Tensor) -> None:
-    finite = tensor.isfinite().flatten(1).all(dim=1)
-    if not finite.all():
-        raise InputError(f"{name} must be finite, but row {int((~finite).nonzero()[0])} holds NaN or an infinity")
 
 
 def check_specs(specs: Sequence[Spec], data: list[Samples]) -> None:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from .. import checkpoint
 from ..errors import InputError
-from ..evaluation import Metrics, evaluate
+from ..evaluation import Metrics, metrics_of
 from ..files import output_folder
 from ..kernels.dispatch import Choice, explain
 from ..models import CVAE, VAE
@@ -41,7 +41,8 @@ class TrainedModel:
     Attributes:
         spec: what was asked for.
         model: an ordinary module, in evaluation mode, on the device of the data.
-        metrics: over all of its training data; of the last finite weights where it diverged.
+        metrics: over all of its training data; of the last finite weights where it diverged. ``active_dimensions`` is
+            None where they say nothing of it.
         history: its curves; the seconds are those of the whole ensemble.
         diverged_at: the step, from 1, whose loss was not finite; None for a model trained to its end.
     """
@@ -141,7 +142,7 @@ def train_ensemble(
 
 
 def _trained(spec: Spec, model: VAE | CVAE, data: Samples, history: History, diverged_at: int | None) -> TrainedModel:
-    return TrainedModel(spec, model, evaluate(model, data.x, data.condition), history, diverged_at)
+    return TrainedModel(spec, model, metrics_of(model, data.x, data.condition), history, diverged_at)
 
 
 def _by_reference(

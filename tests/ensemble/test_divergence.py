@@ -56,6 +56,16 @@ def test_its_step_is_reported_and_its_weights_are_those_before(
             assert torch.equal(weights[name], tensor), name
 
 
+def test_what_its_weights_do_not_say_is_none(backend: str) -> None:
+    """Of data 1e20 wide variances are infinite, or zero; of γ = e⁻²⁰⁰ they are those of a new model, near 1."""
+    specs = [bad_one(diverging("learned"), 1e20), diverging("learned", log_gamma=-200.0)]
+    found = mc.train_ensemble(specs, data_of(1e20), backend=backend, progress=False)
+    assert [one.diverged_at for one in found] == [1, 1]
+    assert [one.metrics.active_dimensions for one in found] == [None, 0]
+    assert [one.metrics.spectrum_count for one in found] == [None, 0]
+    assert not all(math.isfinite(number) for number in found[0].metrics.variance)
+
+
 @pytest.mark.parametrize("gamma", ["learned", "analytic", "fixed"])
 def test_weights_are_those_of_the_step_before(cpu: str, gamma: str) -> None:
     """Bit for bit what so many steps alone would have made of them, γ of the last batch included."""
