@@ -1,9 +1,12 @@
 """Checks of arguments, shared by the ops: each error names the argument, its value and what was expected."""
 
+import operator
+from typing import Any
+
 import torch
 from torch import Tensor
 
-__all__ = ["accumulation_dtype", "check_alike", "check_floating", "check_optional_rows", "check_prior"]
+__all__ = ["accumulation_dtype", "check_alike", "check_floating", "check_optional_rows", "check_prior", "integer"]
 
 
 def check_floating(name: str, tensor: Tensor) -> None:
@@ -61,3 +64,13 @@ def accumulation_dtype(*tensors: Tensor | None) -> torch.dtype:
         if tensor is not None and tensor.dtype == torch.float64:
             return torch.float64
     return torch.float32
+
+
+def integer(value: Any) -> int | None:
+    """The value as an int, of NumPy's integers too; None where it is no integer, as a bool is none."""
+    if isinstance(value, int):  # or a symbol of torch.compile, which stays one
+        return None if isinstance(value, bool) else value
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None

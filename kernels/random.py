@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from .checks import integer
+
 __all__ = ["draw_seed", "noise_words", "permutation", "philox4x32_10", "standard_normal"]
 
 LOW_WORD = 0xFFFFFFFF
@@ -38,9 +40,10 @@ def draw_seed(seed: int | Tensor | None, generator: torch.Generator | None, devi
                 f"got {seed.dtype} of shape {tuple(seed.shape)} on {seed.device}"
             )
         return seed
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+    number = integer(seed)
+    if number is None or not 0 <= number < 2**63:
         raise ValueError(f"seed must be an integer from 0 to 2**63 - 1, got {seed!r}")
-    return torch.full((), seed, dtype=torch.int64, device=device)
+    return torch.full((), number, dtype=torch.int64, device=device)
 
 
 def _multiply(a: Tensor, factor: int) -> tuple[Tensor, Tensor]:

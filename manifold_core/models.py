@@ -72,7 +72,7 @@ class VAE(nn.Module):
         covariance: Covariance | None = None,
     ) -> None:
         super().__init__()
-        check_positive(latent_dim=latent_dim)
+        (latent_dim,) = check_positive(latent_dim=latent_dim)
         self.encoder = encoder
         self.decoder = decoder
         self.latent_dim = latent_dim
@@ -192,7 +192,7 @@ class CVAE(nn.Module):
         covariance: Covariance | None = None,
     ) -> None:
         super().__init__()
-        check_positive(latent_dim=latent_dim)
+        (latent_dim,) = check_positive(latent_dim=latent_dim)
         self.encoder = encoder
         self.decoder = decoder
         self.latent_dim = latent_dim

@@ -1,8 +1,11 @@
 """The VAE, the CVAE and their networks: shapes, a user's own modules, gradients, sampling, bad input."""
 
+import json
 import math
+from dataclasses import asdict
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from manifold_core.kernels.random import standard_normal
@@ -79,6 +82,33 @@ def test_samples_follow_the_prior_and_the_generator() -> None:
     assert samples.mean().abs() < 0.03  # four standard errors
     assert (samples.var() - 1).abs() < 0.04
     assert torch.equal(samples, model.sample(20_000, torch.Generator().manual_seed(0)))
+
+
+def test_integers_are_those_of_numpy_too() -> None:
+    n = np.int64
+    found = [
+        mc.VAE.mlp(n(6), n(3), (n(4),)),
+        mc.VAE.conv((n(1), n(8), n(8)), n(3), n(2)),
+        mc.CVAE.mlp(n(6), n(2), n(3), (n(4),), condition_hidden=np.array([5]), condition_features=n(2)),  # type: ignore[arg-type]
+        mc.CVAE.conv((n(1), n(8), n(8)), n(2), n(3), n(2), condition_features=n(2)),
+        mc.SequentialCVAE.lstm(n(6), n(3), n(2), decoder_hidden=(n(4),)),
+    ]
+    assert [(type(one.latent_dim), one.latent_dim) for one in found] == [(int, 3)] * 5
+    model, x = found[0], torch.rand(5, 6)
+    assert model(x, seed=n(4)).loss == model(x, seed=4).loss
+    assert mc.evaluate(model, x, seed=n(4), batch_size=n(2)) == mc.evaluate(model, x, seed=4, batch_size=2)  # type: ignore[arg-type]
+    config = mc.TrainingConfig(n(3), np.uint8(4), seed=np.int32(7))
+    assert config == mc.TrainingConfig(3, 4, seed=7)
+    spec = mc.ModelSpec(n(3), (n(4),), condition_dim=n(2), condition_features=n(2), training=config, data=n(0))
+    assert json.loads(json.dumps(asdict(spec)))["condition_dim"] == 2
+    json.dumps([asdict(mc.ConvSpec(n(3), n(4))), asdict(mc.SequentialSpec(n(3), decoder_hidden=(n(4),)))])
+    for bad in (np.float64(3), np.bool_(True), np.array([3, 4])):
+        with pytest.raises(mc.InputError, match="latent_dim must be a positive integer, got"):
+            mc.VAE.mlp(6, bad)  # type: ignore[arg-type]
+        with pytest.raises(mc.InputError, match="seed must be an integer from 0 to"):
+            mc.TrainingConfig(seed=bad)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="seed must be an integer from 0 to"):
+            model(x, seed=bad)
 
 
 @pytest.mark.parametrize("latent_dim", [0, -3, 2.5, True])

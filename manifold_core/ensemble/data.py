@@ -94,6 +94,8 @@ def check_specs(specs: Sequence[Spec], data: list[Samples]) -> None:
     Raises:
         InputError: says which specification, and what it must be.
     """
+    if not isinstance(specs, Sequence):
+        raise InputError(f"specs must be a sequence of specifications, such as a list, got {type(specs).__name__}")
     if not specs:
         raise InputError("specs must hold at least one specification, got none")
     for index, spec in enumerate(specs):

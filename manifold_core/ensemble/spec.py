@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import torch
@@ -10,8 +10,10 @@ import torch
 from ..covariance import Covariance
 from ..elbo import Gamma, GaussianELBO
 from ..errors import InputError
+from ..kernels.checks import integer
 from ..models import CVAE, VAE
 from ..networks import Activation
+from ..networks.checks import check_widths
 from ..sequential import EveryStepCVAE, SequentialCVAE
 from ..training import TrainingConfig
 
@@ -75,7 +77,8 @@ class ModelSpec:
             widths = getattr(self, name)
             if not isinstance(widths, Sequence) or not 1 <= len(widths) <= MOST_HIDDEN:
                 raise InputError(f"{name} must be one to {MOST_HIDDEN} widths, got {widths!r}")
-            object.__setattr__(self, name, tuple(widths))
+            object.__setattr__(self, name, check_widths(widths, name))
+        _take_integers(self)
         _check_condition_dim(self.condition_dim)
         self.outline(1)  # refuses what the networks refuse
 
@@ -143,7 +146,8 @@ class SequentialSpec:
     def __post_init__(self) -> None:
         if not isinstance(self.decoder_hidden, Sequence):
             raise InputError(f"decoder_hidden must be widths, got {self.decoder_hidden!r}")
-        object.__setattr__(self, "decoder_hidden", tuple(self.decoder_hidden))
+        object.__setattr__(self, "decoder_hidden", check_widths(self.decoder_hidden, "decoder_hidden"))
+        _take_integers(self)
         with torch.device("meta"):
             self.build(1)  # refuses what the networks refuse
 
@@ -199,6 +203,7 @@ class ConvSpec:
     data: int = 0
 
     def __post_init__(self) -> None:
+        _take_integers(self)
         _check_condition_dim(self.condition_dim)
         with torch.device("meta"):
             self.build(1, 4, 4)  # refuses what the networks refuse
@@ -227,6 +232,13 @@ class ConvSpec:
                 attention=self.attention,
                 elbo=elbo,
             )
+
+
+def _take_integers(spec: "Spec") -> None:
+    """Those of NumPy become Python's: a checkpoint has the specification as JSON."""
+    for one in fields(spec):
+        if (number := integer(getattr(spec, one.name))) is not None:
+            object.__setattr__(spec, one.name, number)
 
 
 def _check_condition_dim(width: int) -> None:

@@ -18,6 +18,7 @@ from ..evaluation import Metrics, metrics_of
 from ..files import output_folder
 from ..kernels.dispatch import Choice, explain
 from ..models import CVAE, VAE
+from ..networks.checks import check_positive
 from ..training import Diverged, History, check_identity, train
 from .data import DataSet, Samples, check_data, check_specs
 from .memory import check_memory
@@ -122,8 +123,8 @@ def train_ensemble(
     """
     samples = check_data(data)
     check_specs(specs, samples)
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise InputError(f"threads must be a positive integer, got {threads!r}")
+    if threads is not None:
+        (threads,) = check_positive(threads=threads)
     choice = explain_ensemble(specs, samples[0].x, backend=backend).backend
     place = output_folder(Path(folder)) if folder is not None else None
     if choice == "reference":

@@ -60,7 +60,7 @@ class ConvEncoder(nn.Module):
         self, image_shape: Sequence[int], latent_dim: int, channels: int = 5, covariance: Covariance = "diagonal"
     ) -> None:
         super().__init__()
-        check_positive(latent_dim=latent_dim, channels=channels)
+        latent_dim, channels = check_positive(latent_dim=latent_dim, channels=channels)
         inputs, height, width = check_image(image_shape)
         self.blocks = nn.Sequential(_EncoderBlock(inputs, channels), _EncoderBlock(channels, 2 * channels))
         self.head = PosteriorHead(2 * channels * (height // 4) * (width // 4), latent_dim, covariance)
@@ -75,7 +75,7 @@ class ConvDecoder(nn.Module):
 
     def __init__(self, latent_dim: int, image_shape: Sequence[int], channels: int = 5) -> None:
         super().__init__()
-        check_positive(latent_dim=latent_dim, channels=channels)
+        latent_dim, channels = check_positive(latent_dim=latent_dim, channels=channels)
         outputs, height, width = check_image(image_shape)
         self.head = Float32Linear(latent_dim, 2 * channels * (height // 4) * (width // 4))
         self.unflatten = nn.Unflatten(1, (2 * channels, height // 4, width // 4))
@@ -101,7 +101,7 @@ class ConditionalConvEncoder(nn.Module):
         covariance: Covariance = "diagonal",
     ) -> None:
         super().__init__()
-        check_positive(condition_dim=condition_dim)
+        (condition_dim,) = check_positive(condition_dim=condition_dim)
         inputs, height, width = check_image(image_shape)
         self.condition_shape = (condition_dim,)
         self.condition = nn.Linear(condition_dim, height * width)
@@ -128,8 +128,10 @@ class ConditionalConvDecoder(nn.Module):
         activation: Activation = "relu",
     ) -> None:
         super().__init__()
-        check_positive(latent_dim=latent_dim, condition_dim=condition_dim, condition_features=condition_features)
-        check_widths(condition_hidden, "condition_hidden")
+        latent_dim, condition_dim, condition_features = check_positive(
+            latent_dim=latent_dim, condition_dim=condition_dim, condition_features=condition_features
+        )
+        condition_hidden = check_widths(condition_hidden, "condition_hidden")
         self.condition = mlp((condition_dim, *condition_hidden, condition_features), activation)
         self.image = ConvDecoder(latent_dim + condition_features, image_shape, channels)
 

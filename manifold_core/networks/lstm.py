@@ -37,7 +37,7 @@ class LSTMEncoder(nn.Module):
 
     def __init__(self, data_dim: int, latent_dim: int, hidden: int = 32) -> None:
         super().__init__()
-        check_positive(data_dim=data_dim, latent_dim=latent_dim, hidden=hidden)
+        data_dim, latent_dim, hidden = check_positive(data_dim=data_dim, latent_dim=latent_dim, hidden=hidden)
         self.lstm = nn.LSTM(data_dim, hidden, batch_first=True)
         self.head = Float32Linear(hidden, 2 * latent_dim)
 
@@ -56,7 +56,7 @@ class NextStepEncoder(nn.Module):
 
     def __init__(self, network: nn.Module, data_dim: int) -> None:
         super().__init__()
-        check_positive(data_dim=data_dim)
+        (data_dim,) = check_positive(data_dim=data_dim)
         self.network = network
         self.condition_shape = (None, data_dim)
 
@@ -81,8 +81,8 @@ class LSTMDecoder(nn.Module):
 
     def __init__(self, latent_dim: int, data_dim: int, hidden: int = 32, decoder_hidden: Sequence[int] = ()) -> None:
         super().__init__()
-        check_positive(latent_dim=latent_dim, data_dim=data_dim, hidden=hidden)
-        check_widths(decoder_hidden, "decoder_hidden")
+        latent_dim, data_dim, hidden = check_positive(latent_dim=latent_dim, data_dim=data_dim, hidden=hidden)
+        decoder_hidden = check_widths(decoder_hidden, "decoder_hidden")
         self.lstm = nn.LSTM(data_dim, hidden, batch_first=True)
         self.layers = mlp((latent_dim + hidden, *decoder_hidden, data_dim), "relu", reads_z=True)
 

@@ -54,8 +54,8 @@ class MLPEncoder(nn.Module):
         covariance: Covariance = "diagonal",
     ) -> None:
         super().__init__()
-        check_positive(data_dim=data_dim, latent_dim=latent_dim)
-        check_widths(hidden)
+        data_dim, latent_dim = check_positive(data_dim=data_dim, latent_dim=latent_dim)
+        hidden = check_widths(hidden)
         self.layers = mlp_to_posterior((data_dim, *hidden), latent_dim, activation, covariance)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,8 +70,8 @@ class MLPDecoder(nn.Module):
         self, latent_dim: int, data_dim: int, hidden: Sequence[int] = (64,), activation: Activation = "relu"
     ) -> None:
         super().__init__()
-        check_positive(data_dim=data_dim, latent_dim=latent_dim)
-        check_widths(hidden)
+        data_dim, latent_dim = check_positive(data_dim=data_dim, latent_dim=latent_dim)
+        hidden = check_widths(hidden)
         self.layers = mlp((latent_dim, *hidden, data_dim), activation, reads_z=True)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -95,10 +95,10 @@ class ConditionalMLPEncoder(nn.Module):
         covariance: Covariance = "diagonal",
     ) -> None:
         super().__init__()
-        check_positive(data_dim=data_dim, condition_dim=condition_dim, latent_dim=latent_dim)
-        check_positive(condition_features=condition_features)
-        check_widths(hidden)
-        check_widths(condition_hidden, "condition_hidden")
+        data_dim, condition_dim, latent_dim, condition_features = check_positive(
+            data_dim=data_dim, condition_dim=condition_dim, latent_dim=latent_dim, condition_features=condition_features
+        )
+        hidden, condition_hidden = check_widths(hidden), check_widths(condition_hidden, "condition_hidden")
         self.condition_shape = (condition_dim,)
         self.condition = mlp((condition_dim, *condition_hidden, condition_features), activation)
         self.layers = mlp_to_posterior((data_dim + condition_features, *hidden), latent_dim, activation, covariance)
@@ -122,10 +122,10 @@ class ConditionalMLPDecoder(nn.Module):
         activation: Activation = "relu",
     ) -> None:
         super().__init__()
-        check_positive(latent_dim=latent_dim, condition_dim=condition_dim, data_dim=data_dim)
-        check_positive(condition_features=condition_features)
-        check_widths(hidden)
-        check_widths(condition_hidden, "condition_hidden")
+        latent_dim, condition_dim, data_dim, condition_features = check_positive(
+            latent_dim=latent_dim, condition_dim=condition_dim, data_dim=data_dim, condition_features=condition_features
+        )
+        hidden, condition_hidden = check_widths(hidden), check_widths(condition_hidden, "condition_hidden")
         self.condition = mlp((condition_dim, *condition_hidden, condition_features), activation)
         self.layers = mlp((latent_dim + condition_features, *hidden, data_dim), activation, reads_z=True)
 

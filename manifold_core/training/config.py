@@ -1,10 +1,12 @@
 """How to train, and what training gives."""
 
 from dataclasses import dataclass, field
-from numbers import Integral, Real
-from typing import Any, Literal
+from numbers import Real
+from typing import Literal
 
 from ..errors import InputError
+from ..kernels.checks import integer
+from ..networks.checks import check_positive
 
 __all__ = ["Diverged", "History", "Precision", "TrainingConfig", "record_every"]
 
@@ -44,27 +46,28 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size"):
-            if self._as(int, Integral, name) < 1:
-                raise InputError(f"{name} must be a positive integer, got {getattr(self, name)!r}")
+            (value,) = check_positive(**{name: getattr(self, name)})
+            object.__setattr__(self, name, value)
+        for name in ("learning_rate", "log_gamma_rate", "beta2"):
+            object.__setattr__(self, name, _number(name, getattr(self, name)))
         for name in ("learning_rate", "log_gamma_rate"):
-            if not 0 < self._as(float, Real, name) < float("inf"):
+            if not 0 < getattr(self, name) < float("inf"):
                 raise InputError(f"{name} must be positive and finite, got {getattr(self, name)}")
-        if not 0 < self._as(float, Real, "beta2") < 1:
+        if not 0 < self.beta2 < 1:
             raise InputError(f"beta2 must lie between 0 and 1, got {self.beta2}")
-        if not 0 <= self._as(int, Integral, "seed") < 2**31:
+        seed = integer(self.seed)
+        if seed is None or not 0 <= seed < 2**31:
             raise InputError(f"seed must be an integer from 0 to 2**31 - 1, got {self.seed!r}")
+        object.__setattr__(self, "seed", seed)
         if self.precision not in PRECISIONS:
             raise InputError(f"precision must be 'float32', 'bfloat16' or 'float16', got {self.precision!r}")
 
-    def _as(self, plain: type[int] | type[float], kind: type, name: str) -> float:
-        """That number as Python's own: NumPy's are no JSON."""
-        value: Any = getattr(self, name)
-        number = isinstance(value, kind) and not isinstance(value, bool)
-        if not number:
-            what = "an integer" if plain is int else "a number"
-            raise InputError(f"{name} must be {what}, got {value!r}")
-        object.__setattr__(self, name, plain(value))
-        return plain(value)
+
+def _number(name: str, value: object) -> float:
+    """That as Python's own float: NumPy's are no JSON."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InputError(f"{name} must be a number, got {value!r}")
+    return float(value)
 
 
 @dataclass
