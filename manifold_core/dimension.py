@@ -19,7 +19,8 @@ class ActiveDimensions:
 
     Attributes:
         variance: ``[κ]`` float64, σ_j² averaged over the samples; of a CVAE σ_j² over the prior's.
-        standard_error: ``[κ]`` float64, of that average: how far other samples would move it.
+        standard_error: ``[κ]`` float64, of that average: how far other samples would move it. Infinite where there is
+            one sample, which says nothing of that: the interval is then 0 to κ.
         spectrum: ``[κ]`` float64, ascending: the eigenvalues of Σ_q against Σ_p, in order and then averaged over the
             samples. No rotation of the latent space changes them, not even one that differs from sample to sample.
         threshold: below it a dimension is active.
@@ -125,5 +126,8 @@ def averages(model: VAE | CVAE, inputs: tuple[Tensor, ...], threshold: float, ba
         model.train(was_training)
     samples = len(inputs[0])
     variance, square, spectrum = (sums / samples).cpu()
-    error = ((square - variance.square()).clamp_min(0) / max(samples - 1, 1)).sqrt()
+    if samples > 1:
+        error = ((square - variance.square()).clamp_min(0) / (samples - 1)).sqrt()
+    else:
+        error = torch.full_like(variance, torch.inf)
     return ActiveDimensions(variance, error, spectrum, threshold)

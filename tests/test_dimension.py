@@ -51,8 +51,16 @@ def test_the_interval_is_two_standard_errors_of_the_mean_wide() -> None:
     # 0.049 + 2 · 0.016 = 0.081 and 0.051 − 2 · 0.0163 = 0.018
     assert mc.active_dimensions(model(), torch.rand(10, 3), threshold=0.0815).interval == (1, 2)
     assert mc.active_dimensions(model(), torch.rand(10, 3), threshold=0.0175).interval == (0, 1)
-    assert mc.active_dimensions(model(), torch.rand(1, 3)).interval == (2, 2)  # nothing is known of the spread
     assert mc.evaluate(model(), torch.rand(10, 3)).interval == (0, 2)
+
+
+def test_of_one_sample_nothing_is_known_of_others() -> None:
+    """Its own variances are 0.001, 0.002 and 0.9: two are active, and of other samples there may be none to three."""
+    found = mc.active_dimensions(model(), torch.rand(1, 3))
+    assert (found.count, found.interval) == (2, (0, 3))
+    assert found.standard_error.tolist() == [math.inf] * 3
+    assert mc.evaluate(model(), torch.rand(1, 3)).interval == (0, 3)
+    assert mc.active_dimensions(model(), torch.rand(2, 3)).standard_error.isfinite().all()
 
 
 def test_the_spectrum_of_a_diagonal_posterior_is_its_variances_in_the_order_of_each_sample() -> None:
