@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
-from .models import CVAE, VAE, check_inputs
+from .models import CVAE, VAE, check_inputs, evaluation_mode, unwrapped
+from .networks.checks import check_positive
 
 __all__ = ["THRESHOLD", "ActiveDimensions", "active_dimensions", "averages", "check_known", "count_active"]
 
@@ -79,21 +80,23 @@ def active_dimensions(
     """#{j : E[σ_j²(x)] < threshold}, of a CVAE #{j : E[σ_j²(x, c) / σ_p,j²(c)] < threshold}: at the optimum active
     variances fall with γ, the others stay at the prior's. With full covariance σ_j² is (Σ_q)_jj.
 
-    The model is put into evaluation mode for the while and back into its own afterwards.
+    The model is put into evaluation mode for the while, and each of its modules back into its own afterwards.
 
     Args:
-        model: trained.
+        model: trained; of one that is compiled or wrapped, the model within.
         x: ``[N, ...]``, N ≥ 1 samples to average over.
         condition: ``[N, t]``, of a CVAE.
         threshold: between 0 and 1; 0.05 as in the paper.
         batch_size: samples encoded at a time; changes memory, and the result by rounding only.
 
     Raises:
-        InputError: no samples, or one that is not finite, a condition that does not go with model and samples, or a
-            threshold outside (0, 1); a variance that is not finite: it says nothing of the dimension.
+        InputError: no samples, or one that is not finite, a condition that does not go with model and samples, a
+            batch size below 1, or a threshold outside (0, 1); a variance that is not finite, which says nothing of the
+            dimension.
 
     Source: "Learning Manifold Dimensions with Conditional VAEs", Definitions 3 and 5, and Appendix B.
     """
+    model = unwrapped(model)
     found = averages(model, check_inputs(model, x, condition), threshold, batch_size)
     check_known(found.variance)
     return found
@@ -112,18 +115,15 @@ def check_known(variance: Tensor) -> None:
 def averages(model: VAE | CVAE, inputs: tuple[Tensor, ...], threshold: float, batch_size: int) -> ActiveDimensions:
     """What :func:`active_dimensions` says, of inputs as :func:`check_inputs` gives them, finite or not."""
     full = model.elbo.covariance == "cholesky"
+    (batch_size,) = check_positive(batch_size=batch_size)
     if not 0 < threshold < 1:
         raise InputError(f"threshold must lie between 0 and 1, got {threshold}")
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         sums = torch.zeros(3, model.latent_dim, dtype=torch.float64, device=inputs[0].device)
         for batch in zip(*(part.split(batch_size) for part in inputs), strict=True):
             ratio = model.variance_ratio(*batch)
             spectrum = model.spectrum(*batch) if full else ratio.sort(dim=1).values
             sums += torch.stack([ratio.sum(dim=0), ratio.square().sum(dim=0), spectrum.sum(dim=0)])
-    finally:
-        model.train(was_training)
     samples = len(inputs[0])
     variance, square, spectrum = (sums / samples).cpu()
     if samples > 1:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .dimension import THRESHOLD, averages, check_known
-from .models import CVAE, VAE, check_inputs
+from .models import CVAE, VAE, check_inputs, evaluation_mode, unwrapped
 
 __all__ = ["Metrics", "evaluate", "metrics_of"]
 
@@ -62,13 +62,13 @@ def evaluate(
     threshold: float = THRESHOLD,
 ) -> Metrics:
     """Losses and active dimensions over all of ``x``, of a CVAE with its ``condition``, in evaluation mode, with the
-    noise of ``seed``.
+    noise of ``seed``. Of a model that is compiled or wrapped, those of the model within.
 
     Sums are kept in float64 and the noise of a sample depends on its row alone: the batch size changes rounding only.
 
     Raises:
-        InputError: no samples, or one that is not finite, a condition that does not go with model and samples, or a
-            threshold outside (0, 1); a variance that is not finite.
+        InputError: no samples, or one that is not finite, a condition that does not go with model and samples, a
+            batch size below 1, or a threshold outside (0, 1); a variance that is not finite.
     """
     found = metrics_of(model, x, condition, seed=seed, batch_size=batch_size, threshold=threshold)
     check_known(torch.tensor(found.variance))
@@ -86,20 +86,17 @@ def metrics_of(
     threshold: float = THRESHOLD,
 ) -> Metrics:
     """The same of a model that may have diverged: where nothing can be said of its dimensions, it says None."""
+    model = unwrapped(model)
     inputs = check_inputs(model, x, condition)
     dimensions = averages(model, inputs, threshold, batch_size)
     known = bool(dimensions.variance.isfinite().all())
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         sums = torch.zeros(3, dtype=torch.float64, device=x.device)
         gamma = float("nan")
         for first in range(0, len(x), batch_size):
             terms = model(*(part[first : first + batch_size] for part in inputs), seed=seed, first_row=first)
             sums += torch.stack([term.double().sum() for term in (terms.nll, terms.kl, terms.recon)])
             gamma = float(terms.log_gamma.double().exp())
-    finally:
-        model.train(was_training)
     nll, kl, recon = (sums / len(x)).tolist()
     return Metrics(
         neg_elbo=nll + kl,

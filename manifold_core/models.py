@@ -1,13 +1,14 @@
 """The models: an encoder, a decoder and an ELBO put together."""
 
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from .checks import check_finite, check_tensor
-from .covariance import Covariance, spectrum, variance_ratio
+from .covariance import Covariance, posterior_sizes, spectrum, variance_ratio
 from .elbo import ELBOTerms, GaussianELBO
 from .errors import InputError
 from .networks import (
@@ -23,9 +24,10 @@ from .networks import (
 )
 from .networks.checks import check_positive
 
-__all__ = ["CVAE", "VAE", "check_inputs"]
+__all__ = ["CVAE", "VAE", "Gaussian", "check_inputs", "check_posterior", "check_x", "evaluation_mode", "unwrapped"]
 
 Prior = Literal["learned", "standard"]
+Gaussian = tuple[Tensor, Tensor]  # mu and log_var, or mu and tril
 
 
 def _elbo(elbo: GaussianELBO | None, covariance: Covariance | None) -> GaussianELBO:
@@ -42,6 +44,18 @@ def _check_prior(prior: Prior) -> None:
         raise InputError(f"prior must be 'learned' or 'standard', got {prior!r}")
 
 
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """For the while; afterwards each module is in the mode it had, one that was frozen among others that train too."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 class VAE(nn.Module):
     """κ-simple VAE: q(z|x) = N(μ(x), diag σ²(x)),  p(x|z) = N(x̂(z), γI),  p(z) = N(0, I).
 
@@ -50,14 +64,16 @@ class VAE(nn.Module):
 
     Args:
         encoder: module from x ``[B, ...]`` to ``(mu, log_var)``, each ``[B, κ]``; with full covariance to
-            ``(mu, tril)``, tril ``[B, κ(κ+1)/2]`` the packed rows of L, log L_jj on the diagonal.
+            ``(mu, tril)``, tril ``[B, κ(κ+1)/2]`` the packed rows of L, log L_jj on the diagonal. Where it has an
+            attribute ``input_dtype``, as those of :mod:`manifold_core.networks` have, x is held against that.
         decoder: module from z ``[B, κ]`` to x̂ of the shape of x.
         latent_dim: κ.
         elbo: :class:`manifold_core.GaussianELBO`; the default learns γ from γ = 1.
         covariance: ``"diagonal"`` or ``"cholesky"``; None is that of ``elbo``, whose default is diagonal.
 
     Raises:
-        InputError: ``latent_dim`` is no positive integer, or ``covariance`` unknown or not that of ``elbo``.
+        InputError: ``latent_dim`` is no positive integer, or ``covariance`` unknown or not that of ``elbo``; later, x
+            of another dtype than the weights, or an encoder that gives something else.
 
     Source: "Learning Manifold Dimensions with Conditional VAEs", Definition 1; Section 4.7 for full covariance.
     """
@@ -119,14 +135,14 @@ class VAE(nn.Module):
     ) -> ELBOTerms:
         """The ELBO of a batch and its terms; the noise as of :func:`manifold_core.rsample_kl`."""
         terms: ELBOTerms = self.elbo(
-            x, self.encoder(x), self.decoder, seed=seed, generator=generator, first_row=first_row
+            x, self.posterior(x), self.decoder, seed=seed, generator=generator, first_row=first_row
         )
         return terms
 
-    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def posterior(self, x: Tensor) -> Gaussian:
         """mu and log_var of q(z|x), each ``[B, κ]``; with full covariance mu and tril."""
-        mu, spread = self.encoder(x)
-        return mu, spread
+        check_x(x, self.encoder)
+        return check_posterior(self.encoder(x), (len(x),), self.latent_dim, self.elbo.covariance)
 
     def variance_ratio(self, x: Tensor) -> Tensor:
         """σ²(x), float64 ``[B, κ]``: over the prior's variance, which is 1. With full covariance (Σ_q)_jj."""
@@ -139,14 +155,16 @@ class VAE(nn.Module):
         return spectrum(self.posterior(x), None)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """x̂ at the mean of the posterior."""
-        x_hat: Tensor = self.decoder(self.posterior(x)[0])
+        """x̂ at the mean of the posterior; in evaluation mode, as of :meth:`sample`."""
+        with evaluation_mode(self):
+            x_hat: Tensor = self.decoder(self.posterior(x)[0])
         return x_hat
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Means of the decoder at ``n`` draws of the prior."""
-        device = self.elbo.log_gamma.device
-        x_hat: Tensor = self.decoder(torch.randn(n, self.latent_dim, generator=generator, device=device))
+        """Means of the decoder at ``n`` draws of the prior, of the decoder's dtype. The model is put into evaluation
+        mode for the while: a batch of noise is none to take statistics from."""
+        with evaluation_mode(self):
+            x_hat: Tensor = self.decoder(_noise(self, n, self.elbo.log_gamma.device, generator))
         return x_hat
 
 
@@ -162,7 +180,8 @@ class CVAE(nn.Module):
         encoder: module from x ``[B, ...]`` and c ``[B, t]`` to ``(mu, log_var)``, each ``[B, κ]``, or with full
             covariance to ``(mu, tril)``, as of :class:`manifold_core.VAE`. Where it has an attribute
             ``condition_shape``, the shape of one condition, such as ``(t,)``, c is held against that; None in it is any
-            size.
+            size. Where it has an attribute ``input_dtype``, as those of :mod:`manifold_core.networks` have, x and c are
+            held against that, and integers and booleans in c, such as labels in one-hot form, are made such numbers.
         decoder: module from z ``[B, κ]`` and c to x̂ of the shape of x.
         latent_dim: κ.
         prior: module from c to ``(prior_mu, prior_log_var)``, each ``[B, κ]``; None is N(0, I).
@@ -172,7 +191,8 @@ class CVAE(nn.Module):
 
     Raises:
         InputError: ``latent_dim`` is no positive integer, or ``covariance`` unknown or not that of ``elbo``; later, a
-            condition that does not go with the samples.
+            condition that does not go with the samples, x or c of another floating-point dtype than the weights, or an
+            encoder or prior that gives something else.
 
     Source: "Learning Manifold Dimensions with Conditional VAEs", equation (2), Definition 4; Sections 2.3, 4.4 and
     Appendix A for the attention and the networks.
@@ -275,12 +295,12 @@ class CVAE(nn.Module):
         first_row: int = 0,
     ) -> ELBOTerms:
         """The ELBO of a batch and its terms; the noise as of :func:`manifold_core.rsample_kl`."""
-        self._check(c, len(x))
+        c = self._condition(x, c)
         terms: ELBOTerms = self.elbo(
             x,
-            self.encoder(x, c),
+            self._posterior(x, c),
             lambda z: self.decoder(z, c),
-            self.prior(c) if self.prior is not None else None,
+            self._prior(c),
             gate_logits=self.gate(c) if self.gate is not None else None,
             seed=seed,
             generator=generator,
@@ -288,55 +308,162 @@ class CVAE(nn.Module):
         )
         return terms
 
-    def posterior(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    def posterior(self, x: Tensor, c: Tensor) -> Gaussian:
         """mu and log_var of q(z|x, c), each ``[B, κ]``; with full covariance mu and tril."""
-        self._check(c, len(x))
-        mu, spread = self.encoder(x, c)
-        return mu, spread
+        return self._posterior(x, self._condition(x, c))
 
     def variance_ratio(self, x: Tensor, c: Tensor) -> Tensor:
         """σ²(x, c) / σ_p²(c), float64 ``[B, κ]``. With full covariance (Σ_q)_jj / (Σ_p)_jj."""
-        return variance_ratio(self.posterior(x, c), self._prior_log_var(c), self.elbo.covariance)
+        c = self._condition(x, c)
+        return variance_ratio(self._posterior(x, c), self._prior_log_var(c), self.elbo.covariance)
 
     def spectrum(self, x: Tensor, c: Tensor) -> Tensor:
         """Eigenvalues of the covariance of q(z|x, c) relative to that of p(z|c), ascending, float64 ``[B, κ]``."""
         if self.elbo.covariance == "diagonal":
             return self.variance_ratio(x, c).sort(dim=1).values
-        return spectrum(self.posterior(x, c), self._prior_log_var(c))
+        c = self._condition(x, c)
+        return spectrum(self._posterior(x, c), self._prior_log_var(c))
 
     def reconstruct(self, x: Tensor, c: Tensor) -> Tensor:
-        """x̂ at the mean of the posterior."""
-        return self._decode(self.posterior(x, c)[0], c)
+        """x̂ at the mean of the posterior; in evaluation mode, as of :meth:`sample`."""
+        c = self._condition(x, c)
+        with evaluation_mode(self):
+            return self._decode(self._posterior(x, c)[0], c)
 
     def sample(self, c: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Means of the decoder at one draw of p(z|c) for each condition."""
-        self._check(c)
-        z = torch.randn(len(c), self.latent_dim, generator=generator, device=c.device, dtype=c.dtype)
-        if self.prior is not None:
-            mu, log_var = self.prior(c)
-            z = mu + torch.exp(log_var / 2) * z
-        return self._decode(z, c)
+        """Means of the decoder at one draw of p(z|c) for each condition, of the decoder's dtype. The model is put into
+        evaluation mode for the while: a batch of noise is none to take statistics from."""
+        c = self._condition(None, c)
+        with evaluation_mode(self):
+            z = _noise(self, len(c), c.device, generator)
+            if (prior := self._prior(c)) is not None:
+                mu, log_var = prior
+                z = mu + torch.exp(log_var / 2) * z
+            return self._decode(z, c)
+
+    def _posterior(self, x: Tensor, c: Tensor) -> Gaussian:
+        return check_posterior(self.encoder(x, c), (len(x),), self.latent_dim, self.elbo.covariance)
+
+    def _prior(self, c: Tensor) -> Gaussian | None:
+        if self.prior is None:
+            return None
+        found = self.prior(c)
+        if not _is_pair(found):
+            raise InputError(f"prior must return (prior_mu, prior_log_var), two tensors, got {_described(found)}")
+        mu, log_var = found
+        return mu, log_var
 
     def _prior_log_var(self, c: Tensor) -> Tensor | None:
-        return None if self.prior is None else self.prior(c)[1]
+        prior = self._prior(c)
+        return None if prior is None else prior[1]
 
     def _decode(self, z: Tensor, c: Tensor) -> Tensor:
         x_hat: Tensor = self.decoder(z if self.gate is None else z * torch.sigmoid(self.gate(c)), c)
         return x_hat
 
-    def _check(self, c: Tensor, samples: int | None = None) -> None:
-        _check_condition("c", c, samples, self.condition_shape)
+    def _condition(self, x: Tensor | None, c: Tensor) -> Tensor:
+        """c as the networks want it, for these samples or for any."""
+        if x is not None:
+            check_x(x, self.encoder)
+        c = _as_condition("c", c, None if x is None else len(x), self)
+        _check_dtype("c", c, _input_dtype(self.encoder))
+        return c
 
 
-def _check_condition(name: str, condition: Tensor, samples: int | None, of_one: tuple[int | None, ...]) -> None:
-    """Raise InputError unless it has so many samples, each of the shape ``of_one``; None is any number."""
+def _noise(model: VAE | CVAE, n: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
+    """ε ``[n, κ]`` of the dtype that the decoder computes in; the ELBO's is not always that."""
+    weights = (weight for weight in model.decoder.parameters() if weight.is_floating_point())
+    dtype = next(weights, model.elbo.log_gamma).dtype
+    return torch.randn(n, model.latent_dim, generator=generator, device=device, dtype=dtype)
+
+
+# But for check_inputs, what follows looks at shapes and types alone: a forward pass may not wait for the device.
+
+
+def _is_pair(found: object) -> bool:
+    return (
+        isinstance(found, (tuple, list))
+        and len(found) == 2
+        and isinstance(found[0], Tensor)
+        and isinstance(found[1], Tensor)
+    )
+
+
+def _described(found: object) -> str:
+    if isinstance(found, Tensor):
+        return f"a tensor of shape {tuple(found.shape)}"
+    if isinstance(found, (tuple, list)):
+        return f"({', '.join(map(_described, found))})"
+    return type(found).__name__
+
+
+def check_posterior(found: Any, rows: tuple[int, ...], latent_dim: int, covariance: Covariance) -> Gaussian:
+    """What an encoder gave, mu ``[*rows, κ]`` beside log_var or tril; raise InputError where it is something else."""
+    of_mu, of_spread = posterior_sizes(latent_dim, covariance)
+    mu_shape, spread_shape = (*rows, of_mu), (*rows, of_spread)
+    if not _is_pair(found) or found[0].shape != mu_shape or found[1].shape != spread_shape:
+        second = "log_var" if covariance == "diagonal" else "tril"
+        raise InputError(
+            f"encoder must return (mu, {second}) of shapes {mu_shape} and {spread_shape} for latent_dim={latent_dim}, "
+            f"got {_described(found)}"
+        )
+    mu, spread = found
+    return mu, spread
+
+
+def _input_dtype(encoder: nn.Module) -> torch.dtype | None:
+    """Of what the encoder reads; None where it does not say."""
+    dtype: torch.dtype | None = getattr(encoder, "input_dtype", None)
+    return dtype
+
+
+def check_x(x: Tensor, encoder: nn.Module) -> None:
+    """Raise InputError unless the encoder can read the dtype of x."""
+    check_tensor("x", x)
+    _check_dtype("x", x, _input_dtype(encoder))
+
+
+def _check_dtype(name: str, value: Tensor, dtype: torch.dtype | None) -> None:
+    if dtype is None or value.dtype == dtype or (value.is_floating_point() and _autocast_between(value, dtype)):
+        return
+    raise InputError(f"{name} must be of the dtype of the encoder's weights, {dtype}, got {value.dtype}")
+
+
+def _autocast_between(value: Tensor, dtype: torch.dtype) -> bool:
+    """Whether autocast makes one type of both; it leaves float64 alone."""
+    device = value.device.type
+    return (
+        torch.float64 not in (value.dtype, dtype)
+        and torch.amp.is_autocast_available(device)
+        and torch.is_autocast_enabled(device)
+    )
+
+
+def _as_condition(name: str, condition: Tensor, samples: int | None, model: CVAE) -> Tensor:
+    """The condition; integers and booleans, where the encoder takes them for numbers, in its dtype. Raises InputError
+    unless there are so many, each of the shape that the model wants; None is any number."""
+    check_tensor(name, condition)
+    of_one, dtype = model.condition_shape, _input_dtype(model.encoder)
     shape, wanted = tuple(condition.shape), (samples, *of_one)
-    if len(shape) != len(wanted) or any(size not in (None, own) for own, size in zip(shape, wanted, strict=True)):
+    if len(shape) != len(wanted) or any(
+        size is not None and size != own for own, size in zip(shape, wanted, strict=True)
+    ):
         sizes = ", ".join("any" if size is None else str(size) for size in of_one)
         first = "B" if samples is None else samples
+        labels = len(shape) == 1 and len(of_one) == 1 and not condition.is_floating_point()
         raise InputError(
             f"{name} must be a tensor of shape [{first}, {sizes}], one row for each sample, got shape {shape}"
+            + (f"; for labels, torch.nn.functional.one_hot(labels, {sizes})" if labels and None not in of_one else "")
         )
+    return condition if dtype is None or condition.is_floating_point() else condition.to(dtype)
+
+
+def unwrapped(model: Any) -> VAE | CVAE:
+    """The model in what torch.compile, DataParallel and DistributedDataParallel make of one."""
+    inner = model
+    while inner is not None and not isinstance(inner, VAE | CVAE):
+        inner = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
+    return model if inner is None else inner
 
 
 def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None) -> tuple[Tensor, ...]:
@@ -344,8 +471,11 @@ def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None) -> tupl
 
     Raises:
         InputError: x is no floating-point tensor with at least one sample, a condition for a VAE, none for a CVAE, or
-            one that does not go with the samples; a number that is not finite, of which it names the row.
+            one that does not go with the samples; a number that is not finite, of which it names the row; no model.
     """
+    if not hasattr(model, "elbo"):
+        raise InputError(f"model must be a VAE or a CVAE, or torch.compile of one, got {type(model).__name__}")
+    model = unwrapped(model)
     check_tensor("x", x)
     if not x.is_floating_point():
         raise InputError(f"x must be of a floating-point dtype, got {x.dtype}")
@@ -360,7 +490,7 @@ def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None) -> tupl
         return (x,)
     if condition is None:
         raise InputError("condition must be given for a CVAE: a tensor with one row for each sample, got None")
-    _check_condition("condition", condition, len(x), model.condition_shape)
+    condition = _as_condition("condition", condition, len(x), model)
     check_finite("x", x)
     check_finite("condition", condition)
     return x, condition

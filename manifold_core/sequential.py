@@ -8,13 +8,12 @@ from torch import Tensor, nn
 
 from .elbo import ELBOTerms, GaussianELBO
 from .errors import InputError
-from .models import CVAE
+from .models import CVAE, Gaussian, check_posterior
 from .networks import LSTMDecoder, LSTMEncoder, NextStepEncoder
 
 __all__ = ["EveryStepCVAE", "SequentialCVAE"]
 
 S = TypeVar("S", bound="SequentialCVAE")
-Gaussian = tuple[Tensor, Tensor]  # mu and log_var
 
 
 class SequentialCVAE(CVAE):
@@ -133,6 +132,7 @@ class EveryStepCVAE(SequentialCVAE):
         first_row: int = 0,
     ) -> ELBOTerms:
         """The ELBO of a batch of sequences and its terms; step l of sample i has the noise of row i n + l − 1."""
+        c = self._condition(x, c)
         steps, posterior, prior = self._at_every_step(x, c)
         shape = steps.shape[:2]
         terms: ELBOTerms = self.elbo(
@@ -152,15 +152,15 @@ class EveryStepCVAE(SequentialCVAE):
 
     def variance_ratio(self, x: Tensor, c: Tensor) -> Tensor:
         """σ²(x_≤l) / σ_p²(x_<l), the mean over l, float64 ``[B, κ]``."""
-        _, (_, log_var), (_, prior_log_var) = self._at_every_step(x, c)
+        _, (_, log_var), (_, prior_log_var) = self._at_every_step(x, self._condition(x, c))
         return (log_var.double() - prior_log_var.double()).exp().mean(1)
 
     def _at_every_step(self, x: Tensor, c: Tensor) -> tuple[Tensor, Gaussian, Gaussian]:
         """The steps ``[B, n, d]``; of q(z|x_≤l) and of p(z|x_<l), l = 1 to n, mu and log_var ``[B, n, κ]``."""
-        self._check(c, len(x))
         steps = self.encoder.sequence(x, c)
         network: Any = self.encoder.network
-        mu, log_var = network.at_every_length(steps)
+        lengths = len(x), steps.shape[1] + 1
+        mu, log_var = check_posterior(network.at_every_length(steps), lengths, self.latent_dim, "diagonal")
         prior = (mu[:, :-1], log_var[:, :-1]) if self.prior is network else self.prior.at_every_length(c)
         return steps, (mu[:, 1:], log_var[:, 1:]), prior
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
-from .models import CVAE
+from .models import CVAE, unwrapped
 from .sequential import EveryStepCVAE
 
 __all__ = ["with_standard_prior"]
@@ -28,15 +28,18 @@ def with_standard_prior(model: CVAE) -> CVAE:
             result is the copy.
 
     Raises:
-        InputError: the posterior has a full covariance, or the model is an :class:`EveryStepCVAE`.
+        InputError: the model is no CVAE or an :class:`EveryStepCVAE`, or its posterior has a full covariance.
 
     Source: "Learning Manifold Dimensions with Conditional VAEs", Remark 1 and Appendix F.
     """
-    if isinstance(model, EveryStepCVAE):
+    inner = unwrapped(model)
+    if not isinstance(inner, CVAE):
+        raise InputError(f"model must be a CVAE, got {type(inner).__name__}")
+    if isinstance(inner, EveryStepCVAE):
         raise InputError("model must be a CVAE with one prior a sample, got an EveryStepCVAE: it has one at every step")
-    if model.elbo.covariance != "diagonal":
-        raise InputError(f"model must have a diagonal posterior, got covariance={model.elbo.covariance!r}")
-    model = copy.deepcopy(model)
+    if inner.elbo.covariance != "diagonal":
+        raise InputError(f"model must have a diagonal posterior, got covariance={inner.elbo.covariance!r}")
+    model = copy.deepcopy(inner)
     if model.prior is None:
         return model
     encoder = _StandardisedEncoder(model.encoder, model.prior, model.condition_shape)
@@ -52,6 +55,11 @@ class _StandardisedEncoder(nn.Module):
         self.encoder = encoder
         self.prior = prior
         self.condition_shape = condition_shape
+
+    @property
+    def input_dtype(self) -> torch.dtype | None:
+        """Of x and c: what the encoder says."""
+        return getattr(self.encoder, "input_dtype", None)
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         mu, log_var = self.encoder(x, c)

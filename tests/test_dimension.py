@@ -98,6 +98,25 @@ def test_mode_of_the_model_is_left_as_it_was(function: object) -> None:
         assert torch.equal(buffer, statistics[name]), name
 
 
+@pytest.mark.parametrize("function", [mc.active_dimensions, mc.evaluate])
+def test_a_module_that_was_frozen_stays_that(function: Callable[..., object]) -> None:
+    vae = mc.VAE.conv((1, 8, 8), 2)
+    norms = [module for module in vae.modules() if isinstance(module, nn.BatchNorm2d)]
+    vae.train()
+    norms[2].eval()
+    function(vae, torch.rand(6, 1, 8, 8))
+    assert [module for module in vae.modules() if not module.training] == [norms[2]]
+
+    def fail(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    vae.decoder.register_forward_pre_hook(fail)
+    vae.encoder.register_forward_pre_hook(fail)
+    with pytest.raises(KeyboardInterrupt):
+        function(vae, torch.rand(6, 1, 8, 8))
+    assert [module for module in vae.modules() if not module.training] == [norms[2]]
+
+
 def test_bad_input_is_named() -> None:
     with pytest.raises(mc.InputError, match="x must hold at least one sample"):
         mc.active_dimensions(model(), torch.rand(0, 3))

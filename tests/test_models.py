@@ -1,7 +1,9 @@
 """The VAE, the CVAE and their networks: shapes, a user's own modules, gradients, sampling, bad input."""
 
+import copy
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from itertools import product
 
@@ -82,6 +84,221 @@ def test_samples_follow_the_prior_and_the_generator() -> None:
     assert samples.mean().abs() < 0.03  # four standard errors
     assert (samples.var() - 1).abs() < 0.04
     assert torch.equal(samples, model.sample(20_000, torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_samples_have_the_dtype_of_the_decoder(dtype: torch.dtype) -> None:
+    for vae in (mc.VAE.mlp(6, 2), mc.VAE(Encoder(), nn.Linear(2, 6), 2), mc.VAE.conv((1, 8, 8), 2)):
+        samples = vae.to(dtype).sample(4, torch.Generator().manual_seed(0))
+        assert samples.dtype == dtype
+        z = torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=dtype)
+        assert torch.equal(samples, vae.eval().decoder(z))
+    # Networks of one dtype under an ELBO of another, as GaussianELBO makes its γ in float32.
+    assert mc.VAE(Encoder().to(dtype), nn.Linear(2, 6).to(dtype), 2).sample(4).dtype == dtype
+    for prior in ("learned", "standard"):
+        cvae = mc.CVAE.mlp(6, 3, 2, prior=prior, attention=True).to(dtype)  # type: ignore[arg-type]
+        assert cvae.sample(torch.rand(4, 3, dtype=dtype)).dtype == dtype
+
+
+class OfLabels(nn.Module):
+    """An encoder and a decoder of one's own, with an embedding of labels, int64 ``[B]``."""
+
+    condition_shape = ()
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.embedding, self.layer = nn.Embedding(3, 4), nn.Linear(inputs + 4, outputs)
+
+    def forward(self, first: Tensor, c: Tensor) -> Tensor:
+        assert c.dtype == torch.int64
+        out: Tensor = self.layer(torch.cat((first, self.embedding(c)), 1))
+        return out
+
+
+class LabelEncoder(OfLabels):
+    def forward(self, first: Tensor, c: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return super().forward(first, c).chunk(2, 1)
+
+
+def test_labels_of_ones_own_networks_stay_what_they_are() -> None:
+    cvae, x, labels = mc.CVAE(LabelEncoder(6, 4), OfLabels(2, 6), 2), torch.rand(9, 6), torch.arange(9) % 3
+    mc.train(cvae, x, mc.TrainingConfig(steps=2, batch_size=4), condition=labels, progress=False)
+    assert mc.active_dimensions(cvae, x, labels).variance.shape == (2,)
+    assert cvae.reconstruct(x, labels).shape == (9, 6)
+    samples = cvae.sample(labels, torch.Generator().manual_seed(0))
+    z = torch.randn(9, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(samples, cvae.decoder(z, labels))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["mlp", "conv", "moved prior"])
+def test_labels_in_one_hot_form_are_numbers_of_the_models_dtype(kind: str, dtype: torch.dtype) -> None:
+    """As torch.nn.functional.one_hot gives them, and as a comparison does."""
+    cvae = mc.CVAE.conv((1, 8, 8), 3, 2, 2, attention=True) if kind == "conv" else mc.CVAE.mlp(6, 3, 2, attention=True)
+    cvae.to(dtype).eval()
+    if kind == "moved prior":
+        cvae = mc.with_standard_prior(cvae)
+    x = torch.rand((9, 1, 8, 8) if kind == "conv" else (9, 6), dtype=dtype)
+    labels = torch.arange(9) % 3
+    hot = torch.nn.functional.one_hot(labels, 3)
+    for given in (hot, hot.bool(), hot.to(torch.uint8)):
+        assert torch.equal(cvae(x, given, seed=1).loss, cvae(x, hot.to(dtype), seed=1).loss)
+        assert torch.equal(cvae.variance_ratio(x, given), cvae.variance_ratio(x, hot.to(dtype)))
+        assert torch.equal(cvae.spectrum(x, given), cvae.spectrum(x, hot.to(dtype)))
+        assert torch.equal(cvae.reconstruct(x, given), cvae.reconstruct(x, hot.to(dtype)))
+        assert cvae.sample(given).dtype == dtype
+        assert mc.evaluate(cvae, x, given) == mc.evaluate(cvae, x, hot.to(dtype))
+        mc.train(cvae, x, mc.TrainingConfig(steps=1, batch_size=4), condition=given, progress=False)
+    wanted = r"must be .* \[9, 3\], .* got shape \(9,\); for labels, torch\.nn\.functional\.one_hot\(labels, 3\)$"
+    with pytest.raises(mc.InputError, match=f"^c {wanted}"):
+        cvae(x, labels)
+    with pytest.raises(mc.InputError, match=f"^condition {wanted}"):
+        mc.evaluate(cvae, x, labels)
+    other = torch.float64 if dtype == torch.float32 else torch.float32
+    with pytest.raises(mc.InputError, match=f"^c must be of the dtype of the encoder's weights, {dtype}, got {other}$"):
+        cvae(x, hot.to(other))
+
+
+@pytest.mark.parametrize("covariance", ["diagonal", "cholesky"])
+def test_an_encoder_of_another_latent_dim_is_named_before_training(covariance: str) -> None:
+    spread, size = ("log_var", 3) if covariance == "diagonal" else ("tril", 6)
+    wanted = rf"^encoder must return \(mu, {spread}\) of shapes \(5, 3\) and \(5, {size}\) for latent_dim=3, got "
+    x = torch.rand(5, 6)
+
+    def refused(encoder: nn.Module, got: str) -> None:
+        vae = mc.VAE(encoder, nn.Linear(3, 6), 3, covariance=covariance)  # type: ignore[arg-type]
+        weights = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
+        for call in (vae, vae.posterior, vae.variance_ratio, vae.reconstruct):
+            with pytest.raises(mc.InputError, match=wanted + got):
+                call(x)
+        with pytest.raises(mc.InputError, match=wanted + got):
+            mc.train(vae, x, mc.TrainingConfig(steps=3), progress=False)
+        assert all(torch.equal(tensor, weights[name]) for name, tensor in vae.state_dict().items())
+
+    sizes = r"\(a tensor of shape \(5, 2\), a tensor of shape \(5, {}\)\)$"
+    refused(MLPEncoder(6, 2, covariance=covariance), sizes.format(2 if covariance == "diagonal" else 3))  # type: ignore[arg-type]
+    refused(nn.Linear(6, 6), r"a tensor of shape \(5, 6\)$")
+    refused(First(), r"a tensor of shape \(5, 6\)$")
+
+
+def test_other_things_that_networks_give_are_named() -> None:
+    class Several(First):
+        def forward(self, first: Tensor, *_rest: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+            return first, None, first
+
+    x, c = torch.rand(2, 3), torch.rand(2, 3)
+    one = r"a tensor of shape \(2, 3\)"
+    with pytest.raises(mc.InputError, match=rf"got \({one}, NoneType, {one}\)$"):
+        mc.CVAE(Several(), First(), 3)(x, c)
+    for call in (lambda m: m(x, c), lambda m: m.sample(c), lambda m: m.variance_ratio(x, c)):
+        with pytest.raises(mc.InputError, match=rf"^prior must return \(prior_mu, .* got {one}$"):
+            call(mc.CVAE(mc.CVAE.mlp(3, 3, 3).encoder, First(), 3, prior=First()))
+    with pytest.raises(ValueError, match=r"x_hat and x must have the same shape, got \(2, 4\) and \(2, 3\)"):
+        mc.VAE(MLPEncoder(3, 2), nn.Linear(2, 4), 2)(x)
+
+
+@pytest.mark.parametrize("wrap", [lambda m: torch.compile(m, backend="eager"), nn.DataParallel])
+def test_a_wrapped_cvae_is_a_cvae(wrap: Callable[[nn.Module], mc.CVAE]) -> None:
+    torch.manual_seed(0)
+    cvae, x, c = mc.CVAE.mlp(6, 2, 3), torch.rand(9, 6), torch.rand(9, 2)
+    assert mc.evaluate(wrap(cvae), x, c) == mc.evaluate(cvae, x, c)
+    found, expected = mc.active_dimensions(nn.DataParallel(wrap(cvae)), x, c), mc.active_dimensions(cvae, x, c)
+    assert torch.equal(found.variance, expected.variance)
+    assert mc.with_standard_prior(wrap(cvae))(x, c, seed=1).loss == mc.with_standard_prior(cvae)(x, c, seed=1).loss
+    with pytest.raises(mc.InputError, match="condition must be given for a CVAE"):
+        mc.evaluate(wrap(cvae), x)
+    with pytest.raises(mc.InputError, match="condition must be None for a VAE"):
+        mc.evaluate(wrap(mc.VAE.mlp(6, 3)), x, c)
+
+
+def test_a_compiled_cvae_is_trained_and_another_module_is_not() -> None:
+    config, x, c = mc.TrainingConfig(steps=3, batch_size=4), torch.rand(9, 6), torch.rand(9, 2)
+    cvae = mc.CVAE.mlp(6, 2, 3)
+    compiled = copy.deepcopy(cvae)
+    mc.train(cvae, x, config, condition=c, progress=False)
+    mc.train(torch.compile(compiled, backend="eager"), x, config, condition=c, progress=False)
+    for name, tensor in cvae.state_dict().items():
+        torch.testing.assert_close(compiled.state_dict()[name], tensor)
+    for other in (nn.DataParallel(cvae), nn.Linear(6, 6)):
+        with pytest.raises(mc.InputError, match=f"^model must be a VAE or a CVAE, .* got {type(other).__name__}$"):
+            mc.train(other, x, config, condition=c, progress=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_samples_and_reconstructions_leave_a_model_in_training_alone(conditional: bool) -> None:
+    """They are those of evaluation mode; a module that is frozen stays that."""
+    model = mc.CVAE.conv((1, 8, 8), 3, 2, 2) if conditional else mc.VAE.conv((1, 8, 8), 2, 2)
+    x, c = torch.rand(6, 1, 8, 8), torch.rand(6, 3)
+    inputs = (x, c) if conditional else (x,)
+    mc.train(model, x, mc.TrainingConfig(3, 4), condition=c if conditional else None, progress=False)
+    frozen = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)][1]
+
+    def drawn() -> tuple[Tensor, Tensor]:
+        first = c if conditional else 6
+        return model.sample(first, torch.Generator().manual_seed(0)), model.reconstruct(*inputs)  # type: ignore[arg-type]
+
+    expected = drawn()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.train()
+    frozen.eval()
+    for found, wanted in zip(drawn(), expected, strict=True):
+        assert torch.equal(found, wanted)
+    assert [module for module in model.modules() if not module.training] == [frozen]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.uint8, torch.int64])
+def test_x_of_another_dtype_is_named(dtype: torch.dtype) -> None:
+    shown = rf"^x must be of the dtype of the encoder's weights, torch\.float32, got {dtype}$"
+    c = torch.rand(5, 2)
+    cases = [
+        (mc.VAE.mlp(6, 3), torch.ones(5, 6), None),
+        (mc.VAE.conv((1, 8, 8), 3), torch.ones(5, 1, 8, 8), None),
+        (mc.CVAE.mlp(6, 2, 3), torch.ones(5, 6), c),
+        (mc.CVAE.conv((1, 8, 8), 2, 3, 2), torch.ones(5, 1, 8, 8), c),
+        (mc.SequentialCVAE.lstm(6, 3), torch.ones(5, 6), torch.rand(5, 4, 6)),
+        (mc.EveryStepCVAE.lstm(6, 3), torch.ones(5, 6), torch.rand(5, 4, 6)),
+    ]
+    for model, x, condition in cases:
+        inputs = [x.to(dtype)] if condition is None else [x.to(dtype), condition]
+        for call in (model, model.posterior, model.variance_ratio, model.reconstruct):
+            with pytest.raises(mc.InputError, match=shown):
+                call(*inputs)
+        message = shown if dtype.is_floating_point else f"^x must be of a floating-point dtype, got {dtype}$"
+        with pytest.raises(mc.InputError, match=message):
+            mc.train(model, inputs[0], mc.TrainingConfig(steps=1), condition=condition, progress=False)
+
+
+def test_half_precision_takes_what_autocast_casts() -> None:
+    model, x = mc.VAE.mlp(6, 3), torch.rand(5, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(x.bfloat16(), seed=1).loss.isfinite()
+        with pytest.raises(mc.InputError, match="x must be of the dtype"):
+            model(x.double())
+    mc.train(model, x.bfloat16(), mc.TrainingConfig(steps=1, precision="bfloat16"), progress=False)
+    assert model.bfloat16()(x.bfloat16(), seed=1).loss.isfinite()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: mc.VAE.mlp(6, 3, 64), r"hidden must be a sequence of positive integers, such as \(64,\), got 64"),  # type: ignore[arg-type]
+        (lambda x: mc.CVAE.mlp(6, 2, 3, condition_hidden=8), "condition_hidden must be a sequence"),  # type: ignore[arg-type]
+        (lambda x: mc.VAE.conv(28, 3), r"image_shape must be \(channels, height, width\) .* got 28"),  # type: ignore[arg-type]
+        (lambda x: mc.train(mc.VAE.mlp(6, 3), x.numpy(), mc.TrainingConfig(1)), "x must be a tensor, got ndarray"),
+        (lambda x: mc.VAE.mlp(6, 3)(x.numpy()), "x must be a tensor, got ndarray"),
+        (lambda x: mc.evaluate(mc.VAE.mlp(6, 3), x.sum()), r"x must have shape \[N, \.\.\.\], .* no dimensions"),
+        (lambda x: mc.evaluate(mc.CVAE.mlp(6, 2, 3), x, x.numpy()), "condition must be a tensor, got ndarray"),
+        (lambda x: mc.CVAE.mlp(6, 2, 3)(x, x.numpy()), "c must be a tensor, got ndarray"),
+        (lambda x: mc.evaluate(mc.VAE.mlp(6, 3), x, batch_size=0), "batch_size must be a positive integer, got 0"),
+        (lambda x: mc.active_dimensions(mc.VAE.mlp(6, 3), x, batch_size=-1), "batch_size must be .* got -1"),
+        (lambda x: mc.with_standard_prior(mc.VAE.mlp(6, 3)), "model must be a CVAE, got VAE"),  # type: ignore[arg-type]
+        (lambda x: mc.train_ensemble(mc.ModelSpec(2), x), "specs must be a sequence .* got ModelSpec"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_of_another_type_is_named(call: Callable[[Tensor], object], message: str) -> None:
+    with pytest.raises(mc.InputError, match=f"^{message}"):
+        call(torch.rand(5, 6))
 
 
 def test_integers_are_those_of_numpy_too() -> None:
@@ -272,8 +489,12 @@ def test_shapes_of_a_cvae() -> None:
 def test_a_cvae_compiles_whole() -> None:
     model = mc.CVAE.mlp(7, 2, 3, attention=True)
     x, c = torch.rand(4, 7), torch.rand(4, 2)
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x, c, seed=1).loss, model(x, c, seed=1).loss)
+    for dynamic in (False, True):
+        torch.compiler.reset()
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+        for condition in (c, c > 0.5):
+            torch.testing.assert_close(compiled(x, condition, seed=1).loss, model(x, condition, seed=1).loss)
+        torch.testing.assert_close(compiled(x[:3], c[:3], seed=1).loss, model(x[:3], c[:3], seed=1).loss)
 
 
 @pytest.mark.parametrize("shape", [(4,), (5, 2), (4, 3), (1, 2), (4, 2, 1)])

@@ -176,6 +176,9 @@ def test_every_step_wants_networks_of_every_length_and_a_mean() -> None:
         found(x, c[:, :, :3])
     with pytest.raises(mc.InputError, match=r"x must be a tensor of shape \[B, 4\], the step after c"):
         found(c[:, :2], c)
+    found.latent_dim = KAPPA + 1
+    with pytest.raises(mc.InputError, match=r"encoder must return .* of shapes \(9, 8, 4\) .*, got .* \(9, 8, 3\)"):
+        found(x, c)
     with pytest.raises(mc.InputError, match="model must be a CVAE with one prior a sample, got an EveryStepCVAE"):
         mc.with_standard_prior(found)
 
@@ -235,6 +238,9 @@ def test_samples_and_reconstructions_are_steps() -> None:
     assert found.sample(c).dtype == torch.float64
     torch.testing.assert_close(found.reconstruct(x, c), found.decoder(found.posterior(x, c)[0], c))
     assert found.sample(c[:, :1]).shape == x.shape  # sequences of any length
+    signs = c > 0
+    torch.testing.assert_close(found.reconstruct(x, signs), found.reconstruct(x, signs.double()))
+    assert found.bfloat16().sample(c.bfloat16()).dtype == torch.bfloat16
 
 
 @pytest.mark.usefixtures("one_thread")

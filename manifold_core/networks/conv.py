@@ -10,7 +10,7 @@ from .checks import check_image, check_positive, check_widths
 from .head import PosteriorHead
 from .mlp import Activation, mlp
 from .normalisation import BatchNorm2d
-from .precision import Float32ConvTranspose2d, Float32Linear
+from .precision import Float32ConvTranspose2d, Float32Linear, dtype_of
 
 __all__ = ["ConditionalConvDecoder", "ConditionalConvEncoder", "ConvDecoder", "ConvEncoder"]
 
@@ -65,6 +65,11 @@ class ConvEncoder(nn.Module):
         self.blocks = nn.Sequential(_EncoderBlock(inputs, channels), _EncoderBlock(channels, 2 * channels))
         self.head = PosteriorHead(2 * channels * (height // 4) * (width // 4), latent_dim, covariance)
 
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """Of x and c: that of the weights."""
+        return dtype_of(self.head)
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mu, spread = self.head(torch.flatten(self.blocks(_laid_out(x, self.blocks)), 1))
         return mu, spread
@@ -107,6 +112,11 @@ class ConditionalConvEncoder(nn.Module):
         self.condition = nn.Linear(condition_dim, height * width)
         self.unflatten = nn.Unflatten(1, (1, height, width))
         self.image = ConvEncoder((inputs + 1, height, width), latent_dim, channels, covariance)
+
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """Of x and c: that of the weights."""
+        return dtype_of(self.condition)
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         mu, spread = self.image(torch.cat((x, self.unflatten(self.condition(c))), dim=1))

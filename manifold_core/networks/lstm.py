@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .checks import check_positive, check_widths
 from .mlp import mlp
-from .precision import Float32Linear
+from .precision import Float32Linear, dtype_of
 
 __all__ = ["LSTMDecoder", "LSTMEncoder", "NextStepEncoder"]
 
@@ -41,6 +41,11 @@ class LSTMEncoder(nn.Module):
         self.lstm = nn.LSTM(data_dim, hidden, batch_first=True)
         self.head = Float32Linear(hidden, 2 * latent_dim)
 
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """Of x and c: that of the weights."""
+        return dtype_of(self.head)
+
     def forward(self, sequence: Tensor) -> tuple[Tensor, Tensor]:
         mu, log_var = self.head(_outputs(self.lstm, sequence)[:, -1]).chunk(2, dim=1)
         return mu, log_var
@@ -59,6 +64,11 @@ class NextStepEncoder(nn.Module):
         (data_dim,) = check_positive(data_dim=data_dim)
         self.network = network
         self.condition_shape = (None, data_dim)
+
+    @property
+    def input_dtype(self) -> torch.dtype | None:
+        """Of x and c: what the network says."""
+        return getattr(self.network, "input_dtype", None)
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         mu, log_var = self.network(self.sequence(x, c))

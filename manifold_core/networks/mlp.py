@@ -11,7 +11,7 @@ from ..covariance import Covariance
 from ..errors import InputError
 from .checks import check_positive, check_widths
 from .head import PosteriorHead
-from .precision import Float32Linear
+from .precision import Float32Linear, dtype_of
 
 __all__ = ["Activation", "ConditionalMLPDecoder", "ConditionalMLPEncoder", "MLPDecoder", "MLPEncoder", "mlp"]
 
@@ -58,6 +58,11 @@ class MLPEncoder(nn.Module):
         hidden = check_widths(hidden)
         self.layers = mlp_to_posterior((data_dim, *hidden), latent_dim, activation, covariance)
 
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """Of x and c: that of the weights."""
+        return dtype_of(self.layers[0])
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mu, spread = self.layers(x)
         return mu, spread
@@ -102,6 +107,11 @@ class ConditionalMLPEncoder(nn.Module):
         self.condition_shape = (condition_dim,)
         self.condition = mlp((condition_dim, *condition_hidden, condition_features), activation)
         self.layers = mlp_to_posterior((data_dim + condition_features, *hidden), latent_dim, activation, covariance)
+
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """Of x and c: that of the weights."""
+        return dtype_of(self.layers[0])
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         mu, spread = self.layers(torch.cat((x, self.condition(c)), dim=1))
