@@ -212,11 +212,11 @@ def test_divergence_stops_before_its_step(gamma: str, step: int) -> None:
         ({"beta2": float("nan")}, "beta2 must lie between 0 and 1, got nan"),
         ({"seed": -1}, "seed must be an integer from 0 to 2"),
         ({"seed": 2**31}, "seed must be an integer from 0 to 2"),
-        ({"steps": 1.0}, "steps must be an integer, got 1.0"),
-        ({"batch_size": True}, "batch_size must be an integer, got True"),
+        ({"steps": 1.0}, "steps must be a positive integer, got 1.0"),
+        ({"batch_size": True}, "batch_size must be a positive integer, got True"),
         ({"learning_rate": "0.1"}, "learning_rate must be a number, got '0.1'"),
         ({"beta2": None}, "beta2 must be a number, got None"),
-        ({"seed": "0"}, "seed must be an integer, got '0'"),
+        ({"seed": "0"}, "seed must be an integer from 0 to 2"),
     ],
 )
 def test_bad_configuration_is_named(arguments: dict[str, float], message: str) -> None:
