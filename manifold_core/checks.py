@@ -1,10 +1,27 @@
-"""Checks of tensors that modules share."""
+"""Checks of samples, conditions and what networks make of them.
 
-from torch import Tensor
+Only :func:`check_finite` reads numbers. The rest looks at shapes and types: a forward pass may not wait for the device.
+"""
 
+import torch
+from torch import Tensor, nn
+
+from .covariance import Covariance, posterior_sizes
 from .errors import InputError
 
-__all__ = ["check_finite", "check_tensor"]
+__all__ = [
+    "Gaussian",
+    "as_condition",
+    "check_dtype",
+    "check_finite",
+    "check_posterior",
+    "check_prior",
+    "check_tensor",
+    "check_x",
+    "input_dtype",
+]
+
+Gaussian = tuple[Tensor, Tensor]  # mu and log_var, or mu and tril
 
 
 def check_tensor(name: str, value: object) -> None:
@@ -23,3 +40,88 @@ def check_finite(name: str, tensor: Tensor) -> None:
     finite = tensor.isfinite().reshape(len(tensor), -1).all(dim=1)
     if not finite.all():  # finite numbers have a sum that is not where it overflows
         raise InputError(f"{name} must be finite, but row {int((~finite).nonzero()[0])} holds NaN or an infinity")
+
+
+def check_prior(found: object) -> Gaussian:
+    """What a prior gave; raise InputError where it is something else."""
+    if (pair := _as_pair(found)) is None:
+        raise InputError(f"prior must return (prior_mu, prior_log_var), two tensors, got {_described(found)}")
+    return pair
+
+
+def check_posterior(found: object, rows: tuple[int, ...], latent_dim: int, covariance: Covariance) -> Gaussian:
+    """What an encoder gave, mu ``[*rows, κ]`` beside log_var or tril; raise InputError where it is something else."""
+    of_mu, of_spread = posterior_sizes(latent_dim, covariance)
+    mu_shape, spread_shape = (*rows, of_mu), (*rows, of_spread)
+    pair = _as_pair(found)
+    if pair is None or pair[0].shape != mu_shape or pair[1].shape != spread_shape:
+        spread = "log_var" if covariance == "diagonal" else "tril"
+        raise InputError(
+            f"encoder must return (mu, {spread}) of shapes {mu_shape} and {spread_shape} for latent_dim={latent_dim}, "
+            f"got {_described(found)}"
+        )
+    return pair
+
+
+def _as_pair(found: object) -> Gaussian | None:
+    if isinstance(found, (tuple, list)) and len(found) == 2:
+        first, second = found
+        if isinstance(first, Tensor) and isinstance(second, Tensor):
+            return first, second
+    return None
+
+
+def _described(found: object) -> str:
+    if isinstance(found, Tensor):
+        return f"a tensor of shape {tuple(found.shape)}"
+    if isinstance(found, (tuple, list)):
+        return f"({', '.join(map(_described, found))})"
+    return type(found).__name__
+
+
+def input_dtype(encoder: nn.Module) -> torch.dtype | None:
+    """Of what the encoder reads; None where it does not say."""
+    dtype: torch.dtype | None = getattr(encoder, "input_dtype", None)
+    return dtype
+
+
+def check_x(x: Tensor, encoder: nn.Module) -> None:
+    """Raise InputError unless the encoder can read the dtype of x."""
+    check_tensor("x", x)
+    check_dtype("x", x, input_dtype(encoder))
+
+
+def check_dtype(name: str, value: Tensor, dtype: torch.dtype | None) -> None:
+    if dtype is None or value.dtype == dtype or (value.is_floating_point() and _autocast_between(value, dtype)):
+        return
+    raise InputError(f"{name} must be of the dtype of the encoder's weights, {dtype}, got {value.dtype}")
+
+
+def _autocast_between(value: Tensor, dtype: torch.dtype) -> bool:
+    """Whether autocast makes one type of both; it leaves float64 alone."""
+    device = value.device.type
+    return (
+        torch.float64 not in (value.dtype, dtype)
+        and torch.amp.is_autocast_available(device)
+        and torch.is_autocast_enabled(device)
+    )
+
+
+def as_condition(
+    name: str, condition: Tensor, samples: int | None, of_one: tuple[int | None, ...], dtype: torch.dtype | None
+) -> Tensor:
+    """The condition; integers and booleans, where the encoder takes them for numbers, in its dtype. Raises InputError
+    unless there are so many, each of that shape; None is any number."""
+    check_tensor(name, condition)
+    shape, wanted = tuple(condition.shape), (samples, *of_one)
+    if len(shape) != len(wanted) or any(
+        size is not None and size != own for own, size in zip(shape, wanted, strict=True)
+    ):
+        sizes = ", ".join("any" if size is None else str(size) for size in of_one)
+        first = "B" if samples is None else samples
+        labels = len(shape) == 1 and len(of_one) == 1 and not condition.is_floating_point()
+        raise InputError(
+            f"{name} must be a tensor of shape [{first}, {sizes}], one row for each sample, got shape {shape}"
+            + (f"; for labels, torch.nn.functional.one_hot(labels, {sizes})" if labels and None not in of_one else "")
+        )
+    return condition if dtype is None or condition.is_floating_point() else condition.to(dtype)

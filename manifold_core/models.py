@@ -7,8 +7,18 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from .checks import check_finite, check_tensor
-from .covariance import Covariance, posterior_sizes, spectrum, variance_ratio
+from .checks import (
+    Gaussian,
+    as_condition,
+    check_dtype,
+    check_finite,
+    check_posterior,
+    check_prior,
+    check_tensor,
+    check_x,
+    input_dtype,
+)
+from .covariance import Covariance, spectrum, variance_ratio
 from .elbo import ELBOTerms, GaussianELBO
 from .errors import InputError
 from .networks import (
@@ -24,10 +34,9 @@ from .networks import (
 )
 from .networks.checks import check_positive
 
-__all__ = ["CVAE", "VAE", "Gaussian", "check_inputs", "check_posterior", "check_x", "evaluation_mode", "unwrapped"]
+__all__ = ["CVAE", "VAE", "check_inputs", "evaluation_mode", "unwrapped"]
 
 Prior = Literal["learned", "standard"]
-Gaussian = tuple[Tensor, Tensor]  # mu and log_var, or mu and tril
 
 
 def _elbo(elbo: GaussianELBO | None, covariance: Covariance | None) -> GaussianELBO:
@@ -347,11 +356,7 @@ class CVAE(nn.Module):
     def _prior(self, c: Tensor) -> Gaussian | None:
         if self.prior is None:
             return None
-        found = self.prior(c)
-        if not _is_pair(found):
-            raise InputError(f"prior must return (prior_mu, prior_log_var), two tensors, got {_described(found)}")
-        mu, log_var = found
-        return mu, log_var
+        return check_prior(self.prior(c))
 
     def _prior_log_var(self, c: Tensor) -> Tensor | None:
         prior = self._prior(c)
@@ -365,8 +370,9 @@ class CVAE(nn.Module):
         """c as the networks want it, for these samples or for any."""
         if x is not None:
             check_x(x, self.encoder)
-        c = _as_condition("c", c, None if x is None else len(x), self)
-        _check_dtype("c", c, _input_dtype(self.encoder))
+        dtype = input_dtype(self.encoder)
+        c = as_condition("c", c, None if x is None else len(x), self.condition_shape, dtype)
+        check_dtype("c", c, dtype)
         return c
 
 
@@ -375,87 +381,6 @@ def _noise(model: VAE | CVAE, n: int, device: torch.device, generator: torch.Gen
     weights = (weight for weight in model.decoder.parameters() if weight.is_floating_point())
     dtype = next(weights, model.elbo.log_gamma).dtype
     return torch.randn(n, model.latent_dim, generator=generator, device=device, dtype=dtype)
-
-
-# But for check_inputs, what follows looks at shapes and types alone: a forward pass may not wait for the device.
-
-
-def _is_pair(found: object) -> bool:
-    return (
-        isinstance(found, (tuple, list))
-        and len(found) == 2
-        and isinstance(found[0], Tensor)
-        and isinstance(found[1], Tensor)
-    )
-
-
-def _described(found: object) -> str:
-    if isinstance(found, Tensor):
-        return f"a tensor of shape {tuple(found.shape)}"
-    if isinstance(found, (tuple, list)):
-        return f"({', '.join(map(_described, found))})"
-    return type(found).__name__
-
-
-def check_posterior(found: Any, rows: tuple[int, ...], latent_dim: int, covariance: Covariance) -> Gaussian:
-    """What an encoder gave, mu ``[*rows, κ]`` beside log_var or tril; raise InputError where it is something else."""
-    of_mu, of_spread = posterior_sizes(latent_dim, covariance)
-    mu_shape, spread_shape = (*rows, of_mu), (*rows, of_spread)
-    if not _is_pair(found) or found[0].shape != mu_shape or found[1].shape != spread_shape:
-        second = "log_var" if covariance == "diagonal" else "tril"
-        raise InputError(
-            f"encoder must return (mu, {second}) of shapes {mu_shape} and {spread_shape} for latent_dim={latent_dim}, "
-            f"got {_described(found)}"
-        )
-    mu, spread = found
-    return mu, spread
-
-
-def _input_dtype(encoder: nn.Module) -> torch.dtype | None:
-    """Of what the encoder reads; None where it does not say."""
-    dtype: torch.dtype | None = getattr(encoder, "input_dtype", None)
-    return dtype
-
-
-def check_x(x: Tensor, encoder: nn.Module) -> None:
-    """Raise InputError unless the encoder can read the dtype of x."""
-    check_tensor("x", x)
-    _check_dtype("x", x, _input_dtype(encoder))
-
-
-def _check_dtype(name: str, value: Tensor, dtype: torch.dtype | None) -> None:
-    if dtype is None or value.dtype == dtype or (value.is_floating_point() and _autocast_between(value, dtype)):
-        return
-    raise InputError(f"{name} must be of the dtype of the encoder's weights, {dtype}, got {value.dtype}")
-
-
-def _autocast_between(value: Tensor, dtype: torch.dtype) -> bool:
-    """Whether autocast makes one type of both; it leaves float64 alone."""
-    device = value.device.type
-    return (
-        torch.float64 not in (value.dtype, dtype)
-        and torch.amp.is_autocast_available(device)
-        and torch.is_autocast_enabled(device)
-    )
-
-
-def _as_condition(name: str, condition: Tensor, samples: int | None, model: CVAE) -> Tensor:
-    """The condition; integers and booleans, where the encoder takes them for numbers, in its dtype. Raises InputError
-    unless there are so many, each of the shape that the model wants; None is any number."""
-    check_tensor(name, condition)
-    of_one, dtype = model.condition_shape, _input_dtype(model.encoder)
-    shape, wanted = tuple(condition.shape), (samples, *of_one)
-    if len(shape) != len(wanted) or any(
-        size is not None and size != own for own, size in zip(shape, wanted, strict=True)
-    ):
-        sizes = ", ".join("any" if size is None else str(size) for size in of_one)
-        first = "B" if samples is None else samples
-        labels = len(shape) == 1 and len(of_one) == 1 and not condition.is_floating_point()
-        raise InputError(
-            f"{name} must be a tensor of shape [{first}, {sizes}], one row for each sample, got shape {shape}"
-            + (f"; for labels, torch.nn.functional.one_hot(labels, {sizes})" if labels and None not in of_one else "")
-        )
-    return condition if dtype is None or condition.is_floating_point() else condition.to(dtype)
 
 
 def unwrapped(model: Any) -> VAE | CVAE:
@@ -490,7 +415,7 @@ def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None) -> tupl
         return (x,)
     if condition is None:
         raise InputError("condition must be given for a CVAE: a tensor with one row for each sample, got None")
-    condition = _as_condition("condition", condition, len(x), model)
+    condition = as_condition("condition", condition, len(x), model.condition_shape, input_dtype(model.encoder))
     check_finite("x", x)
     check_finite("condition", condition)
     return x, condition

@@ -6,9 +6,10 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from .checks import Gaussian, check_posterior
 from .elbo import ELBOTerms, GaussianELBO
 from .errors import InputError
-from .models import CVAE, Gaussian, check_posterior
+from .models import CVAE
 from .networks import LSTMDecoder, LSTMEncoder, NextStepEncoder
 
 __all__ = ["EveryStepCVAE", "SequentialCVAE"]
