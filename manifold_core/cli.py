@@ -173,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
         "comparisons", nargs="*", metavar="comparison", help="elbo, cholesky, ensemble, step; images, growth"
     )
     add.add_argument("--rounds", type=int, default=1, metavar="N", help="processes of each contender")
-    add.add_argument("--seconds", type=float, default=80, metavar="S", help="after so long nothing new is begun")
+    add.add_argument("--seconds", type=float, default=85, metavar="S", help="after so long nothing new is begun")
     add.add_argument("--json", action="store_true", help="raw figures on standard output, in place of the table")
     add.add_argument("--plot", type=Path, metavar="FILE", help="the roofline, as a PNG file")
     add.add_argument("--quiet", action="store_true", help="do not say what is being measured")

@@ -33,7 +33,7 @@ __all__ = ["COMPARISONS", "Row", "chosen", "from_json", "measure", "to_json"]
 MAIN = tuple(module.COMPARISON for module in (elbo, cholesky, ensemble, step))
 FURTHER = (images.COMPARISON, *growth.COMPARISONS)  # when they are asked for: all would not fit into 90 seconds
 COMPARISONS = {c.name: c for c in (machine.COMPARISON, *MAIN, *FURTHER)}
-SECONDS_A_SIZE = 0.25
+SECONDS_A_SIZE = 0.15
 SECONDS_TO_COMPILE = 15.0  # with less time left, what is slow is not begun
 
 

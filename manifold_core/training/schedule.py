@@ -60,12 +60,12 @@ def schedule_table(config: TrainingConfig) -> Tensor:
     With them Adam is m += (1 − β₁)(g − m), v = β₂ v + (1 − β₂) g², p −= lr / (1 − β₁ᵗ) m / (√v / √(1 − β₂ᵗ) + ε).
     """
     optimizer, schedule = make_optimizer([nn.Parameter(torch.zeros(()))], nn.Parameter(torch.zeros(())), config)
+    optimizer.step()  # of nothing, once: the schedule wants to have seen it
     rows = []
     for step in range(1, config.steps + 1):
         networks, log_gamma = optimizer.param_groups
         beta1, beta2 = networks["betas"]
         sizes = (group["lr"] / (1 - beta1**step) for group in (networks, log_gamma))
         rows.append((*sizes, 1 - beta1, 1 - beta2, 1 / math.sqrt(1 - beta2**step)))
-        optimizer.step()  # of nothing: the schedule wants to see it
         schedule.step()
     return torch.tensor(rows, dtype=torch.float64)
