@@ -8,7 +8,7 @@ from torch import Tensor
 from ..data import Dataset
 from ..ensemble import TrainedModel
 from ..evaluation import Metrics, metrics_of
-from ..models import CVAE, VAE
+from ..models import CVAE, VAE, check_inputs
 from .tables import Cell, on_test_images, on_training_images
 
 __all__ = ["runs_of", "training_samples"]
@@ -50,7 +50,7 @@ def _rows(
         held_out = _on(device, data.validation, data.validation_condition)
         for variant, samples, labels, metrics in (
             (on_training_images(cell.variant), inputs, data.train_labels, trained.metrics),
-            (on_test_images(cell.variant), held_out, data.validation_labels, metrics_of(model, *_parts(held_out))),
+            (on_test_images(cell.variant), held_out, data.validation_labels, _metrics_of(model, _parts(held_out))),
         ):
             yield {}, variant, cell.true_active[0], metrics, _classes(cell, model, samples, labels)
         return
@@ -67,7 +67,11 @@ def _parts(samples: Samples) -> tuple[Tensor, ...]:
 def _of_class(model: VAE | CVAE, samples: Samples, labels: Tensor | None, index: int) -> Metrics:
     assert labels is not None
     own = labels == index
-    return metrics_of(model, *(part[own.to(part.device)] for part in _parts(samples)))
+    return _metrics_of(model, tuple(part[own.to(part.device)] for part in _parts(samples)))
+
+
+def _metrics_of(model: VAE | CVAE, samples: tuple[Tensor, ...]) -> Metrics:
+    return metrics_of(model, check_inputs(model, *samples))
 
 
 def _classes(cell: Cell, model: VAE | CVAE, samples: Samples, labels: Tensor | None) -> dict[str, Any]:

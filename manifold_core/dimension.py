@@ -9,9 +9,18 @@ from .errors import InputError
 from .models import CVAE, VAE, check_inputs, evaluation_mode, unwrapped
 from .networks.checks import check_positive
 
-__all__ = ["THRESHOLD", "ActiveDimensions", "active_dimensions", "averages", "check_known", "count_active"]
+__all__ = [
+    "BATCH_SIZE",
+    "THRESHOLD",
+    "ActiveDimensions",
+    "active_dimensions",
+    "averages",
+    "check_known",
+    "count_active",
+]
 
 THRESHOLD = 0.05  # Appendix B of the paper
+BATCH_SIZE = 4096  # samples encoded at a time
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ def active_dimensions(
     condition: Tensor | None = None,
     *,
     threshold: float = THRESHOLD,
-    batch_size: int = 4096,
+    batch_size: int = BATCH_SIZE,
 ) -> ActiveDimensions:
     """#{j : E[σ_j²(x)] < threshold}, of a CVAE #{j : E[σ_j²(x, c) / σ_p,j²(c)] < threshold}: at the optimum active
     variances fall with γ, the others stay at the prior's. With full covariance σ_j² is (Σ_q)_jj.

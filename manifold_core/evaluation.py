@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .dimension import THRESHOLD, averages, check_known
+from .dimension import BATCH_SIZE, THRESHOLD, averages, check_known
 from .models import CVAE, VAE, check_inputs, evaluation_mode, unwrapped
 
 __all__ = ["Metrics", "evaluate", "metrics_of"]
@@ -58,7 +58,7 @@ def evaluate(
     condition: Tensor | None = None,
     *,
     seed: int = 0,
-    batch_size: int = 4096,
+    batch_size: int = BATCH_SIZE,
     threshold: float = THRESHOLD,
 ) -> Metrics:
     """Losses and active dimensions over all of ``x``, of a CVAE with its ``condition``, in evaluation mode, with the
@@ -70,7 +70,8 @@ def evaluate(
         InputError: no samples, or one that is not finite, a condition that does not go with model and samples, a
             batch size below 1, or a threshold outside (0, 1); a variance that is not finite.
     """
-    found = metrics_of(model, x, condition, seed=seed, batch_size=batch_size, threshold=threshold)
+    model = unwrapped(model)
+    found = metrics_of(model, check_inputs(model, x, condition), seed, batch_size, threshold)
     check_known(torch.tensor(found.variance))
     return found
 
@@ -78,26 +79,24 @@ def evaluate(
 @torch.no_grad()
 def metrics_of(
     model: VAE | CVAE,
-    x: Tensor,
-    condition: Tensor | None = None,
-    *,
+    inputs: tuple[Tensor, ...],
     seed: int = 0,
-    batch_size: int = 4096,
+    batch_size: int = BATCH_SIZE,
     threshold: float = THRESHOLD,
 ) -> Metrics:
-    """The same of a model that may have diverged: where nothing can be said of its dimensions, it says None."""
-    model = unwrapped(model)
-    inputs = check_inputs(model, x, condition)
+    """The same of a model that may have diverged, with inputs as :func:`check_inputs` gives them: where nothing can be
+    said of its dimensions, it says None."""
+    samples = len(inputs[0])
     dimensions = averages(model, inputs, threshold, batch_size)
     known = bool(dimensions.variance.isfinite().all())
     with evaluation_mode(model):
-        sums = torch.zeros(3, dtype=torch.float64, device=x.device)
+        sums = torch.zeros(3, dtype=torch.float64, device=inputs[0].device)
         gamma = float("nan")
-        for first in range(0, len(x), batch_size):
+        for first in range(0, samples, batch_size):
             terms = model(*(part[first : first + batch_size] for part in inputs), seed=seed, first_row=first)
             sums += torch.stack([term.double().sum() for term in (terms.nll, terms.kl, terms.recon)])
             gamma = float(terms.log_gamma.double().exp())
-    nll, kl, recon = (sums / len(x)).tolist()
+    nll, kl, recon = (sums / samples).tolist()
     return Metrics(
         neg_elbo=nll + kl,
         nll=nll,
@@ -111,5 +110,5 @@ def metrics_of(
         threshold=threshold,
         variance=dimensions.variance.tolist(),
         spectrum=dimensions.spectrum.tolist(),
-        samples=len(x),
+        samples=samples,
     )

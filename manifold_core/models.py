@@ -391,7 +391,7 @@ def unwrapped(model: Any) -> VAE | CVAE:
     return model if inner is None else inner
 
 
-def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None) -> tuple[Tensor, ...]:
+def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
     """What the model is called with: x, and for a CVAE the condition. Waits for the device, once.
 
     Raises:

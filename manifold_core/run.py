@@ -226,13 +226,21 @@ def _run(config: RunConfig, folder: Path, progress: bool, group: Group) -> dict[
     sample_shape = tuple(data.train.shape[1:])
     model = build_model(config.model, sample_shape, config.training.seed).to(config.device)
     x, held_out = (_as_input(part, config, sample_shape).to(config.device) for part in (data.train, data.validation))
-    identity = {"config": config.description(), "data": _fingerprint(data)}
+    fingerprint = _fingerprint(data)
+    identity = {"config": config.description(), "data": fingerprint}
     history = train(model, x, config.training, folder=folder, identity=identity, progress=progress, process_group=group)
-    return from_first(lambda: _finish(config, folder, data, model, x, held_out, history), group)
+    return from_first(lambda: _finish(config, folder, data, fingerprint, model, x, held_out, history), group)
 
 
 def _finish(
-    config: RunConfig, folder: Path, data: Dataset, model: VAE, x: Tensor, held_out: Tensor, history: History
+    config: RunConfig,
+    folder: Path,
+    data: Dataset,
+    fingerprint: str,
+    model: VAE,
+    x: Tensor,
+    held_out: Tensor,
+    history: History,
 ) -> dict[str, Any]:
     measured, validation = evaluate(model, x), evaluate(model, held_out)
     pictures = _draw(folder, model, history, measured, data.manifold_dim, held_out)
@@ -247,7 +255,7 @@ def _finish(
         "units": UNITS,
         "standardisation": data.standardisation.as_dict(),
         "config": config.description(),
-        "fingerprint": _fingerprint(data),
+        "fingerprint": fingerprint,
         "sample_shape": list(data.train.shape[1:]),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "versions": _versions(),

@@ -168,7 +168,7 @@ def test_a_variance_that_is_not_finite_is_no_count(value: float) -> None:
     for function in (mc.active_dimensions, mc.evaluate):
         with pytest.raises(mc.InputError, match=shown):
             function(vae, torch.rand(10, 3))
-    found = metrics_of(vae, torch.rand(10, 3))
+    found = metrics_of(vae, (torch.rand(10, 3),))
     assert (found.active_dimensions, found.spectrum_count, found.gap) == (None, None, None)
     assert found.interval == (1, 2)  # the first is active, the last is not, and of the other nothing is known
     assert found.variance[::2] == pytest.approx([0.015, 1.0], rel=1e-6)

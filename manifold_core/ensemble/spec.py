@@ -242,7 +242,8 @@ def _take_integers(spec: "Spec") -> None:
 
 
 def _check_condition_dim(width: int) -> None:
-    if isinstance(width, bool) or not isinstance(width, int) or width < 0:
+    number = integer(width)
+    if number is None or number < 0:
         raise InputError(f"condition_dim must be an integer, not negative, got {width!r}")
 
 

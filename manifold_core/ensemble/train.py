@@ -143,7 +143,8 @@ def train_ensemble(
 
 
 def _trained(spec: Spec, model: VAE | CVAE, data: Samples, history: History, diverged_at: int | None) -> TrainedModel:
-    return TrainedModel(spec, model, metrics_of(model, data.x, data.condition), history, diverged_at)
+    inputs = (data.x,) if data.condition is None else (data.x, data.condition)  # checked before all training
+    return TrainedModel(spec, model, metrics_of(model, inputs), history, diverged_at)
 
 
 def _by_reference(
