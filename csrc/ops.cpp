@@ -14,6 +14,10 @@ STABLE_TORCH_LIBRARY_IMPL(manifold_core, CPU, m) {
   MC_IMPL(gaussian_nll);
   MC_IMPL(gaussian_nll_backward);
   MC_IMPL(gaussian_elbo);
+  MC_IMPL(conv_norm);
+  MC_IMPL(conv_norm_backward);
+  MC_IMPL(conv_transpose);
+  MC_IMPL(conv_transpose_backward);
   MC_IMPL(ensemble_steps);
   MC_IMPL(ensemble_workspace);
 }

@@ -6,7 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["accumulation_dtype", "check_alike", "check_floating", "check_optional_rows", "check_prior", "integer"]
+__all__ = [
+    "accumulation_dtype",
+    "check_alike",
+    "check_floating",
+    "check_images",
+    "check_optional_rows",
+    "check_prior",
+    "integer",
+]
 
 
 def check_floating(name: str, tensor: Tensor) -> None:
@@ -25,6 +33,19 @@ def check_alike(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
         raise ValueError(f"{name_a} and {name_b} must have the same shape, got {tuple(a.shape)} and {tuple(b.shape)}")
     if a.device != b.device:
         raise ValueError(f"{name_a} and {name_b} must be on the same device, got {a.device} and {b.device}")
+
+
+def check_images(name: str, images: Tensor, weight_name: str, weight: Tensor, channels_at: int) -> None:
+    """Raise TypeError or ValueError unless these are ``[B, C, H, W]`` and the weights of a square convolution of C
+    channels, which stand at that place of their shape."""
+    check_floating(name, images)
+    check_floating(weight_name, weight)
+    if images.dim() != 4:
+        raise ValueError(f"{name} must have shape [B, C, H, W], got {tuple(images.shape)}")
+    if weight.dim() != 4 or weight.shape[2] != weight.shape[3] or weight.shape[channels_at] != images.shape[1]:
+        expected = ["O", "O", "k", "k"]
+        expected[channels_at] = str(images.shape[1])
+        raise ValueError(f"{weight_name} must have shape [{', '.join(expected)}], got {tuple(weight.shape)}")
 
 
 def check_optional_rows(name: str, tensor: Tensor, mu: Tensor) -> Tensor:

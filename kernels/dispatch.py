@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import extension
 
-__all__ = ["BACKENDS", "Choice", "choose", "explain"]
+__all__ = ["BACKENDS", "Choice", "choose", "choose_for_images", "explain"]
 
 DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 # Not asked for by a function: torch.compile would not see through it, nor through a cache of its answer.
@@ -106,3 +106,28 @@ def choose(backend: str, *tensors: Tensor | None) -> str:
     if backend == "auto":  # the usual case, without the prose
         return "reference" if _cpu_cannot(tensors) else "cpu"
     return explain(*tensors, backend=backend).backend
+
+
+def choose_for_images(backend: str, *tensors: Tensor) -> str:
+    """The same for the convolutions, which have kernels for the CPU alone, in one type that is no half precision.
+
+    Raises:
+        ValueError: an unknown name.
+        RuntimeError: the named backend cannot serve these tensors; says why.
+    """
+    if backend not in ("auto", "reference", "cpu"):
+        explain(backend="reference" if backend in BACKENDS else backend)  # which refuses what is none
+        raise RuntimeError(f"backend {backend!r} cannot serve this call: convolutions have kernels for the CPU alone")
+    chosen = choose(backend, *tensors)
+    if chosen == "reference":
+        return chosen
+    dtypes = {tensor.dtype for tensor in tensors}
+    if len(dtypes) == 1 and dtypes <= {torch.float32, torch.float64} and tensors[0].numel() > 0:
+        return chosen
+    if backend == "auto":
+        return "reference"
+    shown = ", ".join(sorted(map(str, dtypes)))
+    raise RuntimeError(
+        f"backend 'cpu' cannot serve this call: it takes images of one type, float32 or float64, and at least one, got "
+        f"{shown}, {tuple(tensors[0].shape)}"
+    )

@@ -1,7 +1,7 @@
 """One definition of an operator, its schema, fake and autograd, serves eager mode, torch.compile and every backend."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -49,6 +49,7 @@ class Operator:
         backward_schema, fake_backward: of ``<name>_backward``; None where ``backward`` calls that of another operator.
         backward_of: the name of that other operator.
         results: how many of its outputs the caller wants; those behind are for the backward pass alone.
+        backends: those that have it.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Operator:
         fake_backward: Callable[..., Any] | None = None,
         backward_of: str | None = None,
         results: int = 2,
+        backends: Sequence[str] = tuple(LIBRARIES),
     ) -> None:
         self.name = name
         self.results = results
@@ -71,9 +73,10 @@ class Operator:
         self._setup_context = setup_context
         self._backward = backward
         self._backward_name = f"{backward_of or name}_backward"
-        self._of_library = {library: self.define(library) for library in set(LIBRARIES.values())}
-        self._of_backend = {backend: self._of_library[library] for backend, library in LIBRARIES.items()}
-        for operator in self._schemas:
+        libraries = {LIBRARIES[backend] for backend in backends}
+        self._of_library = {library: self.define(library) for library in libraries}
+        self._of_backend = {backend: self._of_library[LIBRARIES[backend]] for backend in backends}
+        for operator in self._schemas if "triton" in backends else ():
             # On the CPU it runs in Triton's interpreter.
             implement = torch.library.impl(f"{LIBRARIES['triton']}::{operator}", ("CUDA", "CPU"))
             implement(partial(self._triton, operator))
@@ -107,6 +110,8 @@ class Operator:
         """How the operators of that namespace are called, eagerly by those nodes where they have it."""
         ops = getattr(torch.ops, library)
         operator = getattr(ops, self.name).default
+        if self.results == 1:  # which torch hands over as it is
+            operator = partial(_in_tuple, operator)
         run, run_backward = below_autograd(operator), below_autograd(getattr(ops, self._backward_name).default)
         once = functional_once(self._backward_name, run_backward)
         node = getattr(nodes, self.name, None) if library == NODES else None
@@ -121,3 +126,7 @@ class Operator:
         """Triton is imported when it is first run, and not before."""
         module = importlib.import_module(f".{self.name}.triton", __package__)
         return getattr(module, operator)(*inputs)
+
+
+def _in_tuple(function: Callable[..., Any], *inputs: Any) -> tuple[Any]:
+    return (function(*inputs),)

@@ -110,6 +110,78 @@ struct GaussianNllBackward {
   Matrix grad_x_hat;
 };
 
+// The images of a sample, [channels, height, width], and a tile with a border around them: its rows are pixels, its
+// columns samples (cpu/convolution.h).
+struct Planes {
+  int64_t channels, height, width;
+  int64_t tile_height, tile_width, top, left;
+  const int32_t* rows;    // [size()], of the tile
+  const int32_t* border;  // the rows of the tile that are none of these
+  int64_t border_size;
+
+  int64_t size() const { return channels * height * width; }
+  int64_t tile_rows() const { return channels * tile_height * tile_width; }
+};
+
+// What an output pixel is made of.
+template <class C>
+struct Taps {
+  int64_t depth;
+  const int32_t* rows;  // [depth], of the tile, from where the output pixel stands
+  const C* weights;     // [depth, channels of the output]
+};
+
+// A convolution, or its transpose: pixel y of the output belongs to class (y + phase) % classes and stands at row
+// (y + phase) / classes * step of the source; each pair of classes, of row and column, has taps of its own.
+template <class C>
+struct Correlation {
+  Planes source;
+  int64_t channels, height, width;  // of the output
+  int64_t step, classes, phase;
+  const Taps<C>* taps;  // [classes, classes]
+  const C* bias;        // [channels], may be absent
+
+  int64_t size() const { return channels * height * width; }
+};
+
+template <class C>
+struct Convolve {
+  Correlation<C> correlation;
+  const C* in;
+  C* out;
+  double* moments;  // [blocks, 2, channels]: means, sums of squared deviations from them; may be absent
+};
+
+template <class C>
+struct ConvolveBackward {
+  Correlation<C> correlation;  // from the gradient of the output to that of the input
+  Planes in;
+  const C* in_data;
+  C* grad_in;                  // may be absent
+  bool transposed;             // the convolution itself: the large side of the weights is then the output
+  int64_t stride, depth;
+  const int32_t* rows;         // [depth], of the large side's tile
+};
+
+// Batch normalisation, and a ReLU. Numbers of a channel stand once for each of its pixels: one loop then goes over all.
+template <class C>
+struct Normalise {
+  int64_t size;                   // numbers of a sample
+  const C *mean, *scale, *shift;  // [size]
+  bool relu;
+  const C* u;
+  C* y;
+};
+
+template <class C>
+struct NormaliseBackward {
+  int64_t size;
+  const C *mean, *scale, *shift;
+  bool relu;
+  const C *u, *grad_y;
+  const C *constant, *slope;  // [size]
+};
+
 // Every kernel works on rows [begin, end), one block. C is the type the arithmetic is done in, float or double.
 template <class C>
 struct Kernels {
@@ -119,6 +191,13 @@ struct Kernels {
   void (*rsample_kl_cholesky_backward)(const RsampleKlCholeskyBackward&, int64_t begin, int64_t end);
   void (*gaussian_nll)(const GaussianNll&, int64_t begin, int64_t end);
   void (*gaussian_nll_backward)(const GaussianNllBackward&, int64_t begin, int64_t end);
+  int64_t samples;  // of a block of these:
+  void (*convolve)(const Convolve<C>&, int64_t block, int64_t begin, int64_t end, C* scratch);
+  void (*convolve_backward)(const ConvolveBackward<C>&, const C* gradient, int64_t begin, int64_t end, double* sums,
+                            C* scratch);
+  void (*normalise)(const Normalise<C>&, int64_t begin, int64_t end);
+  void (*normalise_sums)(const NormaliseBackward<C>&, int64_t begin, int64_t end, C* sums);
+  void (*normalise_backward)(const NormaliseBackward<C>&, int64_t begin, int64_t end, C* to);
 };
 
 // One training step of one model of an ensemble (cpu/ensemble.cpp). Its batch is cut into groups, the same whatever the

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 namespace manifold_core::MC_ISA {
@@ -88,6 +89,9 @@ MC_INLINE Vector<C> halves(Vector<C> a, Vector<C> b, std::integer_sequence<int, 
 #endif
 }
 
+template <class C>
+MC_INLINE Vector<C> all(C value) { return value - Vector<C>{}; }  // minus zero, not plus: that the compiler may drop
+
 // Lane i of the result is the sum of the lanes of v[i]; v is used up.
 template <class C, int half = kWidth<C> / 2>
 MC_INLINE Vector<C> sum_each(Vector<C>* v) {
@@ -113,6 +117,29 @@ MC_INLINE void transpose(Vector<C>* v) {
     v[i + half] = halves<C, half, half>(a, b, lanes);
   }
   if constexpr (half > 1) transpose<C, half / 2>(v);
+}
+
+template <int n>
+using Count = std::integral_constant<int, n>;
+
+// Rows of accumulators that are kept in registers together, beside some vectors of columns.
+constexpr int kBlock = 6;
+
+// Calls f(size, first) for blocks of up to kBlock rows, as equal as can be.
+template <class F>
+MC_INLINE void for_each_block(int64_t rows, const F& f) {
+  const int64_t blocks = (rows + kBlock - 1) / kBlock;
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int64_t first = b * rows / blocks;
+    switch ((b + 1) * rows / blocks - first) {
+      case 1: f(Count<1>{}, first); break;
+      case 2: f(Count<2>{}, first); break;
+      case 3: f(Count<3>{}, first); break;
+      case 4: f(Count<4>{}, first); break;
+      case 5: f(Count<5>{}, first); break;
+      case 6: f(Count<6>{}, first); break;
+    }
+  }
 }
 
 }  // namespace manifold_core::MC_ISA

@@ -30,10 +30,13 @@ class BatchNorm2d(Joined, nn.BatchNorm2d):
         variances, means = gathered(torch.stack((variance, mean)), self.process_group).unbind(1)
         mean = means.mean(0)
         variance = (variances + (means - mean).square()).mean(0)
-        with torch.no_grad():
-            values = len(means) * x.numel() // x.shape[1]
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * values / (values - 1), self.momentum)
-            self.num_batches_tracked.add_(1)
+        self.observe(mean, variance, len(means) * x.numel() // x.shape[1])
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return ((wide - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+    @torch.no_grad()
+    def observe(self, mean: Tensor, variance: Tensor, values: int) -> None:
+        """Let the running statistics follow those of a batch with so many values a channel; ``variance`` is biased."""
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * (values / (values - 1)), self.momentum)
+        self.num_batches_tracked.add_(1)

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from .transpose import ConvTranspose2d
+
 __all__ = ["Float32ConvTranspose2d", "Float32Linear", "dtype_of", "outside_autocast"]
 
 T = TypeVar("T")
@@ -35,7 +37,7 @@ class Float32Linear(nn.Linear):
         return outside_autocast(super().forward, x, self.weight.dtype)
 
 
-class Float32ConvTranspose2d(nn.ConvTranspose2d):
+class Float32ConvTranspose2d(ConvTranspose2d):
     """The same of the residual decoder's last layer."""
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:

@@ -5,14 +5,11 @@
 #include "cpu/vectors.h"
 #include "manifold_core/program.h"
 
-#include <type_traits>
-
 namespace manifold_core::MC_ISA {
 
 // A block of rows times a panel of columns is kept in registers: 24 of AVX-512's 32, 12 of the 16 elsewhere.
 using Floats = Vector<float>;
 constexpr int kFloats = kWidth<float>;  // lanes
-constexpr int kBlock = 6;
 constexpr int kPanel = MC_VECTOR_BYTES == 64 ? 4 : 2;  // vectors
 constexpr int64_t kPanelColumns = kPanel * kFloats;
 
@@ -25,28 +22,6 @@ struct ModelTile {
 
   MC_INLINE float* row(int64_t i) const { return rows + i * pitch; }
 };
-
-MC_INLINE Floats all(float value) { return value - Floats{}; }  // minus zero, not plus: that the compiler may drop
-
-template <int n>
-using Count = std::integral_constant<int, n>;
-
-// Calls f(size, first) for blocks of up to kBlock rows, as equal as can be.
-template <class F>
-MC_INLINE void for_each_block(int64_t rows, const F& f) {
-  const int64_t blocks = (rows + kBlock - 1) / kBlock;
-  for (int64_t b = 0; b < blocks; ++b) {
-    const int64_t first = b * rows / blocks;
-    switch ((b + 1) * rows / blocks - first) {
-      case 1: f(Count<1>{}, first); break;
-      case 2: f(Count<2>{}, first); break;
-      case 3: f(Count<3>{}, first); break;
-      case 4: f(Count<4>{}, first); break;
-      case 5: f(Count<5>{}, first); break;
-      case 6: f(Count<6>{}, first); break;
-    }
-  }
-}
 
 // Calls f(row, vector) for a block on a panel. Unrolled by force, here and below: only then do blocks stay in registers.
 template <int R, class F>

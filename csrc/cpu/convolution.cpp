@@ -1,0 +1,422 @@
+#include "ops.h"
+#include "tensors.h"
+
+#include <cmath>
+#include <limits>
+#include <type_traits>
+#include <utility>
+
+namespace manifold_core::cpu {
+
+namespace {
+
+template <class C>
+const Kernels<C>& kernels();
+template <>
+const Kernels<float>& kernels() { return instruction_set().f32; }
+template <>
+const Kernels<double>& kernels() { return instruction_set().f64; }
+
+// A convolution's large side, its input, and its small side, its output.
+struct Geometry {
+  int64_t batch, inputs, height, width, outputs, out_height, out_width, kernel, stride, padding;
+
+  int64_t depth() const { return inputs * kernel * kernel; }
+};
+
+class Layout {
+ public:
+  Layout(int64_t channels, int64_t height, int64_t width, int64_t border, int64_t tile_height, int64_t tile_width)
+      : planes_{channels, height, width, tile_height, tile_width, border, border, nullptr, nullptr, 0} {
+    STD_TORCH_CHECK(planes_.tile_rows() <= std::numeric_limits<int32_t>::max(), "manifold_core: the images are too large");
+    for (int64_t i = 0; i < planes_.tile_rows(); ++i) {
+      const int64_t y = i / tile_width % tile_height - border, x = i % tile_width - border;
+      const bool inside = y >= 0 && y < height && x >= 0 && x < width;
+      (inside ? rows_ : border_).push_back(static_cast<int32_t>(i));
+    }
+  }
+
+  Planes planes() const {
+    Planes p = planes_;
+    p.rows = rows_.data();
+    p.border = border_.data();
+    p.border_size = static_cast<int64_t>(border_.size());
+    return p;
+  }
+
+ private:
+  Planes planes_;
+  std::vector<int32_t> rows_, border_;
+};
+
+Layout large_side(const Geometry& g) {
+  return {g.inputs, g.height, g.width, g.padding,
+          std::max(g.padding + g.height, (g.out_height - 1) * g.stride + g.kernel),
+          std::max(g.padding + g.width, (g.out_width - 1) * g.stride + g.kernel)};
+}
+
+// Taps that a pixel of the large side has of the small one, along an axis.
+int64_t taps_of_class(const Geometry& g, int64_t remainder) {
+  return remainder < g.kernel ? (g.kernel - 1 - remainder) / g.stride + 1 : 0;
+}
+
+Layout small_side(const Geometry& g) {
+  const int64_t border = taps_of_class(g, 0) - 1;
+  return {g.outputs, g.out_height, g.out_width, border,
+          border + std::max(g.out_height, (g.height - 1 + g.padding) / g.stride + 1),
+          border + std::max(g.out_width, (g.width - 1 + g.padding) / g.stride + 1)};
+}
+
+// The rows of the large side's tile that a number of the small side touches, in the order of the weights.
+std::vector<int32_t> window(const Geometry& g, const Planes& large) {
+  std::vector<int32_t> rows;
+  for (int64_t i = 0; i < g.inputs; ++i) {
+    for (int64_t y = 0; y < g.kernel; ++y) {
+      for (int64_t x = 0; x < g.kernel; ++x) {
+        rows.push_back(static_cast<int32_t>((i * large.tile_height + y) * large.tile_width + x));
+      }
+    }
+  }
+  return rows;
+}
+
+// A Correlation with what it points to.
+template <class C>
+class Plan {
+ public:
+  // From the large side to the small one. weight is [outputs, inputs, kernel, kernel].
+  static Plan down(const Geometry& g, const C* weight, const C* bias) {
+    Plan plan(large_side(g));
+    const Planes source = plan.source_.planes();
+    plan.correlation_ = {source, g.outputs, g.out_height, g.out_width, g.stride, 1, 0, nullptr, bias};
+    plan.add(window(g, source), g.outputs,
+             [&](int64_t k, int64_t o) { return weight[o * g.depth() + k]; });
+    return plan;
+  }
+
+  // The transpose: from the small side to the large one.
+  static Plan up(const Geometry& g, const C* weight, const C* bias) {
+    Plan plan(small_side(g));
+    const Planes source = plan.source_.planes();
+    plan.correlation_ = {source, g.inputs, g.height, g.width, 1, g.stride, g.padding, nullptr, bias};
+    for (int64_t row_class = 0; row_class < g.stride; ++row_class) {
+      for (int64_t column_class = 0; column_class < g.stride; ++column_class) {
+        std::vector<int32_t> rows;
+        std::vector<int64_t> at;  // in the weights, of input 0
+        for (int64_t o = 0; o < g.outputs; ++o) {
+          for (int64_t j = 0; j < taps_of_class(g, row_class); ++j) {
+            for (int64_t i = 0; i < taps_of_class(g, column_class); ++i) {
+              rows.push_back(static_cast<int32_t>((o * source.tile_height + source.top - j) * source.tile_width +
+                                                  source.left - i));
+              at.push_back(o * g.depth() + (row_class + j * g.stride) * g.kernel + column_class + i * g.stride);
+            }
+          }
+        }
+        plan.add(std::move(rows), g.inputs,
+                 [&](int64_t k, int64_t i) { return weight[at[static_cast<size_t>(k)] + i * g.kernel * g.kernel]; });
+      }
+    }
+    return plan;
+  }
+
+  Correlation<C> correlation() const {
+    Correlation<C> c = correlation_;
+    c.taps = taps_.data();
+    return c;
+  }
+
+ private:
+  explicit Plan(Layout source) : source_(std::move(source)) {}
+
+  template <class Weight>
+  void add(std::vector<int32_t> rows, int64_t channels, const Weight& weight) {
+    const int64_t depth = static_cast<int64_t>(rows.size());
+    std::vector<C> weights;
+    weights.reserve(static_cast<size_t>(depth * channels));
+    for (int64_t k = 0; k < depth; ++k) {
+      for (int64_t c = 0; c < channels; ++c) weights.push_back(weight(k, c));
+    }
+    rows_.push_back(std::move(rows));
+    weights_.push_back(std::move(weights));
+    taps_.push_back({depth, rows_.back().data(), weights_.back().data()});  // which stays where it is, moved or not
+  }
+
+  Layout source_;
+  Correlation<C> correlation_{};
+  std::vector<std::vector<int32_t>> rows_;
+  std::vector<std::vector<C>> weights_;
+  std::vector<Taps<C>> taps_;
+};
+
+// Memory of this thread, from one call to the next, in which rows of tiles are aligned as vectors are.
+template <class C>
+C* scratch(int64_t size) {
+  constexpr size_t alignment = 64;
+  thread_local std::vector<char> memory;
+  const size_t bytes = static_cast<size_t>(size) * sizeof(C) + alignment;
+  if (memory.size() < bytes) memory.resize(bytes);
+  const size_t address = reinterpret_cast<size_t>(memory.data());
+  return reinterpret_cast<C*>(memory.data() + (alignment - address % alignment) % alignment);
+}
+
+// f(block, begin, end) for blocks of samples, on torch's threads.
+template <class F>
+void over_blocks(int64_t batch, int64_t samples, const F& f) {
+  torch::stable::parallel_for(0, (batch + samples - 1) / samples, 1, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) f(i, i * samples, std::min(batch, (i + 1) * samples));
+  });
+}
+
+template <class C>
+C* data(const Tensor& t) { return static_cast<C*>(t.data_ptr()); }
+
+template <class C>
+const C* const_data(const Tensor& t) { return static_cast<const C*>(t.const_data_ptr()); }
+
+template <class F>
+auto with_arithmetic(const Tensor& t, const F& f) {
+  return t.scalar_type() == ScalarType::Double ? f(static_cast<double*>(nullptr)) : f(static_cast<float*>(nullptr));
+}
+
+void check_dense(const Tensor& t, std::initializer_list<int64_t> sizes, ScalarType type, const char* name) {
+  bool right = t.dim() == static_cast<int64_t>(sizes.size()) && t.is_contiguous() && t.scalar_type() == type;
+  for (int64_t i = 0; right && i < t.dim(); ++i) right = t.size(i) == sizes.begin()[i];
+  STD_TORCH_CHECK(right, "manifold_core: expected a contiguous tensor of the right shape and type: ", name);
+}
+
+// Of a convolution of x, where `large`, or of a transposed convolution of it.
+Geometry geometry(const Tensor& x, const Tensor& weight, int64_t stride, int64_t padding, bool large) {
+  const ScalarType type = x.scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double,
+                  "manifold_core: expected images of float32 or float64");
+  STD_TORCH_CHECK(x.dim() == 4 && weight.dim() == 4 && stride > 0 && padding >= 0 && x.numel() > 0,
+                  "manifold_core: expected images and weights of four dimensions, and at least one image");
+  Geometry g{};
+  g.batch = x.size(0);
+  g.outputs = weight.size(0);
+  g.inputs = weight.size(1);
+  g.kernel = weight.size(2);
+  g.stride = stride;
+  g.padding = padding;
+  if (large) {
+    g.height = x.size(2);
+    g.width = x.size(3);
+    STD_TORCH_CHECK(g.height + 2 * padding >= g.kernel && g.width + 2 * padding >= g.kernel,
+                    "manifold_core: the images are smaller than the kernel");
+    g.out_height = (g.height + 2 * padding - g.kernel) / stride + 1;
+    g.out_width = (g.width + 2 * padding - g.kernel) / stride + 1;
+  } else {
+    g.out_height = x.size(2);
+    g.out_width = x.size(3);
+    g.height = (g.out_height - 1) * stride - 2 * padding + g.kernel;
+    g.width = (g.out_width - 1) * stride - 2 * padding + g.kernel;
+    STD_TORCH_CHECK(g.height > 0 && g.width > 0, "manifold_core: the padding leaves no images");
+  }
+  check_dense(x, {g.batch, large ? g.inputs : g.outputs, x.size(2), x.size(3)}, type, "x");
+  check_dense(weight, {g.outputs, g.inputs, g.kernel, g.kernel}, type, "weight");
+  return g;
+}
+
+Tensor small_images(const Geometry& g, ScalarType type) {
+  return allocate({g.batch, g.outputs, g.out_height, g.out_width}, type);
+}
+
+Tensor large_images(const Geometry& g, ScalarType type) {
+  return allocate({g.batch, g.inputs, g.height, g.width}, type);
+}
+
+template <class C>
+void run(const Convolve<C>& args, int64_t batch) {
+  const Correlation<C>& c = args.correlation;
+  const int64_t samples = kernels<C>().samples, size = (c.source.tile_rows() + c.size()) * samples;
+  over_blocks(batch, samples, [&](int64_t block, int64_t begin, int64_t end) {
+    kernels<C>().convolve(args, block, begin, end, scratch<C>(size));
+  });
+}
+
+// The sums of a batch are taken in at most so many parts, whatever the number of threads.
+constexpr int64_t kParts = 32;
+
+// gradient_of(begin, end, room) is where the gradient of the output of these samples stands; it may use the room.
+template <class C, class F>
+void run_backward(const ConvolveBackward<C>& args, int64_t batch, int64_t gradient_size, const Tensor& grad_weight,
+                  const F& gradient_of) {
+  const Correlation<C>& c = args.correlation;
+  const int64_t samples = kernels<C>().samples, weights = grad_weight.numel();
+  const int64_t blocks = (batch + samples - 1) / samples, parts = std::min(blocks, kParts);
+  const int64_t tiles = c.source.tile_rows() + args.in.tile_rows() + std::max(c.size(), weights);
+  std::vector<double> sums(static_cast<size_t>(parts * weights), 0.0);
+  torch::stable::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
+    C* const room = scratch<C>((tiles + gradient_size) * samples);
+    C* const rest = room + gradient_size * samples;
+    for (int64_t part = first; part < last; ++part) {
+      for (int64_t i = part * blocks / parts; i < (part + 1) * blocks / parts; ++i) {
+        const int64_t begin = i * samples, end = std::min(batch, begin + samples);
+        kernels<C>().convolve_backward(args, gradient_of(begin, end, room), begin, end, sums.data() + part * weights, rest);
+      }
+    }
+  });
+  C* const out = data<C>(grad_weight);
+  for (int64_t i = 0; i < weights; ++i) {
+    double sum = 0;
+    for (int64_t part = 0; part < parts; ++part) sum += sums[static_cast<size_t>(part * weights + i)];
+    out[i] = static_cast<C>(sum);
+  }
+}
+
+// A number of each channel, once for each of its pixels.
+template <class C, class F>
+std::vector<C> for_each_pixel(int64_t channels, int64_t pixels, const F& of_channel) {
+  std::vector<C> numbers;
+  numbers.reserve(static_cast<size_t>(channels * pixels));
+  for (int64_t c = 0; c < channels; ++c) numbers.insert(numbers.end(), static_cast<size_t>(pixels), static_cast<C>(of_channel(c)));
+  return numbers;
+}
+
+// mean, scale and shift of a batch normalisation.
+template <class C>
+struct Constants {
+  Constants(const Geometry& g, const C* mean_of, const C* variance, const C* weight, const C* bias, double eps)
+      : mean(spread(g, [&](int64_t c) { return mean_of[c]; })),
+        scale(spread(g, [&](int64_t c) { return weight[c] / std::sqrt(variance[c] + eps); })),
+        shift(spread(g, [&](int64_t c) { return bias[c]; })) {}
+
+  template <class F>
+  static std::vector<C> spread(const Geometry& g, const F& of_channel) {
+    return for_each_pixel<C>(g.outputs, g.out_height * g.out_width, of_channel);
+  }
+
+  std::vector<C> mean, scale, shift;
+};
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> conv_norm(const Tensor& x, const Tensor& weight, const Tensor& norm_weight,
+                                                     const Tensor& norm_bias, int64_t stride, int64_t padding,
+                                                     double eps, bool relu) {
+  const Geometry g = geometry(x, weight, stride, padding, true);
+  const ScalarType type = x.scalar_type();
+  check_dense(norm_weight, {g.outputs}, type, "norm_weight");
+  check_dense(norm_bias, {g.outputs}, type, "norm_bias");
+  Tensor y = small_images(g, type), u = small_images(g, type);
+  Tensor mean = allocate({g.outputs}, type), variance = allocate({g.outputs}, type);
+  with_arithmetic(x, [&](auto* of) {
+    using C = std::remove_pointer_t<decltype(of)>;
+    const int64_t samples = kernels<C>().samples, blocks = (g.batch + samples - 1) / samples;
+    const int64_t pixels = g.out_height * g.out_width;
+    std::vector<double> moments(static_cast<size_t>(blocks * 2 * g.outputs));
+    const Plan<C> plan = Plan<C>::down(g, const_data<C>(weight), nullptr);
+    run<C>({plan.correlation(), const_data<C>(x), data<C>(u), moments.data()}, g.batch);
+    for (int64_t c = 0; c < g.outputs; ++c) {
+      double sum = 0, squares = 0;
+      const auto of_block = [&](int64_t block) { return moments.data() + block * 2 * g.outputs + c; };
+      const auto count = [&](int64_t block) { return std::min(samples, g.batch - block * samples) * pixels; };
+      for (int64_t b = 0; b < blocks; ++b) sum += of_block(b)[0] * count(b);
+      const double center = sum / (g.batch * pixels);
+      for (int64_t b = 0; b < blocks; ++b) {
+        const double d = of_block(b)[0] - center;
+        squares += of_block(b)[g.outputs] + d * d * count(b);
+      }
+      data<C>(mean)[c] = static_cast<C>(center);
+      data<C>(variance)[c] = static_cast<C>(squares / (g.batch * pixels));
+    }
+    const Constants<C> k(g, data<C>(mean), data<C>(variance), const_data<C>(norm_weight), const_data<C>(norm_bias), eps);
+    const Normalise<C> args{g.outputs * pixels, k.mean.data(), k.scale.data(), k.shift.data(), relu, data<C>(u), data<C>(y)};
+    over_blocks(g.batch, samples, [&](int64_t, int64_t begin, int64_t end) { kernels<C>().normalise(args, begin, end); });
+  });
+  return {y, mean, variance, u};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> conv_norm_backward(const Tensor& grad_y, const Tensor& x,
+                                                              const Tensor& weight, const Tensor& norm_weight,
+                                                              const Tensor& norm_bias, const Tensor& mean,
+                                                              const Tensor& variance, const Tensor& u, int64_t stride,
+                                                              int64_t padding, double eps, bool relu, bool with_x) {
+  const Geometry g = geometry(x, weight, stride, padding, true);
+  const ScalarType type = x.scalar_type();
+  for (const Tensor* t : {&norm_weight, &norm_bias, &mean, &variance}) check_dense(*t, {g.outputs}, type, "of channels");
+  for (const Tensor* t : {&grad_y, &u}) {
+    check_dense(*t, {g.batch, g.outputs, g.out_height, g.out_width}, type, "grad_y, u");
+  }
+  Tensor grad_x = with_x ? large_images(g, type) : allocate({0}, type);
+  Tensor grad_weight = allocate({g.outputs, g.inputs, g.kernel, g.kernel}, type);
+  Tensor grad_norm_weight = allocate({g.outputs}, type), grad_norm_bias = allocate({g.outputs}, type);
+  with_arithmetic(x, [&](auto* of) {
+    using C = std::remove_pointer_t<decltype(of)>;
+    const Kernels<C>& kernel = kernels<C>();
+    const int64_t samples = kernel.samples, pixels = g.out_height * g.out_width, size = g.outputs * pixels;
+    const Constants<C> k(g, const_data<C>(mean), const_data<C>(variance), const_data<C>(norm_weight),
+                         const_data<C>(norm_bias), eps);
+    NormaliseBackward<C> args{size, k.mean.data(), k.scale.data(), k.shift.data(),
+                              relu, const_data<C>(u), const_data<C>(grad_y), nullptr, nullptr};
+    const int64_t parts = std::min(kParts, (g.batch + samples - 1) / samples);
+    std::vector<C> sums(static_cast<size_t>(parts * 2 * size), C(0));
+    torch::stable::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) {
+        kernel.normalise_sums(args, i * g.batch / parts, (i + 1) * g.batch / parts, sums.data() + i * 2 * size);
+      }
+    });
+    std::vector<double> constant, slope;
+    for (int64_t c = 0; c < g.outputs; ++c) {
+      double total[2] = {0, 0};
+      for (int64_t i = 0; i < 2 * parts; ++i) {
+        const C* const part = sums.data() + i * size + c * pixels;
+        for (int64_t j = 0; j < pixels; ++j) total[i % 2] += part[j];
+      }
+      const double inverse = 1 / (const_data<C>(variance)[c] + eps), count = static_cast<double>(g.batch * pixels);
+      data<C>(grad_norm_bias)[c] = static_cast<C>(total[0]);
+      data<C>(grad_norm_weight)[c] = static_cast<C>(total[1] * std::sqrt(inverse));
+      constant.push_back(total[0] / count);
+      slope.push_back(total[1] * inverse / count);
+    }
+    const auto constants = Constants<C>::spread(g, [&](int64_t c) { return constant[static_cast<size_t>(c)]; });
+    const auto slopes = Constants<C>::spread(g, [&](int64_t c) { return slope[static_cast<size_t>(c)]; });
+    args.constant = constants.data();
+    args.slope = slopes.data();
+    const Plan<C> plan = Plan<C>::up(g, const_data<C>(weight), nullptr);
+    const Layout in = large_side(g);
+    const std::vector<int32_t> rows = window(g, in.planes());
+    run_backward<C>({plan.correlation(), in.planes(), const_data<C>(x), with_x ? data<C>(grad_x) : nullptr, false, stride,
+                     g.depth(), rows.data()},
+                    g.batch, size, grad_weight, [&](int64_t begin, int64_t end, C* room) {
+                      kernel.normalise_backward(args, begin, end, room);
+                      return room;
+                    });
+  });
+  return {grad_x, grad_weight, grad_norm_weight, grad_norm_bias};
+}
+
+Tensor conv_transpose(const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t stride, int64_t padding) {
+  const Geometry g = geometry(x, weight, stride, padding, false);
+  check_dense(bias, {g.inputs}, x.scalar_type(), "bias");
+  Tensor y = large_images(g, x.scalar_type());
+  with_arithmetic(x, [&](auto* of) {
+    using C = std::remove_pointer_t<decltype(of)>;
+    const Plan<C> plan = Plan<C>::up(g, const_data<C>(weight), const_data<C>(bias));
+    run<C>({plan.correlation(), const_data<C>(x), data<C>(y), nullptr}, g.batch);
+  });
+  return y;
+}
+
+std::tuple<Tensor, Tensor> conv_transpose_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight,
+                                                           int64_t stride, int64_t padding, bool with_x) {
+  const Geometry g = geometry(x, weight, stride, padding, false);
+  const ScalarType type = x.scalar_type();
+  check_dense(grad_y, {g.batch, g.inputs, g.height, g.width}, type, "grad_y");
+  Tensor grad_x = with_x ? small_images(g, type) : allocate({0}, type);
+  Tensor grad_weight = allocate({g.outputs, g.inputs, g.kernel, g.kernel}, type);
+  with_arithmetic(x, [&](auto* of) {
+    using C = std::remove_pointer_t<decltype(of)>;
+    const Plan<C> plan = Plan<C>::down(g, const_data<C>(weight), nullptr);
+    const Layout in(g.outputs, g.out_height, g.out_width, 0, g.out_height, g.out_width);
+    const std::vector<int32_t> rows = window(g, plan.correlation().source);
+    const C* const gradient = const_data<C>(grad_y);
+    const int64_t size = g.inputs * g.height * g.width;
+    run_backward<C>({plan.correlation(), in.planes(), const_data<C>(x), with_x ? data<C>(grad_x) : nullptr, true, stride,
+                     g.depth(), rows.data()},
+                    g.batch, 0, grad_weight, [&](int64_t begin, int64_t, C*) { return gradient + begin * size; });
+  });
+  return {grad_x, grad_weight};
+}
+
+}  // namespace manifold_core::cpu

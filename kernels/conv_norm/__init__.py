@@ -1,0 +1,3 @@
+from .op import conv_norm
+
+__all__ = ["conv_norm"]

@@ -1,0 +1,120 @@
+"""``conv_norm``: a convolution without bias, batch normalisation over the batch and a ReLU, as one op."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checks import check_images
+from ..dispatch import choose_for_images
+from ..registration import Operator
+from . import reference
+
+__all__ = ["conv_norm"]
+
+INPUTS = "Tensor x, Tensor weight, Tensor norm_weight, Tensor norm_bias"
+OPTIONS = "SymInt stride, SymInt padding, float eps, bool relu"
+
+
+def _fake(
+    x: Tensor, weight: Tensor, norm_weight: Tensor, norm_bias: Tensor, stride: int, padding: int, eps: float, relu: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    kernel = weight.shape[2]
+    height, width = ((size + 2 * padding - kernel) // stride + 1 for size in x.shape[2:])
+    y = x.new_empty((x.shape[0], weight.shape[0], height, width))
+    return y, torch.empty_like(norm_weight), torch.empty_like(norm_weight), torch.empty_like(y)
+
+
+def _fake_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    u: Tensor,
+    stride: int,
+    padding: int,
+    eps: float,
+    relu: bool,
+    with_x: bool,
+) -> tuple[Tensor, ...]:
+    grad_x = torch.empty_like(x) if with_x else x.new_empty(0)
+    return grad_x, torch.empty_like(weight), torch.empty_like(norm_weight), torch.empty_like(norm_bias)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    _, mean, variance, u = output
+    ctx.save_for_backward(*inputs[:4], mean, variance, u)
+    ctx.options = inputs[4:]
+    ctx.mark_non_differentiable(mean, variance, u)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(kernel: Any, ctx: Any, grad_y: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    if grad_y is None:
+        return (None,) * 8
+    with_x = ctx.needs_input_grad[0]
+    grad_x, *others = kernel(grad_y.contiguous(), *ctx.saved_tensors, *ctx.options, with_x)
+    return grad_x if with_x else None, *others, None, None, None, None
+
+
+_operator = Operator(
+    "conv_norm",
+    f"({INPUTS}, {OPTIONS}) -> (Tensor y, Tensor mean, Tensor variance, Tensor u)",
+    _fake,
+    _setup_context,
+    _backward,
+    f"(Tensor grad_y, {INPUTS}, Tensor mean, Tensor variance, Tensor u, {OPTIONS}, bool with_x)"
+    " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_norm_weight, Tensor grad_norm_bias)",
+    _fake_backward,
+    results=3,
+    backends=("cpu",),
+)
+
+
+def conv_norm(
+    x: Tensor,
+    weight: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    eps: float = 1e-5,
+    relu: bool = True,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y = max(0, (u − E[u]) / √(Var[u] + eps) · norm_weight + norm_bias),  u = x ∗ weight.
+
+    The building block of the residual networks (Appendix A), in training: mean and variance are those of the batch, of
+    each channel. On the CPU one op in C++, which keeps samples in the lanes of vectors: made for few channels. Its
+    numbers do not depend on the number of threads.
+
+    Args:
+        x: ``[B, C, H, W]``, float32 or float64, B at least 1.
+        weight: ``[O, C, k, k]``.
+        norm_weight, norm_bias: ``[O]``.
+        stride, padding: as of :class:`torch.nn.Conv2d`.
+        eps: as of :class:`torch.nn.BatchNorm2d`.
+        relu: False leaves max(0, ·) out.
+        backend: ``"auto"``, ``"reference"`` or ``"cpu"``.
+
+    Returns:
+        y ``[B, O, H', W']``; the mean and the (biased) variance of u, ``[O]``, not differentiable.
+
+    Raises:
+        TypeError, ValueError: an argument has another type or shape than said above; names it.
+        RuntimeError: the named backend cannot serve the call.
+    """
+    check_images("x", x, "weight", weight, channels_at=1)
+    for name, of_channels in (("norm_weight", norm_weight), ("norm_bias", norm_bias)):
+        if of_channels.shape != weight.shape[:1]:
+            raise ValueError(f"{name} must have shape {tuple(weight.shape[:1])}, got {tuple(of_channels.shape)}")
+    tensors = (x, weight, norm_weight, norm_bias)
+    if choose_for_images(backend, *tensors) == "reference":
+        return reference.conv_norm(*tensors, stride, padding, eps, relu)
+    dense = (tensor.contiguous() for tensor in tensors)
+    y, mean, variance = _operator("cpu", *dense, stride, padding, eps, relu)
+    return y, mean, variance

@@ -1,0 +1,3 @@
+from .op import conv_transpose
+
+__all__ = ["conv_transpose"]

@@ -1,0 +1,85 @@
+"""``conv_transpose``: the transposed convolution that makes images larger, for few channels."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checks import check_images
+from ..dispatch import choose_for_images
+from ..registration import Operator
+from . import reference
+
+__all__ = ["conv_transpose"]
+
+OPTIONS = "SymInt stride, SymInt padding"
+
+
+def _fake(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -> Tensor:
+    height, width = ((size - 1) * stride - 2 * padding + weight.shape[2] for size in x.shape[2:])
+    return x.new_empty((x.shape[0], weight.shape[1], height, width))
+
+
+def _fake_backward(
+    grad_y: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, with_x: bool
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x) if with_x else x.new_empty(0), torch.empty_like(weight)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.options = inputs[3:]
+    ctx.set_materialize_grads(False)
+
+
+def _backward(kernel: Any, ctx: Any, grad_y: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad_y is None:
+        return (None,) * 5
+    with_x = ctx.needs_input_grad[0]
+    grad_x, grad_weight = kernel(grad_y.contiguous(), *ctx.saved_tensors, *ctx.options, with_x)
+    return grad_x if with_x else None, grad_weight, grad_y.sum((0, 2, 3)), None, None
+
+
+_operator = Operator(
+    "conv_transpose",
+    f"(Tensor x, Tensor weight, Tensor bias, {OPTIONS}) -> (Tensor y)",
+    _fake,
+    _setup_context,
+    _backward,
+    f"(Tensor grad_y, Tensor x, Tensor weight, {OPTIONS}, bool with_x) -> (Tensor grad_x, Tensor grad_weight)",
+    _fake_backward,
+    results=1,
+    backends=("cpu",),
+)
+
+
+def conv_transpose(
+    x: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 1, padding: int = 0, backend: str = "auto"
+) -> Tensor:
+    """y = xᵀ ∗ weight + bias: what :class:`torch.nn.ConvTranspose2d` computes.
+
+    The last op of a block of the residual decoder (Appendix A). On the CPU in C++, as
+    :func:`manifold_core.kernels.conv_norm`.
+
+    Args:
+        x: ``[B, C, H, W]``, float32 or float64, B at least 1.
+        weight: ``[C, O, k, k]``.
+        bias: ``[O]``.
+        stride, padding: as of :class:`torch.nn.ConvTranspose2d`.
+        backend: ``"auto"``, ``"reference"`` or ``"cpu"``.
+
+    Returns:
+        y ``[B, O, (H − 1) stride − 2 padding + k, …]``.
+
+    Raises:
+        TypeError, ValueError: an argument has another type or shape than said above; names it.
+        RuntimeError: the named backend cannot serve the call.
+    """
+    check_images("x", x, "weight", weight, channels_at=0)
+    if bias.shape != weight.shape[1:2]:
+        raise ValueError(f"bias must have shape {tuple(weight.shape[1:2])}, got {tuple(bias.shape)}")
+    if choose_for_images(backend, x, weight, bias) == "reference":
+        return reference.conv_transpose(x, weight, bias, stride, padding)
+    (y,) = _operator("cpu", x.contiguous(), weight.contiguous(), bias.contiguous(), stride, padding)
+    result: Tensor = y
+    return result
