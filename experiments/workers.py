@@ -81,6 +81,10 @@ def _shards(folder: Path, workers: int) -> list[Shard]:
     return [Shard(index, of) for index in range(of)]
 
 
+# glibc keeps what a step frees for the next one, which else pays for fresh pages: a tenth of a step on images.
+_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**27)}
+
+
 def _in_processes(orders: Sequence[dict[str, Any]]) -> list[list[Part]]:
     workers = [_start(order, place) for place, order in enumerate(orders)]
     with ThreadPoolExecutor(len(workers)) as pool:
@@ -98,7 +102,7 @@ def _start(order: dict[str, Any], place: int) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         text=True,
         # Their progress bars below each other.
-        env=os.environ | {"TQDM_POSITION": str(place), "TQDM_DESC": f"{order['table']} on {order['device']}"},
+        env=_MEMORY | os.environ | {"TQDM_POSITION": str(place), "TQDM_DESC": f"{order['table']} on {order['device']}"},
         start_new_session=True,  # an interrupt of the keyboard is for the parent, which passes it on
     )
     assert worker.stdin is not None

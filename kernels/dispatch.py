@@ -108,8 +108,13 @@ def choose(backend: str, *tensors: Tensor | None) -> str:
     return explain(*tensors, backend=backend).backend
 
 
-def choose_for_images(backend: str, *tensors: Tensor) -> str:
-    """The same for the convolutions, which have kernels for the CPU alone, in one type that is no half precision.
+# Where both sides of a 3 × 3 convolution have 64 channels PyTorch's takes 0.8 of the time of ours, at 32 1.3 times as
+# long, at 5 four times (one thread of a Xeon with AVX-512, forward and backward).
+FEW_CHANNELS = 48
+
+
+def choose_for_images(backend: str, x: Tensor, weight: Tensor, *others: Tensor) -> str:
+    """The same for a convolution: there are kernels for few channels, on the CPU alone and in no half precision.
 
     Raises:
         ValueError: an unknown name.
@@ -118,16 +123,17 @@ def choose_for_images(backend: str, *tensors: Tensor) -> str:
     if backend not in ("auto", "reference", "cpu"):
         explain(backend="reference" if backend in BACKENDS else backend)  # which refuses what is none
         raise RuntimeError(f"backend {backend!r} cannot serve this call: convolutions have kernels for the CPU alone")
+    tensors = (x, weight, *others)
     chosen = choose(backend, *tensors)
-    if chosen == "reference":
-        return chosen
+    if chosen == "reference" or (backend == "auto" and min(weight.shape[:2]) > FEW_CHANNELS):
+        return "reference"
     dtypes = {tensor.dtype for tensor in tensors}
-    if len(dtypes) == 1 and dtypes <= {torch.float32, torch.float64} and tensors[0].numel() > 0:
-        return chosen
+    if len(dtypes) == 1 and dtypes <= {torch.float32, torch.float64} and x.numel() > 0:
+        return "cpu"
     if backend == "auto":
         return "reference"
     shown = ", ".join(sorted(map(str, dtypes)))
     raise RuntimeError(
         f"backend 'cpu' cannot serve this call: it takes images of one type, float32 or float64, and at least one, got "
-        f"{shown}, {tuple(tensors[0].shape)}"
+        f"{shown}, {tuple(x.shape)}"
     )

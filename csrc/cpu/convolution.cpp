@@ -237,31 +237,39 @@ void run(const Convolve<C>& args, int64_t batch) {
 // The sums of a batch are taken in at most so many parts, whatever the number of threads.
 constexpr int64_t kParts = 32;
 
-// gradient_of(begin, end, room) is where the gradient of the output of these samples stands; it may use the room.
+// The gradients of the weights and the biases, one after the other. gradient_of(begin, end, room) is where the gradient
+// of the output of these samples stands; it may use the room.
 template <class C, class F>
-void run_backward(const ConvolveBackward<C>& args, int64_t batch, int64_t gradient_size, const Tensor& grad_weight,
-                  const F& gradient_of) {
+std::vector<double> run_backward(const ConvolveBackward<C>& args, const Geometry& g, int64_t gradient_size,
+                                 const F& gradient_of) {
   const Correlation<C>& c = args.correlation;
-  const int64_t samples = kernels<C>().samples, weights = grad_weight.numel();
-  const int64_t blocks = (batch + samples - 1) / samples, parts = std::min(blocks, kParts);
+  const int64_t weights = g.outputs * g.depth(), size = weights + g.inputs;
+  const int64_t samples = kernels<C>().samples;
+  const int64_t blocks = (g.batch + samples - 1) / samples, parts = std::min(blocks, kParts);
   const int64_t tiles = c.source.tile_rows() + args.in.tile_rows() + std::max(c.size(), weights);
-  std::vector<double> sums(static_cast<size_t>(parts * weights), 0.0);
+  std::vector<double> sums(static_cast<size_t>(parts * size), 0.0);
   torch::stable::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
     C* const room = scratch<C>((tiles + gradient_size) * samples);
     C* const rest = room + gradient_size * samples;
     for (int64_t part = first; part < last; ++part) {
       for (int64_t i = part * blocks / parts; i < (part + 1) * blocks / parts; ++i) {
-        const int64_t begin = i * samples, end = std::min(batch, begin + samples);
-        kernels<C>().convolve_backward(args, gradient_of(begin, end, room), begin, end, sums.data() + part * weights, rest);
+        const int64_t begin = i * samples, end = std::min(g.batch, begin + samples);
+        kernels<C>().convolve_backward(args, gradient_of(begin, end, room), begin, end, sums.data() + part * size, rest);
       }
     }
   });
-  C* const out = data<C>(grad_weight);
-  for (int64_t i = 0; i < weights; ++i) {
-    double sum = 0;
-    for (int64_t part = 0; part < parts; ++part) sum += sums[static_cast<size_t>(part * weights + i)];
-    out[i] = static_cast<C>(sum);
+  for (int64_t i = 0; i < size; ++i) {
+    for (int64_t part = 1; part < parts; ++part) {
+      sums[static_cast<size_t>(i)] += sums[static_cast<size_t>(part * size + i)];
+    }
   }
+  return sums;
+}
+
+template <class C>
+Tensor to_tensor(Tensor out, const double* numbers) {
+  for (int64_t i = 0; i < out.numel(); ++i) data<C>(out)[i] = static_cast<C>(numbers[i]);
+  return out;
 }
 
 // A number of each channel, once for each of its pixels.
@@ -292,12 +300,13 @@ struct Constants {
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> conv_norm(const Tensor& x, const Tensor& weight, const Tensor& norm_weight,
-                                                     const Tensor& norm_bias, int64_t stride, int64_t padding,
-                                                     double eps, bool relu) {
+                                                     const Tensor& norm_bias, const std::optional<Tensor>& residual,
+                                                     int64_t stride, int64_t padding, double eps, bool relu) {
   const Geometry g = geometry(x, weight, stride, padding, true);
   const ScalarType type = x.scalar_type();
   check_dense(norm_weight, {g.outputs}, type, "norm_weight");
   check_dense(norm_bias, {g.outputs}, type, "norm_bias");
+  if (residual.has_value()) check_dense(*residual, {g.batch, g.outputs, g.out_height, g.out_width}, type, "residual");
   Tensor y = small_images(g, type), u = small_images(g, type);
   Tensor mean = allocate({g.outputs}, type), variance = allocate({g.outputs}, type);
   with_arithmetic(x, [&](auto* of) {
@@ -321,7 +330,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> conv_norm(const Tensor& x, const Tens
       data<C>(variance)[c] = static_cast<C>(squares / (g.batch * pixels));
     }
     const Constants<C> k(g, data<C>(mean), data<C>(variance), const_data<C>(norm_weight), const_data<C>(norm_bias), eps);
-    const Normalise<C> args{g.outputs * pixels, k.mean.data(), k.scale.data(), k.shift.data(), relu, data<C>(u), data<C>(y)};
+    const Normalise<C> args{g.outputs * pixels, k.mean.data(), k.scale.data(), k.shift.data(), relu, data<C>(u),
+                            residual.has_value() ? const_data<C>(*residual) : nullptr, data<C>(y)};
     over_blocks(g.batch, samples, [&](int64_t, int64_t begin, int64_t end) { kernels<C>().normalise(args, begin, end); });
   });
   return {y, mean, variance, u};
@@ -376,12 +386,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> conv_norm_backward(const Tensor& grad
     const Plan<C> plan = Plan<C>::up(g, const_data<C>(weight), nullptr);
     const Layout in = large_side(g);
     const std::vector<int32_t> rows = window(g, in.planes());
-    run_backward<C>({plan.correlation(), in.planes(), const_data<C>(x), with_x ? data<C>(grad_x) : nullptr, false, stride,
-                     g.depth(), rows.data()},
-                    g.batch, size, grad_weight, [&](int64_t begin, int64_t end, C* room) {
-                      kernel.normalise_backward(args, begin, end, room);
-                      return room;
-                    });
+    const ConvolveBackward<C> convolution{plan.correlation(), in.planes(), const_data<C>(x),
+                                          with_x ? data<C>(grad_x) : nullptr, false, stride, g.depth(), rows.data()};
+    const auto found = run_backward<C>(convolution, g, size, [&](int64_t begin, int64_t end, C* room) {
+      kernel.normalise_backward(args, begin, end, room);
+      return room;
+    });
+    to_tensor<C>(grad_weight, found.data());
   });
   return {grad_x, grad_weight, grad_norm_weight, grad_norm_bias};
 }
@@ -398,13 +409,13 @@ Tensor conv_transpose(const Tensor& x, const Tensor& weight, const Tensor& bias,
   return y;
 }
 
-std::tuple<Tensor, Tensor> conv_transpose_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight,
+std::tuple<Tensor, Tensor, Tensor> conv_transpose_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight,
                                                            int64_t stride, int64_t padding, bool with_x) {
   const Geometry g = geometry(x, weight, stride, padding, false);
   const ScalarType type = x.scalar_type();
   check_dense(grad_y, {g.batch, g.inputs, g.height, g.width}, type, "grad_y");
   Tensor grad_x = with_x ? small_images(g, type) : allocate({0}, type);
-  Tensor grad_weight = allocate({g.outputs, g.inputs, g.kernel, g.kernel}, type);
+  Tensor grad_weight = allocate({g.outputs, g.inputs, g.kernel, g.kernel}, type), grad_bias = allocate({g.inputs}, type);
   with_arithmetic(x, [&](auto* of) {
     using C = std::remove_pointer_t<decltype(of)>;
     const Plan<C> plan = Plan<C>::down(g, const_data<C>(weight), nullptr);
@@ -412,11 +423,14 @@ std::tuple<Tensor, Tensor> conv_transpose_backward(const Tensor& grad_y, const T
     const std::vector<int32_t> rows = window(g, plan.correlation().source);
     const C* const gradient = const_data<C>(grad_y);
     const int64_t size = g.inputs * g.height * g.width;
-    run_backward<C>({plan.correlation(), in.planes(), const_data<C>(x), with_x ? data<C>(grad_x) : nullptr, true, stride,
-                     g.depth(), rows.data()},
-                    g.batch, 0, grad_weight, [&](int64_t begin, int64_t, C*) { return gradient + begin * size; });
+    const ConvolveBackward<C> convolution{plan.correlation(), in.planes(), const_data<C>(x),
+                                          with_x ? data<C>(grad_x) : nullptr, true, stride, g.depth(), rows.data()};
+    const auto found =
+        run_backward<C>(convolution, g, 0, [&](int64_t begin, int64_t, C*) { return gradient + begin * size; });
+    to_tensor<C>(grad_weight, found.data());
+    to_tensor<C>(grad_bias, found.data() + g.outputs * g.depth());
   });
-  return {grad_x, grad_weight};
+  return {grad_x, grad_weight, grad_bias};
 }
 
 }  // namespace manifold_core::cpu

@@ -229,22 +229,26 @@ inline void weight_gradient(const ConvolveBackward<C>& a, const Planes& small, c
   constexpr int I = kSumsAtOnce / kBlock;
   const int64_t depth = a.depth;
   for (int64_t i = 0; i < small.channels * depth; ++i) store(sums + i * W, Vector<C>{});
-  const int64_t plane = small.tile_height * small.tile_width * kSamples<C>;
-  for (int64_t y = 0; y < small.height; ++y) {
-    const C* const from = small_tile + ((y + small.top) * small.tile_width + small.left) * kSamples<C>;
-    const C* const under = large_tile + y * a.stride * large.tile_width * kSamples<C>;
-    const int64_t step = a.stride * kSamples<C>;
-    for_each_block(small.channels, [&](auto size, int64_t first) {
-      constexpr int O = size();
-      C* const at = sums + first * depth * W;
-      int64_t k = 0;
-      for (; k + I <= depth; k += I) {
-        add_products<C, O, I>(from + first * plane, plane, under, a.rows + k, step, small.width, at + k * W, depth);
-      }
-      for (; k < depth; ++k) {
-        add_products<C, O, 1>(from + first * plane, plane, under, a.rows + k, step, small.width, at + k * W, depth);
-      }
-    });
+  const int64_t plane = small.tile_height * small.tile_width * kSamples<C>, step = a.stride * kSamples<C>;
+  // So many of the sums at a time as stay in the L1 cache from one row of the image to the next.
+  constexpr int64_t kNear = 32 * 1024 / (W * sizeof(C));
+  const int64_t chunk = kNear / small.channels < I ? I : kNear / small.channels / I * I;
+  for (int64_t begin = 0; begin < depth; begin += chunk) {
+    const int64_t end = depth - begin < chunk ? depth : begin + chunk;
+    for (int64_t y = 0; y < small.height; ++y) {
+      const C* const from = small_tile + ((y + small.top) * small.tile_width + small.left) * kSamples<C>;
+      const C* const under = large_tile + y * a.stride * large.tile_width * kSamples<C>;
+      for_each_block(small.channels, [&](auto size, int64_t first) {
+        constexpr int O = size();
+        const C* const g = from + first * plane;
+        C* const at = sums + first * depth * W;
+        int64_t k = begin;
+        for (; k + I <= end; k += I) {
+          add_products<C, O, I>(g, plane, under, a.rows + k, step, small.width, at + k * W, depth);
+        }
+        for (; k < end; ++k) add_products<C, O, 1>(g, plane, under, a.rows + k, step, small.width, at + k * W, depth);
+      });
+    }
   }
   for (int64_t i = 0; i < small.channels * depth; ++i) {
     const Vector<C> v = load(sums + i * W);
@@ -254,8 +258,23 @@ inline void weight_gradient(const ConvolveBackward<C>& a, const Planes& small, c
   }
 }
 
-// One block of samples: the gradients of the weights, and where it is wanted of the input. The gradient of the output
-// of these samples stands at `gradient`.
+// to[c] += the sum of channel c.
+template <class C>
+inline void bias_gradient(const Planes& planes, const C* tile, double* to) {
+  const int64_t size = planes.tile_height * planes.tile_width * kSamples<C>;
+  for (int64_t c = 0; c < planes.channels; ++c, tile += size) {
+    Vector<C> sum[kSpan] = {};
+    for (int64_t i = 0; i < size; i += kSamples<C>) {
+      for (int v = 0; v < kSpan; ++v) sum[v] += load(tile + i + v * kWidth<C>);
+    }
+    for (int v = 0; v < kSpan; ++v) {
+      for (int l = 0; l < kWidth<C>; ++l) to[c] += sum[v][l];
+    }
+  }
+}
+
+// One block of samples: the gradients of the weights, and where they are wanted of the bias and the input. The gradient
+// of the output of these samples stands at `gradient`. To sums: [weights, then biases].
 template <class C>
 void convolve_backward(const ConvolveBackward<C>& a, const C* gradient, int64_t begin, int64_t end, double* sums,
                        C* scratch) {
@@ -268,6 +287,7 @@ void convolve_backward(const ConvolveBackward<C>& a, const C* gradient, int64_t 
   pack(a.in, a.in_data + begin * a.in.size(), samples, in_tile);
   if (a.transposed) {
     weight_gradient(a, a.in, in_tile, c.source, gradient_tile, out, sums);
+    bias_gradient(c.source, gradient_tile, sums + a.in.channels * a.depth);
   } else {
     weight_gradient(a, c.source, gradient_tile, a.in, in_tile, out, sums);
   }
@@ -277,21 +297,33 @@ void convolve_backward(const ConvolveBackward<C>& a, const C* gradient, int64_t 
   }
 }
 
-// y = scale (u - mean) + shift, and of that, where it is asked for, what is above zero.
+// f(i) for all numbers of a sample, and where there is a residual, that added to it.
+template <class C, class F>
+MC_INLINE void for_each_output(const Normalise<C>& a, int64_t n, const F& f) {
+  C* const y = a.y + n * a.size;
+  if (a.residual) {
+    const C* const residual = a.residual + n * a.size;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < a.size; ++i) y[i] = f(i) + residual[i];
+  } else {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < a.size; ++i) y[i] = f(i);
+  }
+}
+
+// y = scale (u - mean) + shift, of that, where it is asked for, what is above zero, and the residual.
 template <class C>
 void normalise(const Normalise<C>& a, int64_t begin, int64_t end) {
   for (int64_t n = begin; n < end; ++n) {
     const C* const u = a.u + n * a.size;
-    C* const y = a.y + n * a.size;
+    const auto linear = [&](int64_t i) { return a.scale[i] * (u[i] - a.mean[i]) + a.shift[i]; };
     if (a.relu) {
-#pragma GCC ivdep
-      for (int64_t i = 0; i < a.size; ++i) {
-        const C value = a.scale[i] * (u[i] - a.mean[i]) + a.shift[i];
-        y[i] = value < 0 ? C(0) : value;  // NaN stays
-      }
+      for_each_output(a, n, [&](int64_t i) {
+        const C value = linear(i);
+        return value < 0 ? C(0) : value;  // NaN stays
+      });
     } else {
-#pragma GCC ivdep
-      for (int64_t i = 0; i < a.size; ++i) y[i] = a.scale[i] * (u[i] - a.mean[i]) + a.shift[i];
+      for_each_output(a, n, linear);
     }
   }
 }

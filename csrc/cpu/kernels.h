@@ -158,7 +158,7 @@ struct ConvolveBackward {
   Planes in;
   const C* in_data;
   C* grad_in;                  // may be absent
-  bool transposed;             // the convolution itself: the large side of the weights is then the output
+  bool transposed;             // the convolution itself: its output is then the large side, and it has a bias
   int64_t stride, depth;
   const int32_t* rows;         // [depth], of the large side's tile
 };
@@ -170,6 +170,7 @@ struct Normalise {
   const C *mean, *scale, *shift;  // [size]
   bool relu;
   const C* u;
+  const C* residual;  // may be absent
   C* y;
 };
 

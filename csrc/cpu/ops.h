@@ -47,8 +47,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_elbo(const T
 // Contiguous images [B, C, H, W] of float32 or float64. The output, mean and variance of its channels, and what was
 // normalised: the last three for the backward pass and the running statistics.
 std::tuple<Tensor, Tensor, Tensor, Tensor> conv_norm(const Tensor& x, const Tensor& weight, const Tensor& norm_weight,
-                                                     const Tensor& norm_bias, int64_t stride, int64_t padding,
-                                                     double eps, bool relu);
+                                                     const Tensor& norm_bias, const std::optional<Tensor>& residual,
+                                                     int64_t stride, int64_t padding, double eps, bool relu);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> conv_norm_backward(const Tensor& grad_y, const Tensor& x,
                                                               const Tensor& weight, const Tensor& norm_weight,
@@ -58,9 +58,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> conv_norm_backward(const Tensor& grad
 
 Tensor conv_transpose(const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t stride, int64_t padding);
 
-// Of x and weight; that of the bias is a sum.
-std::tuple<Tensor, Tensor> conv_transpose_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight,
-                                                   int64_t stride, int64_t padding, bool with_x);
+std::tuple<Tensor, Tensor, Tensor> conv_transpose_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight,
+                                                           int64_t stride, int64_t padding, bool with_x);
 
 // Advances each model, one a row of int64 words (program.h), by so many steps, on so many threads.
 void ensemble_steps(const Tensor& models, int64_t steps, int64_t threads);

@@ -17,7 +17,15 @@ OPTIONS = "SymInt stride, SymInt padding, float eps, bool relu"
 
 
 def _fake(
-    x: Tensor, weight: Tensor, norm_weight: Tensor, norm_bias: Tensor, stride: int, padding: int, eps: float, relu: bool
+    x: Tensor,
+    weight: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    residual: Tensor | None,
+    stride: int,
+    padding: int,
+    eps: float,
+    relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     kernel = weight.shape[2]
     height, width = ((size + 2 * padding - kernel) // stride + 1 for size in x.shape[2:])
@@ -47,22 +55,22 @@ def _fake_backward(
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     _, mean, variance, u = output
     ctx.save_for_backward(*inputs[:4], mean, variance, u)
-    ctx.options = inputs[4:]
+    ctx.options = inputs[5:]
     ctx.mark_non_differentiable(mean, variance, u)
     ctx.set_materialize_grads(False)
 
 
 def _backward(kernel: Any, ctx: Any, grad_y: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     if grad_y is None:
-        return (None,) * 8
-    with_x = ctx.needs_input_grad[0]
+        return (None,) * 9
+    with_x, with_residual = ctx.needs_input_grad[0], ctx.needs_input_grad[4]
     grad_x, *others = kernel(grad_y.contiguous(), *ctx.saved_tensors, *ctx.options, with_x)
-    return grad_x if with_x else None, *others, None, None, None, None
+    return grad_x if with_x else None, *others, grad_y if with_residual else None, None, None, None, None
 
 
 _operator = Operator(
     "conv_norm",
-    f"({INPUTS}, {OPTIONS}) -> (Tensor y, Tensor mean, Tensor variance, Tensor u)",
+    f"({INPUTS}, Tensor? residual, {OPTIONS}) -> (Tensor y, Tensor mean, Tensor variance, Tensor u)",
     _fake,
     _setup_context,
     _backward,
@@ -79,6 +87,7 @@ def conv_norm(
     weight: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
+    residual: Tensor | None = None,
     *,
     stride: int = 1,
     padding: int = 0,
@@ -86,7 +95,7 @@ def conv_norm(
     relu: bool = True,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y = max(0, (u − E[u]) / √(Var[u] + eps) · norm_weight + norm_bias),  u = x ∗ weight.
+    """y = max(0, (u − E[u]) / √(Var[u] + eps) · norm_weight + norm_bias) + residual,  u = x ∗ weight.
 
     The building block of the residual networks (Appendix A), in training: mean and variance are those of the batch, of
     each channel. On the CPU one op in C++, which keeps samples in the lanes of vectors: made for few channels. Its
@@ -96,6 +105,7 @@ def conv_norm(
         x: ``[B, C, H, W]``, float32 or float64, B at least 1.
         weight: ``[O, C, k, k]``.
         norm_weight, norm_bias: ``[O]``.
+        residual: of the shape of y, or None for 0.
         stride, padding: as of :class:`torch.nn.Conv2d`.
         eps: as of :class:`torch.nn.BatchNorm2d`.
         relu: False leaves max(0, ·) out.
@@ -112,9 +122,17 @@ def conv_norm(
     for name, of_channels in (("norm_weight", norm_weight), ("norm_bias", norm_bias)):
         if of_channels.shape != weight.shape[:1]:
             raise ValueError(f"{name} must have shape {tuple(weight.shape[:1])}, got {tuple(of_channels.shape)}")
+    kernel, height, width = weight.shape[2], *x.shape[2:]
+    shape = (len(x), len(weight), *((size + 2 * padding - kernel) // stride + 1 for size in (height, width)))
+    if min(shape[1:]) < 1:
+        raise ValueError(f"x must have images of at least the {kernel} × {kernel} of weight, got {tuple(x.shape)}")
+    if shape[0] * shape[2] * shape[3] < 2:
+        raise ValueError(f"x must give more than one value a channel, whose variance is taken, got {tuple(x.shape)}")
+    if residual is not None and residual.shape != shape:
+        raise ValueError(f"residual must have the shape of y, {shape}, got {tuple(residual.shape)}")
     tensors = (x, weight, norm_weight, norm_bias)
-    if choose_for_images(backend, *tensors) == "reference":
-        return reference.conv_norm(*tensors, stride, padding, eps, relu)
-    dense = (tensor.contiguous() for tensor in tensors)
+    if choose_for_images(backend, *tensors, *(() if residual is None else (residual,))) == "reference":
+        return reference.conv_norm(*tensors, residual, stride, padding, eps, relu)
+    dense = (None if tensor is None else tensor.contiguous() for tensor in (*tensors, residual))
     y, mean, variance = _operator("cpu", *dense, stride, padding, eps, relu)
     return y, mean, variance

@@ -22,8 +22,8 @@ def _fake(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) ->
 
 def _fake_backward(
     grad_y: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, with_x: bool
-) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x) if with_x else x.new_empty(0), torch.empty_like(weight)
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(x) if with_x else x.new_empty(0), torch.empty_like(weight), x.new_empty(weight.shape[1])
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -36,8 +36,8 @@ def _backward(kernel: Any, ctx: Any, grad_y: Tensor | None) -> tuple[Tensor | No
     if grad_y is None:
         return (None,) * 5
     with_x = ctx.needs_input_grad[0]
-    grad_x, grad_weight = kernel(grad_y.contiguous(), *ctx.saved_tensors, *ctx.options, with_x)
-    return grad_x if with_x else None, grad_weight, grad_y.sum((0, 2, 3)), None, None
+    grad_x, *others = kernel(grad_y.contiguous(), *ctx.saved_tensors, *ctx.options, with_x)
+    return grad_x if with_x else None, *others, None, None
 
 
 _operator = Operator(
@@ -46,7 +46,8 @@ _operator = Operator(
     _fake,
     _setup_context,
     _backward,
-    f"(Tensor grad_y, Tensor x, Tensor weight, {OPTIONS}, bool with_x) -> (Tensor grad_x, Tensor grad_weight)",
+    f"(Tensor grad_y, Tensor x, Tensor weight, {OPTIONS}, bool with_x)"
+    " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
     _fake_backward,
     results=1,
     backends=("cpu",),

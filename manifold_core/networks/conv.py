@@ -18,26 +18,27 @@ __all__ = ["ConditionalConvDecoder", "ConditionalConvEncoder", "ConvDecoder", "C
 
 
 class _ConvNorm(nn.Sequential):
-    """A convolution that leaves the image as large, or divides it by ``stride``, batch normalisation, and a ReLU; in
-    training, where kernels of ours serve it, as one op."""
+    """A convolution that leaves the image as large, or divides it by ``stride``, batch normalisation, and a ReLU; what
+    is to be added comes in as well. In training, where kernels of ours serve it, one op."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, relu: bool = True) -> None:
         conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
         super().__init__(conv, BatchNorm2d(outputs), *([nn.ReLU()] if relu else []))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         conv, norm = self[0], self[1]
         assert isinstance(conv, nn.Conv2d)
         assert isinstance(norm, BatchNorm2d)
         alone = norm.training and norm.process_group is None
         if not alone or not served(x, conv.weight, norm.weight):
             out: Tensor = super().forward(x)
-            return out
+            return out if residual is None else out + residual
         y, mean, variance = conv_norm(
             x,
             conv.weight,
             norm.weight,
             norm.bias,
+            residual,
             stride=conv.stride[0],
             padding=conv.kernel_size[0] // 2,
             eps=norm.eps,
@@ -56,7 +57,8 @@ class _EncoderBlock(nn.Module):
         self.shortcut = _ConvNorm(inputs, outputs, kernel=1, stride=2, relu=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.main(x) + self.shortcut(x)
+        first, second = self.main
+        out: Tensor = second(first(x), self.shortcut(x))
         return out
 
 
@@ -69,7 +71,7 @@ class _DecoderBlock(nn.Module):
         self.up = up(inputs, outputs, 4, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.up(x + self.main(x))
+        out: Tensor = self.up(self.main(x, x))
         return out
 
 
