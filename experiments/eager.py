@@ -20,6 +20,7 @@ from ..data import Dataset
 from ..errors import InputError
 from ..files import write_json
 from ..models import CVAE, VAE
+from ..networks.convolution import by_pytorch
 from ..sequential import EveryStepCVAE
 from ..training import TrainingConfig
 from .catalogue import TABLES
@@ -144,7 +145,7 @@ def _median_step(cell: Cell, data: Dataset, device: str) -> float:
     """Of the mini-batch of all the data, in another order each time, as from a data set on the device."""
     x = data.train.to(device)
     c = None if data.train_condition is None else data.train_condition.to(device)
-    model = cell.spec.build(*x.shape[1:]).to(device)
+    model = by_pytorch(cell.spec.build(*x.shape[1:]).to(device))
     optimizer = torch.optim.Adam(model.parameters(), lr=cell.spec.training.learning_rate)
 
     def step() -> None:

@@ -11,4 +11,13 @@ from .gaussian_nll import gaussian_nll
 from .rsample_kl import rsample_kl
 from .rsample_kl_cholesky import rsample_kl_cholesky
 
-__all__ = ["Choice", "conv_norm", "conv_transpose", "explain", "gaussian_elbo", "gaussian_nll", "rsample_kl", "rsample_kl_cholesky"]
+__all__ = [
+    "Choice",
+    "conv_norm",
+    "conv_transpose",
+    "explain",
+    "gaussian_elbo",
+    "gaussian_nll",
+    "rsample_kl",
+    "rsample_kl_cholesky",
+]

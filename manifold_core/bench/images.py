@@ -1,6 +1,6 @@
 """The training step of a VAE of images: the residual networks of the paper on 28 × 28 pixels, κ = 32, Adam, learned γ.
 
-eager            by hand, a diagonal covariance
+eager            by hand, a diagonal covariance, the networks by PyTorch's own ops
 eager, full      the same with a full covariance
 diagonal         ours, `mc.VAE`
 full covariance  ours, from an encoder alike but for its last layer
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..kernels.rsample_kl import reference as sample_reference
 from ..models import VAE
+from ..networks.convolution import by_pytorch
 from .cholesky import from_standard
 from .comparison import Call, Comparison, largest_difference
 from .step import adam_step, negative_elbo, negative_log_likelihood
@@ -67,7 +68,7 @@ def error(size: int) -> float:
 
 def _error(size: int, covariance: Literal["diagonal", "cholesky"], by_hand: Callable[..., Tensor]) -> float:
     ours, x = model(covariance), batch(size)
-    exact = copy.deepcopy(ours).double()
+    exact = by_pytorch(copy.deepcopy(ours).double())
     nothing = x.new_zeros(size, LATENTS, dtype=torch.float64)
     noise, *_ = sample_reference.rsample_kl(nothing, nothing, None, None, None, torch.tensor(7))
     wanted = torch.autograd.grad(by_hand(exact, x.double(), noise), [*exact.parameters()])
@@ -101,11 +102,13 @@ COMPARISON = Comparison(
     axes="B",
     goals={(128,): math.nan, (512,): math.nan},
     contenders={
-        "eager": lambda size: training_step(model(), negative_elbo, size),
+        "eager": lambda size: training_step(by_pytorch(model()), negative_elbo, size),
         "diagonal": lambda size: training_step(model(), _ours, size),
         "full covariance": lambda size: training_step(model("cholesky"), _ours, size),
-        "eager, full": lambda size: training_step(model("cholesky"), negative_elbo_full, size),
-        "torch.compile": lambda size: training_step(model(), torch.compile(negative_elbo, dynamic=False), size),
+        "eager, full": lambda size: training_step(by_pytorch(model("cholesky")), negative_elbo_full, size),
+        "torch.compile": lambda size: training_step(
+            by_pytorch(model()), torch.compile(negative_elbo, dynamic=False), size
+        ),
     },
     error=error,
     allowed=1e-5,

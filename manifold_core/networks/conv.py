@@ -6,46 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from ..covariance import Covariance
-from ..kernels import conv_norm
 from .checks import check_image, check_positive, check_widths
+from .convolution import ConvNorm, ConvTranspose2d
 from .head import PosteriorHead
 from .mlp import Activation, mlp
-from .normalisation import BatchNorm2d
 from .precision import Float32ConvTranspose2d, Float32Linear, dtype_of
-from .transpose import ConvTranspose2d, served
 
 __all__ = ["ConditionalConvDecoder", "ConditionalConvEncoder", "ConvDecoder", "ConvEncoder"]
-
-
-class _ConvNorm(nn.Sequential):
-    """A convolution that leaves the image as large, or divides it by ``stride``, batch normalisation, and a ReLU; what
-    is to be added comes in as well. In training, where kernels of ours serve it, one op."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, relu: bool = True) -> None:
-        conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
-        super().__init__(conv, BatchNorm2d(outputs), *([nn.ReLU()] if relu else []))
-
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        conv, norm = self[0], self[1]
-        assert isinstance(conv, nn.Conv2d)
-        assert isinstance(norm, BatchNorm2d)
-        alone = norm.training and norm.process_group is None
-        if not alone or not served(x, conv.weight, norm.weight):
-            out: Tensor = super().forward(x)
-            return out if residual is None else out + residual
-        y, mean, variance = conv_norm(
-            x,
-            conv.weight,
-            norm.weight,
-            norm.bias,
-            residual,
-            stride=conv.stride[0],
-            padding=conv.kernel_size[0] // 2,
-            eps=norm.eps,
-            relu=len(self) > 2,
-        )
-        norm.observe(mean, variance, y.numel() // len(mean))
-        return y
 
 
 class _EncoderBlock(nn.Module):
@@ -53,8 +20,8 @@ class _EncoderBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.main = nn.Sequential(_ConvNorm(inputs, outputs, stride=2), _ConvNorm(outputs, outputs))
-        self.shortcut = _ConvNorm(inputs, outputs, kernel=1, stride=2, relu=False)
+        self.main = nn.Sequential(ConvNorm(inputs, outputs, stride=2), ConvNorm(outputs, outputs))
+        self.shortcut = ConvNorm(inputs, outputs, kernel=1, stride=2, relu=False)
 
     def forward(self, x: Tensor) -> Tensor:
         first, second = self.main
@@ -67,7 +34,7 @@ class _DecoderBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, up: type[nn.ConvTranspose2d] = ConvTranspose2d) -> None:
         super().__init__()
-        self.main = _ConvNorm(inputs, inputs)
+        self.main = ConvNorm(inputs, inputs)
         self.up = up(inputs, outputs, 4, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
