@@ -9,8 +9,8 @@ from torch import Tensor
 __all__ = [
     "accumulation_dtype",
     "check_alike",
+    "check_convolution",
     "check_floating",
-    "check_images",
     "check_optional_rows",
     "check_prior",
     "integer",
@@ -35,17 +35,21 @@ def check_alike(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
         raise ValueError(f"{name_a} and {name_b} must be on the same device, got {a.device} and {b.device}")
 
 
-def check_images(name: str, images: Tensor, weight_name: str, weight: Tensor, channels_at: int) -> None:
+def check_convolution(x: Tensor, weight: Tensor, channels_at: int, stride: int, padding: int) -> None:
     """Raise TypeError or ValueError unless these are ``[B, C, H, W]`` and the weights of a square convolution of C
-    channels, which stand at that place of their shape."""
-    check_floating(name, images)
-    check_floating(weight_name, weight)
-    if images.dim() != 4:
-        raise ValueError(f"{name} must have shape [B, C, H, W], got {tuple(images.shape)}")
-    if weight.dim() != 4 or weight.shape[2] != weight.shape[3] or weight.shape[channels_at] != images.shape[1]:
+    channels, which stand at that place of their shape, and its stride and padding."""
+    check_floating("x", x)
+    check_floating("weight", weight)
+    if x.dim() != 4:
+        raise ValueError(f"x must have shape [B, C, H, W], got {tuple(x.shape)}")
+    if weight.dim() != 4 or weight.shape[2] != weight.shape[3] or weight.shape[channels_at] != x.shape[1]:
         expected = ["O", "O", "k", "k"]
-        expected[channels_at] = str(images.shape[1])
-        raise ValueError(f"{weight_name} must have shape [{', '.join(expected)}], got {tuple(weight.shape)}")
+        expected[channels_at] = str(x.shape[1])
+        raise ValueError(f"weight must have shape [{', '.join(expected)}], got {tuple(weight.shape)}")
+    if stride < 1:
+        raise ValueError(f"stride must be at least 1, got {stride}")
+    if padding < 0:
+        raise ValueError(f"padding must be at least 0, got {padding}")
 
 
 def check_optional_rows(name: str, tensor: Tensor, mu: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import check_images
+from ..checks import check_convolution
 from ..dispatch import choose_for_images
 from ..registration import Operator
 from . import reference
@@ -118,7 +118,7 @@ def conv_norm(
         TypeError, ValueError: an argument has another type or shape than said above; names it.
         RuntimeError: the named backend cannot serve the call.
     """
-    check_images("x", x, "weight", weight, channels_at=1)
+    check_convolution(x, weight, 1, stride, padding)
     for name, of_channels in (("norm_weight", norm_weight), ("norm_bias", norm_bias)):
         if of_channels.shape != weight.shape[:1]:
             raise ValueError(f"{name} must have shape {tuple(weight.shape[:1])}, got {tuple(of_channels.shape)}")

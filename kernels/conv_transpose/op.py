@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import check_images
+from ..checks import check_convolution
 from ..dispatch import choose_for_images
 from ..registration import Operator
 from . import reference
@@ -76,9 +76,11 @@ def conv_transpose(
         TypeError, ValueError: an argument has another type or shape than said above; names it.
         RuntimeError: the named backend cannot serve the call.
     """
-    check_images("x", x, "weight", weight, channels_at=0)
+    check_convolution(x, weight, 0, stride, padding)
     if bias.shape != weight.shape[1:2]:
         raise ValueError(f"bias must have shape {tuple(weight.shape[1:2])}, got {tuple(bias.shape)}")
+    if min((size - 1) * stride - 2 * padding + weight.shape[2] for size in x.shape[2:]) < 1:
+        raise ValueError(f"x must leave images without the padding, {padding}, got {tuple(x.shape)}")
     if choose_for_images(backend, x, weight, bias) == "reference":
         return reference.conv_transpose(x, weight, bias, stride, padding)
     (y,) = _operator("cpu", x.contiguous(), weight.contiguous(), bias.contiguous(), stride, padding)

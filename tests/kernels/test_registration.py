@@ -10,6 +10,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import grad
 from torch.library import opcheck
+from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
 import manifold_core as mc
@@ -26,6 +27,8 @@ OPERATORS = (
     "gaussian_nll_backward",
     "gaussian_elbo",
 )
+# Those with kernels for the CPU alone, in its two types.
+OF_IMAGES = ("conv_norm", "conv_norm_backward", "conv_transpose", "conv_transpose_backward")
 IN_THE_INTERPRETER = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None or torch.cuda.is_available(),
     reason="Triton takes CPU tensors in its interpreter alone: where it is installed, and there is no GPU",
@@ -98,12 +101,49 @@ def arguments_of(name: str, dtype: torch.dtype, requires_grad: bool, layout: str
             yield a, b, log_gamma, kl, 0.5, with_gradients
 
 
+def arguments_of_images(name: str, dtype: torch.dtype) -> Iterator[tuple[object, ...]]:
+    requires_grad = not name.endswith("_backward")
+
+    def images(*shape: int) -> Tensor:
+        numbers = torch.linspace(-1, 2, torch.Size(shape).numel(), dtype=torch.float64).sin()
+        return numbers.to(dtype).view(shape).requires_grad_(requires_grad)
+
+    x, weight, channels = images(3, 2, 5, 4), images(6, 2, 3, 3), images(6)
+    y = images(3, 6, 3, 2)
+    if name == "conv_norm":
+        yield x, weight, channels, channels.detach(), None, 2, 1, 1e-5, True
+        yield x.detach(), weight, channels, channels.detach(), y, 2, 1, 1e-5, False
+    elif name == "conv_norm_backward":
+        square = channels.square()
+        for flag in (True, False):
+            yield y, x, weight, channels, channels.clone(), channels.clone(), square, y.sin(), 2, 1, 1e-5, flag, flag
+    elif name == "conv_transpose":
+        yield y, weight, images(2), 2, 1
+    else:
+        for flag in (True, False):
+            yield images(3, 2, 5, 3), y, weight, 2, 1, flag
+
+
 @pytest.mark.parametrize("library", ["manifold_core", "manifold_core_triton"])
 def test_every_operator_is_tested(library: str) -> None:
     names = {schema.name for schema in torch._C._jit_get_all_schemas() if schema.name.startswith(f"{library}::")}
     # The engine's work on memory that their words name: no schema could say what, and nothing differentiates them.
     engine = {"manifold_core::ensemble_steps", "manifold_core::ensemble_workspace"}
-    assert names - engine == {f"{library}::{name}" for name in OPERATORS}
+    images = OF_IMAGES if library == "manifold_core" else ()
+    assert names - engine == {f"{library}::{name}" for name in (*OPERATORS, *images)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", OF_IMAGES)
+def test_opcheck_of_images(name: str, dtype: torch.dtype) -> None:
+    operator = getattr(torch.ops.manifold_core, name).default
+    for arguments in arguments_of_images(name, dtype):
+        opcheck(operator, arguments)
+        real = operator(*arguments)
+        with FakeTensorMode() as mode:
+            fake = operator(*(mode.from_tensor(v) if isinstance(v, Tensor) else v for v in arguments))
+        for a, b in zip(*(pytree.tree_leaves(results) for results in (fake, real)), strict=True):
+            assert (a.shape, a.dtype, a.stride(), a.device) == (b.shape, b.dtype, b.stride(), b.device)
 
 
 @pytest.mark.parametrize("layout", ["heads", "separate"])
