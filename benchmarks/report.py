@@ -33,17 +33,24 @@ Results = dict[str, Any]
 def files(folder: Path = RESULTS) -> list[tuple[Path, Results]]:
     """The result files of processors, the newest first."""
     found = [(path, from_json(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("cpu-*.json"))]
-    return sorted(found, key=lambda pair: pair[1]["provenance"]["date"], reverse=True)
+    return sorted(found, key=lambda pair: _when(pair[1]), reverse=True)
+
+
+def _when(results: Results) -> tuple[str, str]:
+    where = results["provenance"]
+    return where["date"], where.get("time", "")
 
 
 def add(text: str, folder: Path = RESULTS) -> Path:
-    """Keeps what ``manifold-core bench --json`` has written; another of the same device and day is replaced."""
+    """Keeps what ``manifold-core bench --json`` has written; another of the same device, day and commit is replaced."""
     try:
         results = from_json(text)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"this is not what `manifold-core bench --json` writes: {error!r}") from error
     where = results["provenance"]
     path = folder / results_file("cpu", where["device"], where["date"]).name
+    if path.exists() and from_json(path.read_text(encoding="utf-8"))["provenance"]["commit"] != where["commit"]:
+        path = path.with_stem(f"{path.stem}-{where['commit']}")
     path.write_text(to_json(results) + "\n", encoding="utf-8")
     return path
 

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import datetime
 from typing import Any
 
 import torch
@@ -126,8 +126,10 @@ def _wave(comparison: Comparison, name: str) -> int:
 
 def about() -> dict[str, Any]:
     """Commit, device, versions, and how busy the machine is."""
+    day, time = datetime.now().isoformat(timespec="minutes").split("T")
     return {
-        "date": date.today().isoformat(),
+        "date": day,
+        "time": time,
         "commit": commit(),
         "device": processor(),
         "threads": torch.get_num_threads(),

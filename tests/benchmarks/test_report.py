@@ -12,9 +12,10 @@ from manifold_core.bench.suite import Row
 README = "Before\n<!-- bench: step -->\nold\n<!-- end -->\nbetween\n<!-- bench: elbo -->\n<!-- end -->\nafter\n"
 
 
-def results(day: str, **microseconds: float) -> dict[str, Any]:
+def results(day: str, commit: str = "abc", time: str = "", **microseconds: float) -> dict[str, Any]:
     """Of the training step, at one size."""
-    where = {"date": day, "device": "A CPU (R), 2 GHz", "threads": 2, "load": 0.1}
+    where = {"date": day, "commit": commit, "device": "A CPU (R), 2 GHz", "threads": 2, "load": 0.1}
+    where |= {"time": time} if time else {}
     rounds = {name: [(t, t, t)] * 3 for name, t in microseconds.items()}
     return {"provenance": where, "rows": [Row("step", (128,), 1e-7, 1000, 1000, rounds)]}
 
@@ -36,6 +37,23 @@ def test_the_newest_figures_stand_in_the_text(tmp_path: Path) -> None:
     page = report.page(found)
     assert page.index("2026-01-02") < page.index("2025-12-31")
     assert page.count("Training step of an MLP VAE") == 3
+
+
+def test_another_commit_of_the_day_has_a_file_of_its_own(tmp_path: Path) -> None:
+    for commit, time, ours in (
+        ("abc", "", 50.0),
+        ("def", "09:10", 25.0),
+        ("abc", "08:00", 20.0),
+        ("def", "09:20", 10.0),
+    ):
+        made = results("2026-01-02", commit, time, eager=100.0, manifold_core=ours)
+        report.add(suite.to_json(made), tmp_path)
+    found = report.files(tmp_path)
+    assert [path.name for path, _ in found] == [
+        "cpu-a-cpu-r-2-ghz-2026-01-02-def.json",
+        "cpu-a-cpu-r-2-ghz-2026-01-02.json",
+    ]
+    assert "| 128 | 10 µs | 0 | – | 100 µs | 10.0 (10.0 to 10.0) |" in report.with_tables(README, found)
 
 
 def test_figures_of_a_gpu_stand_as_they_are(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from manifold_core.kernels import gaussian_elbo
+from manifold_core.kernels import conv_norm, conv_transpose, gaussian_elbo
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -69,3 +69,11 @@ def test_gaussian_elbo_keeps_the_gradient_of_x_hat_until_it_is_asked_for() -> No
     assert kept(lambda: gaussian_elbo(*inputs), inputs) == (4 * B, gradients)
     with torch.no_grad():
         assert kept(lambda: gaussian_elbo(*inputs), inputs) == (0, 0)
+
+
+def test_conv_norm_keeps_what_was_normalised_and_conv_transpose_nothing() -> None:
+    inputs = normal(B, 3, 6, 6), normal(4, 3, 3, 3), normal(4), normal(4), normal(B, 4, 3, 3)
+    of_channels = 2 * 4 * 4  # mean and variance
+    assert kept(lambda: conv_norm(*inputs, stride=2, padding=1), inputs) == (4 * B * 4 * 3 * 3 + of_channels, 0)
+    inputs = normal(B, 3, 6, 6), normal(3, 4, 4, 4), normal(4)
+    assert kept(lambda: (conv_transpose(*inputs, stride=2, padding=1),), inputs) == (0, 0)
