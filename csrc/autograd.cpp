@@ -52,7 +52,7 @@ bool wants_gradient(const OptionalTensor& t) { return t.has_value() && t->requir
 
 // A gradient that refuses to be differentiated; kernels/autograd.py says why torch's own way will not do.
 struct Once : Function<Once> {
-  static Tensor forward(AutogradContext*, const Tensor& gradient) { return gradient.view_as(gradient); }
+  static Tensor forward(AutogradContext*, const Tensor& gradient, at::TensorList) { return gradient.view_as(gradient); }
   static variable_list backward(AutogradContext*, const variable_list&) {
     TORCH_CHECK(false,
                 "manifold_core: a compiled op is differentiable once, but a second derivative was asked for; "
@@ -60,17 +60,23 @@ struct Once : Function<Once> {
   }
 };
 
-// Runs a backward pass. With create_graph=True somebody may ask for a second derivative.
+// Runs a backward pass. With create_graph=True somebody may ask for a second derivative, of what the pass has seen.
 template <class F>
-variable_list once(const F& backward) {
+variable_list once(AutogradContext* ctx, const variable_list& incoming, const F& backward) {
   if (!c10::GradMode::is_enabled()) return backward();
   variable_list gradients;
   {
     const at::NoGradGuard no_grad;
     gradients = backward();
   }
+  variable_list seen;
+  for (const variable_list& tensors : {ctx->get_saved_variables(), incoming}) {
+    for (const Tensor& t : tensors) {
+      if (t.defined() && t.requires_grad()) seen.push_back(t);
+    }
+  }
   for (Tensor& g : gradients) {
-    if (g.defined()) g = Once::apply(g.detach().requires_grad_());
+    if (g.defined()) g = Once::apply(g.detach(), at::TensorList(seen));
   }
   return gradients;
 }
@@ -103,7 +109,7 @@ struct RsampleKl : Function<RsampleKl> {
         kernel("manifold_core::rsample_kl_backward");
     variable_list found(9);
     if (!gradients[0].defined() && !gradients[1].defined()) return found;
-    return once([&] {
+    return once(ctx, gradients, [&] {
       const bool with_prior = ctx->saved_data["with_prior"].toBool(), with_gate = ctx->saved_data["with_gate"].toBool();
       const variable_list s = ctx->get_saved_variables();
       auto [grad_mu, grad_log_var, grad_prior_mu, grad_prior_log_var, grad_gate_logits] =
@@ -143,7 +149,7 @@ struct RsampleKlCholesky : Function<RsampleKlCholesky> {
         kernel("manifold_core::rsample_kl_cholesky_backward");
     variable_list found(8);
     if (!gradients[0].defined() && !gradients[1].defined()) return found;
-    return once([&] {
+    return once(ctx, gradients, [&] {
       const bool with_prior = ctx->saved_data["with_prior"].toBool();
       const variable_list s = ctx->get_saved_variables();
       auto [grad_mu, grad_tril, grad_prior_mu, grad_prior_log_var] =
@@ -185,7 +191,7 @@ struct GaussianNll : Function<GaussianNll> {
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
     if (!gradients[0].defined() && !gradients[1].defined()) return variable_list(3);
-    return once([&]() -> variable_list {
+    return once(ctx, gradients, [&]() -> variable_list {
       const variable_list s = ctx->get_saved_variables();
       auto [grad_x_hat, grad_x, grad_log_gamma] =
           nll_gradients(gradients[0], gradients[1], s[0], s[1], s[2], s[3], ctx->needs_input_grad(1));
@@ -223,7 +229,7 @@ struct GaussianElbo : Function<GaussianElbo> {
       early = found->second.toTensorVector();
       ctx->saved_data.erase(found);
     }
-    return once([&]() -> variable_list {
+    return once(ctx, gradients, [&]() -> variable_list {
       const Tensor &grad_loss = gradients[0], &grad_squared_error = gradients[2];
       Tensor grad_nll = gradients[1];
       const variable_list s = ctx->get_saved_variables();

@@ -49,7 +49,8 @@ def eager(
         # create_graph=True: somebody may ask for a second derivative.
         with torch.no_grad():
             found = backward(ctx, *gradients)
-        return tuple(None if g is None else _Once.apply(g.detach().requires_grad_()) for g in found)
+        seen = [t for t in (*ctx.saved_tensors, *gradients) if t is not None and t.requires_grad]
+        return tuple(None if g is None else _Once.apply(g.detach(), *seen) for g in found)
 
     members = {"forward": staticmethod(forward), "backward": staticmethod(backward_once)}
     function = type(f"{name}_eager", (torch.autograd.Function,), members)
@@ -91,7 +92,10 @@ def one_by_one(function: Callable[..., Any], info: Any, in_dims: Any, *inputs: A
         pairs = zip(inputs, in_dims, strict=True)
         return function(*(value if dim is None else value.select(dim, index) for value, dim in pairs))
 
-    results = tuple(torch.stack(outputs) for outputs in zip(*map(of, range(info.batch_size)), strict=True))
+    calls = [of(index) for index in range(info.batch_size)]
+    if isinstance(calls[0], Tensor):
+        return torch.stack(calls), 0
+    results = tuple(torch.stack(outputs) for outputs in zip(*calls, strict=True))
     return results, (0,) * len(results)
 
 
@@ -103,11 +107,12 @@ def refuse_second_derivative(ctx: Any, *_: Tensor) -> Any:
 
 
 class _Once(torch.autograd.Function):
-    """A gradient that refuses to be differentiated. torch's once_differentiable lets it pass, without its share, when
-    the incoming gradient needs none, as that of a loss does: a penalty on the gradient would do nothing, silently."""
+    """A gradient that refuses to be differentiated by what it depends on. torch's once_differentiable lets it pass,
+    without its share, when the incoming gradient needs none, as that of a loss does: a penalty on the gradient would do
+    nothing, silently."""
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor) -> Tensor:
+    def forward(ctx: Any, gradient: Tensor, *depends_on: Tensor) -> Tensor:
         return gradient.view_as(gradient)
 
     backward = staticmethod(refuse_second_derivative)

@@ -11,6 +11,7 @@ __all__ = [
     "check_alike",
     "check_convolution",
     "check_floating",
+    "check_of_channels",
     "check_optional_rows",
     "check_prior",
     "integer",
@@ -42,14 +43,22 @@ def check_convolution(x: Tensor, weight: Tensor, channels_at: int, stride: int, 
     check_floating("weight", weight)
     if x.dim() != 4:
         raise ValueError(f"x must have shape [B, C, H, W], got {tuple(x.shape)}")
-    if weight.dim() != 4 or weight.shape[2] != weight.shape[3] or weight.shape[channels_at] != x.shape[1]:
+    square = weight.dim() == 4 and weight.shape[2] == weight.shape[3] and min(weight.shape) > 0
+    if not square or weight.shape[channels_at] != x.shape[1]:
         expected = ["O", "O", "k", "k"]
         expected[channels_at] = str(x.shape[1])
-        raise ValueError(f"weight must have shape [{', '.join(expected)}], got {tuple(weight.shape)}")
-    if stride < 1:
-        raise ValueError(f"stride must be at least 1, got {stride}")
-    if padding < 0:
-        raise ValueError(f"padding must be at least 0, got {padding}")
+        raise ValueError(f"weight must have shape [{', '.join(expected)}], none of them 0, got {tuple(weight.shape)}")
+    for name, value, least in (("stride", stride, 1), ("padding", padding, 0)):
+        number = integer(value)
+        if number is None or number < least:
+            raise ValueError(f"{name} must be an integer, at least {least}, got {value!r}")
+
+
+def check_of_channels(name: str, tensor: Tensor, channels: int) -> None:
+    """Raise TypeError or ValueError unless this is a number for each channel."""
+    check_floating(name, tensor)
+    if tensor.shape != (channels,):
+        raise ValueError(f"{name} must have shape {(channels,)}, one number a channel, got {tuple(tensor.shape)}")
 
 
 def check_optional_rows(name: str, tensor: Tensor, mu: Tensor) -> Tensor:

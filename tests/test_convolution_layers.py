@@ -8,6 +8,7 @@ import torch
 from instruction_sets import NEEDS_COMPILED
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import manifold_core as mc
 from manifold_core.networks.convolution import ConvNorm, ConvTranspose2d, by_pytorch
@@ -81,7 +82,7 @@ def test_conv_transpose_is_pytorchs() -> None:
 
 
 def test_a_model_of_images_is_computed_by_kernels_of_ours_alone() -> None:
-    x = torch.rand(6, 1, 8, 8)
+    x = torch.rand(8, 1, 8, 8)
     forward = ["conv_norm"] * 6 + ["conv_norm", "conv_transpose"] * 2
     model = mc.VAE.conv((1, 8, 8), 3)
     assert sorted(seen(lambda: model(x))) == sorted(forward)
@@ -110,17 +111,22 @@ def test_a_model_of_images_has_the_gradients_of_pytorchs_layers(covariance: str,
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12, msg=name)
 
 
-def in_autocast(network: ConvNorm, x: Tensor) -> object:
+def in_autocast(network: ConvNorm, x: Tensor) -> None:
     with torch.autocast("cpu"):
-        return network(x)
+        network(x)
 
 
-def hooked(network: ConvNorm, x: Tensor) -> object:
+def hooked(network: ConvNorm, x: Tensor) -> None:
     calls: list[object] = []
     network[0].register_forward_hook(lambda *inputs: calls.append(inputs))
     network(x)
     assert len(calls) == 1
-    return calls
+
+
+def counted(network: ConvNorm, x: Tensor) -> None:
+    with FlopCounterMode(display=False) as counter:
+        network(x)
+    assert counter.get_total_flops() == 2 * 40 * 4 * 4 * 3 * 27
 
 
 @pytest.mark.parametrize(
@@ -129,11 +135,13 @@ def hooked(network: ConvNorm, x: Tensor) -> object:
         lambda network, x: network.eval()(x),
         in_autocast,
         hooked,
+        counted,
         lambda network, x: network.bfloat16()(x.bfloat16()),
         lambda network, x: network.to(memory_format=torch.channels_last)(x),
         lambda network, x: by_pytorch(network)(x),
+        lambda network, x: network(x[:1]),
     ],
-    ids=["evaluation", "autocast", "hook", "bfloat16", "channels last", "by PyTorch"],
+    ids=["evaluation", "autocast", "hook", "counter", "bfloat16", "channels last", "by PyTorch", "one image"],
 )
 def test_what_pytorch_computes(call: Callable[[ConvNorm, Tensor], object]) -> None:
     x, _ = images()
@@ -141,9 +149,117 @@ def test_what_pytorch_computes(call: Callable[[ConvNorm, Tensor], object]) -> No
     assert seen(lambda: layer()(x)) == ["conv_norm"]
 
 
-def test_one_value_a_channel_has_no_variance() -> None:
-    with pytest.raises(ValueError, match="more than one value a channel"):
-        ConvNorm(1, 2)(torch.zeros(1, 1, 1, 1))
+class Own(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def changed(network: nn.Module, name: str, value: object) -> None:
+    setattr(network, name, value)
+
+
+OPTIONS: dict[str, Callable[[ConvNorm], object]] = {
+    "no ReLU": lambda m: changed(m, "2", nn.Identity()),
+    "another activation": lambda m: changed(m, "2", nn.GELU()),
+    "one layer more": lambda m: m.append(nn.Dropout(1.0)),
+    "own convolution": lambda m: changed(m, "0", Own(3, 4, 3, stride=2, padding=1, bias=False)),
+    "own function": lambda m: changed(m[0], "forward", lambda x: nn.Conv2d.forward(m[0], 2 * x)),
+    "bias": lambda m: changed(m[0], "bias", nn.Parameter(torch.ones(4))),
+    "reflected border": lambda m: changed(m, "0", nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect", bias=False)),
+    "dilation": lambda m: changed(m[0], "dilation", (2, 2)),
+    "two strides": lambda m: changed(m[0], "stride", (2, 1)),
+    "two paddings": lambda m: changed(m[0], "padding", (1, 0)),
+    "another normalisation": lambda m: changed(m, "1", nn.GroupNorm(2, 4)),
+    "PyTorch's normalisation": lambda m: changed(m, "1", nn.BatchNorm2d(4)),
+    "no running statistics": lambda m: changed(m[1], "track_running_stats", False),
+    "running means": lambda m: changed(m[1], "momentum", None),
+    "no affine map": lambda m: (changed(m[1], "weight", None), changed(m[1], "bias", None)),
+    "frozen normalisation": lambda m: m[1].eval(),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_layer_made_another_is_pytorchs(name: str) -> None:
+    torch.manual_seed(0)
+    ours, x = layer(), images()[0]
+    OPTIONS[name](ours)
+    theirs = nn.Sequential(*copy.deepcopy(ours))
+    assert seen(lambda: torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=0)) == []
+    assert all(torch.equal(a, b) for a, b in zip(ours.buffers(), theirs.buffers(), strict=True))
+
+
+def test_another_padding_is_kept() -> None:
+    ours, (x, _) = layer(), images()
+    ours[0].padding = (0, 0)
+    theirs = nn.Sequential(*copy.deepcopy(ours))
+    assert seen(lambda: torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)) == ["conv_norm"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"output_padding": 1},
+        {"dilation": 2},
+        {"stride": (2, 1)},
+        {"groups": 3},
+        {"kernel_size": (3, 4)},
+        {"bias": False},
+    ],
+)
+def test_a_transposed_convolution_with_options_is_pytorchs(options: dict[str, object]) -> None:
+    ours = ConvTranspose2d(**{"in_channels": 3, "out_channels": 3, "kernel_size": 4, "stride": 2} | options)  # type: ignore[arg-type]
+    theirs = nn.ConvTranspose2d(**{"in_channels": 3, "out_channels": 3, "kernel_size": 4, "stride": 2} | options)  # type: ignore[arg-type]
+    theirs.load_state_dict(ours.state_dict())
+    x, _ = images()
+    assert seen(lambda: torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=0)) == []
+    assert seen(lambda: torch.testing.assert_close(ours(x[0]), theirs(x[0]), rtol=0, atol=0)) == []
+
+
+def test_hooks_of_blocks_see_what_they_did() -> None:
+    """Outputs of a branch are its own, without what is added to it."""
+    model, x = mc.VAE.conv((1, 8, 8), 3), torch.rand(9, 1, 8, 8)
+    for block in (model.encoder.blocks[1], model.decoder.blocks[0]):
+        for branch in (block.main, block.main[1]):
+            outputs: list[Tensor] = []
+            handle = branch.register_forward_hook(lambda m, inputs, out, outputs=outputs: outputs.append(out))
+            model(x)
+            handle.remove()
+            assert len(outputs) == 1
+            assert outputs[0].min() >= 0 or isinstance(branch, nn.BatchNorm2d)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.func.jvp itself uses it
+def test_derivatives_forward_and_second_derivatives_by_pytorch() -> None:
+    decoder = mc.VAE.conv((1, 8, 8), 2).double().eval().decoder
+    z = torch.randn(8, 2, dtype=torch.float64)
+
+    def energy(z: Tensor) -> Tensor:
+        return decoder(z).square().sum()
+
+    slope = torch.func.grad(energy)(z)
+    _, forward = torch.func.jvp(energy, (z,), (torch.ones_like(z),))
+    torch.testing.assert_close(forward, slope.sum(), rtol=1e-10, atol=1e-10)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.functional.hessian(energy, z)
+    by_pytorch(decoder)
+    curvature = torch.autograd.functional.hessian(energy, z)[0, 0, 0, 0]
+    step = torch.zeros_like(z)
+    step[0, 0] = 1e-5
+    differences = (torch.func.grad(energy)(z + step) - torch.func.grad(energy)(z - step))[0, 0] / 2e-5
+    torch.testing.assert_close(curvature, differences, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_an_exported_decoder_needs_nothing_of_ours() -> None:
+    decoder, z = mc.VAE.conv((1, 8, 8), 2).eval().decoder, torch.randn(9, 2)
+    exported = torch.export.export(decoder, (z,))
+    assert "manifold_core" not in str(exported.graph)
+    torch.testing.assert_close(exported.module()(z), decoder(z), rtol=1e-4, atol=1e-5)
+    traced = torch.jit.trace(decoder, z)
+    kinds = {node.kind() for node in traced.inlined_graph.nodes()}
+    assert {kind.partition("::")[0] for kind in kinds} == {"aten", "prim"}
+    assert "prim::PythonOp" not in kinds
+    torch.testing.assert_close(traced(z), decoder(z), rtol=1e-4, atol=1e-5)
 
 
 def test_compiled_model_of_images_is_the_eager_one() -> None:

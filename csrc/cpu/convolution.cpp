@@ -1,8 +1,12 @@
+#include "convolution_plan.h"
 #include "ops.h"
 #include "tensors.h"
 
 #include <cmath>
+#include <cstdlib>
 #include <limits>
+#include <memory>
+#include <string>
 #include <type_traits>
 #include <utility>
 
@@ -17,147 +21,49 @@ const Kernels<float>& kernels() { return instruction_set().f32; }
 template <>
 const Kernels<double>& kernels() { return instruction_set().f64; }
 
-// A convolution's large side, its input, and its small side, its output.
-struct Geometry {
-  int64_t batch, inputs, height, width, outputs, out_height, out_width, kernel, stride, padding;
-
-  int64_t depth() const { return inputs * kernel * kernel; }
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
 };
+using Memory = std::unique_ptr<void, Free>;
 
-class Layout {
+// Room for tiles, whose rows are aligned as vectors are. This thread keeps what is no more than kKept for the next time.
+template <class C>
+class Scratch {
  public:
-  Layout(int64_t channels, int64_t height, int64_t width, int64_t border, int64_t tile_height, int64_t tile_width)
-      : planes_{channels, height, width, tile_height, tile_width, border, border, nullptr, nullptr, 0} {
-    STD_TORCH_CHECK(planes_.tile_rows() <= std::numeric_limits<int32_t>::max(), "manifold_core: the images are too large");
-    for (int64_t i = 0; i < planes_.tile_rows(); ++i) {
-      const int64_t y = i / tile_width % tile_height - border, x = i % tile_width - border;
-      const bool inside = y >= 0 && y < height && x >= 0 && x < width;
-      (inside ? rows_ : border_).push_back(static_cast<int32_t>(i));
+  explicit Scratch(int64_t size) {
+    const size_t bytes = (static_cast<size_t>(size) * sizeof(C) + kAlignment - 1) / kAlignment * kAlignment;
+    if (bytes > kKept) {
+      own_ = allocated(bytes);
+      return;
+    }
+    if (kept_size_ < bytes) {
+      kept_.reset();
+      kept_size_ = 0;
+      kept_ = allocated(bytes);
+      kept_size_ = bytes;
     }
   }
 
-  Planes planes() const {
-    Planes p = planes_;
-    p.rows = rows_.data();
-    p.border = border_.data();
-    p.border_size = static_cast<int64_t>(border_.size());
-    return p;
-  }
+  C* data() const { return static_cast<C*>(own_ ? own_.get() : kept_.get()); }
 
  private:
-  Planes planes_;
-  std::vector<int32_t> rows_, border_;
+  static constexpr size_t kAlignment = 64, kKept = 16 << 20;
+
+  static Memory allocated(size_t bytes) {
+    Memory memory(std::aligned_alloc(kAlignment, bytes));
+    STD_TORCH_CHECK(memory != nullptr, "manifold_core: no memory for ", bytes, " bytes of images");
+    return memory;
+  }
+
+  Memory own_;
+  static thread_local Memory kept_;
+  static thread_local size_t kept_size_;
 };
 
-Layout large_side(const Geometry& g) {
-  return {g.inputs, g.height, g.width, g.padding,
-          std::max(g.padding + g.height, (g.out_height - 1) * g.stride + g.kernel),
-          std::max(g.padding + g.width, (g.out_width - 1) * g.stride + g.kernel)};
-}
-
-// Taps that a pixel of the large side has of the small one, along an axis.
-int64_t taps_of_class(const Geometry& g, int64_t remainder) {
-  return remainder < g.kernel ? (g.kernel - 1 - remainder) / g.stride + 1 : 0;
-}
-
-Layout small_side(const Geometry& g) {
-  const int64_t border = taps_of_class(g, 0) - 1;
-  return {g.outputs, g.out_height, g.out_width, border,
-          border + std::max(g.out_height, (g.height - 1 + g.padding) / g.stride + 1),
-          border + std::max(g.out_width, (g.width - 1 + g.padding) / g.stride + 1)};
-}
-
-// The rows of the large side's tile that a number of the small side touches, in the order of the weights.
-std::vector<int32_t> window(const Geometry& g, const Planes& large) {
-  std::vector<int32_t> rows;
-  for (int64_t i = 0; i < g.inputs; ++i) {
-    for (int64_t y = 0; y < g.kernel; ++y) {
-      for (int64_t x = 0; x < g.kernel; ++x) {
-        rows.push_back(static_cast<int32_t>((i * large.tile_height + y) * large.tile_width + x));
-      }
-    }
-  }
-  return rows;
-}
-
-// A Correlation with what it points to.
 template <class C>
-class Plan {
- public:
-  // From the large side to the small one. weight is [outputs, inputs, kernel, kernel].
-  static Plan down(const Geometry& g, const C* weight, const C* bias) {
-    Plan plan(large_side(g));
-    const Planes source = plan.source_.planes();
-    plan.correlation_ = {source, g.outputs, g.out_height, g.out_width, g.stride, 1, 0, nullptr, bias};
-    plan.add(window(g, source), g.outputs,
-             [&](int64_t k, int64_t o) { return weight[o * g.depth() + k]; });
-    return plan;
-  }
-
-  // The transpose: from the small side to the large one.
-  static Plan up(const Geometry& g, const C* weight, const C* bias) {
-    Plan plan(small_side(g));
-    const Planes source = plan.source_.planes();
-    plan.correlation_ = {source, g.inputs, g.height, g.width, 1, g.stride, g.padding, nullptr, bias};
-    for (int64_t row_class = 0; row_class < g.stride; ++row_class) {
-      for (int64_t column_class = 0; column_class < g.stride; ++column_class) {
-        std::vector<int32_t> rows;
-        std::vector<int64_t> at;  // in the weights, of input 0
-        for (int64_t o = 0; o < g.outputs; ++o) {
-          for (int64_t j = 0; j < taps_of_class(g, row_class); ++j) {
-            for (int64_t i = 0; i < taps_of_class(g, column_class); ++i) {
-              rows.push_back(static_cast<int32_t>((o * source.tile_height + source.top - j) * source.tile_width +
-                                                  source.left - i));
-              at.push_back(o * g.depth() + (row_class + j * g.stride) * g.kernel + column_class + i * g.stride);
-            }
-          }
-        }
-        plan.add(std::move(rows), g.inputs,
-                 [&](int64_t k, int64_t i) { return weight[at[static_cast<size_t>(k)] + i * g.kernel * g.kernel]; });
-      }
-    }
-    return plan;
-  }
-
-  Correlation<C> correlation() const {
-    Correlation<C> c = correlation_;
-    c.taps = taps_.data();
-    return c;
-  }
-
- private:
-  explicit Plan(Layout source) : source_(std::move(source)) {}
-
-  template <class Weight>
-  void add(std::vector<int32_t> rows, int64_t channels, const Weight& weight) {
-    const int64_t depth = static_cast<int64_t>(rows.size());
-    std::vector<C> weights;
-    weights.reserve(static_cast<size_t>(depth * channels));
-    for (int64_t k = 0; k < depth; ++k) {
-      for (int64_t c = 0; c < channels; ++c) weights.push_back(weight(k, c));
-    }
-    rows_.push_back(std::move(rows));
-    weights_.push_back(std::move(weights));
-    taps_.push_back({depth, rows_.back().data(), weights_.back().data()});  // which stays where it is, moved or not
-  }
-
-  Layout source_;
-  Correlation<C> correlation_{};
-  std::vector<std::vector<int32_t>> rows_;
-  std::vector<std::vector<C>> weights_;
-  std::vector<Taps<C>> taps_;
-};
-
-// Memory of this thread, from one call to the next, in which rows of tiles are aligned as vectors are.
+thread_local Memory Scratch<C>::kept_;
 template <class C>
-C* scratch(int64_t size) {
-  constexpr size_t alignment = 64;
-  thread_local std::vector<char> memory;
-  const size_t bytes = static_cast<size_t>(size) * sizeof(C) + alignment;
-  if (memory.size() < bytes) memory.resize(bytes);
-  const size_t address = reinterpret_cast<size_t>(memory.data());
-  return reinterpret_cast<C*>(memory.data() + (alignment - address % alignment) % alignment);
-}
+thread_local size_t Scratch<C>::kept_size_ = 0;
 
 // f(block, begin, end) for blocks of samples, on torch's threads.
 template <class F>
@@ -178,10 +84,18 @@ auto with_arithmetic(const Tensor& t, const F& f) {
   return t.scalar_type() == ScalarType::Double ? f(static_cast<double*>(nullptr)) : f(static_cast<float*>(nullptr));
 }
 
+std::string in_words(const int64_t* sizes, int64_t count) {
+  std::string words = "[";
+  for (int64_t i = 0; i < count; ++i) words += (i ? ", " : "") + std::to_string(sizes[i]);
+  return words + "]";
+}
+
 void check_dense(const Tensor& t, std::initializer_list<int64_t> sizes, ScalarType type, const char* name) {
-  bool right = t.dim() == static_cast<int64_t>(sizes.size()) && t.is_contiguous() && t.scalar_type() == type;
-  for (int64_t i = 0; right && i < t.dim(); ++i) right = t.size(i) == sizes.begin()[i];
-  STD_TORCH_CHECK(right, "manifold_core: expected a contiguous tensor of the right shape and type: ", name);
+  const int64_t dims = static_cast<int64_t>(sizes.size());
+  bool right = t.dim() == dims && t.is_contiguous() && t.scalar_type() == type;
+  for (int64_t i = 0; right && i < dims; ++i) right = t.size(i) == sizes.begin()[i];
+  STD_TORCH_CHECK(right, "manifold_core: ", name, " must be contiguous, of the type of x, and have shape ",
+                  in_words(sizes.begin(), dims), ", got ", in_words(t.sizes().data(), t.dim()));
 }
 
 // Of a convolution of x, where `large`, or of a transposed convolution of it.
@@ -189,8 +103,11 @@ Geometry geometry(const Tensor& x, const Tensor& weight, int64_t stride, int64_t
   const ScalarType type = x.scalar_type();
   STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double,
                   "manifold_core: expected images of float32 or float64");
-  STD_TORCH_CHECK(x.dim() == 4 && weight.dim() == 4 && stride > 0 && padding >= 0 && x.numel() > 0,
-                  "manifold_core: expected images and weights of four dimensions, and at least one image");
+  STD_TORCH_CHECK(x.dim() == 4 && weight.dim() == 4 && x.numel() > 0 && weight.numel() > 0,
+                  "manifold_core: expected images and weights of four dimensions, and at least one of each");
+  constexpr int64_t most = std::numeric_limits<int32_t>::max();
+  STD_TORCH_CHECK(stride > 0 && stride <= most && padding >= 0 && padding <= most,
+                  "manifold_core: expected a stride from 1 and a padding from 0 to 2^31 - 1");
   Geometry g{};
   g.batch = x.size(0);
   g.outputs = weight.size(0);
@@ -230,7 +147,7 @@ void run(const Convolve<C>& args, int64_t batch) {
   const Correlation<C>& c = args.correlation;
   const int64_t samples = kernels<C>().samples, size = (c.source.tile_rows() + c.size()) * samples;
   over_blocks(batch, samples, [&](int64_t block, int64_t begin, int64_t end) {
-    kernels<C>().convolve(args, block, begin, end, scratch<C>(size));
+    kernels<C>().convolve(args, block, begin, end, Scratch<C>(size).data());
   });
 }
 
@@ -249,7 +166,8 @@ std::vector<double> run_backward(const ConvolveBackward<C>& args, const Geometry
   const int64_t tiles = c.source.tile_rows() + args.in.tile_rows() + std::max(c.size(), weights);
   std::vector<double> sums(static_cast<size_t>(parts * size), 0.0);
   torch::stable::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
-    C* const room = scratch<C>((tiles + gradient_size) * samples);
+    const Scratch<C> scratch((tiles + gradient_size) * samples);
+    C* const room = scratch.data();
     C* const rest = room + gradient_size * samples;
     for (int64_t part = first; part < last; ++part) {
       for (int64_t i = part * blocks / parts; i < (part + 1) * blocks / parts; ++i) {
@@ -277,7 +195,9 @@ template <class C, class F>
 std::vector<C> for_each_pixel(int64_t channels, int64_t pixels, const F& of_channel) {
   std::vector<C> numbers;
   numbers.reserve(static_cast<size_t>(channels * pixels));
-  for (int64_t c = 0; c < channels; ++c) numbers.insert(numbers.end(), static_cast<size_t>(pixels), static_cast<C>(of_channel(c)));
+  for (int64_t c = 0; c < channels; ++c) {
+    numbers.insert(numbers.end(), static_cast<size_t>(pixels), static_cast<C>(of_channel(c)));
+  }
   return numbers;
 }
 
@@ -344,10 +264,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> conv_norm_backward(const Tensor& grad
                                                               int64_t padding, double eps, bool relu, bool with_x) {
   const Geometry g = geometry(x, weight, stride, padding, true);
   const ScalarType type = x.scalar_type();
-  for (const Tensor* t : {&norm_weight, &norm_bias, &mean, &variance}) check_dense(*t, {g.outputs}, type, "of channels");
-  for (const Tensor* t : {&grad_y, &u}) {
-    check_dense(*t, {g.batch, g.outputs, g.out_height, g.out_width}, type, "grad_y, u");
-  }
+  check_dense(norm_weight, {g.outputs}, type, "norm_weight");
+  check_dense(norm_bias, {g.outputs}, type, "norm_bias");
+  check_dense(mean, {g.outputs}, type, "mean");
+  check_dense(variance, {g.outputs}, type, "variance");
+  check_dense(grad_y, {g.batch, g.outputs, g.out_height, g.out_width}, type, "grad_y");
+  check_dense(u, {g.batch, g.outputs, g.out_height, g.out_width}, type, "u");
   Tensor grad_x = with_x ? large_images(g, type) : allocate({0}, type);
   Tensor grad_weight = allocate({g.outputs, g.inputs, g.kernel, g.kernel}, type);
   Tensor grad_norm_weight = allocate({g.outputs}, type), grad_norm_bias = allocate({g.outputs}, type);

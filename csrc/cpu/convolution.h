@@ -140,33 +140,45 @@ inline void correlate(const Correlation<C>& c, const C* tile, C* out) {
   }
 }
 
-// The mean of each channel over these samples, and the sum of the squared deviations from it.
+// Of one channel's numbers, where a column has a sample: the sum of those less the center, and of their squares. In
+// double after every few hundred pixels: rounding does not grow with the size of the image.
 template <class C>
-inline void moments(const C* tile, int64_t channels, int64_t pixels, int64_t samples, double* mean, double* squares) {
+inline void centered_sums(const C* tile, int64_t pixels, C center, const C* counted, double* sum, double* squares) {
   constexpr int W = kWidth<C>;
-  alignas(64) C counted[kSamples<C>];  // 1 where the column has a sample
-  for (int64_t n = 0; n < kSamples<C>; ++n) counted[n] = n < samples ? C(1) : C(0);
-  for (int64_t c = 0; c < channels; ++c, tile += pixels * kSamples<C>) {
-    Vector<C> sum[kSpan] = {}, square[kSpan] = {};
-    for (int64_t i = 0; i < pixels; ++i) {
-      for (int v = 0; v < kSpan; ++v) sum[v] += load(tile + i * kSamples<C> + v * W) * load(counted + v * W);
-    }
-    double total = 0;
-    for (int v = 0; v < kSpan; ++v) {
-      for (int l = 0; l < W; ++l) total += sum[v][l];
-    }
-    mean[c] = total / (pixels * samples);
-    const Vector<C> center = all(static_cast<C>(mean[c]));
-    for (int64_t i = 0; i < pixels; ++i) {
+  constexpr int64_t kAtOnce = 256;
+  *sum = *squares = 0;
+  for (int64_t begin = 0; begin < pixels; begin += kAtOnce) {
+    const int64_t end = pixels - begin < kAtOnce ? pixels : begin + kAtOnce;
+    Vector<C> part[kSpan] = {}, square[kSpan] = {};
+    for (int64_t i = begin; i < end; ++i) {
       for (int v = 0; v < kSpan; ++v) {
-        const Vector<C> d = (load(tile + i * kSamples<C> + v * W) - center) * load(counted + v * W);
+        const Vector<C> d = (load(tile + i * kSamples<C> + v * W) - all(center)) * load(counted + v * W);
+        part[v] += d;
         square[v] += d * d;
       }
     }
-    squares[c] = 0;
     for (int v = 0; v < kSpan; ++v) {
-      for (int l = 0; l < W; ++l) squares[c] += square[v][l];
+      for (int l = 0; l < W; ++l) {
+        *sum += part[v][l];
+        *squares += square[v][l];
+      }
     }
+  }
+}
+
+// The mean of each channel over these samples, and the sum of the squared deviations from it.
+template <class C>
+inline void moments(const C* tile, int64_t channels, int64_t pixels, int64_t samples, double* mean, double* squares) {
+  alignas(64) C counted[kSamples<C>];  // 1 where the column has a sample
+  for (int64_t n = 0; n < kSamples<C>; ++n) counted[n] = n < samples ? C(1) : C(0);
+  const double count = static_cast<double>(pixels * samples);
+  for (int64_t c = 0; c < channels; ++c, tile += pixels * kSamples<C>) {
+    double sum;
+    centered_sums(tile, pixels, C(0), counted, &sum, squares + c);
+    const C center = static_cast<C>(sum / count);  // nearly the mean
+    centered_sums(tile, pixels, center, counted, &sum, squares + c);
+    mean[c] = center + sum / count;
+    squares[c] -= sum * sum / count;
   }
 }
 

@@ -45,8 +45,8 @@ inline ScalarType promoted(const Tensor& a, const Tensor& b) {
   return arithmetic_type(a, b);
 }
 
-// Uninitialised, contiguous, on the CPU, of up to four dimensions. torch::stable::new_empty says the same, but looks its operator up by name each
-// time: 1 us a tensor instead of 0.2, which counts where a whole call takes 10.
+// Uninitialised, contiguous, on the CPU, of up to four dimensions. torch::stable::new_empty says the same, but looks its
+// operator up by name each time: 1 us a tensor instead of 0.2, which counts where a whole call takes 10.
 inline Tensor allocate(std::initializer_list<int64_t> sizes, ScalarType type) {
   int64_t strides[4] = {1, 1, 1, 1};
   for (size_t i = sizes.size(); i-- > 1;) strides[i - 1] = strides[i] * std::max<int64_t>(1, sizes.begin()[i]);

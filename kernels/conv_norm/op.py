@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import check_convolution
+from ..checks import check_convolution, check_floating, check_of_channels
 from ..dispatch import choose_for_images
 from ..registration import Operator
 from . import reference
@@ -98,8 +98,8 @@ def conv_norm(
     """y = max(0, (u − E[u]) / √(Var[u] + eps) · norm_weight + norm_bias) + residual,  u = x ∗ weight.
 
     The building block of the residual networks (Appendix A), in training: mean and variance are those of the batch, of
-    each channel. On the CPU one op in C++, which keeps samples in the lanes of vectors: made for few channels. Its
-    numbers do not depend on the number of threads.
+    each channel. On the CPU one op in C++, which keeps samples in the lanes of vectors: ``"auto"`` takes it for batches
+    of few channels. Its numbers do not depend on the number of threads.
 
     Args:
         x: ``[B, C, H, W]``, float32 or float64, B at least 1.
@@ -119,17 +119,20 @@ def conv_norm(
         RuntimeError: the named backend cannot serve the call.
     """
     check_convolution(x, weight, 1, stride, padding)
-    for name, of_channels in (("norm_weight", norm_weight), ("norm_bias", norm_bias)):
-        if of_channels.shape != weight.shape[:1]:
-            raise ValueError(f"{name} must have shape {tuple(weight.shape[:1])}, got {tuple(of_channels.shape)}")
+    check_of_channels("norm_weight", norm_weight, weight.shape[0])
+    check_of_channels("norm_bias", norm_bias, weight.shape[0])
+    if not isinstance(eps, float | int) or not eps >= 0:
+        raise ValueError(f"eps must be a number, at least 0, got {eps!r}")
     kernel, height, width = weight.shape[2], *x.shape[2:]
     shape = (len(x), len(weight), *((size + 2 * padding - kernel) // stride + 1 for size in (height, width)))
     if min(shape[1:]) < 1:
         raise ValueError(f"x must have images of at least the {kernel} × {kernel} of weight, got {tuple(x.shape)}")
     if shape[0] * shape[2] * shape[3] < 2:
         raise ValueError(f"x must give more than one value a channel, whose variance is taken, got {tuple(x.shape)}")
-    if residual is not None and residual.shape != shape:
-        raise ValueError(f"residual must have the shape of y, {shape}, got {tuple(residual.shape)}")
+    if residual is not None:
+        check_floating("residual", residual)
+        if residual.shape != shape:
+            raise ValueError(f"residual must have the shape of y, {shape}, got {tuple(residual.shape)}")
     tensors = (x, weight, norm_weight, norm_bias)
     if choose_for_images(backend, *tensors, *(() if residual is None else (residual,))) == "reference":
         return reference.conv_norm(*tensors, residual, stride, padding, eps, relu)

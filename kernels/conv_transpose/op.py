@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import check_convolution
+from ..checks import check_convolution, check_of_channels
 from ..dispatch import choose_for_images
 from ..registration import Operator
 from . import reference
@@ -77,8 +77,7 @@ def conv_transpose(
         RuntimeError: the named backend cannot serve the call.
     """
     check_convolution(x, weight, 0, stride, padding)
-    if bias.shape != weight.shape[1:2]:
-        raise ValueError(f"bias must have shape {tuple(weight.shape[1:2])}, got {tuple(bias.shape)}")
+    check_of_channels("bias", bias, weight.shape[1])
     if min((size - 1) * stride - 2 * padding + weight.shape[2] for size in x.shape[2:]) < 1:
         raise ValueError(f"x must leave images without the padding, {padding}, got {tuple(x.shape)}")
     if choose_for_images(backend, x, weight, bias) == "reference":

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..covariance import Covariance
 from .checks import check_image, check_positive, check_widths
-from .convolution import ConvNorm, ConvTranspose2d
+from .convolution import ConvNorm, ConvTranspose2d, watched
 from .head import PosteriorHead
 from .mlp import Activation, mlp
 from .precision import Float32ConvTranspose2d, Float32Linear, dtype_of
@@ -25,7 +25,8 @@ class _EncoderBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         first, second = self.main
-        out: Tensor = second(first(x), self.shortcut(x))
+        shortcut = self.shortcut(x)
+        out: Tensor = self.main(x) + shortcut if watched(self.main, second) else second(first(x), shortcut)
         return out
 
 
@@ -38,7 +39,7 @@ class _DecoderBlock(nn.Module):
         self.up = up(inputs, outputs, 4, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.up(self.main(x, x))
+        out: Tensor = self.up(x + self.main(x) if watched(self.main) else self.main(x, x))
         return out
 
 

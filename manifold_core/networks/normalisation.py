@@ -34,6 +34,13 @@ class BatchNorm2d(Joined, nn.BatchNorm2d):
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return ((wide - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
+    @property
+    def one_batch(self) -> bool:
+        """Whether it takes mean and variance of this process's batch, and is else as it was made."""
+        usual = self.weight is not None and self.bias is not None and self.running_mean is not None
+        tracked = self.track_running_stats and self.momentum is not None
+        return self.training and self.process_group is None and usual and tracked
+
     @torch.no_grad()
     def observe(self, mean: Tensor, variance: Tensor, values: int) -> None:
         """Let the running statistics follow those of a batch with so many values a channel; ``variance`` is biased."""
