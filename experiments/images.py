@@ -43,8 +43,11 @@ def plan(asked: Plan, cost: int = 1) -> Plan:
 
 
 def training(asked: Plan) -> TrainingConfig:
-    """The paper's learning rate; of the small budgets, whose fewer steps have as far to go, a higher one."""
-    return TrainingConfig(learning_rate=0.005 if asked.name in STEPS and not asked.published else 0.002)
+    """The paper's learning rate; of the small budgets, whose fewer steps have as far to go, a higher one. As published,
+    the schedule is told of 100 times as many steps as there are: the learning rate stays near where it begins."""
+    if asked.published:
+        return TrainingConfig(asked.steps, learning_rate=0.002, cycle_steps=100 * asked.steps)
+    return TrainingConfig(learning_rate=0.005 if asked.name in STEPS else 0.002)
 
 
 def images(name: str, *, labelled: bool = False) -> "partial[Dataset]":

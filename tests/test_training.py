@@ -83,6 +83,13 @@ def test_schedule_is_one_cycle_and_its_corrections(steps: int) -> None:
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9)
 
 
+def test_a_longer_cycle_ends_early() -> None:
+    short, whole = (schedule_table(mc.TrainingConfig(steps, cycle_steps=200)) for steps in (30, 200))
+    assert torch.equal(short, whole[:30])
+    assert torch.equal(whole, schedule_table(mc.TrainingConfig(200)))
+    assert not torch.equal(short, schedule_table(mc.TrainingConfig(30)))
+
+
 def test_the_table_makes_the_steps_that_training_makes() -> None:
     """Adam written out, with the numbers of the table, against the loop."""
     config = mc.TrainingConfig(steps=25, batch_size=8, learning_rate=0.03, log_gamma_rate=4.0, beta2=0.9, seed=4)
@@ -217,6 +224,8 @@ def test_divergence_stops_before_its_step(gamma: str, step: int) -> None:
         ({"learning_rate": "0.1"}, "learning_rate must be a number, got '0.1'"),
         ({"beta2": None}, "beta2 must be a number, got None"),
         ({"seed": "0"}, "seed must be an integer from 0 to 2"),
+        ({"cycle_steps": 0}, "cycle_steps must be a positive integer, got 0"),
+        ({"steps": 10, "cycle_steps": 9}, "cycle_steps must be at least steps, 10, got 9"),
     ],
 )
 def test_bad_configuration_is_named(arguments: dict[str, float], message: str) -> None:

@@ -31,6 +31,7 @@ class TrainingConfig:
         precision: of the networks' matrix products and convolutions, by autocast: ``"float32"``, ``"bfloat16"`` or
             ``"float16"``, whose loss is scaled so that no gradient vanishes. The layers that make mu, log_var and x̂ or
             read z, the ELBO, the weights and Adam stay in float32, and so does what is measured after training.
+        cycle_steps: of the whole cycle, at least ``steps``; None for as many. Of a longer one the end is not reached.
 
     Raises:
         InputError: a number out of range, or an unknown precision.
@@ -43,11 +44,17 @@ class TrainingConfig:
     beta2: float = 0.999
     seed: int = 0
     precision: Precision = "float32"
+    cycle_steps: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size"):
             (value,) = check_positive(**{name: getattr(self, name)})
             object.__setattr__(self, name, value)
+        if self.cycle_steps is not None:
+            (cycle_steps,) = check_positive(cycle_steps=self.cycle_steps)
+            object.__setattr__(self, "cycle_steps", cycle_steps)
+            if cycle_steps < self.steps:
+                raise InputError(f"cycle_steps must be at least steps, {self.steps}, got {cycle_steps}")
         for name in ("learning_rate", "log_gamma_rate", "beta2"):
             object.__setattr__(self, name, _number(name, getattr(self, name)))
         for name in ("learning_rate", "log_gamma_rate"):

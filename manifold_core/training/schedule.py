@@ -50,7 +50,7 @@ def make_optimizer(
         rates.append(config.log_gamma_rate * config.learning_rate)
     optimizer = torch.optim.Adam(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True)
     # A one-step cycle has no room for its two phases.
-    return optimizer, OneCycleLR(optimizer, max_lr=rates, total_steps=max(config.steps, 2))
+    return optimizer, OneCycleLR(optimizer, max_lr=rates, total_steps=max(config.cycle_steps or config.steps, 2))
 
 
 def schedule_table(config: TrainingConfig) -> Tensor:
