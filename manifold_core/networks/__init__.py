@@ -3,6 +3,7 @@
 before."""
 
 from .conv import ConditionalConvDecoder, ConditionalConvEncoder, ConvDecoder, ConvEncoder
+from .convolution import by_pytorch
 from .lstm import LSTMDecoder, LSTMEncoder, NextStepEncoder
 from .mlp import Activation, ConditionalMLPDecoder, ConditionalMLPEncoder, MLPDecoder, MLPEncoder
 from .normalisation import BatchNorm2d
@@ -21,4 +22,5 @@ __all__ = [
     "MLPDecoder",
     "MLPEncoder",
     "NextStepEncoder",
+    "by_pytorch",
 ]

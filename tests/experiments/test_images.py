@@ -68,7 +68,7 @@ def test_budgets() -> None:
         for budget in BUDGETS.values():
             published = table.plan(budget.as_published())
             assert (published.steps, published.batch_size, published.samples) == (46_800, 512, 60_000)
-        steps = 10_000 if name != "table4" else 2_500
+        steps = 40_000 if name != "table4" else 2_500
         assert table.plan(BUDGETS["reduced"]) == Plan("reduced", 1, steps, 60_000, 128)
         assert table.plan(BUDGETS["quick"]).steps * 50 == 3 * steps
         assert table.plan(PLAN) == PLAN
