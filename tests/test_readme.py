@@ -87,10 +87,11 @@ def test_figures_of_images_are_those_of_the_result_files() -> None:
     mnist = {run["cell"].get("kappa"): run for run in runs if run["cell"].get("dataset") == "mnist"}
     fashion = {run["cell"]["kappa"]: run for run in runs if run["cell"].get("dataset") == "fashion-mnist"}
     both = {run["cell"]["covariance"]: run for run in runs if "covariance" in run["cell"]}
-    losses = [mnist[16], mnist[32], both["full"], both["diagonal"]]
+    losses = [*(mnist[kappa] for kappa in (5, 16, 32)), *(fashion[kappa] for kappa in (5, 16, 32)), *both.values()]
     for figure in (
         *(f"−{-run['neg_elbo']:,.0f}" for run in losses),
         *(f"{both[name]['recon']:.2f}" for name in ("full", "diagonal")),
+        f"all on MNIST and {fashion[32]['active_dimensions']} on Fashion-MNIST",
         f"{mnist[64]['active_dimensions']} on MNIST, {fashion[64]['active_dimensions']} on Fashion-MNIST",
     ):
         assert figure in " ".join(said.split()), figure
@@ -107,5 +108,5 @@ def test_figures_of_images_are_those_of_the_result_files() -> None:
         statistics.fmean(of_class[key].values()) for key in product(("mnist", "fashion-mnist"), (plain, attentive))
     ]
     assert [f"{mean:.1f}" for mean in means] == ["29.5", "22.0", "20.9", "14.0"]
-    for kappa in (5, 16, 32):
-        assert [run[kappa]["active_dimensions"] for run in (mnist, fashion)] == [kappa, kappa]
+    all_active = [mnist[5], mnist[16], mnist[32], fashion[5], fashion[16]]
+    assert [run["active_dimensions"] for run in all_active] == [5, 16, 32, 5, 16]
