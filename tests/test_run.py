@@ -267,6 +267,7 @@ class TestMetrics:
                 "beta2": 0.999,
                 "seed": 3,
                 "precision": "float32",
+                "cycle_steps": None,
             },
             "device": "cpu",
         }
