@@ -185,20 +185,8 @@ std::vector<double> run_backward(const ConvolveBackward<C>& args, const Geometry
 }
 
 template <class C>
-Tensor to_tensor(Tensor out, const double* numbers) {
+void fill(const Tensor& out, const double* numbers) {
   for (int64_t i = 0; i < out.numel(); ++i) data<C>(out)[i] = static_cast<C>(numbers[i]);
-  return out;
-}
-
-// A number of each channel, once for each of its pixels.
-template <class C, class F>
-std::vector<C> for_each_pixel(int64_t channels, int64_t pixels, const F& of_channel) {
-  std::vector<C> numbers;
-  numbers.reserve(static_cast<size_t>(channels * pixels));
-  for (int64_t c = 0; c < channels; ++c) {
-    numbers.insert(numbers.end(), static_cast<size_t>(pixels), static_cast<C>(of_channel(c)));
-  }
-  return numbers;
 }
 
 // mean, scale and shift of a batch normalisation.
@@ -209,9 +197,16 @@ struct Constants {
         scale(spread(g, [&](int64_t c) { return weight[c] / std::sqrt(variance[c] + eps); })),
         shift(spread(g, [&](int64_t c) { return bias[c]; })) {}
 
+  // A number of each channel, once for each of its pixels.
   template <class F>
   static std::vector<C> spread(const Geometry& g, const F& of_channel) {
-    return for_each_pixel<C>(g.outputs, g.out_height * g.out_width, of_channel);
+    const int64_t pixels = g.out_height * g.out_width;
+    std::vector<C> numbers;
+    numbers.reserve(static_cast<size_t>(g.outputs * pixels));
+    for (int64_t c = 0; c < g.outputs; ++c) {
+      numbers.insert(numbers.end(), static_cast<size_t>(pixels), static_cast<C>(of_channel(c)));
+    }
+    return numbers;
   }
 
   std::vector<C> mean, scale, shift;
@@ -314,7 +309,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> conv_norm_backward(const Tensor& grad
       kernel.normalise_backward(args, begin, end, room);
       return room;
     });
-    to_tensor<C>(grad_weight, found.data());
+    fill<C>(grad_weight, found.data());
   });
   return {grad_x, grad_weight, grad_norm_weight, grad_norm_bias};
 }
@@ -349,8 +344,8 @@ std::tuple<Tensor, Tensor, Tensor> conv_transpose_backward(const Tensor& grad_y,
                                           with_x ? data<C>(grad_x) : nullptr, true, stride, g.depth(), rows.data()};
     const auto found =
         run_backward<C>(convolution, g, 0, [&](int64_t begin, int64_t, C*) { return gradient + begin * size; });
-    to_tensor<C>(grad_weight, found.data());
-    to_tensor<C>(grad_bias, found.data() + g.outputs * g.depth());
+    fill<C>(grad_weight, found.data());
+    fill<C>(grad_bias, found.data() + g.outputs * g.depth());
   });
   return {grad_x, grad_weight, grad_bias};
 }

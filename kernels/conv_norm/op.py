@@ -16,6 +16,12 @@ INPUTS = "Tensor x, Tensor weight, Tensor norm_weight, Tensor norm_bias"
 OPTIONS = "SymInt stride, SymInt padding, float eps, bool relu"
 
 
+def _shape(x: Tensor, weight: Tensor, stride: int, padding: int) -> tuple[int, int, int, int]:
+    """Of y."""
+    height, width = ((size + 2 * padding - weight.shape[2]) // stride + 1 for size in x.shape[2:])
+    return x.shape[0], weight.shape[0], height, width
+
+
 def _fake(
     x: Tensor,
     weight: Tensor,
@@ -27,9 +33,7 @@ def _fake(
     eps: float,
     relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    kernel = weight.shape[2]
-    height, width = ((size + 2 * padding - kernel) // stride + 1 for size in x.shape[2:])
-    y = x.new_empty((x.shape[0], weight.shape[0], height, width))
+    y = x.new_empty(_shape(x, weight, stride, padding))
     return y, torch.empty_like(norm_weight), torch.empty_like(norm_weight), torch.empty_like(y)
 
 
@@ -123,8 +127,7 @@ def conv_norm(
     check_of_channels("norm_bias", norm_bias, weight.shape[0])
     if not isinstance(eps, float | int) or not eps >= 0:
         raise ValueError(f"eps must be a number, at least 0, got {eps!r}")
-    kernel, height, width = weight.shape[2], *x.shape[2:]
-    shape = (len(x), len(weight), *((size + 2 * padding - kernel) // stride + 1 for size in (height, width)))
+    kernel, shape = weight.shape[2], _shape(x, weight, stride, padding)
     if min(shape[1:]) < 1:
         raise ValueError(f"x must have images of at least the {kernel} × {kernel} of weight, got {tuple(x.shape)}")
     if shape[0] * shape[2] * shape[3] < 2:

@@ -15,9 +15,14 @@ __all__ = ["conv_transpose"]
 OPTIONS = "SymInt stride, SymInt padding"
 
 
-def _fake(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -> Tensor:
+def _size(x: Tensor, weight: Tensor, stride: int, padding: int) -> tuple[int, int]:
+    """Height and width of y."""
     height, width = ((size - 1) * stride - 2 * padding + weight.shape[2] for size in x.shape[2:])
-    return x.new_empty((x.shape[0], weight.shape[1], height, width))
+    return height, width
+
+
+def _fake(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -> Tensor:
+    return x.new_empty((x.shape[0], weight.shape[1], *_size(x, weight, stride, padding)))
 
 
 def _fake_backward(
@@ -78,7 +83,7 @@ def conv_transpose(
     """
     check_convolution(x, weight, 0, stride, padding)
     check_of_channels("bias", bias, weight.shape[1])
-    if min((size - 1) * stride - 2 * padding + weight.shape[2] for size in x.shape[2:]) < 1:
+    if min(_size(x, weight, stride, padding)) < 1:
         raise ValueError(f"x must leave images without the padding, {padding}, got {tuple(x.shape)}")
     if choose_for_images(backend, x, weight, bias) == "reference":
         return reference.conv_transpose(x, weight, bias, stride, padding)
