@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..files import locked, output_folder
 from .catalogue import IMAGES, TABLES
 from .runner import finished, run_table
-from .tables import BUDGETS, Plan, Table
+from .tables import AS_PUBLISHED, BUDGETS, Plan, Table
 
 __all__ = ["NAMES", "reproduce"]
 
@@ -33,14 +33,15 @@ def reproduce(
     devices: Sequence[str] = ("cpu",),
     backend: str = "auto",
     progress: bool = True,
-) -> None:
-    """Run these tables, ``"synthetic"``, ``"images"`` or ``"all"``, each into ``folder/<table>.json``. Goes on where it
-    was stopped.
+) -> Path:
+    """Run these tables, ``"synthetic"``, ``"images"`` or ``"all"``, each into ``folder/<table>.json``, or as published
+    into ``folder/as_published/<table>.json``. Goes on where it was stopped. Returns the folder of the files.
 
     Args:
         budget: see :data:`manifold_core.experiments.tables.BUDGETS`.
         seeds: models of each cell, in place of the budget's.
-        as_published: the set-up of the paper where it differs from the recipe found best.
+        as_published: the set-up of the paper where it differs from the recipe found best. The folder of its own lets
+            one ``folder`` hold both.
         devices: which share the models of a table.
 
     Raises:
@@ -57,7 +58,7 @@ def reproduce(
     plan = BUDGETS[budget]
     plan = replace(plan, seeds=plan.seeds if seeds is None else seeds)
     if as_published:
-        plan = plan.as_published()
+        plan, folder = plan.as_published(), folder / AS_PUBLISHED
     tables = [TABLES[one] for one in dict.fromkeys(one for name in names for one in SETS.get(name, [name]))]
     with locked(output_folder(folder)):
         for table in tables:  # before the first is trained
@@ -65,6 +66,7 @@ def reproduce(
             _check_backend(table, plan, devices, backend)
         for table in tables:
             run_table(table, plan, folder, devices=devices, backend=backend, progress=progress)
+    return folder
 
 
 def _check_backend(table: Table, plan: Plan, devices: Sequence[str], backend: str) -> None:

@@ -8,7 +8,10 @@ from typing import Any
 from ..data import Dataset
 from ..ensemble import Spec
 
-__all__ = ["BUDGETS", "Cell", "Plan", "Table", "on_test_images", "on_training_images"]
+__all__ = ["AS_PUBLISHED", "BUDGETS", "Cell", "Plan", "Table", "on_test_images", "on_training_images"]
+
+# Within a folder of results, the folder of those of published plans: one table can have both.
+AS_PUBLISHED = "as_published"
 
 
 @dataclass(frozen=True)

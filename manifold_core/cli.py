@@ -137,11 +137,15 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument(
         "tables", nargs="+", metavar="table", help="table1, ..., theorem1, ...; synthetic, images or all for all such"
     )
-    add.add_argument("--out", required=True, type=Path, help="folder of the results; goes on with what is begun there")
+    add.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="folder of the results; goes on with what is begun there"
+    )
     add.add_argument("--budget", default="quick", help="quick, reduced or full")
     add.add_argument("--seeds", type=int, metavar="N", help="models a cell; default: 1 quick or reduced, 5 full")
     add.add_argument(
-        "--as-published", action="store_true", help="the paper's widths, steps and full batches where ours are others"
+        "--as-published",
+        action="store_true",
+        help="the paper's widths, steps, batches and schedules where ours are others; results go into DIR/as_published",
     )
     add.add_argument(
         "--device", default="auto", help="auto is cpu; cuda is all GPUs, which share the models, cuda:0,cuda:2 some"
@@ -160,7 +164,9 @@ def _parser() -> argparse.ArgumentParser:
         "report", help="one page of the result files in a folder, the paper's numbers beside them"
     )
     add.set_defaults(command=_report)
-    add.add_argument("folder", type=Path, metavar="DIR", help="folder of result files, as table1.json")
+    add.add_argument(
+        "folder", type=Path, metavar="DIR", help="folder of result files, as table1.json, and of as_published with such"
+    )
     add.add_argument("--out", type=Path, metavar="DIR", help="folder of report.html and report.md; default: the same")
 
     add = commands.add_parser(
@@ -218,7 +224,7 @@ def _train(options: argparse.Namespace) -> int:
 def _reproduce(options: argparse.Namespace) -> int:
     from .experiments.reproduce import reproduce
 
-    reproduce(
+    folder = reproduce(
         options.tables,
         options.out,
         budget=options.budget,
@@ -228,7 +234,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         backend=options.backend,
         progress=not options.quiet,
     )
-    print(f"results: {options.out}")
+    print(f"results: {folder}")
     return 0
 
 

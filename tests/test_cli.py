@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from manifold_core.experiments.reproduce import SETS
-from manifold_core.experiments.tables import BUDGETS
+from manifold_core.experiments.tables import AS_PUBLISHED, BUDGETS
 from safetensors.torch import load_file as load_safetensors
 
 import manifold_core as mc
@@ -607,6 +607,7 @@ class TestReproduce:
         assert f"{' or '.join(', '.join(SETS).rsplit(', ', 1))} for all such" in text
         seeds = {count: " or ".join(name for name, plan in BUDGETS.items() if plan.seeds == count) for count in (1, 5)}
         assert f"default: 1 {seeds[1]}, 5 {seeds[5]}" in text
+        assert f"results go into DIR/{AS_PUBLISHED}" in text
 
 
 class TestInfo:

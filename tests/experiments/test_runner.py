@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from manifold_core.experiments import reproduce as reproducing
 from manifold_core.experiments import runner, workers
 from manifold_core.experiments.catalogue import TABLES
 from manifold_core.experiments.reproduce import NAMES, reproduce
@@ -15,8 +16,10 @@ from manifold_core.experiments.runner import run_table
 from manifold_core.experiments.tables import BUDGETS, Cell, Plan, Table
 
 import manifold_core as mc
+from manifold_core import cli
 from manifold_core.data import Dataset
 from manifold_core.ensemble.data import check_data, check_specs
+from manifold_core.files import locked
 
 PLAN = Plan("tiny", seeds=2, steps=20, samples=120, batch_size=40)
 
@@ -246,3 +249,78 @@ def test_folders_are_checked_before_the_first_table_is_trained(tmp_path: Path) -
     with pytest.raises(mc.InputError, match=r"table7\.json.*no file of a finished table"):
         reproduce(["table3", "table7"], tmp_path, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["table7.json"]
+
+
+class TestAsPublished:
+    """Both kinds of results in one folder."""
+
+    @pytest.fixture(autouse=True)
+    def _known(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(TABLES, TABLE.name, TABLE)
+        monkeypatch.setitem(BUDGETS, PLAN.name, PLAN)
+        monkeypatch.setattr(reproducing, "NAMES", (TABLE.name,))
+
+    def reproduce(self, folder: Path, *, as_published: bool) -> Path:
+        return reproduce([TABLE.name], folder, budget=PLAN.name, as_published=as_published, progress=False)
+
+    @pytest.mark.parametrize("order", [(False, True), (True, False)])
+    def test_neither_is_in_the_way_of_the_other(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: tuple[bool, bool]
+    ) -> None:
+        folders = {False: tmp_path, True: tmp_path / "as_published"}
+        assert {each: self.reproduce(tmp_path, as_published=each) for each in order} == folders
+        assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+            *("as_published", "as_published/tableX.json", "tableX.json")
+        ]
+        content = {each: (folder / "tableX.json").read_bytes() for each, folder in folders.items()}
+        plans = {each: json.loads(text)["plan"] for each, text in content.items()}
+        assert plans == {
+            False: PLAN.as_dict(),
+            True: PLAN.as_dict() | {"steps": 50, "batch_size": 120, "published": True},
+        }
+        monkeypatch.setattr(workers, "train_shard", lambda *_, **__: pytest.fail("trained again"))
+        for each in order:
+            self.reproduce(tmp_path, as_published=each)
+        assert {each: (folder / "tableX.json").read_bytes() for each, folder in folders.items()} == content
+
+    def test_stopped_it_goes_on_though_the_other_was_trained_meanwhile(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.reproduce(tmp_path / "undisturbed", as_published=True)
+
+        def stop(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(runner, "write_json", stop)
+            with pytest.raises(KeyboardInterrupt):
+                self.reproduce(tmp_path / "b", as_published=True)
+        (begun,) = (tmp_path / "b/as_published/.tableX").iterdir()
+        kept = {path: path.read_bytes() for path in begun.iterdir()}
+        assert kept
+        self.reproduce(tmp_path / "b", as_published=False)
+        assert {path: path.read_bytes() for path in begun.iterdir()} == kept
+        self.reproduce(tmp_path / "b", as_published=True)
+        found, wanted = (
+            json.loads((tmp_path / name / "as_published/tableX.json").read_text())["runs"]
+            for name in ("b", "undisturbed")
+        )
+        assert found == wanted
+        assert not begun.exists()
+
+    def test_its_own_folder_is_checked_and_locked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(workers, "train_shard", lambda *_, **__: pytest.fail("trained"))
+        (tmp_path / "as_published").mkdir()
+        with (
+            locked(tmp_path / "as_published"),
+            pytest.raises(mc.InputError, match=r"another is at work in .*as_published"),
+        ):
+            self.reproduce(tmp_path, as_published=True)
+        (tmp_path / "as_published/tableX.json").write_text("{}")
+        with pytest.raises(mc.InputError, match=r"as_published/tableX\.json.*no file of a finished table"):
+            self.reproduce(tmp_path, as_published=True)
+
+    def test_the_command_says_where_they_are(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        command = ["reproduce", TABLE.name, "--budget", PLAN.name, "--device", "cpu", "--quiet", "--out", str(tmp_path)]
+        assert cli.main([*command, "--as-published"]) == 0
+        assert capsys.readouterr().out == f"results: {tmp_path / 'as_published'}\n"
