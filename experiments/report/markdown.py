@@ -3,17 +3,28 @@
 import html
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from .by_class import by_class
 from .classes import CLASS_HEADS, READING_CLASSES, lines
 from .matrices import Filled, filled
 from .notes import EXPONENTS, notes, overview, provenance, reading, totals, verdict
 from .results import Fit, Result
-from .summary import Row, by_eigenvalue, columns_of, in_variants, rows
+from .summary import Row, by_eigenvalue, columns_of, in_variants, rows, trained
 from .text import duration, fixed, integer, label, significant, symbol, value
 
 __all__ = ["markdown"]
+
+# quantity → its name, and how it is written
+QUANTITIES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "neg_elbo": ("−ELBO", fixed),
+    "recon": ("squared error", significant),
+    "kl": ("KL", fixed),
+    "gamma": ("γ", significant),
+}
+ENDS = ("lowest", "highest")
 
 
 def markdown(results: Sequence[Result], title: str) -> str:
@@ -79,50 +90,65 @@ def _section(result: Result) -> list[str]:
         parts.append(_fits(result.fits))
     parts.append("\n".join(f"- {plain(sentence)}" for sentence in notes(result)))
     parts += _classes(result)
-    if not listed and not result.fits:
+    if not listed and not result.fits and not result.only_published:
         parts.append("This file has no runs.")
     return [part for part in parts if part]
 
 
+@dataclass(frozen=True)
+class Column:
+    """``words``: its cells are no numbers."""
+
+    head: str
+    cell: Callable[[Row], str]
+    words: bool = False
+
+
 def _table(listed: Sequence[Row]) -> str:
-    columns = columns_of(listed)
-    named = any(row.variant for row in listed)
-    known, eigenvalues = any(row.share.whole for row in listed), by_eigenvalue(listed)
-    head = [*(["variant"] if named else []), *map(symbol, columns), *(["true"] if known else [])]
-    head += ["paper: active", "ours", *(["by eigenvalue"] if eigenvalues else []), *(["right"] if known else [])]
-    head += ["paper: −ELBO", "ours", "lowest", "highest", "paper: squared error", "ours", "paper: KL", "ours"]
-    head += ["paper: γ", "ours"]
-    lines = []
-    for variant, own in in_variants(listed).items():
-        for row in own:
-            cells = [value(row.cell[name]) if name in row.cell else "" for name in columns]
-            lines.append([*([variant] if named else []), *cells, *_dimensions(row, known, eigenvalues), *_numbers(row)])
-    words = [i for i, worded in enumerate(columns.values()) if worded]
-    return _grid(head, lines, [0, *(i + 1 for i in words)] if named else words)
+    columns = _columns(listed)
+    lines = [[column.cell(row) for column in columns] for own in in_variants(listed).values() for row in own]
+    return _grid([column.head for column in columns], lines, [i for i, column in enumerate(columns) if column.words])
 
 
-def _dimensions(row: Row, known: bool, eigenvalues: bool) -> list[str]:
-    best, counted = row.best, row.share
-    return [
-        *([integer(row.true_active)] if known else []),
-        integer(row.paper.active_dimensions if row.paper else None),
-        integer(best.active_dimensions if best else None),
-        *([integer(best.spectrum_count if best else None)] if eigenvalues else []),
-        *([f"{counted.right} of {counted.whole}" if counted.whole else integer(None)] if known else []),
-    ]
-
-
-def _numbers(row: Row) -> list[str]:
-    ours = row.spread("neg_elbo")
-    found = [
-        fixed(row.printed("neg_elbo")),
-        *(fixed(x) for x in ((ours.median, ours.lowest, ours.highest) if ours else 3 * (math.nan,))),
-    ]
-    for quantity, write in (("recon", significant), ("kl", fixed), ("gamma", significant)):
-        middle = row.spread(quantity)
-        found.append(write(row.printed(quantity)))
-        found.append(write(middle.median if middle else math.nan))
+def _columns(listed: Sequence[Row]) -> list[Column]:
+    beside = trained(listed)
+    found = [Column("variant", lambda row: row.variant, words=True)] if any(row.variant for row in listed) else []
+    found += [Column(symbol(name), partial(_of_cell, name), words) for name, words in columns_of(listed).items()]
+    if any(row.true_active is not None for row in listed):
+        found.append(Column("true", lambda row: integer(row.true_active)))
+    found.append(Column("paper: active", lambda row: integer(row.printed_dimensions)))
+    found += [Column(head, partial(_counted, of)) for head, of in beside.items()]
+    if by_eigenvalue(listed):
+        found.append(Column("by eigenvalue", lambda row: integer(row.best.spectrum_count if row.best else None)))
+    if any(row.share.whole for row in listed):
+        found.append(Column("right", _right))
+    for quantity, (name, write) in QUANTITIES.items():
+        found.append(Column(f"paper: {name}", partial(_printed, quantity, write)))
+        found += [Column(head, partial(_of_spread, quantity, "median", write, of)) for head, of in beside.items()]
+        if quantity == "neg_elbo":
+            found += [Column(end, partial(_of_spread, quantity, end, write, lambda row: row)) for end in ENDS]
     return found
+
+
+def _of_cell(name: str, row: Row) -> str:
+    return value(row.cell[name]) if name in row.cell else ""
+
+
+def _counted(of: Callable[[Row], Row], row: Row) -> str:
+    return integer(of(row).active_dimensions)
+
+
+def _right(row: Row) -> str:
+    return f"{row.share.right} of {row.share.whole}" if row.share.whole else integer(None)
+
+
+def _printed(quantity: str, write: Callable[[float], str], row: Row) -> str:
+    return write(row.printed(quantity))
+
+
+def _of_spread(quantity: str, which: str, write: Callable[[float], str], of: Callable[[Row], Row], row: Row) -> str:
+    found = of(row).spread(quantity)
+    return write(math.nan if found is None else getattr(found, which))
 
 
 def _classes(result: Result) -> list[str]:

@@ -7,14 +7,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..tables import on_test_images
+from .published import READING_PUBLISHED, of_published
 from .results import Fit, Result, Run
-from .summary import ENOUGH, Contrast, Row, Share, by_eigenvalue, contrasts, in_variants, rows, share
+from .summary import (
+    ENOUGH,
+    SLOPE_TOLERANCE,
+    Contrast,
+    Row,
+    Share,
+    at_or_below,
+    by_eigenvalue,
+    contrasts,
+    in_variants,
+    rows,
+    share,
+    within,
+)
 from .text import NOTHING, duration, enumeration, fixed, flat, integer, label, percent, significant, symbol
 from .trends import trends
 
-__all__ = ["EXPONENTS", "SLOPE_TOLERANCE", "Line", "notes", "overview", "provenance", "reading", "totals", "verdict"]
+__all__ = ["EXPONENTS", "Line", "notes", "overview", "provenance", "reading", "totals", "verdict"]
 
-SLOPE_TOLERANCE = 0.1
 # What falls with γ, and as which power of it.
 EXPONENTS: tuple[tuple[str, Callable[[Fit], tuple[float, ...]]], ...] = (
     ("squared error ∝ γ^", lambda fit: fit.recon),
@@ -40,14 +53,16 @@ READING_TEST_IMAGES = (
 )
 
 
-def reading(results: Iterable[Result]) -> list[str]:
+def reading(results: Sequence[Result]) -> list[str]:
     """How to read the tables; what concerns some of them alone is said where these are there."""
     listed = [row for result in results for row in rows(result)]
     found = [READING]
     if by_eigenvalue(listed):
         found.append(READING_EIGENVALUES)
-    if _on_test_images(listed):
+    if _on_test_images([*listed, *(row.published for row in listed)]):
         found.append(READING_TEST_IMAGES)
+    if any(result.published is not None for result in results):
+        found.append(READING_PUBLISHED)
     return found
 
 
@@ -57,11 +72,11 @@ def _on_test_images(listed: Iterable[Row]) -> bool:
 
 def verdict(listed: Sequence[Row]) -> str:
     """How many rows keep up with the paper, and how many are right often enough."""
-    compared = [row.above_paper for row in listed if row.above_paper is not None]
+    below, compared = at_or_below(listed)
     known = [row.share for row in listed if row.share.whole]
     parts = []
     if compared:
-        parts.append(f"Median −ELBO at or below the paper’s in {compared.count(False)} of {len(compared)} rows")
+        parts.append(f"Median −ELBO at or below the paper’s in {below} of {compared} rows")
     if known:
         right = sum(s.enough for s in known)
         words = f"rue active dimensions in at least {100 * ENOUGH:.0f} % of the runs in {right} of {len(known)} rows"
@@ -82,7 +97,8 @@ def _right_at(threshold: float, listed: Sequence[Row]) -> str:
 
 def notes(result: Result) -> list[str]:
     """What rows say beside each other; what every yes or no makes of the loss; every row that is above the paper’s
-    −ELBO, too seldom right, or has diverged runs; every slope that is off; what else was measured."""
+    −ELBO, too seldom right, or has diverged runs; every slope that is off; what else was measured; how the runs as
+    published compare."""
     listed = rows(result)
     found = trends(result)
     found += [sentence for contrast in contrasts(listed) for sentence in _of_contrast(contrast)]
@@ -90,7 +106,7 @@ def notes(result: Result) -> list[str]:
     found += [sentence for fit in result.fits for sentence in _of_fit(fit)]
     measured = dict.fromkeys(name for run in result.runs for name in run.measured)
     found += [f"{name}: {_range(result.runs, name)}" for name in measured]
-    return found
+    return [*found, *of_published(result)]
 
 
 def _range(runs: Iterable[Run], name: str) -> str:
@@ -116,7 +132,7 @@ def _of_contrast(contrast: Contrast) -> list[str]:
 def _of_row(row: Row) -> list[str]:
     where, found = label(row), []
     ours, printed, counted = row.spread("neg_elbo"), row.printed("neg_elbo"), row.share
-    if not row.runs:
+    if not row.runs and not row.as_published:
         found.append(f"{where}: no runs.")
     if row.above_paper and ours is not None:
         found.append(
@@ -131,8 +147,9 @@ def _of_row(row: Row) -> list[str]:
             f"{where}: {counted.right} of {counted.whole} runs ({percent(counted.right, counted.whole)}) have the true "
             f"active dimensions, {integer(row.true_active)}{instead}."
         )
-    if row.diverged:
-        found.append(f"{where}: diverged: {enumeration(map(_divergence, row.diverged))}.")
+    for runs, how in ((row, ""), (row.published, ", as published")):
+        if runs.diverged:
+            found.append(f"{where}{how}: diverged: {enumeration(map(_divergence, runs.diverged))}.")
     return found
 
 
@@ -178,8 +195,6 @@ def overview(results: Sequence[Result]) -> list[Line]:
     for result in results:
         grouped = in_variants(rows(result)) or {"": []}
         for i, (variant, listed) in enumerate(grouped.items()):
-            compared = [row.above_paper for row in listed if row.above_paper is not None]
-            fits = result.fits if i == 0 else ()
             lines.append(
                 Line(
                     result,
@@ -187,9 +202,9 @@ def overview(results: Sequence[Result]) -> list[Line]:
                     first=i == 0,
                     runs=sum(len(row.runs) for row in listed),
                     share=share(run for row in listed for run in row.runs),
-                    compared=(compared.count(False), len(compared)),
+                    compared=at_or_below(listed),
                     diverged=sum(len(row.diverged) for row in listed),
-                    slopes=(sum(fit.error <= SLOPE_TOLERANCE for fit in fits), len(fits)),
+                    slopes=within(result.fits if i == 0 else ()),
                 )
             )
     return lines
@@ -211,6 +226,8 @@ def totals(results: Sequence[Result]) -> list[tuple[str, str]]:
     if fits:
         found.append((f"{good} of {fits}", f"slopes within {100 * SLOPE_TOLERANCE:.0f} % of the theorem’s"))
     found.append((duration(_sum(result.seconds for result in results)), "in all"))
+    if published := [result.published for result in results if result.published is not None]:
+        found.append((duration(_sum(result.seconds for result in published)), "more for the runs as published"))
     for name, words in EAGER.items():
         if any(name in result.eager_seconds for result in results):
             took = _sum(result.eager_seconds.get(name, 0.0) for result in results)
@@ -223,18 +240,21 @@ def _sum(seconds: Iterable[float]) -> float:
 
 
 def provenance(results: Sequence[Result]) -> list[tuple[str, list[str]]]:
-    """(what, its values): each value once, with the tables it holds for where they differ."""
+    """(what, its values): each value once, with the tables it holds for where they differ; tables as published are
+    tables of their own."""
+    tables = [(result.name, result) for result in results if not result.only_published]
+    tables += [(f"{one.name} as published", one.published) for one in results if one.published is not None]
     seen: dict[str, dict[str, list[str]]] = {}
-    for result in results:
+    for table, result in tables:
         content: dict[str, Any] = {"budget": result.budget, "seeds": result.seeds, **result.provenance}
         if result.plan:
             content["plan"] = result.plan
         for name, inner in content.items():
-            seen.setdefault(name, {}).setdefault(_plain(inner), []).append(result.name)
+            seen.setdefault(name, {}).setdefault(_plain(inner), []).append(table)
     return [
         (
             name,
-            [text if len(by) == len(results) else f"{text} ({enumeration(by)})" for text, by in values.items()],
+            [text if len(by) == len(tables) else f"{text} ({enumeration(by)})" for text, by in values.items()],
         )
         for name, values in seen.items()
     ]

@@ -115,16 +115,20 @@ def _meter(part: float) -> Markup:
     return element("svg", *bars, width=72, height=6, aria_hidden="true", class_="meter")
 
 
-def _section(result: Result, name: str) -> Markup:
-    listed = rows(result)
+def _facts(result: Result) -> str:
     facts = [f"budget {result.budget}"] if result.budget else []
     facts += [f"{result.seeds} seed{'' if result.seeds == 1 else 's'}"] if result.seeds is not None else []
     facts += [duration(result.seconds)] if math.isfinite(result.seconds) else []
-    parts = [
-        element("h2", result.name),
-        element("p", result.title, class_="title"),
-        element("p", " · ".join(facts), class_="meta"),
-    ]
+    return " · ".join(facts)
+
+
+def _section(result: Result, name: str) -> Markup:
+    listed = rows(result)
+    parts = [element("h2", result.name), element("p", result.title, class_="title")]
+    if not result.only_published:
+        parts.append(element("p", _facts(result), class_="meta"))
+    if result.published is not None:
+        parts.append(element("p", f"as published: {_facts(result.published)}", class_="meta"))
     if result.statement:
         parts.append(element("p", result.statement, class_="statement"))
     if listed:
@@ -133,6 +137,6 @@ def _section(result: Result, name: str) -> Markup:
         parts.append(slopes(result))
     if found := notes(result):
         parts.append(element("ul", *(element("li", sentence) for sentence in found), class_="notes"))
-    if not listed and not result.fits:
+    if not listed and not result.fits and not result.only_published:
         parts.append(element("p", "This file has no runs."))
     return element("section", *parts, classes(result), spectra(listed), id=name)

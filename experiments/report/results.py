@@ -5,11 +5,12 @@ import math
 import re
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ...errors import InputError
+from ..tables import AS_PUBLISHED
 
 __all__ = ["Cell", "ClassNumbers", "Fit", "Paper", "Result", "Run", "read_result", "read_results", "table_name"]
 
@@ -127,7 +128,10 @@ class Fit:
 
 @dataclass(frozen=True)
 class Result:
-    """A result file."""
+    """A result file; where there are some, with that of the same table as published.
+
+    Of a table that is there as published alone, it has neither runs and fits nor what a file says of them.
+    """
 
     table: str
     title: str
@@ -143,10 +147,16 @@ class Result:
     runs: tuple[Run, ...]
     paper: tuple[Paper, ...]
     fits: tuple[Fit, ...]
+    published: "Result | None" = None
 
     @property
     def name(self) -> str:
         return table_name(self.table)
+
+    @property
+    def only_published(self) -> bool:
+        """There are no runs but those as published."""
+        return self.published is not None and not self.runs and not self.fits
 
 
 def table_name(table: str) -> str:
@@ -158,17 +168,48 @@ def table_name(table: str) -> str:
 
 
 def read_results(folder: Path) -> list[Result]:
-    """Every ``*.json`` of the folder: tables by number, then what else there is.
+    """Every ``*.json`` of the folder, each with that of the same name in its folder ``as_published``: tables by number,
+    then what else there is.
 
     Raises:
-        InputError: no such folder, no result file in it, or a file that is none.
+        InputError: no such folder, no result file in it, a file that is none, or one that belongs in the other folder.
     """
     if not folder.is_dir():
         raise InputError(f"folder must be one of result files, got {str(folder)!r}: no such folder")
-    paths = [path for path in folder.glob("*.json") if not path.name.startswith(".")]
-    if not paths:
+    ours, published = _in_folder(folder, published=False), _in_folder(folder / AS_PUBLISHED, published=True)
+    if not ours and not published:
         raise InputError(f"folder must hold result files such as table1.json, got {str(folder)!r}: no .json file in it")
-    return sorted(map(read_result, paths), key=_order)
+    found = [replace(ours.get(name) or _without_runs(other), published=other) for name, other in published.items()]
+    return sorted([*found, *(result for name, result in ours.items() if name not in published)], key=_order)
+
+
+def _in_folder(folder: Path, *, published: bool) -> dict[str, Result]:
+    """Name of the file → what is in it, which shall be of published plans, or of others."""
+    found = {path: read_result(path) for path in folder.glob("*.json") if not path.name.startswith(".")}
+    for path, result in found.items():
+        marked = result.plan.get("published", False)
+        if marked is not published:
+            target = folder / AS_PUBLISHED if marked else folder.parent
+            raise InputError(
+                f"{path}: 'published' of its 'plan' is {marked}, expected {published} in this folder; "
+                f"move the file to {target}"
+            )
+    return {path.name: result for path, result in found.items()}
+
+
+def _without_runs(result: Result) -> Result:
+    """The table, and the paper's numbers."""
+    return replace(
+        result,
+        budget="",
+        seeds=None,
+        plan={},
+        seconds=math.nan,
+        eager_seconds={},
+        provenance={},
+        runs=(),
+        fits=(),
+    )
 
 
 def _order(result: Result) -> tuple[bool, list[tuple[int, str]]]:

@@ -1,21 +1,24 @@
-"""What the runs of a table say together: median and spread over seeds, the run of lowest −ELBO, share of right ones.
+"""What the runs of a table say together: median and spread over seeds, the run of lowest −ELBO, share of right ones;
+and the slopes.
 
 Medians and spreads are over the runs that finished; shares are over all, a diverged run being a wrong one.
 """
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from .results import Cell, Paper, Result, Run
+from .results import Cell, Fit, Paper, Result, Run
 
 __all__ = [
     "ENOUGH",
+    "SLOPE_TOLERANCE",
     "Contrast",
     "Row",
     "Share",
     "Spread",
+    "at_or_below",
     "by_eigenvalue",
     "columns_of",
     "contrasts",
@@ -23,9 +26,12 @@ __all__ = [
     "rows",
     "share",
     "spread",
+    "trained",
+    "within",
 ]
 
 ENOUGH = 0.9  # of the runs of a row with the true active dimensions; fewer are pointed out
+SLOPE_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -62,12 +68,18 @@ def share(runs: Iterable[Run]) -> Share:
 
 @dataclass(frozen=True)
 class Row:
-    """A cell and a variant: the paper's numbers, and all our runs."""
+    """A cell and a variant: the paper's numbers, all our runs, and those as published."""
 
     cell: Cell
     variant: str
     paper: Paper | None
     runs: tuple[Run, ...]
+    as_published: tuple[Run, ...] = ()
+
+    @property
+    def published(self) -> "Row":
+        """The same of the runs as published."""
+        return Row(self.cell, self.variant, self.paper, self.as_published)
 
     @property
     def finished(self) -> list[Run]:
@@ -84,8 +96,18 @@ class Row:
         return min(self.finished, key=lambda run: run.neg_elbo, default=None)
 
     @property
+    def active_dimensions(self) -> int | None:
+        """Of that run."""
+        return self.best.active_dimensions if self.best else None
+
+    @property
+    def printed_dimensions(self) -> int | None:
+        """Active dimensions by the paper; None where it prints nothing."""
+        return self.paper.active_dimensions if self.paper else None
+
+    @property
     def true_active(self) -> int | None:
-        known = {run.true_active for run in self.runs}
+        known = {run.true_active for run in (*self.runs, *self.as_published)}
         return known.pop() if len(known) == 1 else None
 
     @property
@@ -110,12 +132,23 @@ class Row:
 
 def rows(result: Result) -> list[Row]:
     """In the paper's order, then those that the paper has not; a row of the paper without runs stays."""
-    found: dict[object, tuple[Paper | None, Cell, str, list[Run]]] = {}
+    found: dict[object, Row] = {}
     for printed in result.paper:
-        found[_key(printed)] = (printed, printed.cell, printed.variant, [])
-    for run in result.runs:
-        found.setdefault(_key(run), (None, run.cell, run.variant, []))[3].append(run)
-    return [Row(cell, variant, printed, tuple(runs)) for printed, cell, variant, runs in found.values()]
+        found[_key(printed)] = Row(printed.cell, printed.variant, printed, ())
+    ours, published = _by_row(result.runs), _by_row(result.published.runs if result.published else ())
+    for key, runs in (ours | published).items():
+        found.setdefault(key, Row(runs[0].cell, runs[0].variant, None, ()))
+    return [
+        replace(row, runs=tuple(ours.get(key, ())), as_published=tuple(published.get(key, ())))
+        for key, row in found.items()
+    ]
+
+
+def _by_row(runs: Iterable[Run]) -> dict[object, list[Run]]:
+    grouped: dict[object, list[Run]] = {}
+    for run in runs:
+        grouped.setdefault(_key(run), []).append(run)
+    return grouped
 
 
 def _key(row: Paper | Row | Run) -> object:
@@ -130,6 +163,14 @@ def in_variants(listed: Sequence[Row]) -> dict[str, list[Row]]:
     return grouped
 
 
+def trained(listed: Iterable[Row]) -> dict[str, Callable[[Row], Row]]:
+    """What stands beside the paper's numbers: the head of a column → of which runs of a row it is."""
+    columns: dict[str, Callable[[Row], Row]] = {"ours": lambda row: row}
+    if any(row.as_published for row in listed):
+        columns = {"as published": lambda row: row.published} | columns
+    return columns
+
+
 def columns_of(listed: Iterable[Row]) -> dict[str, bool]:
     """The columns of the cells → whether they hold words."""
     found: dict[str, bool] = {}
@@ -142,6 +183,17 @@ def columns_of(listed: Iterable[Row]) -> dict[str, bool]:
 def by_eigenvalue(listed: Iterable[Row]) -> bool:
     """Is there a run of full covariance, whose active dimensions are counted twice?"""
     return any(run.spectrum_count is not None for row in listed for run in row.runs)
+
+
+def at_or_below(listed: Iterable[Row]) -> tuple[int, int]:
+    """Rows with a median −ELBO at or below the paper's, of how many that can be compared."""
+    compared = [row.above_paper for row in listed if row.above_paper is not None]
+    return compared.count(False), len(compared)
+
+
+def within(fits: Sequence[Fit]) -> tuple[int, int]:
+    """Slopes within the tolerance, of how many."""
+    return sum(fit.error <= SLOPE_TOLERANCE for fit in fits), len(fits)
 
 
 @dataclass(frozen=True)

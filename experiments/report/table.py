@@ -8,9 +8,9 @@ from itertools import groupby
 
 from .markup import Markup, element
 from .results import Result
-from .summary import Row, by_eigenvalue, columns_of, in_variants
+from .summary import Row, by_eigenvalue, columns_of, in_variants, trained
 from .svg import strip
-from .text import fixed, integer, significant, symbol, value
+from .text import enumeration, fixed, integer, significant, symbol, value
 
 __all__ = ["results_table", "scrolling"]
 
@@ -53,7 +53,7 @@ def results_table(result: Result, listed: Sequence[Row]) -> Markup:
         lines += [element("tr", *(column.cell(row) for column in columns)) for row in own]
         bodies.append(element("tbody", *lines))
     head = element("thead", element("tr", *top), element("tr", *below))
-    caption = element("caption", f"{result.name}: paper and ours", class_="hidden")
+    caption = element("caption", f"{result.name}: {enumeration(['paper', *trained(listed)])}", class_="hidden")
     return scrolling(element("table", caption, head, *bodies, class_="results"), result.name)
 
 
@@ -62,23 +62,25 @@ def _columns(listed: Sequence[Row]) -> list[Column]:
     styles = {name: "cell words" if worded else "cell" for name, worded in columns_of(listed).items()}
     found = [Column("", symbol(name), partial(_of_cell, name, style), style) for name, style in styles.items()]
 
+    beside = trained(listed)
+    theirs = [of(row) for of in beside.values() for row in listed]
     known = any(row.true_active is not None for row in listed)
-    ours = any(row.best is not None and row.best.active_dimensions is not None for row in listed)
-    papers = any(row.paper is not None and row.paper.active_dimensions is not None for row in listed)
-    dimensions = {
-        "true": (known, lambda row: element("td", integer(row.true_active), class_="edge")),
-        "paper": (papers, lambda row: _dimensions(row, row.paper.active_dimensions if row.paper else None, "paper")),
-        "ours": (ours, lambda row: _dimensions(row, row.best.active_dimensions if row.best else None, "ours")),
-        "by eigenvalue": (by_eigenvalue(listed), _eigenvalues),
-        "right": (any(row.share.whole for row in listed), _right),
-    }
-    found += [Column("active dimensions", head, cell) for head, (shown, cell) in dimensions.items() if shown]
+    counted = any(row.active_dimensions is not None for row in theirs)
+    papers = any(row.printed_dimensions is not None for row in listed)
+    dimensions: list[tuple[str, bool, Callable[[Row], Markup]]] = [
+        ("true", known, lambda row: element("td", integer(row.true_active), class_="edge")),
+        ("paper", papers, lambda row: _dimensions(row.true_active, row.printed_dimensions, "paper")),
+        *((head, counted, partial(_counted, of, _style(head))) for head, of in beside.items()),
+        ("by eigenvalue", by_eigenvalue(listed), _eigenvalues),
+        ("right", any(row.share.whole for row in listed), _right),
+    ]
+    found += [Column("active dimensions", head, cell) for head, shown, cell in dimensions if shown]
 
     for quantity, name in QUANTITIES.items():
         if any(not math.isnan(row.printed(quantity)) for row in listed):
             found.append(Column(name, "paper", partial(_printed, quantity)))
-        if any(row.spread(quantity) is not None for row in listed):
-            found.append(Column(name, "ours", partial(_ours, quantity)))
+        if any(row.spread(quantity) is not None for row in theirs):
+            found += [Column(name, head, partial(_median, quantity, of, _style(head))) for head, of in beside.items()]
         if quantity == "neg_elbo" and (bounds := _bounds(listed)) is not None:
             found.append(Column(name, "", partial(_strip, bounds)))
     return found
@@ -96,9 +98,17 @@ def _of_cell(name: str, style: str, row: Row) -> Markup:
     return element("td", value(row.cell[name]) if name in row.cell else "", class_=style)
 
 
-def _dimensions(row: Row, count: int | None, whose: str) -> Markup:
+def _style(head: str) -> str:
+    """Only ours has one of its own: what is as published has the colour of the text."""
+    return head.replace(" ", "-")
+
+
+def _counted(of: Callable[[Row], Row], whose: str, row: Row) -> Markup:
+    return _dimensions(row.true_active, of(row).active_dimensions, whose)
+
+
+def _dimensions(true: int | None, count: int | None, whose: str) -> Markup:
     """The count, and a sign of whether it is the true one."""
-    true = row.true_active
     if count is None or true is None:
         return element("td", integer(count), class_=whose)
     sign = element("span", RIGHT if count == true else WRONG, aria_hidden="true")
@@ -124,17 +134,17 @@ def _printed(quantity: str, row: Row) -> Markup:
     return element("td", fixed(x) if quantity in ("neg_elbo", "kl") else significant(x), class_="edge paper")
 
 
-def _ours(quantity: str, row: Row) -> Markup:
-    """The median, and below it the spread."""
-    ours = row.spread(quantity)
-    if ours is None:
-        return element("td", integer(None), class_="ours")
-    above = quantity == "neg_elbo" and row.above_paper
-    parts = [element("span", _number(quantity, ours.median, 3), class_="median above" if above else "median")]
-    if ours.count > 1:
-        ends = f"{_number(quantity, ours.lowest, 2)} … {_number(quantity, ours.highest, 2)}"
+def _median(quantity: str, of: Callable[[Row], Row], whose: str, row: Row) -> Markup:
+    """And below it the spread."""
+    found = of(row).spread(quantity)
+    if found is None:
+        return element("td", integer(None), class_=whose)
+    above = quantity == "neg_elbo" and of(row).above_paper
+    parts = [element("span", _number(quantity, found.median, 3), class_="median above" if above else "median")]
+    if found.count > 1:
+        ends = f"{_number(quantity, found.lowest, 2)} … {_number(quantity, found.highest, 2)}"
         parts.append(element("span", ends, class_="spread"))
-    return element("td", *parts, class_="ours")
+    return element("td", *parts, class_=whose)
 
 
 def _number(quantity: str, x: float, digits: int) -> str:

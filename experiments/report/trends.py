@@ -35,16 +35,16 @@ def _saturations(listed: Sequence[Row]) -> list[str]:
     """Rows that differ in κ alone, beside the paper's."""
     grouped: dict[frozenset[object], list[Row]] = {}
     for row in listed:
-        if SIZE in row.cell and _count(row) is not None:
+        if SIZE in row.cell and row.active_dimensions is not None:
             grouped.setdefault(frozenset(_without(row, SIZE).items()), []).append(row)
-    printed = [sum(_printed_count(row) is not None for row in own) for own in grouped.values()]
+    printed = [sum(row.printed_dimensions is not None for row in own) for own in grouped.values()]
     return [_saturation(own) for own, known in zip(grouped.values(), printed, strict=True) if known > 1]
 
 
 def _saturation(own: Sequence[Row]) -> str:
     ordered = sorted(own, key=lambda row: row.cell[SIZE])
-    known = [row for row in ordered if _printed_count(row) is not None]
-    ours, printed = [_count(row) or 0 for row in ordered], [_printed_count(row) or 0 for row in known]
+    known = [row for row in ordered if row.printed_dimensions is not None]
+    ours, printed = [row.active_dimensions or 0 for row in ordered], [row.printed_dimensions or 0 for row in known]
     where = _where(_without(ordered[0], SIZE), ordered[0].variant)
     own_counts, printed_counts = (enumeration(map(integer, counts)) for counts in (ours, printed))
     of_paper, grown_to = "", ""
@@ -111,11 +111,11 @@ def _comparison(full: Row, other: Row, column: str) -> str:
             printed = [row.printed(quantity) for row in (full, other)]
             beside = "" if any(map(math.isnan, printed)) else f" (paper {' against '.join(map(write, printed))})"
             parts.append(f"{name} {write(ours.median)} against {write(theirs.median)}{beside}")
-    counts = [_printed_count(row) for row in (full, other)]
+    counts = [row.printed_dimensions for row in (full, other)]
     beside = "" if None in counts else f" (paper {' against '.join(map(integer, counts))})"
     parts.append(
-        f"active dimensions {integer(_count(full))} by variance and {integer(full.best.spectrum_count)} by eigenvalue "
-        f"against {integer(_count(other))}{beside}"
+        f"active dimensions {integer(full.active_dimensions)} by variance and {integer(full.best.spectrum_count)} by "
+        f"eigenvalue against {integer(other.active_dimensions)}{beside}"
     )
     sides = f"{value(full.cell[column])} against {value(other.cell[column])} {symbol(column)}"
     where = (cell_label(_without(full, column)), full.variant, sides)
@@ -143,11 +143,3 @@ def _where(cell: Cell, variant: str) -> str:
 
 def _without(row: Row, column: str) -> Cell:
     return {name: content for name, content in row.cell.items() if name != column}
-
-
-def _count(row: Row) -> int | None:
-    return row.best.active_dimensions if row.best else None
-
-
-def _printed_count(row: Row) -> int | None:
-    return row.paper.active_dimensions if row.paper else None

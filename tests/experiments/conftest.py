@@ -1,7 +1,7 @@
 """Image files that are small, in the place of the real ones; result files written and read back."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,13 @@ def small_images(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 
 @pytest.fixture
 def written(tmp_path: Path) -> Callable[..., list[Result]]:
-    """``written(content, ...)``: read back from a folder of these files."""
+    """``written(content, ...)``: read back from a folder of these files; ``published`` are those as published."""
 
-    def write(*contents: dict[str, Any]) -> list[Result]:
-        for content in contents:
-            (tmp_path / f"{content['table']}.json").write_text(json.dumps(content), encoding="utf-8")
+    def write(*contents: dict[str, Any], published: Sequence[dict[str, Any]] = ()) -> list[Result]:
+        for folder, own in ((tmp_path, contents), (tmp_path / "as_published", published)):
+            for content in own:
+                folder.mkdir(exist_ok=True)
+                (folder / f"{content['table']}.json").write_text(json.dumps(content), encoding="utf-8")
         return read_results(tmp_path)
 
     return write
@@ -55,8 +57,8 @@ def written(tmp_path: Path) -> Callable[..., list[Result]]:
 def pages(tmp_path: Path, written: Callable[..., list[Result]]) -> Callable[..., tuple[str, str]]:
     """``pages(content, ...)``: report.html and report.md of these files."""
 
-    def write(*contents: dict[str, Any]) -> tuple[str, str]:
-        written(*contents)
+    def write(*contents: dict[str, Any], published: Sequence[dict[str, Any]] = ()) -> tuple[str, str]:
+        written(*contents, published=published)
         html, markdown = write_report(tmp_path, tmp_path / "out")
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "report.md"]
         return html.read_text(encoding="utf-8"), markdown.read_text(encoding="utf-8")

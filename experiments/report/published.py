@@ -1,0 +1,56 @@
+"""What the runs as published say, beside ours of the same rows, in plain sentences."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from .results import Result
+from .summary import SLOPE_TOLERANCE, Row, at_or_below, rows, share, within
+from .text import enumeration
+
+__all__ = ["READING_PUBLISHED", "of_published"]
+
+READING_PUBLISHED = (
+    "“As published” are models that we trained as well, but with the widths, steps, batches and schedules that the "
+    "paper’s published code has. Their numbers are read as ours are; counts and pictures are of ours alone, where "
+    "nothing else is said."
+)
+
+
+def of_published(result: Result) -> list[str]:
+    """How often they come to the paper's numbers, and how often ours do; nothing where there are none."""
+    if result.published is None:
+        return []
+    found = ["There are no runs but those as published."] if result.only_published else []
+    listed = [row for row in rows(result) if row.as_published]
+    parts = [
+        _compared(words, count([row.published for row in listed]), count(listed)) for words, count in COUNTED.items()
+    ]
+    words = f"slopes within {100 * SLOPE_TOLERANCE:.0f} % of the theorem’s in {{}} fits"
+    parts.append(_compared(words, within(result.published.fits), within(result.fits)))
+    said = [part for part in parts if part]
+    return [*found, f"As published, models have {enumeration(said)}."] if said else found
+
+
+def _compared(words: str, published: tuple[int, int], ours: tuple[int, int]) -> str:
+    """``words`` with (part, whole) in their place; empty where nothing is known."""
+    if not published[1]:
+        return ""
+    beside = f" (ours in {ours[0]} of {ours[1]})" if ours[1] else ""
+    return words.format(f"{published[0]} of {published[1]}") + beside
+
+
+def _as_printed(listed: Iterable[Row]) -> tuple[int, int]:
+    """Rows with the paper's active dimensions, of how many; one of which all runs diverged has them not."""
+    known = [row for row in listed if row.runs and row.printed_dimensions is not None]
+    return sum(row.active_dimensions == row.printed_dimensions for row in known), len(known)
+
+
+def _right(listed: Iterable[Row]) -> tuple[int, int]:
+    counted = share(run for row in listed for run in row.runs)
+    return counted.right, counted.whole
+
+
+COUNTED: dict[str, Callable[[Sequence[Row]], tuple[int, int]]] = {
+    "the paper’s active dimensions in {} rows": _as_printed,
+    "a median −ELBO at or below the paper’s in {} rows": at_or_below,
+    "the true active dimensions in {} runs": _right,
+}
