@@ -53,8 +53,9 @@ def ours(table: str = "table1", **more: Any) -> dict[str, Any]:
 
 
 def as_published(table: str = "table1", **more: Any) -> dict[str, Any]:
-    """Of A 3 dimensions, the median −22; of B one run, with the paper's 4, the other diverged."""
-    runs = [run(A, 0, 2, -20.0), run(A, 1, 3, -30.0, kl=40.0), run(A, 2, 3, -22.0), run(B, 0, 4, -33.0)]
+    """Of A 3 dimensions, the median, −72, is below the paper's; of B one run is above, with the paper's 4 dimensions,
+    the other diverged."""
+    runs = [run(A, 0, 2, -70.0), run(A, 1, 3, -80.0, kl=40.0), run(A, 2, 3, -72.0), run(B, 0, 4, -29.0)]
     runs.append(run({"r": 5, "d": 20}, 1, 5, -90.0, diverged_at=1200))
     other = {"plan": {"steps": 500, "published": True}, "seconds": 3600.0, "seeds": 3}
     return file(runs, table, **other, provenance={"commit": "def", "threads": 2}, **more)
@@ -101,9 +102,9 @@ class TestRows:
         a, b = (row.published for row in rows(written(ours(), published=[as_published()])[0]))
         spread = a.spread("neg_elbo")
         assert spread is not None
-        assert (spread.median, spread.lowest, spread.highest, spread.count) == (-22.0, -30.0, -20.0, 3)
+        assert (spread.median, spread.lowest, spread.highest, spread.count) == (-72.0, -80.0, -70.0, 3)
         assert (a.active_dimensions, b.active_dimensions) == (3, 4)
-        assert (a.above_paper, b.above_paper) == (True, False)
+        assert (a.above_paper, b.above_paper) == (False, True)
         assert [r.seed for r in b.diverged] == [1]
 
 
@@ -119,19 +120,19 @@ class TestPages:
             ["2", "of", "2"],
             ["−45.50"],
         ]
-        assert cells(html, 3)[8:10] == [["−22.00", "−30.0", "…", "−20.0"], ["−45.00", "−50.0", "…", "−40.0"]]
+        assert cells(html, 3)[8:10] == [["−72.00", "−80.0", "…", "−70.0"], ["−45.00", "−50.0", "…", "−40.0"]]
         assert cells(html, 3)[13:16] == [["21.00"], ["22.00", "20.0", "…", "40.0"], ["20.50", "20.0", "…", "21.0"]]
         assert cells(html, 5)[3:6] == [["4", "≠", "wrong"], ["4", "≠", "wrong"], ["5", "✓", "right"]]
-        assert cells(html, 5)[8] == ["−33.00"]
-        assert '<td class="as-published"><span class="median above">−22.00</span>' in html
-        assert '<td class="as-published"><span class="median">−33.00</span></td>' in html
+        assert cells(html, 5)[8] == ["−29.00"]
+        assert '<td class="as-published"><span class="median">−72.00</span>' in html
+        assert '<td class="as-published"><span class="median above">−29.00</span></td>' in html
         assert "Table 1: paper, as published and ours" in html
         assert (
             "| true | paper: active | as published | ours | right | paper: −ELBO | as published | ours | lowest |"
             in (markdown)
         )
-        assert "| 20 | 3 | 3 | 3 | 3 | 3 | 2 of 2 | −45.50 | −22.00 | −45.00 | −50.00 | −40.00 |" in markdown
-        assert "| 20 | 5 | 5 | 4 | 4 | 5 | 1 of 2 | −30.00 | −33.00 | −33.00 | −35.00 | −31.00 |" in markdown
+        assert "| 20 | 3 | 3 | 3 | 3 | 3 | 2 of 2 | −45.50 | −72.00 | −45.00 | −50.00 | −40.00 |" in markdown
+        assert "| 20 | 5 | 5 | 4 | 4 | 5 | 1 of 2 | −30.00 | −29.00 | −33.00 | −35.00 | −31.00 |" in markdown
         assert "| 21.00 | 22.00 | 20.50 | – | 0.0005 | 0.0005 |" in markdown
 
     def test_only_where_a_table_has_them(self, pages: Callable[..., tuple[str, str]]) -> None:
@@ -187,14 +188,14 @@ class TestSentences:
         assert said.startswith(
             "As published, models have the paper’s active dimensions in 1 of 2 rows (ours in 1 of 2), "
         )
-        assert "a median −ELBO at or below the paper’s in 0 of 1 rows" in said
+        assert "a median −ELBO at or below the paper’s in 1 of 1 rows" in said
 
     def test_ours_is_counted_over_the_same_rows(self, written: Callable[..., list[Result]]) -> None:
         content = as_published()
         content["runs"] = content["runs"][3:]  # B alone
         assert notes(written(ours(), published=[content])[0])[-1] == (
             "As published, models have the paper’s active dimensions in 1 of 1 rows (ours in 0 of 1), a median −ELBO "
-            "at or below the paper’s in 1 of 1 rows (ours in 1 of 1) and the true active dimensions in 0 of 2 runs "
+            "at or below the paper’s in 0 of 1 rows (ours in 1 of 1) and the true active dimensions in 0 of 2 runs "
             "(ours in 1 of 2)."
         )
 
@@ -229,14 +230,16 @@ class TestAsPublishedAlone:
         beside = ["paper", "as published", "ours"]
         assert heads(html) == ["true", *beside, *beside, "", *beside[1:], *beside, *beside[1:]]
         assert cells(html, 3)[3:6] == [["3", "✓", "right"], ["3", "✓", "right"], ["–"]]
-        assert cells(html, 3)[6:9] == [["−45.50"], ["−22.00", "−30.0", "…", "−20.0"], ["–"]]
+        assert cells(html, 3)[6:9] == [["−45.50"], ["−72.00", "−80.0", "…", "−70.0"], ["–"]]
         assert html.count('class="meta">as published: budget full') == html.count('class="meta">') == 1
-        assert "| 20 | 3 | 3 | 3 | 3 | – | −45.50 | −22.00 | – | – | – |" in markdown
+        assert "| 20 | 3 | 3 | 3 | 3 | – | −45.50 | −72.00 | – | – | – |" in markdown
         assert "| Table 1 |  | 0 |  |  |  | 0 | – |" in markdown
 
     def test_has_notes_and_a_provenance_of_its_own(self, written: Callable[..., list[Result]]) -> None:
         results = written(published=[as_published()])
-        assert notes(results[0]) == [
+        (own,) = results
+        assert (own.budget, own.seeds, own.plan, own.provenance, own.eager_seconds) == ("", None, {}, {}, {})
+        assert notes(own) == [
             "d = 20, r = 5, as published: diverged: seed 1 at step 1,200.",
             "There are no runs but those as published.",
             re.sub(r" \(ours[^)]*\)", "", COMPARED),
