@@ -30,7 +30,7 @@ NVCC_ARGS = [
     *(f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in (75, 80, 90)),
     "-gencode=arch=compute_90,code=compute_90",  # later ones compile this when it is first loaded
 ]
-AUTOGRAD = "csrc/autograd.cpp"
+AUTOGRAD = Path("csrc/autograd")
 TORCH_TARGET = (2, 10)  # the oldest torch whose stable ABI the modules run with
 TORCH_TARGET_VERSION = f"0x{TORCH_TARGET[0]:02x}{TORCH_TARGET[1]:02x}000000000000ULL"
 
@@ -46,7 +46,7 @@ def compiled_module() -> list[Extension]:
     return [
         Extension(
             "manifold_core._C",
-            sources=sorted(str(path) for path in Path("csrc").rglob("*.cpp") if str(path) != AUTOGRAD),
+            sources=sorted(str(path) for path in Path("csrc").rglob("*.cpp") if path.parent != AUTOGRAD),
             depends=sorted(str(path) for path in Path("csrc").rglob("*.h")),
             include_dirs=["csrc", "csrc/include", pybind11.get_include(), *include_paths()],
             define_macros=[
@@ -77,7 +77,8 @@ def autograd_nodes() -> list[Extension]:
     return [
         Extension(
             f"manifold_core.{name}",
-            sources=[AUTOGRAD],
+            sources=sorted(str(path) for path in AUTOGRAD.glob("*.cpp")),
+            depends=sorted(str(path) for path in AUTOGRAD.glob("*.h")),
             include_dirs=[pybind11.get_include(), *include_paths()],
             define_macros=[("MC_MODULE", name)],
             extra_compile_args=[*COMPILE_ARGS, "-std=c++20"],  # as torch's own headers from 2.13 on

@@ -34,7 +34,7 @@ class Operator:
     """An operator with gradients: ``operator(backend, *inputs)``.
 
     torch.compile and tensor subclasses go through the registered operator, where torch knows its autograd formula. An
-    ordinary eager call goes through a node in C++ (csrc/autograd.cpp), or where that is not built through an
+    ordinary eager call goes through a node in C++ (csrc/autograd), or where that is not built through an
     autograd.Function around the kernel: either costs less than the registered formula. torch.func has a function of its
     own: it does not see through registered formulas.
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 from manifold_core.kernels import extension
+from manifold_core.kernels.conv_norm import op as conv_norm
+from manifold_core.kernels.conv_transpose import op as conv_transpose
 from manifold_core.kernels.gaussian_elbo import op as gaussian_elbo
 from manifold_core.kernels.gaussian_nll import op as gaussian_nll
 from manifold_core.kernels.rsample_kl import op as rsample_kl
@@ -22,9 +24,8 @@ pytestmark = [
     pytest.mark.skipif(extension.nodes is None, reason=extension.nodes_missing_because or "there"),
 ]
 
-OPERATORS = {
-    module._operator.name: module._operator for module in (rsample_kl, rsample_kl_cholesky, gaussian_nll, gaussian_elbo)
-}
+MODULES = (rsample_kl, rsample_kl_cholesky, gaussian_nll, gaussian_elbo, conv_norm, conv_transpose)
+OPERATORS = {module._operator.name: module._operator for module in MODULES}
 WAYS = ("nodes", "python")
 Eager = Callable[..., tuple[Tensor, ...]]
 
@@ -39,6 +40,24 @@ def numbers(*shape: int, dtype: torch.dtype = torch.float32, start: int = 0) -> 
 
 def arguments_of(name: str) -> Iterator[tuple[Any, ...]]:
     """Leaves that want gradients, and the rest: calls that between them have every optional argument and flag."""
+    return _of_images(name) if name.startswith("conv") else _of_the_elbo(name)
+
+
+def _of_images(name: str) -> Iterator[tuple[Any, ...]]:
+    for dtype in (torch.float32, torch.float64):
+        x, per_channel = numbers(4, 3, 6, 5, dtype=dtype, start=1), numbers(2, dtype=dtype, start=2)
+        if name == "conv_norm":
+            weight = numbers(2, 3, 3, 3, dtype=dtype, start=3)
+            for stride, padding, relu in ((1, 0, True), (2, 1, False)):
+                y = (4, 2, 4, 3) if stride == 1 else (4, 2, 3, 3)
+                for residual in (None, numbers(*y, dtype=dtype, start=4)):
+                    yield x, weight, per_channel, per_channel.flip(0), residual, stride, padding, 0.1, relu
+        else:
+            for kernel, stride, padding in ((3, 1, 0), (4, 2, 1)):
+                yield x, numbers(3, 2, kernel, kernel, dtype=dtype, start=3), per_channel, stride, padding
+
+
+def _of_the_elbo(name: str) -> Iterator[tuple[Any, ...]]:
     seed = torch.tensor(2**40 + 5)
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         a, b = numbers(6, 5, dtype=dtype, start=1), numbers(6, 5, dtype=dtype, start=2)

@@ -1,85 +1,14 @@
-// Autograd nodes of the ops in C++, for eager calls. kernels/<op>/op.py has the same formulas for torch.compile and
-// torch.func, and for everything where this module is not there.
-//
-// They need libtorch's unstable interface: setup.py puts torch's version into the module's name, and with another torch
-// kernels/extension.py does not look for it.
+// The nodes of the ELBO: sample and KL, reconstruction term, and both as one loss.
+#pragma once
+
 #include <ATen/TensorOperators.h>
-#include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/core/dispatch/Dispatcher.h>
-#include <torch/csrc/Exceptions.h>
-#include <torch/csrc/autograd/custom_function.h>
-#include <torch/csrc/utils/pybind.h>
 
 #include <algorithm>
-#include <optional>
 #include <tuple>
-#include <vector>
+
+#include "node.h"
 
 namespace manifold_core::autograd {
-
-namespace {
-
-using at::Tensor;
-using torch::autograd::AutogradContext;
-using torch::autograd::Function;
-using torch::autograd::variable_list;
-using OptionalTensor = std::optional<Tensor>;
-
-// An operator of torch.ops.manifold_core, CPU or CUDA, below the autograd formula that it has there.
-template <class Signature>
-class Kernel;
-
-template <class Result, class... Args>
-class Kernel<Result(Args...)> {
- public:
-  explicit Kernel(const char* name)
-      : operator_(c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Result(Args...)>()) {}
-
-  Result operator()(Args... args) const {
-    const at::AutoDispatchBelowADInplaceOrView below;
-    return operator_.call(args...);
-  }
-
- private:
-  c10::TypedOperatorHandle<Result(Args...)> operator_;
-};
-
-OptionalTensor maybe(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
-
-Tensor or_undefined(const OptionalTensor& t) { return t.value_or(Tensor()); }
-
-bool wants_gradient(const OptionalTensor& t) { return t.has_value() && t->requires_grad(); }
-
-// A gradient that refuses to be differentiated; kernels/autograd.py says why torch's own way will not do.
-struct Once : Function<Once> {
-  static Tensor forward(AutogradContext*, const Tensor& gradient, at::TensorList) { return gradient.view_as(gradient); }
-  static variable_list backward(AutogradContext*, const variable_list&) {
-    TORCH_CHECK(false,
-                "manifold_core: a compiled op is differentiable once, but a second derivative was asked for; "
-                "backend='reference' has it");
-  }
-};
-
-// Runs a backward pass. With create_graph=True somebody may ask for a second derivative, of what the pass has seen.
-template <class F>
-variable_list once(AutogradContext* ctx, const variable_list& incoming, const F& backward) {
-  if (!c10::GradMode::is_enabled()) return backward();
-  variable_list gradients;
-  {
-    const at::NoGradGuard no_grad;
-    gradients = backward();
-  }
-  variable_list seen;
-  for (const variable_list& tensors : {ctx->get_saved_variables(), incoming}) {
-    for (const Tensor& t : tensors) {
-      if (t.defined() && t.requires_grad()) seen.push_back(t);
-    }
-  }
-  for (Tensor& g : gradients) {
-    if (g.defined()) g = Once::apply(g.detach(), at::TensorList(seen));
-  }
-  return gradients;
-}
 
 struct RsampleKl : Function<RsampleKl> {
   static variable_list forward(AutogradContext* ctx, const Tensor& mu, const Tensor& log_var,
@@ -164,7 +93,7 @@ struct RsampleKlCholesky : Function<RsampleKlCholesky> {
 };
 
 // Of x_hat, of x where wanted, and of log_gamma.
-std::tuple<Tensor, Tensor, Tensor> nll_gradients(const Tensor& grad_nll, const Tensor& grad_squared_error,
+inline std::tuple<Tensor, Tensor, Tensor> nll_gradients(const Tensor& grad_nll, const Tensor& grad_squared_error,
                                                  const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma,
                                                  const Tensor& squared_error, bool with_data) {
   static const Kernel<std::tuple<Tensor, Tensor>(const OptionalTensor&, const OptionalTensor&, const Tensor&,
@@ -202,7 +131,7 @@ struct GaussianNll : Function<GaussianNll> {
 
 // loss.backward() begins with 1: nothing to multiply. On the CPU looking costs nothing, waits for nothing. Many gradients
 // at once (is_grads_batched) are not one number.
-bool is_one(const Tensor& gradient) {
+inline bool is_one(const Tensor& gradient) {
   const bool many = gradient.key_set().has(c10::DispatchKey::Batched);
   return gradient.is_cpu() && !many && gradient.item<double>() == 1;
 }
@@ -256,7 +185,7 @@ struct GaussianElbo : Function<GaussianElbo> {
 };
 
 // Each takes its operator's arguments and gives the results that a caller wants, as a tuple.
-std::tuple<Tensor, Tensor, Tensor> rsample_kl(const Tensor& mu, const Tensor& log_var, const OptionalTensor& prior_mu,
+inline std::tuple<Tensor, Tensor, Tensor> rsample_kl(const Tensor& mu, const Tensor& log_var, const OptionalTensor& prior_mu,
                                               const OptionalTensor& prior_log_var, const OptionalTensor& gate_logits,
                                               const Tensor& seed, int64_t first_row, bool per_dimension,
                                               bool with_variance_ratio) {
@@ -266,7 +195,7 @@ std::tuple<Tensor, Tensor, Tensor> rsample_kl(const Tensor& mu, const Tensor& lo
   return {out[0], out[1], out[2]};
 }
 
-std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(const Tensor& mu, const Tensor& tril,
+inline std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(const Tensor& mu, const Tensor& tril,
                                                        const OptionalTensor& prior_mu,
                                                        const OptionalTensor& prior_log_var, const Tensor& seed,
                                                        int64_t first_row, bool per_dimension,
@@ -276,25 +205,15 @@ std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(const Tensor& mu, const T
   return {out[0], out[1], out[2]};
 }
 
-std::tuple<Tensor, Tensor> gaussian_nll(const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma) {
+inline std::tuple<Tensor, Tensor> gaussian_nll(const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma) {
   const variable_list out = GaussianNll::apply(x_hat, x, log_gamma);
   return {out[0], out[1]};
 }
 
-std::tuple<Tensor, Tensor, Tensor> gaussian_elbo(const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma,
+inline std::tuple<Tensor, Tensor, Tensor> gaussian_elbo(const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma,
                                                  const Tensor& kl, double beta, bool with_gradients) {
   const variable_list out = GaussianElbo::apply(x_hat, x, log_gamma, kl, beta, with_gradients);
   return {out[0], out[1], out[2]};
-}
-
-}  // namespace
-
-PYBIND11_MODULE(MC_MODULE, m) {
-  // Without Python's lock, and with torch's own way of handing on what a hook of the caller's raises.
-  m.def("rsample_kl", torch::wrap_pybind_function_no_gil(&rsample_kl));
-  m.def("rsample_kl_cholesky", torch::wrap_pybind_function_no_gil(&rsample_kl_cholesky));
-  m.def("gaussian_nll", torch::wrap_pybind_function_no_gil(&gaussian_nll));
-  m.def("gaussian_elbo", torch::wrap_pybind_function_no_gil(&gaussian_elbo));
 }
 
 }  // namespace manifold_core::autograd
