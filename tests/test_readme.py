@@ -1,6 +1,7 @@
 """The README does what it says: its Python runs, its figures are those in the result files."""
 
 import json
+import math
 import re
 import statistics
 import sys
@@ -110,3 +111,26 @@ def test_figures_of_images_are_those_of_the_result_files() -> None:
     assert [f"{mean:.1f}" for mean in means] == ["29.5", "22.0", "20.9", "14.0"]
     all_active = [mnist[5], mnist[16], mnist[32], fashion[5], fashion[16]]
     assert [run["active_dimensions"] for run in all_active] == [5, 16, 32, 5, 16]
+
+
+def test_figures_of_images_as_published_are_those_of_the_result_file() -> None:
+    said = " ".join(README[README.index("- **Images**") : README.index("- **A class")].split())
+    content = json.loads((ROOT / "experiments/results/as_published/table2.json").read_text(encoding="utf-8"))
+    runs = {tuple(run["cell"].values()): run for run in content["runs"] if run["variant"] == "test images"}
+    for name, place in (("mnist", "MNIST"), ("fashion-mnist", "Fashion-MNIST")):
+        first, second, last = (runs[name, kappa]["active_dimensions"] for kappa in (5, 16, 32))
+        assert f"{first}, {second} and {last} on {place}" in said
+    assert (
+        "−{:,.0f} and −{:,.0f} at κ = 32".format(*(-runs[name, 32]["neg_elbo"] for name in ("mnist", "fashion-mnist")))
+        in said
+    )
+    gammas = [run["gamma"] for run in runs.values()]
+    assert f"a γ of {min(gammas):.3f} to {max(gammas):.3f}" in said
+    excess = max(run["gamma"] * 28 * 28 / run["recon"] for run in runs.values())
+    assert 2.5 < excess < 3.5  # "up to three times"
+    for printed in content["paper"]:
+        assert runs[tuple(printed["cell"].values())]["neg_elbo"] > printed["neg_elbo"]  # "in all six cells"
+    # What the reconstruction term alone is at that γ, the KL left out.
+    fashion = next(one for one in content["paper"] if tuple(one["cell"].values()) == ("fashion-mnist", 32))
+    gamma = runs["fashion-mnist", 32]["gamma"]
+    assert fashion["recon"] / gamma + 28 * 28 * math.log(2 * math.pi * gamma) > fashion["neg_elbo"]
