@@ -34,6 +34,10 @@ def markdown(results: Sequence[Result], title: str) -> str:
         parts += _section(result)
     for found in filled(results):
         parts += _matrix(found)
+    parts += ["## Provenance"]
+    parts.append(
+        "\n".join(f"- {plain(symbol(name))}: {plain('; '.join(values))}" for name, values in provenance(results))
+    )
     return "\n\n".join(parts) + "\n"
 
 
@@ -76,8 +80,6 @@ def _overview(results: Sequence[Result]) -> list[str]:
         *map(plain, reading(results)),
         *(f"Convention: {plain(text)}." for text in conventions),
         "Pictures are in `report.html`.",
-        "## Provenance",
-        "\n".join(f"- {plain(symbol(name))}: {plain('; '.join(values))}" for name, values in provenance(results)),
     ]
 
 

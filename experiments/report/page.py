@@ -21,7 +21,7 @@ __all__ = ["TITLE", "page"]
 TITLE = "Manifold dimensions, replayed"
 SUBTITLE = "The tables of “Learning Manifold Dimensions with Conditional Variational Autoencoders”, paper and ours"
 # Names within the page.
-OVERVIEW = "overview"
+OVERVIEW, PROVENANCE = "overview", "provenance"
 VARIANCES = {matrix.table: f"variances-{matrix.table}" for matrix in MATRICES}
 
 
@@ -41,7 +41,9 @@ def page(results: Sequence[Result]) -> str:
     targets = {OVERVIEW: "Overview", **dict(zip(names, (result.name for result in results), strict=True))}
     variances = filled(results)
     targets |= {VARIANCES[found.matrix.table]: found.name for found in variances}
+    targets[PROVENANCE] = "Provenance"
     sections += [heat(found, VARIANCES[found.matrix.table]) for found in variances]
+    sections.append(_provenance(results))
     body = element(
         "body",
         element("header", element("h1", TITLE), element("p", SUBTITLE, class_="subtitle")),
@@ -56,7 +58,7 @@ def _names(results: Sequence[Result]) -> list[str]:
     names: list[str] = []
     for result in results:
         name = re.sub(r"[^a-z0-9]+", "-", result.table.lower()).strip("-")
-        taken = not name or name in (*names, OVERVIEW, *VARIANCES.values())
+        taken = not name or name in (*names, OVERVIEW, PROVENANCE, *VARIANCES.values())
         names.append(f"{name}-section-{len(names)}" if taken else name)
     return names
 
@@ -73,10 +75,6 @@ def _overview(results: Sequence[Result], names: Sequence[str]) -> Markup:
     )
     lines = [_line(line, names[results.index(line.result)]) for line in overview(results)]
     table = element("table", element("thead", head), element("tbody", *lines), class_="lines")
-    facts = [
-        joined(element("dt", symbol(name)), *(element("dd", text) for text in values))
-        for name, values in provenance(results)
-    ]
     conventions = dict.fromkeys(result.convention for result in results if result.convention)
     return element(
         "section",
@@ -86,10 +84,17 @@ def _overview(results: Sequence[Result], names: Sequence[str]) -> Markup:
         element("h3", "How to read the tables"),
         *(element("p", paragraph) for paragraph in reading(results)),
         *(element("p", f"Convention: {text}.") for text in conventions),
-        element("h3", "Provenance"),
-        element("dl", *facts, class_="facts"),
         id=OVERVIEW,
     )
+
+
+def _provenance(results: Sequence[Result]) -> Markup:
+    """At the end: it is looked up, not read."""
+    facts = [
+        joined(element("dt", symbol(name)), *(element("dd", text) for text in values))
+        for name, values in provenance(results)
+    ]
+    return element("section", element("h2", "Provenance"), element("dl", *facts, class_="facts"), id=PROVENANCE)
 
 
 def _line(line: Line, name: str) -> Markup:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ...dimension import THRESHOLD
 from .markup import Markup, element, joined
 from .notes import EXPONENTS
-from .results import Fit, Result
+from .results import Fit, Result, Run
 from .summary import Row, in_variants, spread
 from .svg import decades, proportions, slope, spectrum
 from .table import scrolling
@@ -17,10 +17,10 @@ __all__ = ["key", "slopes", "spectra"]
 
 def spectra(listed: Sequence[Row]) -> Markup:
     """One picture a row, all of a table on one scale; nothing where no run has variances."""
-    shown = [row for row in listed if any(run.variance for run in row.finished)]
+    shown = [row for row in listed if any(run.variance for run in _drawn(row))]
     if not shown:
         return Markup()
-    every = [v for row in shown for run in row.finished for v in (*run.variance, *run.spectrum)]
+    every = [v for row in shown for run in _drawn(row) for v in (*run.variance, *run.spectrum)]
     bounds = decades([*every, THRESHOLD, 1.0])
     legend = [
         key("best", "run of lowest −ELBO"),
@@ -31,6 +31,8 @@ def spectra(listed: Sequence[Row]) -> Markup:
         legend.append(key("true", "true dimension"))
     if any(run.spectrum for row in shown for run in row.finished):
         legend.insert(1, key("best eigenvalues", "its eigenvalues, where the covariance is full"))
+    if any(row.as_published for row in shown):
+        legend.append(key("published", "as published, run of lowest −ELBO"))
     if any(v < 10.0 ** bounds[0] for v in every):
         legend.append(element("span", "zero lies on the lower edge"))
     parts = [element("h3", "Variances of the latent dimensions, sorted"), element("p", *legend, class_="legend")]
@@ -39,6 +41,11 @@ def spectra(listed: Sequence[Row]) -> Markup:
         parts += [element("h4", variant)] if variant else []
         parts.append(element("div", *figures, class_="spectra"))
     return joined(*parts)
+
+
+def _drawn(row: Row) -> list[Run]:
+    best = row.published.best
+    return [*row.finished, *([best] if best is not None else [])]
 
 
 def _caption(row: Row) -> list[Markup]:

@@ -10,8 +10,8 @@ __all__ = ["READING_PUBLISHED", "of_published"]
 
 READING_PUBLISHED = (
     "“As published” are models that we trained as well, but with the widths, steps, batches and schedules that the "
-    "paper’s published code has. Their numbers are read as ours are; counts and pictures are of ours alone, where "
-    "nothing else is said."
+    "paper’s published code has. Their numbers are read as ours are; counts are of ours alone, where nothing else is "
+    "said."
 )
 
 

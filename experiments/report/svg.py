@@ -47,11 +47,12 @@ def exponent(value: float) -> float:
 
 def spectrum(row: Row, bounds: tuple[int, int], width: int = 216, height: int = 156) -> Markup:
     """Variances of all latent dimensions, sorted: a line a seed, the run of lowest −ELBO on top; and the eigenvalues
-    of full covariances likewise."""
+    of full covariances likewise. Of the runs as published that of lowest −ELBO alone."""
     drawn = [_sorted(run.variance) for run in row.finished]
     eigenvalues = [_sorted(run.spectrum) for run in row.finished]
-    best = row.best
-    latent = max(map(len, [*drawn, *eigenvalues]), default=1)
+    best, published = row.best, row.published.best
+    as_published = _sorted(published.variance) if published is not None else []
+    latent = max(map(len, [*drawn, *eigenvalues, as_published]), default=1)
     x = Axis(0.5, max(latent, 1) + 0.5, 34, width - 6)
     y = Axis(*bounds, height - 22, 16)
     parts = _decade_grid(y, bounds, x)
@@ -71,6 +72,7 @@ def spectrum(row: Row, bounds: tuple[int, int], width: int = 216, height: int = 
 
     parts += [_path(places_of(values), "seed eigenvalues") for values in eigenvalues]
     parts += [_path(places_of(values), "seed") for values in drawn]
+    parts.append(_path(places_of(as_published), "published"))
     if best is not None:
         places = places_of(_sorted(best.variance))
         parts.append(_path(places_of(_sorted(best.spectrum)), "best eigenvalues"))
@@ -80,6 +82,8 @@ def spectrum(row: Row, bounds: tuple[int, int], width: int = 216, height: int = 
     said = f"Variances of the latent dimensions, {label(row)}. Active dimensions of the runs: {found or 'none'}"
     if any(eigenvalues):
         said += f"; by eigenvalue: {', '.join(integer(run.spectrum_count) for run in row.finished)}"
+    if published is not None:
+        said += f"; as published: {integer(published.active_dimensions)}"
     return _picture(width, height, said + (f"; true: {true}." if true is not None else "."), parts)
 
 

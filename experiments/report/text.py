@@ -89,13 +89,16 @@ def percent(part: int, whole: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``1 h 5 min``, ``2 min 3 s``, ``4.2 s``."""
+    """``3 days 2 h``, ``1 h 5 min``, ``2 min 3 s``, ``4.2 s``."""
     if not math.isfinite(seconds):
         return NOTHING
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        days, hours = divmod(hours, 24)
+        return f"{days} days {hours} h"
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 

@@ -333,6 +333,8 @@ class TestText:
             (duration(59.97), "1 min 0 s"),
             (duration(3599.9), "1 h 0 min"),
             (duration(5400), "1 h 30 min"),
+            (duration(48 * 3600 - 60), "47 h 59 min"),
+            (duration(49 * 3600 + 1800), "2 days 1 h"),
         ],
     )
     def test_of_numbers(self, written: str, expected: str) -> None:
@@ -406,8 +408,9 @@ class TestPages:
         assert heads == [
             *("Overview", "Table 1", "Table 3", "Table 4", "Table 5", "Table 6", "Table 7", "Remark 1", "Theorem 1"),
             *(["Table 10"] if ours else []),
+            "Provenance",
         ]
-        assert re.findall(r"^## (.*)$", markdown, re.M) == ["Provenance", *heads[1:]]
+        assert re.findall(r"^## (.*)$", markdown, re.M) == heads[1:]
         assert "They are equal." in page.text
 
     def test_needs_nothing_but_itself(self, pages: Callable[..., tuple[str, str]]) -> None:
@@ -511,9 +514,9 @@ class TestPages:
         assert ("h2", "Theorem 1, too few") in page.words
 
     def test_names_of_sections_differ(self, pages: Callable[..., tuple[str, str]]) -> None:
-        html, _ = pages(file("a b"), file("a-b"), file("overview"), file("–"))
+        html, _ = pages(file("a b"), file("a-b"), file("overview"), file("provenance"), file("–"))
         names = [a["id"] for _, a in Page(html).elements if "id" in a]
-        assert len(names) == len(set(names)) == 5
+        assert len(names) == len(set(names)) == 7
         assert all(name and re.fullmatch(r"[a-z0-9-]+", name) for name in names)
 
     def test_the_same_files_give_the_same_pages(self, pages: Callable[..., tuple[str, str]]) -> None:

@@ -67,6 +67,11 @@ COMPARED = (
 )
 
 
+def pictures(html: str) -> list[str]:
+    """Of the variances."""
+    return re.findall(r'<svg[^>]*aria-label="Variances.*?</svg>', html, re.S)
+
+
 def heads(html: str) -> list[str]:
     """Of the first table of results, below the groups."""
     table = html[html.index('class="results"') :]
@@ -148,11 +153,26 @@ class TestPages:
         assert '<p class="meta">budget full · 2 seeds · 1 min 40 s</p>' in html
         assert '<p class="meta">as published: budget full · 3 seeds · 1 h 0 min</p>' in html
 
+    @pytest.mark.parametrize("usual", [True, False])
+    def test_variances_of_the_run_of_lowest_neg_elbo_are_drawn(
+        self, pages: Callable[..., tuple[str, str]], usual: bool
+    ) -> None:
+        html, _ = pages(*[ours()] * usual, published=[as_published()])
+        a, b = (re.findall(r"<polyline.*?>|<text.*?</text>", picture) for picture in pictures(html))
+        for drawn, dimensions in ((a, 3), (b, 4)):
+            (line,) = (one for one in drawn if 'class="published"' in one)
+            heights = [float(place.split(",")[1]) for place in re.search(r'points="(.*?)"', line)[1].split()]  # type: ignore[index]
+            assert sum(height > max(heights) - 1e-6 for height in heights) == dimensions
+            assert len(heights) == dimensions + 3
+        assert html.count("as published, run of lowest −ELBO") == 1
+        assert "; as published: 3; true: 3." in html
+        assert "; as published: 4; true: 5." in html
+
     def test_a_folder_where_none_is_finished_is_as_if_there_were_none(
         self, tmp_path: Path, pages: Callable[..., tuple[str, str]]
     ) -> None:
         before = pages(ours())
-        assert "ublished" not in "".join(before)
+        assert "ublished" not in re.sub(r"<style>.*</style>", "", "".join(before), flags=re.DOTALL)
         (tmp_path / "as_published/.table1").mkdir(parents=True)
         (tmp_path / "as_published/.table1.json").write_text("not ours")
         assert pages(ours()) == before
