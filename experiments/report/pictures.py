@@ -82,7 +82,7 @@ def slopes(result: Result) -> Markup:
         said = f"expected {significant(fits[0].expected, 4)}"
         if found is not None:
             ends = (found.lowest, found.highest) if found.count > 1 else (found.median,)
-            said = f"slope {' … '.join(significant(end, 4) for end in ends)}, {said}"
+            said = f"slope {' … '.join(significant(end, 4, padded=True) for end in ends)}, {said}"
         figures.append(element("figure", pictures, element("figcaption", element("b", cell), element("span", said))))
     table = element("table", element("thead", head), element("tbody", *lines), class_="lines")
     return joined(
@@ -107,7 +107,7 @@ def _fit(fit: Fit) -> Markup:
     return element(
         "tr",
         element("th", label(fit), scope="row", class_="words"),
-        *(element("td", text) for text in (significant(fit.expected, 4), significant(fit.slope, 4), off)),
+        *(element("td", text) for text in (significant(fit.expected, 4), significant(fit.slope, 4, padded=True), off)),
         *(element("td", text) for text in (fixed(fit.intercept), fixed(fit.r_squared, 4), str(len(fit.points)))),
         *(element("td", fixed(fit.exponent(values(fit)))) for _, values in EXPONENTS),
         element("td", counts, class_="words"),

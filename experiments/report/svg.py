@@ -165,7 +165,7 @@ def proportions(fits: Sequence[Fit], name: str, width: int = 272, height: int = 
 
 
 def strip(row: Row, low: float, high: float, width: int = 96, height: int = 16) -> Markup:
-    """−ELBO on the scale of the whole table: the paper's as a diamond, ours as a dot on its spread."""
+    """−ELBO on the scale of its variant: the paper's as a diamond, ours as a dot on its spread."""
     x = Axis(low, high if high > low else low + 1, 5, width - 5)
     middle = height / 2
     parts = [_line(x.start, middle, x.end, middle, "rail")]

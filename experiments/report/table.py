@@ -81,17 +81,21 @@ def _columns(listed: Sequence[Row]) -> list[Column]:
             found.append(Column(name, "paper", partial(_printed, quantity)))
         if any(row.spread(quantity) is not None for row in theirs):
             found += [Column(name, head, partial(_median, quantity, of, _style(head))) for head, of in beside.items()]
-        if quantity == "neg_elbo" and (bounds := _bounds(listed)) is not None:
+        if quantity == "neg_elbo" and (bounds := _bounds(listed)):
             found.append(Column(name, "", partial(_strip, bounds)))
     return found
 
 
-def _bounds(listed: Sequence[Row]) -> tuple[float, float] | None:
-    """Of all −ELBO in the table."""
-    ours = [spread for row in listed if (spread := row.spread("neg_elbo")) is not None]
-    ends = [x for spread in ours for x in (spread.lowest, spread.highest)]
-    ends += [x for row in listed if math.isfinite(x := row.printed("neg_elbo"))]
-    return (min(ends), max(ends)) if ends else None
+def _bounds(listed: Sequence[Row]) -> dict[str, tuple[float, float]]:
+    """Of all −ELBO of a variant: one that fails would leave the others no room."""
+    found = {}
+    for variant, own in in_variants(listed).items():
+        ours = [spread for row in own if (spread := row.spread("neg_elbo")) is not None]
+        ends = [x for spread in ours for x in (spread.lowest, spread.highest)]
+        ends += [x for row in own if math.isfinite(x := row.printed("neg_elbo"))]
+        if ends:
+            found[variant] = min(ends), max(ends)
+    return found
 
 
 def _of_cell(name: str, style: str, row: Row) -> Markup:
@@ -152,5 +156,6 @@ def _number(quantity: str, x: float, digits: int) -> str:
     return fixed(x, digits - 1) if quantity in ("neg_elbo", "kl") else significant(x, digits, padded=True)
 
 
-def _strip(bounds: tuple[float, float], row: Row) -> Markup:
-    return element("td", strip(row, *bounds), class_="drawn")
+def _strip(bounds: dict[str, tuple[float, float]], row: Row) -> Markup:
+    drawn = [strip(row, *bounds[row.variant])] if row.variant in bounds else []
+    return element("td", *drawn, class_="drawn")

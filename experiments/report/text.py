@@ -61,8 +61,8 @@ def integer(number: int | None) -> str:
 
 
 def fixed(number: float, digits: int = 2) -> str:
-    """``−45.30``."""
-    return _sign(f"{number:.{digits}f}", number)
+    """``−45.30``; without a sign where nothing else is left of the number."""
+    return _sign(f"{round(number, digits) + 0.0:.{digits}f}", number)
 
 
 def significant(number: float, digits: int = 3, *, padded: bool = False) -> str:

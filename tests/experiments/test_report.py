@@ -319,6 +319,8 @@ class TestText:
         ("written", "expected"),
         [
             (fixed(-45.295), "−45.30"),
+            (fixed(-0.004), "0.00"),
+            (fixed(-0.006), "−0.01"),
             (fixed(math.nan), "–"),
             (fixed(-math.inf), "−∞"),
             (significant(1.625e-05), "1.62×10⁻⁵"),  # the nearest float is below
@@ -459,6 +461,20 @@ class TestPages:
             assert len(widths) == 1
         for block in re.findall(r"(?:^\|.*\|\n)+", markdown, re.M):
             assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
+
+    def test_one_variant_that_fails_leaves_the_others_room(self, pages: Callable[..., tuple[str, str]]) -> None:
+        rest = {"active_dimensions": 1}
+
+        def dots(*variants: tuple[str, float]) -> list[str | None]:
+            runs = [
+                {"cell": {"r": r}, "variant": variant, "seed": 0, "true_active": 1, "neg_elbo": scale * r, **rest}
+                for variant, scale in variants
+                for r in (-3, -1)
+            ]
+            html, _ = pages(file() | {"runs": runs, "paper": []})
+            return [a["cx"] for a in Page(html).all("circle") if a.get("class") == "ours"]
+
+        assert dots(("plain", 1.0), ("failing", 1000.0)) == 2 * dots(("plain", 1.0))
 
     def test_our_numbers_stand_beside_the_papers(self, pages: Callable[..., tuple[str, str]]) -> None:
         html, markdown = pages(file())
