@@ -113,6 +113,15 @@ def test_figures_of_images_are_those_of_the_result_files() -> None:
     assert [run["active_dimensions"] for run in all_active] == [5, 16, 32, 5, 16]
 
 
+def test_figures_of_full_covariance_as_published_are_those_of_the_result_file() -> None:
+    said = " ".join(README[README.index("- **Full covariance**") : README.index("- **Remark 1**")].split())
+    content = json.loads((ROOT / "experiments/results/as_published/table9.json").read_text(encoding="utf-8"))
+    of = {run["cell"]["covariance"]: run for run in content["runs"] if run["variant"] == "test images"}
+    losses, errors = ([of[name][quantity] for name in ("full", "diagonal")] for quantity in ("neg_elbo", "recon"))
+    figures = "as published, −{:,.0f} and −{:,.0f}, squared errors {:.2f} and {:.2f}"
+    assert figures.format(*(-loss for loss in losses), *errors) in said
+
+
 def test_figures_of_images_as_published_are_those_of_the_result_file() -> None:
     said = " ".join(README[README.index("- **Images**") : README.index("- **A class")].split())
     content = json.loads((ROOT / "experiments/results/as_published/table2.json").read_text(encoding="utf-8"))
