@@ -119,9 +119,10 @@ def _columns(listed: Sequence[Row]) -> list[Column]:
     if any(row.true_active is not None for row in listed):
         found.append(Column("true", lambda row: integer(row.true_active)))
     found.append(Column("paper: active", lambda row: integer(row.printed_dimensions)))
-    found += [Column(head, partial(_counted, of)) for head, of in beside.items()]
-    if by_eigenvalue(listed):
-        found.append(Column("by eigenvalue", lambda row: integer(row.best.spectrum_count if row.best else None)))
+    for head, of in beside.items():
+        found.append(Column(head, partial(_counted, of)))
+        if by_eigenvalue(map(of, listed)):
+            found.append(Column("by eigenvalue", partial(_by_eigenvalue, of)))
     if any(row.share.whole for row in listed):
         found.append(Column("right", _right))
     for quantity, (name, write) in QUANTITIES.items():
@@ -138,6 +139,10 @@ def _of_cell(name: str, row: Row) -> str:
 
 def _counted(of: Callable[[Row], Row], row: Row) -> str:
     return integer(of(row).active_dimensions)
+
+
+def _by_eigenvalue(of: Callable[[Row], Row], row: Row) -> str:
+    return integer(of(row).spectrum_count)
 
 
 def _right(row: Row) -> str:

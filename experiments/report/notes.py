@@ -57,7 +57,7 @@ def reading(results: Sequence[Result]) -> list[str]:
     """How to read the tables; what concerns some of them alone is said where these are there."""
     listed = [row for result in results for row in rows(result)]
     found = [READING]
-    if by_eigenvalue(listed):
+    if by_eigenvalue(own for row in listed for own in (row, row.published)):
         found.append(READING_EIGENVALUES)
     if _on_test_images([*listed, *(row.published for row in listed)]):
         found.append(READING_TEST_IMAGES)

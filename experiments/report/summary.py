@@ -101,6 +101,11 @@ class Row:
         return self.best.active_dimensions if self.best else None
 
     @property
+    def spectrum_count(self) -> int | None:
+        """Of that run, counted by eigenvalue; None where there is no spectrum."""
+        return self.best.spectrum_count if self.best else None
+
+    @property
     def printed_dimensions(self) -> int | None:
         """Active dimensions by the paper; None where it prints nothing."""
         return self.paper.active_dimensions if self.paper else None

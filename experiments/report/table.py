@@ -70,10 +70,11 @@ def _columns(listed: Sequence[Row]) -> list[Column]:
     dimensions: list[tuple[str, bool, Callable[[Row], Markup]]] = [
         ("true", known, lambda row: element("td", integer(row.true_active), class_="edge")),
         ("paper", papers, lambda row: _dimensions(row.true_active, row.printed_dimensions, "paper")),
-        *((head, counted, partial(_counted, of, _style(head))) for head, of in beside.items()),
-        ("by eigenvalue", by_eigenvalue(listed), _eigenvalues),
-        ("right", any(row.share.whole for row in listed), _right),
     ]
+    for head, of in beside.items():
+        dimensions.append((head, counted, partial(_counted, of, _style(head))))
+        dimensions.append(("by eigenvalue", by_eigenvalue(map(of, listed)), partial(_eigenvalues, of)))
+    dimensions.append(("right", any(row.share.whole for row in listed), _right))
     found += [Column("active dimensions", head, cell) for head, shown, cell in dimensions if shown]
 
     for quantity, name in QUANTITIES.items():
@@ -121,8 +122,8 @@ def _dimensions(true: int | None, count: int | None, whose: str) -> Markup:
     return element("td", integer(count), element("span", sign, said, class_=kind), class_=whose)
 
 
-def _eigenvalues(row: Row) -> Markup:
-    return element("td", integer(row.best.spectrum_count if row.best else None), class_="eigenvalues")
+def _eigenvalues(of: Callable[[Row], Row], row: Row) -> Markup:
+    return element("td", integer(of(row).spectrum_count), class_="eigenvalues")
 
 
 def _right(row: Row) -> Markup:

@@ -168,6 +168,19 @@ class TestPages:
         assert "; as published: 3; true: 3." in html
         assert "; as published: 4; true: 5." in html
 
+    @pytest.mark.parametrize("usual", [True, False])
+    def test_dimensions_by_eigenvalue_stand_behind_those_by_variance(
+        self, pages: Callable[..., tuple[str, str]], usual: bool
+    ) -> None:
+        content = as_published()
+        content["runs"][1] |= {"spectrum": [0.01, 0.02], "spectrum_count": 2}
+        html, markdown = pages(*[ours()] * usual, published=[content])
+        assert "| paper: active | as published | by eigenvalue | ours | right |" in markdown or not usual
+        assert re.search(r"\| 3 \| 3 \| 2 \| ", markdown)
+        assert heads(html)[:4] == ["true", "paper", "as published", "by eigenvalue"]
+        assert re.search(r'<td class="as-published">3.*?</td><td class="eigenvalues">2</td>', html)
+        assert "“by eigenvalue” counts" in html
+
     def test_a_folder_where_none_is_finished_is_as_if_there_were_none(
         self, tmp_path: Path, pages: Callable[..., tuple[str, str]]
     ) -> None:
