@@ -47,7 +47,7 @@ def compiled_module() -> list[Extension]:
         Extension(
             "manifold_core._C",
             sources=sorted(str(path) for path in Path("csrc").rglob("*.cpp") if path.parent != AUTOGRAD),
-            depends=sorted(str(path) for path in Path("csrc").rglob("*.h")),
+            depends=sorted(str(path) for path in Path("csrc").rglob("*.h") if path.parent != AUTOGRAD),
             include_dirs=["csrc", "csrc/include", pybind11.get_include(), *include_paths()],
             define_macros=[
                 ("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION),

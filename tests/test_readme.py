@@ -129,10 +129,8 @@ def test_figures_of_images_as_published_are_those_of_the_result_file() -> None:
     for name, place in (("mnist", "MNIST"), ("fashion-mnist", "Fashion-MNIST")):
         first, second, last = (runs[name, kappa]["active_dimensions"] for kappa in (5, 16, 32))
         assert f"{first}, {second} and {last} on {place}" in said
-    assert (
-        "−{:,.0f} and −{:,.0f} at κ = 32".format(*(-runs[name, 32]["neg_elbo"] for name in ("mnist", "fashion-mnist")))
-        in said
-    )
+    losses = [-runs[name, 32]["neg_elbo"] for name in ("mnist", "fashion-mnist")]
+    assert "−{:,.0f} and −{:,.0f} at κ = 32".format(*losses) in said
     gammas = [run["gamma"] for run in runs.values()]
     assert f"a γ of {min(gammas):.3f} to {max(gammas):.3f}" in said
     excess = max(run["gamma"] * 28 * 28 / run["recon"] for run in runs.values())

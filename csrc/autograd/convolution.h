@@ -1,8 +1,6 @@
 // The nodes of the layers of images.
 #pragma once
 
-#include <ATen/TensorOperators.h>
-
 #include <tuple>
 
 #include "node.h"
@@ -17,8 +15,7 @@ struct ConvNorm : Function<ConvNorm> {
                                                                    const Tensor&, const OptionalTensor&, c10::SymInt,
                                                                    c10::SymInt, double, bool)>
         kernel("manifold_core::conv_norm");
-    auto [y, mean, variance, u] =
-        kernel(x, weight, norm_weight, norm_bias, residual, stride, padding, eps, relu);
+    auto [y, mean, variance, u] = kernel(x, weight, norm_weight, norm_bias, residual, stride, padding, eps, relu);
     ctx->save_for_backward({x, weight, norm_weight, norm_bias, mean, variance, u});
     ctx->saved_data["stride"] = stride;
     ctx->saved_data["padding"] = padding;
@@ -89,8 +86,7 @@ struct ConvTranspose : Function<ConvTranspose> {
 inline std::tuple<Tensor, Tensor, Tensor> conv_norm(const Tensor& x, const Tensor& weight, const Tensor& norm_weight,
                                                     const Tensor& norm_bias, const OptionalTensor& residual,
                                                     int64_t stride, int64_t padding, double eps, bool relu) {
-  const variable_list out =
-      ConvNorm::apply(x, weight, norm_weight, norm_bias, residual, stride, padding, eps, relu);
+  const variable_list out = ConvNorm::apply(x, weight, norm_weight, norm_bias, residual, stride, padding, eps, relu);
   return {out[0], out[1], out[2]};
 }
 

@@ -13,17 +13,10 @@ from .matrices import Filled, filled
 from .notes import EXPONENTS, notes, overview, provenance, reading, totals, verdict
 from .results import Fit, Result
 from .summary import Row, by_eigenvalue, columns_of, in_variants, rows, trained
-from .text import duration, fixed, integer, label, significant, symbol, value
+from .text import QUANTITIES, duration, fixed, integer, label, significant, symbol, value
 
 __all__ = ["markdown"]
 
-# quantity → its name, and how it is written
-QUANTITIES: dict[str, tuple[str, Callable[[float], str]]] = {
-    "neg_elbo": ("−ELBO", fixed),
-    "recon": ("squared error", significant),
-    "kl": ("KL", fixed),
-    "gamma": ("γ", significant),
-}
 ENDS = ("lowest", "highest")
 
 
@@ -34,10 +27,8 @@ def markdown(results: Sequence[Result], title: str) -> str:
         parts += _section(result)
     for found in filled(results):
         parts += _matrix(found)
-    parts += ["## Provenance"]
-    parts.append(
-        "\n".join(f"- {plain(symbol(name))}: {plain('; '.join(values))}" for name, values in provenance(results))
-    )
+    facts = [f"- {plain(symbol(name))}: {plain('; '.join(values))}" for name, values in provenance(results)]
+    parts += ["## Provenance", "\n".join(facts)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -10,11 +10,10 @@ from .markup import Markup, element
 from .results import Result
 from .summary import Row, by_eigenvalue, columns_of, in_variants, trained
 from .svg import strip
-from .text import enumeration, fixed, integer, significant, symbol, value
+from .text import QUANTITIES, enumeration, fixed, integer, significant, symbol, value
 
 __all__ = ["results_table", "scrolling"]
 
-QUANTITIES = {"neg_elbo": "−ELBO", "recon": "squared error", "kl": "KL", "gamma": "γ"}
 RIGHT, WRONG = "✓", "≠"
 
 
@@ -77,9 +76,9 @@ def _columns(listed: Sequence[Row]) -> list[Column]:
     dimensions.append(("right", any(row.share.whole for row in listed), _right))
     found += [Column("active dimensions", head, cell) for head, shown, cell in dimensions if shown]
 
-    for quantity, name in QUANTITIES.items():
+    for quantity, (name, write) in QUANTITIES.items():
         if any(not math.isnan(row.printed(quantity)) for row in listed):
-            found.append(Column(name, "paper", partial(_printed, quantity)))
+            found.append(Column(name, "paper", partial(_printed, quantity, write)))
         if any(row.spread(quantity) is not None for row in theirs):
             found += [Column(name, head, partial(_median, quantity, of, _style(head))) for head, of in beside.items()]
         if quantity == "neg_elbo" and (bounds := _bounds(listed)):
@@ -133,10 +132,9 @@ def _right(row: Row) -> Markup:
     return element("td", f"{counted.right} of {counted.whole}", class_=None if counted.enough else "few")
 
 
-def _printed(quantity: str, row: Row) -> Markup:
+def _printed(quantity: str, write: Callable[[float], str], row: Row) -> Markup:
     """No digits that the paper has not."""
-    x = row.printed(quantity)
-    return element("td", fixed(x) if quantity in ("neg_elbo", "kl") else significant(x), class_="edge paper")
+    return element("td", write(row.printed(quantity)), class_="edge paper")
 
 
 def _median(quantity: str, of: Callable[[Row], Row], whose: str, row: Row) -> Markup:

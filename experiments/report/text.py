@@ -1,7 +1,7 @@
 """Numbers and names as both pages print them."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .results import Cell, Fit, Run
@@ -9,6 +9,7 @@ from .summary import Contrast, Row
 
 __all__ = [
     "NOTHING",
+    "QUANTITIES",
     "cell_label",
     "duration",
     "enumeration",
@@ -111,3 +112,12 @@ def enumeration(words: Iterable[str]) -> str:
 def flat(content: Mapping[str, Any]) -> str:
     """Of an object: ``torch 2.13.0, python 3.11``."""
     return ", ".join(f"{name} {inner}" for name, inner in content.items())
+
+
+# quantity → its name, and how it is written
+QUANTITIES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "neg_elbo": ("−ELBO", fixed),
+    "recon": ("squared error", significant),
+    "kl": ("KL", fixed),
+    "gamma": ("γ", significant),
+}

@@ -463,11 +463,10 @@ class TestPages:
             assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
 
     def test_one_variant_that_fails_leaves_the_others_room(self, pages: Callable[..., tuple[str, str]]) -> None:
-        rest = {"active_dimensions": 1}
-
         def dots(*variants: tuple[str, float]) -> list[str | None]:
             runs = [
-                {"cell": {"r": r}, "variant": variant, "seed": 0, "true_active": 1, "neg_elbo": scale * r, **rest}
+                {"cell": {"r": r}, "variant": variant, "seed": 0, "neg_elbo": scale * r}
+                | {"true_active": 1, "active_dimensions": 1}
                 for variant, scale in variants
                 for r in (-3, -1)
             ]
