@@ -31,7 +31,7 @@ def spectra(listed: Sequence[Row]) -> Markup:
         legend.append(key("true", "true dimension"))
     if any(run.spectrum for row in shown for run in row.finished):
         legend.insert(1, key("best eigenvalues", "its eigenvalues, where the covariance is full"))
-    if any(row.as_published for row in shown):
+    if any(row.published.best is not None for row in shown):
         legend.append(key("published", "as published, run of lowest −ELBO"))
     if any(v < 10.0 ** bounds[0] for v in every):
         legend.append(element("span", "zero lies on the lower edge"))

@@ -168,6 +168,14 @@ class TestPages:
         assert "; as published: 3; true: 3." in html
         assert "; as published: 4; true: 5." in html
 
+    def test_no_line_and_no_word_of_one_where_all_diverged(self, pages: Callable[..., tuple[str, str]]) -> None:
+        content = as_published()
+        for each in content["runs"]:
+            each["diverged_at"] = 5
+        html, _ = pages(ours(), published=[content])
+        assert pictures(html)
+        assert 'class="published"' not in html
+
     @pytest.mark.parametrize("usual", [True, False])
     def test_dimensions_by_eigenvalue_stand_behind_those_by_variance(
         self, pages: Callable[..., tuple[str, str]], usual: bool
