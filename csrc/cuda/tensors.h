@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include <algorithm>
 #include <initializer_list>
@@ -54,9 +55,9 @@ class OnDeviceOf {
  public:
   explicit OnDeviceOf(const Tensor& t) {
     const int32_t index = t.get_device_index();
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(index, &guard_));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(index, &guard_));
     void* stream = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &stream));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &stream));
     this->stream = static_cast<cudaStream_t>(stream);
   }
   OnDeviceOf(const OnDeviceOf&) = delete;
@@ -81,10 +82,10 @@ inline Tensor allocate(const Tensor& like, std::initializer_list<int64_t> sizes,
   if (sizes.size() == 2) strides[0] = std::max<int64_t>(1, sizes.begin()[1]);
   const int32_t dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
   int32_t device_type = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.begin(), strides, dtype, device_type,
-                                                         like.get_device_index(), &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.begin(), strides, dtype, device_type,
+                                                  like.get_device_index(), &handle));
   return Tensor(handle);
 }
 
@@ -103,8 +104,8 @@ inline Matrix matrix_of(const Tensor& t, int64_t row_stride, int64_t col_stride,
 
 inline void check_device(const Tensor& t, const Tensor& like, const char* name) {
   int32_t type = 0, expected = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &type));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &expected));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &expected));
   STD_TORCH_CHECK(type == expected && t.get_device_index() == like.get_device_index(), "manifold_core: ", name,
                   " is on another device than the first matrix");
 }
