@@ -123,9 +123,10 @@ class Operator:
         )
 
     def _triton(self, operator: str, *inputs: Any) -> Any:
-        """Triton is imported when it is first run, and not before."""
+        """Triton is imported when it is first run, and not before. It launches on the current device."""
         module = importlib.import_module(f".{self.name}.triton", __package__)
-        return getattr(module, operator)(*inputs)
+        with torch.cuda.device_of(next(given for given in inputs if given is not None)):
+            return getattr(module, operator)(*inputs)
 
 
 def _in_tuple(function: Callable[..., Any], *inputs: Any) -> tuple[Any]:

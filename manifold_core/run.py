@@ -20,6 +20,7 @@ from .errors import InputError
 from .evaluation import Metrics, evaluate
 from .files import locked, output_folder, write_json
 from .models import VAE
+from .networks.seeded import drawn_from
 from .training import History, TrainingConfig, train
 
 __all__ = [
@@ -115,10 +116,9 @@ def _is_convolutional(config: ModelConfig, sample_shape: Sequence[int]) -> bool:
 
 
 def build_model(config: ModelConfig, sample_shape: Sequence[int], seed: int = 0) -> VAE:
-    """The VAE for samples of this shape, its weights drawn from ``seed``; torch's global generator is left alone."""
-    elbo = GaussianELBO(config.gamma, config.log_gamma, covariance=config.covariance)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    """The VAE for samples of this shape, its weights drawn from ``seed``."""
+    with drawn_from(seed):
+        elbo = GaussianELBO(config.gamma, config.log_gamma, covariance=config.covariance)
         if _is_convolutional(config, sample_shape):
             return VAE.conv(sample_shape, config.latent_dim, config.channels, elbo)
         features = torch.Size(sample_shape).numel()

@@ -1408,3 +1408,17 @@ class TestPictures:
         first = load_file(tmp_path / "x.npy", seed=TRAINING.seed).validation[0, 0].numpy()
         shown = sheets[0][:8, :8]  # the first tile
         assert np.corrcoef(shown.ravel(), first.ravel())[0, 1] > 0.95
+
+
+def test_weights_do_not_depend_on_torchs_defaults() -> None:
+    expected = build_model(ModelConfig(latent_dim=3, hidden=(8,)), (6,), seed=4).state_dict()
+    before = torch.get_rng_state()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = build_model(ModelConfig(latent_dim=3, hidden=(8,)), (6,), seed=4).state_dict()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype == torch.float32
+        assert torch.equal(found[name], tensor)

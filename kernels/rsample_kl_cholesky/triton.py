@@ -238,7 +238,7 @@ def backward_kernel(
     SUMS: tl.constexpr = SUM_PRIOR_MU + SUM_PRIOR_LOG_VAR  # in this order
     seed = tl.load(seed_ptr)
     begin = tl.program_id(0).to(tl.int64) * rows_each
-    packed = cols.to(tl.int64) * (cols + 1) // 2
+    packed = tl.cast(cols, tl.int64) * (cols + 1) // 2  # no method: compiled, a 1 is a constant, no tensor
     for first_i in range(0, cols, HEIGHT):
         i = first_i + tl.arange(0, HEIGHT)[None, :]
         sum_prior_mu = tl.zeros([ROWS, HEIGHT], ARITHMETIC)

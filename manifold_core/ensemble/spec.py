@@ -1,7 +1,6 @@
 """What to train: one model of an ensemble."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
@@ -14,26 +13,13 @@ from ..kernels.checks import integer
 from ..models import CVAE, VAE
 from ..networks import Activation
 from ..networks.checks import check_widths
+from ..networks.seeded import drawn_from
 from ..sequential import EveryStepCVAE, SequentialCVAE
 from ..training import TrainingConfig
 
 __all__ = ["ConvSpec", "ModelSpec", "SequentialSpec", "Spec"]
 
 MOST_HIDDEN = 3
-
-
-@contextmanager
-def _drawn_from(seed: int) -> Iterator[None]:
-    """Weights made here are those of the seed, and of the engines' type, whatever the default is: seeds mean the same,
-    and words name floats. torch's global generator is left alone."""
-    before = torch.get_default_dtype()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        torch.set_default_dtype(torch.float32)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(before)
 
 
 @dataclass(frozen=True)
@@ -84,7 +70,7 @@ class ModelSpec:
 
     def build(self, data_dim: int) -> VAE | CVAE:
         """The model before training, for vectors of so many numbers; torch's global generator is left alone."""
-        with _drawn_from(self.training.seed):
+        with drawn_from(self.training.seed):
             elbo = GaussianELBO(self.gamma, self.log_gamma, covariance=self.covariance)
             if not self.condition_dim:
                 return VAE.mlp(data_dim, self.latent_dim, self.hidden, activation=self.activation, elbo=elbo)
@@ -159,7 +145,7 @@ class SequentialSpec:
     def build(self, data_dim: int) -> SequentialCVAE:
         """The model before training, for steps of so many numbers; torch's global generator is left alone."""
         kind = EveryStepCVAE if self.every_step else SequentialCVAE
-        with _drawn_from(self.training.seed):
+        with drawn_from(self.training.seed):
             return kind.lstm(
                 data_dim,
                 self.latent_dim,
@@ -219,7 +205,7 @@ class ConvSpec:
         Raises:
             InputError: height and width must be multiples of 4.
         """
-        with _drawn_from(self.training.seed):
+        with drawn_from(self.training.seed):
             elbo = GaussianELBO(self.gamma, self.log_gamma, covariance=self.covariance)
             if not self.condition_dim:
                 return VAE.conv(image_shape, self.latent_dim, self.channels, elbo)

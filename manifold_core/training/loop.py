@@ -80,7 +80,8 @@ def train(
     check_group(model, min(config.batch_size, len(x)), process_group)
     if x.is_cuda and x.dim() == 4:  # as tensor cores want it; CPUs of several threads are faster without
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    with torch.random.fork_rng(devices=[]), torch.enable_grad(), together(model, process_group):
+    seeded = [x.device] if x.is_cuda else []
+    with torch.random.fork_rng(devices=seeded), torch.enable_grad(), together(model, process_group):
         torch.manual_seed(config.seed)
         about = from_first(lambda: _about(model, inputs), process_group) if folder is not None else {}
         run = Run(model, config, (identity or {}) | about)
