@@ -157,7 +157,7 @@ class InBatches:
         )
 
     def microseconds(self) -> float:
-        return gpu.in_a_graph(self.batched)
+        return gpu.in_a_graph([self.batched])
 
 
 class Compiled(InBatches):

@@ -2,8 +2,8 @@
 
 Right first: no time is given for a result that, on the very tensors that are timed, is far from the definition in
 float64 on the same noise. Large tensors are past the L2 cache, their buffers take turns, and what counts is the share
-of the bandwidth that a plain copy reaches on the same device. Small ones are timed inside a CUDA graph: without one,
-they measure the launch.
+of the bandwidth that a plain copy reaches on the same device. All are timed inside a CUDA graph: without one, small
+calls would measure the launch, and large ones of a library in Python could.
 
     python -m benchmarks.gpu [--seconds N] [--out FILE.json]
 """
@@ -32,7 +32,7 @@ ALLOWED = {torch.float32: 2e-5, torch.bfloat16: 2e-2}  # of the largest number o
 NAMESPACES = {"cuda": "manifold_core", "triton": "manifold_core_triton"}
 REPEATS = 11
 REPEAT_MS = 15.0  # about how long a repeat may take
-COPIES = 20  # of a call in a CUDA graph
+COPIES = 20  # of a small call in a CUDA graph
 COMPILE_SECONDS = 45.0  # that torch.compile may take to try its variants; with less time left it is not begun
 
 
@@ -251,19 +251,20 @@ def microseconds(calls: Sequence[Callable[[], Any]]) -> float:
     return 1e3 * statistics.median(timed(count) for _ in range(REPEATS))
 
 
-def in_a_graph(call: Callable[[], Any]) -> float:
-    """The time of a call among others of its kind in one CUDA graph, in microseconds."""
+def in_a_graph(calls: Sequence[Callable[[], Any]]) -> float:
+    """The time of a call among others of its kind, which take turns, in one CUDA graph, in microseconds."""
+    copies = COPIES if len(calls) == 1 else 2 * len(calls)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(3):
+        for call in (*calls, *calls, *calls):
             call()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for _ in range(COPIES):
+        for call, _ in zip(itertools.cycle(calls), range(copies), strict=False):
             call()
-    return microseconds([graph.replay]) / COPIES
+    return microseconds([graph.replay]) / copies
 
 
 def copy_bandwidth(device: torch.device) -> float:
@@ -297,21 +298,21 @@ def of_operators(op: Op, run: Any, problems: Sequence[Problem], copy: float) -> 
         outputs, grads = by_operators(op, run, problems[0])
         forward = [lambda p=p: op.forward(run, p) for p in problems]
         size = moved(problems[0], outputs, incoming=False)
-        time_us = microseconds(forward)
+        time_us = in_a_graph(forward)
         yield "forward", time_us, size / (1e-6 * time_us) / copy
         if op.backward is _elbo_backward:
             yield "both", time_us, size / (1e-6 * time_us) / copy
             return
         saved = [op.forward(run, p) for p in problems]
         back_size = moved(problems[0], grads, incoming=True)
-        time_us = microseconds([lambda p=p, o=o: op.backward(run, p, o) for p, o in zip(problems, saved, strict=True)])
+        time_us = in_a_graph([lambda p=p, o=o: op.backward(run, p, o) for p, o in zip(problems, saved, strict=True)])
         yield "backward", time_us, back_size / (1e-6 * time_us) / copy
-        time_us = microseconds([lambda p=p: by_operators(op, run, p) for p in problems])
+        time_us = in_a_graph([lambda p=p: by_operators(op, run, p) for p in problems])
         yield "both", time_us, (size + back_size) / (1e-6 * time_us) / copy
 
 
 def measured(op: Op, backend: str, problems: Sequence[Problem], copy: float, blank: Row) -> Iterator[Row]:
-    """The rows of one backend. More than one problem: they are large, and take turns; else it is timed in a graph."""
+    """The rows of one backend. More than one problem: they are large, and each direction has its time."""
     large = len(problems) > 1
     if backend in NAMESPACES:
         run = getattr(torch.ops, NAMESPACES[backend])
@@ -332,8 +333,7 @@ def measured(op: Op, backend: str, problems: Sequence[Problem], copy: float, bla
         def call(p: Problem) -> Any:
             return by_autograd(function, p)
 
-    time_us = microseconds([lambda p=p: call(p) for p in problems]) if large else in_a_graph(lambda: call(problems[0]))
-    yield blank._replace(microseconds=time_us, note="" if large else "in a CUDA graph")
+    yield blank._replace(microseconds=in_a_graph([lambda p=p: call(p) for p in problems]))
 
 
 def obstacle(op: Op, backend: str, dtype: torch.dtype, p: Problem, seconds_left: float) -> str:

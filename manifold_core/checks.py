@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .covariance import Covariance, posterior_sizes
 from .errors import InputError
+from .networks.precision import autocast_enabled
 
 __all__ = [
     "Gaussian",
@@ -99,12 +100,7 @@ def check_dtype(name: str, value: Tensor, dtype: torch.dtype | None) -> None:
 
 def _autocast_between(value: Tensor, dtype: torch.dtype) -> bool:
     """Whether autocast makes one type of both; it leaves float64 alone."""
-    device = value.device.type
-    return (
-        torch.float64 not in (value.dtype, dtype)
-        and torch.amp.is_autocast_available(device)
-        and torch.is_autocast_enabled(device)
-    )
+    return torch.float64 not in (value.dtype, dtype) and autocast_enabled(value)
 
 
 def as_condition(

@@ -16,11 +16,18 @@ from zipfile import ZipFile
 
 import pytest
 import torch
+from torch.utils.cpp_extension import CUDA_HOME
 
 import manifold_core
 
 ROOT = Path(__file__).parents[1]
 NOT_SOURCE = (".*", "build", "dist", "demo", "*.egg-info", "__pycache__", "*.so")  # as in .gitignore
+# Built by nvcc, where torch could use them.
+CUDA_KERNELS = (
+    {f"manifold_core/_C_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"}
+    if torch.version.cuda is not None and CUDA_HOME is not None and (Path(CUDA_HOME) / "bin" / "nvcc").exists()
+    else set()
+)
 NO_COMPILER = {"CC": "no-compiler-of-this-name", "CXX": "no-compiler-of-this-name"}
 TOP_LEVEL = ("kernels", "experiments", "benchmarks", "csrc", "tests")  # folders of ours that must not become packages
 
@@ -240,7 +247,7 @@ class TestWheel:
     def test_holds_the_package_and_nothing_else(self, source: Path, wheel: Path) -> None:
         version = torch.__version__.partition("+")[0].replace(".", "_")  # of the torch that the nodes are built for
         suffix = sysconfig.get_config_var("EXT_SUFFIX")
-        compiled = {f"manifold_core/_C{suffix}", f"manifold_core/_autograd_{version}{suffix}"}
+        compiled = {f"manifold_core/_C{suffix}", f"manifold_core/_autograd_{version}{suffix}", *CUDA_KERNELS}
         info = info_folder(wheel)
         found = {name for name in names(wheel) if not name.startswith(f"{info}/")}
         assert found == package_files(source) | compiled
@@ -306,7 +313,7 @@ class TestWithoutCompiler:
 
     def test_the_wheel_lacks_the_compiled_module_alone(self, source: Path, built: tuple[Path, str]) -> None:
         wheel, log = built
-        assert {name for name in names(wheel) if ".dist-info/" not in name} == package_files(source)
+        assert {name for name in names(wheel) if ".dist-info/" not in name} == package_files(source) | CUDA_KERNELS
         assert "no-compiler-of-this-name" in log
 
     def test_works_on_the_reference_backend(self, elsewhere: Path, target: Path) -> None:
@@ -354,7 +361,8 @@ class TestWithoutTorch:
         unpacked = unpack(sdist, work / f"no-{missing}")
         wheel, log = build(unpacked, "wheel", work / f"wheel-no-{missing}", hide=(missing,))
         assert f"manifold_core: the compiled module is left out (No module named {missing!r}" in log
-        assert {name for name in names(wheel) if ".dist-info/" not in name} == package_files(source)
+        compiled = set() if missing == "torch" else CUDA_KERNELS
+        assert {name for name in names(wheel) if ".dist-info/" not in name} == package_files(source) | compiled
 
 
 class TestThisInstallation:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from manifold_core.experiments import paper
 from manifold_core.experiments.report.markdown import markdown
 from manifold_core.experiments.report.page import TITLE
@@ -36,12 +37,16 @@ def test_python_blocks_run_one_after_the_other(
     assert cli.main([*command[1].split(), "--steps", "2", "--quiet"]) == 0
     capsys.readouterr()
     names: dict[str, object] = {}
+    torch.manual_seed(0)
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
     assert isinstance(names["model"], mc.CVAE)
-    counts = re.findall(r"^\d+$", capsys.readouterr().out, flags=re.MULTILINE)
-    assert int(counts[0]) in range(33)
-    assert int(counts[1]) in range(9)
+    printed = capsys.readouterr().out
+    counts = re.findall(r"^\d+$", printed, flags=re.MULTILINE)
+    assert int(counts[0]) in range(33)  # after two steps
+    assert counts[1:] == ["3", "2"]  # as the comments say
+    assert re.search(r"^4 tensor", printed, flags=re.MULTILINE)
+    assert "\n[2, 2, 2, 2] " in printed
 
 
 def test_speed_figures_are_those_of_the_result_files() -> None:

@@ -9,9 +9,15 @@ from torch import Tensor, nn
 
 from .convolution import ConvTranspose2d
 
-__all__ = ["Float32ConvTranspose2d", "Float32Linear", "dtype_of", "outside_autocast"]
+__all__ = ["Float32ConvTranspose2d", "Float32Linear", "autocast_enabled", "dtype_of", "outside_autocast"]
 
 T = TypeVar("T")
+
+
+def autocast_enabled(x: Tensor) -> bool:
+    """Whether layers that read x are under autocast. Which devices have it torch.amp.is_autocast_available would say,
+    but torch.compile of torch 2.11 does not understand the question."""
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
 
 
 def dtype_of(layer: nn.Module) -> torch.dtype:
@@ -23,10 +29,9 @@ def dtype_of(layer: nn.Module) -> torch.dtype:
 
 def outside_autocast(layer: Callable[[Tensor], T], x: Tensor, dtype: torch.dtype) -> T:
     """Half precision has too few digits for mu and z beside a small σ, and for x̂ beside a small γ."""
-    device = x.device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if not autocast_enabled(x):
         return layer(x)
-    with torch.autocast(device, enabled=False):
+    with torch.autocast(x.device.type, enabled=False):
         return layer(x.to(dtype))
 
 
