@@ -95,7 +95,7 @@ gpu:  ## build in place, run the tests that need a GPU, measure, check memory an
 	ln -s $(CURDIR)/manifold_core/*.so build/gpu/manifold_core/
 	ln -sfn $(CURDIR)/benchmarks build/gpu/benchmarks
 	@failed=''; \
-	step() { echo "make gpu: $$*"; timeout -s INT -k 5 "$$@" || failed="$$failed\n  $$*"; }; \
+	step() { echo "make gpu: $$*"; timeout -s INT -k 10 "$$@" || failed="$$failed\n  $$*"; }; \
 	step 110 $(GPU_PYTHON) $(GPU_PYTEST) tests/kernels tests/ensemble tests/test_step.py; \
 	step 95 $(GPU_PYTHON) -m benchmarks.ensemble_on_gpu --seconds 70; \
 	step 100 $(GPU_PYTHON) -m benchmarks.gpu --seconds 75; \
