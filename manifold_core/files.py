@@ -36,8 +36,8 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def output_folder(path: Path) -> Path:
-    """The folder, made if it is missing.
+def output_folder(path: Path, argument: str = "out") -> Path:
+    """The folder, made if it is missing; ``argument`` is what its user calls it.
 
     Raises:
         InputError: it cannot be made or written to.
@@ -48,7 +48,9 @@ def output_folder(path: Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise InputError(f"out must be a folder that can be written to, got {str(path)!r}: {error.strerror}") from error
+        raise InputError(
+            f"{argument} must be a folder that can be written to, got {str(path)!r}: {error.strerror}"
+        ) from error
     return path
 
 

@@ -308,7 +308,7 @@ class TestBadInput:
             (["--seed", "1"], "training"),
             (["--latent-dim", "4"], "latent_dim"),
             (["--gamma", "analytic"], "gamma"),
-            (["--data", "images.npy"], "images.npy"),
+            (["--data", "images.npy"], "its data is"),
         ],
     )
     def test_a_checkpoint_of_another_run(
