@@ -25,6 +25,7 @@ from .networks.seeded import drawn_from
 from .training import History, TrainingConfig, train
 
 __all__ = [
+    "CHANNELS",
     "IMAGE_SETS",
     "FinishedRun",
     "ModelConfig",
@@ -36,6 +37,7 @@ __all__ = [
     "run",
 ]
 
+CHANNELS = 5  # where none are chosen, as in the paper's code
 IMAGE_SETS = ("mnist", "fashion-mnist")
 METRICS, WEIGHTS = "metrics.json", "weights.safetensors"
 UNITS = (
@@ -53,16 +55,20 @@ class ModelConfig:
     Args:
         latent_dim: κ.
         hidden: widths of the MLP's hidden layers; given for images, these are flattened into vectors.
-        channels: of the first residual block.
+        channels: of the first residual block, None for 5; an MLP has none to choose.
         gamma, log_gamma, covariance: as of :class:`manifold_core.GaussianELBO`.
     """
 
     latent_dim: int
     hidden: tuple[int, ...] | None = None
-    channels: int = 5
+    channels: int | None = None
     gamma: Gamma = "learned"
     log_gamma: float = 0.0
     covariance: Covariance = "diagonal"
+
+    @property
+    def chosen_channels(self) -> int:
+        return CHANNELS if self.channels is None else self.channels
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,7 @@ class RunConfig:
     def description(self) -> dict[str, Any]:
         """What decides the numbers, and where the data come from: as JSON gives it back."""
         content = asdict(self)
+        content["model"]["channels"] = self.model.chosen_channels
         if self.data != "synthetic":
             del content["ambient_dim"], content["manifold_dim"]
         del content["data_folder"]  # the contents count, not where they lie
@@ -105,8 +112,19 @@ def load_data(config: RunConfig) -> Dataset:
     """The data of a run, users' files standardised.
 
     Raises:
-        InputError: as the loaders do.
+        InputError: as the loaders do; channels for samples that are no images of residual networks.
     """
+    data = _loaded(config)
+    sample_shape = tuple(data.train.shape[1:])
+    if config.model.channels is not None and not _is_convolutional(config.model, sample_shape):
+        raise InputError(
+            f"channels must be left out where an MLP is trained, as for {config.data!r} of sample shape {sample_shape}"
+            f"{'' if config.model.hidden is None else ' with hidden'}, got {config.model.channels}"
+        )
+    return data
+
+
+def _loaded(config: RunConfig) -> Dataset:
     if config.data == "synthetic":
         return synthetic_manifold(config.ambient_dim, config.manifold_dim, seed=config.training.seed)
     if config.data in IMAGE_SETS:
@@ -128,7 +146,7 @@ def build_model(config: ModelConfig, sample_shape: Sequence[int], seed: int = 0)
     with drawn_from(seed):
         elbo = GaussianELBO(config.gamma, config.log_gamma, covariance=config.covariance)
         if _is_convolutional(config, sample_shape):
-            return VAE.conv(sample_shape, config.latent_dim, config.channels, elbo)
+            return VAE.conv(sample_shape, config.latent_dim, config.chosen_channels, elbo)
         features = torch.Size(sample_shape).numel()
         return VAE.mlp(features, config.latent_dim, config.hidden or (64,), elbo)
 

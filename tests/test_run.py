@@ -318,7 +318,9 @@ class TestMetrics:
         assert not {"ambient_dim", "manifold_dim", "data_folder"} & metrics["config"].keys()
 
     def test_images_through_an_mlp_are_flattened(self, data: Path, tmp_path: Path, no_pictures: None) -> None:
-        config = RunConfig(str(data / "images.npy"), replace(IMAGES, hidden=(8,)), replace(TRAINING, steps=3))
+        config = RunConfig(
+            str(data / "images.npy"), replace(IMAGES, hidden=(8,), channels=None), replace(TRAINING, steps=3)
+        )
         metrics = run(config, tmp_path, progress=False)
         x, _ = standardised(data / "images.npy", TRAINING.seed)
         again = mc.evaluate(load_model(tmp_path), x.float().flatten(1))
