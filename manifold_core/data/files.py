@@ -36,8 +36,8 @@ def load_file(
         path: ``.npy``; ``.npz`` with one array, or with one called ``x`` among several; or ``.csv`` with commas, one
             sample a line, blank lines and lines that begin with ``#`` ignored, the first line a header if no field of
             it is a number. A first line that counts the columns, ``0,1,…,d−1`` or ``1,2,…,d``, is refused: it may be
-            their names or a sample; a header of words above the samples, or none, is clear. So is a header with an
-            empty field: pandas writes one above the index of the rows, which is no feature.
+            their names or a sample; a header of words above the samples, or none, is clear. Refused as well is a header
+            with an empty field: pandas writes one above the index of the rows, which is no feature.
             Arrays are ``[N, d]``, ``[N, C, H, W]`` or ``[N, H, W]``, of an integer or floating type. Pickled objects
             are never loaded.
         validation_fraction: share of the samples held out, in (0, 1); rounded to a number of samples that leaves at
@@ -124,7 +124,8 @@ def _read_csv(path: Path) -> npt.NDArray[np.float64]:
                     continue
                 place = f"{path}, line {lines.line_num}"
                 numbers = [_number(field) for field in fields]
-                _check_separated(fields, numbers, place)
+                if None in numbers:
+                    _check_separated(fields, numbers, place)
                 is_first = n_columns == 0
                 n_columns = n_columns or len(fields)
                 if len(fields) != n_columns:
