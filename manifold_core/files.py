@@ -36,11 +36,11 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def output_folder(path: Path, argument: str = "out") -> Path:
-    """The folder, made if it is missing; ``argument`` is what its user calls it.
+def output_folder(path: Path, name: str = "out") -> Path:
+    """The folder, made if it is missing.
 
     Raises:
-        InputError: it cannot be made or written to.
+        InputError: it cannot be made or written to; ``name`` is that of the argument.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def output_folder(path: Path, argument: str = "out") -> Path:
         probe.unlink()
     except OSError as error:
         raise InputError(
-            f"{argument} must be a folder that can be written to, got {str(path)!r}: {error.strerror}"
+            f"{name} must be a folder that can be written to, got {str(path)!r}: {error.strerror}"
         ) from error
     return path
 

@@ -324,8 +324,8 @@ def _as_input(x: Tensor, config: RunConfig, sample_shape: tuple[int, ...]) -> Te
     return x if _is_convolutional(config.model, sample_shape) else x.flatten(1)
 
 
-def _finished(folder: Path, argument: str) -> dict[str, Any] | None:
-    """What the folder holds where its run is finished; ``argument`` is what its user calls it."""
+def _finished(folder: Path, name: str) -> dict[str, Any] | None:
+    """What the folder holds where its run is finished; ``name`` is that of the argument."""
     path = folder / METRICS
     if not path.exists():
         return None
@@ -334,7 +334,7 @@ def _finished(folder: Path, argument: str) -> dict[str, Any] | None:
         dict(metrics["config"]["model"])  # a KeyError says that this is no file of ours
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(
-            f"{argument} must be a folder of runs, but {str(path)!r} is not a file of a finished run"
+            f"{name} must be a folder of runs, but {str(path)!r} is not a file of a finished run"
         ) from error
     return metrics
 
