@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from .. import __version__
+from ..differences import differences
 from ..ensemble import explain_ensemble
 from ..errors import InputError
 from ..files import output_folder, write_json
@@ -84,7 +85,8 @@ def finished(table: Table, plan: Plan, folder: Path) -> dict[str, Any] | None:
         ) from error
     if done != plan.as_dict():
         raise InputError(
-            f"out must be a new folder: {str(path)!r} is of another plan, {done}, expected {plan.as_dict()}"
+            f"out must be a new folder: {str(path)!r} is of another plan: {differences(done, plan.as_dict(), 'plan')}; "
+            f"choose another folder, or remove that file"
         )
     return found
 

@@ -20,7 +20,7 @@ from .distributed import group_of_torchrun, process_of_torchrun
 from .errors import InputError
 from .kernels import explain
 from .kernels.extension import compiled, cuda_missing_because, missing_because, nodes_missing_because
-from .run import IMAGE_SETS, ModelConfig, RunConfig, run
+from .run import CHANNELS, IMAGE_SETS, ModelConfig, RunConfig, run
 from .training import Diverged, TrainingConfig
 
 __all__ = ["main", "table"]
@@ -34,7 +34,21 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 2 bad input, 3 training diverged, 130 or 143 stopped by a signal."""
+    """Exit status: 0 done, 2 bad input, 3 training diverged, 130 or 143 stopped by a signal, 141 nobody reads on."""
+    try:
+        try:
+            return _of_process(arguments)
+        finally:
+            sys.stdout.flush()  # --help as well; at the exit of Python it would be too late
+    except BrokenPipeError:  # by `| head`, which ends as soon as it has its lines
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):  # what Python still holds of them, it writes at its exit
+            os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        return 128 + signal.SIGPIPE
+
+
+def _of_process(arguments: Sequence[str] | None) -> int:
     if not process_of_torchrun():
         return _main(arguments)
     # The first process says what all would say. It has the status, too: torchrun ends all when one fails, the first
@@ -100,7 +114,13 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument(
         "--latent-dim", type=int, default=20, metavar="K", help="latent dimensions; more than the manifold's"
     )
-    add.add_argument("--seed", type=int, default=0, metavar="S", help="of synthetic data, weights, batches and noise")
+    add.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="of synthetic data, of the split of a file into training and held-out samples, of weights, batches, noise",
+    )
     add.add_argument("--ambient-dim", type=int, default=20, metavar="d", help="of synthetic data")
     add.add_argument("--manifold-dim", type=int, default=6, metavar="r", help="of synthetic data")
     add.add_argument("--data-dir", metavar="DIR", help="folder of the image files; default: search, then download")
@@ -116,9 +136,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="widths of an MLP; default 64, residual networks for images whose sides are multiples of 4",
     )
-    add.add_argument("--channels", type=int, default=5, help="of the residual networks")
+    add.add_argument("--channels", type=int, help=f"of the residual networks, default {CHANNELS}; an MLP has none")
     add.add_argument("--gamma", choices=("learned", "analytic", "fixed"), default="learned", help="decoder variance")
-    add.add_argument("--log-gamma", type=float, default=0.0, help="log of a fixed γ, or where a learned one starts")
+    add.add_argument(
+        "--log-gamma",
+        type=float,
+        help="log of a fixed γ, or where a learned one starts, default 0; an analytic one has none",
+    )
     add.add_argument(
         "--covariance", choices=("diagonal", "cholesky"), default="diagonal", help="of the posterior; cholesky is full"
     )
@@ -135,12 +159,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     add.set_defaults(command=_reproduce)
     add.add_argument(
-        "tables", nargs="+", metavar="table", help="table1, ..., theorem1, ...; synthetic, images or all for all such"
+        "tables",
+        nargs="+",
+        metavar="table",
+        help="table1, table2, table3, table4, table5, table6, table7, table8, table9, theorem1, theorem1_too_few, "
+        "theorem2, remark1; synthetic, images or all for all such",
     )
     add.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="folder of the results; goes on with what is begun there"
     )
-    add.add_argument("--budget", default="quick", help="quick, reduced or full")
+    add.add_argument(
+        "--budget", default="quick", metavar="{quick,reduced,full}", help="steps, samples, and models a cell"
+    )
     add.add_argument("--seeds", type=int, metavar="N", help="models a cell; default: 1 quick or reduced, 5 full")
     add.add_argument(
         "--as-published",
@@ -150,7 +180,9 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument(
         "--device", default="auto", help="auto is cpu; cuda is all GPUs, which share the models, cuda:0,cuda:2 some"
     )
-    add.add_argument("--backend", default="auto", help="auto, reference, cpu or cuda")
+    add.add_argument(
+        "--backend", default="auto", metavar="{auto,reference,cpu,cuda}", help="what trains the models of a table"
+    )
     add.add_argument("--quiet", action="store_true", help="no progress bar")
 
     add = commands.add_parser(
@@ -176,7 +208,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add.set_defaults(command=_bench)
     add.add_argument(
-        "comparisons", nargs="*", metavar="comparison", help="elbo, cholesky, ensemble, step; images, growth"
+        "comparisons",
+        nargs="*",
+        metavar="comparison",
+        help="elbo, cholesky, ensemble, step: these where none is named; images; batch, features, latents, triangle, "
+        "models, threads, or growth for these six",
     )
     add.add_argument("--rounds", type=int, default=1, metavar="N", help="processes of each contender")
     add.add_argument("--seconds", type=float, default=85, metavar="S", help="after so long nothing new is begun")
@@ -190,6 +226,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(options: argparse.Namespace) -> int:
+    if options.gamma == "analytic" and options.log_gamma is not None:
+        raise InputError(
+            f"log_gamma must be left out with gamma 'analytic', the optimum of each batch, got {options.log_gamma}"
+        )
     defaults = DEFAULTS["images" if options.data in IMAGE_SETS and options.hidden is None else "vectors"]
     chosen = {
         name: value if (value := getattr(options, name)) is not None else default for name, default in defaults.items()
@@ -201,7 +241,7 @@ def _train(options: argparse.Namespace) -> int:
             tuple(options.hidden) if options.hidden is not None else None,
             options.channels,
             options.gamma,
-            options.log_gamma,
+            options.log_gamma if options.log_gamma is not None else 0.0,
             options.covariance,
         ),
         training=TrainingConfig(seed=options.seed, precision=options.precision, **chosen),
@@ -271,7 +311,10 @@ def _device(name: str) -> str:
 def table(runs: Sequence[dict[str, Any]]) -> str:
     """One line a run, measured on its training data as the model takes them; nats."""
     full = any(_is_full(metrics) for metrics in runs)
-    head = f"{'data':<20}{'r':>4}{'active':>8}{'by eigenvalue':>15}" if full else f"{'data':<20}{'r':>4}{'active':>8}"
+    images = any(len(metrics["sample_shape"]) == 3 for metrics in runs)
+    width = max([20, *(len(metrics["data"]) for metrics in runs)])
+    head = f"{'data':<{width}}" + (f"{'C×H×W':>14}" if images else "")
+    head += f"{'r':>4}{'active':>8}" + (f"{'by eigenvalue':>15}" if full else "")
     head += f"{'of':>5}{'gap':>10}{'-ELBO':>11}{'recon':>11}{'KL':>9}{'gamma':>11}"
     head += f"{'held-out -ELBO':>17}"
     lines = [head, "-" * len(head)]
@@ -279,9 +322,11 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
         measured = metrics["train"]
         true_dim = "?" if metrics["manifold_dim"] is None else metrics["manifold_dim"]
         counted = f"{measured['spectrum_count'] if _is_full(metrics) else '-':>15}" if full else ""
+        sides = metrics["sample_shape"]
+        shape = f"{'×'.join(map(str, sides)) if len(sides) == 3 else '-':>14}" if images else ""
         gap = "-" if measured["gap"] is None else f"{measured['gap']:.3g}"
         lines.append(
-            f"{metrics['data']:<20}{true_dim:>4}{metrics['active_dimensions']:>8}{counted}"
+            f"{metrics['data']:<{width}}{shape}{true_dim:>4}{metrics['active_dimensions']:>8}{counted}"
             f"{metrics['latent_dim']:>5}{gap:>10}"
             f"{measured['neg_elbo']:>11.3f}{measured['recon']:>11.4g}{measured['kl']:>9.3f}{measured['gamma']:>11.3g}"
             f"{metrics['validation']['neg_elbo']:>17.3f}"
@@ -289,6 +334,7 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     lines.append(
         "\ngap: smallest inactive over largest active variance; near 1 the count hangs on the threshold, train longer"
     )
+    lines += [_why_no_gap(metrics) for metrics in runs if metrics["train"]["gap"] is None]
     for metrics in runs:
         if (scale := metrics["standardisation"]["scale"]) != 1:
             greater = math.prod(metrics["sample_shape"]) * math.log(scale)
@@ -297,6 +343,14 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
                 f"are {scale**2:.4g} times as large, -ELBO is greater by {greater:.4g}"
             )
     return "\n".join(lines)
+
+
+def _why_no_gap(metrics: dict[str, Any]) -> str:
+    """All dimensions are of one kind: their number says nothing of the manifold's."""
+    data, kappa = metrics["data"], metrics["latent_dim"]
+    if metrics["active_dimensions"] == 0:
+        return f"{data} has no gap, as no dimension is active: this says nothing yet; train longer, with more --steps"
+    return f"{data} has no gap, as all {kappa} dimensions are active: it may have more; raise --latent-dim"
 
 
 def _is_full(metrics: dict[str, Any]) -> bool:

@@ -36,11 +36,11 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def output_folder(path: Path) -> Path:
+def output_folder(path: Path, name: str = "out") -> Path:
     """The folder, made if it is missing.
 
     Raises:
-        InputError: it cannot be made or written to.
+        InputError: it cannot be made or written to; ``name`` is that of the argument.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,9 @@ def output_folder(path: Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise InputError(f"out must be a folder that can be written to, got {str(path)!r}: {error.strerror}") from error
+        raise InputError(
+            f"{name} must be a folder that can be written to, got {str(path)!r}: {error.strerror}"
+        ) from error
     return path
 
 

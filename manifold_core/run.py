@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from . import checkpoint, plots
 from .covariance import Covariance
 from .data import Dataset, Standardisation, load_file, load_images, synthetic_manifold
 from .data.files import SUFFIXES
+from .differences import differences
 from .distributed import Group, everywhere, from_first
 from .elbo import Gamma, GaussianELBO
 from .errors import InputError
@@ -24,6 +25,7 @@ from .networks.seeded import drawn_from
 from .training import History, TrainingConfig, train
 
 __all__ = [
+    "CHANNELS",
     "IMAGE_SETS",
     "FinishedRun",
     "ModelConfig",
@@ -35,6 +37,7 @@ __all__ = [
     "run",
 ]
 
+CHANNELS = 5  # where none are chosen, as in the paper's code
 IMAGE_SETS = ("mnist", "fashion-mnist")
 METRICS, WEIGHTS = "metrics.json", "weights.safetensors"
 UNITS = (
@@ -52,16 +55,20 @@ class ModelConfig:
     Args:
         latent_dim: κ.
         hidden: widths of the MLP's hidden layers; given for images, these are flattened into vectors.
-        channels: of the first residual block.
+        channels: of the first residual block, None for 5; an MLP has none to choose.
         gamma, log_gamma, covariance: as of :class:`manifold_core.GaussianELBO`.
     """
 
     latent_dim: int
     hidden: tuple[int, ...] | None = None
-    channels: int = 5
+    channels: int | None = None
     gamma: Gamma = "learned"
     log_gamma: float = 0.0
     covariance: Covariance = "diagonal"
+
+    @property
+    def chosen_channels(self) -> int:
+        return CHANNELS if self.channels is None else self.channels
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,8 @@ class RunConfig:
 
     Args:
         data: ``"synthetic"``, ``"mnist"``, ``"fashion-mnist"``, or the path of a ``.npy``, ``.npz`` or ``.csv`` file.
-        model, training: what to train and how; ``training.seed`` also makes the weights and the synthetic data.
+        model, training: what to train and how; ``training.seed`` also makes the weights and the synthetic data, and
+            splits a file into training and held-out samples.
         ambient_dim, manifold_dim: d and r of synthetic data.
         data_folder: where the image files are; None searches, then downloads.
         device: of model and data.
@@ -85,20 +93,38 @@ class RunConfig:
     device: str = "cpu"
 
     def description(self) -> dict[str, Any]:
-        """What decides the numbers: as JSON gives it back."""
+        """What decides the numbers, and where the data come from: as JSON gives it back."""
         content = asdict(self)
+        content["model"]["channels"] = self.model.chosen_channels
         if self.data != "synthetic":
             del content["ambient_dim"], content["manifold_dim"]
         del content["data_folder"]  # the contents count, not where they lie
         return json.loads(json.dumps(content))
 
 
+def _without_path(description: dict[str, Any]) -> dict[str, Any]:
+    """What runs are told apart by besides the contents of their data: a file may be named in many ways."""
+    built_in = description.get("data") in ("synthetic", *IMAGE_SETS)
+    return {name: value for name, value in description.items() if built_in or name != "data"}
+
+
 def load_data(config: RunConfig) -> Dataset:
     """The data of a run, users' files standardised.
 
     Raises:
-        InputError: as the loaders do.
+        InputError: as the loaders do; channels for samples that are no images of residual networks.
     """
+    data = _loaded(config)
+    sample_shape = tuple(data.train.shape[1:])
+    if config.model.channels is not None and not _is_convolutional(config.model, sample_shape):
+        raise InputError(
+            f"channels must be left out where an MLP is trained, as for {config.data!r} of sample shape {sample_shape}"
+            f"{'' if config.model.hidden is None else ' with hidden'}, got {config.model.channels}"
+        )
+    return data
+
+
+def _loaded(config: RunConfig) -> Dataset:
     if config.data == "synthetic":
         return synthetic_manifold(config.ambient_dim, config.manifold_dim, seed=config.training.seed)
     if config.data in IMAGE_SETS:
@@ -120,7 +146,7 @@ def build_model(config: ModelConfig, sample_shape: Sequence[int], seed: int = 0)
     with drawn_from(seed):
         elbo = GaussianELBO(config.gamma, config.log_gamma, covariance=config.covariance)
         if _is_convolutional(config, sample_shape):
-            return VAE.conv(sample_shape, config.latent_dim, config.channels, elbo)
+            return VAE.conv(sample_shape, config.latent_dim, config.chosen_channels, elbo)
         features = torch.Size(sample_shape).numel()
         return VAE.mlp(features, config.latent_dim, config.hidden or (64,), elbo)
 
@@ -171,18 +197,36 @@ def load_model(folder: str | Path) -> VAE:
 
 
 def _trained(folder: Path) -> tuple[VAE, dict[str, Any]]:
-    metrics = _finished(folder)
+    metrics = _finished(folder, "folder")
     if metrics is None:
         raise InputError(f"folder must hold a finished run, got {str(folder)!r} without {METRICS}")
-    description = dict(metrics["config"]["model"])
-    description["hidden"] = tuple(description["hidden"]) if description["hidden"] is not None else None
-    model = build_model(ModelConfig(**description), metrics["sample_shape"])
+    model = _built(metrics, folder / METRICS)
     path = folder / WEIGHTS
     try:
         model.load_state_dict(checkpoint.load_tensors(path))
     except RuntimeError as error:
         raise InputError(f"{str(path)!r} does not hold the weights of the model in {METRICS}: {error}") from error
     return model.eval(), metrics
+
+
+def _built(metrics: dict[str, Any], path: Path) -> VAE:
+    """The model that the file at ``path`` describes; its weights are anyone's."""
+    described = metrics["config"]["model"]
+    known = {one.name for one in fields(ModelConfig)}
+    for key in described:
+        if key not in known:
+            raise InputError(f"{str(path)!r}: config.model.{key} is unknown here; expected a run of this version")
+    for name, part, key in (("config.model.", described, "latent_dim"), ("", metrics, "sample_shape")):
+        if key not in part:
+            raise InputError(f"{str(path)!r} lacks {name}{key}; expected the whole file of a finished run")
+    try:
+        hidden = described.get("hidden")
+        config = ModelConfig(**(described | {"hidden": tuple(hidden) if hidden is not None else None}))
+        return build_model(config, metrics["sample_shape"])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{str(path)!r} does not describe a model ({error}); expected config.model and sample_shape of a run"
+        ) from error
 
 
 def run(config: RunConfig, folder: str | Path, progress: bool = True, process_group: Group = None) -> dict[str, Any]:
@@ -208,13 +252,15 @@ def run(config: RunConfig, folder: str | Path, progress: bool = True, process_gr
 
 def _begin(config: RunConfig, folder: Path) -> dict[str, Any] | None:
     """What the folder holds where its run is finished."""
-    if (finished := _finished(folder)) is not None:
+    if (finished := _finished(folder, "out")) is not None:
         holds = f"out must be a new folder: {str(folder)!r} holds a finished run"
-        # Runs of earlier versions do not say of what data they are.
-        if finished["config"] != config.description() or "fingerprint" not in finished:
-            raise InputError(f"{holds} of another configuration")
+        then = "choose another folder, or remove this one"
+        if where := differences(_without_path(finished["config"]), _without_path(config.description())):
+            raise InputError(f"{holds} of another configuration: its {where}; {then}")
+        if "fingerprint" not in finished:
+            raise InputError(f"{holds} of an earlier version, which does not say of what data it is; {then}")
         if finished["fingerprint"] != _fingerprint(load_data(config)):
-            raise InputError(f"{holds} of other data than {config.data!r} holds now")
+            raise InputError(f"{holds} of other data than {config.data!r} holds now; {then}")
         checkpoint.remove(folder)
         return finished
     _refuse_foreign_files(folder)
@@ -227,7 +273,7 @@ def _run(config: RunConfig, folder: Path, progress: bool, group: Group) -> dict[
     model = build_model(config.model, sample_shape, config.training.seed).to(config.device)
     x, held_out = (_as_input(part, config, sample_shape).to(config.device) for part in (data.train, data.validation))
     fingerprint = _fingerprint(data)
-    identity = {"config": config.description(), "data": fingerprint}
+    identity = {"config": _without_path(config.description()), "data": fingerprint}
     history = train(model, x, config.training, folder=folder, identity=identity, progress=progress, process_group=group)
     return from_first(lambda: _finish(config, folder, data, fingerprint, model, x, held_out, history), group)
 
@@ -278,15 +324,18 @@ def _as_input(x: Tensor, config: RunConfig, sample_shape: tuple[int, ...]) -> Te
     return x if _is_convolutional(config.model, sample_shape) else x.flatten(1)
 
 
-def _finished(folder: Path) -> dict[str, Any] | None:
+def _finished(folder: Path, name: str) -> dict[str, Any] | None:
+    """What the folder holds where its run is finished; ``name`` is that of the argument."""
     path = folder / METRICS
     if not path.exists():
         return None
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        metrics["config"]["model"]  # a KeyError says that this is no file of ours
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"out must be a folder of runs, but {str(path)!r} is not a file of a finished run") from error
+        dict(metrics["config"]["model"])  # a KeyError says that this is no file of ours
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise InputError(
+            f"{name} must be a folder of runs, but {str(path)!r} is not a file of a finished run"
+        ) from error
     return metrics
 
 

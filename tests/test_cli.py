@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from manifold_core.experiments.catalogue import TABLES
 from manifold_core.experiments.reproduce import SETS
 from manifold_core.experiments.tables import AS_PUBLISHED, BUDGETS
 from safetensors.torch import load_file as load_safetensors
 
 import manifold_core as mc
 from manifold_core import checkpoint, cli
+from manifold_core.bench import suite
 from manifold_core.run import IMAGE_SETS, RunConfig, build_model
 from manifold_core.training import train
 
@@ -103,8 +105,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "several.npz", a=x, b=x)
     (folder / "half.npy").write_bytes((folder / "good.npy").read_bytes()[:-50])
     (folder / "half.npz").write_bytes((folder / "good.npz").read_bytes()[:-50])
-    (folder / "ragged.csv").write_text("1,2\n3,4\n5\n")
-    (folder / "words.csv").write_text("1,2\n3,four\n")
+    (folder / "ragged.csv").write_text("5,2\n3,4\n5\n")
+    (folder / "words.csv").write_text("5,2\n3,four\n")
+    (folder / "index.csv").write_text(",x,y\n0,1.5,2.5\n1,3.5,4.5\n")
+    (folder / "semicolons.csv").write_text("1.5;2\n3;4\n")
     (folder / "x.txt").write_text("1 2\n")
     (folder / "folder.npy").mkdir()
     (folder / "lacking").mkdir()
@@ -159,6 +163,12 @@ BAD: dict[str, tuple[str, ...]] = {
     "--log-gamma nan": ("log_gamma", "nan", "finite"),
     "--log-gamma inf": ("log_gamma", "inf", "finite"),
     "--data images.npy --channels 0": ("channels", "0", "positive integer"),
+    "--channels 5": ("channels", "got 5", "left out", "MLP", "'good.npy'", "(5,)"),  # the default as well
+    "--data images.npy --hidden 8 --channels 3": ("channels", "got 3", "left out", "hidden"),
+    "--data synthetic --channels 3": ("channels", "got 3", "left out", "'synthetic'"),
+    "--gamma analytic --log-gamma 0": ("log_gamma", "got 0.0", "left out", "analytic"),
+    "--data index.csv": ("index.csv", "line 1", "column 0", "index=False"),
+    "--data semicolons.csv": ("semicolons.csv", "line 1", "';'", "expected commas"),
     "--data synthetic --ambient-dim 0": ("ambient_dim", "0", "at least 1"),
     "--data synthetic --manifold-dim 0": ("manifold_dim", "0", "at least 1"),
     "--data synthetic --ambient-dim 6 --manifold-dim 7": ("manifold_dim", "7", "at most", "ambient_dim", "6"),
@@ -308,7 +318,7 @@ class TestBadInput:
             (["--seed", "1"], "training"),
             (["--latent-dim", "4"], "latent_dim"),
             (["--gamma", "analytic"], "gamma"),
-            (["--data", "images.npy"], "images.npy"),
+            (["--data", "images.npy"], "its data is"),
         ],
     )
     def test_a_checkpoint_of_another_run(
@@ -527,6 +537,8 @@ class TestTrain:
             images = cli.DEFAULTS["images"][name]
             assert f"default {vectors}; {images} for mnist and fashion-mnist without --hidden" in text
         assert "the manifold's (default: 20)" in text
+        assert "--channels CHANNELS of the residual networks, default 5; an MLP has none" in text
+        assert "of the split of a file into training and held-out samples" in text
         assert "(default: None)" not in text
         assert "(default: False)" not in text
 
@@ -558,6 +570,29 @@ class TestTrain:
         for gap, printed in ((None, "-"), (123.4, "123")):
             line = cli.table([metrics | {"train": measured | {"gap": gap}}]).splitlines()[2]
             assert dict(zip(columns, line.split(), strict=True))["gap"] == printed
+
+    def test_the_table_says_why_there_is_no_gap(self, earlier: Path) -> None:
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+        there = metrics | {"train": metrics["train"] | {"gap": 123.4}}
+        none, every = (metrics | {"train": metrics["train"] | {"gap": None}, "active_dimensions": n} for n in (0, 3))
+        rest = cli.table([there]).splitlines()[4:]
+        assert all("no gap" not in line for line in rest)
+        notes = [line for line in cli.table([none, there, every]).splitlines() if "no gap" in line]
+        assert ["train longer, with more --steps" in line for line in notes] == [True, False]
+        assert ["all 3 dimensions are active" in line and "raise --latent-dim" in line for line in notes] == [
+            False,
+            True,
+        ]
+
+    def test_long_names_and_shapes_of_images_stand_in_columns(self, earlier: Path) -> None:
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+        long = metrics | {"data": "a_name_of_more_than_twenty_letters"}
+        photographs = metrics | {"data": "photographs", "sample_shape": [28, 30, 3]}
+        for runs in ([long, metrics], [long, metrics, photographs]):
+            head, rule, *lines = cli.table(runs).splitlines()[: 2 + len(runs)]
+            assert {len(line) for line in (rule, *lines)} == {len(head)}
+            assert [line.index("?") for line in lines] == [head.index(" r ") + 1] * len(runs)
+        assert [line.split()[1] for line in (head, *lines)] == ["C×H×W", "-", "-", "28×30×3"]
 
     def test_the_table_says_what_its_units_are(self, earlier: Path) -> None:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
@@ -603,11 +638,54 @@ class TestTrain:
 class TestReproduce:
     def test_the_help_names_every_budget_and_set(self, help_of: Callable[[str], str]) -> None:
         text = help_of("reproduce")
-        assert f"--budget BUDGET {' or '.join(', '.join(BUDGETS).rsplit(', ', 1))} (default: quick)" in text
+        assert f"--budget {{{','.join(BUDGETS)}}} steps, samples, and models a cell (default: quick)" in text
+        assert "--backend {auto,reference,cpu,cuda} " in text
+        assert f" {', '.join(TABLES)}; {', '.join(SETS).rpartition(', ')[0]}" in text
         assert f"{' or '.join(', '.join(SETS).rsplit(', ', 1))} for all such" in text
         seeds = {count: " or ".join(name for name, plan in BUDGETS.items() if plan.seeds == count) for count in (1, 5)}
         assert f"default: 1 {seeds[1]}, 5 {seeds[5]}" in text
         assert f"results go into DIR/{AS_PUBLISHED}" in text
+
+
+class TestBench:
+    def test_the_help_names_every_comparison(self, help_of: Callable[[str], str]) -> None:
+        text = help_of("bench")
+        main, (images, *growth) = ([one.name for one in group] for group in (suite.MAIN, suite.FURTHER))
+        assert f"{', '.join(main)}: these where none is named; {images}; {', '.join(growth)}, or growth" in text
+
+
+class TestPipes:
+    @staticmethod
+    def closed(command: list[str], inputs: Path, *, errors_as_well: bool) -> "subprocess.CompletedProcess[str]":
+        """What the command does where nobody reads what it prints, as after `| head`, which has ended."""
+        read, write = os.pipe()
+        os.close(read)
+        try:
+            return subprocess.run(
+                [sys.executable, "-m", "manifold_core.cli", *command],
+                cwd=inputs,
+                env={name: value for name, value in ENVIRONMENT.items() if name != "PYTHONUNBUFFERED"},
+                stdout=write,
+                stderr=write if errors_as_well else subprocess.PIPE,
+                text=True,
+            )
+        finally:
+            os.close(write)
+
+    @pytest.mark.parametrize("command", ["info", "train --help", "--version"])
+    def test_nobody_reads_on(self, inputs: Path, command: str) -> None:
+        done = self.closed(command.split(), inputs, errors_as_well=False)
+        assert (done.returncode, done.stderr) == (141, "")
+
+    def test_nobody_reads_the_table(self, inputs: Path, tmp_path: Path) -> None:
+        command = ["train", "--data", "good.npy", "--out", str(tmp_path), *SMALL]
+        done = self.closed(command, inputs, errors_as_well=False)
+        assert (done.returncode, done.stderr) == (141, "")
+        assert files(tmp_path).keys() >= RESULTS
+
+    def test_nobody_reads_the_progress_bar(self, inputs: Path, tmp_path: Path) -> None:
+        command = ["train", "--data", "good.npy", "--out", str(tmp_path), *SMALL[:-1]]
+        assert self.closed(command, inputs, errors_as_well=True).returncode == 141
 
 
 class TestInfo:

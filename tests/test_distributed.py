@@ -418,7 +418,7 @@ def test_the_command_line_trains_with_torchrun(tmp_path: Path) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("synthetic-d20-r6") == 1
+    assert done.stdout.count("held-out -ELBO") == 1
     assert cli.main([*TRAIN, "64", "--out", str(tmp_path / "one")]) == 0
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
     assert one["config"] == two["config"]
@@ -431,7 +431,7 @@ def test_the_command_line_trains_with_torchrun(tmp_path: Path) -> None:
 def test_a_finished_folder_is_found_by_all(both: Both, tmp_path: Path) -> None:
     arguments = [*TRAIN, "64", "--out", str(tmp_path)]
     (status, out, _), second = both(command, arguments=arguments)
-    assert (status, out.count("synthetic-d20-r6")) == (0, 1)
+    assert (status, out.count("held-out -ELBO")) == (0, 1)
     assert second == (0, "", "")
     written = (tmp_path / "metrics.json").stat().st_mtime_ns
     assert [again[:2] for again in both(command, arguments=arguments)] == [(0, out), (0, "")]

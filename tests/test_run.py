@@ -318,7 +318,9 @@ class TestMetrics:
         assert not {"ambient_dim", "manifold_dim", "data_folder"} & metrics["config"].keys()
 
     def test_images_through_an_mlp_are_flattened(self, data: Path, tmp_path: Path, no_pictures: None) -> None:
-        config = RunConfig(str(data / "images.npy"), replace(IMAGES, hidden=(8,)), replace(TRAINING, steps=3))
+        config = RunConfig(
+            str(data / "images.npy"), replace(IMAGES, hidden=(8,), channels=None), replace(TRAINING, steps=3)
+        )
         metrics = run(config, tmp_path, progress=False)
         x, _ = standardised(data / "images.npy", TRAINING.seed)
         again = mc.evaluate(load_model(tmp_path), x.float().flatten(1))
@@ -383,6 +385,33 @@ class TestFinishedRun:
             path.write_bytes((finished["images"] / path.name).read_bytes())
         with pytest.raises(mc.InputError, match="weights"):
             load_model(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (lambda metrics: metrics.pop("sample_shape"), "lacks sample_shape"),
+            (lambda metrics: metrics["config"]["model"].pop("latent_dim"), r"lacks config\.model\.latent_dim"),
+            (lambda metrics: metrics["config"]["model"].update(depth=3), r"config\.model\.depth is unknown"),
+            (lambda metrics: metrics.update(sample_shape="6"), "does not describe a model .*sample_shape"),
+            (lambda metrics: metrics["config"]["model"].update(hidden=16), "does not describe a model .*config.model"),
+            (lambda metrics: metrics["config"]["model"].update(latent_dim="4"), "does not describe.*latent_dim must"),
+            (lambda metrics: metrics.pop("config"), "folder must be a folder of runs"),
+            (lambda metrics: metrics["config"].update(model=4), "folder must be a folder of runs"),
+        ],
+    )
+    def test_load_run_names_the_file_and_the_key_it_lacks(
+        self, finished: dict[str, Path], tmp_path: Path, change: Callable[[dict[str, Any]], Any], said: str
+    ) -> None:
+        """As in a file cut short by hand, or one of a later version."""
+        for name, content in contents(finished["vectors"]).items():
+            (tmp_path / name).write_bytes(content)
+        metrics = metrics_of(tmp_path)
+        change(metrics)
+        (tmp_path / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+        for load in (load_run, load_model):
+            with pytest.raises(mc.InputError, match=said) as error:
+                load(tmp_path)
+            assert str(tmp_path / "metrics.json") in str(error.value)
 
     @pytest.mark.parametrize("kind", ["vectors", "images", "trained", "full"])
     def test_load_run_goes_from_the_units_of_the_file_to_the_models(
@@ -480,7 +509,7 @@ OTHERS: dict[str, Callable[[RunConfig], RunConfig]] = {
     "gamma": lambda c: replace(c, model=replace(c.model, gamma="fixed")),
     "log_gamma": lambda c: replace(c, model=replace(c.model, log_gamma=-1.0)),
     "covariance": lambda c: replace(c, model=replace(c.model, covariance="cholesky")),
-    "data": lambda c: replace(c, data=c.data.replace("vectors", "images")),
+    "data": lambda c: replace(c, data="synthetic"),
 }
 
 
@@ -501,10 +530,41 @@ class TestRefusals:
     ) -> None:
         folder = finished["vectors"]
         before = contents(folder)
-        with pytest.raises(mc.InputError, match=r"out must be a new folder.*another configuration") as error:
-            run(OTHERS[other](configuration(data, "vectors")), folder, progress=False)
-        assert str(folder) in str(error.value)
+        config = configuration(data, "vectors")
+        with pytest.raises(mc.InputError, match=r"out must be a new folder.*another configuration: its ") as error:
+            run(OTHERS[other](config), folder, progress=False)
+        message = str(error.value)
+        assert str(folder) in message
+        assert message.endswith("; choose another folder, or remove this one")
         assert contents(folder) == before
+        # Nothing is said of what is the same in both.
+        said = message.split("its ", 1)[1].removesuffix("; choose another folder, or remove this one").split("; ")
+        names = ["data", "ambient_dim", "manifold_dim"] if other == "data" else [other]
+        assert [part.split(" is ")[0].rpartition(".")[2] for part in said] == names
+
+    def test_what_differs_is_said_with_both_values(self, data: Path, finished: dict[str, Path]) -> None:
+        config = configuration(data, "vectors", seed=5)
+        with pytest.raises(mc.InputError) as error:
+            run(replace(config, model=replace(VECTORS, latent_dim=6)), finished["vectors"], progress=False)
+        said = "of another configuration: its model.latent_dim is 4, expected 6; training.seed is 3, expected 5; choose"
+        assert said in str(error.value)
+
+    @pytest.mark.parametrize("state", ["stopped", "finished"])
+    def test_the_path_of_the_data_plays_no_part(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None, state: str
+    ) -> None:
+        folder, config = tmp_path / "run", configuration(data, "vectors", steps=12)
+        monkeypatch.chdir(data)
+        typed = replace(config, data="vectors.npy")
+        if state == "stopped":
+            stop_after(monkeypatch, 10, typed, folder)
+        else:
+            run(typed, folder, progress=False)
+        monkeypatch.chdir(tmp_path)
+        copy = tmp_path / "copy.npy"
+        copy.write_bytes((data / "vectors.npy").read_bytes())
+        for spelling in (str(copy), str(data / "." / ".." / data.name / "vectors.npy")):
+            assert run(replace(config, data=spelling), folder, progress=False)["train"]["samples"] == 270
 
     def test_a_finished_run_of_before_there_were_fingerprints(
         self, data: Path, finished: dict[str, Path], tmp_path: Path, no_pictures: None
@@ -512,7 +572,7 @@ class TestRefusals:
         metrics = metrics_of(finished["vectors"])
         del metrics["fingerprint"]
         (tmp_path / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
-        with pytest.raises(mc.InputError, match=r"out must be a new folder.*another configuration"):
+        with pytest.raises(mc.InputError, match=r"out must be a new folder.*does not say of what data"):
             run(configuration(data, "vectors"), tmp_path, progress=False)
 
     @pytest.mark.parametrize("other", OTHERS)
@@ -520,7 +580,7 @@ class TestRefusals:
         self, data: Path, stopped: Path, no_pictures: None, other: str
     ) -> None:
         before = contents(stopped)
-        with pytest.raises(mc.InputError, match=f"checkpoint is of another run.*{other}"):
+        with pytest.raises(mc.InputError, match=f"checkpoint is of another run.*{other} is .*another folder, or rem"):
             run(OTHERS[other](configuration(data, "vectors")), stopped, progress=False)
         assert contents(stopped) == before
 
@@ -1066,6 +1126,14 @@ class TestTrain:
         train(mc.VAE.mlp(6, 2), x, replace(TRAINING, steps=2), folder=tmp_path / "new" / "folder", progress=False)
         assert checkpoint.load(tmp_path / "new" / "folder") is not None
 
+    def test_a_folder_that_is_a_file_has_the_name_of_its_argument(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        said = "folder must be a folder that can be written to, got .*file"
+        with pytest.raises(mc.InputError, match=said):
+            mc.train(mc.VAE.mlp(6, 2), torch.rand(9, 6), TRAINING, folder=tmp_path / "file", progress=False)
+        with pytest.raises(mc.InputError, match=said):
+            mc.train_ensemble([mc.ModelSpec(2)], torch.rand(9, 6), folder=tmp_path / "file", progress=False)
+
     def test_another_model_or_identity_is_refused(
         self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -1090,7 +1158,9 @@ class TestTrain:
             with pytest.raises(mc.InputError, match=r"checkpoint is of another run: its (about|and) is"):
                 train(mc.VAE.mlp(6, 3), x, config, folder=tmp_path, identity=identity, progress=False)
         other = replace(config, seed=1)
-        with pytest.raises(mc.InputError, match="checkpoint is of another run: its training is"):
+        with pytest.raises(
+            mc.InputError, match=r"checkpoint is of another run: its training\.seed is 3, expected 1; choose"
+        ):
             train(mc.VAE.mlp(6, 3), x, other, folder=tmp_path, identity={"about": "x"}, progress=False)
         assert contents(tmp_path) == before
 

@@ -23,11 +23,12 @@ def write_report(folder: Path, out: Path | None = None) -> list[Path]:
         InputError: a file that is no result file, or a folder that cannot be written to. Nothing is written then.
     """
     results = read_results(folder)
-    target = output_folder(folder if out is None else out)
+    name, target = ("folder", folder) if out is None else ("out", out)
+    output_folder(target, name)
     written = {target / "report.html": page(results), target / "report.md": markdown(results, TITLE)}
     for path in written:
         if path.is_dir():
-            raise InputError(f"out must be a folder for {path.name}, got {str(target)!r}: there it is a folder")
+            raise InputError(f"{name} must be a folder for {path.name}, got {str(target)!r}: there it is a folder")
     for path, text in written.items():
         write_atomically(path, partial(_write, text))
     return list(written)

@@ -34,9 +34,10 @@ def load_file(
 
     Args:
         path: ``.npy``; ``.npz`` with one array, or with one called ``x`` among several; or ``.csv`` with commas, one
-            sample a line, blank lines ignored, the first line a header if no field of it is a number. A first line that
-            counts the columns, ``0,1,…,d−1``, is refused: it is how pandas names them, and may be a sample; a header of
-            words above the samples, or none, is clear.
+            sample a line, blank lines and lines that begin with ``#`` ignored, the first line a header if no field of
+            it is a number. A first line that counts the columns, ``0,1,…,d−1`` or ``1,2,…,d``, is refused: it may be
+            their names or a sample; a header of words above the samples, or none, is clear. Refused as well is a header
+            with an empty field: pandas writes one above the index of the rows, which is no feature.
             Arrays are ``[N, d]``, ``[N, C, H, W]`` or ``[N, H, W]``, of an integer or floating type. Pickled objects
             are never loaded.
         validation_fraction: share of the samples held out, in (0, 1); rounded to a number of samples that leaves at
@@ -115,30 +116,59 @@ def _read_csv(path: Path) -> npt.NDArray[np.float64]:
     values = array("d")
     n_columns = 0
     with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = csv.reader(file)
+        # Blank in their place: the lines of an error stay those of the file.
+        lines = csv.reader("\n" if line.startswith("#") else line for line in file)
         try:
             for fields in lines:
                 if not fields:
                     continue
+                place = f"{path}, line {lines.line_num}"
                 numbers = [_number(field) for field in fields]
+                if None in numbers:
+                    _check_separated(fields, numbers, place)
                 is_first = n_columns == 0
                 n_columns = n_columns or len(fields)
                 if len(fields) != n_columns:
-                    raise InputError(f"{path}, line {lines.line_num}: {len(fields)} fields; expected {n_columns}")
-                if is_first and all(number is None for number in numbers):
-                    continue
-                if is_first and [field.strip() for field in fields] == [str(i) for i in range(n_columns)]:
-                    raise InputError(
-                        f"{path}, line {lines.line_num}: the numbers of the columns, 0 to {n_columns - 1}, which may "
-                        f"be their names or a sample; expected a header of words above the samples, or none"
-                    )
+                    raise InputError(f"{place}: {len(fields)} fields; expected {n_columns}")
+                if is_first:
+                    _check_first(fields, numbers, place)
+                    if all(number is None for number in numbers):
+                        continue
                 for field, number in zip(fields, numbers, strict=True):
                     if number is None:
-                        raise InputError(f"{path}, line {lines.line_num}: {field!r}; expected a number")
+                        raise InputError(f"{place}: {field!r}; expected a number")
                     values.append(number)
         except (csv.Error, UnicodeDecodeError) as error:
             raise InputError(f"{path}, after line {lines.line_num}: expected comma-separated text ({error})") from error
     return np.array(values, dtype=np.float64).reshape(-1, max(n_columns, 1))
+
+
+def _check_separated(fields: list[str], numbers: list[float | None], place: str) -> None:
+    """Raise InputError for a field that is several numbers: something else than commas stands between them."""
+    for field, number in zip(fields, numbers, strict=True):
+        if number is not None:
+            continue
+        for mark, name in ((";", "';'"), ("\t", "tabs"), (None, "spaces")):
+            parts = [part for part in field.split(mark) if part.strip()]
+            if len(parts) > 1 and all(_number(part) is not None for part in parts):
+                raise InputError(f"{place}: {field!r}, separated by {name}? expected commas")
+
+
+def _check_first(fields: list[str], numbers: list[float | None], place: str) -> None:
+    """Raise InputError for a first line that makes the index of the rows a feature, or names of columns a sample."""
+    names, d = [field.strip() for field in fields], len(fields)
+    counted = [str(i) for i in range(d + 1)]
+    if "" in names and (all(number is None for number in numbers) or names == ["", *counted[: d - 1]]):
+        raise InputError(
+            f"{place}: the header has no name for column {names.index('')} (counted from 0), as where pandas writes "
+            f"the index of the rows, which is no feature; expected a name for each column: "
+            f"df.to_csv(path, index=False)"
+        )
+    if names in (counted[:d], counted[1:]):
+        raise InputError(
+            f"{place}: the numbers of the columns, {names[0]} to {names[-1]}, which may be their names or a sample; "
+            f"expected a header of words above the samples, or none"
+        )
 
 
 def _number(field: str) -> float | None:
@@ -191,11 +221,19 @@ def _standardisation(source: npt.NDArray[Any], rows: npt.NDArray[np.int64], path
     # Summed as differences from one of them, numbers that are large beside their spread lose no digits.
     origin = source[rows[0]].astype(np.float64)
     origin = origin if vectors else origin.flat[0]
-    sums = sum(part.sum(axis=0 if vectors else None) for part in differences(origin))
-    mean = origin + sums / (len(rows) if vectors else numbers)
-    scale = math.sqrt(sum(float(np.square(part).sum()) for part in differences(mean)) / numbers)
-    if scale == 0:
+    sums, largest = 0.0, 0.0
+    for part in differences(origin):
+        sums = sums + part.sum(axis=0 if vectors else None)
+        largest = max(largest, float(part.max(initial=0)), -float(part.min(initial=0)))
+    if largest == 0:
         raise InputError(f"{path}: all {len(rows)} training samples are the same; expected features that vary")
+    mean = origin + sums / (len(rows) if vectors else numbers)
+    # Squares of numbers below 1e-154 are none in float64. A power of two rounds nothing.
+    exponent = math.frexp(largest)[1]
+    squares = sum(float(np.square(np.ldexp(part, -exponent)).sum()) for part in differences(mean))
+    scale = math.ldexp(math.sqrt(squares / numbers), exponent)
+    if scale < (smallest := float(np.finfo(np.float64).tiny)):
+        raise InputError(f"{path}: standard deviation {scale:.2g}; expected at least {smallest:.2g}, as float64 needs")
     return Standardisation(torch.as_tensor(mean, dtype=torch.float64), scale)
 
 

@@ -126,7 +126,7 @@ def train_ensemble(
     if threads is not None:
         (threads,) = check_positive(threads=threads)
     choice = explain_ensemble(specs, samples[0].x, backend=backend).backend
-    place = output_folder(Path(folder)) if folder is not None else None
+    place = output_folder(Path(folder), "folder") if folder is not None else None
     if choice == "reference":
         return _by_reference(specs, samples, place, checkpoint_seconds, progress)
     threads = threads or torch.get_num_threads()

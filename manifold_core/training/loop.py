@@ -103,7 +103,7 @@ def _about(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
 
 
 def _begun(folder: Path | None) -> checkpoint.Checkpoint | None:
-    return None if folder is None else checkpoint.load(output_folder(folder))
+    return None if folder is None else checkpoint.load(output_folder(folder, "folder"))
 
 
 def _loop(

@@ -1,7 +1,6 @@
 """What a stopped run needs to go on to the same numbers."""
 
 from dataclasses import asdict
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import checkpoint
+from ..differences import differences
 from ..errors import InputError
 from ..models import CVAE, VAE
 from .config import History, TrainingConfig
@@ -81,15 +81,7 @@ def check_identity(found: Any, wanted: dict[str, Any]) -> None:
     if not isinstance(found, dict):
         raise InputError(f"checkpoint does not say of which run it is, got {found!r}")
     for part in sorted(found.keys() | wanted.keys()):
-        if found.get(part) != wanted.get(part):
-            theirs, ours = _where_they_differ(found.get(part), wanted.get(part))
-            raise InputError(f"checkpoint is of another run: its {part} is {theirs!r}, expected {ours!r}")
-
-
-def _where_they_differ(a: Any, b: Any) -> tuple[Any, Any]:
-    """Of two texts of many lines, the first two that are not the same."""
-    if not (isinstance(a, str) and isinstance(b, str)):
-        return a, b
-    return next(
-        ((x.strip(), y.strip()) for x, y in zip_longest(a.splitlines(), b.splitlines(), fillvalue="") if x != y), (a, b)
-    )
+        if where := differences(found.get(part), wanted.get(part), part):
+            raise InputError(
+                f"checkpoint is of another run: its {where}; choose another folder, or remove this one to begin anew"
+            )

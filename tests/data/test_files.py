@@ -1,3 +1,4 @@
+import math
 import tracemalloc
 import zipfile
 from fractions import Fraction
@@ -82,9 +83,12 @@ def test_npz(tmp_path, write):
 @pytest.mark.parametrize(
     "text",
     [
-        "1,2\n3,4\n5,-6e-1\n",
-        "1,2\r\n3,4\r\n5,-6e-1",
+        "1.,2\n3,4\n5,-6e-1\n",
+        "1.,2\r\n3,4\r\n5,-6e-1",
         "a,b\n1,2\n3,4\n5,-.6\n",
+        '# of "last year, by hand\n#a,b\n1.,2\n#7,8\n3,4\n5,-.6\n',
+        "first feature,second\n1,2\n3,4\n5,-.6\n",
+        '"a;b","c 1"\n1,2\n3,4\n5,-.6\n',
         '\ufeff"a,c",b\n\n1, 2\n\n"3",4\n5,-0.6\n\n',
     ],
 )
@@ -96,7 +100,7 @@ def test_csv(tmp_path, text):
     torch.testing.assert_close(rows(data), torch.tensor([[1, 2], [3, 4], [5, -0.6]]), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("text", ["a,b\n0,1\n2,3\n", "2,3\n0,1\n", "0.0,1.0\n2,3\n", "0,2\n1,3\n", "1,2\n0,1\n"])
+@pytest.mark.parametrize("text", ["a,b\n0,1\n2,3\n", "2,3\n0,1\n", "0.0,1.0\n2,3\n", "0,2\n1,3\n", "2,1\n1,2\n"])
 def test_csv_of_small_numbers(tmp_path, text):
     """A line that counts the columns is unclear as the first alone."""
     path = tmp_path / "table.csv"
@@ -108,24 +112,34 @@ def test_csv_of_small_numbers(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (b"1,2\n3,4,5\n", "line 2: 3 fields; expected 2"),
+        (b"5,2\n3,4,5\n", "line 2: 3 fields; expected 2"),
         (b"a,b\n\n1,2\n3\n", "line 4: 1 fields; expected 2"),
         (b"a,b,c\n1,2\n", "line 2: 2 fields; expected 3"),
-        (b"1,2\n3,four\n", "line 2: 'four'; expected a number"),
-        (b"1,2\n3,\n", "line 2: ''; expected a number"),
-        (b"1,2\na,b\n", "line 2: 'a'; expected a number"),
+        (b"5,2\n3,four\n", "line 2: 'four'; expected a number"),
+        (b"5,2\n3,\n", "line 2: ''; expected a number"),
+        (b"5,2\na,b\n", "line 2: 'a'; expected a number"),
         (b"id,2\n3,4\n", "line 1: 'id'; expected a number"),
         (b"0,1,2,3\n4,5,6,7\n8,9,1,2\n", "line 1: the numbers of the columns, 0 to 3, .* expected a header of words"),
         (b'\n"0", 1\n4,5\n8,9\n', "line 2: the numbers of the columns, 0 to 1"),
         (b"0\n4\n8\n", "line 1: the numbers of the columns, 0 to 0"),
+        (b"1,2,3\n4,5,7\n8,9,2\n", "line 1: the numbers of the columns, 1 to 3, .* expected a header of words"),
+        (b",x0,x1\n0,4.5,6.5\n1,2.5,8.5\n", r"line 1: .* no name for column 0 \(counted from 0\).* index=False"),
+        (b'"","x0"\n0,4.5\n1,2.5\n', "line 1: the header has no name for column 0"),
+        (b"x0,x1, \n4.5,6.5,0\n2.5,8.5,1\n", "line 1: the header has no name for column 2"),
+        (b",0,1\n0,4.5,6.5\n1,2.5,8.5\n", "line 1: the header has no name for column 0 .*index=False"),
+        (b",2,3\n4,5,6\n", "line 1: ''; expected a number"),
         (b"a,b\nc,d\n1,2\n", "line 2: 'c'; expected a number"),
-        (b"1;2\n3;4\n", "line 2: '3;4'; expected a number"),
-        (b"1,2\n1_0,4\n", "line 2: '1_0'; expected a number"),
+        (b"1;2\n3;4\n", "line 1: '1;2', separated by ';'\\? expected commas"),
+        (b"#a\na;b\n1;2;\n", "line 3: '1;2;', separated by ';'\\? expected commas"),
+        (b"a;b;c\n1,5;2,5;3\n", "line 2: '5;2', separated by ';'\\? expected commas"),
+        (b"1\t2\n3\t4\n", r"line 1: '1\\t2', separated by tabs\? expected commas"),
+        (b"a b\n 1.5  2e3\n", "line 2: ' 1.5  2e3', separated by spaces\\? expected commas"),
+        (b"5,2\n1_0,4\n", "line 2: '1_0'; expected a number"),
         (b"\xff\xfe1\0,\0", "expected comma-separated text"),
-        (b"1,2\n3," + b"4" * 200_000 + b"\n", "after line 2: expected comma-separated text"),
-        (b"1,2\n3,nan\n", r"NaN or infinity at 1 place, first in row 1, column 1 \(counted from 0\)"),
-        (b"1,2\n3,1e999\n", "NaN or infinity at 1 place, first in row 1, column 1"),
-        (b"1,2\n3,1e39\n", "too large for float32 at 1 place, first in row 1, column 1"),
+        (b"5,2\n3," + b"4" * 200_000 + b"\n", "after line 2: expected comma-separated text"),
+        (b"5,2\n3,nan\n", r"NaN or infinity at 1 place, first in row 1, column 1 \(counted from 0\)"),
+        (b"5,2\n3,1e999\n", "NaN or infinity at 1 place, first in row 1, column 1"),
+        (b"5,2\n3,1e39\n", "too large for float32 at 1 place, first in row 1, column 1"),
         (b"a,b\n", r"shape \(0, 2\); expected at least two samples"),
         (b"a,b\n1,2\n", r"shape \(1, 2\); expected at least two samples"),
         (b"\n\n", "expected at least two samples"),
@@ -284,7 +298,8 @@ def exact_standardisation(x, axis):
     x = np.vectorize(Fraction, otypes=[object])(x)
     mean = x.sum(axis=axis) / (len(x) if axis == 0 else x.size)
     variance = np.square(x - mean).sum() / x.size
-    return np.asarray(mean).astype(float).tolist(), float(variance) ** 0.5
+    root = Fraction(math.isqrt(int(variance * 4**2000)), 2**2000)
+    return np.asarray(mean).astype(float).tolist(), float(root)
 
 
 @pytest.mark.parametrize("block", [1, 7, 1 << 20])
@@ -322,6 +337,29 @@ def test_standardised_far_from_zero(tmp_path, shape, offset):
     torch.testing.assert_close(far.validation, near.validation, rtol=1e-6, atol=2 * rounding)
     assert far.standardisation.scale == pytest.approx(near.standardisation.scale, abs=rounding)
     assert len(load_file(tmp_path / "far.npy").train) == len(near.train)  # rounded to one number, but not the same
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.longdouble])
+@pytest.mark.parametrize("shape", [(40, 3), (12, 2, 2)])
+@pytest.mark.parametrize("size", [1e-153, 1e-161, 1e-162, 1e-300, 1e37])
+def test_standardised_whatever_the_size(tmp_path, shape, size, dtype):
+    """Also where the squares of the numbers are none in float64."""
+    x = np.random.default_rng(0).normal(size=shape) * size + 3 * size
+    path = save(tmp_path / "a.npy", x.astype(dtype))
+    data = load_file(path, standardise=True)
+    first = load_file(save(tmp_path / "numbered.npy", samples(*shape))).train.flatten(1)[:, 0].int()
+    training = x[first.numpy() // x[0].size]
+    mean, scale = exact_standardisation(training, 0 if len(shape) == 2 else None)
+    assert data.standardisation.mean.tolist() == pytest.approx(mean, rel=1e-14, abs=0)
+    assert data.standardisation.scale == pytest.approx(scale, rel=1e-14, abs=0)
+    expected = (training - np.array(mean)) / scale
+    np.testing.assert_allclose(data.train.numpy().reshape(expected.shape), expected, rtol=1e-6, atol=1e-12)
+
+
+def test_refuses_a_spread_without_digits(tmp_path):
+    path = save(tmp_path / "a.npy", np.arange(12.0).reshape(6, 2) * 1e-309)
+    with pytest.raises(InputError, match=r"a\.npy: standard deviation \d\.\de-309; expected at least 2\.2e-308"):
+        load_file(path, standardise=True)
 
 
 def test_standardised_data_are_blown_up_block_by_block(tmp_path, monkeypatch):

@@ -88,7 +88,7 @@ def test_a_stopped_ensemble_goes_on_to_the_same_numbers(tmp_path: Path, monkeypa
             mc.train_ensemble(SPECS, (x, c), folder=tmp_path, checkpoint_seconds=0, progress=False)
     found = mc.train_ensemble(SPECS, (x, c), folder=tmp_path, progress=False)
     assert [trained.metrics for trained in found] == expected
-    with pytest.raises(mc.InputError, match="checkpoint is of another run: its specs is"):
+    with pytest.raises(mc.InputError, match=r"checkpoint is of another run: its specs\[0\]"):
         mc.train_ensemble(SPECS[::-1], (x, c), folder=tmp_path, progress=False)
 
 

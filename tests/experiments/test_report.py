@@ -612,7 +612,7 @@ class TestBadInput:
         with pytest.raises(InputError, match="out must be a folder"):
             write_report(tmp_path, tmp_path / "out")
         (tmp_path / "report.md").mkdir()
-        with pytest.raises(InputError, match=r"report\.md.*it is a folder"):
+        with pytest.raises(InputError, match=r"folder must be a folder for report\.md.*it is a folder"):
             write_report(tmp_path)
         assert not (tmp_path / "report.html").exists()
 

@@ -161,7 +161,9 @@ def test_what_a_killed_run_left_is_removed_with_the_next_call(tmp_path: Path) ->
 
 def test_another_plan_is_refused(tmp_path: Path) -> None:
     run(tmp_path)
-    with pytest.raises(mc.InputError, match=r"tableX\.json.*is of another plan.*'steps': 20.*expected.*'steps': 30"):
+    with pytest.raises(
+        mc.InputError, match=r"tableX\.json.*is of another plan: plan\.steps is 20, expected 30; choose"
+    ):
         run(tmp_path, plan=replace(PLAN, steps=30))
 
 
