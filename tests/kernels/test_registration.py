@@ -423,7 +423,7 @@ def test_a_second_derivative_by_torch_func_is_refused() -> None:
         lambda m: mc.gaussian_nll(m, m.detach() * 2, 0.0).sum(),
         lambda m: gaussian_elbo(m, m.detach() * 2, 0.0, m[:, 0])[0],
     ):
-        with pytest.raises(RuntimeError, match="differentiable once, .*; backend='reference' has it$"):
+        with pytest.raises(RuntimeError, match=r"differentiable once, .*; backend='reference' has it$"):
             torch.func.grad(lambda m, f=function: torch.func.grad(f)(m).square().sum())(mu)
 
 
