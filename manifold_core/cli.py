@@ -20,6 +20,7 @@ from .distributed import group_of_torchrun, process_of_torchrun
 from .errors import InputError
 from .kernels import explain
 from .kernels.extension import compiled, cuda_missing_because, missing_because, nodes_missing_because
+from .networks.conv import CHANNELS
 from .run import IMAGE_SETS, ModelConfig, RunConfig, run
 from .training import Diverged, TrainingConfig
 
@@ -116,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="widths of an MLP; default 64, residual networks for images whose sides are multiples of 4",
     )
-    add.add_argument("--channels", type=int, default=5, help="of the residual networks")
+    add.add_argument("--channels", type=int, default=CHANNELS, help="of the residual networks")
     add.add_argument("--gamma", choices=("learned", "analytic", "fixed"), default="learned", help="decoder variance")
     add.add_argument("--log-gamma", type=float, default=0.0, help="log of a fixed γ, or where a learned one starts")
     add.add_argument(

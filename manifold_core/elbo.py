@@ -63,7 +63,8 @@ class GaussianELBO(Joined, nn.Module):
 
     - ``"learned"``: γ = exp(log_gamma), a parameter;
     - ``"analytic"``: γ = Σ‖x − x̂‖² / (B·d), the optimum of the batch, differentiated through. In evaluation mode the
-      γ of the last training batch is used. A batch reconstructed without error has no optimum: its loss is NaN;
+      γ of the last training batch is used: training writes it into the buffer log_gamma, which torch.func has to be
+      given with the weights. A batch reconstructed without error has no optimum: its loss is NaN;
     - ``"fixed"``: γ = exp(log_gamma), a buffer.
 
     The posterior q(z|x) has the covariance
@@ -148,6 +149,7 @@ class GaussianELBO(Joined, nn.Module):
 
         Raises:
             TypeError, ValueError: as the ops do.
+            RuntimeError: in training, an analytic γ under a transform of torch.func that was not given the buffer.
         """
         prior_mu, prior_log_var = (None, None) if prior is None else prior
         noise: dict[str, Any] = {"seed": seed, "generator": generator, "first_row": first_row}
@@ -180,9 +182,22 @@ class GaussianELBO(Joined, nn.Module):
                 features = x.shape[1:].numel()
                 log_gamma = optimal_log_gamma(joined_mean(recon.mean(), self.process_group), features)
                 nll = nll_of(recon, features, log_gamma)
-                with torch.no_grad():
-                    self.log_gamma.copy_(torch.where(log_gamma.isfinite(), log_gamma, self.log_gamma))
+                self._keep(log_gamma)
             loss = nll + self.beta * kl
             if self.reduction != "none":
                 loss = loss.mean() if self.reduction == "mean" else loss.sum()
         return ELBOTerms(loss, nll, kl, recon, z, x_hat, posterior, log_gamma, variance_ratio)
+
+    @torch.no_grad()
+    def _keep(self, log_gamma: Tensor) -> None:
+        """The γ of a training batch, for evaluation mode."""
+        try:
+            self.log_gamma.copy_(torch.where(log_gamma.isfinite(), log_gamma, self.log_gamma))
+        except RuntimeError as error:
+            if not torch._C._are_functorch_transforms_active():
+                raise
+            raise RuntimeError(
+                "manifold_core: in training mode gamma='analytic' writes the γ of each batch into its buffer "
+                "log_gamma, which torch.func forbids for a buffer from outside of the transform: give the function the "
+                "buffers as well, by torch.func.functional_call, each call of vmap its own; or call model.eval() first"
+            ) from error
