@@ -63,8 +63,8 @@ class GaussianELBO(Joined, nn.Module):
 
     - ``"learned"``: γ = exp(log_gamma), a parameter;
     - ``"analytic"``: γ = Σ‖x − x̂‖² / (B·d), the optimum of the batch, differentiated through. In evaluation mode the
-      γ of the last training batch is used: training writes it into the buffer log_gamma, which torch.func has to be
-      given with the weights. A batch reconstructed without error has no optimum: its loss is NaN;
+      γ of the last training batch is used: training writes it into the buffer log_gamma, which under torch.func has to
+      be an argument, as the weights are. A batch reconstructed without error has no optimum: its loss is NaN;
     - ``"fixed"``: γ = exp(log_gamma), a buffer.
 
     The posterior q(z|x) has the covariance
@@ -149,7 +149,8 @@ class GaussianELBO(Joined, nn.Module):
 
         Raises:
             TypeError, ValueError: as the ops do.
-            RuntimeError: in training, an analytic γ under a transform of torch.func that was not given the buffer.
+            RuntimeError: in training, an analytic γ under a transform of torch.func whose function does not have the
+                buffer as an argument.
         """
         prior_mu, prior_log_var = (None, None) if prior is None else prior
         noise: dict[str, Any] = {"seed": seed, "generator": generator, "first_row": first_row}
@@ -198,6 +199,6 @@ class GaussianELBO(Joined, nn.Module):
                 raise
             raise RuntimeError(
                 "manifold_core: in training mode gamma='analytic' writes the γ of each batch into its buffer "
-                "log_gamma, which torch.func forbids for a buffer from outside of the transform: give the function the "
-                "buffers as well, by torch.func.functional_call, each call of vmap its own; or call model.eval() first"
+                "log_gamma, which torch.func forbids for what is no argument of the function: make the buffers one, "
+                "with torch.func.functional_call, and give each call of vmap its own; or call model.eval() first"
             ) from error
