@@ -19,7 +19,7 @@ def _cells(plan: Plan) -> list[Cell]:
     return [
         Cell(
             {"dataset": name, "kappa": kappa},
-            ConvSpec(kappa, training=images.training(plan)),
+            ConvSpec(kappa, images.CHANNELS, training=images.training(plan)),
             images.images(name),
             (None,),
             held_out=images.HELD_OUT,

@@ -14,7 +14,6 @@ from .tables import Cell, Plan, Table
 __all__ = ["TABLE"]
 
 LATENT_DIM = 32
-CHANNELS = 32
 VARIANTS = {"without attention": False, "with attention": True}
 
 
@@ -24,7 +23,7 @@ def _cells(plan: Plan) -> list[Cell]:
             {"dataset": row["dataset"]},
             ConvSpec(
                 LATENT_DIM,
-                CHANNELS,
+                images.CONDITIONAL_CHANNELS,
                 condition_dim=len(images.CLASSES[row["dataset"]]),
                 attention=attention,
                 training=images.training(plan),

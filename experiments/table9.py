@@ -16,7 +16,7 @@ def _cells(plan: Plan) -> list[Cell]:
     return [
         Cell(
             {"covariance": name},
-            ConvSpec(LATENT_DIM, covariance=covariance, training=images.training(plan)),
+            ConvSpec(LATENT_DIM, images.CHANNELS, covariance=covariance, training=images.training(plan)),
             images.images(DATA_SET),
             (None,),
             held_out=images.HELD_OUT,

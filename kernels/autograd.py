@@ -2,20 +2,38 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-__all__ = [
-    "below_autograd",
-    "eager",
-    "empty_gradient",
-    "functional",
-    "functional_once",
-    "one_by_one",
-    "refuse_second_derivative",
-]
+__all__ = ["Limits", "below_autograd", "eager", "empty_gradient", "functional", "functional_once", "one_by_one"]
+
+
+class Limits(NamedTuple):
+    """Which derivatives an op does not have: who asks for one is told, and told what has it. (The nodes in C++ say the
+    first of these themselves.)"""
+
+    name: str
+    instead: str
+
+    def refuse_second(self, *_: Any) -> Any:
+        raise RuntimeError(
+            f"manifold_core: {self.name} is differentiable once, but a second derivative was asked for; "
+            f"{self.instead} has it"
+        )
+
+    def refuse_forward(self, *_: Any) -> Any:
+        raise RuntimeError(
+            f"manifold_core: {self.name} is differentiable in reverse mode, but a derivative in forward mode was asked "
+            f"for, as torch.func.jvp, jacfwd and hessian do; {self.instead} has it"
+        )
+
+    def refuse_tangents(self, inputs: tuple[Any, ...]) -> None:
+        """In an ordinary call, where torch would drop them silently: below autograd, or without a gradient."""
+        if any(isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None for value in inputs):
+            self.refuse_forward()
 
 
 def below_autograd(operator: Callable[..., Any]) -> Callable[..., Any]:
@@ -30,7 +48,7 @@ def below_autograd(operator: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def eager(
-    name: str,
+    limits: Limits,
     kernel: Callable[..., Any],
     setup_context: Callable[..., None],
     backward: Callable[..., Any],
@@ -50,31 +68,32 @@ def eager(
         with torch.no_grad():
             found = backward(ctx, *gradients)
         seen = [t for t in (*ctx.saved_tensors, *gradients) if t is not None and t.requires_grad]
-        return tuple(None if g is None else _Once.apply(g.detach(), *seen) for g in found)
+        return tuple(None if g is None else _Once.apply(limits, g.detach(), *seen) for g in found)
 
     members = {"forward": staticmethod(forward), "backward": staticmethod(backward_once)}
-    function = type(f"{name}_eager", (torch.autograd.Function,), members)
+    function = type(f"{limits.name}_eager", (torch.autograd.Function,), members)
     # The apply below Function's own, which only adds work for torch.func's wrappers.
     return super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
 
 def functional(
-    name: str, kernel: Callable[..., Any], setup_context: Callable[..., None], backward: Callable[..., Any]
+    limits: Limits, kernel: Callable[..., Any], setup_context: Callable[..., None], backward: Callable[..., Any]
 ) -> Callable[..., Any]:
     """For a call under the transforms of torch.func: grad, vmap and what is made of them."""
     members = {
         "forward": staticmethod(kernel),
         "setup_context": staticmethod(setup_context),
         "backward": staticmethod(backward),
+        "jvp": staticmethod(limits.refuse_forward),
     }
-    function: Any = type(f"{name}_functional", (torch.autograd.Function,), members)
+    function: Any = type(f"{limits.name}_functional", (torch.autograd.Function,), members)
     function.vmap = staticmethod(partial(one_by_one, function.apply))
     return function.apply
 
 
-def functional_once(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """The same for a kernel whose own derivative nobody has."""
-    return functional(name, kernel, lambda ctx, inputs, output: None, refuse_second_derivative)
+def functional_once(limits: Limits, kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for the kernel of its backward pass, whose own derivative nobody has."""
+    return functional(limits, kernel, lambda ctx, inputs, output: None, limits.refuse_second)
 
 
 def empty_gradient(tensor: Tensor | None, like: Tensor, wanted: bool) -> Tensor:
@@ -99,20 +118,16 @@ def one_by_one(function: Callable[..., Any], info: Any, in_dims: Any, *inputs: A
     return results, (0,) * len(results)
 
 
-def refuse_second_derivative(ctx: Any, *_: Tensor) -> Any:
-    raise RuntimeError(
-        "manifold_core: a compiled op is differentiable once, but a second derivative was asked for; "
-        "backend='reference' has it"
-    )
-
-
 class _Once(torch.autograd.Function):
     """A gradient that refuses to be differentiated by what it depends on. torch's once_differentiable lets it pass,
     without its share, when the incoming gradient needs none, as that of a loss does: a penalty on the gradient would do
     nothing, silently."""
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, *depends_on: Tensor) -> Tensor:
+    def forward(ctx: Any, limits: Limits, gradient: Tensor, *depends_on: Tensor) -> Tensor:
+        ctx.limits = limits
         return gradient.view_as(gradient)
 
-    backward = staticmethod(refuse_second_derivative)
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> Any:
+        ctx.limits.refuse_second()

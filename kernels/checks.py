@@ -10,6 +10,7 @@ __all__ = [
     "accumulation_dtype",
     "check_alike",
     "check_convolution",
+    "check_first_row",
     "check_floating",
     "check_of_channels",
     "check_optional_rows",
@@ -90,6 +91,14 @@ def check_prior(
         check_optional_rows("prior_mu", prior_mu, mu),
         check_optional_rows("prior_log_var", prior_log_var, mu),
     )
+
+
+def check_first_row(first_row: Any, rows: int) -> int:
+    """As an int; raises ValueError unless the numbers of so many rows, and of the one behind them, are int64."""
+    number = integer(first_row)
+    if number is None or number < 0 or number > 2**63 - 1 - rows:
+        raise ValueError(f"first_row must be an integer from 0 to 2**63 - 1 - B for B = {rows} rows, got {first_row!r}")
+    return number
 
 
 def accumulation_dtype(*tensors: Tensor | None) -> torch.dtype:

@@ -8,17 +8,21 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import extension
-from .autograd import below_autograd, eager, functional, functional_once, one_by_one, refuse_second_derivative
+from .autograd import Limits, below_autograd, eager, functional, functional_once, one_by_one
 
-__all__ = ["LIBRARIES", "Operator"]
+__all__ = ["LAYERS_BY_REFERENCE", "LIBRARIES", "Operator"]
 
 # The backends that are operators, and the namespace of torch.ops each is found in. The dispatch key tells cpu and cuda
 # apart: C++ registers itself for CPU, or CUDA, tensors.
 LIBRARIES = {"cpu": "manifold_core", "cuda": "manifold_core", "triton": "manifold_core_triton"}
 NODES = "manifold_core"  # the namespace that the nodes in C++ call
 PLAIN = (Tensor, torch.nn.Parameter)
+# What has the derivatives that an op lacks; the ops of layers are called by a model, out of reach of its caller.
+REFERENCE = "backend='reference'"
+LAYERS_BY_REFERENCE = f"{REFERENCE}, which manifold_core.networks.by_pytorch(model) sets for the layers of a model,"
 
 
 class Calls(NamedTuple):
@@ -50,6 +54,7 @@ class Operator:
         backward_of: the name of that other operator.
         results: how many of its outputs the caller wants; those behind are for the backward pass alone.
         backends: those that have it.
+        instead: what has the derivatives that it does not have.
     """
 
     def __init__(
@@ -64,8 +69,10 @@ class Operator:
         backward_of: str | None = None,
         results: int = 2,
         backends: Sequence[str] = tuple(LIBRARIES),
+        instead: str = REFERENCE,
     ) -> None:
         self.name = name
+        self.limits = Limits(name, instead)
         self.results = results
         self._schemas: dict[str, tuple[str, Any]] = {name: (schema, fake)}
         if backward_schema is not None:
@@ -87,6 +94,8 @@ class Operator:
             return calls.registered(*inputs)[: self.results]
         if torch._C._are_functorch_transforms_active():
             return calls.functional(*inputs)[: self.results]
+        if forward_ad._current_level >= 0:
+            self.limits.refuse_tangents(inputs)
         if not torch.is_grad_enabled():  # a quarter of a small call would be autograd's
             return calls.kernel(*inputs)[: self.results]
         return calls.eager(*inputs)
@@ -100,7 +109,7 @@ class Operator:
         formula = partial(self._backward, getattr(ops, self._backward_name).default)
         torch.library.register_autograd(f"{library}::{self.name}", formula, setup_context=self._setup_context)
         if self._backward_name in self._schemas:
-            torch.library.register_autograd(f"{library}::{self._backward_name}", refuse_second_derivative)
+            torch.library.register_autograd(f"{library}::{self._backward_name}", self.limits.refuse_second)
         for operator in self._schemas:
             rule = partial(one_by_one, getattr(ops, operator).default)
             torch.library.register_vmap(f"{library}::{operator}", rule)
@@ -113,13 +122,13 @@ class Operator:
         if self.results == 1:  # which torch hands over as it is
             operator = partial(_in_tuple, operator)
         run, run_backward = below_autograd(operator), below_autograd(getattr(ops, self._backward_name).default)
-        once = functional_once(self._backward_name, run_backward)
+        once = functional_once(self.limits, run_backward)
         node = getattr(nodes, self.name, None) if library == NODES else None
         return Calls(
             operator,
             run,
-            node or eager(self.name, run, self._setup_context, partial(self._backward, run_backward), self.results),
-            functional(self.name, run, self._setup_context, partial(self._backward, once)),
+            node or eager(self.limits, run, self._setup_context, partial(self._backward, run_backward), self.results),
+            functional(self.limits, run, self._setup_context, partial(self._backward, once)),
         )
 
     def _triton(self, operator: str, *inputs: Any) -> Any:

@@ -17,9 +17,11 @@ __all__ = [
     "check_finite",
     "check_posterior",
     "check_prior",
+    "check_shape",
     "check_tensor",
     "check_x",
     "input_dtype",
+    "input_shape",
 ]
 
 Gaussian = tuple[Tensor, Tensor]  # mu and log_var, or mu and tril
@@ -86,10 +88,25 @@ def input_dtype(encoder: nn.Module) -> torch.dtype | None:
     return dtype
 
 
+def input_shape(encoder: nn.Module) -> tuple[int, ...] | None:
+    """Of one sample as the encoder reads it; None where it does not say."""
+    shape: tuple[int, ...] | None = getattr(encoder, "input_shape", None)
+    return shape
+
+
 def check_x(x: Tensor, encoder: nn.Module) -> None:
-    """Raise InputError unless the encoder can read the dtype of x."""
-    check_tensor("x", x)
+    """Raise InputError unless the encoder can read the shape and the dtype of x."""
+    check_shape(x, encoder)
     check_dtype("x", x, input_dtype(encoder))
+
+
+def check_shape(x: Tensor, encoder: nn.Module) -> None:
+    """Raise InputError unless x is a tensor with samples of the shape that the encoder reads."""
+    check_tensor("x", x)
+    shape = input_shape(encoder)
+    if shape is not None and x.shape[1:] != shape:
+        sizes = ", ".join(map(str, shape))
+        raise InputError(f"x must have shape [B, {sizes}], as the encoder reads it, got shape {tuple(x.shape)}")
 
 
 def check_dtype(name: str, value: Tensor, dtype: torch.dtype | None) -> None:

@@ -20,7 +20,8 @@ from .distributed import group_of_torchrun, process_of_torchrun
 from .errors import InputError
 from .kernels import explain
 from .kernels.extension import compiled, cuda_missing_because, missing_because, nodes_missing_because
-from .run import CHANNELS, IMAGE_SETS, ModelConfig, RunConfig, run
+from .networks.conv import CHANNELS
+from .run import IMAGE_SETS, ModelConfig, RunConfig, run
 from .training import Diverged, TrainingConfig
 
 __all__ = ["main", "table"]

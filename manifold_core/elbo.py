@@ -63,7 +63,8 @@ class GaussianELBO(Joined, nn.Module):
 
     - ``"learned"``: γ = exp(log_gamma), a parameter;
     - ``"analytic"``: γ = Σ‖x − x̂‖² / (B·d), the optimum of the batch, differentiated through. In evaluation mode the
-      γ of the last training batch is used. A batch reconstructed without error has no optimum: its loss is NaN;
+      γ of the last training batch is used: training writes it into the buffer log_gamma, which under torch.func has to
+      be an argument, as the weights are. A batch reconstructed without error has no optimum: its loss is NaN;
     - ``"fixed"``: γ = exp(log_gamma), a buffer.
 
     The posterior q(z|x) has the covariance
@@ -148,6 +149,8 @@ class GaussianELBO(Joined, nn.Module):
 
         Raises:
             TypeError, ValueError: as the ops do.
+            RuntimeError: in training, an analytic γ under a transform of torch.func whose function does not have the
+                buffer as an argument.
         """
         prior_mu, prior_log_var = (None, None) if prior is None else prior
         noise: dict[str, Any] = {"seed": seed, "generator": generator, "first_row": first_row}
@@ -180,9 +183,22 @@ class GaussianELBO(Joined, nn.Module):
                 features = x.shape[1:].numel()
                 log_gamma = optimal_log_gamma(joined_mean(recon.mean(), self.process_group), features)
                 nll = nll_of(recon, features, log_gamma)
-                with torch.no_grad():
-                    self.log_gamma.copy_(torch.where(log_gamma.isfinite(), log_gamma, self.log_gamma))
+                self._keep(log_gamma)
             loss = nll + self.beta * kl
             if self.reduction != "none":
                 loss = loss.mean() if self.reduction == "mean" else loss.sum()
         return ELBOTerms(loss, nll, kl, recon, z, x_hat, posterior, log_gamma, variance_ratio)
+
+    @torch.no_grad()
+    def _keep(self, log_gamma: Tensor) -> None:
+        """The γ of a training batch, for evaluation mode."""
+        try:
+            self.log_gamma.copy_(torch.where(log_gamma.isfinite(), log_gamma, self.log_gamma))
+        except RuntimeError as error:
+            if not torch._C._are_functorch_transforms_active():
+                raise
+            raise RuntimeError(
+                "manifold_core: in training mode gamma='analytic' writes the γ of each batch into its buffer "
+                "log_gamma, which torch.func forbids for what is no argument of the function: make the buffers one, "
+                "with torch.func.functional_call, and give each call of vmap its own; or call model.eval() first"
+            ) from error

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,13 @@ from .checks import (
     check_finite,
     check_posterior,
     check_prior,
+    check_shape,
     check_tensor,
     check_x,
     input_dtype,
 )
 from .covariance import Covariance, spectrum, variance_ratio
-from .elbo import ELBOTerms, GaussianELBO
+from .elbo import ELBOTerms, Gamma, GaussianELBO
 from .errors import InputError
 from .networks import (
     Activation,
@@ -33,6 +34,7 @@ from .networks import (
     MLPEncoder,
 )
 from .networks.checks import check_positive
+from .networks.conv import CHANNELS, CONDITIONAL_CHANNELS
 
 __all__ = ["CVAE", "VAE", "check_inputs", "evaluation_mode", "unwrapped"]
 
@@ -43,6 +45,9 @@ def _elbo(elbo: GaussianELBO | None, covariance: Covariance | None) -> GaussianE
     """The ELBO of a model for which both were asked, either or none."""
     if elbo is None:
         return GaussianELBO(covariance=covariance or "diagonal")
+    if not hasattr(elbo, "covariance"):
+        meant = f"; try GaussianELBO({elbo!r})" if isinstance(elbo, str) and elbo in get_args(Gamma) else ""
+        raise InputError(f"elbo must be a GaussianELBO, got {elbo!r}{meant}")
     if covariance not in (None, elbo.covariance):
         raise InputError(f"covariance must be that of elbo, {elbo.covariance!r}, got {covariance!r}")
     return elbo
@@ -51,6 +56,13 @@ def _elbo(elbo: GaussianELBO | None, covariance: Covariance | None) -> GaussianE
 def _check_prior(prior: Prior) -> None:
     if prior not in ("learned", "standard"):
         raise InputError(f"prior must be 'learned' or 'standard', got {prior!r}")
+
+
+def _check_modules(**networks: nn.Module | None) -> None:
+    """Raise InputError for a plain function: the weights of a network within would be nobody's, and never trained."""
+    for name, network in networks.items():
+        if network is not None and not isinstance(network, nn.Module):
+            raise InputError(f"{name} must be a torch.nn.Module, got {network!r}")
 
 
 @contextmanager
@@ -74,15 +86,17 @@ class VAE(nn.Module):
     Args:
         encoder: module from x ``[B, ...]`` to ``(mu, log_var)``, each ``[B, κ]``; with full covariance to
             ``(mu, tril)``, tril ``[B, κ(κ+1)/2]`` the packed rows of L, log L_jj on the diagonal. Where it has an
-            attribute ``input_dtype``, as those of :mod:`manifold_core.networks` have, x is held against that.
+            attribute ``input_dtype`` or ``input_shape``, the shape of one sample, as those of
+            :mod:`manifold_core.networks` have, x is held against that.
         decoder: module from z ``[B, κ]`` to x̂ of the shape of x.
         latent_dim: κ.
         elbo: :class:`manifold_core.GaussianELBO`; the default learns γ from γ = 1.
         covariance: ``"diagonal"`` or ``"cholesky"``; None is that of ``elbo``, whose default is diagonal.
 
     Raises:
-        InputError: ``latent_dim`` is no positive integer, or ``covariance`` unknown or not that of ``elbo``; later, x
-            of another dtype than the weights, or an encoder that gives something else.
+        InputError: ``encoder`` or ``decoder`` is no module, ``latent_dim`` no positive integer, ``elbo`` no
+            GaussianELBO, or ``covariance`` unknown or not that of ``elbo``; later, x of another shape or dtype than the
+            encoder reads, or an encoder that gives something else.
 
     Source: "Learning Manifold Dimensions with Conditional VAEs", Definition 1; Section 4.7 for full covariance.
     """
@@ -98,6 +112,7 @@ class VAE(nn.Module):
     ) -> None:
         super().__init__()
         (latent_dim,) = check_positive(latent_dim=latent_dim)
+        _check_modules(encoder=encoder, decoder=decoder)
         self.encoder = encoder
         self.decoder = decoder
         self.latent_dim = latent_dim
@@ -124,7 +139,7 @@ class VAE(nn.Module):
         cls,
         image_shape: Sequence[int],
         latent_dim: int,
-        channels: int = 5,
+        channels: int = CHANNELS,
         elbo: GaussianELBO | None = None,
         *,
         covariance: Covariance | None = None,
@@ -190,7 +205,8 @@ class CVAE(nn.Module):
             covariance to ``(mu, tril)``, as of :class:`manifold_core.VAE`. Where it has an attribute
             ``condition_shape``, the shape of one condition, such as ``(t,)``, c is held against that; None in it is any
             size. Where it has an attribute ``input_dtype``, as those of :mod:`manifold_core.networks` have, x and c are
-            held against that, and integers and booleans in c, such as labels in one-hot form, are made such numbers.
+            held against that, and integers and booleans in c, such as labels in one-hot form, are made such numbers;
+            x also against ``input_shape``, the shape of one sample.
         decoder: module from z ``[B, κ]`` and c to x̂ of the shape of x.
         latent_dim: κ.
         prior: module from c to ``(prior_mu, prior_log_var)``, each ``[B, κ]``; None is N(0, I).
@@ -199,7 +215,8 @@ class CVAE(nn.Module):
         covariance: ``"diagonal"`` or ``"cholesky"``; None is that of ``elbo``, whose default is diagonal.
 
     Raises:
-        InputError: ``latent_dim`` is no positive integer, or ``covariance`` unknown or not that of ``elbo``; later, a
+        InputError: a network is no module, ``latent_dim`` no positive integer, ``elbo`` no GaussianELBO, or
+            ``covariance`` unknown or not that of ``elbo``; later, x of another shape than the encoder reads, a
             condition that does not go with the samples, x or c of another floating-point dtype than the weights, or an
             encoder or prior that gives something else.
 
@@ -222,6 +239,7 @@ class CVAE(nn.Module):
     ) -> None:
         super().__init__()
         (latent_dim,) = check_positive(latent_dim=latent_dim)
+        _check_modules(encoder=encoder, decoder=decoder, prior=prior, gate=gate)
         self.encoder = encoder
         self.decoder = decoder
         self.latent_dim = latent_dim
@@ -269,7 +287,7 @@ class CVAE(nn.Module):
         image_shape: Sequence[int],
         condition_dim: int,
         latent_dim: int,
-        channels: int = 32,
+        channels: int = CONDITIONAL_CHANNELS,
         *,
         condition_hidden: Sequence[int] = (16,),
         condition_features: int | None = None,
@@ -395,13 +413,14 @@ def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None = None) 
     """What the model is called with: x, and for a CVAE the condition. Waits for the device, once.
 
     Raises:
-        InputError: x is no floating-point tensor with at least one sample, a condition for a VAE, none for a CVAE, or
-            one that does not go with the samples; a number that is not finite, of which it names the row; no model.
+        InputError: x is no floating-point tensor with at least one sample, of the shape that the encoder reads; a
+            condition for a VAE, none for a CVAE, or one that does not go with the samples; a number that is not finite,
+            of which it names the row; no model.
     """
     if not hasattr(model, "elbo"):
         raise InputError(f"model must be a VAE or a CVAE, or torch.compile of one, got {type(model).__name__}")
     model = unwrapped(model)
-    check_tensor("x", x)
+    check_shape(x, model.encoder)
     if not x.is_floating_point():
         raise InputError(f"x must be of a floating-point dtype, got {x.dtype}")
     if len(x) == 0:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import checkpoint, plots
+from .checks import input_shape
 from .covariance import Covariance
 from .data import Dataset, Standardisation, load_file, load_images, synthetic_manifold
 from .data.files import SUFFIXES
@@ -21,11 +22,11 @@ from .errors import InputError
 from .evaluation import Metrics, evaluate
 from .files import locked, output_folder, write_json
 from .models import VAE
+from .networks.conv import CHANNELS
 from .networks.seeded import drawn_from
 from .training import History, TrainingConfig, train
 
 __all__ = [
-    "CHANNELS",
     "IMAGE_SETS",
     "FinishedRun",
     "ModelConfig",
@@ -37,7 +38,6 @@ __all__ = [
     "run",
 ]
 
-CHANNELS = 5  # where none are chosen, as in the paper's code
 IMAGE_SETS = ("mnist", "fashion-mnist")
 METRICS, WEIGHTS = "metrics.json", "weights.safetensors"
 UNITS = (
@@ -158,8 +158,8 @@ class FinishedRun:
     Attributes:
         model: trained, in evaluation mode. Its samples are standardised: images ``[N, C, H, W]``, flattened where it is
             an MLP, and vectors.
-        standardisation: from the units of the user's file to those of the model, and back. Of synthetic data and of
-            published images, which are trained on as they are loaded, it changes nothing.
+        standardisation: from the units and the shape of the user's file to those of the model, and from its units back.
+            Of synthetic data and of published images, which are trained on as they are loaded, it changes no number.
         metrics: the content of ``metrics.json``.
     """
 
@@ -178,7 +178,8 @@ def load_run(folder: str | Path) -> FinishedRun:
     model, metrics = _trained(Path(folder))
     try:
         kept = metrics["standardisation"]
-        standardisation = Standardisation(torch.tensor(kept["mean"], dtype=torch.float64), kept["scale"])
+        mean = torch.tensor(kept["mean"], dtype=torch.float64)
+        standardisation = Standardisation(mean, kept["scale"], input_shape(model.encoder))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"folder must hold a run with the mean and scale of its data, got {str(folder)!r}, whose {METRICS} lacks "

@@ -57,11 +57,12 @@ class SequentialCVAE(CVAE):
             share_weights: encoder and prior are the same network; its parameters stand once in ``parameters()``.
             decoder_hidden: widths of the hidden layers of the decoder's MLP. Without any x̂ is affine in z, which suits
                 the linear data of Section 4.6; curved manifolds want some.
-            elbo: as of :class:`manifold_core.CVAE`.
+            elbo: as of :class:`manifold_core.CVAE`, with diagonal covariance.
 
         Raises:
-            InputError: a size that is no positive integer.
+            InputError: a size that is no positive integer, or another covariance than diagonal.
         """
+        _check_diagonal(elbo)
         network = LSTMEncoder(data_dim, latent_dim, hidden)
         return cls(
             NextStepEncoder(network, data_dim),
@@ -118,8 +119,7 @@ class EveryStepCVAE(SequentialCVAE):
                     f"{name} must have a method at_every_length, as LSTMEncoder and LSTMDecoder have, "
                     f"got {type(network).__name__}"
                 )
-        if self.elbo.covariance != "diagonal":
-            raise InputError(f"elbo must have covariance='diagonal', got {self.elbo.covariance!r}")
+        _check_diagonal(self.elbo)
         if self.elbo.reduction != "mean":
             raise InputError(f"elbo must have reduction='mean', got {self.elbo.reduction!r}")
 
@@ -164,6 +164,12 @@ class EveryStepCVAE(SequentialCVAE):
         mu, log_var = check_posterior(network.at_every_length(steps), lengths, self.latent_dim, "diagonal")
         prior = (mu[:, :-1], log_var[:, :-1]) if self.prior is network else self.prior.at_every_length(c)
         return steps, (mu[:, 1:], log_var[:, 1:]), prior
+
+
+def _check_diagonal(elbo: GaussianELBO | None) -> None:
+    """Raise InputError for the full covariance, whose numbers an LSTMEncoder does not give."""
+    if elbo is not None and getattr(elbo, "covariance", "diagonal") != "diagonal":  # what is no ELBO, CVAE refuses
+        raise InputError(f"elbo must have covariance='diagonal', got {elbo.covariance!r}")
 
 
 def _rows(gaussian: Gaussian) -> Gaussian:

@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from .checks import input_dtype, input_shape
 from .errors import InputError
 from .models import CVAE, unwrapped
 from .sequential import EveryStepCVAE
@@ -59,7 +60,12 @@ class _StandardisedEncoder(nn.Module):
     @property
     def input_dtype(self) -> torch.dtype | None:
         """Of x and c: what the encoder says."""
-        return getattr(self.encoder, "input_dtype", None)
+        return input_dtype(self.encoder)
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """Of one x: what the encoder says."""
+        return input_shape(self.encoder)
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         mu, log_var = self.encoder(x, c)

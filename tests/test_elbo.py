@@ -145,6 +145,39 @@ def test_analytic_gamma_in_evaluation_mode_is_that_of_the_last_training_batch() 
     torch.testing.assert_close(evaluated, trained.detach())
 
 
+def test_analytic_gamma_under_torch_func_wants_the_buffers() -> None:
+    model = mc.VAE.mlp(6, 3, elbo=mc.GaussianELBO("analytic"))
+    many = torch.rand(3, 5, 6, generator=torch.Generator().manual_seed(0))
+    weights, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+
+    def loss(state: object, x: Tensor) -> Tensor:
+        terms: mc.ELBOTerms = torch.func.functional_call(model, state, (x,), {"seed": 1})  # type: ignore[arg-type]
+        return terms.loss
+
+    for call in (
+        lambda: torch.func.vmap(lambda x: model(x, seed=1).loss)(many),
+        lambda: torch.func.vmap(lambda x: loss((weights, buffers), x))(many),
+        lambda: torch.func.grad(loss)(weights, many[0]),
+    ):
+        with pytest.raises(
+            RuntimeError, match=r"^manifold_core: .*gamma='analytic' writes .* buffer .*model\.eval\(\)"
+        ):
+            call()
+    assert model.elbo.log_gamma == 0
+    loop = torch.stack([model(x, seed=1).loss for x in many])
+    own = {name: buffer.expand(3).clone() for name, buffer in buffers.items()}
+    torch.testing.assert_close(torch.func.vmap(lambda b, x: loss((weights, b), x))(own, many), loop)
+    torch.testing.assert_close(own["elbo.log_gamma"][2], model.elbo.log_gamma)  # the last of the loop
+    slopes = torch.func.grad(lambda w, b: loss((w, b), many[0]))(weights, buffers)
+    model(many[0], seed=1).loss.backward()
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(slopes[name], weight.grad)
+    model.eval()
+    torch.testing.assert_close(
+        torch.func.vmap(lambda x: model(x, seed=1).loss)(many), torch.stack([model(x, seed=1).loss for x in many])
+    )
+
+
 def test_gamma_is_a_parameter_only_where_it_is_learned() -> None:
     assert [name for name, _ in mc.GaussianELBO("learned").named_parameters()] == ["log_gamma"]
     for gamma in ("analytic", "fixed"):

@@ -3,9 +3,11 @@
 import copy
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -247,6 +249,43 @@ def test_samples_and_reconstructions_leave_a_model_in_training_alone(conditional
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("kind", ["mlp", "conv", "conditional mlp", "conditional conv", "moved prior"])
+def test_x_of_another_shape_is_named_before_anything_is_done(kind: str) -> None:
+    c, of_images = torch.rand(5, 2), "conv" in kind
+    if kind in ("mlp", "conv"):
+        model: mc.VAE | mc.CVAE = mc.VAE.conv((1, 4, 8), 3) if of_images else mc.VAE.mlp(6, 3)
+    else:
+        model = mc.CVAE.conv((1, 4, 8), 2, 3, 2) if of_images else mc.CVAE.mlp(6, 2, 3)
+    if kind == "moved prior":
+        model = mc.with_standard_prior(model)  # type: ignore[arg-type]
+    condition = c if isinstance(model, mc.CVAE) else None
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    of_one = "1, 4, 8" if of_images else "6"
+    for shape in ((5, 4, 6), (5, 7), (5, 1, 2, 3), (5,), (5, 2, 4, 8), (5, 32), (5, 4, 8)):
+        x = torch.rand(shape)
+        inputs = (x,) if condition is None else (x, condition)
+        wanted = re.escape(f"x must have shape [B, {of_one}], as the encoder reads it, got shape {shape}") + "$"
+        for call in (model, model.posterior, model.variance_ratio, model.spectrum, model.reconstruct):
+            with pytest.raises(mc.InputError, match=wanted):
+                call(*inputs)
+        for function in (mc.evaluate, mc.active_dimensions):
+            with pytest.raises(mc.InputError, match=wanted):
+                function(model, x, condition)
+        with pytest.raises(mc.InputError, match=wanted):
+            mc.train(model, x, mc.TrainingConfig(steps=1), condition=condition, progress=False)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_networks_that_do_not_say_what_they_read_get_any_shape() -> None:
+    model = mc.VAE(Encoder(), nn.Linear(2, 6), 2)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        model(torch.rand(5, 7))
+    model.encoder.input_shape = (6,)
+    with pytest.raises(mc.InputError, match=r"^x must have shape \[B, 6\], .* got shape \(5, 7\)$"):
+        model(torch.rand(5, 7))
+    assert model(torch.rand(5, 6)).z.shape == (5, 2)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.uint8, torch.int64])
 def test_x_of_another_dtype_is_named(dtype: torch.dtype) -> None:
     shown = rf"^x must be of the dtype of the encoder's weights, torch\.float32, got {dtype}$"
@@ -293,6 +332,10 @@ def test_half_precision_takes_what_autocast_casts() -> None:
         (lambda x: mc.evaluate(mc.VAE.mlp(6, 3), x, batch_size=0), "batch_size must be a positive integer, got 0"),
         (lambda x: mc.active_dimensions(mc.VAE.mlp(6, 3), x, batch_size=-1), "batch_size must be .* got -1"),
         (lambda x: mc.with_standard_prior(mc.VAE.mlp(6, 3)), "model must be a CVAE, got VAE"),  # type: ignore[arg-type]
+        (lambda x: mc.VAE(Encoder(), lambda z: z, 2), r"decoder must be a torch\.nn\.Module, got <function"),  # type: ignore[arg-type]
+        (lambda x: mc.VAE(math.exp, nn.Linear(2, 6), 2), r"encoder must be a torch\.nn\.Module, got <built-in"),  # type: ignore[arg-type]
+        (lambda x: mc.CVAE(First(), First(), 2, "standard"), r"prior must be a torch\.nn\.Module, got 'standard'"),  # type: ignore[arg-type]
+        (lambda x: mc.CVAE(First(), First(), 2, gate=True), r"gate must be a torch\.nn\.Module, got True"),  # type: ignore[arg-type]
         (lambda x: mc.train_ensemble(mc.ModelSpec(2), x), "specs must be a sequence .* got ModelSpec"),  # type: ignore[arg-type]
     ],
 )
@@ -326,6 +369,24 @@ def test_integers_are_those_of_numpy_too() -> None:
             mc.TrainingConfig(seed=bad)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="seed must be an integer from 0 to"):
             model(x, seed=bad)
+
+
+@pytest.mark.parametrize("elbo", ["analytic", "Analytic", 0.5, torch.zeros(2)])
+def test_what_is_no_elbo_is_named(elbo: Any) -> None:
+    meant = "; try GaussianELBO('analytic')" if elbo == "analytic" else ""
+    wanted = re.escape(f"elbo must be a GaussianELBO, got {elbo!r}{meant}") + "$"
+    for make in (
+        lambda: mc.VAE.mlp(20, 4, elbo=elbo),
+        lambda: mc.VAE.conv((1, 8, 8), 4, elbo=elbo),
+        lambda: mc.VAE(Encoder(), nn.Linear(2, 6), 2, elbo),
+        lambda: mc.CVAE.mlp(20, 2, 4, elbo=elbo),
+        lambda: mc.CVAE.conv((1, 8, 8), 2, 4, 2, elbo=elbo),
+        lambda: mc.CVAE(First(), First(), 2, elbo=elbo),
+        lambda: mc.SequentialCVAE.lstm(3, 4, elbo=elbo),
+        lambda: mc.EveryStepCVAE.lstm(3, 4, elbo=elbo),
+    ):
+        with pytest.raises(mc.InputError, match=f"^{wanted}"):
+            make()
 
 
 @pytest.mark.parametrize("latent_dim", [0, -3, 2.5, True])

@@ -437,6 +437,22 @@ class TestFinishedRun:
         back = found.standardisation.undo(applied)
         torch.testing.assert_close(back, training, rtol=1e-6, atol=1e-6 * found.standardisation.scale)
 
+    @pytest.mark.parametrize("shape", [(8, 8), (1, 8, 8), (7, 5), (3, 7, 5), (6,)])
+    def test_what_the_readme_does_with_a_run_works_for_every_file(
+        self, tmp_path: Path, no_pictures: None, shape: tuple[int, ...]
+    ) -> None:
+        points = np.random.default_rng(0).normal(5, 3, (40, *shape))
+        np.save(tmp_path / "points.npy", points)
+        out = tmp_path / "out"
+        run(RunConfig(str(tmp_path / "points.npy"), IMAGES, mc.TrainingConfig(steps=2)), out, progress=False)
+        found = load_run(out)
+        x = found.standardisation.apply(points)
+        assert mc.active_dimensions(found.model, x).variance.shape == (3,)
+        samples = found.standardisation.undo(found.model.sample(7))
+        assert samples.shape == (7, *x.shape[1:])
+        back = found.standardisation.undo(x).flatten()
+        torch.testing.assert_close(back, torch.from_numpy(points).flatten(), rtol=0, atol=1e-5)
+
     def test_samples_of_a_run_lie_where_its_data_do(self, data: Path, finished: dict[str, Path]) -> None:
         found, x = load_run(finished["trained"]), torch.from_numpy(np.load(data / "vectors.npy"))
         with torch.no_grad():

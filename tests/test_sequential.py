@@ -168,6 +168,9 @@ def test_every_step_wants_networks_of_every_length_and_a_mean() -> None:
             mc.InputError, match=rf"^{shown} must have a method at_every_length, .* got (Linear|NoneType)"
         ):
             mc.EveryStepCVAE(**(parts | {name: nn.Linear(2, 2)}), latent_dim=KAPPA)  # type: ignore[arg-type]
+    for kind in (mc.SequentialCVAE, mc.EveryStepCVAE):
+        with pytest.raises(mc.InputError, match=r"^elbo must have covariance='diagonal', got 'cholesky'$"):
+            kind.lstm(D, KAPPA, elbo=mc.GaussianELBO(covariance="cholesky"))
     with pytest.raises(mc.InputError, match="elbo must have reduction='mean', got 'sum'"):
         mc.EveryStepCVAE.lstm(D, KAPPA, elbo=mc.GaussianELBO(reduction="sum"))
     x, c = windows()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..checks import check_convolution, check_floating, check_of_channels
 from ..dispatch import choose_for_images
-from ..registration import Operator
+from ..registration import LAYERS_BY_REFERENCE, Operator
 from . import reference
 
 __all__ = ["conv_norm"]
@@ -83,6 +83,7 @@ _operator = Operator(
     _fake_backward,
     results=3,
     backends=("cpu",),
+    instead=LAYERS_BY_REFERENCE,
 )
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..checks import check_convolution, check_of_channels
 from ..dispatch import choose_for_images
-from ..registration import Operator
+from ..registration import LAYERS_BY_REFERENCE, Operator
 from . import reference
 
 __all__ = ["conv_transpose"]
@@ -56,6 +56,7 @@ _operator = Operator(
     _fake_backward,
     results=1,
     backends=("cpu",),
+    instead=LAYERS_BY_REFERENCE,
 )
 
 

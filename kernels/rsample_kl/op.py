@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import empty_gradient
-from ..checks import accumulation_dtype, check_alike, check_optional_rows, check_prior
+from ..checks import accumulation_dtype, check_alike, check_first_row, check_optional_rows, check_prior
 from ..dispatch import choose
 from ..random import draw_seed
 from ..registration import Operator
@@ -159,7 +159,7 @@ def rsample_kl(
             small. Not differentiable. It costs no second pass.
         seed: of the noise, an int from 0 to 2⁶³ − 1 or an int64 tensor of no dimensions on the device of ``mu``.
         generator: where a seed is drawn from when none is given; torch's global generator when this is None, too.
-        first_row: number of the first row, for a batch that is part of a larger one.
+        first_row: number of the first row, from 0, for a batch that is part of a larger one.
         backend: ``"auto"`` or a name; see :func:`manifold_core.kernels.explain`.
 
     Returns:
@@ -169,8 +169,8 @@ def rsample_kl(
 
     Raises:
         TypeError: an argument is no floating-point tensor.
-        ValueError: shapes or devices differ, ``mu`` is no matrix, only one half of a prior is given, ``first_row`` is
-            negative, or the seed is invalid.
+        ValueError: shapes or devices differ, ``mu`` is no matrix, only one half of a prior is given, ``first_row`` or
+            the seed is invalid.
         RuntimeError: the named backend cannot serve the call.
 
     Source: "Learning Manifold Dimensions with Conditional VAEs", Definitions 1, 4, 5; section 4.4 (gate).
@@ -181,8 +181,7 @@ def rsample_kl(
     prior_mu, prior_log_var = check_prior(prior_mu, prior_log_var, mu)
     if gate_logits is not None:
         gate_logits = check_optional_rows("gate_logits", gate_logits, mu)
-    if first_row < 0:
-        raise ValueError(f"first_row must not be negative, got {first_row}")
+    first_row = check_first_row(first_row, mu.shape[0])
     seed = draw_seed(seed, generator, mu.device)
     inputs = mu, log_var, prior_mu, prior_log_var, gate_logits, seed, first_row, per_dimension, return_variance_ratio
     chosen = choose(backend, mu, log_var, prior_mu, prior_log_var, gate_logits)

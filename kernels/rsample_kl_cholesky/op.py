@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import empty_gradient
-from ..checks import accumulation_dtype, check_floating, check_prior
+from ..checks import accumulation_dtype, check_first_row, check_floating, check_prior
 from ..dispatch import choose
 from ..random import draw_seed
 from ..registration import Operator
@@ -179,7 +179,7 @@ def rsample_kl_cholesky(
             small. Not differentiable. It costs no second pass.
         seed: of the noise, an int from 0 to 2⁶³ − 1 or an int64 tensor of no dimensions on the device of ``mu``.
         generator: where a seed is drawn from when none is given; torch's global generator when this is None, too.
-        first_row: number of the first row, for a batch that is part of a larger one.
+        first_row: number of the first row, from 0, for a batch that is part of a larger one.
         backend: ``"auto"`` or a name; see :func:`manifold_core.kernels.explain`.
 
     Returns:
@@ -190,7 +190,7 @@ def rsample_kl_cholesky(
     Raises:
         TypeError: an argument is no floating-point tensor.
         ValueError: shapes or devices differ, ``mu`` is no matrix, ``tril`` is not ``[B, κ(κ+1)/2]``, only one half of a
-            prior is given, ``first_row`` is negative, or the seed is invalid.
+            prior is given, ``first_row`` or the seed is invalid.
         RuntimeError: the named backend cannot serve the call.
 
     Source: Kingma and Welling, "An Introduction to Variational Autoencoders" (2019), section 2.5.1, with the diagonal
@@ -198,8 +198,7 @@ def rsample_kl_cholesky(
     """
     _check_packed(mu, tril)
     prior_mu, prior_log_var = check_prior(prior_mu, prior_log_var, mu)
-    if first_row < 0:
-        raise ValueError(f"first_row must not be negative, got {first_row}")
+    first_row = check_first_row(first_row, mu.shape[0])
     seed = draw_seed(seed, generator, mu.device)
     inputs = mu, tril, prior_mu, prior_log_var, seed, first_row, per_dimension, return_variance_ratio
     chosen = choose(backend, mu, tril, prior_mu, prior_log_var)

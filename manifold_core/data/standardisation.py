@@ -23,6 +23,8 @@ class Standardisation:
     Attributes:
         mean: float64, ``[d]`` for vectors, one number ``[]`` for images.
         scale: above 0; the standard deviation, of all features together.
+        sample_shape: of one sample as the model takes it, where that is known: ``apply`` gives samples of that shape,
+            for a channel that the data do not name, or images that the model takes flattened.
 
     Raises:
         InputError: ``scale`` is not positive and finite.
@@ -30,37 +32,53 @@ class Standardisation:
 
     mean: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     scale: float = 1.0
+    sample_shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.scale < math.inf:
             raise InputError(f"scale must be a positive, finite number, got {self.scale!r}")
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Any) -> Tensor:
         """(x − mean) / scale, float32: samples as the model takes them.
 
         Args:
-            x: ``[..., d]``, or images of any shape, in the units of the data and of any real type; computed in float64,
-                so that a mean far from 0 costs no digits if x comes in float64.
+            x: ``[..., d]``, or images of any shape, in the units of the data and of any real type, a tensor or what
+                torch.as_tensor makes one of; computed in float64, so that a mean far from 0 costs no digits if x comes
+                in float64.
 
         Raises:
-            InputError: vectors of another length.
+            InputError: no numbers, vectors of another length, or samples of another size than ``sample_shape``.
         """
-        self._check(x)
-        return ((x.double() - self.mean.to(x.device)) / self.scale).float()
+        x = self._checked(x)
+        return self._as_samples(((x.double() - self.mean.to(x.device)) / self.scale).float())
 
-    def undo(self, x: Tensor) -> Tensor:
+    def undo(self, x: Any) -> Tensor:
         """x · scale + mean, float64: samples or reconstructions of the model in the units of the data.
 
         Raises:
-            InputError: vectors of another length.
+            InputError: no numbers, or vectors of another length.
         """
-        self._check(x)
+        x = self._checked(x)
         return x.double() * self.scale + self.mean.to(x.device)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, of which JSON keeps all digits."""
         return {"mean": self.mean.tolist(), "scale": self.scale}
 
-    def _check(self, x: Tensor) -> None:
-        if self.mean.dim() and x.shape[-1:] != self.mean.shape:
-            raise InputError(f"x must be of shape [..., {len(self.mean)}], got shape {tuple(x.shape)}")
+    def _checked(self, x: Any) -> Tensor:
+        try:
+            tensor = torch.as_tensor(x)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"x must be a tensor or an array of numbers, got {type(x).__name__}: {error}") from error
+        if self.mean.dim() and tensor.shape[-1:] != self.mean.shape:
+            raise InputError(f"x must be of shape [..., {len(self.mean)}], got shape {tuple(tensor.shape)}")
+        return tensor
+
+    def _as_samples(self, x: Tensor) -> Tensor:
+        """Vectors, and images of which the model's shape is not known, as they come."""
+        if self.mean.dim() or self.sample_shape is None:
+            return x
+        if x.dim() == 0 or x.shape[1:].numel() != math.prod(self.sample_shape):
+            sizes = ", ".join(map(str, self.sample_shape))
+            raise InputError(f"x must be of shape [N, {sizes}], or as many numbers a sample, got {tuple(x.shape)}")
+        return x.reshape(len(x), *self.sample_shape)

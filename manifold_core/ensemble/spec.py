@@ -13,6 +13,7 @@ from ..kernels.checks import integer
 from ..models import CVAE, VAE
 from ..networks import Activation
 from ..networks.checks import check_widths
+from ..networks.conv import CHANNELS, CONDITIONAL_CHANNELS
 from ..networks.seeded import drawn_from
 from ..sequential import EveryStepCVAE, SequentialCVAE
 from ..training import TrainingConfig
@@ -165,7 +166,8 @@ class ConvSpec:
 
     Args:
         latent_dim: κ.
-        channels: of the first residual block.
+        channels: of the first residual block; None are those of :meth:`manifold_core.VAE.conv`, or with a condition of
+            :meth:`manifold_core.CVAE.conv`.
         covariance: of the posterior, ``"diagonal"`` or ``"cholesky"``.
         condition_dim: width of the condition; 0 makes a VAE.
         prior, attention: as of :meth:`manifold_core.CVAE.conv`; without a condition they play no part.
@@ -178,7 +180,7 @@ class ConvSpec:
     """
 
     latent_dim: int
-    channels: int = 5
+    channels: int | None = None
     covariance: Covariance = "diagonal"
     condition_dim: int = 0
     prior: Literal["learned", "standard"] = "learned"
@@ -207,13 +209,16 @@ class ConvSpec:
         """
         with drawn_from(self.training.seed):
             elbo = GaussianELBO(self.gamma, self.log_gamma, covariance=self.covariance)
+            channels = self.channels
+            if channels is None:
+                channels = CONDITIONAL_CHANNELS if self.condition_dim else CHANNELS
             if not self.condition_dim:
-                return VAE.conv(image_shape, self.latent_dim, self.channels, elbo)
+                return VAE.conv(image_shape, self.latent_dim, channels, elbo)
             return CVAE.conv(
                 image_shape,
                 self.condition_dim,
                 self.latent_dim,
-                self.channels,
+                channels,
                 prior=self.prior,
                 attention=self.attention,
                 elbo=elbo,

@@ -12,7 +12,17 @@ from .head import PosteriorHead
 from .mlp import Activation, mlp
 from .precision import Float32ConvTranspose2d, Float32Linear, dtype_of
 
-__all__ = ["ConditionalConvDecoder", "ConditionalConvEncoder", "ConvDecoder", "ConvEncoder"]
+__all__ = [
+    "CHANNELS",
+    "CONDITIONAL_CHANNELS",
+    "ConditionalConvDecoder",
+    "ConditionalConvEncoder",
+    "ConvDecoder",
+    "ConvEncoder",
+]
+
+# Of the first residual block where nothing else is asked for: those of the paper's VAE and of its CVAE.
+CHANNELS, CONDITIONAL_CHANNELS = 5, 32
 
 
 class _EncoderBlock(nn.Module):
@@ -53,11 +63,11 @@ class ConvEncoder(nn.Module):
     """Images ``[B, C, H, W]`` → mu, log_var ``[B, κ]``, or mu, tril, through residual blocks of c and 2c channels."""
 
     def __init__(
-        self, image_shape: Sequence[int], latent_dim: int, channels: int = 5, covariance: Covariance = "diagonal"
+        self, image_shape: Sequence[int], latent_dim: int, channels: int = CHANNELS, covariance: Covariance = "diagonal"
     ) -> None:
         super().__init__()
         latent_dim, channels = check_positive(latent_dim=latent_dim, channels=channels)
-        inputs, height, width = check_image(image_shape)
+        self.input_shape = inputs, height, width = check_image(image_shape)
         self.blocks = nn.Sequential(_EncoderBlock(inputs, channels), _EncoderBlock(channels, 2 * channels))
         self.head = PosteriorHead(2 * channels * (height // 4) * (width // 4), latent_dim, covariance)
 
@@ -74,7 +84,7 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
     """z ``[B, κ]`` → images ``[B, C, H, W]`` through two residual blocks of 2c and c channels."""
 
-    def __init__(self, latent_dim: int, image_shape: Sequence[int], channels: int = 5) -> None:
+    def __init__(self, latent_dim: int, image_shape: Sequence[int], channels: int = CHANNELS) -> None:
         super().__init__()
         latent_dim, channels = check_positive(latent_dim=latent_dim, channels=channels)
         outputs, height, width = check_image(image_shape)
@@ -98,12 +108,12 @@ class ConditionalConvEncoder(nn.Module):
         image_shape: Sequence[int],
         condition_dim: int,
         latent_dim: int,
-        channels: int = 32,
+        channels: int = CONDITIONAL_CHANNELS,
         covariance: Covariance = "diagonal",
     ) -> None:
         super().__init__()
         (condition_dim,) = check_positive(condition_dim=condition_dim)
-        inputs, height, width = check_image(image_shape)
+        self.input_shape = inputs, height, width = check_image(image_shape)
         self.condition_shape = (condition_dim,)
         self.condition = nn.Linear(condition_dim, height * width)
         self.unflatten = nn.Unflatten(1, (1, height, width))
@@ -128,7 +138,7 @@ class ConditionalConvDecoder(nn.Module):
         latent_dim: int,
         condition_dim: int,
         image_shape: Sequence[int],
-        channels: int = 32,
+        channels: int = CONDITIONAL_CHANNELS,
         condition_hidden: Sequence[int] = (16,),
         condition_features: int = 16,
         activation: Activation = "relu",

@@ -56,6 +56,7 @@ class MLPEncoder(nn.Module):
         super().__init__()
         data_dim, latent_dim = check_positive(data_dim=data_dim, latent_dim=latent_dim)
         hidden = check_widths(hidden)
+        self.input_shape = (data_dim,)
         self.layers = mlp_to_posterior((data_dim, *hidden), latent_dim, activation, covariance)
 
     @property
@@ -104,7 +105,7 @@ class ConditionalMLPEncoder(nn.Module):
             data_dim=data_dim, condition_dim=condition_dim, latent_dim=latent_dim, condition_features=condition_features
         )
         hidden, condition_hidden = check_widths(hidden), check_widths(condition_hidden, "condition_hidden")
-        self.condition_shape = (condition_dim,)
+        self.input_shape, self.condition_shape = (data_dim,), (condition_dim,)
         self.condition = mlp((condition_dim, *condition_hidden, condition_features), activation)
         self.layers = mlp_to_posterior((data_dim + condition_features, *hidden), latent_dim, activation, covariance)
 

@@ -1,4 +1,5 @@
 import math
+import re
 import tracemalloc
 import zipfile
 from fractions import Fraction
@@ -392,6 +393,38 @@ def test_standardisation_there_and_back():
     for call in (standardisation.apply, standardisation.undo):
         with pytest.raises(InputError, match=r"x must be of shape \[\.\.\., 2\], got shape \(5, 3\)"):
             call(as_it_is)
+
+
+def test_arrays_and_lists_are_standardised_as_tensors_are() -> None:
+    standardisation = Standardisation(torch.tensor([1.0, -7.0], dtype=torch.float64), 2.0)
+    array = np.array([[9.0, 3], [2, -7]])
+    for given in (array, array.tolist(), torch.from_numpy(array)):
+        found = standardisation.apply(given)
+        assert found.dtype == torch.float32
+        assert found.tolist() == [[4, 5], [0.5, 0]]
+        assert standardisation.undo(given).tolist() == [[19, -1], [5, -21]]
+    for method in (standardisation.apply, standardisation.undo):
+        with pytest.raises(InputError, match=r"^x must be a tensor or an array of numbers, got str: "):
+            method("0")
+        with pytest.raises(InputError, match=r"^x must be of shape \[\.\.\., 2\], got shape \(2, 3\)$"):
+            method(np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("sample_shape", [(1, 4, 8), (32,)])
+def test_samples_get_the_shape_that_the_model_takes(sample_shape: tuple[int, ...]) -> None:
+    standardisation = Standardisation(torch.tensor(3.0, dtype=torch.float64), 0.5, sample_shape)
+    x = torch.arange(96.0)
+    for shape in ((3, 4, 8), (3, 1, 4, 8), (3, 32)):
+        found = standardisation.apply(x.reshape(shape))
+        assert found.shape == (3, *sample_shape)
+        assert torch.equal(found.flatten(), (x - 3) / 0.5)
+    assert standardisation.apply(x[:0].reshape(0, 4, 8)).shape == (0, *sample_shape)
+    sizes = ", ".join(map(str, sample_shape))
+    for shape in ((4, 8), (3, 2, 16, 1, 1, 2), ()):
+        with pytest.raises(
+            InputError, match=re.escape(f"x must be of shape [N, {sizes}], or as many numbers a sample")
+        ):
+            standardisation.apply(torch.zeros(shape))
 
 
 @pytest.mark.parametrize("shape", [(12, 3), (12, 1, 2, 2)])

@@ -1,5 +1,6 @@
 """What a specification refuses, and the model it makes."""
 
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -126,3 +127,18 @@ def test_residual_networks_are_the_ones_that_are_asked_for(covariance: Literal["
     for model, wanted in ((found, expected), (conditional, cvae)):
         for name, tensor in wanted.state_dict().items():
             assert torch.equal(model.state_dict()[name], tensor), name
+
+
+def test_channels_are_those_of_the_model_and_of_the_paper() -> None:
+    """Five for a VAE, 32 for a CVAE, whoever makes them."""
+    for model, channels in (
+        (mc.ConvSpec(3).build(1, 8, 8), 5),
+        (mc.VAE.conv((1, 8, 8), 3), 5),
+        (mc.ConvSpec(3, condition_dim=4).build(1, 8, 8), 32),
+        (replace(mc.ConvSpec(3), condition_dim=4).build(1, 8, 8), 32),
+        (mc.CVAE.conv((1, 8, 8), 4, 3), 32),
+        (mc.ConvSpec(3, 2, condition_dim=4).build(1, 8, 8), 2),
+    ):
+        encoder, decoder = (getattr(network, "image", network) for network in (model.encoder, model.decoder))
+        assert encoder.blocks[0].main[0][0].out_channels == channels
+        assert decoder.blocks[1].up.in_channels == channels

@@ -320,6 +320,28 @@ def test_a_second_derivative_is_refused(name: str) -> None:
 
 
 @NEEDS_COMPILED
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.func.jvp itself uses it
+@pytest.mark.parametrize("name", ["conv_norm", "conv_transpose"])
+def test_who_has_the_derivatives_that_a_layer_lacks_is_said(name: str) -> None:
+    """A model's caller does not call the op: its ``backend`` is out of his reach, by_pytorch is not."""
+    x, weight, *rest = (tensor.detach() for tensor in arguments(F64, 3))
+
+    def of(x: Tensor) -> Tensor:
+        if name == "conv_norm":
+            return conv_norm(x, weight, *rest, padding=1, backend="cpu")[0].square().sum()
+        return conv_transpose(x, weight.transpose(0, 1), rest[0], backend="cpu").square().sum()
+
+    for call, what in (
+        (lambda: torch.func.grad(lambda v: torch.func.grad(of)(v).sum())(x), "a second derivative"),
+        (lambda: torch.func.jvp(of, (x,), (x,)), "a derivative in forward mode"),
+    ):
+        with pytest.raises(
+            RuntimeError, match=rf"{name} is .*{what} .*manifold_core\.networks\.by_pytorch\(model\) .* has it$"
+        ):
+            call()
+
+
+@NEEDS_COMPILED
 @pytest.mark.parametrize("compiled", [False, True])
 def test_vmap_is_a_loop(compiled: bool) -> None:
     x, weight, *rest = (tensor.detach() for tensor in arguments(F64, 3))

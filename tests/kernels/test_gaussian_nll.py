@@ -1,10 +1,12 @@
 import math
 import re
 from collections.abc import Callable
+from fractions import Fraction
 from types import ModuleType
 from typing import NamedTuple
 
 import mpmath
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -503,7 +505,8 @@ X = torch.zeros(2, 3)
         ((X, X, torch.zeros(0)), ValueError, "log_gamma must be one number, got shape (0,)"),
         ((X, X, torch.tensor(1)), TypeError, "log_gamma must be of a floating-point dtype, got torch.int64"),
         ((X, X, torch.zeros((), device="meta")), ValueError, "log_gamma must be on the device of x_hat, cpu, got meta"),
-        ((X, X, "0"), TypeError, "log_gamma"),
+        ((X, X, "0"), TypeError, "log_gamma must be a real number or a floating-point tensor, got '0'"),
+        ((X, X, 1j), TypeError, "log_gamma must be a real number or a floating-point tensor, got 1j"),
     ],
 )
 def test_bad_arguments_are_refused(
@@ -511,3 +514,15 @@ def test_bad_arguments_are_refused(
 ) -> None:
     with pytest.raises(error, match=re.escape(message)):
         mc.gaussian_nll(*arguments, backend=backend_name)
+
+
+@pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5), np.float16(0.5), Fraction(1, 2)])
+def test_any_real_number_is_a_gamma(number: float) -> None:
+    x_hat = X + torch.arange(3)
+    torch.testing.assert_close(mc.gaussian_nll(x_hat, X, number), mc.gaussian_nll(x_hat, X, 0.5), rtol=0, atol=0)
+    torch.testing.assert_close(
+        mc.gaussian_nll(x_hat, X, np.int64(1)),
+        mc.gaussian_nll(x_hat, X, 1.0),
+        rtol=0,
+        atol=0,  # type: ignore[arg-type]
+    )

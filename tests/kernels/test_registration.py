@@ -1,6 +1,8 @@
 import importlib.util
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from manifold_core.kernels import gaussian_elbo
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.autograd import grad
+from torch.autograd import forward_ad, grad
 from torch.library import opcheck
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
@@ -421,8 +423,50 @@ def test_a_second_derivative_by_torch_func_is_refused() -> None:
         lambda m: mc.gaussian_nll(m, m.detach() * 2, 0.0).sum(),
         lambda m: gaussian_elbo(m, m.detach() * 2, 0.0, m[:, 0])[0],
     ):
-        with pytest.raises(RuntimeError, match="differentiable once"):
+        with pytest.raises(RuntimeError, match=r"differentiable once, .*; backend='reference' has it$"):
             torch.func.grad(lambda m, f=function: torch.func.grad(f)(m).square().sum())(mu)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.func.jvp itself uses it
+def test_derivatives_forward_are_refused_and_the_reference_has_them() -> None:
+    mu = torch.randn(4, 5, dtype=torch.float64)
+    tril = torch.zeros(4, 15, dtype=torch.float64)
+
+    def forward_ad_of(function: Callable[[Tensor], Tensor], requires_grad: bool) -> Tensor | None:
+        with forward_ad.dual_level():
+            dual = forward_ad.make_dual(mu.clone().requires_grad_(requires_grad), mu)
+            tangent: Tensor | None = forward_ad.unpack_dual(function(dual)).tangent
+            return tangent
+
+    def without_gradients(function: Callable[[Tensor], Tensor]) -> Tensor | None:
+        with torch.no_grad():
+            return forward_ad_of(function, False)
+
+    ops: dict[str, Callable[..., Tensor]] = {
+        "rsample_kl": lambda m, **kwargs: mc.rsample_kl(m, m, seed=1, **kwargs)[1].sum(),
+        "rsample_kl_cholesky": lambda m, **kwargs: mc.rsample_kl_cholesky(m, tril, seed=1, **kwargs)[1].sum(),
+        "gaussian_nll": lambda m, **kwargs: mc.gaussian_nll(m, m.detach() * 2, 0.0, **kwargs).sum(),
+        "gaussian_elbo": lambda m, **kwargs: gaussian_elbo(m, m.detach() * 2, 0.0, m[:, 0], **kwargs)[0],
+    }
+    for name, op in ops.items():
+        by_reference = partial(op, backend="reference")
+        slope = (torch.func.grad(by_reference)(mu) * mu).sum()
+        ways: list[Callable[..., Any]] = [
+            lambda f: torch.func.jvp(f, (mu,), (mu,))[1],
+            lambda f: (torch.func.jacfwd(f)(mu) * mu).sum(),
+            partial(forward_ad_of, requires_grad=False),
+            partial(forward_ad_of, requires_grad=True),
+            without_gradients,  # below autograd torch would drop the tangent: silently no derivative
+        ]
+        for way in ways:
+            with pytest.raises(RuntimeError, match=rf"^manifold_core: {name} is .* forward mode .*'reference' has it$"):
+                way(op)
+            torch.testing.assert_close(way(by_reference), slope)
+        with pytest.raises(RuntimeError, match=f"^manifold_core: {name} is .* forward mode"):
+            torch.func.hessian(op)(mu)
+        assert torch.func.hessian(by_reference)(mu).shape == (4, 5, 4, 5)
+        with forward_ad.dual_level():  # of somebody else's tensors
+            torch.testing.assert_close(op(mu), by_reference(mu))
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])

@@ -4,6 +4,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 import mpmath
+import numpy as np
 import oracles
 import pytest
 import torch
@@ -536,6 +537,15 @@ def test_bad_priors_and_gates_are_refused(
 
 
 @pytest.mark.parametrize("backend_name", ["auto", "reference"])
-def test_a_negative_row_is_refused(backend_name: str) -> None:
-    with pytest.raises(ValueError, match="first_row must not be negative, got -1"):
-        mc.rsample_kl(MU, MU, seed=1, first_row=-1, backend=backend_name)
+@pytest.mark.parametrize("first_row", [-1, 1.5, True, None, "0", 2**63, 2**63 - len(MU)])
+def test_a_row_that_is_no_number_of_one_is_refused(backend_name: str, first_row: object) -> None:
+    wanted = f"first_row must be an integer from 0 to 2**63 - 1 - B for B = {len(MU)} rows, got {first_row!r}"
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        mc.rsample_kl(MU, MU, seed=1, first_row=first_row, backend=backend_name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("backend_name", ["auto", "reference"])
+def test_the_last_rows_are_numbered_as_any_are(backend_name: str) -> None:
+    last = 2**63 - 1 - len(MU)
+    z = mc.rsample_kl(MU, MU, seed=1, first_row=np.int64(last), backend=backend_name)[0]  # type: ignore[arg-type]
+    torch.testing.assert_close(z, standard_normal(torch.tensor(1), *MU.shape, last).float())
