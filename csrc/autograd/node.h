@@ -46,7 +46,7 @@ struct Once : Function<Once> {
   static variable_list backward(AutogradContext*, const variable_list&) {
     TORCH_CHECK(false,
                 "manifold_core: a compiled op is differentiable once, but a second derivative was asked for; "
-                "backend='reference' has it");
+                "backend='reference' has it, and of the layers of a model manifold_core.networks.by_pytorch(model)");
   }
 };
 

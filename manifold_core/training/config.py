@@ -29,7 +29,7 @@ class TrainingConfig:
             far from the scale of the data, 0.99 and a ``log_gamma_rate`` of 10 find the way; else a slow γ is better.
         seed: from 0 to 2³¹ − 1; fixes the order of the samples and the noise, on every backend.
         precision: of the networks' matrix products and convolutions, by autocast: ``"float32"``, ``"bfloat16"`` or
-            ``"float16"``, whose loss is scaled so that no gradient vanishes. The layers of networks of ours that make mu,
+            ``"float16"``, whose loss is scaled so that no gradient vanishes. The layers of our networks that make mu,
             log_var and x̂ or read z, the ELBO, the weights and Adam stay in float32, and so does what is measured after
             training.
         cycle_steps: of the whole cycle, at least ``steps``; None for as many. Of a longer one the end is not reached.
