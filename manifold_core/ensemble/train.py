@@ -103,8 +103,9 @@ def train_ensemble(
 
     Args:
         specs: the models.
-        data: x ``[N, d]``, or (x ``[N, d]``, condition ``[N, t]``, of sequences ``[N, T, d]``), float32, images as x
-            ``[N, C, H, W]``; or a list of these, of any widths, from which ``ModelSpec.data`` chooses.
+        data: x ``[N, d]``, or a tuple (x ``[N, d]``, condition ``[N, t]``, of sequences ``[N, T, d]``), float32, images
+            as x ``[N, C, H, W]``; or a list of these, of any widths, from which ``ModelSpec.data`` chooses. Integers
+            and booleans in a condition, such as labels in one-hot form, are made float32.
         backend: ``"auto"``, ``"reference"``, ``"cpu"`` or ``"cuda"``; :func:`manifold_core.ensemble.explain_ensemble`
             says which one ``"auto"`` takes, and why.
         threads: of the CPU engine; None takes PyTorch's number.
