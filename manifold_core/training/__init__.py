@@ -1,6 +1,6 @@
 """The one training loop, and what it is made of."""
 
-from .config import Diverged, History, TrainingConfig, record_every
+from .config import Diverged, History, TrainingConfig, check_config, record_every
 from .loop import train
 from .schedule import batches, noise_seed, schedule_table
 from .state import check_identity
@@ -10,6 +10,7 @@ __all__ = [
     "History",
     "TrainingConfig",
     "batches",
+    "check_config",
     "check_identity",
     "noise_seed",
     "record_every",

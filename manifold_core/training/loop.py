@@ -16,9 +16,9 @@ from ..distributed import Group, check_agreed, from_first, is_first, joined_mean
 from ..elbo import ELBOTerms
 from ..files import output_folder
 from ..models import CVAE, VAE, check_inputs
-from .config import Diverged, History, TrainingConfig, record_every
+from .config import Diverged, History, TrainingConfig, check_config, record_every
 from .schedule import batches, noise_seed
-from .state import Run
+from .state import Run, check_tensors
 from .step import GraphStep, PlainStep, Step, check_group, check_precision, cuda_graph
 
 __all__ = ["train"]
@@ -61,7 +61,7 @@ def train(
         identity: what the checkpoint must agree on besides: what samples, ``config`` and the model's ``repr`` do not
             tell.
         checkpoint_seconds: between two checkpoints.
-        progress: show a bar on standard error with loss, γ and active dimensions; or a bar, of more than this model's
+        progress: show a bar on standard error with −ELBO, γ and active dimensions; or a bar, of more than this model's
             steps, to move on.
         process_group: of :mod:`torch.distributed`; None is this process alone.
         cuda_graphs: on a GPU, and without a group, capture the step into a CUDA graph and replay it; where that fails
@@ -69,13 +69,18 @@ def train(
             to step, or that has hooks: a replay runs no Python.
 
     Raises:
-        InputError: no samples, a condition that does not go with model and samples, or a checkpoint of another run or
-            damaged; a precision that model or device does not have; in a group, a mini-batch that cannot be shared
-            out equally, arguments that differ, another batch normalisation, or parameters without a gradient.
+        InputError: no :class:`TrainingConfig`; no samples, a condition that does not go with model and samples, or a
+            checkpoint of another run or damaged; with a folder, a model whose ``get_extra_state`` gives no tensor,
+            which a checkpoint could not hold; a precision that model or device does not have; in a group, a mini-batch
+            that cannot be shared out equally, arguments that differ, another batch normalisation, or parameters without
+            a gradient.
         Diverged: the loss became NaN or infinite. The weights are those before the step of which that was seen.
     """
+    check_config("config", config)
     inputs = check_inputs(model, x, condition)
     folder = None if folder is None else Path(folder)
+    if folder is not None:
+        check_tensors(model)
     check_precision(config.precision, model, x.device)
     check_group(model, min(config.batch_size, len(x)), process_group)
     if x.is_cuda and x.dim() == 4:  # as tensor cores want it; CPUs of several threads are faster without
@@ -85,7 +90,7 @@ def train(
         torch.manual_seed(config.seed)
         about = from_first(lambda: _about(model, inputs), process_group) if folder is not None else {}
         run = Run(model, config, (identity or {}) | about)
-        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        shapes = {name: tuple(part.shape) for name, part in model.state_dict().items() if isinstance(part, Tensor)}
         check_agreed(run.identity | {"x": tuple(x.shape), "model": shapes}, process_group)
         if (found := from_first(lambda: _begun(folder), process_group)) is not None:
             run.restore(found)
@@ -147,7 +152,7 @@ def _loop(
             run.step += 1
             if recorded:
                 bar.set_postfix(
-                    loss=f"{history.neg_elbo[-1]:.2f}",
+                    neg_elbo=f"{history.neg_elbo[-1]:.2f}",
                     gamma=f"{history.gamma[-1]:.2e}",
                     active=history.active_dimensions[-1],
                     refresh=False,

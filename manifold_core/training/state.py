@@ -14,7 +14,7 @@ from ..models import CVAE, VAE
 from .config import History, TrainingConfig
 from .schedule import make_optimizer
 
-__all__ = ["Run", "check_identity"]
+__all__ = ["Run", "check_identity", "check_tensors"]
 
 ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
 
@@ -75,6 +75,15 @@ class Run:
             self.step = int(found.state["step"])
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise InputError(f"checkpoint is of another model or damaged: {error}") from error
+
+
+def check_tensors(model: VAE | CVAE) -> None:
+    """Raise InputError where ``get_extra_state`` of a module gives something else, which no checkpoint holds."""
+    for name, part in model.state_dict().items():
+        if not isinstance(part, Tensor):
+            raise InputError(
+                f"model must have a state of tensors alone where a folder is given, got {type(part).__name__} as {name}"
+            )
 
 
 def check_identity(found: Any, wanted: dict[str, Any]) -> None:
