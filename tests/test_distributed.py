@@ -25,6 +25,7 @@ from torch import Tensor, nn
 import manifold_core as mc
 from manifold_core import checkpoint, cli
 from manifold_core.distributed import Group, everywhere, from_first, gathered, group_of_torchrun, joined_mean
+from manifold_core.files import locked
 from manifold_core.networks import BatchNorm2d
 from manifold_core.training import batches, noise_seed
 
@@ -396,6 +397,7 @@ REFUSALS = {
     "weights": "model must be the same in all processes",
     "unused": "model must use all its parameters .* got decoder.spare without a gradient",
     "checkpoint": "checkpoint .* cannot be read",
+    "another": "folder must be left to one process, but another is at work in",
     "everywhere": "bad in process 1",
     "from first": "bad in process 0",
 }
@@ -403,7 +405,8 @@ REFUSALS = {
 
 @pytest.mark.parametrize("what", REFUSALS)
 def test_what_cannot_be_shared_is_refused_in_all_processes(both: Both, tmp_path: Path, what: str) -> None:
-    messages = both(refusal, what=what, folder=str(tmp_path) if what == "checkpoint" else None)
+    with locked(tmp_path) if what == "another" else nullcontext():
+        messages = both(refusal, what=what, folder=str(tmp_path) if what in ("checkpoint", "another") else None)
     assert messages[0] == messages[1]
     with pytest.raises(mc.InputError, match=REFUSALS[what]):
         raise mc.InputError(messages[0])

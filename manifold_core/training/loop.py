@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from .. import checkpoint
 from ..dimension import count_active
 from ..distributed import Group, check_agreed, from_first, is_first, joined_mean, together
 from ..elbo import ELBOTerms
-from ..files import output_folder
+from ..finished import taken
 from ..models import CVAE, VAE, check_inputs
 from .config import Diverged, History, TrainingConfig, check_config, record_every
 from .schedule import batches, noise_seed
@@ -43,7 +44,7 @@ def train(
     With a folder, the run is saved there between steps, now and then. Stopped in any way and started again with the
     same arguments, it goes on from what was saved to the numbers it would have reached undisturbed: bit for bit on a
     CPU with the same number of threads. With other data, another model or configuration it refuses. The checkpoint
-    stays until the caller removes it.
+    stays until the caller removes it. Meanwhile the folder is this process's alone.
 
     With a process group, all its processes call this with the same arguments and train one model: each takes an equal
     share of the rows of every mini-batch, gradients are averaged, and what depends on the whole batch, an analytic γ
@@ -70,10 +71,11 @@ def train(
 
     Raises:
         InputError: no :class:`TrainingConfig`; no samples, a condition that does not go with model and samples, or a
-            checkpoint of another run or damaged; with a folder, a model whose ``get_extra_state`` gives no tensor,
-            which a checkpoint could not hold; a precision that model or device does not have; in a group, a mini-batch
-            that cannot be shared out equally, arguments that differ, another batch normalisation, or parameters without
-            a gradient.
+            checkpoint of another run or damaged; a folder in which another process is at work or that holds a finished
+            run of the command line; with a folder, a model whose ``get_extra_state`` gives no tensor, which a
+            checkpoint could not hold; a precision that model or device does not have; in a group, a mini-batch that
+            cannot be shared out equally, arguments that differ, another batch normalisation, or parameters without a
+            gradient.
         Diverged: the loss became NaN or infinite. The weights are those before the step of which that was seen.
     """
     check_config("config", config)
@@ -86,14 +88,20 @@ def train(
     if x.is_cuda and x.dim() == 4:  # as tensor cores want it; CPUs of several threads are faster without
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     seeded = [x.device] if x.is_cuda else []
-    with torch.random.fork_rng(devices=seeded), torch.enable_grad(), together(model, process_group):
+    with (
+        ExitStack() as stack,
+        torch.random.fork_rng(devices=seeded),
+        torch.enable_grad(),
+        together(model, process_group),
+    ):
         torch.manual_seed(config.seed)
         about = from_first(lambda: _about(model, inputs), process_group) if folder is not None else {}
         run = Run(model, config, (identity or {}) | about)
         shapes = {name: tuple(part.shape) for name, part in model.state_dict().items() if isinstance(part, Tensor)}
         check_agreed(run.identity | {"x": tuple(x.shape), "model": shapes}, process_group)
-        if (found := from_first(lambda: _begun(folder), process_group)) is not None:
-            run.restore(found)
+        begun = from_first(lambda: stack.enter_context(taken(folder)) if folder is not None else None, process_group)
+        if begun is not None:
+            run.restore(begun)
         _loop(run, inputs, config, folder, checkpoint_seconds, progress, process_group, cuda_graphs)
     model.eval()
     return run.history
@@ -105,10 +113,6 @@ def _about(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
     if model.elbo.gamma == "fixed":
         about["log_gamma"] = float(model.elbo.log_gamma)
     return about | dict(zip(("x", "condition"), map(checkpoint.fingerprint, inputs), strict=False))
-
-
-def _begun(folder: Path | None) -> checkpoint.Checkpoint | None:
-    return None if folder is None else checkpoint.load(output_folder(folder))
 
 
 def _loop(
