@@ -20,7 +20,7 @@ from ..finished import taken
 from ..kernels.dispatch import Choice, explain
 from ..models import CVAE, VAE
 from ..networks.checks import check_positive
-from ..training import Diverged, History, check_identity, train
+from ..training import Diverged, History, announce, check_identity, train
 from .data import DataSet, Samples, check_data, check_specs
 from .memory import check_memory
 from .spec import ModelSpec, Spec
@@ -235,6 +235,9 @@ def _run(
             before = _restore(state, begun, identity)
     steps = [spec.training.steps for spec in state.specs]
     totals = torch.tensor(steps, device="cpu")
+    if folder is not None and begun is not None and progress:
+        done, ended = state.progress.cpu().unbind(1)
+        announce(folder, int(torch.where(ended > 0, totals, done).sum()), sum(steps))
     started = saved = time.monotonic()
 
     def save() -> None:

@@ -3,12 +3,13 @@
 from .config import Diverged, History, TrainingConfig, check_config, record_every
 from .loop import train
 from .schedule import batches, noise_seed, schedule_table
-from .state import check_identity
+from .state import announce, check_identity
 
 __all__ = [
     "Diverged",
     "History",
     "TrainingConfig",
+    "announce",
     "batches",
     "check_config",
     "check_identity",

@@ -15,11 +15,12 @@ from .. import checkpoint
 from ..dimension import count_active
 from ..distributed import Group, check_agreed, from_first, is_first, joined_mean, together
 from ..elbo import ELBOTerms
+from ..errors import InputError
 from ..finished import taken
 from ..models import CVAE, VAE, check_inputs
 from .config import Diverged, History, TrainingConfig, check_config, record_every
 from .schedule import batches, noise_seed
-from .state import Run, check_tensors
+from .state import Run, announce, check_tensors
 from .step import GraphStep, PlainStep, Step, check_group, check_precision, cuda_graph
 
 __all__ = ["train"]
@@ -43,8 +44,9 @@ def train(
 
     With a folder, the run is saved there between steps, now and then. Stopped in any way and started again with the
     same arguments, it goes on from what was saved to the numbers it would have reached undisturbed: bit for bit on a
-    CPU with the same number of threads. With other data, another model or configuration it refuses. The checkpoint
-    stays until the caller removes it. Meanwhile the folder is this process's alone.
+    CPU with the same number of threads. With other data, another model or configuration it refuses, also where the
+    weights that were saved no longer do what they did: then the code of the model has changed. The checkpoint stays
+    until the caller removes it. Meanwhile the folder is this process's alone.
 
     With a process group, all its processes call this with the same arguments and train one model: each takes an equal
     share of the rows of every mini-batch, gradients are averaged, and what depends on the whole batch, an analytic γ
@@ -96,12 +98,14 @@ def train(
     ):
         torch.manual_seed(config.seed)
         about = from_first(lambda: _about(model, inputs), process_group) if folder is not None else {}
-        run = Run(model, config, (identity or {}) | about)
+        run = Run(model, inputs, config, (identity or {}) | about)
         shapes = {name: tuple(part.shape) for name, part in model.state_dict().items() if isinstance(part, Tensor)}
         check_agreed(run.identity | {"x": tuple(x.shape), "model": shapes}, process_group)
         begun = from_first(lambda: stack.enter_context(taken(folder)) if folder is not None else None, process_group)
-        if begun is not None:
-            run.restore(begun)
+        if folder is not None and begun is not None:
+            _resume(run, begun, folder, process_group)
+            if progress is True and is_first(process_group):
+                announce(folder, run.step, config.steps)
         _loop(run, inputs, config, folder, checkpoint_seconds, progress, process_group, cuda_graphs)
     model.eval()
     return run.history
@@ -113,6 +117,17 @@ def _about(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
     if model.elbo.gamma == "fixed":
         about["log_gamma"] = float(model.elbo.log_gamma)
     return about | dict(zip(("x", "condition"), map(checkpoint.fingerprint, inputs), strict=False))
+
+
+def _resume(run: Run, begun: checkpoint.Checkpoint, folder: Path, group: Group) -> None:
+    """Where that is refused, the model keeps the weights that it came with."""
+    before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+    try:
+        run.restore(begun)
+        from_first(lambda: run.check_network(begun, folder), group)
+    except InputError:
+        run.model.load_state_dict(before)
+        raise
 
 
 def _loop(
