@@ -796,9 +796,9 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, config: RunConfig, f
 
     def counted(self: mc.VAE, *arguments: Any, **more: Any) -> Any:
         nonlocal begun
-        if begun == steps:
+        if begun == steps and self.training:
             raise Stopped
-        begun += 1
+        begun += self.training
         return forward(self, *arguments, **more)
 
     with monkeypatch.context() as patch:
