@@ -93,7 +93,7 @@ def test_a_network_whose_function_was_exchanged_is_refused(tmp_path: Path, step:
         with pytest.raises(KeyboardInterrupt):
             mc.train(first, X, CONFIG, folder=tmp_path, checkpoint_seconds=0, progress=False)
     before = contents(tmp_path)
-    for function in (torch.tanh, torch.sigmoid, torch.abs):
+    for function in (torch.tanh, torch.sigmoid, torch.abs, lambda h: h / 0, lambda h: h * math.nan):
         model = vae(function, seed=1)
         weights = copy.deepcopy(model.state_dict())
         with pytest.raises(mc.InputError) as caught:

@@ -51,10 +51,12 @@ class Probe:
         if kept is None or not math.isfinite(kept):
             return None
         found = self._measured(2)
-        if found is None or found[0].neg_elbo != found[1].neg_elbo:
+        if found is None:
             return None
         here, allowed = found[0]
-        return None if abs(here - kept) <= allowed else here
+        if not math.isfinite(here):
+            return here
+        return None if here != found[1].neg_elbo or abs(here - kept) <= allowed else here
 
     def _measured(self, times: int) -> list[_Found] | None:
         device = self._rows[0].device
