@@ -17,7 +17,7 @@ from torch import Tensor, contiguous_format
 from .errors import InputError
 from .files import write_atomically, write_json
 
-__all__ = ["Checkpoint", "fingerprint", "load", "load_tensors", "remove", "save", "save_tensors"]
+__all__ = ["Checkpoint", "fingerprint", "is_of", "load", "load_tensors", "remove", "save", "save_tensors"]
 
 INDEX = "checkpoint.json"
 # The second kind is what a run leaves that was killed while writing.
@@ -60,17 +60,37 @@ def load(folder: Path) -> Checkpoint | None:
     Raises:
         InputError: half a checkpoint, or damaged.
     """
+    if (found := _index(folder)) is None:
+        return None
+    name, state = found
+    return Checkpoint(load_tensors(folder / Path(name).name), state)
+
+
+def is_of(folder: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether the checkpoint in the folder is of the run whose identity says all of this; also where none is left but
+    tensors without an index, which are nobody's any more. A damaged index says nothing."""
+    try:
+        found = _index(folder)
+    except InputError:
+        return False
+    if found is None:
+        return True
+    said = found[1].get("identity")
+    return isinstance(said, dict) and all(said.get(part) == value for part, value in identity.items())
+
+
+def _index(folder: Path) -> tuple[str, dict[str, Any]] | None:
+    """The name of the tensors' file, and the state."""
     index = folder / INDEX
     if not index.exists():
         return None
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
-        name, state = str(content["tensors"]), dict(content["state"])
+        return str(content["tensors"]), dict(content["state"])
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(
             f"checkpoint {str(index)!r} cannot be read ({error}); expected JSON written by a run"
         ) from error
-    return Checkpoint(load_tensors(folder / Path(name).name), state)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

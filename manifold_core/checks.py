@@ -1,6 +1,7 @@
 """Checks of samples, conditions and what networks make of them.
 
-Only :func:`check_finite` reads numbers. The rest looks at shapes and types: a forward pass may not wait for the device.
+Only :func:`check_finite` and :func:`check_exact` read numbers. The rest looks at shapes and types: a forward pass may
+not wait for the device.
 """
 
 import torch
@@ -14,6 +15,7 @@ __all__ = [
     "Gaussian",
     "as_condition",
     "check_dtype",
+    "check_exact",
     "check_finite",
     "check_posterior",
     "check_prior",
@@ -43,6 +45,15 @@ def check_finite(name: str, tensor: Tensor) -> None:
     finite = tensor.isfinite().reshape(len(tensor), -1).all(dim=1)
     if not finite.all():  # finite numbers have a sum that is not where it overflows
         raise InputError(f"{name} must be finite, but row {int((~finite).nonzero()[0])} holds NaN or an infinity")
+
+
+def check_exact(name: str, made: Tensor, given: Tensor) -> None:
+    """Raise InputError that names the first row whose integers became others when a floating-point dtype took them.
+    Waits for the device."""
+    if made.dtype == given.dtype or torch.equal(made.to(given.dtype), given):
+        return
+    row = int((made.to(given.dtype) != given).reshape(len(given), -1).any(dim=1).nonzero()[0])
+    raise InputError(f"{name} must hold integers that {made.dtype} can hold, but row {row} has greater ones")
 
 
 def check_prior(found: object) -> Gaussian:
@@ -133,8 +144,13 @@ def as_condition(
         sizes = ", ".join("any" if size is None else str(size) for size in of_one)
         first = "B" if samples is None else samples
         labels = len(shape) == 1 and len(of_one) == 1 and not condition.is_floating_point()
+        hint = f"; for labels, torch.nn.functional.one_hot(labels, {sizes})" if labels else ""
+        if labels and None in of_one:  # of the encoder one knows neither how many there are nor which numbers it takes
+            hint = (
+                "; for labels, torch.nn.functional.one_hot(labels).to(x.dtype), or an encoder that takes them as they "
+                "are and says so: condition_shape = ()"
+            )
         raise InputError(
-            f"{name} must be a tensor of shape [{first}, {sizes}], one row for each sample, got shape {shape}"
-            + (f"; for labels, torch.nn.functional.one_hot(labels, {sizes})" if labels and None not in of_one else "")
+            f"{name} must be a tensor of shape [{first}, {sizes}], one row for each sample, got shape {shape}{hint}"
         )
     return condition if dtype is None or condition.is_floating_point() else condition.to(dtype)

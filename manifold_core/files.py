@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,16 @@ from typing import Any
 from .errors import InputError
 
 __all__ = ["locked", "output_folder", "write_atomically", "write_json"]
+
+
+class _Held(threading.local):
+    """The folders that this thread holds."""
+
+    def __init__(self) -> None:
+        self.folders: set[tuple[int, int, int]] = set()
+
+
+_held = _Held()
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -55,19 +66,28 @@ def output_folder(path: Path, name: str = "out") -> Path:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """No two processes do their work in one folder: holds a lock on it, which ends with the process however that ends.
+def locked(folder: Path, name: str = "out") -> Iterator[None]:
+    """No two processes do their work in one folder, and no two threads: holds a lock on it, which ends with the process
+    however that ends. Who holds it may take it again: a run does, and the training in it.
 
     Raises:
-        InputError: another process holds it.
+        InputError: another holds it; ``name`` is that of the argument.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise InputError(f"out must be left to one process, but another is at work in {str(folder)!r}") from None
-    try:
-        yield
+        found = os.fstat(descriptor)
+        own = os.getpid(), found.st_dev, found.st_ino  # a fork has the set, but is another process
+        if own in _held.folders:
+            yield
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{name} must be left to one process, but another is at work in {str(folder)!r}") from None
+        _held.folders.add(own)
+        try:
+            yield
+        finally:
+            _held.folders.remove(own)
     finally:
         os.close(descriptor)

@@ -11,6 +11,7 @@ from .checks import (
     Gaussian,
     as_condition,
     check_dtype,
+    check_exact,
     check_finite,
     check_posterior,
     check_prior,
@@ -434,7 +435,9 @@ def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None = None) 
         return (x,)
     if condition is None:
         raise InputError("condition must be given for a CVAE: a tensor with one row for each sample, got None")
-    condition = as_condition("condition", condition, len(x), model.condition_shape, input_dtype(model.encoder))
+    given, dtype = condition, input_dtype(model.encoder)
+    condition = as_condition("condition", given, len(x), model.condition_shape, dtype)
+    check_exact("condition", condition, given)
     check_finite("x", x)
     check_finite("condition", condition)
     return x, condition

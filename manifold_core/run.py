@@ -21,6 +21,7 @@ from .elbo import Gamma, GaussianELBO
 from .errors import InputError
 from .evaluation import Metrics, evaluate
 from .files import locked, output_folder, write_json
+from .finished import METRICS, WEIGHTS, finished_run
 from .models import VAE
 from .networks.conv import CHANNELS
 from .networks.seeded import drawn_from
@@ -39,7 +40,6 @@ __all__ = [
 ]
 
 IMAGE_SETS = ("mnist", "fashion-mnist")
-METRICS, WEIGHTS = "metrics.json", "weights.safetensors"
 UNITS = (
     "nats per sample; neg_elbo = nll + kl, recon = squared error; see paper_convention for the paper's. Samples are "
     "measured as the model takes them, (x - mean) / scale of standardisation: in the units of the data recon and gamma "
@@ -198,7 +198,7 @@ def load_model(folder: str | Path) -> VAE:
 
 
 def _trained(folder: Path) -> tuple[VAE, dict[str, Any]]:
-    metrics = _finished(folder, "folder")
+    metrics = finished_run(folder, "folder")
     if metrics is None:
         raise InputError(f"folder must hold a finished run, got {str(folder)!r} without {METRICS}")
     model = _built(metrics, folder / METRICS)
@@ -253,7 +253,7 @@ def run(config: RunConfig, folder: str | Path, progress: bool = True, process_gr
 
 def _begin(config: RunConfig, folder: Path) -> dict[str, Any] | None:
     """What the folder holds where its run is finished."""
-    if (finished := _finished(folder, "out")) is not None:
+    if (finished := finished_run(folder, "out")) is not None:
         holds = f"out must be a new folder: {str(folder)!r} holds a finished run"
         then = "choose another folder, or remove this one"
         if where := differences(_without_path(finished["config"]), _without_path(config.description())):
@@ -262,7 +262,8 @@ def _begin(config: RunConfig, folder: Path) -> dict[str, Any] | None:
             raise InputError(f"{holds} of an earlier version, which does not say of what data it is; {then}")
         if finished["fingerprint"] != _fingerprint(load_data(config)):
             raise InputError(f"{holds} of other data than {config.data!r} holds now; {then}")
-        checkpoint.remove(folder)
+        if checkpoint.is_of(folder, _identity(config, finished["fingerprint"])):  # killed before it was removed
+            checkpoint.remove(folder)
         return finished
     _refuse_foreign_files(folder)
     return None
@@ -274,7 +275,7 @@ def _run(config: RunConfig, folder: Path, progress: bool, group: Group) -> dict[
     model = build_model(config.model, sample_shape, config.training.seed).to(config.device)
     x, held_out = (_as_input(part, config, sample_shape).to(config.device) for part in (data.train, data.validation))
     fingerprint = _fingerprint(data)
-    identity = {"config": _without_path(config.description()), "data": fingerprint}
+    identity = _identity(config, fingerprint)
     history = train(model, x, config.training, folder=folder, identity=identity, progress=progress, process_group=group)
     return from_first(lambda: _finish(config, folder, data, fingerprint, model, x, held_out, history), group)
 
@@ -314,6 +315,11 @@ def _finish(
     return metrics
 
 
+def _identity(config: RunConfig, fingerprint: str) -> dict[str, Any]:
+    """What the checkpoint of a run says besides what every training says."""
+    return {"config": _without_path(config.description()), "data": fingerprint}
+
+
 def _fingerprint(data: Dataset) -> str:
     """Of all of the data that decides the numbers of a run."""
     units = data.standardisation
@@ -323,21 +329,6 @@ def _fingerprint(data: Dataset) -> str:
 
 def _as_input(x: Tensor, config: RunConfig, sample_shape: tuple[int, ...]) -> Tensor:
     return x if _is_convolutional(config.model, sample_shape) else x.flatten(1)
-
-
-def _finished(folder: Path, name: str) -> dict[str, Any] | None:
-    """What the folder holds where its run is finished; ``name`` is that of the argument."""
-    path = folder / METRICS
-    if not path.exists():
-        return None
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-        dict(metrics["config"]["model"])  # a KeyError says that this is no file of ours
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise InputError(
-            f"{name} must be a folder of runs, but {str(path)!r} is not a file of a finished run"
-        ) from error
-    return metrics
 
 
 def _refuse_foreign_files(folder: Path) -> None:

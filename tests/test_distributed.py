@@ -25,6 +25,7 @@ from torch import Tensor, nn
 import manifold_core as mc
 from manifold_core import checkpoint, cli
 from manifold_core.distributed import Group, everywhere, from_first, gathered, group_of_torchrun, joined_mean
+from manifold_core.files import locked
 from manifold_core.networks import BatchNorm2d
 from manifold_core.training import batches, noise_seed
 
@@ -173,6 +174,10 @@ def refusal(group: Group, what: str, folder: str | None = None) -> str:
         made = mc.VAE.mlp(6, 3, (8 + group.rank(),)).double()
     elif what == "unused":
         made.decoder.register_parameter("spare", nn.Parameter(torch.zeros(1)))
+    elif what == "network" and folder is not None:
+        mc.train(made, x, config, folder=folder, progress=False, process_group=group)
+        made = cast(mc.VAE, model("vae", 1))
+        made.decoder.register_forward_hook(lambda _module, _arguments, found: found.abs())
     elif what == "checkpoint" and group.rank() == 0:
         assert folder is not None
         (Path(folder) / "checkpoint.json").write_text("{")
@@ -396,6 +401,8 @@ REFUSALS = {
     "weights": "model must be the same in all processes",
     "unused": "model must use all its parameters .* got decoder.spare without a gradient",
     "checkpoint": "checkpoint .* cannot be read",
+    "another": "folder must be left to one process, but another is at work in",
+    "network": "model must be the one whose checkpoint is in folder .* has its code changed",
     "everywhere": "bad in process 1",
     "from first": "bad in process 0",
 }
@@ -403,7 +410,9 @@ REFUSALS = {
 
 @pytest.mark.parametrize("what", REFUSALS)
 def test_what_cannot_be_shared_is_refused_in_all_processes(both: Both, tmp_path: Path, what: str) -> None:
-    messages = both(refusal, what=what, folder=str(tmp_path) if what == "checkpoint" else None)
+    with_folder = ("checkpoint", "another", "network")
+    with locked(tmp_path) if what == "another" else nullcontext():
+        messages = both(refusal, what=what, folder=str(tmp_path) if what in with_folder else None)
     assert messages[0] == messages[1]
     with pytest.raises(mc.InputError, match=REFUSALS[what]):
         raise mc.InputError(messages[0])

@@ -16,6 +16,7 @@ from manifold_core.kernels.random import standard_normal
 from torch import Tensor, nn
 
 import manifold_core as mc
+from manifold_core.models import check_inputs
 from manifold_core.networks import ConvDecoder, ConvEncoder, MLPEncoder
 
 
@@ -130,6 +131,33 @@ def test_labels_of_ones_own_networks_stay_what_they_are() -> None:
     samples = cvae.sample(labels, torch.Generator().manual_seed(0))
     z = torch.randn(9, 2, generator=torch.Generator().manual_seed(0))
     assert torch.equal(samples, cvae.decoder(z, labels))
+
+
+def test_labels_for_networks_that_do_not_say_that_they_take_them() -> None:
+    """The networks of a user: what they would take is theirs to say."""
+
+    class Silent(nn.Module):
+        def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+            raise AssertionError
+
+    cvae, x, labels = mc.CVAE(Silent(), OfLabels(2, 6), 2), torch.rand(9, 6), torch.arange(9) % 3
+    with pytest.raises(mc.InputError) as caught:
+        mc.train(cvae, x, mc.TrainingConfig(steps=2, batch_size=4), condition=labels, progress=False)
+    assert str(caught.value) == (
+        "condition must be a tensor of shape [9, any], one row for each sample, got shape (9,); for labels, "
+        "torch.nn.functional.one_hot(labels).to(x.dtype), or an encoder that takes them as they are and says so: "
+        "condition_shape = ()"
+    )
+    with pytest.raises(mc.InputError, match=r"got shape \(9,\)$"):  # no labels
+        mc.train(cvae, x, mc.TrainingConfig(steps=2, batch_size=4), condition=labels / 2, progress=False)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 2**24), (torch.bfloat16, 2**8)])
+def test_integers_that_become_others_are_refused(dtype: torch.dtype, most: int) -> None:
+    cvae, x = mc.CVAE.mlp(6, 1, 2).to(dtype), torch.rand(3, 6, dtype=dtype)
+    assert check_inputs(cvae, x, torch.tensor([[0], [-most], [most]]))[1].tolist() == [[0.0], [-most], [most]]
+    with pytest.raises(mc.InputError, match=rf"^condition must hold integers that {dtype} can hold, but row 1 has"):
+        mc.train(cvae, x, condition=torch.tensor([[0], [-most - 1], [most + 1]]), progress=False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -1,9 +1,11 @@
 """A run: the numbers in its folder, worked out again from the weights; stops and resumption; what is refused."""
 
+import copy
 import json
 import math
 import os
 import random
+import shutil
 import struct
 import subprocess
 import sys
@@ -513,6 +515,63 @@ class TestFinishedRun:
         assert checkpoint.INDEX in contents(tmp_path)
         run(config, tmp_path, progress=False)
         assert contents(tmp_path).keys() == {"metrics.json", "weights.safetensors"}
+        checkpoint.save_tensors(tmp_path / "checkpoint-000000009.safetensors", {"x": torch.zeros(2)})
+        run(config, tmp_path, progress=False)  # killed between the index and the tensors
+        assert contents(tmp_path).keys() == {"metrics.json", "weights.safetensors"}
+
+    @pytest.mark.parametrize("other", ["ensemble", "training", "run", "damaged"])
+    def test_a_checkpoint_of_others_beside_it_is_left_alone(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None, other: str
+    ) -> None:
+        """Put there by a version that did not look."""
+        config, folder = configuration(data, "vectors"), tmp_path / "run"
+        metrics = run(config, folder, progress=False)
+        x, training = torch.rand(40, 6), replace(TRAINING, steps=2)
+        if other == "ensemble":
+            mc.train_ensemble([mc.ModelSpec(2, training=training)], x, folder=tmp_path / "other", progress=False)
+        elif other == "training":
+            train(mc.VAE.mlp(6, 3), x, training, folder=tmp_path / "other", progress=False)
+        elif other == "run":
+            with monkeypatch.context() as patch:
+                patch.setattr(checkpoint, "remove", lambda _: None)
+                run(replace(config, training=replace(config.training, seed=8)), tmp_path / "other", progress=False)
+        else:
+            (tmp_path / "other").mkdir()
+            (tmp_path / "other/checkpoint.json").write_text("{", encoding="utf-8")
+        for path in (tmp_path / "other").iterdir():
+            if path.name.startswith("checkpoint"):
+                shutil.copy(path, folder)
+        before = contents(folder)
+        assert len(before) == (3 if other == "damaged" else 4)
+        assert run(config, folder, progress=False) == metrics
+        assert contents(folder) == before
+
+    def test_nobody_else_trains_in_its_folder(self, data: Path, tmp_path: Path, no_pictures: None) -> None:
+        """Or else the command line would come upon checkpoints that are not its own."""
+        run(configuration(data, "vectors"), tmp_path, progress=False)
+        before = contents(tmp_path)
+        x, training = torch.rand(40, 6), replace(TRAINING, steps=2)
+        model = mc.VAE.mlp(6, 3)
+        weights = copy.deepcopy(model.state_dict())
+        refused = r"^folder must be a new one or that of a stopped training, got .* holds a finished run"
+        for backend in ("reference", "auto"):
+            with pytest.raises(mc.InputError, match=refused):
+                mc.train_ensemble(
+                    [mc.ModelSpec(2, training=training)], x, backend=backend, folder=tmp_path, progress=False
+                )
+        with pytest.raises(mc.InputError, match=refused):
+            train(model, x, training, folder=tmp_path, progress=False)
+        assert contents(tmp_path) == before
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, weights[name]), name
+
+    @pytest.mark.parametrize("content", ["{}", "[1]", '{"config": {"steps": 2}}', "loss 3.2"])
+    def test_metrics_of_a_users_own_are_no_finished_run(self, tmp_path: Path, content: str) -> None:
+        x, training = torch.rand(40, 6), replace(TRAINING, steps=2)
+        (tmp_path / "metrics.json").write_text(content, encoding="utf-8")
+        history = train(mc.VAE.mlp(6, 3), x, training, folder=tmp_path, progress=False)
+        assert train(mc.VAE.mlp(6, 3), x, training, folder=tmp_path, progress=False) == history
+        assert (tmp_path / "metrics.json").read_text(encoding="utf-8") == content
 
 
 OTHERS: dict[str, Callable[[RunConfig], RunConfig]] = {
@@ -813,9 +872,9 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, config: RunConfig, f
 
     def counted(self: mc.VAE, *arguments: Any, **more: Any) -> Any:
         nonlocal begun
-        if begun == steps:
+        if begun == steps and self.training:
             raise Stopped
-        begun += 1
+        begun += self.training
         return forward(self, *arguments, **more)
 
     with monkeypatch.context() as patch:

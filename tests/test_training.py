@@ -251,6 +251,62 @@ def test_no_samples_are_refused() -> None:
         mc.train(mc.VAE.mlp(5, 2), torch.rand(0, 5), mc.TrainingConfig(steps=1), progress=False)
 
 
+def test_something_else_than_a_configuration_is_refused() -> None:
+    with pytest.raises(mc.InputError, match=r"^config must be a TrainingConfig, such as .*, got \{'steps': 3\}$"):
+        mc.train(mc.VAE.mlp(5, 2), torch.rand(9, 5), {"steps": 3}, progress=False)  # type: ignore[arg-type]
+
+
+def test_the_bar_shows_what_it_names(capsys: pytest.CaptureFixture[str]) -> None:
+    """−ELBO of a sample, as the curve: neither the weight of the KL nor the sum over the batch plays a part."""
+    model = mc.VAE.mlp(5, 2, elbo=mc.GaussianELBO(beta=50.0, reduction="sum"))
+    history = mc.train(model, torch.rand(9, 5), mc.TrainingConfig(steps=1))
+    printed = capsys.readouterr().err
+    assert f"neg_elbo={history.neg_elbo[-1]:.2f}" in printed
+    assert "loss=" not in printed
+
+
+class Extra(nn.Linear):
+    """A layer with a state of its own besides its tensors."""
+
+    extra: object = None
+
+    def get_extra_state(self) -> object:
+        return self.extra
+
+    def set_extra_state(self, state: object) -> None:
+        self.extra = state
+
+
+@pytest.mark.parametrize("extra", [{"calls": 3}, None, 5])
+def test_state_that_is_no_tensor_is_no_obstacle_without_a_folder(tmp_path: Path, extra: object) -> None:
+    x, config = torch.rand(9, 5), mc.TrainingConfig(steps=2, batch_size=4)
+    model = mc.VAE.mlp(5, 2)
+    model.decoder = Extra(2, 5)
+    model.decoder.extra = extra
+    before = model.decoder.weight.clone()
+    with pytest.raises(mc.InputError) as caught:
+        mc.train(model, x, config, folder=tmp_path / "new", progress=False)
+    kind = type(extra).__name__
+    assert str(caught.value) == (
+        f"model must have a state of tensors alone where a folder is given, got {kind} as decoder._extra_state"
+    )
+    assert not (tmp_path / "new").exists()
+    assert torch.equal(model.decoder.weight, before)
+    mc.train(model, x, config, progress=False)
+    assert not torch.equal(model.decoder.weight, before)
+    assert model.decoder.extra is extra
+
+
+def test_state_that_is_a_tensor_is_kept(tmp_path: Path) -> None:
+    x, config = torch.rand(9, 5), mc.TrainingConfig(steps=2, batch_size=4)
+    for extra in (torch.tensor([1, 2]), torch.tensor([0, 0])):
+        model = mc.VAE.mlp(5, 2)
+        model.decoder = Extra(2, 5)
+        model.decoder.extra = extra
+        mc.train(model, x, config, folder=tmp_path, progress=False)
+        assert torch.equal(model.decoder.extra, torch.tensor([1, 2]))
+
+
 def toy() -> tuple[Tensor, Tensor]:
     """Samples, and a condition that says half of what they vary by."""
     u = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import fingerprint
-from ..checks import check_finite
+from ..checks import check_exact, check_finite
 from ..errors import InputError
 from .spec import ConvSpec, SequentialSpec, Spec
 
@@ -19,6 +19,7 @@ SHAPES = {
     "x": {2: "[N, features]", 4: "[N, channels, height, width]"},
     "condition": {2: "[N, features]", 3: "[N, steps, features]"},
 }
+PAIR = "; x and its condition are a pair, the tuple (x, condition): a list holds data sets"
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,13 @@ class Samples:
 
 
 def check_data(data: DataSet | Sequence[DataSet]) -> list[Samples]:
-    """One data set or a list of them; each ``x``, or ``(x, condition)``.
+    """One data set or a list of them; each ``x``, or ``(x, condition)``. Integers and booleans in a condition, such as
+    labels in one-hot form, become float32.
 
     Raises:
         InputError: a tensor is not float32 of two dimensions or four, a condition not of two or three, or it has no
-            samples, or numbers that are not finite; they lie on different devices; x and condition differ in length.
+            samples, or numbers that are not finite, or integers that float32 cannot hold; they lie on different
+            devices; x and condition differ in length.
     """
     found = []
     for index, item in enumerate(data if isinstance(data, list) else [data]):
@@ -60,9 +63,8 @@ def check_data(data: DataSet | Sequence[DataSet]) -> list[Samples]:
         parts = item if isinstance(item, tuple) else (item,)
         if len(parts) not in (1, 2) or not all(isinstance(part, Tensor) for part in parts):
             raise InputError(f"{name} must be a tensor x or a pair (x, condition), got {type(item).__name__}")
-        for part, what in zip(parts, SHAPES, strict=False):
-            _check(f"{name}: {what}", part, SHAPES[what])
-        samples = Samples(parts[0].detach(), parts[1].detach() if len(parts) == 2 else None)
+        _check(f"{name}: x", parts[0], SHAPES["x"], PAIR if index and not isinstance(item, tuple) else "")
+        samples = Samples(parts[0].detach(), _condition(f"{name}: condition", parts[1]) if len(parts) == 2 else None)
         if samples.condition is not None and len(samples.condition) != len(samples.x):
             raise InputError(
                 f"{name}: condition must have {len(samples.x)} rows, one a sample, got {len(samples.condition)}"
@@ -80,10 +82,20 @@ def check_data(data: DataSet | Sequence[DataSet]) -> list[Samples]:
     return found
 
 
-def _check(name: str, tensor: Tensor, shapes: Mapping[int, str]) -> None:
+def _condition(name: str, given: Tensor) -> Tensor:
+    """As float32; what has another shape than a condition stays what it is, for the error to name."""
+    shapes, numbers = SHAPES["condition"], given.is_floating_point()
+    made = given.float() if not numbers and given.dim() in shapes else given.detach()
+    labels = not numbers and given.dim() == 1
+    _check(name, made, shapes, "; for labels, torch.nn.functional.one_hot(labels)" if labels else "")
+    check_exact(name, made, given)
+    return made
+
+
+def _check(name: str, tensor: Tensor, shapes: Mapping[int, str], hint: str = "") -> None:
     if tensor.dim() not in shapes or tensor.dtype != torch.float32 or tensor.numel() == 0:
         wanted = " or ".join(shapes.values())
-        raise InputError(f"{name} must be float32 {wanted}, not empty, got {tensor.dtype} {tuple(tensor.shape)}")
+        raise InputError(f"{name} must be float32 {wanted}, not empty, got {tensor.dtype} {tuple(tensor.shape)}{hint}")
     if len(tensor) >= 2**31:
         raise InputError(f"{name} must have fewer than 2**31 samples, got {len(tensor)}")
 
@@ -130,6 +142,7 @@ def _check_condition(name: str, spec: Spec, samples: Samples) -> None:
             got = "none" if samples.condition is None else f"shape {tuple(samples.condition.shape)}"
             raise InputError(
                 f"{name}: condition of data[{spec.data}] must be [N, steps, {features}], the steps before x, got {got}"
+                + (PAIR if samples.condition is None else "")
             )
     elif len(shape) == 2:
         raise InputError(
@@ -139,5 +152,5 @@ def _check_condition(name: str, spec: Spec, samples: Samples) -> None:
     elif spec.condition_dim != (given := sum(shape)):
         raise InputError(
             f"{name}: condition_dim must be the width of the condition of data[{spec.data}], "
-            f"{given or '0: it has none'}, got {spec.condition_dim}"
+            f"{given or '0: it has none'}, got {spec.condition_dim}" + (PAIR if samples.condition is None else "")
         )

@@ -16,7 +16,7 @@ from ..networks.checks import check_widths
 from ..networks.conv import CHANNELS, CONDITIONAL_CHANNELS
 from ..networks.seeded import drawn_from
 from ..sequential import EveryStepCVAE, SequentialCVAE
-from ..training import TrainingConfig
+from ..training import TrainingConfig, check_config
 
 __all__ = ["ConvSpec", "ModelSpec", "SequentialSpec", "Spec"]
 
@@ -42,7 +42,7 @@ class ModelSpec:
         data: which of the data sets given to :func:`manifold_core.train_ensemble`, from 0.
 
     Raises:
-        InputError: a size below one, more than three hidden layers, an unknown name.
+        InputError: a size below one, more than three hidden layers, an unknown name, no :class:`TrainingConfig`.
     """
 
     latent_dim: int
@@ -60,6 +60,7 @@ class ModelSpec:
     data: int = 0
 
     def __post_init__(self) -> None:
+        check_config("training", self.training)
         for name in ("hidden", "condition_hidden"):
             widths = getattr(self, name)
             if not isinstance(widths, Sequence) or not 1 <= len(widths) <= MOST_HIDDEN:
@@ -117,7 +118,7 @@ class SequentialSpec:
         data: which of the data sets given to :func:`manifold_core.train_ensemble`, from 0.
 
     Raises:
-        InputError: a size below one, an unknown name.
+        InputError: a size below one, an unknown name, no :class:`TrainingConfig`.
     """
 
     latent_dim: int
@@ -131,6 +132,7 @@ class SequentialSpec:
     data: int = 0
 
     def __post_init__(self) -> None:
+        check_config("training", self.training)
         if not isinstance(self.decoder_hidden, Sequence):
             raise InputError(f"decoder_hidden must be widths, got {self.decoder_hidden!r}")
         object.__setattr__(self, "decoder_hidden", check_widths(self.decoder_hidden, "decoder_hidden"))
@@ -176,7 +178,7 @@ class ConvSpec:
         data: which of the data sets given to :func:`manifold_core.train_ensemble`, from 0.
 
     Raises:
-        InputError: a size below one, an unknown name.
+        InputError: a size below one, an unknown name, no :class:`TrainingConfig`.
     """
 
     latent_dim: int
@@ -191,6 +193,7 @@ class ConvSpec:
     data: int = 0
 
     def __post_init__(self) -> None:
+        check_config("training", self.training)
         _take_integers(self)
         _check_condition_dim(self.condition_dim)
         with torch.device("meta"):

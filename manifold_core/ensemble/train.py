@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,11 +16,11 @@ from tqdm import tqdm
 from .. import checkpoint
 from ..errors import InputError
 from ..evaluation import Metrics, metrics_of
-from ..files import output_folder
+from ..finished import taken
 from ..kernels.dispatch import Choice, explain
 from ..models import CVAE, VAE
 from ..networks.checks import check_positive
-from ..training import Diverged, History, check_identity, train
+from ..training import Diverged, History, announce, check_identity, train
 from .data import DataSet, Samples, check_data, check_specs
 from .memory import check_memory
 from .spec import ModelSpec, Spec
@@ -99,12 +100,14 @@ def train_ensemble(
 
     A model whose loss is not finite stops alone, before the step that would have spoilt its weights. Stopped in any way
     and started again with the same arguments and folder, the ensemble goes on to the numbers it would have reached
-    undisturbed. The checkpoint stays in the folder until the caller removes it.
+    undisturbed. The checkpoint stays in the folder until the caller removes it. Meanwhile the folder is this process's
+    alone.
 
     Args:
         specs: the models.
-        data: x ``[N, d]``, or (x ``[N, d]``, condition ``[N, t]``, of sequences ``[N, T, d]``), float32, images as x
-            ``[N, C, H, W]``; or a list of these, of any widths, from which ``ModelSpec.data`` chooses.
+        data: x ``[N, d]``, or a tuple (x ``[N, d]``, condition ``[N, t]``, of sequences ``[N, T, d]``), float32, images
+            as x ``[N, C, H, W]``; or a list of these, of any widths, from which ``ModelSpec.data`` chooses. Integers
+            and booleans in a condition, such as labels in one-hot form, are made float32.
         backend: ``"auto"``, ``"reference"``, ``"cpu"`` or ``"cuda"``; :func:`manifold_core.ensemble.explain_ensemble`
             says which one ``"auto"`` takes, and why.
         threads: of the CPU engine; None takes PyTorch's number.
@@ -117,7 +120,8 @@ def train_ensemble(
 
     Raises:
         InputError: a specification or data set that cannot be trained, less memory than is needed, or a checkpoint of
-            another ensemble or damaged.
+            another ensemble or damaged; a folder in which another process is at work, or that holds a finished run of
+            the command line.
         RuntimeError: the named backend cannot serve; says why.
         ValueError: an unknown backend.
     """
@@ -126,15 +130,17 @@ def train_ensemble(
     if threads is not None:
         (threads,) = check_positive(threads=threads)
     choice = explain_ensemble(specs, samples[0].x, backend=backend).backend
-    place = output_folder(Path(folder), "folder") if folder is not None else None
-    if choice == "reference":
-        return _by_reference(specs, samples, place, checkpoint_seconds, progress)
-    threads = threads or torch.get_num_threads()
-    state = State(cast("Sequence[ModelSpec]", specs), samples)  # an engine was chosen: there are no others
-    if choice == "cpu":
-        workspace = torch.ops.manifold_core.ensemble_workspace(state.words, threads)
-        check_memory(workspace, f"the tiles of {threads} threads", samples[0].x.device)
-    seconds = _run(state, choice, threads, samples, place, checkpoint_seconds, progress)
+    place = Path(folder) if folder is not None else None
+    with ExitStack() as stack:
+        begun = stack.enter_context(taken(place)) if place is not None else None
+        if choice == "reference":
+            return _by_reference(specs, samples, place, begun, checkpoint_seconds, progress)
+        threads = threads or torch.get_num_threads()
+        state = State(cast("Sequence[ModelSpec]", specs), samples)  # an engine was chosen: there are no others
+        if choice == "cpu":
+            workspace = torch.ops.manifold_core.ensemble_workspace(state.words, threads)
+            check_memory(workspace, f"the tiles of {threads} threads", samples[0].x.device)
+        seconds = _run(state, choice, threads, samples, place, begun, checkpoint_seconds, progress)
     ended = state.progress[:, 1].tolist()
     return [
         _trained(spec, state.model(i), samples[spec.data], state.history(i, seconds), ended[i] or None)
@@ -148,13 +154,18 @@ def _trained(spec: Spec, model: VAE | CVAE, data: Samples, history: History, div
 
 
 def _by_reference(
-    specs: Sequence[Spec], samples: list[Samples], folder: Path | None, checkpoint_seconds: float, progress: bool
+    specs: Sequence[Spec],
+    samples: list[Samples],
+    folder: Path | None,
+    begun: checkpoint.Checkpoint | None,
+    checkpoint_seconds: float,
+    progress: bool,
 ) -> list[TrainedModel]:
     whole: dict[str, Any] = {}
     if folder is not None:
         whole = _identity("reference", specs, samples)
-        if (found := checkpoint.load(folder)) is not None:
-            check_identity(found.state.get("identity"), whole)
+        if begun is not None:
+            check_identity(begun.state.get("identity"), whole)
         else:  # of whom the folder is; the numbers of each model go into one of its own
             checkpoint.save(folder, 0, {}, {"identity": whole})
     trained = []
@@ -211,6 +222,7 @@ def _run(
     threads: int,
     samples: list[Samples],
     folder: Path | None,
+    begun: checkpoint.Checkpoint | None,
     checkpoint_seconds: float,
     progress: bool,
 ) -> float:
@@ -219,15 +231,18 @@ def _run(
     identity: dict[str, Any] = {}
     if folder is not None:
         identity = _identity(backend, state.specs, samples)
-        if (found := checkpoint.load(folder)) is not None:
-            before = _restore(state, found, identity)
+        if begun is not None:
+            before = _restore(state, begun, identity)
     steps = [spec.training.steps for spec in state.specs]
     totals = torch.tensor(steps, device="cpu")
-    begun = saved = time.monotonic()
+    if folder is not None and begun is not None and progress:
+        done, ended = state.progress.cpu().unbind(1)
+        announce(folder, int(torch.where(ended > 0, totals, done).sum()), sum(steps))
+    started = saved = time.monotonic()
 
     def save() -> None:
         if folder is not None:
-            seconds = before + time.monotonic() - begun
+            seconds = before + time.monotonic() - started
             done = int(state.progress[:, 0].sum())
             checkpoint.save(folder, done, state.tensors(), {"identity": identity, "seconds": seconds})
 
@@ -254,4 +269,4 @@ def _run(
             save()
             raise
     save()
-    return before + time.monotonic() - begun
+    return before + time.monotonic() - started

@@ -1,15 +1,17 @@
 """The one training loop, and what it is made of."""
 
-from .config import Diverged, History, TrainingConfig, record_every
+from .config import Diverged, History, TrainingConfig, check_config, record_every
 from .loop import train
 from .schedule import batches, noise_seed, schedule_table
-from .state import check_identity
+from .state import announce, check_identity
 
 __all__ = [
     "Diverged",
     "History",
     "TrainingConfig",
+    "announce",
     "batches",
+    "check_config",
     "check_identity",
     "noise_seed",
     "record_every",

@@ -8,7 +8,7 @@ from ..errors import InputError
 from ..kernels.checks import integer
 from ..networks.checks import check_positive
 
-__all__ = ["Diverged", "History", "Precision", "TrainingConfig", "record_every"]
+__all__ = ["Diverged", "History", "Precision", "TrainingConfig", "check_config", "record_every"]
 
 Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -69,6 +69,12 @@ class TrainingConfig:
         object.__setattr__(self, "seed", seed)
         if self.precision not in PRECISIONS:
             raise InputError(f"precision must be 'float32', 'bfloat16' or 'float16', got {self.precision!r}")
+
+
+def check_config(name: str, value: object) -> None:
+    """Raise InputError for anything but a :class:`TrainingConfig`, such as a dictionary of its arguments."""
+    if not isinstance(value, TrainingConfig):
+        raise InputError(f"{name} must be a TrainingConfig, such as TrainingConfig(steps=1000), got {value!r}")
 
 
 def _number(name: str, value: object) -> float:

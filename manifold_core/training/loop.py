@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from .. import checkpoint
 from ..dimension import count_active
 from ..distributed import Group, check_agreed, from_first, is_first, joined_mean, together
 from ..elbo import ELBOTerms
-from ..files import output_folder
+from ..errors import InputError
+from ..finished import taken
 from ..models import CVAE, VAE, check_inputs
-from .config import Diverged, History, TrainingConfig, record_every
+from .config import Diverged, History, TrainingConfig, check_config, record_every
 from .schedule import batches, noise_seed
-from .state import Run
+from .state import Run, announce, check_tensors
 from .step import GraphStep, PlainStep, Step, check_group, check_precision, cuda_graph
 
 __all__ = ["train"]
@@ -42,8 +44,9 @@ def train(
 
     With a folder, the run is saved there between steps, now and then. Stopped in any way and started again with the
     same arguments, it goes on from what was saved to the numbers it would have reached undisturbed: bit for bit on a
-    CPU with the same number of threads. With other data, another model or configuration it refuses. The checkpoint
-    stays until the caller removes it.
+    CPU with the same number of threads. With other data, another model or configuration it refuses, also where the
+    weights that were saved no longer do what they did: then the code of the model has changed. The checkpoint stays
+    until the caller removes it. Meanwhile the folder is this process's alone.
 
     With a process group, all its processes call this with the same arguments and train one model: each takes an equal
     share of the rows of every mini-batch, gradients are averaged, and what depends on the whole batch, an analytic γ
@@ -61,7 +64,7 @@ def train(
         identity: what the checkpoint must agree on besides: what samples, ``config`` and the model's ``repr`` do not
             tell.
         checkpoint_seconds: between two checkpoints.
-        progress: show a bar on standard error with loss, γ and active dimensions; or a bar, of more than this model's
+        progress: show a bar on standard error with −ELBO, γ and active dimensions; or a bar, of more than this model's
             steps, to move on.
         process_group: of :mod:`torch.distributed`; None is this process alone.
         cuda_graphs: on a GPU, and without a group, capture the step into a CUDA graph and replay it; where that fails
@@ -69,26 +72,40 @@ def train(
             to step, or that has hooks: a replay runs no Python.
 
     Raises:
-        InputError: no samples, a condition that does not go with model and samples, or a checkpoint of another run or
-            damaged; a precision that model or device does not have; in a group, a mini-batch that cannot be shared
-            out equally, arguments that differ, another batch normalisation, or parameters without a gradient.
+        InputError: no :class:`TrainingConfig`; no samples, a condition that does not go with model and samples, or a
+            checkpoint of another run or damaged; a folder in which another process is at work or that holds a finished
+            run of the command line; with a folder, a model whose ``get_extra_state`` gives no tensor, which a
+            checkpoint could not hold; a precision that model or device does not have; in a group, a mini-batch that
+            cannot be shared out equally, arguments that differ, another batch normalisation, or parameters without a
+            gradient.
         Diverged: the loss became NaN or infinite. The weights are those before the step of which that was seen.
     """
+    check_config("config", config)
     inputs = check_inputs(model, x, condition)
     folder = None if folder is None else Path(folder)
+    if folder is not None:
+        check_tensors(model)
     check_precision(config.precision, model, x.device)
     check_group(model, min(config.batch_size, len(x)), process_group)
     if x.is_cuda and x.dim() == 4:  # as tensor cores want it; CPUs of several threads are faster without
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     seeded = [x.device] if x.is_cuda else []
-    with torch.random.fork_rng(devices=seeded), torch.enable_grad(), together(model, process_group):
+    with (
+        ExitStack() as stack,
+        torch.random.fork_rng(devices=seeded),
+        torch.enable_grad(),
+        together(model, process_group),
+    ):
         torch.manual_seed(config.seed)
         about = from_first(lambda: _about(model, inputs), process_group) if folder is not None else {}
-        run = Run(model, config, (identity or {}) | about)
-        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        run = Run(model, inputs, config, (identity or {}) | about)
+        shapes = {name: tuple(part.shape) for name, part in model.state_dict().items() if isinstance(part, Tensor)}
         check_agreed(run.identity | {"x": tuple(x.shape), "model": shapes}, process_group)
-        if (found := from_first(lambda: _begun(folder), process_group)) is not None:
-            run.restore(found)
+        begun = from_first(lambda: stack.enter_context(taken(folder)) if folder is not None else None, process_group)
+        if folder is not None and begun is not None:
+            _resume(run, begun, folder, process_group)
+            if progress is True and is_first(process_group):
+                announce(folder, run.step, config.steps)
         _loop(run, inputs, config, folder, checkpoint_seconds, progress, process_group, cuda_graphs)
     model.eval()
     return run.history
@@ -102,8 +119,15 @@ def _about(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
     return about | dict(zip(("x", "condition"), map(checkpoint.fingerprint, inputs), strict=False))
 
 
-def _begun(folder: Path | None) -> checkpoint.Checkpoint | None:
-    return None if folder is None else checkpoint.load(output_folder(folder, "folder"))
+def _resume(run: Run, begun: checkpoint.Checkpoint, folder: Path, group: Group) -> None:
+    """Where that is refused, the model keeps the weights that it came with."""
+    before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+    try:
+        run.restore(begun)
+        from_first(lambda: run.check_network(begun, folder), group)
+    except InputError:
+        run.model.load_state_dict(before)
+        raise
 
 
 def _loop(
@@ -147,7 +171,7 @@ def _loop(
             run.step += 1
             if recorded:
                 bar.set_postfix(
-                    loss=f"{history.neg_elbo[-1]:.2f}",
+                    neg_elbo=f"{history.neg_elbo[-1]:.2f}",
                     gamma=f"{history.gamma[-1]:.2e}",
                     active=history.active_dimensions[-1],
                     refresh=False,

@@ -1,5 +1,6 @@
 """What a stopped run needs to go on to the same numbers."""
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from ..differences import differences
 from ..errors import InputError
 from ..models import CVAE, VAE
 from .config import History, TrainingConfig
+from .probe import Probe
 from .schedule import make_optimizer
 
-__all__ = ["Run", "check_identity"]
+__all__ = ["Run", "announce", "check_identity", "check_tensors"]
 
 ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
 
@@ -22,8 +24,11 @@ ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
 class Run:
     """Everything that a stopped run needs to go on to the same numbers."""
 
-    def __init__(self, model: VAE | CVAE, config: TrainingConfig, identity: dict[str, Any]) -> None:
+    def __init__(
+        self, model: VAE | CVAE, inputs: tuple[Tensor, ...], config: TrainingConfig, identity: dict[str, Any]
+    ) -> None:
         self.model = model
+        self.probe = Probe(model, inputs, config)
         self.identity = identity | {"training": asdict(config)}
         log_gamma = model.elbo.log_gamma
         networks = [parameter for parameter in model.parameters() if parameter is not log_gamma]
@@ -46,6 +51,7 @@ class Run:
             "param_groups": self.optimizer.state_dict()["param_groups"],
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "neg_elbo": self.probe.neg_elbo(),
         }
 
     def save(self, folder: Path) -> None:
@@ -75,6 +81,32 @@ class Run:
             self.step = int(found.state["step"])
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise InputError(f"checkpoint is of another model or damaged: {error}") from error
+
+    def check_network(self, found: checkpoint.Checkpoint, folder: Path) -> None:
+        """Raise InputError where the weights of the checkpoint, once restored, do not do what they did."""
+        kept = found.state.get("neg_elbo")
+        if (here := self.probe.disagreement(kept)) is not None:
+            raise InputError(
+                f"model must be the one whose checkpoint is in folder {str(folder)!r}: its weights give a -ELBO of "
+                f"{here:.6g} here and gave {kept:.6g} there; has its code changed?"
+            )
+
+
+def announce(folder: Path, done: int, steps: int) -> None:
+    """Say on standard error, where progress is shown, what a checkpoint makes of a training."""
+    if done < steps:
+        print(f"manifold-core: training goes on from step {done} of {steps} in {folder}", file=sys.stderr)
+    else:
+        print(f"manifold-core: training was finished in {folder}, nothing is trained", file=sys.stderr)
+
+
+def check_tensors(model: VAE | CVAE) -> None:
+    """Raise InputError where ``get_extra_state`` of a module gives something else, which no checkpoint holds."""
+    for name, part in model.state_dict().items():
+        if not isinstance(part, Tensor):
+            raise InputError(
+                f"model must have a state of tensors alone where a folder is given, got {type(part).__name__} as {name}"
+            )
 
 
 def check_identity(found: Any, wanted: dict[str, Any]) -> None:

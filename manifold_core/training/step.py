@@ -17,7 +17,17 @@ from ..errors import InputError
 from ..models import CVAE, VAE
 from .config import Precision
 
-__all__ = ["GraphStep", "PlainStep", "Step", "check_group", "check_precision", "cuda_graph"]
+__all__ = [
+    "DTYPES",
+    "GraphStep",
+    "PlainStep",
+    "Step",
+    "autocast",
+    "check_group",
+    "check_precision",
+    "cuda_graph",
+    "undone",
+]
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 WARM_UPS = 3  # as PyTorch's recipe has it: libraries choose their kernels in the first calls
@@ -78,17 +88,12 @@ class PlainStep:
         for parameter in self._parameters:
             parameter.grad = None
         batch = [part.index_select(0, index[self._rows]) for part in self._inputs]
-        with self._autocast():
+        with autocast(self._precision, self.device):
             terms = self._network(*batch, seed=seed, **self._first_row)
         self._scaler.scale(terms.loss).backward()
         if not self._unused_looked_for:
             self._refuse_unused()
         return terms
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self._precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, DTYPES[self._precision])
 
     def _refuse_unused(self) -> None:
         """DistributedDataParallel waits for all gradients before the next step."""
@@ -99,6 +104,11 @@ class PlainStep:
                     f"model must use all its parameters in every step where processes share it, got {name} without a "
                     "gradient"
                 )
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """In which the networks of a step run."""
+    return nullcontext() if precision == "float32" else torch.autocast(device.type, DTYPES[precision])
 
 
 Replay = Callable[[], None]
@@ -142,7 +152,7 @@ class GraphStep:
         device = self._step.device
         # Streams and graphs are made on the current device, whatever that of the tensors.
         on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-        with _undone(self._step.model, device), on_device:
+        with undone(self._step.model, device), on_device:
             try:
                 return self._capture(self._take)
             except RuntimeError as error:
@@ -159,7 +169,7 @@ class GraphStep:
 
 
 @contextmanager
-def _undone(model: nn.Module, device: torch.device) -> Iterator[None]:
+def undone(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Calls of the model leave no trace: neither in running statistics, nor in an analytic γ, nor in torch's random
     numbers."""
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]

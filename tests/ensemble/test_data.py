@@ -58,6 +58,20 @@ def spoilt(row: int, value: float) -> Tensor:
             "data[0]: condition must be float32 [N, features] or [N, steps, features], not empty, "
             "got torch.float32 (20, 0)",
         ),
+        (
+            (X, torch.arange(20)),
+            "data[0]: condition must be float32 [N, features] or [N, steps, features], not empty, "
+            "got torch.int64 (20,); for labels, torch.nn.functional.one_hot(labels)",
+        ),
+        (
+            (X, torch.arange(20)[:, None] + 2**24 - 12),
+            "data[0]: condition must hold integers that torch.float32 can hold, but row 13 has greater ones",
+        ),
+        (
+            [X, STEPS],
+            f"data[1]: x must be {FLOATS}, not empty, got torch.float32 (20, 2, 4); "
+            "x and its condition are a pair, the tuple (x, condition): a list holds data sets",
+        ),
         ((X, X[:, None, None]), "[N, steps, features], not empty, got torch.float32 (20, 1, 1, 4)"),
         (
             (X, torch.stack((X, spoilt(3, float("nan"))), 1)),
@@ -91,7 +105,8 @@ def test_bad_data_are_named(backend: str, data: object, message: str) -> None:
         (
             [CVAE],
             X,
-            "specs[0]: condition_dim must be the width of the condition of data[0], 0: it has none, got 3",
+            "specs[0]: condition_dim must be the width of the condition of data[0], 0: it has none, got 3; "
+            "x and its condition are a pair, the tuple (x, condition): a list holds data sets",
         ),
         ([VAE], (X, X), "specs[0]: condition_dim must be the width of the condition of data[0], 4, got 0"),
         (
@@ -99,7 +114,11 @@ def test_bad_data_are_named(backend: str, data: object, message: str) -> None:
             [X, (X, X)],
             "specs[1]: condition_dim must be the width of the condition of data[1], 4, got 3",
         ),
-        ([SEQUENTIAL], X, "specs[0]: condition of data[0] must be [N, steps, 4], the steps before x, got none"),
+        (
+            [SEQUENTIAL],
+            X,
+            "specs[0]: condition of data[0] must be [N, steps, 4], the steps before x, got none; x and its condition",
+        ),
         (
             [SEQUENTIAL],
             (X, X),
@@ -178,3 +197,14 @@ def test_fingerprints_tell_data_apart() -> None:
         [X, (X, X[:, 1:3]), swapped, (swapped, X[:, :2]), spoilt(3, 0.5), (X, STEPS), (X, STEPS.flip(1))]
     )
     assert len({found.fingerprint() for found in (same[0], *others)}) == 8
+
+
+def test_labels_in_one_hot_form_are_numbers(backend: str) -> None:
+    """As for :func:`manifold_core.train`: integers and booleans, the numbers that they are as float32."""
+    hot = torch.nn.functional.one_hot(torch.arange(20) % 3, 3)
+    spec = mc.ModelSpec(2, condition_dim=3, training=mc.TrainingConfig(steps=3, batch_size=8))
+    (expected,) = mc.train_ensemble([spec], (X, hot.float()), backend=backend, progress=False)
+    for given in (hot, hot.bool(), hot.to(torch.uint8)):
+        (found,) = mc.train_ensemble([spec], (X, given), backend=backend, progress=False)
+        for name, tensor in expected.model.state_dict().items():
+            assert torch.equal(found.model.state_dict()[name], tensor), name

@@ -37,12 +37,23 @@ CONDITIONAL = {"condition_dim": 2}
         (CONDITIONAL | {"condition_features": 0}, "condition_features must be a positive integer, got 0"),
         (CONDITIONAL | {"prior": "flat"}, "prior must be 'learned' or 'standard', got 'flat'"),
         ({"covariance": "full"}, "covariance must be 'diagonal' or 'cholesky', got 'full'"),
+        (
+            {"training": {"steps": 3}},
+            "training must be a TrainingConfig, such as TrainingConfig(steps=1000), got {'steps': 3}",
+        ),
     ],
 )
 def test_bad_specifications_name_the_argument_and_its_value(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(mc.InputError) as caught:
         mc.ModelSpec(**({"latent_dim": 3} | arguments))  # type: ignore[arg-type]
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [mc.ModelSpec, mc.SequentialSpec, mc.ConvSpec])
+def test_every_kind_wants_a_training_configuration(kind: type[mc.ModelSpec]) -> None:
+    for bad in (None, {"steps": 3}, mc.TrainingConfig):
+        with pytest.raises(mc.InputError, match=r"^training must be a TrainingConfig, such as"):
+            kind(3, training=bad)  # type: ignore[arg-type]
 
 
 def test_lists_of_widths_are_kept_as_tuples() -> None:

@@ -1,6 +1,8 @@
 """The runner: every cell and seed trained once, results in the form that the report reads, nothing done twice."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -313,11 +315,11 @@ class TestAsPublished:
     def test_its_own_folder_is_checked_and_locked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(workers, "train_shard", lambda *_, **__: pytest.fail("trained"))
         (tmp_path / "as_published").mkdir()
-        with (
-            locked(tmp_path / "as_published"),
-            pytest.raises(mc.InputError, match=r"another is at work in .*as_published"),
-        ):
-            self.reproduce(tmp_path, as_published=True)
+        with ThreadPoolExecutor(1) as another, ExitStack() as held:  # who holds a folder may take it again
+            another.submit(held.enter_context, locked(tmp_path / "as_published")).result()
+            with pytest.raises(mc.InputError, match=r"another is at work in .*as_published"):
+                self.reproduce(tmp_path, as_published=True)
+            another.submit(held.close).result()
         (tmp_path / "as_published/tableX.json").write_text("{}")
         with pytest.raises(mc.InputError, match=r"as_published/tableX\.json.*no file of a finished table"):
             self.reproduce(tmp_path, as_published=True)
