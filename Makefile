@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
 
-.PHONY: help demo test test-slow sanitize lint peers bench bench-check bench-commits resources gpu clean
+.PHONY: help demo test test-slow test-with sanitize lint peers bench bench-check bench-commits resources gpu clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -31,6 +31,15 @@ test: $(READY)  ## the whole test suite but the slow part
 
 test-slow: $(READY)  ## the slow part: long statistics, training to the paper's numbers
 	$(BIN)/python -m pytest -m slow
+
+# In a clone, with an environment of its own.
+TORCH := 2.10.0
+OTHER = build/torch-$(TORCH)
+test-with:  ## the tests of HEAD with another TORCH=2.10.0 and PYTHON=python3.10; may fetch gigabytes
+	rm -rf $(OTHER)
+	git clone --quiet . $(OTHER)
+	printf 'torch==$(TORCH)\n' > $(OTHER)/constraints.txt
+	$(MAKE) -C $(OTHER) test PYTHON=$(PYTHON)
 
 # Python itself is not built for the sanitizers: they are loaded before it.
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined

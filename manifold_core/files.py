@@ -84,6 +84,8 @@ def locked(folder: Path, name: str = "out") -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"{name} must be left to one process, but another is at work in {str(folder)!r}") from None
+        except OSError:  # a file system without locks: work goes on unguarded
+            pass
         _held.folders.add(own)
         try:
             yield

@@ -446,7 +446,7 @@ class TestFinishedRun:
         points = np.random.default_rng(0).normal(5, 3, (40, *shape))
         np.save(tmp_path / "points.npy", points)
         out = tmp_path / "out"
-        run(RunConfig(str(tmp_path / "points.npy"), IMAGES, mc.TrainingConfig(steps=2)), out, progress=False)
+        run(RunConfig(str(tmp_path / "points.npy"), ModelConfig(3), mc.TrainingConfig(steps=2)), out, progress=False)
         found = load_run(out)
         x = found.standardisation.apply(points)
         assert mc.active_dimensions(found.model, x).variance.shape == (3,)

@@ -47,7 +47,7 @@ def sets(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         return 6.0
 
     monkeypatch.setattr(gpu, "microseconds", lambda calls: called(calls[0]))
-    monkeypatch.setattr(gpu, "in_a_graph", called)
+    monkeypatch.setattr(gpu, "in_a_graph", lambda calls: called(calls[0]))
     monkeypatch.setattr(ensemble_on_gpu, "COMPILE_SECONDS", math.inf)
     return [samples(60, seed) for seed in range(2)]
 
