@@ -3,6 +3,7 @@
 import operator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -114,6 +115,6 @@ def integer(value: Any) -> int | None:
     if isinstance(value, int):  # or a symbol of torch.compile, which stays one
         return None if isinstance(value, bool) else value
     try:
-        return operator.index(value)
+        return None if isinstance(value, np.bool_) else operator.index(value)  # 1 to earlier versions of NumPy
     except TypeError:
         return None

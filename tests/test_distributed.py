@@ -269,7 +269,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
         results = []
         for process, path in zip(processes, paths, strict=True):
             assert process.stdout is not None
-            assert process.stdout.readline() == "done\n"
+            assert "done\n" in process.stdout  # among what torch has to say: reads up to there
             error, result = pickle.loads(path.read_bytes())
             if error is not None:
                 pytest.fail(error)
