@@ -26,20 +26,21 @@ $(READY): pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 demo: $(READY)  ## train on a synthetic manifold and on Fashion-MNIST, print a table, draw pictures
 	$(BIN)/python -m manifold_core.experiments.demo --out $(DEMO)
 
+PYTEST_OPTIONS :=
 test: $(READY)  ## the whole test suite but the slow part
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_OPTIONS)
 
 test-slow: $(READY)  ## the slow part: long statistics, training to the paper's numbers
 	$(BIN)/python -m pytest -m slow
 
-# In a clone, with an environment of its own.
+# In a clone, with an environment of its own. What another torch warns of is no error.
 TORCH := 2.10.0
 OTHER = build/torch-$(TORCH)
 test-with:  ## the tests of HEAD with another TORCH=2.10.0 and PYTHON=python3.10; may fetch gigabytes
 	rm -rf $(OTHER)
 	git clone --quiet . $(OTHER)
 	printf 'torch==$(TORCH)\n' > $(OTHER)/constraints.txt
-	$(MAKE) -C $(OTHER) test PYTHON=$(PYTHON)
+	$(MAKE) -C $(OTHER) test PYTHON=$(PYTHON) PYTEST_OPTIONS='-W default'
 
 # Python itself is not built for the sanitizers: they are loaded before it.
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
