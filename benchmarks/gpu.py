@@ -25,6 +25,7 @@ from manifold_core.kernels.random import standard_normal
 from torch import Tensor
 
 from manifold_core.provenance import commit
+from manifold_core.training.step import cuda_graph
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 1234
@@ -254,17 +255,12 @@ def microseconds(calls: Sequence[Callable[[], Any]]) -> float:
 def in_a_graph(calls: Sequence[Callable[[], Any]]) -> float:
     """The time of a call among others of its kind, which take turns, in one CUDA graph, in microseconds."""
     copies = COPIES if len(calls) == 1 else 2 * len(calls)
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for call in (*calls, *calls, *calls):
-            call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+
+    def in_turn() -> None:
         for call, _ in zip(itertools.cycle(calls), range(copies), strict=False):
             call()
-    return microseconds([graph.replay]) / copies
+
+    return microseconds([cuda_graph(in_turn)]) / copies
 
 
 def copy_bandwidth(device: torch.device) -> float:

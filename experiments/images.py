@@ -18,7 +18,7 @@ from ..training import TrainingConfig
 from . import paper
 from .tables import Plan, on_test_images
 
-__all__ = ["CHANNELS", "CLASSES", "CONDITIONAL_CHANNELS", "HELD_OUT", "images", "plan", "printed", "training"]
+__all__ = ["CLASSES", "HELD_OUT", "images", "plan", "printed", "training"]
 
 CLASSES = {
     "mnist": tuple("0123456789"),
@@ -27,7 +27,6 @@ CLASSES = {
         *("sandal", "shirt", "sneaker", "bag", "boot"),
     ),
 }
-CHANNELS, CONDITIONAL_CHANNELS = 5, 32  # the paper's, of the VAEs and the CVAEs
 IMAGES, HELD_OUT = 60_000, 10_000
 EPOCHS = 400
 STEPS = {"quick": 2_400, "reduced": 40_000}  # of VAEs, with the small batch

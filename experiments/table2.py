@@ -4,6 +4,7 @@ Beyond the paper's κ of 5, 16 and 32 stands 64: where all 32 are active, nothin
 """
 
 from ..ensemble import ConvSpec
+from ..networks.conv import CHANNELS
 from . import images, paper
 from .tables import Cell, Plan, Table
 
@@ -19,7 +20,7 @@ def _cells(plan: Plan) -> list[Cell]:
     return [
         Cell(
             {"dataset": name, "kappa": kappa},
-            ConvSpec(kappa, images.CHANNELS, training=images.training(plan)),
+            ConvSpec(kappa, CHANNELS, training=images.training(plan)),
             images.images(name),
             (None,),
             held_out=images.HELD_OUT,

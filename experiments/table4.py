@@ -8,6 +8,7 @@ numbers beside the model without. Table 11 prints the encoder variances of this 
 from functools import partial
 
 from ..ensemble import ConvSpec
+from ..networks.conv import CONDITIONAL_CHANNELS
 from . import images, paper
 from .tables import Cell, Plan, Table
 
@@ -23,7 +24,7 @@ def _cells(plan: Plan) -> list[Cell]:
             {"dataset": row["dataset"]},
             ConvSpec(
                 LATENT_DIM,
-                images.CONDITIONAL_CHANNELS,
+                CONDITIONAL_CHANNELS,
                 condition_dim=len(images.CLASSES[row["dataset"]]),
                 attention=attention,
                 training=images.training(plan),

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from ..ensemble import ConvSpec
+from ..networks.conv import CHANNELS
 from . import images, paper
 from .tables import Cell, Plan, Table
 
@@ -16,7 +17,7 @@ def _cells(plan: Plan) -> list[Cell]:
     return [
         Cell(
             {"covariance": name},
-            ConvSpec(LATENT_DIM, images.CHANNELS, covariance=covariance, training=images.training(plan)),
+            ConvSpec(LATENT_DIM, CHANNELS, covariance=covariance, training=images.training(plan)),
             images.images(DATA_SET),
             (None,),
             held_out=images.HELD_OUT,

@@ -149,10 +149,8 @@ class GraphStep:
         self._terms = self._step(self._index, self._seed)
 
     def _captured(self) -> Replay:
-        device = self._step.device
         # Streams and graphs are made on the current device, whatever that of the tensors.
-        on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-        with undone(self._step.model, device), on_device:
+        with undone(self._step.model, self._step.device), torch.cuda.device_of(self._seed):
             try:
                 return self._capture(self._take)
             except RuntimeError as error:
