@@ -72,8 +72,24 @@ _CANNOT: dict[str, Callable[[tuple[Tensor | None, ...]], str]] = {
     "triton": _triton_cannot,
 }
 BACKENDS = ("reference", *_CANNOT)
-# Of the kernels for CUDA devices none is taken unasked before `make gpu` has passed and said which is faster where.
-UNVERIFIED = "the kernels for CUDA devices have not been verified on a GPU yet; ask for 'cuda' or 'triton' by name"
+
+
+def _automatic(tensors: tuple[Tensor | None, ...], cpu_cannot: str) -> tuple[str, str]:
+    """Which backend serves tensors that the CPU's kernels do not, and why.
+
+    Of the kernels for CUDA devices those in C++ come first. On an H100, within a CUDA graph, either is the faster at
+    some sizes; but outside of one Triton's launch takes tens of microseconds on the host, where the other takes a few,
+    and at its first call Triton compiles for seconds.
+    """
+    if not any(tensor is not None and tensor.is_cuda for tensor in tensors):
+        return "reference", cpu_cannot
+    if obstacle := _elsewhere(tensors, "cuda", "a CUDA device"):
+        return "reference", obstacle
+    if not extension.cuda_missing_because:
+        return "cuda", "compiled kernels for CUDA tensors"
+    if obstacle := _triton_cannot(tensors):
+        return "reference", f"{extension.cuda_missing_because}; {obstacle}"
+    return "triton", f"Triton's kernels for CUDA tensors: {extension.cuda_missing_because}"
 
 
 def explain(*tensors: Tensor | None, backend: str = "auto") -> Choice:
@@ -96,16 +112,15 @@ def explain(*tensors: Tensor | None, backend: str = "auto") -> Choice:
         if obstacle:
             raise RuntimeError(f"backend {backend!r} cannot serve this call: {obstacle}")
         return Choice(backend, "asked for by name")
-    obstacle = _cpu_cannot(tensors)
-    if not obstacle:
-        return Choice("cpu", "compiled kernels for CPU tensors")
-    return Choice("reference", UNVERIFIED if any(t is not None and t.is_cuda for t in tensors) else obstacle)
+    if cpu_cannot := _cpu_cannot(tensors):
+        return Choice(*_automatic(tensors, cpu_cannot))
+    return Choice("cpu", "compiled kernels for CPU tensors")
 
 
 def choose(backend: str, *tensors: Tensor | None) -> str:
     """The name :func:`explain` gives."""
     if backend == "auto":  # the usual case, without the prose
-        return "reference" if _cpu_cannot(tensors) else "cpu"
+        return _automatic(tensors, cpu_cannot)[0] if (cpu_cannot := _cpu_cannot(tensors)) else "cpu"
     return explain(*tensors, backend=backend).backend
 
 
@@ -130,7 +145,7 @@ def choose_for_images(backend: str, x: Tensor, weight: Tensor, *others: Tensor) 
     if backend in ("cuda", "triton"):
         raise RuntimeError(f"backend {backend!r} cannot serve this call: convolutions have kernels for the CPU alone")
     chosen = choose(backend, *tensors)
-    if chosen == "reference" or (backend == "auto" and not _worth_it(x, weight)):
+    if chosen != "cpu" or (backend == "auto" and not _worth_it(x, weight)):
         return "reference"
     dtypes = {tensor.dtype for tensor in tensors}
     if len(dtypes) == 1 and dtypes <= {torch.float32, torch.float64} and x.numel() > 0:

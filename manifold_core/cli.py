@@ -150,7 +150,11 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument(
         "--precision", choices=("float32", "bfloat16", "float16"), default="float32", help="of the networks' products"
     )
-    add.add_argument("--device", default="auto", help="auto, cpu or cuda; with torchrun cuda is a GPU a process")
+    add.add_argument(
+        "--device",
+        default="auto",
+        help="auto is cuda where there is a GPU, else cpu; with torchrun cuda is a GPU a process",
+    )
     add.add_argument("--quiet", action="store_true", help="no progress bar")
 
     add = commands.add_parser(
@@ -179,7 +183,9 @@ def _parser() -> argparse.ArgumentParser:
         help="the paper's widths, steps, batches and schedules where ours are others; results go into DIR/as_published",
     )
     add.add_argument(
-        "--device", default="auto", help="auto is cpu; cuda is all GPUs, which share the models, cuda:0,cuda:2 some"
+        "--device",
+        default="auto",
+        help="cpu; cuda, all GPUs, which share the models; cuda:0,cuda:2, some; auto is cuda if there is a GPU",
     )
     add.add_argument(
         "--backend", default="auto", metavar="{auto,reference,cpu,cuda}", help="what trains the models of a table"
@@ -287,9 +293,9 @@ def _eager(options: argparse.Namespace) -> int:
 
 
 def _devices(names: str) -> list[str]:
-    """Those that share a table: ``cuda`` is all that there are."""
-    if names == "auto":  # the engine for GPUs has not been verified on one: it is used where it is asked for by name
-        return ["cpu"]
+    """Those that share a table: ``cuda`` is all GPUs, ``auto`` as well where there are any."""
+    if names == "auto":
+        names = _device(names)
     if names == "cuda" and torch.cuda.device_count() > 1:
         return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     return [_device(name) for name in names.split(",")]

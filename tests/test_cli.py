@@ -21,6 +21,7 @@ from manifold_core.experiments.catalogue import TABLES
 from manifold_core.experiments.reproduce import SETS
 from manifold_core.experiments.tables import AS_PUBLISHED, BUDGETS
 from safetensors.torch import load_file as load_safetensors
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import manifold_core as mc
 from manifold_core import checkpoint, cli
@@ -713,6 +714,23 @@ class TestInfo:
         printed = capfd.readouterr().out
         assert "compiled module none: it rained\n" in printed
         assert re.search(r"^backend \(CPU\) +reference: it rained$", printed, re.MULTILINE)
+
+    def test_on_a_gpu_it_says_what_serves_it(
+        self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        for missing, served in (
+            ("", "cuda: compiled kernels for CUDA tensors"),
+            ("it rained", "triton: Triton's kernels for CUDA tensors: it rained"),
+        ):
+            for module in ("manifold_core.cli", "manifold_core.kernels.extension"):
+                monkeypatch.setattr(f"{module}.cuda_missing_because", missing)
+            monkeypatch.setattr("manifold_core.kernels.dispatch.TRITON_INSTALLED", True)
+            with FakeTensorMode():
+                assert cli.main(["info"]) == 0
+            printed = capfd.readouterr().out
+            assert re.search(rf"^CUDA kernels +{missing or 'loaded'}$", printed, re.MULTILINE)
+            assert re.search(rf"^backend \(GPU\) +{re.escape(served)}$", printed, re.MULTILINE)
 
     def test_it_finds_the_data(
         self, inputs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -17,6 +17,7 @@ from .. import checkpoint
 from ..errors import InputError
 from ..evaluation import Metrics, metrics_of
 from ..finished import taken
+from ..kernels import extension
 from ..kernels.dispatch import Choice, explain
 from ..models import CVAE, VAE
 from ..networks.checks import check_positive
@@ -66,6 +67,8 @@ def explain_ensemble(specs: Sequence[Spec], x: Tensor, *, backend: str = "auto")
     if backend == "triton":
         raise ValueError("backend must be one of ('auto', 'reference', 'cpu', 'cuda'), got 'triton'")
     choice = explain(x, backend=backend)
+    if choice.backend == "triton":
+        return Choice("reference", f"there is no engine in Triton, and {extension.cuda_missing_because}")
     if choice.backend != "reference":
         for index, spec in enumerate(specs):
             if spec.beyond_engines:

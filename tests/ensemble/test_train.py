@@ -7,9 +7,11 @@ import torch
 from ensemble.kinds import kinds, toy
 from instruction_sets import NEEDS_COMPILED
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import manifold_core as mc
 from manifold_core import TrainedModel
+from manifold_core.ensemble import explain_ensemble
 
 # How far weights and log γ, and −ELBO, of engine and reference may be apart after so many steps at a learning rate of
 # 0.01. ROUNDING: of weights of about 1 and losses of about 10; repeated at each step, and divided by √v where gradients
@@ -159,3 +161,26 @@ def test_the_default_dtype_plays_no_part() -> None:
         for x, y in zip(a.model.parameters(), b.model.parameters(), strict=True):
             assert x.dtype == torch.float32
             assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("triton", [True, False])
+def test_auto_takes_the_engine_on_a_gpu_where_it_is_built(monkeypatch: pytest.MonkeyPatch, triton: bool) -> None:
+    specs, wide = [mc.ModelSpec(2)], [mc.ModelSpec(2), mc.ModelSpec(2, covariance="cholesky")]
+    monkeypatch.setattr("manifold_core.kernels.dispatch.TRITON_INSTALLED", triton)
+    with FakeTensorMode():
+        x = torch.empty(0, device="cuda")
+        monkeypatch.setattr("manifold_core.kernels.extension.cuda_missing_because", "")
+        assert explain_ensemble(specs, x).backend == "cuda"
+        assert explain_ensemble(wide, x).reason == "specs[1] has a full covariance, which only 'reference' trains"
+        monkeypatch.setattr("manifold_core.kernels.extension.cuda_missing_because", "it rained")
+        choice = explain_ensemble(specs, x)
+    assert choice.backend == "reference"
+    assert choice.reason == (
+        "there is no engine in Triton, and it rained"
+        if triton
+        else "it rained; triton is not installed; install manifold-core[triton]"
+    )
+    with pytest.raises(
+        ValueError, match=r"backend must be one of \('auto', 'reference', 'cpu', 'cuda'\), got 'triton'"
+    ):
+        explain_ensemble(specs, x, backend="triton")

@@ -2,12 +2,13 @@ import importlib
 import importlib.util
 import re
 import warnings
-from types import ModuleType
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from manifold_core.kernels import Choice, explain, extension, gaussian_elbo
-from manifold_core.kernels.dispatch import BACKENDS, choose
+from manifold_core.kernels.dispatch import BACKENDS, choose, choose_for_images
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -15,6 +16,7 @@ import manifold_core as mc
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 NO_MODULE = "the compiled module is not built; install a C++17 compiler"
+NO_CUDA = "the CUDA kernels are not built"
 
 
 @pytest.fixture
@@ -155,12 +157,114 @@ def test_triton_refuses_cpu_tensors_outside_its_interpreter(monkeypatch: pytest.
         explain(torch.zeros(2, 3), backend="triton")
 
 
-def test_cuda_tensors_are_served_by_the_reference_until_the_kernels_have_run_on_a_gpu() -> None:
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool, bool], None]:
+    """Set whether the CUDA kernels, and Triton, are there; on a GPU, without the interpreter."""
+
+    def set_both(cuda: bool, triton: bool) -> None:
+        monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+        monkeypatch.setattr("manifold_core.kernels.extension.cuda_missing_because", "" if cuda else NO_CUDA)
+        monkeypatch.setattr("manifold_core.kernels.dispatch.TRITON_INSTALLED", triton)
+
+    return set_both
+
+
+NO_TRITON = "triton is not installed; install manifold-core[triton]"
+BY_CUDA = Choice("cuda", "compiled kernels for CUDA tensors")
+BY_TRITON = Choice("triton", f"Triton's kernels for CUDA tensors: {NO_CUDA}")
+BY_REFERENCE = Choice("reference", f"{NO_CUDA}; {NO_TRITON}")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("cuda", "triton", "expected"),
+    [(True, True, BY_CUDA), (True, False, BY_CUDA), (False, True, BY_TRITON), (False, False, BY_REFERENCE)],
+)
+def test_auto_takes_what_there_is_for_cuda_tensors(
+    built: Callable[[bool, bool], None],
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype,
+    cuda: bool,
+    triton: bool,
+    expected: Choice,
+) -> None:
+    built(cuda, triton)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(name="A100", major=8))
+    with FakeTensorMode():
+        x = torch.empty(2, 3, device="cuda", dtype=dtype)
+        for tensors in ((x,), (x, None, x), (None, x, x.double())):
+            assert explain(*tensors) == expected
+            assert choose("auto", *tensors) == expected.backend
+        assert choose("auto", torch.empty(2, 3, device="cpu")) == explain(torch.empty(2, 3, device="cpu")).backend
+
+
+def test_auto_takes_no_triton_kernel_that_the_device_cannot_run(
+    built: Callable[[bool, bool], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built(False, True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(name="T4", major=7))
+    with FakeTensorMode():
+        x = torch.empty(2, 3, device="cuda", dtype=torch.bfloat16)
+        assert explain(x.float(), x) == Choice("reference", f"{NO_CUDA}; Triton has no bfloat16 for T4")
+        assert explain(x.float()) == BY_TRITON
+    built(True, True)
+    with FakeTensorMode():
+        assert explain(torch.empty(2, 3, device="cuda", dtype=torch.bfloat16)) == BY_CUDA
+
+
+@pytest.mark.parametrize("cuda", [True, False])
+@pytest.mark.parametrize(
+    ("other", "dtype", "reason"),
+    [
+        ("cpu", torch.float32, "a tensor is on cpu, not on a CUDA device"),
+        ("meta", torch.float32, "a tensor is on meta, not on a CUDA device"),
+        ("cuda", torch.float8_e4m3fn, "no kernel for torch.float8_e4m3fn"),
+    ],
+)
+def test_auto_takes_no_kernel_for_what_no_kernel_can_serve(
+    built: Callable[[bool, bool], None],
+    monkeypatch: pytest.MonkeyPatch,
+    cuda: bool,
+    other: str,
+    dtype: torch.dtype,
+    reason: str,
+) -> None:
+    built(cuda, True)
+    with FakeTensorMode():
+        x, y = torch.empty(2, 3, device="cuda"), torch.empty(2, 3, device=other, dtype=dtype)
+        for interpreted in (False, True):  # Triton's interpreter would take any tensor
+            if interpreted:
+                monkeypatch.setenv("TRITON_INTERPRET", "1")
+            for tensors in ((x, y), (y, x)):
+                assert explain(*tensors) == Choice("reference", reason)
+                assert choose("auto", *tensors) == "reference"
+
+
+def test_auto_leaves_cpu_tensors_to_the_reference_where_triton_would_interpret(
+    without_module: None, built: Callable[[bool, bool], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built(True, True)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert explain(torch.zeros(2, 3)) == Choice("reference", NO_MODULE)
+
+
+@pytest.mark.parametrize(("cuda", "triton"), [(True, True), (False, True), (False, False)])
+def test_torch_compile_sees_through_the_choice(built: Callable[[bool, bool], None], cuda: bool, triton: bool) -> None:
+    built(cuda, triton)
+    names = ("reference", "cpu", "cuda", "triton")
+    torch.compiler.reset()
     with FakeTensorMode():
         x = torch.empty(2, 3, device="cuda")
-        choice = explain(x, None, x)
-        assert choice.backend == "reference" == choose("auto", x, None)
-        assert "not been verified on a GPU" in choice.reason
+        compiled = torch.compile(lambda x: torch.empty(names.index(choose("auto", x))), backend="eager", fullgraph=True)
+        assert len(compiled(x)) == names.index(explain(x).backend)
+
+
+def test_convolutions_of_cuda_tensors_are_left_to_pytorch(built: Callable[[bool, bool], None]) -> None:
+    for cuda, triton in ((True, True), (False, True), (False, False)):
+        built(cuda, triton)
+        with FakeTensorMode():
+            x, weight = torch.empty(32, 5, 14, 14, device="cuda"), torch.empty(5, 5, 3, 3, device="cuda")
+            assert choose_for_images("auto", x, weight) == "reference"
 
 
 def test_cuda_kernels_that_were_not_built_cannot_be_asked_for() -> None:
