@@ -39,6 +39,7 @@ constexpr double kLog2Pi = 1.8378770664093454836;
 constexpr int kThreads = 256;  // of every block
 constexpr int kFan = 32;       // blocks whose parts one of them adds up, and then groups of blocks
 constexpr int kMostSummed = kFan * kFan;
+constexpr int kNoise = 1024;   // columns of noise that a block of a full covariance holds: of one sample at least
 
 struct RsampleKl {
   int64_t rows, cols;
@@ -71,8 +72,7 @@ struct RsampleKlBackward {
 
 struct Cholesky {
   int64_t rows, cols;
-  int threads_a_row;    // that share a sample
-  int threads_a_line;   // of those, that share a line of its L
+  int threads_a_row;  // that share a sample
   uint64_t first_row;
   const int64_t* seed;
   Matrix mu;                       // [rows, cols]
@@ -86,7 +86,7 @@ struct Cholesky {
 
 struct CholeskyBackward {
   int64_t rows, cols;
-  int threads_a_row, threads_a_line;
+  int threads_a_row;
   uint64_t first_row;
   const int64_t* seed;
   Matrix grad_z, grad_kl;  // may be absent
@@ -143,10 +143,12 @@ void launch(const CholeskyBackward& args, bool wide, cudaStream_t stream);
 void launch(const GaussianNll& args, bool wide, cudaStream_t stream);
 void launch(const GaussianNllBackward& args, bool wide, cudaStream_t stream);
 
+constexpr int64_t kBusy = 1 << 17;  // threads that keep any device busy
+
 // How many threads share a row: as many as leave few of them without work, and no more than a warp, which needs no
 // barrier for its sum, unless a row is long; but where there are few rows, enough to keep a device busy.
 inline int threads_a_row(int64_t rows, int64_t cols) {
-  constexpr int64_t kLongRow = 512, kBusy = 1 << 17;
+  constexpr int64_t kLongRow = 512;
   const int64_t groups = (cols + 3) / 4;  // of four columns
   int threads = groups > kLongRow ? kThreads : 32;
   while (threads > 1 && 4 * ((groups + threads - 1) / threads * threads) > 5 * groups) threads /= 2;
@@ -154,23 +156,22 @@ inline int threads_a_row(int64_t rows, int64_t cols) {
   return threads;
 }
 
-// How many share a sample of a full covariance: one for each column, and a quarter of them a line of L.
-inline int threads_a_sample(int64_t cols) {
-  int threads = 1;
-  while (threads < kThreads && threads < cols) threads *= 2;
-  return threads;
-}
-
-inline int threads_a_line(int threads_a_sample) {
-  const int quarter = threads_a_sample / 4;
-  return quarter < 1 ? 1 : quarter > 32 ? 32 : quarter;
-}
-
 // The same where columns are summed over the batch: a thread keeps to one group, and its sums stay in registers, if a
 // block is wide enough.
 inline int threads_a_row_for_sums(int64_t cols) {
   int threads = 1;
   while (threads < kThreads && 4 * int64_t{threads} < cols) threads *= 2;
+  return threads;
+}
+
+// How many share a sample of a full covariance: up to 32 dimensions as many as there are dimensions, 8 at least, and of
+// more a warp; but several where its noise would else not find room, and where there are few samples.
+inline int threads_a_sample(int64_t rows, int64_t cols) {
+  if (cols <= 32) return cols <= 8 ? 8 : cols <= 16 ? 16 : 32;
+  int threads = 32;
+  while (threads < kThreads && (kThreads * cols > kNoise * threads || (threads < cols && rows * threads < kBusy))) {
+    threads *= 2;
+  }
   return threads;
 }
 

@@ -33,13 +33,14 @@ __global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 4 : 1) rsample_kl(c
     for (int64_t col = 4 * lane; col < a.cols && row < a.rows; col += 4 * a.threads_a_row) {
       const Numbers<C> mu = load<C, S>(a.mu, row, col, a.cols), log_var = load<C, S>(a.log_var, row, col, a.cols);
       const Prior<C> prior = load_prior<C>(a.prior_mu, a.prior_log_var, row, col, a.cols);
-      Numbers<C> z = noise<C>(seed, a.first_row + row, col), kl, ratio;
+      Numbers<C> z = noise<C>(seed, a.first_row + row, col), kl;
+      Numbers<double> ratio;  // of one sample it may be too large for C, and not on average
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
         const Pair<C> pair = compare(with_prior, mu[k], log_var[k], prior.mu[k], prior.log_var[k]);
         z[k] = mu[k] + pair.sigma * z[k];
         kl[k] = kl_divergence(pair.scaled, pair.ratio);
-        ratio[k] = pair.ratio.root * pair.ratio.root;
+        ratio[k] = static_cast<double>(pair.ratio.root) * static_cast<double>(pair.ratio.root);
       }
       if (a.gate_logits.data != nullptr) {
         const Numbers<C> logits = load<C>(a.gate_logits, row, col, a.cols);

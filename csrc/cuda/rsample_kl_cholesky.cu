@@ -1,13 +1,14 @@
-#include "rsample_kl_cholesky.cuh"
-
 #include "ops.h"
+#include "rsample_kl_cholesky_long.cuh"
+#include "rsample_kl_cholesky_short.cuh"
 #include "tensors.h"
 
 namespace manifold_core::cuda {
 
 namespace {
 
-// The matrix that takes all the time, of one type with dense rows, has kernels of its own.
+// Runs f(arithmetic, storage), both null pointers. The matrix that takes all the time, of one type with dense rows, has
+// kernels of its own.
 template <class F>
 void choose_packed_storage(bool wide, const F& f, const Matrix& tril) {
   const bool dense = tril.col_stride == 1;
@@ -29,7 +30,15 @@ void launch(const Cholesky& a, bool wide, cudaStream_t stream) {
   const auto run = [&](auto* arithmetic, auto* storage) {
     using C = std::remove_pointer_t<decltype(arithmetic)>;
     using S = std::remove_pointer_t<decltype(storage)>;
-    MC_LAUNCH((rsample_kl_cholesky<C, S>), grid, kThreads, stream, a);
+    if (a.cols <= 8) {
+      MC_LAUNCH((rsample_kl_cholesky_short<8, C, S>), grid, kThreads, stream, a);
+    } else if (a.cols <= 16) {
+      MC_LAUNCH((rsample_kl_cholesky_short<16, C, S>), grid, kThreads, stream, a);
+    } else if (a.cols <= 32) {
+      MC_LAUNCH((rsample_kl_cholesky_short<32, C, S>), grid, kThreads, stream, a);
+    } else {
+      MC_LAUNCH((rsample_kl_cholesky_long<C, S>), grid, kThreads, stream, a);
+    }
   };
   choose_packed_storage(wide, run, a.tril);
 }
@@ -39,7 +48,15 @@ void launch(const CholeskyBackward& a, bool wide, cudaStream_t stream) {
   const auto run = [&](auto* arithmetic, auto* storage) {
     using C = std::remove_pointer_t<decltype(arithmetic)>;
     using S = std::remove_pointer_t<decltype(storage)>;
-    MC_LAUNCH((rsample_kl_cholesky_backward<C, S>), grid, kThreads, stream, a);
+    if (a.cols <= 8) {
+      MC_LAUNCH((rsample_kl_cholesky_short_backward<8, C, S>), grid, kThreads, stream, a);
+    } else if (a.cols <= 16) {
+      MC_LAUNCH((rsample_kl_cholesky_short_backward<16, C, S>), grid, kThreads, stream, a);
+    } else if (a.cols <= 32) {
+      MC_LAUNCH((rsample_kl_cholesky_short_backward<32, C, S>), grid, kThreads, stream, a);
+    } else {
+      MC_LAUNCH((rsample_kl_cholesky_long_backward<C, S>), grid, kThreads, stream, a);
+    }
   };
   choose_packed_storage(wide, run, a.tril);
 }
@@ -54,13 +71,12 @@ std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(const Tensor& mu, const T
   const OnDeviceOf device(mu);
   const bool wide = any_wide(mu, tril, prior_mu, prior_log_var);
   const ScalarType type = arithmetic_type(wide);
-  const int threads = threads_a_sample(batch.cols);
+  const int threads = threads_a_sample(batch.rows, batch.cols);
   const SumMemory memory(with_variance_ratio, batch, mu, threads, batch.cols, device.stream);
   Tensor z = allocate(mu, {batch.rows, batch.cols}, promoted(mu, tril));
   Tensor kl = per_dimension ? allocate(mu, {batch.rows, batch.cols}, type) : allocate(mu, {batch.rows}, type);
   Tensor variance_ratio = allocate(mu, {with_variance_ratio ? batch.cols : 0}, type);
-  Cholesky a{batch.rows, batch.cols, threads, threads_a_line(threads), static_cast<uint64_t>(first_row),
-             batch.seed(seed)};
+  Cholesky a{batch.rows, batch.cols, threads, static_cast<uint64_t>(first_row), batch.seed(seed)};
   a.mu = batch.matrix(mu, "mu");
   a.tril = batch.matrix(tril, "tril", batch.cols * (batch.cols + 1) / 2);
   a.prior_mu = batch.rows_or_one(prior_mu, "prior_mu");
@@ -81,7 +97,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rsample_kl_cholesky_backward(
   const Batch batch(mu, "mu");
   const OnDeviceOf device(mu);
   const bool wide = any_wide(mu, tril, prior_mu, prior_log_var);
-  const int threads = threads_a_sample(batch.cols);
+  const int threads = threads_a_sample(batch.rows, batch.cols);
   const int64_t packed = batch.cols * (batch.cols + 1) / 2;
   with_prior = with_prior && prior_mu.has_value();
   const bool summed = with_prior && (batch.is_one_for_all(prior_mu) || batch.is_one_for_all(prior_log_var));
@@ -90,8 +106,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rsample_kl_cholesky_backward(
   Tensor grad_tril = allocate(mu, {batch.rows, packed}, tril.scalar_type());
   Tensor grad_prior_mu = allocate_gradient(mu, prior_mu, with_prior);
   Tensor grad_prior_log_var = allocate_gradient(mu, prior_log_var, with_prior);
-  CholeskyBackward a{batch.rows, batch.cols, threads, threads_a_line(threads), static_cast<uint64_t>(first_row),
-                     batch.seed(seed)};
+  CholeskyBackward a{batch.rows, batch.cols, threads, static_cast<uint64_t>(first_row), batch.seed(seed)};
   a.grad_z = batch.matrix(grad_z, "grad_z");
   a.grad_kl = batch.per_row(grad_kl, "grad_kl");
   a.mu = batch.matrix(mu, "mu");

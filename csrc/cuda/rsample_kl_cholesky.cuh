@@ -1,6 +1,9 @@
-// z = mu + L noise and KL[N(mu, L L^T) || N(m, diag e^p)], and their gradients. Line i of L begins at i (i + 1) / 2 of
-// a packed row and ends with log L_ii. Some threads share a sample; of these, some share a line and read it side by
-// side, once. The noise of a sample waits in shared memory.
+// z = mu + L noise and KL[N(mu, L L^T) || N(m, diag e^p)], and their gradients: what is done once for a line of L. Line i
+// begins at i (i + 1) / 2 of a packed row and ends with log L_ii.
+//
+// A thread has a line, and the threads that share a sample form teams of `width` lines. How the lines are read depends on
+// their length: rsample_kl_cholesky_short.cuh and rsample_kl_cholesky_long.cuh. The noise of a sample waits in shared
+// memory.
 #pragma once
 
 #include "manifold_core/gaussian.h"
@@ -9,54 +12,41 @@
 
 namespace manifold_core::cuda {
 
-// Columns of noise that a block holds: of one sample at least, a whole one up to this many.
-constexpr int kNoise = 1024;
-
-// Which sample, line and columns of it this thread works on.
+// Which sample this thread works on, and which of the lines of its team.
+template <int width>
 struct Place {
-  int samples;         // of a block at a time
-  int sample;          // of those
-  int thread, threads; // that share the sample
-  int line, lines;     // that are worked on at a time, by
-  int lane, lanes;     // threads each
+  int samples;          // of a block at a time
+  int sample;           // of those
+  int thread, threads;  // that share the sample
+  int team, teams;      // of these
+  int lane;             // in the team
 
-  __device__ __forceinline__ Place(int threads_a_row, int threads_a_line)
+  __device__ __forceinline__ explicit Place(int threads_a_row)
       : samples(kThreads / threads_a_row), sample(threadIdx.x / threads_a_row), thread(threadIdx.x % threads_a_row),
-        threads(threads_a_row), line(thread / threads_a_line), lines(threads_a_row / threads_a_line),
-        lane(thread % threads_a_line), lanes(threads_a_line) {}
+        threads(threads_a_row), team(thread / width), teams(threads_a_row / width), lane(thread % width) {}
 };
 
-// Columns [first, first + width) of the noise of the sample, made by the threads that share it. Called by all threads.
-template <class C>
-__device__ __forceinline__ void fill_noise(const Place& at, uint64_t seed, uint64_t row, int64_t first, int width,
+// Columns [first, first + count) of the noise of the sample, made by the threads that share it, and perhaps some more
+// to a multiple of four.
+template <class C, int width>
+__device__ __forceinline__ void fill_noise(const Place<width>& at, uint64_t seed, uint64_t row, int first, int count,
                                            C* to) {
-  __syncthreads();  // the noise of before has been used
-  for (int col = 4 * at.thread; col < width; col += 4 * at.threads) {
+  for (int col = 4 * at.thread; col < count; col += 4 * at.threads) {
     const Numbers<C> eps = noise<C>(seed, row, first + col);
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      if (col + k < width) to[col + k] = eps[k];
-    }
+    *reinterpret_cast<Four<C>*>(to + col) = {{eps[0], eps[1], eps[2], eps[3]}};
   }
-  __syncthreads();
 }
 
-// The sum of v over the lanes of a line, for all of them.
-template <class C>
-__device__ __forceinline__ C sum_over_line(C v, int lanes) {
-  for (int offset = lanes / 2; offset > 0; offset /= 2) v += __shfl_xor_sync(kAllLanes, v, offset);
-  return v;
-}
-
-// Sums over the batch of n numbers for each line, kept by the thread that leads a line: in shared memory for each
-// sample of a block, or for longer lines in the block's part itself.
+// Sums over the batch of n numbers for each line, kept by the thread whose line it is: in shared memory for each
+// sample of a block, or where that has no room in the block's part itself.
 template <int n>
 class LineSums {
  public:
-  // `shared` has room for n kNoise numbers.
-  __device__ __forceinline__ LineSums(const BatchSum& s, const Place& at, int64_t cols, double* shared)
+  // `shared` has room for n * room numbers.
+  template <int width>
+  __device__ __forceinline__ LineSums(const BatchSum& s, const Place<width>& at, int64_t cols, double* shared, int room)
       : part_(s.parts == nullptr ? nullptr : s.parts + blockIdx.x * s.width), cols_(cols), samples_(at.samples),
-        shared_(cols * at.samples <= kNoise ? shared : nullptr) {
+        shared_(cols * at.samples <= room ? shared : nullptr) {
     if (part_ == nullptr) return;
     const int64_t size = n * cols * samples_;
     double* const all = shared_ == nullptr ? part_ : shared_;
@@ -86,74 +76,48 @@ class LineSums {
   double* mine_ = nullptr;
 };
 
-template <class C, class S>
-__global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 4 : 1) rsample_kl_cholesky(const Cholesky a) {
-  __shared__ C noise_of_block[kNoise];
-  __shared__ double ratios_of_block[kNoise];
-  const Place at(a.threads_a_row, a.threads_a_line);
-  const int room = kNoise / at.samples;  // columns of noise of a sample that are there at a time
-  C* const eps = noise_of_block + at.sample * room;
-  const uint64_t seed = static_cast<uint64_t>(*a.seed);
-  const bool with_prior = a.prior_mu.data != nullptr, whole = a.cols <= room;
-  LineSums<1> ratios(a.sum, at, a.cols, ratios_of_block);
-  for (int64_t first = int64_t{blockIdx.x} * at.samples; first < a.rows; first += int64_t{gridDim.x} * at.samples) {
-    const int64_t row = first + at.sample;
-    if (whole) fill_noise(at, seed, a.first_row + row, 0, static_cast<int>(a.cols), eps);
-    double sum = 0;
-    for (int64_t top = 0; top < a.cols; top += at.lines) {
-      const int64_t i = top + at.line, end = i + 1 < a.cols ? i + 1 : a.cols;  // a line behind the last does nothing
-      const bool here = i < a.cols && row < a.rows;
-      const int64_t start = i * (i + 1) / 2;
-      C product = 0, squares = 0, spread = 0;  // L_ij eps_j and L_ij^2 for j < i, and L_ii eps_i
-      const C t = here ? load_one<C, S>(a.tril, row, start + i) : C(0);
-      for (int64_t left = 0; left < a.cols && left < top + at.lines; left += room) {
-        if (!whole) {
-          const int64_t rest = a.cols - left;
-          fill_noise(at, seed, a.first_row + row, left, static_cast<int>(rest < room ? rest : room), eps);
-        }
-        if (!here) continue;
-        const int64_t right = left + room < end - 1 ? left + room : end - 1;
-#pragma unroll 4
-        for (int64_t j = left + at.lane; j < right; j += at.lanes) {
-          const C l = load_one<C, S>(a.tril, row, start + j);
-          product += l * eps[j - left];
-          squares += l * l;
-        }
-        if (i >= left && i < left + room) spread = eps[i - left];
-      }
-      product = sum_over_line(product, at.lanes);
-      squares = sum_over_line(squares, at.lanes);
-      if (at.lane == 0 && here) {
-        const C mu = load_one<C>(a.mu, row, i);
-        C m = 0, factor = 1;
-        Ratio<C> ratio;
-        C diagonal;
-        if (with_prior) {
-          const C p = load_one<C>(a.prior_log_var, row, i);
-          m = load_one<C>(a.prior_mu, row, i);
-          factor = exponential(C(-0.5) * p).exp;
-          diagonal = exponential(t).exp;
-          ratio = variance_ratio(C(2) * t, p);
-        } else {
-          ratio = variance(C(2) * t);
-          diagonal = ratio.root;
-        }
-        const C scaled = (mu - m) * factor, others = squares * factor * factor;
-        const C kl = kl_divergence(scaled, ratio) + C(0.5) * others;
-        store_one<C>(a.z, row, i, mu + (product + diagonal * spread));
-        if (a.per_dimension) {
-          store_one<C>(a.kl, row, i, kl);
-        } else {
-          sum += static_cast<double>(kl);
-        }
-        if (a.sum.parts != nullptr) ratios.add(0, i, static_cast<double>(ratio.root * ratio.root + others));
-      }
-    }
-    if (!a.per_dimension) {
-      sum = sum_over_threads(sum, at.threads);
-      if (at.thread == 0 && row < a.rows) store_one<C>(a.kl, row, 0, static_cast<C>(sum));
-    }
+// What comes of line i of a sample, with t = log L_ii, the sums of L_ij eps_j and of L_ij^2 for j < i, and eps_i. Leaves
+// z, and KL where that is wanted for each dimension; else returns it.
+template <class C>
+__device__ __forceinline__ C finish_line(const Cholesky& a, int64_t row, int i, C t, C product, C squares, C eps,
+                                         LineSums<1>& ratios) {
+  const C mu = load_one<C>(a.mu, row, i);
+  C m = 0, factor = 1;
+  Ratio<C> ratio;
+  C diagonal;
+  if (a.prior_mu.data != nullptr) {
+    const C p = load_one<C>(a.prior_log_var, row, i);
+    m = load_one<C>(a.prior_mu, row, i);
+    factor = exponential(C(-0.5) * p).exp;
+    diagonal = exponential(t).exp;
+    ratio = variance_ratio(C(2) * t, p);
+  } else {
+    ratio = variance(C(2) * t);
+    diagonal = ratio.root;
   }
+  const C scaled = (mu - m) * factor, others = squares * factor * factor;
+  const C kl = kl_divergence(scaled, ratio) + C(0.5) * others;
+  store_one<C>(a.z, row, i, mu + (product + diagonal * eps));
+  if (a.sum.parts != nullptr) {  // of one sample it may be too large for C, and not on average
+    const double root = static_cast<double>(ratio.root);
+    ratios.add(0, i, root * root + static_cast<double>(others));
+  }
+  if (!a.per_dimension) return kl;
+  store_one<C>(a.kl, row, i, kl);
+  return 0;
+}
+
+// The KL of the samples of a block from what their threads have of it. Called by all threads.
+template <class C, int width>
+__device__ __forceinline__ void finish_kl(const Cholesky& a, const Place<width>& at, int64_t row, double of_thread) {
+  if (a.per_dimension) return;
+  const double kl = sum_over_threads(of_thread, at.threads);
+  if (at.thread == 0 && row < a.rows) store_one<C>(a.kl, row, 0, static_cast<C>(kl));
+}
+
+// Called by all threads, at the end.
+template <class C>
+__device__ __forceinline__ void finish_ratios(const Cholesky& a, LineSums<1>& ratios) {
   if (a.sum.parts == nullptr) return;
   ratios.finish();
   sum_over_blocks(a.sum, [&](int64_t col, double sum) {
@@ -171,76 +135,56 @@ __device__ __forceinline__ void put(const Matrix& m, int64_t row, int64_t col, C
   }
 }
 
-template <class C, class S>
-__global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 3 : 1)
-    rsample_kl_cholesky_backward(const CholeskyBackward a) {
-  __shared__ C noise_of_block[kNoise];
-  __shared__ double sums_of_block[2 * kNoise];
-  const Place at(a.threads_a_row, a.threads_a_line);
-  const int room = kNoise / at.samples;
-  C* const eps = noise_of_block + at.sample * room;
-  const uint64_t seed = static_cast<uint64_t>(*a.seed);
-  const bool with_z = a.grad_z.data != nullptr, with_kl = a.grad_kl.data != nullptr;
-  const bool with_prior = a.prior_mu.data != nullptr, with_grad_prior = a.grad_prior_mu.data != nullptr;
-  const bool whole = a.cols <= room;
-  LineSums<2> summed(a.sum, at, a.cols, sums_of_block);
-  for (int64_t first = int64_t{blockIdx.x} * at.samples; first < a.rows; first += int64_t{gridDim.x} * at.samples) {
-    const int64_t row = first + at.sample;
-    if (whole && with_z) fill_noise(at, seed, a.first_row + row, 0, static_cast<int>(a.cols), eps);
-    for (int64_t top = 0; top < a.cols; top += at.lines) {
-      const int64_t i = top + at.line;
-      const bool here = i < a.cols && row < a.rows;
-      const int64_t start = i * (i + 1) / 2;
-      const C g = here && with_z ? load_one<C>(a.grad_z, row, i) : C(0);
-      const C k = here && with_kl ? load_one<C>(a.grad_kl, row, i) : C(0);
-      const C p = here && with_prior ? load_one<C>(a.prior_log_var, row, i) : C(0);
-      const C factor = with_prior ? exponential(C(-0.5) * p).exp : C(1);
-      C squares = 0, spread = 0;
-      for (int64_t left = 0; left < a.cols && left < top + at.lines; left += room) {
-        if (!whole && with_z) {
-          const int64_t rest = a.cols - left;
-          fill_noise(at, seed, a.first_row + row, left, static_cast<int>(rest < room ? rest : room), eps);
-        }
-        if (!here) continue;
-        const int64_t right = left + room < i ? left + room : i;
-#pragma unroll 4
-        for (int64_t j = left + at.lane; j < right; j += at.lanes) {
-          C grad = 0;
-          if (with_kl) {
-            const C scaled = load_one<C, S>(a.tril, row, start + j) * factor;
-            grad = k * scaled * factor;
-            squares += scaled * scaled;
-          }
-          if (with_z) grad += g * eps[j - left];
-          store_one<C, S>(a.grad_tril, row, start + j, grad);
-        }
-        if (with_z && i >= left && i < left + room) spread = eps[i - left];
-      }
-      squares = sum_over_line(squares, at.lanes);
-      if (at.lane == 0 && here) {
-        const C mu = load_one<C>(a.mu, row, i), t = load_one<C, S>(a.tril, row, start + i);
-        C grad_mu = 0, grad_t = 0, grad_prior_log_var = 0;
-        if (with_kl) {
-          const C m = with_prior ? load_one<C>(a.prior_mu, row, i) : C(0);
-          const Ratio<C> ratio = with_prior ? variance_ratio(C(2) * t, p) : variance(C(2) * t);
-          const C scaled = (mu - m) * factor, half = C(0.5) * k;
-          grad_mu = k * scaled * factor;
-          grad_t = k * ratio.exp_minus_1;
-          grad_prior_log_var = -(half * scaled * scaled + half * squares + half * ratio.exp_minus_1);
-        }
-        if (with_grad_prior) {
-          put(a.grad_prior_mu, row, i, -grad_mu, summed, 0);
-          put(a.grad_prior_log_var, row, i, grad_prior_log_var, summed, 1);
-        }
-        if (with_z) {
-          grad_mu += g;
-          grad_t += g * (exponential(t).exp * spread);
-        }
-        store_one<C>(a.grad_mu, row, i, grad_mu);
-        store_one<C, S>(a.grad_tril, row, start + i, grad_t);
-      }
-    }
+// What line i has for its gradients: of L_ij it is k (L_ij factor) factor + g eps_j.
+template <class C>
+struct OfLine {
+  C g = 0, k = 0, factor = 1;  // gradients of z and of KL, and e^(-p/2)
+  C root = 0;                  // L_ii
+  C diagonal = 0;              // gradient of log L_ii; of z, it still lacks g L_ii eps_i
+  C grad_prior_log_var = 0;    // still lacks -k/2 times the sum of (L_ij factor)^2 for j < i
+};
+
+// Leaves the gradients of mu and of the prior's mean.
+template <class C>
+__device__ __forceinline__ OfLine<C> start_line(const CholeskyBackward& a, int64_t row, int i, C t,
+                                                LineSums<2>& summed) {
+  OfLine<C> of;
+  C grad_mu = 0, p = 0;
+  if (a.prior_mu.data != nullptr) {
+    p = load_one<C>(a.prior_log_var, row, i);
+    of.factor = exponential(C(-0.5) * p).exp;
   }
+  if (a.grad_kl.data != nullptr) {
+    const bool with_prior = a.prior_mu.data != nullptr;
+    const C m = with_prior ? load_one<C>(a.prior_mu, row, i) : C(0);
+    const Ratio<C> ratio = with_prior ? variance_ratio(C(2) * t, p) : variance(C(2) * t);
+    of.k = load_one<C>(a.grad_kl, row, i);
+    const C scaled = (load_one<C>(a.mu, row, i) - m) * of.factor, half = C(0.5) * of.k;
+    grad_mu = of.k * scaled * of.factor;
+    of.diagonal = of.k * ratio.exp_minus_1;
+    of.grad_prior_log_var = -(half * scaled * scaled + half * ratio.exp_minus_1);
+  }
+  if (a.grad_prior_mu.data != nullptr) put(a.grad_prior_mu, row, i, -grad_mu, summed, 0);
+  if (a.grad_z.data != nullptr) {
+    of.g = load_one<C>(a.grad_z, row, i);
+    of.root = exponential(t).exp;
+    grad_mu += of.g;
+  }
+  store_one<C>(a.grad_mu, row, i, grad_mu);
+  return of;
+}
+
+// squares: the sum of (L_ij factor)^2 for j < i.
+template <class C>
+__device__ __forceinline__ void finish_line(const CholeskyBackward& a, int64_t row, int i, const OfLine<C>& of,
+                                            C squares, LineSums<2>& summed) {
+  if (a.grad_prior_mu.data == nullptr) return;
+  put(a.grad_prior_log_var, row, i, of.grad_prior_log_var - C(0.5) * of.k * squares, summed, 1);
+}
+
+// Called by all threads, at the end.
+template <class C>
+__device__ __forceinline__ void finish_prior(const CholeskyBackward& a, LineSums<2>& summed) {
   if (a.sum.parts == nullptr) return;
   summed.finish();
   sum_over_blocks(a.sum, [&](int64_t i, double sum) {

@@ -36,10 +36,23 @@ __device__ inline bool comes_last(unsigned* arrived, unsigned blocks) {
   return last;
 }
 
-__device__ inline double sum_of_parts(const double* parts, int count, int64_t width, int64_t at) {
-  double sum = 0;
-  for (int i = 0; i < count; ++i) sum += __ldcg(parts + i * width + at);
-  return sum;
+// Calls f(i, sum of number i of all parts, kFan at most) for each of `width` numbers. Called by all threads.
+template <class F>
+__device__ __forceinline__ void add_parts(const double* parts, int count, int64_t width, const F& f) {
+  static_assert(kFan == kWarp, "a lane has a part");
+  if (width <= kThreads / kWarp) {  // few numbers: a warp each, whose lanes need not wait for one load after the other
+    const int64_t i = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+    if (i >= width) return;
+    const double sum = sum_over_threads(lane < count ? __ldcg(parts + lane * width + i) : 0.0, kWarp);
+    if (lane == 0) f(i, sum);
+    return;
+  }
+  for (int64_t i = threadIdx.x; i < width; i += kThreads) {
+    double sum = 0;
+#pragma unroll 8
+    for (int part = 0; part < count; ++part) sum += __ldcg(parts + part * width + i);
+    f(i, sum);
+  }
 }
 
 // Once every block has written its part, calls finish(i, sum of number i of all parts) for each i. Called by all
@@ -49,12 +62,15 @@ __device__ __forceinline__ void sum_over_blocks(const BatchSum& s, const F& fini
   const int group = blockIdx.x / kFan, groups = (gridDim.x + kFan - 1) / kFan;
   const int rest = gridDim.x - group * kFan, members = rest < kFan ? rest : kFan;
   if (!comes_last(s.arrived + 1 + group, members)) return;
-  double* const of_groups = s.parts + gridDim.x * s.width;
-  for (int64_t i = threadIdx.x; i < s.width; i += kThreads) {
-    of_groups[group * s.width + i] = sum_of_parts(s.parts + group * kFan * s.width, members, s.width, i);
+  const double* const parts = s.parts + group * kFan * s.width;
+  if (groups == 1) {
+    add_parts(parts, members, s.width, finish);
+    return;
   }
+  double* const of_groups = s.parts + gridDim.x * s.width;
+  add_parts(parts, members, s.width, [&](int64_t i, double sum) { of_groups[group * s.width + i] = sum; });
   if (!comes_last(s.arrived, groups)) return;
-  for (int64_t i = threadIdx.x; i < s.width; i += kThreads) finish(i, sum_of_parts(of_groups, groups, s.width, i));
+  add_parts(of_groups, groups, s.width, finish);
 }
 
 // Sums over the batch of n numbers for each column. While a block is as wide as a row they stay in registers, else each

@@ -51,14 +51,24 @@ inline void __syncthreads(const char* file = __builtin_FILE(), int line = __buil
   cuda_on_host::wait_for_block(file, line);
 }
 
+inline void __syncwarp(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  cuda_on_host::exchange_in_warp(0xffffffffu, 0, file, line);
+}
+
 template <class T>
-T __shfl_xor_sync(unsigned mask, T value, int flip, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+T __shfl_sync(unsigned mask, T value, int from, int width = 32, const char* file = __builtin_FILE(),
+              int line = __builtin_LINE()) {
   static_assert(sizeof(T) <= sizeof(uint64_t), "as of CUDA");
   uint64_t bits = 0;
   memcpy(&bits, &value, sizeof(T));
   const uint64_t* const brought = cuda_on_host::exchange_in_warp(mask, bits, file, line);
-  memcpy(&value, brought + (threadIdx.x % 32 ^ flip), sizeof(T));
+  memcpy(&value, brought + (threadIdx.x % 32 / width * width + from % width), sizeof(T));
   return value;
+}
+
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int flip, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  return __shfl_sync(mask, value, threadIdx.x % 32 ^ flip, 32, file, line);
 }
 
 inline void __threadfence() {}  // blocks run one after another

@@ -166,8 +166,9 @@ def make(
         prior_rows, gate_rows = (1 if kind == "one" else rows for kind in (case.prior, case.gate))
         log_var = any_magnitude(generator, (rows, cols), 1e-8, 80)
         apart = any_magnitude(generator, (prior_rows, cols), 1e-8, 85)
-        if case.prior == "one":  # of many differences none may be too large
-            log_var, apart = log_var / 2, apart / 2.2
+        # Where a number stands for many, so do its differences from theirs: none may overflow.
+        if case.prior == "one" or {case.layouts[1], case.layouts[3]} & {"one row", "one column", "one number"}:
+            log_var, apart = log_var / 4, apart / 2.2
         draws = {
             "mu": any_magnitude(generator, (rows, cols), 1e-8, 100),
             "log_var": log_var,

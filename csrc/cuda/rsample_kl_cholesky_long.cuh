@@ -1,0 +1,229 @@
+// Full covariances of many dimensions. A team, which is a warp, takes 32 lines at a time. It reads each of them side by
+// side, and several before it uses the first; the sums over the lines are then handed on from lane to lane until each is
+// left with those of its own line.
+#pragma once
+
+#include "rsample_kl_cholesky.cuh"
+
+namespace manifold_core::cuda {
+
+// The sums of `count` numbers over `width` lanes: each lane is left with that of number lane / (width / count). A lane
+// hands half of its numbers to the one across and goes on with the other half.
+template <int width, int count, class C>
+__device__ __forceinline__ C sums_over_lanes(const C (&v)[count], int lane) {
+  if constexpr (count > 1) {
+    const bool upper = (lane & (width / 2)) != 0;
+    C half[count / 2];
+#pragma unroll
+    for (int k = 0; k < count / 2; ++k) {
+      const C keep = upper ? v[k + count / 2] : v[k], give = upper ? v[k] : v[k + count / 2];
+      half[k] = keep + __shfl_xor_sync(kAllLanes, give, width / 2);
+    }
+    return sums_over_lanes<width / 2>(half, lane);
+  } else {
+    C sum = v[0];
+#pragma unroll
+    for (int across = width / 2; across > 0; across /= 2) sum += __shfl_xor_sync(kAllLanes, sum, across);
+    return sum;
+  }
+}
+
+// Calls f with a null pointer of the type in which a packed matrix is stored.
+template <class S, class F>
+__device__ __forceinline__ void with_storage(const Matrix& m, const F& f) {
+  if constexpr (std::is_same_v<S, Any>) {
+    with_type(m.dtype, f);
+  } else {
+    f(static_cast<S*>(nullptr));
+  }
+}
+
+// Where line top + r begins, seen from line top.
+__device__ __forceinline__ int ahead(int top, int r) { return r * top + r * (r + 1) / 2; }
+
+// Columns j < top + r of the lines top + r, r < count; 0 for others, and for lines that are not there. whole: all are.
+template <int count, class C, class T>
+__device__ __forceinline__ void load_lines(const T* start, int64_t step, int top, int lines, int j, bool whole,
+                                           C (&l)[count]) {
+  if (whole) {
+#pragma unroll
+    for (int r = 0; r < count; ++r) l[r] = widen<C>(start[(ahead(top, r) + j) * step]);
+  } else {
+#pragma unroll
+    for (int r = 0; r < count; ++r) {
+      l[r] = r < lines && j < top + r ? widen<C>(start[(ahead(top, r) + j) * step]) : C(0);
+    }
+  }
+}
+
+// Of the lines [top, top + 16): lane r is left with the sum of L_ij eps_j over the columns j < i of [left, right), and
+// lane r + 16 with that of L_ij^2. `left` is a multiple of 32. lines: how many there are, all others count as 0.
+template <class C, class S>
+__device__ __forceinline__ C sums_of_lines(const Matrix& tril, int64_t row, int top, int lines, int left, int right,
+                                           const C* eps, int lane) {
+  constexpr int count = kWarp / 2;
+  C v[kWarp] = {};
+  with_storage<S>(tril, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    const T* const start = element<T>(tril, row, int64_t{top} * (top + 1) / 2);
+    const int64_t step = std::is_same_v<S, Any> ? tril.col_stride : 1;
+    for (int first = left; first < right; first += kWarp) {
+      const int j = first + lane;
+      const C e = j < right ? eps[j - left] : C(0);
+      C l[count];
+      load_lines(start, step, top, lines, j, first + kWarp <= top && lines >= count, l);
+#pragma unroll
+      for (int r = 0; r < count; ++r) {
+        v[r] += l[r] * e;
+        v[r + count] += l[r] * l[r];
+      }
+    }
+  });
+  return sums_over_lanes<kWarp>(v, lane);
+}
+
+template <class C, class S>
+__global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 2 : 1) rsample_kl_cholesky_long(const Cholesky a) {
+  __shared__ Four<C> noise_of_block[kNoise / 4];
+  __shared__ double ratios_of_block[kNoise];
+  const Place<kWarp> at(a.threads_a_row);
+  const int cols = static_cast<int>(a.cols), room = kNoise / at.samples;  // columns of noise that are there at a time
+  C* const eps = &noise_of_block[at.sample * room / 4].at[0];
+  const uint64_t seed = static_cast<uint64_t>(*a.seed);
+  LineSums<1> ratios(a.sum, at, a.cols, ratios_of_block, kNoise);
+  for (int64_t first = int64_t{blockIdx.x} * at.samples; first < a.rows; first += int64_t{gridDim.x} * at.samples) {
+    const int64_t row = first + at.sample;
+    double kl = 0;
+    for (int of_teams = 0; of_teams < cols; of_teams += kWarp * at.teams) {
+      const int top = of_teams + kWarp * at.team, i = top + at.lane;
+      const int lines = row < a.rows ? cols - top : 0;
+      C product = 0, squares = 0, mine = 0;
+      for (int left = 0; left < cols && left < of_teams + kWarp * at.teams; left += room) {
+        if (cols > room || of_teams == 0) {
+          __syncthreads();  // the noise of before has been used
+          fill_noise(at, seed, a.first_row + row, left, cols - left < room ? cols - left : room, eps);
+          __syncthreads();
+        }
+        if (lines <= 0) continue;
+        const int right = left + room < cols ? left + room : cols;
+#pragma unroll 1
+        for (int half = 0; half < 2; ++half) {
+          const int from = top + half * (kWarp / 2), end = from + kWarp / 2;
+          const C sum = sums_of_lines<C, S>(a.tril, row, from, lines - half * (kWarp / 2), left,
+                                            right < end ? right : end, eps, at.lane);
+          const C across = __shfl_xor_sync(kAllLanes, sum, kWarp / 2);
+          if (at.lane / (kWarp / 2) != half) continue;
+          product += half == 0 ? sum : across;
+          squares += half == 0 ? across : sum;
+        }
+        if (i >= left && i < right) mine = eps[i - left];
+      }
+      if (at.lane >= lines) continue;
+      const C t = load_one<C, S>(a.tril, row, int64_t{i} * (i + 3) / 2);
+      kl += static_cast<double>(finish_line(a, row, i, t, product, squares, mine, ratios));
+    }
+    finish_kl<C>(a, at, row, kl);
+  }
+  finish_ratios<C>(a, ratios);
+}
+
+// What all lanes have to know of a line: g, k factor, factor.
+template <class C>
+using Told = Four<C>;
+
+// The gradients of the lines [top, top + count) in the columns [left, right), and of each the sum of (L_ij factor)^2,
+// left in the lanes that sums_over_lanes says, if it is wanted. left, right and lines as above; `diagonal` is the
+// gradient of log L_ii, i = top + from + lane, and told that of the lines.
+template <int count, class C, class S>
+__device__ __forceinline__ C gradients_of_lines(const CholeskyBackward& a, int64_t row, int top, int lines, int left,
+                                                int right, const C* eps, const Told<C>* told, C diagonal, int lane) {
+  C v[count] = {};
+  with_storage<S>(a.tril, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    const int64_t begin = int64_t{top} * (top + 1) / 2, step = std::is_same_v<S, Any> ? a.tril.col_stride : 1;
+    const T* const start = element<T>(a.tril, row, begin);
+    T* const to = element<T>(a.grad_tril, row, begin);  // dense
+    for (int first = left; first < right; first += kWarp) {
+      const int j = first + lane;
+      const bool whole = first + kWarp <= top && lines >= count;
+      const C e = a.grad_z.data != nullptr && j < right ? eps[j - left] : C(0);
+      C l[count] = {};
+      if (a.grad_kl.data != nullptr) load_lines(start, step, top, lines, j, whole, l);
+#pragma unroll
+      for (int r = 0; r < count; ++r) {
+        const Told<C> of = told[r];
+        const C scaled = l[r] * of.at[2];
+        v[r] += scaled * scaled;
+        l[r] = of.at[1] * scaled + of.at[0] * e;
+      }
+      if (whole) {
+#pragma unroll
+        for (int r = 0; r < count; ++r) to[ahead(top, r) + j] = Narrow<T>::from(l[r]);
+      } else {
+#pragma unroll
+        for (int r = 0; r < count; ++r) {  // in the column of its diagonal, a line is this lane's own
+          if (r < lines && j <= top + r) {
+            to[ahead(top, r) + j] = Narrow<T>::from(j == top + r ? diagonal : l[r]);
+          }
+        }
+      }
+    }
+  });
+  return a.grad_prior_mu.data == nullptr ? C(0) : sums_over_lanes<kWarp>(v, lane);
+}
+
+template <class C, class S>
+__global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 2 : 1)
+    rsample_kl_cholesky_long_backward(const CholeskyBackward a) {
+  constexpr int count = std::is_same_v<S, Any> ? 8 : 16;  // lines that are read before the first is used
+  __shared__ Four<C> noise_of_block[kNoise / 4];
+  __shared__ Told<C> told_by_block[kThreads];
+  __shared__ double sums_of_block[2 * kNoise];
+  const Place<kWarp> at(a.threads_a_row);
+  const int cols = static_cast<int>(a.cols), room = kNoise / at.samples;
+  C* const eps = &noise_of_block[at.sample * room / 4].at[0];
+  Told<C>* const told = told_by_block + threadIdx.x / kWarp * kWarp;
+  const uint64_t seed = static_cast<uint64_t>(*a.seed);
+  LineSums<2> summed(a.sum, at, a.cols, sums_of_block, kNoise);
+  for (int64_t first = int64_t{blockIdx.x} * at.samples; first < a.rows; first += int64_t{gridDim.x} * at.samples) {
+    const int64_t row = first + at.sample;
+    for (int of_teams = 0; of_teams < cols; of_teams += kWarp * at.teams) {
+      const int top = of_teams + kWarp * at.team, i = top + at.lane;
+      const int lines = row < a.rows ? cols - top : 0;
+      OfLine<C> of;
+      if (at.lane < lines) {
+        of = start_line(a, row, i, load_one<C, S>(a.tril, row, int64_t{i} * (i + 3) / 2), summed);
+      }
+      __syncwarp();  // what was told of the lines before has been used
+      told[at.lane] = {{of.g, of.k * of.factor, of.factor, C(0)}};
+      __syncwarp();
+      C squares = 0;
+      for (int left = 0; left < cols && left < of_teams + kWarp * at.teams; left += room) {
+        if (cols > room || of_teams == 0) {
+          __syncthreads();
+          if (a.grad_z.data != nullptr) {
+            fill_noise(at, seed, a.first_row + row, left, cols - left < room ? cols - left : room, eps);
+          }
+          __syncthreads();
+        }
+        if (lines <= 0) continue;
+        const int right = left + room < cols ? left + room : cols;
+        if (a.grad_z.data != nullptr && i >= left && i < right) of.diagonal += of.g * (of.root * eps[i - left]);
+#pragma unroll 1
+        for (int from = 0; from < kWarp; from += count) {
+          const int end = top + from + count;
+          const C sum = gradients_of_lines<count, C, S>(a, row, top + from, lines - from, left,
+                                                        right < end ? right : end, eps, told + from, of.diagonal,
+                                                        at.lane);
+          if (a.grad_prior_mu.data == nullptr) continue;
+          const C of_line = __shfl_sync(kAllLanes, sum, at.lane % count * (kWarp / count));
+          if (at.lane / count == from / count) squares += of_line;
+        }
+      }
+      if (at.lane < lines) finish_line(a, row, i, of, squares, summed);
+    }
+  }
+  finish_prior<C>(a, summed);
+}
+
+}  // namespace manifold_core::cuda
