@@ -10,17 +10,19 @@ from .models import CVAE, VAE, check_inputs, evaluation_mode, unwrapped
 from .networks.checks import check_positive
 
 __all__ = [
-    "BATCH_SIZE",
     "THRESHOLD",
     "ActiveDimensions",
     "active_dimensions",
     "averages",
     "check_known",
     "count_active",
+    "samples_at_a_time",
 ]
 
 THRESHOLD = 0.05  # Appendix B of the paper
-BATCH_SIZE = 4096  # samples encoded at a time
+BATCH_SIZE = 4096  # samples encoded at a time on a CPU, whose caches they then fit, and the fewest elsewhere
+# On a GPU, where the launches of a small batch take longer than its work: at most so many samples, of so many numbers.
+MOST_SAMPLES, MOST_NUMBERS = 2**17, 2**22
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def active_dimensions(
     condition: Tensor | None = None,
     *,
     threshold: float = THRESHOLD,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
 ) -> ActiveDimensions:
     """#{j : E[σ_j²(x)] < threshold}, of a CVAE #{j : E[σ_j²(x, c) / σ_p,j²(c)] < threshold}: at the optimum active
     variances fall with γ, the others stay at the prior's. With full covariance σ_j² is (Σ_q)_jj.
@@ -96,7 +98,8 @@ def active_dimensions(
         x: ``[N, ...]``, N ≥ 1 samples to average over.
         condition: ``[N, t]``, of a CVAE.
         threshold: between 0 and 1; 0.05 as in the paper.
-        batch_size: samples encoded at a time; changes memory, and the result by rounding only.
+        batch_size: samples encoded at a time; changes memory, and the result by rounding only. None is 4,096 on a CPU;
+            on a GPU as many as have 2²² numbers in x, condition and posterior covariance, from 4,096 to 131,072.
 
     Raises:
         InputError: no samples, or one that is not finite, a condition that does not go with model and samples, a
@@ -106,7 +109,8 @@ def active_dimensions(
     Source: "Learning Manifold Dimensions with Conditional VAEs", Definitions 3 and 5, and Appendix B.
     """
     model = unwrapped(model)
-    found = averages(model, check_inputs(model, x, condition), threshold, batch_size)
+    inputs = check_inputs(model, x, condition)
+    found = averages(model, inputs, threshold, samples_at_a_time(model, inputs, batch_size))
     check_known(found.variance)
     return found
 
@@ -120,11 +124,25 @@ def check_known(variance: Tensor) -> None:
         )
 
 
+def samples_at_a_time(model: VAE | CVAE, inputs: tuple[Tensor, ...], asked: int | None) -> int:
+    """The batch size of :func:`active_dimensions`, for inputs as :func:`check_inputs` gives them.
+
+    Raises:
+        InputError: one that was asked for is no positive integer.
+    """
+    if asked is not None:
+        return check_positive(batch_size=asked)[0]
+    if inputs[0].device.type == "cpu":
+        return BATCH_SIZE
+    covariance = model.latent_dim ** (1 if model.elbo.covariance == "diagonal" else 2)
+    numbers = covariance + sum(part.shape[1:].numel() for part in inputs)
+    return min(max(MOST_NUMBERS // numbers, BATCH_SIZE), MOST_SAMPLES)
+
+
 @torch.no_grad()
 def averages(model: VAE | CVAE, inputs: tuple[Tensor, ...], threshold: float, batch_size: int) -> ActiveDimensions:
     """What :func:`active_dimensions` says, of inputs as :func:`check_inputs` gives them, finite or not."""
     full = model.elbo.covariance == "cholesky"
-    (batch_size,) = check_positive(batch_size=batch_size)
     if not 0 < threshold < 1:
         raise InputError(f"threshold must lie between 0 and 1, got {threshold}")
     with evaluation_mode(model):

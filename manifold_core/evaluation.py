@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .dimension import BATCH_SIZE, THRESHOLD, averages, check_known
+from .dimension import THRESHOLD, averages, check_known, samples_at_a_time
 from .models import CVAE, VAE, check_inputs, evaluation_mode, unwrapped
 
 __all__ = ["Metrics", "evaluate", "metrics_of"]
@@ -58,13 +58,14 @@ def evaluate(
     condition: Tensor | None = None,
     *,
     seed: int = 0,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     threshold: float = THRESHOLD,
 ) -> Metrics:
     """Losses and active dimensions over all of ``x``, of a CVAE with its ``condition``, in evaluation mode, with the
     noise of ``seed``. Of a model that is compiled or wrapped, those of the model within.
 
-    Sums are kept in float64 and the noise of a sample depends on its row alone: the batch size changes rounding only.
+    Sums are kept in float64 and the noise of a sample depends on its row alone: the batch size, None as of
+    :func:`manifold_core.active_dimensions`, changes rounding only.
 
     Raises:
         InputError: no samples, or one that is not finite, a condition that does not go with model and samples, a
@@ -81,22 +82,21 @@ def metrics_of(
     model: VAE | CVAE,
     inputs: tuple[Tensor, ...],
     seed: int = 0,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     threshold: float = THRESHOLD,
 ) -> Metrics:
     """The same of a model that may have diverged, with inputs as :func:`check_inputs` gives them: where nothing can be
-    said of its dimensions, it says None."""
-    samples = len(inputs[0])
+    said of its dimensions, it says None. Waits for the device twice, however many batches there are."""
+    samples, batch_size = len(inputs[0]), samples_at_a_time(model, inputs, batch_size)
     dimensions = averages(model, inputs, threshold, batch_size)
     known = bool(dimensions.variance.isfinite().all())
     with evaluation_mode(model):
         sums = torch.zeros(3, dtype=torch.float64, device=inputs[0].device)
-        gamma = float("nan")
         for first in range(0, samples, batch_size):
             terms = model(*(part[first : first + batch_size] for part in inputs), seed=seed, first_row=first)
             sums += torch.stack([term.double().sum() for term in (terms.nll, terms.kl, terms.recon)])
-            gamma = float(terms.log_gamma.double().exp())
-    nll, kl, recon = (sums / samples).tolist()
+    gammas = terms.log_gamma.double().exp().reshape(1)  # in evaluation mode the same in every batch
+    nll, kl, recon, gamma = torch.cat((sums / samples, gammas)).tolist()
     return Metrics(
         neg_elbo=nll + kl,
         nll=nll,

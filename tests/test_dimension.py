@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Callable
+from typing import Any, Literal
 
 import pytest
 import torch
 from manifold_core.kernels.random import standard_normal
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import manifold_core as mc
 from manifold_core.checks import check_finite
-from manifold_core.dimension import count_active
+from manifold_core.dimension import count_active, samples_at_a_time
 from manifold_core.evaluation import metrics_of
 
 
@@ -78,6 +81,51 @@ def test_batches_are_weighted_by_their_size() -> None:
     whole, parts = mc.active_dimensions(model(), x), mc.active_dimensions(model(), x, batch_size=4)
     torch.testing.assert_close(parts.variance, whole.variance, rtol=1e-12, atol=0)
     torch.testing.assert_close(parts.standard_error, whole.standard_error, rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("covariance", "latent_dim", "shapes", "expected"),
+    [
+        ("diagonal", 20, ((100_000, 20),), 2**22 // 40),
+        ("diagonal", 20, ((100_000, 20), (100_000, 5, 20)), 2**22 // 140),
+        ("cholesky", 20, ((100_000, 20),), 2**22 // 420),
+        ("diagonal", 2, ((10**6, 3),), 2**17),
+        ("diagonal", 64, ((60_000, 3, 224, 224),), 4096),
+    ],
+)
+def test_a_gpu_gets_larger_batches(
+    covariance: Literal["diagonal", "cholesky"],
+    latent_dim: int,
+    shapes: tuple[tuple[int, ...], ...],
+    expected: int,
+) -> None:
+    vae = mc.VAE.mlp(20, latent_dim, (4,), covariance=covariance)
+    with FakeTensorMode():
+        on_gpu, on_cpu = (tuple(torch.empty(shape, device=device) for shape in shapes) for device in ("cuda", "cpu"))
+        assert samples_at_a_time(vae, on_gpu, None) == expected
+        assert samples_at_a_time(vae, on_cpu, None) == 4096
+        assert samples_at_a_time(vae, on_gpu, 7) == samples_at_a_time(vae, on_cpu, 7) == 7
+
+
+class Reads(TorchDispatchMode):
+    """Counts how often a number is read off a tensor, for which a device would be waited."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_batch_is_waited_for() -> None:
+    x, counts = torch.rand(12, 3), []
+    for batch_size in (12, 2):
+        with Reads() as reads:
+            metrics_of(model(), (x,), batch_size=batch_size)
+        counts.append(reads.count)
+    assert counts[0] == counts[1]
 
 
 def test_count_of_a_batch() -> None:
