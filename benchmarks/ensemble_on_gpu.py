@@ -201,8 +201,8 @@ class Row(NamedTuple):
 
 
 def plan() -> Iterator[tuple[str, int, int]]:
-    """What to measure, what matters most first. A compilation takes longest."""
-    for contender in ("engine", "batched", "eager"):
+    """What to measure, what matters most first: all contenders at one size, the one that compiles included."""
+    for contender in ("engine", "batched", "eager", "compiled"):
         yield contender, *MAIN
     for models, hidden in OTHERS:
         for contender in ("engine", "batched"):
@@ -210,7 +210,6 @@ def plan() -> Iterator[tuple[str, int, int]]:
     for models, hidden in OTHERS:
         if models == MAIN[0]:  # of other numbers of models, eager takes its multiple
             yield "eager", models, hidden
-    yield "compiled", *MAIN
 
 
 def measured(name: str, models: int, hidden: int, sets: Sequence[Tensor], seconds_left: float) -> Row:
