@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 THRESHOLD = 0.05  # Appendix B of the paper
-BATCH_SIZE = 4096  # samples encoded at a time on a CPU, whose caches they then fit, and the fewest elsewhere
+BATCH_SIZE = 4096  # samples encoded at a time on a CPU, and the fewest on a GPU
 # On a GPU, where the launches of a small batch take longer than its work: at most so many samples, of so many numbers.
 MOST_SAMPLES, MOST_NUMBERS = 2**17, 2**22
 
