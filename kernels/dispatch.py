@@ -14,6 +14,7 @@ from . import extension
 __all__ = ["BACKENDS", "Choice", "choose", "choose_for_images", "explain"]
 
 DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
+OLDEST = (7, 5)  # GPUs that csrc/cuda is compiled for
 # Not asked for by a function: torch.compile would not see through it, nor through a cache of its answer.
 TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 
@@ -33,7 +34,18 @@ def _cpu_cannot(tensors: tuple[Tensor | None, ...]) -> str:
 
 
 def _cuda_cannot(tensors: tuple[Tensor | None, ...]) -> str:
-    return extension.cuda_missing_because or _elsewhere(tensors, "cuda", "a CUDA device")
+    return extension.cuda_missing_because or _elsewhere(tensors, "cuda", "a CUDA device") or _too_old(tensors)
+
+
+def _too_old(tensors: tuple[Tensor | None, ...]) -> str:
+    """All are on one device, or the kernels say so."""
+    for tensor in tensors:
+        if tensor is not None:
+            properties = torch.cuda.get_device_properties(tensor.device)
+            found = (properties.major, properties.minor)
+            oldest = f"they begin with sm_{OLDEST[0]}{OLDEST[1]}"
+            return "" if found >= OLDEST else f"no kernel for {properties.name}: {oldest}"
+    return ""
 
 
 def _triton_cannot(tensors: tuple[Tensor | None, ...]) -> str:
@@ -84,6 +96,8 @@ def _automatic(tensors: tuple[Tensor | None, ...], cpu_cannot: str) -> tuple[str
     if not any(tensor is not None and tensor.is_cuda for tensor in tensors):
         return "reference", cpu_cannot
     if obstacle := _elsewhere(tensors, "cuda", "a CUDA device"):
+        return "reference", obstacle
+    if obstacle := _too_old(tensors):
         return "reference", obstacle
     if not extension.cuda_missing_because:
         return "cuda", "compiled kernels for CUDA tensors"

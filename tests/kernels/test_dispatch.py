@@ -163,12 +163,16 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool, bool], None]:
 
     def set_both(cuda: bool, triton: bool) -> None:
         monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: A100)
         monkeypatch.setattr("manifold_core.kernels.extension.cuda_missing_because", "" if cuda else NO_CUDA)
         monkeypatch.setattr("manifold_core.kernels.dispatch.TRITON_INSTALLED", triton)
 
     return set_both
 
 
+A100, T4, V100 = (
+    SimpleNamespace(name=n, major=a, minor=b) for n, a, b in (("A100", 8, 0), ("T4", 7, 5), ("V100", 7, 0))
+)
 NO_TRITON = "triton is not installed; install manifold-core[triton]"
 BY_CUDA = Choice("cuda", "compiled kernels for CUDA tensors")
 BY_TRITON = Choice("triton", f"Triton's kernels for CUDA tensors: {NO_CUDA}")
@@ -182,14 +186,12 @@ BY_REFERENCE = Choice("reference", f"{NO_CUDA}; {NO_TRITON}")
 )
 def test_auto_takes_what_there_is_for_cuda_tensors(
     built: Callable[[bool, bool], None],
-    monkeypatch: pytest.MonkeyPatch,
     dtype: torch.dtype,
     cuda: bool,
     triton: bool,
     expected: Choice,
 ) -> None:
     built(cuda, triton)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(name="A100", major=8))
     with FakeTensorMode():
         x = torch.empty(2, 3, device="cuda", dtype=dtype)
         for tensors in ((x,), (x, None, x), (None, x, x.double())):
@@ -202,7 +204,7 @@ def test_auto_takes_no_triton_kernel_that_the_device_cannot_run(
     built: Callable[[bool, bool], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built(False, True)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(name="T4", major=7))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: T4)
     with FakeTensorMode():
         x = torch.empty(2, 3, device="cuda", dtype=torch.bfloat16)
         assert explain(x.float(), x) == Choice("reference", f"{NO_CUDA}; Triton has no bfloat16 for T4")
@@ -210,6 +212,26 @@ def test_auto_takes_no_triton_kernel_that_the_device_cannot_run(
     built(True, True)
     with FakeTensorMode():
         assert explain(torch.empty(2, 3, device="cuda", dtype=torch.bfloat16)) == BY_CUDA
+
+
+def test_no_kernel_is_taken_on_a_gpu_that_none_was_compiled_for(
+    built: Callable[[bool, bool], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = "no kernel for V100: they begin with sm_75"
+    for cuda, triton in ((True, True), (False, True)):
+        built(cuda, triton)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: V100)
+        with FakeTensorMode():
+            x = torch.empty(2, 3, device="cuda")
+            assert explain(None, x) == Choice("reference", reason)
+            assert choose("auto", x) == "reference"
+            with pytest.raises(
+                RuntimeError, match=f"backend 'cuda' cannot serve this call: {NO_CUDA if not cuda else reason}"
+            ):
+                explain(x, backend="cuda")
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: T4)
+        with FakeTensorMode():
+            assert explain(torch.empty(2, 3, device="cuda")) == (BY_CUDA if cuda else BY_TRITON)
 
 
 @pytest.mark.parametrize("cuda", [True, False])
