@@ -106,7 +106,7 @@ gpu:  ## build in place, run the tests that need a GPU, measure, check memory an
 	ln -sfn $(CURDIR)/benchmarks build/gpu/benchmarks
 	@failed=''; \
 	step() { echo "make gpu: $$*"; timeout -s INT -k 10 "$$@" || failed="$$failed\n  $$*"; }; \
-	step 110 $(GPU_PYTHON) $(GPU_PYTEST) tests/kernels tests/ensemble tests/test_step.py; \
+	step 110 $(GPU_PYTHON) $(GPU_PYTEST) tests/kernels tests/ensemble tests/test_step.py tests/test_update.py; \
 	step 95 $(GPU_PYTHON) -m benchmarks.ensemble_on_gpu --seconds 70; \
 	step 100 $(GPU_PYTHON) -m benchmarks.gpu --seconds 75; \
 	if [ -z '$(SANITIZER)' ]; then echo 'compute-sanitizer is not there: neither memory nor races are checked'; else \

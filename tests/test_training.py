@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import manifold_core as mc
 from manifold_core import checkpoint
 from manifold_core.training import batches, noise_seed, schedule_table
+from manifold_core.training.schedule import PLACES
 
 
 def orders(samples: int, config: mc.TrainingConfig, first_step: int = 0) -> list[list[int]]:
@@ -53,7 +54,7 @@ def test_the_samples_of_a_step_are_places_of_the_permutation(
         places = torch.arange(k * size, (k + 1) * size).unsqueeze(0)
         expected = permutation(torch.tensor(2**31 - 1), torch.tensor([epoch]), places, samples)
         assert seen[step] == expected[0].tolist()
-    monkeypatch.setattr("manifold_core.training.schedule.PLACES", 1)  # how many are looked up at a time changes nothing
+    monkeypatch.setitem(PLACES, "cpu", 1)  # how many are looked up at a time changes nothing
     assert orders(samples, config, 140) == seen[140:]
 
 

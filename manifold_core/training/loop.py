@@ -3,7 +3,9 @@
 import math
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from .config import Diverged, History, TrainingConfig, check_config, record_ever
 from .schedule import batches, noise_seed
 from .state import Run, announce, check_tensors
 from .step import GraphStep, PlainStep, Step, check_group, check_precision, cuda_graph
+from .update import GraphUpdate
 
 __all__ = ["train"]
 
@@ -146,7 +149,11 @@ def _loop(
     device = inputs[0].device
     size = min(config.batch_size, len(inputs[0]))
     plain = PlainStep(model, inputs, size, config.precision, run.scaler, group)
-    step: Step = GraphStep(plain, cuda_graph) if cuda_graphs and device.type == "cuda" and group is None else plain
+    step: Step = plain
+    update: Callable[[], None] = run.update
+    if cuda_graphs and group is None and _has_graphs(device):
+        step = graph = GraphStep(plain, cuda_graph)
+        update = GraphUpdate(run, graph, partial(cuda_graph, warm_ups=0))
     first = is_first(group)
     started = saved = time.monotonic()
     already = history.seconds
@@ -154,20 +161,20 @@ def _loop(
     shown = run.step if isinstance(progress, bool) else 0
     try:
         for index in batches(len(inputs[0]), config, run.step, device):
-            log_gamma = model.elbo.log_gamma.detach().clone()  # an analytic one is written by the forward pass
-            terms = step(index, noise_seed(config.seed, run.step))
             recorded = (run.step + 1) % every == 0 or run.step + 1 == config.steps
             # To read the loss costs nothing on a CPU; elsewhere the device would be waited for.
-            if recorded or device.type == "cpu":
+            looked_at = recorded or device.type == "cpu"
+            if looked_at:  # an analytic one is written by the forward pass
+                log_gamma = model.elbo.log_gamma.detach().clone()
+            terms = step(index, noise_seed(config.seed, run.step))
+            if looked_at:
                 loss = float(joined_mean(terms.loss.detach(), group))
                 if not math.isfinite(loss):
                     model.elbo.log_gamma.data.copy_(log_gamma)
                     raise Diverged(loss, run.step + 1, history)
             if recorded:  # before the step: γ is the one that the loss was taken with
                 _record(history, run.step + 1, terms, group)
-            run.scaler.step(run.optimizer)
-            run.scaler.update()
-            run.schedule.step()
+            update()
             run.step += 1
             if recorded:
                 bar.set_postfix(
@@ -189,6 +196,10 @@ def _loop(
             bar.close()
     if folder is not None and first:
         run.save(folder)
+
+
+def _has_graphs(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 def _bar(run: Run, steps: int, shown: bool) -> "tqdm[Any]":

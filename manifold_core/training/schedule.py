@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,7 +15,8 @@ from .config import TrainingConfig
 
 __all__ = ["batches", "make_optimizer", "noise_seed", "schedule_table"]
 
-PLACES = 2**16  # whose samples are looked up at a time: some hundred small operations, whatever their number
+# Whose samples are looked up at a time: some hundred small operations, whatever their number. They wait for a GPU.
+PLACES = {"cpu": 2**16, "cuda": 2**20}
 
 
 def noise_seed(run_seed: int, step: int) -> int:
@@ -32,7 +35,7 @@ def batches(
     size = min(config.batch_size, samples)
     per_epoch = samples // size
     seed, place = torch.tensor(config.seed, device=device), torch.arange(size, device=device)
-    steps_at_once = max(1, PLACES // size)
+    steps_at_once = max(1, PLACES.get(place.device.type, PLACES["cpu"]) // size)
     for first in range(first_step, config.steps, steps_at_once):
         step = torch.arange(first, min(first + steps_at_once, config.steps), device=device)
         places = (step % per_epoch * size).unsqueeze(1) + place
@@ -59,6 +62,11 @@ def schedule_table(config: TrainingConfig) -> Tensor:
 
     With them Adam is m += (1 − β₁)(g − m), v = β₂ v + (1 − β₂) g², p −= lr / (1 − β₁ᵗ) m / (√v / √(1 − β₂ᵗ) + ε).
     """
+    return _table(replace(config, batch_size=1, seed=0, precision="float32")).clone()  # of which it does not depend
+
+
+@lru_cache(maxsize=4)  # a second for as many steps as the image tables have, and the same for many models
+def _table(config: TrainingConfig) -> Tensor:
     optimizer, schedule = make_optimizer([nn.Parameter(torch.zeros(()))], nn.Parameter(torch.zeros(())), config)
     optimizer.step()  # of nothing, once: the schedule wants to have seen it
     rows = []

@@ -28,6 +28,7 @@ class Run:
         self, model: VAE | CVAE, inputs: tuple[Tensor, ...], config: TrainingConfig, identity: dict[str, Any]
     ) -> None:
         self.model = model
+        self.config = config
         self.probe = Probe(model, inputs, config)
         self.identity = identity | {"training": asdict(config)}
         log_gamma = model.elbo.log_gamma
@@ -36,6 +37,22 @@ class Run:
         self.scaler = torch.amp.GradScaler(log_gamma.device.type, enabled=config.precision == "float16")
         self.history = History()
         self.step = 0
+
+    def update(self) -> None:
+        """Adam's step and that of its schedule."""
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+
+    def catch_up(self) -> None:
+        """What a captured update left where it was: schedule and number of steps."""
+        if self.schedule.last_epoch == self.step:
+            return
+        before = {"last_epoch": self.step - 1, "_step_count": self.step}
+        self.schedule.load_state_dict(self.schedule.state_dict() | before)
+        self.schedule.step()  # a function of the number of steps
+        for moments in self.optimizer.state.values():
+            moments["step"].fill_(self.step)
 
     def tensors(self) -> dict[str, Tensor]:
         found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
@@ -55,6 +72,7 @@ class Run:
         }
 
     def save(self, folder: Path) -> None:
+        self.catch_up()
         checkpoint.save(folder, self.step, self.tensors(), self.state())
 
     def restore(self, found: checkpoint.Checkpoint) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "PlainStep",
     "Step",
     "autocast",
+    "captured",
     "check_group",
     "check_precision",
     "cuda_graph",
@@ -123,9 +124,14 @@ class GraphStep:
     Args:
         step: what is captured.
         capture: calls a function as often as it likes, and returns what stands for one more call, without running it.
+
+    Attributes:
+        replayed: the step has been captured, and from now on the gradients keep their places.
     """
 
     def __init__(self, step: PlainStep, capture: Callable[[Replay], Replay]) -> None:
+        self.device = step.device
+        self.replayed = False
         self._step = step
         self._capture = capture
         self._replay: Replay | None = None
@@ -139,7 +145,10 @@ class GraphStep:
         self._index.copy_(index)
         self._seed.fill_(seed)
         if self._replay is None:
-            self._replay = self._captured()
+            with undone(self._step.model, self.device):
+                replay = captured(self._take, self._capture, self.device, "the training step")
+            self.replayed = replay is not None
+            self._replay = replay or self._take
         self._replay()
         assert self._terms is not None
         return self._terms
@@ -148,22 +157,24 @@ class GraphStep:
         self._terms = None  # with it goes the last call's autograd graph, whose nodes are bound to their stream
         self._terms = self._step(self._index, self._seed)
 
-    def _captured(self) -> Replay:
-        # Streams and graphs are made on the current device, whatever that of the tensors.
-        with undone(self._step.model, self._step.device), torch.cuda.device_of(self._seed):
-            try:
-                return self._capture(self._take)
-            except RuntimeError as error:
-                cause = error.__context__ or error  # what happened in a capture, not that the capture could not end
-                if not isinstance(cause, Exception):  # Ctrl+C
-                    raise cause from None
-                reason = str(cause).partition("\n")[0]
-                warnings.warn(
-                    f"the training step could not be captured into a CUDA graph and runs without: {reason}",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-                return self._take
+
+def captured(function: Replay, capture: Callable[[Replay], Replay], device: torch.device, name: str) -> Replay | None:
+    """What ``capture`` makes of the function; where it fails, None and a warning that calls it by that name."""
+    # Streams and graphs are made on the current device, whatever that of the tensors.
+    with torch.cuda.device(device if device.type == "cuda" else -1):
+        try:
+            return capture(function)
+        except RuntimeError as error:
+            cause = error.__context__ or error  # what happened in a capture, not that the capture could not end
+            if not isinstance(cause, Exception):  # Ctrl+C
+                raise cause from None
+            reason = str(cause).partition("\n")[0]
+            warnings.warn(
+                f"{name} could not be captured into a CUDA graph and runs without: {reason}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return None
 
 
 @contextmanager
@@ -180,12 +191,12 @@ def undone(model: nn.Module, device: torch.device) -> Iterator[None]:
                     buffer.copy_(before)
 
 
-def cuda_graph(function: Replay) -> Replay:
+def cuda_graph(function: Replay, warm_ups: int = WARM_UPS) -> Replay:
     """A CUDA graph of the function, by PyTorch's recipe: warmed up and captured on a stream of its own."""
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(WARM_UPS):
+        for _ in range(warm_ups):
             function()
     torch.cuda.current_stream().wait_stream(stream)
     with torch.cuda.graph(graph, stream=stream):
