@@ -194,6 +194,8 @@ def _loop(
         bar.update(run.step - shown)
         if isinstance(progress, bool):
             bar.close()
+    if device.type == "cuda":  # else graphs would be destroyed while they run
+        torch.cuda.current_stream(device).synchronize()
     if folder is not None and first:
         run.save(folder)
 
