@@ -21,9 +21,10 @@ from ..kernels import extension
 from ..kernels.dispatch import Choice, explain
 from ..models import CVAE, VAE
 from ..networks.checks import check_positive
-from ..training import Diverged, History, announce, check_identity, train
+from ..training import History, announce, check_identity
 from .data import DataSet, Samples, check_data, check_specs
 from .memory import check_memory
+from .reference import train_in_turn
 from .spec import ModelSpec, Spec
 from .state import State
 
@@ -94,9 +95,9 @@ def train_ensemble(
     A step is the gathering of the mini-batch, forward, ELBO, backward and Adam. Backends share weights, order of the
     samples and noise, and differ by rounding:
 
-    - ``"reference"``: :func:`manifold_core.train`, model after model: the definition, and all there is for
-      :class:`manifold_core.SequentialSpec`, :class:`manifold_core.ConvSpec`, full covariances and a precision other
-      than float32;
+    - ``"reference"``: :func:`manifold_core.train`, model after model, on a GPU several in turn: the definition, and all
+      there is for :class:`manifold_core.SequentialSpec`, :class:`manifold_core.ConvSpec`, full covariances and a
+      precision other than float32;
     - ``"cpu"``: C++; a model a thread, and with fewer models than threads, several threads a model. The numbers do not
       depend on the number of threads;
     - ``"cuda"``: one model a thread block.
@@ -171,29 +172,15 @@ def _by_reference(
             check_identity(begun.state.get("identity"), whole)
         else:  # of whom the folder is; the numbers of each model go into one of its own
             checkpoint.save(folder, 0, {}, {"identity": whole})
-    trained = []
+    folders = [None if folder is None else folder / f"model-{index:05d}" for index in range(len(specs))]
+    identities = [{"spec": spec} for spec in whole["specs"]] if whole else [{} for _ in specs]
     steps = sum(spec.training.steps for spec in specs)
     with tqdm(total=steps, unit="step", disable=not progress, file=sys.stderr, mininterval=0.5) as bar:
-        for index, spec in enumerate(specs):
-            data = samples[spec.data]
-            model = spec.build(*data.x.shape[1:]).to(data.x.device)
-            diverged_at = None
-            identity = {"spec": whole["specs"][index]} if whole else {}
-            try:
-                history = train(
-                    model,
-                    data.x,
-                    spec.training,
-                    condition=data.condition,
-                    folder=folder / f"model-{index:05d}" if folder is not None else None,
-                    identity=identity,
-                    checkpoint_seconds=checkpoint_seconds,
-                    progress=bar,
-                )
-            except Diverged as error:
-                history, diverged_at = error.history, error.step
-                bar.update(spec.training.steps - diverged_at + 1)
-            trained.append(_trained(spec, model.eval(), data, history, diverged_at))
+        trainings = train_in_turn(specs, samples, folders, identities, checkpoint_seconds, bar)
+    trained = [
+        _trained(spec, one.model, samples[spec.data], one.history, one.diverged_at)
+        for spec, one in zip(specs, trainings, strict=True)
+    ]
     seconds = sum(one.history.seconds for one in trained)
     for one in trained:
         one.history.seconds = seconds

@@ -1,7 +1,7 @@
 """The one training loop, and what it is made of."""
 
 from .config import Diverged, History, TrainingConfig, check_config, record_every
-from .loop import train
+from .loop import Turns, train, turns
 from .schedule import batches, noise_seed, schedule_table
 from .state import announce, check_identity
 
@@ -9,6 +9,7 @@ __all__ = [
     "Diverged",
     "History",
     "TrainingConfig",
+    "Turns",
     "announce",
     "batches",
     "check_config",
@@ -17,4 +18,5 @@ __all__ = [
     "record_every",
     "schedule_table",
     "train",
+    "turns",
 ]

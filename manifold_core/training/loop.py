@@ -3,8 +3,9 @@
 import math
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ from .state import Run, announce, check_tensors
 from .step import GraphStep, PlainStep, Step, check_group, check_precision, cuda_graph
 from .update import GraphUpdate
 
-__all__ = ["train"]
+__all__ = ["Turns", "train", "turns"]
+
+Turns = Generator[History, float | None, None]
 
 
 def train(
@@ -83,35 +86,65 @@ def train(
             gradient.
         Diverged: the loss became NaN or infinite. The weights are those before the step of which that was seen.
     """
+    one = turns(
+        model,
+        x,
+        config,
+        condition=condition,
+        folder=folder,
+        identity=identity,
+        checkpoint_seconds=checkpoint_seconds,
+        progress=progress,
+        process_group=process_group,
+        cuda_graphs=cuda_graphs,
+    )
+    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), torch.enable_grad(), closing(one):
+        return deque(one, maxlen=1).pop()
+
+
+def turns(
+    model: VAE | CVAE,
+    x: Tensor,
+    config: TrainingConfig,
+    *,
+    condition: Tensor | None = None,
+    folder: str | Path | None = None,
+    identity: dict[str, Any] | None = None,
+    checkpoint_seconds: float = 10.0,
+    progress: "bool | tqdm[Any]" = True,
+    process_group: Group = None,
+    cuda_graphs: bool = True,
+) -> Turns:
+    """:func:`train` with a turn for each step, after which others may take theirs, and one for the end; the history is
+    the same each time. Sent to it are the seconds that others took, which do not count. Gradients are enabled, and
+    torch's random numbers put back, by the caller: that goes for all who take turns."""
     check_config("config", config)
     inputs = check_inputs(model, x, condition)
-    folder = None if folder is None else Path(folder)
-    if folder is not None:
+    place = None if folder is None else Path(folder)
+    if place is not None:
         check_tensors(model)
     check_precision(config.precision, model, x.device)
     check_group(model, min(config.batch_size, len(x)), process_group)
     if x.is_cuda and x.dim() == 4:  # as tensor cores want it; CPUs of several threads are faster without
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    seeded = [x.device] if x.is_cuda else []
-    with (
-        ExitStack() as stack,
-        torch.random.fork_rng(devices=seeded),
-        torch.enable_grad(),
-        together(model, process_group),
-    ):
-        torch.manual_seed(config.seed)
-        about = from_first(lambda: _about(model, inputs), process_group) if folder is not None else {}
-        run = Run(model, inputs, config, (identity or {}) | about)
-        shapes = {name: tuple(part.shape) for name, part in model.state_dict().items() if isinstance(part, Tensor)}
-        check_agreed(run.identity | {"x": tuple(x.shape), "model": shapes}, process_group)
-        begun = from_first(lambda: stack.enter_context(taken(folder)) if folder is not None else None, process_group)
-        if folder is not None and begun is not None:
-            _resume(run, begun, folder, process_group)
-            if progress is True and is_first(process_group):
-                announce(folder, run.step, config.steps)
-        _loop(run, inputs, config, folder, checkpoint_seconds, progress, process_group, cuda_graphs)
-    model.eval()
-    return run.history
+
+    def one_by_one() -> Turns:
+        with ExitStack() as stack, together(model, process_group):
+            torch.manual_seed(config.seed)
+            about = from_first(lambda: _about(model, inputs), process_group) if place is not None else {}
+            run = Run(model, inputs, config, (identity or {}) | about)
+            shapes = {name: tuple(part.shape) for name, part in model.state_dict().items() if isinstance(part, Tensor)}
+            check_agreed(run.identity | {"x": tuple(x.shape), "model": shapes}, process_group)
+            begun = from_first(lambda: stack.enter_context(taken(place)) if place is not None else None, process_group)
+            if place is not None and begun is not None:
+                _resume(run, begun, place, process_group)
+                if progress is True and is_first(process_group):
+                    announce(place, run.step, config.steps)
+            yield from _loop(run, inputs, config, place, checkpoint_seconds, progress, process_group, cuda_graphs)
+        model.eval()
+        yield run.history
+
+    return one_by_one()
 
 
 def _about(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
@@ -142,7 +175,7 @@ def _loop(
     progress: "bool | tqdm[Any]",
     group: Group,
     cuda_graphs: bool,
-) -> None:
+) -> Turns:
     model, history = run.model, run.history
     model.train()
     every = record_every(config)
@@ -190,6 +223,7 @@ def _loop(
             if folder is not None and first and now - saved >= checkpoint_seconds:
                 run.save(folder)
                 saved = now
+            started += (yield history) or 0.0
     finally:
         bar.update(run.step - shown)
         if isinstance(progress, bool):

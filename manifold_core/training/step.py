@@ -192,8 +192,11 @@ def undone(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def cuda_graph(function: Replay, warm_ups: int = WARM_UPS) -> Replay:
-    """A CUDA graph of the function, by PyTorch's recipe: warmed up and captured on a stream of its own."""
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    """A CUDA graph of the function, by PyTorch's recipe: warmed up and captured on a stream that is not the default."""
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    # Else on the stream where it will run: its workspace of cuBLAS is that of the stream, of which PyTorch has but 32.
+    if stream == torch.cuda.default_stream():
+        stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(warm_ups):
