@@ -34,7 +34,7 @@ NAMESPACES = {"cuda": "manifold_core", "triton": "manifold_core_triton"}
 REPEATS = 11
 REPEAT_MS = 15.0  # about how long a repeat may take
 COPIES = 20  # of a small call in a CUDA graph
-COMPILE_SECONDS = 45.0  # that torch.compile may take to try its variants; with less time left it is not begun
+COMPILE_SECONDS = 20.0  # that torch.compile may take to try its variants; with less time left it is not begun
 
 
 class Problem(NamedTuple):
