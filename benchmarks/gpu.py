@@ -125,6 +125,18 @@ def _elbo_backward(run: Any, p: Problem, outputs: tuple[Tensor, ...]) -> tuple[T
     return *outputs[3:5], outputs[5].expand(p.differentiable[2].shape)
 
 
+_CHOLESKY = Op(
+    "rsample_kl_cholesky",
+    lambda normal, b, k: ((normal(b, k), 0.1 * normal(b, k * (k + 1) // 2)), ()),
+    lambda run, p: run.rsample_kl_cholesky(*p.differentiable, None, None, p.seed, 0, False, False)[:2],
+    lambda run, p, _: run.rsample_kl_cholesky_backward(*p.incoming, *p.differentiable, None, None, p.seed, 0, False)[
+        :2
+    ],
+    _cholesky_by_hand,
+    (2**14, 128),
+    ((512, 32), (512, 128)),
+)
+
 OPS = (
     Op(
         "rsample_kl",
@@ -146,17 +158,8 @@ OPS = (
         (2**18, 256),
         ((512, 32),),
     ),
-    Op(
-        "rsample_kl_cholesky",
-        lambda normal, b, k: ((normal(b, k), 0.1 * normal(b, k * (k + 1) // 2)), ()),
-        lambda run, p: run.rsample_kl_cholesky(*p.differentiable, None, None, p.seed, 0, False, False)[:2],
-        lambda run, p, _: run.rsample_kl_cholesky_backward(
-            *p.incoming, *p.differentiable, None, None, p.seed, 0, False
-        )[:2],
-        _cholesky_by_hand,
-        (2**14, 128),
-        ((512, 32), (512, 128)),
-    ),
+    _CHOLESKY,
+    _CHOLESKY._replace(large=(2**18, 32), small=()),  # of the paper
     Op(
         "gaussian_nll",
         lambda normal, b, d: ((normal(b, d), normal().float()), (normal(b, d),)),

@@ -20,6 +20,7 @@ from manifold_core.bench.suite import COMPARISONS, Row, from_json, to_json
 from manifold_core.bench.table import heading, machine_speeds, markdown, notes
 from manifold_core.errors import InputError
 
+from . import gpu_tables
 from .gpu import ROOT, results_file
 
 __all__ = ["add", "files", "gpu_files", "page", "with_tables"]
@@ -27,6 +28,7 @@ __all__ = ["add", "files", "gpu_files", "page", "with_tables"]
 RESULTS = ROOT / "benchmarks" / "results"
 TABLE = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOT_YET = "Not measured yet: `make bench`.\n"
+NOT_YET_ON_A_GPU = "Not measured yet: `make gpu`.\n"
 Results = dict[str, Any]
 
 
@@ -112,11 +114,13 @@ def picture(path: Path) -> Path:
     return path.with_suffix(".png")
 
 
-def with_tables(text: str, found: Sequence[tuple[Path, Results]]) -> str:
+def with_tables(text: str, found: Sequence[tuple[Path, Results]], on_gpu: Sequence[Path] = ()) -> str:
     """A text with its tables made anew."""
 
     def table(marked: re.Match[str]) -> str:
         begin, name, end = marked.groups()
+        if name in gpu_tables.TABLES:
+            return f"{begin}\n{gpu_tables.table(name, on_gpu) or NOT_YET_ON_A_GPU}\n{end}"
         for path, results in found:
             if rows := _rows(results, COMPARISONS[name]):
                 link = f"\nFrom [`{path.name}`](benchmarks/results/{path.name}).\n"
@@ -143,7 +147,7 @@ def main() -> None:
             plot_roofline(picture(path), results["rows"])
     readme = ROOT / "README.md"
     (RESULTS / "README.md").write_text(page(found, gpu_files()), encoding="utf-8")
-    readme.write_text(with_tables(readme.read_text(encoding="utf-8"), found), encoding="utf-8")
+    readme.write_text(with_tables(readme.read_text(encoding="utf-8"), found, gpu_files()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def test_speed_figures_are_those_of_the_result_files() -> None:
     for name in ("elbo", "cholesky", "ensemble", "step"):
         assert f"<!-- bench: {name} -->" in README
     again = "they differ: python -m benchmarks.report"
-    assert report.with_tables(README, found) == README, again
+    assert report.with_tables(README, found, report.gpu_files()) == README, again
     assert report.page(found, report.gpu_files()) == (report.RESULTS / "README.md").read_text(encoding="utf-8"), again
 
 

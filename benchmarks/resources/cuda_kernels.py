@@ -23,7 +23,8 @@ SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")
 SHARED = re.compile(r"(\d+) bytes smem")
 NAME = re.compile(r"^void manifold_core::cuda::(\w+)<(.*)>\(")
-# How a template's arguments are told: the arithmetic, what memory holds, and how many sums over the batch there are.
+# How a template's arguments are told: the arithmetic, what memory holds, and a number: how many sums over the batch
+# there are, or of some kernels up to how many dimensions they serve.
 PLAIN = {"float": "float32", "double": "float64", "BFloat16": "bfloat16", "Any": "any type and stride"}
 # Or where the numbers of a model lie, in the order of the layout's enum.
 ROOMS = {
@@ -62,8 +63,9 @@ def _readable(mangled: list[str]) -> list[tuple[str, str]]:
         if words[0] in ROOMS:
             found.append((parts[1], ROOMS[words[0]]))
             continue
-        arithmetic, memory, *sums = words
-        variant = f"{PLAIN[arithmetic]} from {PLAIN[memory]}" + (f", {sums[0]} batch sums" if sums else "")
+        arithmetic, memory, *number = words
+        told = "up to {} dimensions" if "_short" in parts[1] else "{} batch sums"
+        variant = ", ".join([f"{PLAIN[arithmetic]} from {PLAIN[memory]}", *map(told.format, number)])
         found.append((parts[1], variant))
     return found
 

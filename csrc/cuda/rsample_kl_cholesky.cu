@@ -31,11 +31,11 @@ void launch(const Cholesky& a, bool wide, cudaStream_t stream) {
     using C = std::remove_pointer_t<decltype(arithmetic)>;
     using S = std::remove_pointer_t<decltype(storage)>;
     if (a.cols <= 8) {
-      MC_LAUNCH((rsample_kl_cholesky_short<8, C, S>), grid, kThreads, stream, a);
+      MC_LAUNCH((rsample_kl_cholesky_short<C, S, 8>), grid, kThreads, stream, a);
     } else if (a.cols <= 16) {
-      MC_LAUNCH((rsample_kl_cholesky_short<16, C, S>), grid, kThreads, stream, a);
+      MC_LAUNCH((rsample_kl_cholesky_short<C, S, 16>), grid, kThreads, stream, a);
     } else if (a.cols <= 32) {
-      MC_LAUNCH((rsample_kl_cholesky_short<32, C, S>), grid, kThreads, stream, a);
+      MC_LAUNCH((rsample_kl_cholesky_short<C, S, 32>), grid, kThreads, stream, a);
     } else {
       MC_LAUNCH((rsample_kl_cholesky_long<C, S>), grid, kThreads, stream, a);
     }
@@ -49,13 +49,15 @@ void launch(const CholeskyBackward& a, bool wide, cudaStream_t stream) {
     using C = std::remove_pointer_t<decltype(arithmetic)>;
     using S = std::remove_pointer_t<decltype(storage)>;
     if (a.cols <= 8) {
-      MC_LAUNCH((rsample_kl_cholesky_short_backward<8, C, S>), grid, kThreads, stream, a);
+      MC_LAUNCH((rsample_kl_cholesky_short_backward<C, S, 8>), grid, kThreads, stream, a);
     } else if (a.cols <= 16) {
-      MC_LAUNCH((rsample_kl_cholesky_short_backward<16, C, S>), grid, kThreads, stream, a);
+      MC_LAUNCH((rsample_kl_cholesky_short_backward<C, S, 16>), grid, kThreads, stream, a);
     } else if (a.cols <= 32) {
-      MC_LAUNCH((rsample_kl_cholesky_short_backward<32, C, S>), grid, kThreads, stream, a);
+      MC_LAUNCH((rsample_kl_cholesky_short_backward<C, S, 32>), grid, kThreads, stream, a);
+    } else if (a.grad_prior_mu.data != nullptr) {
+      MC_LAUNCH((rsample_kl_cholesky_long_backward<C, S, 2>), grid, kThreads, stream, a);
     } else {
-      MC_LAUNCH((rsample_kl_cholesky_long_backward<C, S>), grid, kThreads, stream, a);
+      MC_LAUNCH((rsample_kl_cholesky_long_backward<C, S, 0>), grid, kThreads, stream, a);
     }
   };
   choose_packed_storage(wide, run, a.tril);

@@ -76,6 +76,14 @@ class LineSums {
   double* mine_ = nullptr;
 };
 
+// Of kernels that sum nothing over the batch.
+template <>
+class LineSums<0> {
+ public:
+  template <int width>
+  __device__ __forceinline__ LineSums(const BatchSum&, const Place<width>&, int64_t, double*, int) {}
+};
+
 // What comes of line i of a sample, with t = log L_ii, the sums of L_ij eps_j and of L_ij^2 for j < i, and eps_i. Leaves
 // z, and KL where that is wanted for each dimension; else returns it.
 template <class C>
@@ -144,10 +152,10 @@ struct OfLine {
   C grad_prior_log_var = 0;    // still lacks -k/2 times the sum of (L_ij factor)^2 for j < i
 };
 
-// Leaves the gradients of mu and of the prior's mean.
-template <class C>
+// Leaves the gradient of mu and, where the prior has any (sums > 0), that of its mean.
+template <class C, int sums>
 __device__ __forceinline__ OfLine<C> start_line(const CholeskyBackward& a, int64_t row, int i, C t,
-                                                LineSums<2>& summed) {
+                                                LineSums<sums>& summed) {
   OfLine<C> of;
   C grad_mu = 0, p = 0;
   if (a.prior_mu.data != nullptr) {
@@ -164,7 +172,9 @@ __device__ __forceinline__ OfLine<C> start_line(const CholeskyBackward& a, int64
     of.diagonal = of.k * ratio.exp_minus_1;
     of.grad_prior_log_var = -(half * scaled * scaled + half * ratio.exp_minus_1);
   }
-  if (a.grad_prior_mu.data != nullptr) put(a.grad_prior_mu, row, i, -grad_mu, summed, 0);
+  if constexpr (sums > 0) {
+    if (a.grad_prior_mu.data != nullptr) put(a.grad_prior_mu, row, i, -grad_mu, summed, 0);
+  }
   if (a.grad_z.data != nullptr) {
     of.g = load_one<C>(a.grad_z, row, i);
     of.root = exponential(t).exp;

@@ -56,13 +56,16 @@ __device__ __forceinline__ void load_lines(const T* start, int64_t step, int top
   }
 }
 
-// Of the lines [top, top + 16): lane r is left with the sum of L_ij eps_j over the columns j < i of [left, right), and
-// lane r + 16 with that of L_ij^2. `left` is a multiple of 32. lines: how many there are, all others count as 0.
+constexpr int kLines = 8;  // that are read before the first is used
+
+// Of the lines [top, top + kLines) the sums of L_ij eps_j over the columns j < i of [left, right), and behind them those
+// of L_ij^2, left in the lanes that sums_over_lanes says. `left` is a multiple of 32. lines: how many there are, all
+// others count as 0.
 template <class C, class S>
 __device__ __forceinline__ C sums_of_lines(const Matrix& tril, int64_t row, int top, int lines, int left, int right,
                                            const C* eps, int lane) {
-  constexpr int count = kWarp / 2;
-  C v[kWarp] = {};
+  constexpr int count = kLines;
+  C v[2 * count] = {};
   with_storage<S>(tril, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const T* const start = element<T>(tril, row, int64_t{top} * (top + 1) / 2);
@@ -83,7 +86,8 @@ __device__ __forceinline__ C sums_of_lines(const Matrix& tril, int64_t row, int 
 }
 
 template <class C, class S>
-__global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 2 : 1) rsample_kl_cholesky_long(const Cholesky a) {
+__global__ void __launch_bounds__(kThreads, sizeof(C) == 8 ? 1 : std::is_same_v<S, Any> ? 2 : 3)
+    rsample_kl_cholesky_long(const Cholesky a) {
   __shared__ Four<C> noise_of_block[kNoise / 4];
   __shared__ double ratios_of_block[kNoise];
   const Place<kWarp> at(a.threads_a_row);
@@ -107,14 +111,16 @@ __global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 2 : 1) rsample_kl_c
         if (lines <= 0) continue;
         const int right = left + room < cols ? left + room : cols;
 #pragma unroll 1
-        for (int half = 0; half < 2; ++half) {
-          const int from = top + half * (kWarp / 2), end = from + kWarp / 2;
-          const C sum = sums_of_lines<C, S>(a.tril, row, from, lines - half * (kWarp / 2), left,
-                                            right < end ? right : end, eps, at.lane);
-          const C across = __shfl_xor_sync(kAllLanes, sum, kWarp / 2);
-          if (at.lane / (kWarp / 2) != half) continue;
-          product += half == 0 ? sum : across;
-          squares += half == 0 ? across : sum;
+        for (int from = 0; from < kWarp && from < lines; from += kLines) {
+          const int end = top + from + kLines;
+          const C sum = sums_of_lines<C, S>(a.tril, row, top + from, lines - from, left, right < end ? right : end, eps,
+                                            at.lane);
+          constexpr int each = kWarp / (2 * kLines);  // lanes that are left with the same sum
+          const C first_sum = __shfl_sync(kAllLanes, sum, at.lane % kLines * each);
+          const C second_sum = __shfl_sync(kAllLanes, sum, (kLines + at.lane % kLines) * each);
+          if (at.lane / kLines != from / kLines) continue;
+          product += first_sum;
+          squares += second_sum;
         }
         if (i >= left && i < right) mine = eps[i - left];
       }
@@ -131,12 +137,13 @@ __global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 2 : 1) rsample_kl_c
 template <class C>
 using Told = Four<C>;
 
-// The gradients of the lines [top, top + count) in the columns [left, right), and of each the sum of (L_ij factor)^2,
-// left in the lanes that sums_over_lanes says, if it is wanted. left, right and lines as above; `diagonal` is the
-// gradient of log L_ii, i = top + from + lane, and told that of the lines.
-template <int count, class C, class S>
+// The gradients of the lines [top, top + kLines) in the columns [left, right), and where they are wanted of each the sum
+// of (L_ij factor)^2, left in the lanes that sums_over_lanes says. left, right and lines as above. told: of these lines;
+// diagonal: the gradient of log L_ii of the line that is this lane's own.
+template <bool with_squares, class C, class S>
 __device__ __forceinline__ C gradients_of_lines(const CholeskyBackward& a, int64_t row, int top, int lines, int left,
                                                 int right, const C* eps, const Told<C>* told, C diagonal, int lane) {
+  constexpr int count = kLines;
   C v[count] = {};
   with_storage<S>(a.tril, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
@@ -153,7 +160,7 @@ __device__ __forceinline__ C gradients_of_lines(const CholeskyBackward& a, int64
       for (int r = 0; r < count; ++r) {
         const Told<C> of = told[r];
         const C scaled = l[r] * of.at[2];
-        v[r] += scaled * scaled;
+        if constexpr (with_squares) v[r] += scaled * scaled;
         l[r] = of.at[1] * scaled + of.at[0] * e;
       }
       if (whole) {
@@ -169,22 +176,24 @@ __device__ __forceinline__ C gradients_of_lines(const CholeskyBackward& a, int64
       }
     }
   });
-  return a.grad_prior_mu.data == nullptr ? C(0) : sums_over_lanes<kWarp>(v, lane);
+  if constexpr (with_squares) return sums_over_lanes<kWarp>(v, lane);
+  return 0;
 }
 
-template <class C, class S>
-__global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 2 : 1)
+// sums: 2 where the prior has gradients, which may have to be summed over the batch; else 0.
+template <class C, class S, int sums>
+__global__ void __launch_bounds__(kThreads, sizeof(C) == 8 ? 1 : std::is_same_v<S, Any> || sums > 0 ? 2 : 3)
     rsample_kl_cholesky_long_backward(const CholeskyBackward a) {
-  constexpr int count = std::is_same_v<S, Any> ? 8 : 16;  // lines that are read before the first is used
+  constexpr bool with_squares = sums > 0;
   __shared__ Four<C> noise_of_block[kNoise / 4];
   __shared__ Told<C> told_by_block[kThreads];
-  __shared__ double sums_of_block[2 * kNoise];
+  __shared__ double sums_of_block[sums > 0 ? sums * kNoise : 1];
   const Place<kWarp> at(a.threads_a_row);
   const int cols = static_cast<int>(a.cols), room = kNoise / at.samples;
   C* const eps = &noise_of_block[at.sample * room / 4].at[0];
   Told<C>* const told = told_by_block + threadIdx.x / kWarp * kWarp;
   const uint64_t seed = static_cast<uint64_t>(*a.seed);
-  LineSums<2> summed(a.sum, at, a.cols, sums_of_block, kNoise);
+  LineSums<sums> summed(a.sum, at, a.cols, sums_of_block, kNoise);
   for (int64_t first = int64_t{blockIdx.x} * at.samples; first < a.rows; first += int64_t{gridDim.x} * at.samples) {
     const int64_t row = first + at.sample;
     for (int of_teams = 0; of_teams < cols; of_teams += kWarp * at.teams) {
@@ -210,20 +219,24 @@ __global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 2 : 1)
         const int right = left + room < cols ? left + room : cols;
         if (a.grad_z.data != nullptr && i >= left && i < right) of.diagonal += of.g * (of.root * eps[i - left]);
 #pragma unroll 1
-        for (int from = 0; from < kWarp; from += count) {
-          const int end = top + from + count;
-          const C sum = gradients_of_lines<count, C, S>(a, row, top + from, lines - from, left,
-                                                        right < end ? right : end, eps, told + from, of.diagonal,
-                                                        at.lane);
-          if (a.grad_prior_mu.data == nullptr) continue;
-          const C of_line = __shfl_sync(kAllLanes, sum, at.lane % count * (kWarp / count));
-          if (at.lane / count == from / count) squares += of_line;
+        for (int from = 0; from < kWarp && from < lines; from += kLines) {
+          const int end = top + from + kLines;
+          const C sum = gradients_of_lines<with_squares, C, S>(a, row, top + from, lines - from, left,
+                                                               right < end ? right : end, eps, told + from, of.diagonal,
+                                                               at.lane);
+          if constexpr (with_squares) {
+            constexpr int each = kWarp / kLines;  // lanes that are left with the same sum
+            const C of_line = __shfl_sync(kAllLanes, sum, at.lane % kLines * each);
+            if (at.lane / kLines == from / kLines) squares += of_line;
+          }
         }
       }
-      if (at.lane < lines) finish_line(a, row, i, of, squares, summed);
+      if constexpr (with_squares) {
+        if (at.lane < lines) finish_line(a, row, i, of, squares, summed);
+      }
     }
   }
-  finish_prior<C>(a, summed);
+  if constexpr (with_squares) finish_prior<C>(a, summed);
 }
 
 }  // namespace manifold_core::cuda

@@ -55,7 +55,7 @@ __device__ __forceinline__ void copy_rows_back(const Matrix& m, int64_t first, i
 }
 
 // One team a sample.
-template <int width, class C, class S>
+template <class C, class S, int width>
 __global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 4 : 1) rsample_kl_cholesky_short(const Cholesky a) {
   __shared__ Four<C> flat_of_block[(kFlat<width> + 3) / 4];
   __shared__ Four<C> noise_of_block[kThreads / 4];
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 4 : 1) rsample_kl_c
   finish_ratios<C>(a, ratios);
 }
 
-template <int width, class C, class S>
+template <class C, class S, int width>
 __global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 4 : 1)
     rsample_kl_cholesky_short_backward(const CholeskyBackward a) {
   __shared__ Four<C> flat_of_block[(kFlat<width> + 3) / 4];

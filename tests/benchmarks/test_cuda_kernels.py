@@ -27,9 +27,11 @@ def test_the_log_of_the_compiler_is_understood() -> None:
 def test_kernels_are_named_by_their_variants() -> None:
     begin = "_ZN13manifold_core4cuda"
     diagonal = f"{begin}10rsample_klIffLi1EEEvNS0_9RsampleKlE"
+    few = f"{begin}25rsample_kl_cholesky_shortIfNS0_8BFloat16ELi8EEEvNS0_8CholeskyE"
     ensemble = f"{begin}14ensemble_stepsINS0_10TileSharedEEEvNS0_13EnsembleStepsE"
-    assert _readable([diagonal, ensemble]) == [
+    assert _readable([diagonal, few, ensemble]) == [
         ("rsample_kl", "float32 from float32, 1 batch sums"),
+        ("rsample_kl_cholesky_short", "float32 from bfloat16, up to 8 dimensions"),
         ("ensemble_steps", "the tile in shared memory"),
     ]
 
@@ -47,7 +49,7 @@ def test_models_of_an_ensemble_are_told_with_the_memory_of_their_launch() -> Non
 @NEEDS_NVCC
 def test_every_kernel_compiles_for_every_architecture_and_spills_nothing() -> None:
     found = list(rows())
-    kernels = {"rsample_kl", "rsample_kl_cholesky", "gaussian_nll"}
+    kernels = {"rsample_kl", "rsample_kl_cholesky_short", "rsample_kl_cholesky_long", "gaussian_nll"}
     assert {row.kernel for row in found} == kernels | {f"{name}_backward" for name in kernels} | {"ensemble_steps"}
     assert {row.sm for row in found} == set(ARCHITECTURES)
     assert faults(found) == []

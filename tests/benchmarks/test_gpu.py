@@ -55,7 +55,7 @@ def test_what_is_wrong_or_takes_too_long_is_not_timed(monkeypatch: pytest.Monkey
     assert gpu.obstacle(op, "triton", torch.float32, problem, 100).startswith("wrong")
     assert gpu.obstacle(op, "eager", torch.float32, problem, 1) == ""
     assert gpu.obstacle(op, "eager", torch.float32, problem, -1) == "left out: 0 s left"
-    assert gpu.obstacle(op, "compile", torch.float32, problem, 20) == "left out: 20 s left"
+    assert gpu.obstacle(op, "compile", torch.float32, problem, 19) == "left out: 19 s left"
     assert gpu.obstacle(op, "compile", torch.float32, problem, 100) == ""
 
 

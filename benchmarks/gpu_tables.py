@@ -1,0 +1,100 @@
+"""The tables of README.md made of the result files of GPUs."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["TABLES", "table"]
+
+Results = dict[str, Any]
+
+
+def of_ops(results: Results) -> str:
+    """Forward and backward together, where the CUDA kernels were measured."""
+    times: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in results["rows"]:
+        if row["direction"] == "both":
+            times.setdefault((row["op"], tuple(row["shape"]), row["dtype"]), {})[row["backend"]] = row
+    head = ("op", "size", "type", "`cuda`", "of copy", "`triton`", "eager", "× eager", "× torch.compile")
+    lines = []
+    for (op, shape, dtype), of in times.items():
+        if (ours := _time(of, "cuda")) is not None:
+            share = of["cuda"]["share_of_copy"]
+            lines.append(
+                (
+                    f"{op}",
+                    " × ".join(f"{size:,}" for size in shape),
+                    dtype,
+                    _microseconds(ours),
+                    "" if share is None else f"{share:.0%}",
+                    _microseconds(_time(of, "triton")),
+                    _microseconds(_time(of, "eager")),
+                    _ratio(_time(of, "eager"), ours),
+                    _ratio(_time(of, "compile"), ours),
+                )
+            )
+    return _markdown(head, lines)
+
+
+def of_ensemble(results: Results) -> str:
+    """A step of all models."""
+    times: dict[tuple[int, int], dict[str, Any]] = {}
+    for row in results["rows"]:
+        times.setdefault((row["models"], row["hidden"]), {})[row["contender"]] = row
+    head = (
+        "models",
+        "hidden",
+        "engine",
+        "20,000 steps",
+        "batched PyTorch",
+        "× batched",
+        "× batched, compiled",
+        "× eager",
+    )
+    lines = []
+    for (models, hidden), of in times.items():
+        if (ours := _time(of, "engine")) is not None:
+            others = (_ratio(_time(of, name), ours) for name in ("batched", "compiled", "eager"))
+            job = f"{of['engine']['job_seconds']:.1f} s"
+            batched = _microseconds(_time(of, "batched"))
+            lines.append((str(models), str(hidden), _microseconds(ours), job, batched, *others))
+    return _markdown(head, lines)
+
+
+def _time(of: dict[str, Any], name: str) -> float | None:
+    """JSON has no NaN: what was not measured is null."""
+    found = of[name]["microseconds"] if name in of else None
+    return None if found is None or math.isnan(found) else found
+
+
+def _microseconds(time: float | None) -> str:
+    return "–" if time is None else f"{time:.1f} µs" if time < 100 else f"{time:,.0f} µs"
+
+
+def _ratio(theirs: float | None, ours: float) -> str:
+    return "–" if theirs is None else f"{theirs / ours:.1f}" if theirs < 100 * ours else f"{theirs / ours:,.0f}"
+
+
+def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *lines))
+
+
+# By the name in README.md: how the files of its figures begin, and what is made of one.
+TABLES: dict[str, tuple[str, Callable[[Results], str]]] = {
+    "gpu": ("gpu", of_ops),
+    "gpu_ensemble": ("ensemble", of_ensemble),
+}
+
+
+def table(name: str, paths: Iterable[Path]) -> str | None:
+    """That of the newest of these files in which it was measured, and which file that is."""
+    kind, make = TABLES[name]
+    read = [(json.loads(p.read_text(encoding="utf-8")), p) for p in paths if p.name.startswith(f"{kind}-")]
+    for results, path in sorted(read, key=lambda pair: str(pair[0]["date"]), reverse=True):
+        where = ", ".join(
+            (results["device"], f"torch {results['torch']}", f"commit {results['commit']}", results["date"])
+        )
+        return f"{make(results)}\n{where}, from [`{path.name}`](benchmarks/results/{path.name}).\n"
+    return None
