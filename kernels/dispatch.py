@@ -148,17 +148,22 @@ FEW_CHANNELS, FEW_SAMPLES = 256, 8  # products of the channels of both sides bel
 MANY_CHANNELS, MANY_SAMPLES, MANY_NUMBERS = 2_048, 32, 32_768  # up to this, with images of so many numbers
 
 
-def choose_for_images(backend: str, x: Tensor, weight: Tensor, *others: Tensor) -> str:
-    """The same for a convolution: there are kernels on the CPU alone, and in no half precision.
+def choose_for_images(
+    backend: str, x: Tensor, weight: Tensor, *others: Tensor, backends: tuple[str, ...] = ("cpu",)
+) -> str:
+    """The same for a convolution, for which these backends have kernels; that for the CPU in no half precision.
 
     Raises:
         ValueError: an unknown name.
         RuntimeError: the named backend cannot serve these tensors; says why.
     """
     tensors = (x, weight, *others)
-    if backend in ("cuda", "triton"):
-        raise RuntimeError(f"backend {backend!r} cannot serve this call: convolutions have kernels for the CPU alone")
+    if backend in _CANNOT and backend not in backends:
+        there = " and ".join(map(repr, backends))
+        raise RuntimeError(f"backend {backend!r} cannot serve this call: of this convolution there is {there}")
     chosen = choose(backend, *tensors)
+    if chosen == "cuda" and chosen in backends and x.numel() > 0:
+        return "cuda"
     if chosen != "cpu" or (backend == "auto" and not _worth_it(x, weight)):
         return "reference"
     dtypes = {tensor.dtype for tensor in tensors}

@@ -127,6 +127,46 @@ struct GaussianNllBackward {
   Scalar grad_log_gamma;
 };
 
+// B images of C channels, and how the first tensor of a call has them in memory: pixel after pixel of a channel, or the
+// channels of a pixel side by side. Kernels that have no other order to keep follow it.
+struct ImagesShape {
+  int64_t samples, channels, pixels;
+  bool channels_last;
+};
+
+// Of such a shape, in the caller's memory, of any stride. data == nullptr: not given.
+struct Images {
+  void* data = nullptr;
+  DType dtype = DType::f32;
+  bool by_four = false;  // dense and in the order of the shape, every fourth number aligned: four are one access
+  int64_t sample_stride = 0;
+  int64_t channel_stride = 0;
+  int64_t pixel_stride = 0;
+};
+
+struct BatchNormRelu {
+  ImagesShape shape;
+  double eps;
+  bool relu;
+  Images u, residual, y;          // residual may be absent
+  Matrix norm_weight, norm_bias;  // [1, channels]
+  Matrix mean, variance;          // [1, channels]
+  BatchSum sum;                   // [channels, 2]
+  double* totals;                 // the same, added up
+  void* of_channels;              // Channel [channels], in the type of the arithmetic
+};
+
+struct BatchNormReluBackward {
+  ImagesShape shape;
+  bool relu;
+  Images grad_y, u, grad_u;
+  Matrix grad_norm_weight, grad_norm_bias;  // [1, channels]
+  BatchSum sum;                             // [channels, 2]
+  double* totals;
+  const void* of_channels;
+  void* of_gradients;  // ChannelGradient [channels]
+};
+
 struct EnsembleSteps {
   const int64_t* models;     // [models, kModelWords]
   int64_t steps;             // of each model, at most
@@ -142,6 +182,10 @@ void launch(const Cholesky& args, bool wide, cudaStream_t stream);
 void launch(const CholeskyBackward& args, bool wide, cudaStream_t stream);
 void launch(const GaussianNll& args, bool wide, cudaStream_t stream);
 void launch(const GaussianNllBackward& args, bool wide, cudaStream_t stream);
+void launch_sums(const BatchNormRelu& args, bool wide, cudaStream_t stream);
+void launch(const BatchNormRelu& args, bool wide, cudaStream_t stream);
+void launch_sums(const BatchNormReluBackward& args, bool wide, cudaStream_t stream);
+void launch(const BatchNormReluBackward& args, bool wide, cudaStream_t stream);
 
 constexpr int64_t kBusy = 1 << 17;  // threads that keep any device busy
 

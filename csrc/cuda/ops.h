@@ -1,4 +1,5 @@
-// The operators on CUDA tensors. Matrices are [rows, cols], of any stride; everything is queued on the current stream.
+// The operators on CUDA tensors. Matrices are [rows, cols], images [B, C, H, W], of any stride;
+// everything is queued on the current stream.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -48,6 +49,16 @@ std::tuple<Tensor, Tensor> gaussian_nll_backward(const Optional& grad_nll, const
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_elbo(const Tensor& x_hat, const Tensor& x,
                                                                          const Tensor& log_gamma, const Tensor& kl,
                                                                          double beta, bool with_gradients);
+
+// (y, mean, variance, of_channels); the last is for the backward pass.
+std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_relu(const Tensor& u, const Tensor& norm_weight,
+                                                           const Tensor& norm_bias, const Optional& residual,
+                                                           double eps, bool relu);
+
+// (grad_u, grad_norm_weight, grad_norm_bias)
+std::tuple<Tensor, Tensor, Tensor> batch_norm_relu_backward(const Tensor& grad_y, const Tensor& u,
+                                                            const Tensor& norm_weight, const Tensor& norm_bias,
+                                                            const Tensor& of_channels, bool relu);
 
 // models: int64 [models, kModelWords], each row a Model of program.h; every one goes on by so many steps, fewer if it
 // has no more, or came to an end. The last argument, a number of threads, is for the CPU alone.

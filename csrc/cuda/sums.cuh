@@ -56,21 +56,57 @@ __device__ __forceinline__ void add_parts(const double* parts, int count, int64_
 }
 
 // Once every block has written its part, calls finish(i, sum of number i of all parts) for each i. Called by all
-// threads.
+// threads. True in the one block that did so.
 template <class F>
-__device__ __forceinline__ void sum_over_blocks(const BatchSum& s, const F& finish) {
+__device__ __forceinline__ bool sum_over_blocks(const BatchSum& s, const F& finish) {
   const int group = blockIdx.x / kFan, groups = (gridDim.x + kFan - 1) / kFan;
   const int rest = gridDim.x - group * kFan, members = rest < kFan ? rest : kFan;
-  if (!comes_last(s.arrived + 1 + group, members)) return;
+  if (!comes_last(s.arrived + 1 + group, members)) return false;
   const double* const parts = s.parts + group * kFan * s.width;
   if (groups == 1) {
     add_parts(parts, members, s.width, finish);
-    return;
+    return true;
   }
   double* const of_groups = s.parts + gridDim.x * s.width;
   add_parts(parts, members, s.width, [&](int64_t i, double sum) { of_groups[group * s.width + i] = sum; });
-  if (!comes_last(s.arrived, groups)) return;
+  if (!comes_last(s.arrived, groups)) return false;
   add_parts(of_groups, groups, s.width, finish);
+  return true;
+}
+
+// Of n numbers that each lane brings, n a power of two, the sum over so many lanes of number lane % n: at each step a
+// lane keeps one half and gives the other away.
+template <int n>
+__device__ __forceinline__ double sums_over_lanes(const double (&v)[n]) {
+  if constexpr (n == 1) {
+    return v[0];
+  } else {
+    constexpr int half = n / 2;
+    const bool upper = threadIdx.x & half;
+    double kept[half];
+#pragma unroll
+    for (int i = 0; i < half; ++i) {
+      const double given = __shfl_xor_sync(kAllLanes, upper ? v[i] : v[i + half], half);
+      kept[i] = (upper ? v[i + half] : v[i]) + given;
+    }
+    return sums_over_lanes(kept);
+  }
+}
+
+// Leaves the sums over the block of n numbers that each thread brings, from number `first` of the block's part on;
+// those behind its end are left out. `turn` counts the calls.
+template <int n>
+__device__ __forceinline__ void leave_parts(const BatchSum& s, int64_t first, const double (&v)[n], int turn) {
+  __shared__ double of_warp[2][kThreads / kWarp][n];  // of a turn while others still read those of the one before
+  const int t = threadIdx.x;
+  double sum = sums_over_lanes(v);
+  for (int offset = n; offset < kWarp; offset *= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
+  if (t % kWarp < n) of_warp[turn % 2][t / kWarp][t % kWarp] = sum;
+  __syncthreads();
+  if (t >= n || first + t >= s.width) return;
+  double total = 0;
+  for (int warp = 0; warp < kThreads / kWarp; ++warp) total += of_warp[turn % 2][warp][t];
+  s.parts[blockIdx.x * s.width + first + t] = total;
 }
 
 // Sums over the batch of n numbers for each column. While a block is as wide as a row they stay in registers, else each

@@ -76,17 +76,23 @@ inline void check_launch() {
   STD_TORCH_CHECK(error == cudaSuccess, "manifold_core: CUDA: ", cudaGetErrorString(error));
 }
 
-// Uninitialised and contiguous, on the device of `like`. By the shim: looking up an operator's name would take longer.
-inline Tensor allocate(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type) {
-  int64_t strides[2] = {1, 1};
-  if (sizes.size() == 2) strides[0] = std::max<int64_t>(1, sizes.begin()[1]);
+// Uninitialised, on the device of `like`. By the shim: looking up an operator's name would take longer.
+inline Tensor allocate_strided(const Tensor& like, int64_t dim, const int64_t* sizes, const int64_t* strides,
+                               ScalarType type) {
   const int32_t dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
   int32_t device_type = 0;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.begin(), strides, dtype, device_type,
-                                                  like.get_device_index(), &handle));
+  TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(dim, sizes, strides, dtype, device_type, like.get_device_index(), &handle));
   return Tensor(handle);
+}
+
+// A vector or a matrix, contiguous.
+inline Tensor allocate(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type) {
+  int64_t strides[2] = {1, 1};
+  if (sizes.size() == 2) strides[0] = std::max<int64_t>(1, sizes.begin()[1]);
+  return allocate_strided(like, static_cast<int64_t>(sizes.size()), sizes.begin(), strides, type);
 }
 
 // The gradient of a tensor, of its shape and type; empty where it is not wanted.
@@ -180,8 +186,17 @@ class SumMemory {
  public:
   SumMemory(bool wanted, const Batch& batch, const Tensor& like, int threads_a_row, int64_t width,
             cudaStream_t stream) {
-    if (!wanted) return;
-    const int64_t parts = (blocks(batch.rows, threads_a_row, true) + kFan) * width;
+    if (wanted) reserve(like, blocks(batch.rows, threads_a_row, true), width, stream);
+  }
+  SumMemory(const Tensor& like, int blocks, int64_t width, cudaStream_t stream) {
+    reserve(like, blocks, width, stream);
+  }
+
+  BatchSum sum;
+
+ private:
+  void reserve(const Tensor& like, int blocks, int64_t width, cudaStream_t stream) {
+    const int64_t parts = (blocks + kFan) * width;
     const int64_t counters = (1 + kFan + 1) / 2;  // two in the room of a double
     memory_ = allocate(like, {parts + counters}, ScalarType::Double);
     sum.parts = static_cast<double*>(memory_->data_ptr());
@@ -191,9 +206,6 @@ class SumMemory {
     STD_TORCH_CHECK(error == cudaSuccess, "manifold_core: CUDA: ", cudaGetErrorString(error));
   }
 
-  BatchSum sum;
-
- private:
   Optional memory_;
 };
 

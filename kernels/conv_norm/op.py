@@ -4,14 +4,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d
 
+from ..batch_norm_relu import batch_norm_relu
 from ..checks import check_convolution, check_floating, check_of_channels
 from ..dispatch import choose_for_images
 from ..registration import LAYERS_BY_REFERENCE, Operator
 from . import reference
 
-__all__ = ["conv_norm"]
+__all__ = ["BACKENDS", "conv_norm"]
 
+BACKENDS = ("cpu", "cuda")  # with kernels of ours
 INPUTS = "Tensor x, Tensor weight, Tensor norm_weight, Tensor norm_bias"
 OPTIONS = "SymInt stride, SymInt padding, float eps, bool relu"
 
@@ -104,20 +107,22 @@ def conv_norm(
 
     The building block of the residual networks (Appendix A), in training: mean and variance are those of the batch, of
     each channel. On the CPU one op in C++, which keeps samples in the lanes of vectors: ``"auto"`` takes it for batches
-    of few channels. Its numbers do not depend on the number of threads.
+    of few channels. Its numbers do not depend on the number of threads. On a CUDA device kernels of ours follow
+    PyTorch's convolution; they take any memory format, and what autocast makes of x.
 
     Args:
-        x: ``[B, C, H, W]``, float32 or float64, B at least 1.
+        x: ``[B, C, H, W]``, B at least 1; on the CPU float32 or float64.
         weight: ``[O, C, k, k]``.
         norm_weight, norm_bias: ``[O]``.
         residual: of the shape of y, or None for 0.
         stride, padding: as of :class:`torch.nn.Conv2d`.
         eps: as of :class:`torch.nn.BatchNorm2d`.
         relu: False leaves max(0, ·) out.
-        backend: ``"auto"``, ``"reference"`` or ``"cpu"``.
+        backend: ``"auto"``, ``"reference"``, ``"cpu"`` or ``"cuda"``.
 
     Returns:
-        y ``[B, O, H', W']``; the mean and the (biased) variance of u, ``[O]``, not differentiable.
+        y ``[B, O, H', W']``; the mean and the (biased) variance of u, ``[O]``, not differentiable; float32 where
+        u is in half precision.
 
     Raises:
         TypeError, ValueError: an argument has another type or shape than said above; names it.
@@ -138,7 +143,12 @@ def conv_norm(
         if residual.shape != shape:
             raise ValueError(f"residual must have the shape of y, {shape}, got {tuple(residual.shape)}")
     tensors = (x, weight, norm_weight, norm_bias)
-    if choose_for_images(backend, *tensors, *(() if residual is None else (residual,))) == "reference":
+    others = tensors if residual is None else (*tensors, residual)
+    chosen = choose_for_images(backend, *others, backends=BACKENDS)
+    if chosen == "cuda":
+        u = conv2d(x, weight, stride=stride, padding=padding)
+        return batch_norm_relu(u, norm_weight, norm_bias, residual, eps, relu)
+    if chosen == "reference":
         return reference.conv_norm(*tensors, residual, stride, padding, eps, relu)
     dense = (None if tensor is None else tensor.contiguous() for tensor in (*tensors, residual))
     y, mean, variance = _operator("cpu", *dense, stride, padding, eps, relu)

@@ -1,8 +1,9 @@
 """The definition of ``conv_norm`` in plain PyTorch."""
 
-import torch
 from torch import Tensor
-from torch.nn.functional import batch_norm, conv2d
+from torch.nn.functional import conv2d
+
+from ..batch_norm_relu.reference import batch_norm_relu
 
 __all__ = ["conv_norm"]
 
@@ -20,8 +21,4 @@ def conv_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`manifold_core.kernels.conv_norm`."""
     u = conv2d(x, weight, stride=stride, padding=padding)
-    y = batch_norm(u, None, None, norm_weight, norm_bias, training=True, eps=eps)
-    if relu:
-        y = y.relu()
-    variance, mean = torch.var_mean(u.detach(), (0, 2, 3), correction=0)
-    return y if residual is None else y + residual, mean, variance
+    return batch_norm_relu(u, norm_weight, norm_bias, residual, eps, relu)

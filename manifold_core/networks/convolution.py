@@ -8,6 +8,7 @@ from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
 from ..kernels import conv_norm, conv_transpose
+from ..kernels.conv_norm.op import BACKENDS
 from ..kernels.dispatch import choose_for_images
 from .normalisation import BatchNorm2d
 
@@ -41,14 +42,15 @@ class _Served:
 
     backend = "auto"
 
-    def served(self, x: Tensor, weight: Tensor, *others: Tensor) -> bool:
-        """Whether kernels of ours compute it: they take dense tensors and compute in the precision of these. What they
-        cannot do is left to PyTorch: derivatives forward, and programs that run without this package."""
+    def chosen(self, x: Tensor, weight: Tensor, *others: Tensor, backends: tuple[str, ...] = ("cpu",)) -> str:
+        """Which of these backends computes it, or "reference". Those for the CPU take dense tensors and compute in the
+        precision of these. What kernels of ours cannot do is left to PyTorch: derivatives forward, and programs that
+        run without this package."""
         if torch._C._get_tracing_state() is not None or torch.compiler.is_exporting() or forward_ad._current_level >= 0:
-            return False
-        if (x.is_cpu and torch.is_autocast_enabled("cpu")) or x.dim() != 4 or not weight.is_contiguous():
-            return False
-        return choose_for_images(self.backend, x, weight, *others) != "reference"
+            return "reference"
+        if x.dim() != 4 or (x.is_cpu and (torch.is_autocast_enabled("cpu") or not weight.is_contiguous())):
+            return "reference"
+        return choose_for_images(self.backend, x, weight, *others, backends=backends)
 
 
 def _stride_and_padding(conv: nn.Conv2d | nn.ConvTranspose2d) -> tuple[int, int] | None:
@@ -86,7 +88,8 @@ class ConvNorm(_Served, nn.Sequential):
         if found is None or conv.bias is not None or not norm.one_batch or watched(*self):
             return None
         others = (norm.weight, norm.bias) if residual is None else (norm.weight, norm.bias, residual)
-        if not self.served(x, conv.weight, *others):
+        backend = self.chosen(x, conv.weight, *others, backends=BACKENDS)
+        if backend == "reference":
             return None
         stride, padding = found
         y, mean, variance = conv_norm(
@@ -99,7 +102,7 @@ class ConvNorm(_Served, nn.Sequential):
             padding=padding,
             eps=norm.eps,
             relu=bool(rest),
-            backend="cpu",
+            backend=backend,
         )
         norm.observe(mean, variance, y.numel() // len(mean))
         return y
@@ -110,7 +113,9 @@ class ConvTranspose2d(_Served, nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         found = _stride_and_padding(self)
-        if output_size is not None or found is None or self.bias is None or not self.served(x, self.weight, self.bias):
+        if output_size is not None or found is None or self.bias is None:
+            return super().forward(x, output_size)
+        if self.chosen(x, self.weight, self.bias) == "reference":
             return super().forward(x, output_size)
         stride, padding = found
         return conv_transpose(x, self.weight, self.bias, stride=stride, padding=padding, backend="cpu")

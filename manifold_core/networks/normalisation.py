@@ -44,6 +44,7 @@ class BatchNorm2d(Joined, nn.BatchNorm2d):
     @torch.no_grad()
     def observe(self, mean: Tensor, variance: Tensor, values: int) -> None:
         """Let the running statistics follow those of a batch with so many values a channel; ``variance`` is biased."""
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance * (values / (values - 1)), self.momentum)
+        unbiased = variance * (values / (values - 1))
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
         self.num_batches_tracked.add_(1)

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from manifold_core.kernels.batch_norm_relu.op import _operator as batch_norm_relu
 from manifold_core.kernels.gaussian_elbo.op import _operator as gaussian_elbo
 from manifold_core.kernels.gaussian_nll.op import _operator as gaussian_nll
 from manifold_core.kernels.registration import Calls
@@ -42,7 +43,7 @@ FLAGS = (
 
 
 # The gradient of gaussian_elbo is an operator of gaussian_nll, which is therefore defined first.
-OPERATORS = (rsample_kl, rsample_kl_cholesky, gaussian_nll, gaussian_elbo)
+OPERATORS = (rsample_kl, rsample_kl_cholesky, gaussian_nll, gaussian_elbo, batch_norm_relu)
 
 
 @cache

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from cuda_on_host.kernels import NEEDS_COMPILER, NEEDS_DEVICE, Kernels, kernels_on
 from instruction_sets import CPU, use
 from manifold_core.kernels import extension
 from torch import Tensor
@@ -29,6 +30,18 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
 def cpu(request: pytest.FixtureRequest) -> Iterator[str]:
     """The compiled backend with each instruction set that this processor has."""
     yield from use(request.param)
+
+
+@pytest.fixture(
+    scope="session",
+    params=[
+        pytest.param("on host", marks=NEEDS_COMPILER),
+        pytest.param("on device", marks=[pytest.mark.gpu, NEEDS_DEVICE]),
+    ],
+)
+def kernels(request: pytest.FixtureRequest) -> Kernels:
+    """Those in CUDA: on a GPU where there is one, and everywhere compiled for this processor."""
+    return kernels_on(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -164,15 +177,23 @@ class Operators(TorchDispatchMode):
 
 
 @pytest.fixture
-def operators_around_the_kernel() -> Callable[[Callable[[], object]], list[str]]:
-    """The names of torch's own operators that a function calls. A copy of an argument would be one of them."""
+def operators() -> Callable[[Callable[[], object]], list[str]]:
+    """The names of the operators that a function calls."""
 
     def record(function: Callable[[], object]) -> list[str]:
         with Operators() as seen:
             function()
-        return [name for name in seen.names if not name.startswith("manifold_core")]
+        return seen.names
 
     return record
+
+
+@pytest.fixture
+def operators_around_the_kernel(
+    operators: Callable[[Callable[[], object]], list[str]],
+) -> Callable[[Callable[[], object]], list[str]]:
+    """Those of torch's own. A copy of an argument would be one of them."""
+    return lambda function: [name for name in operators(function) if not name.startswith("manifold_core")]
 
 
 @pytest.fixture

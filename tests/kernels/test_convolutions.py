@@ -452,7 +452,7 @@ X, WEIGHT, FOUR = torch.zeros(2, 3, 6, 5), torch.zeros(4, 3, 3, 3), torch.zeros(
         ((X, WEIGHT, FOUR, FOUR), {"padding": True}, ValueError, "padding must be an integer, at least 0, got True"),
         ((X, WEIGHT, FOUR, FOUR), {"eps": -1.0}, ValueError, "eps must be a number, at least 0, got -1.0"),
         ((X, WEIGHT, FOUR, FOUR), {"backend": "cudnn"}, ValueError, "backend must be one of .* got 'cudnn'"),
-        ((X, WEIGHT, FOUR, FOUR), {"backend": "triton"}, RuntimeError, "convolutions have kernels for the CPU alone"),
+        ((X, WEIGHT, FOUR, FOUR), {"backend": "triton"}, RuntimeError, "of this convolution there is 'cpu' and 'cuda'"),
     ],
 )
 def test_wrong_arguments_of_conv_norm(inputs: Any, options: Any, error: type[Exception], message: str) -> None:

@@ -7,12 +7,13 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from manifold_core.kernels import Choice, explain, extension, gaussian_elbo
+from manifold_core.kernels import Choice, conv_norm, explain, extension, gaussian_elbo
 from manifold_core.kernels.dispatch import BACKENDS, choose, choose_for_images
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import manifold_core as mc
+from manifold_core.networks.convolution import ConvNorm, by_pytorch
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 NO_MODULE = "the compiled module is not built; install a C++17 compiler"
@@ -287,6 +288,39 @@ def test_convolutions_of_cuda_tensors_are_left_to_pytorch(built: Callable[[bool,
         with FakeTensorMode():
             x, weight = torch.empty(32, 5, 14, 14, device="cuda"), torch.empty(5, 5, 3, 3, device="cuda")
             assert choose_for_images("auto", x, weight) == "reference"
+            with pytest.raises(RuntimeError, match="'cuda' cannot serve this call: of this convolution there is 'cpu'"):
+                choose_for_images("cuda", x, weight)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_follows_them_is_not(
+    built: Callable[[bool, bool], None],
+    operators: Callable[[Callable[[], object]], list[str]],
+    dtype: torch.dtype,
+) -> None:
+    layer = ConvNorm(5, 3, stride=2)
+    with FakeTensorMode():
+        shapes = (32, 5, 14, 14), (3, 5, 3, 3), (32, 3, 7, 7)
+        x, weight, residual = (torch.empty(shape, device="cuda", dtype=dtype) for shape in shapes)
+        channels = torch.empty(3, device="cuda")
+
+        def step() -> None:
+            y, *_ = conv_norm(x, weight, channels, channels, residual, stride=2, padding=1)
+            assert (y.dtype, y.device.type) == (dtype, "cuda")
+
+        for cuda, triton in ((True, True), (True, False)):
+            built(cuda, triton)
+            assert layer.chosen(x, weight, channels, residual, backends=("cpu", "cuda")) == "cuda"
+            names = [name for name in operators(step) if not name.startswith("prim.")]  # which ask for a device
+            assert names == ["aten.convolution.default", "manifold_core.batch_norm_relu.default"]
+        for cuda, triton in ((False, True), (False, False)):
+            built(cuda, triton)
+            assert layer.chosen(x, weight, channels, residual, backends=("cpu", "cuda")) == "reference"
+            assert not any(name.startswith("manifold_core") for name in operators(step))
+        built(True, True)
+        assert by_pytorch(layer).chosen(x, weight, channels, residual, backends=("cpu", "cuda")) == "reference"
+        with pytest.raises(RuntimeError, match=r"'triton' cannot serve this call: .* there is 'cpu' and 'cuda'"):
+            conv_norm(x, weight, channels, channels, backend="triton")
 
 
 def test_cuda_kernels_that_were_not_built_cannot_be_asked_for() -> None:

@@ -31,6 +31,8 @@ OPERATORS = (
 )
 # Those with kernels for the CPU alone, in its two types.
 OF_IMAGES = ("conv_norm", "conv_norm_backward", "conv_transpose", "conv_transpose_backward")
+# That with kernels for CUDA devices alone: test_batch_norm_relu.py.
+ON_DEVICES = ("batch_norm_relu", "batch_norm_relu_backward")
 IN_THE_INTERPRETER = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None or torch.cuda.is_available(),
     reason="Triton takes CPU tensors in its interpreter alone: where it is installed, and there is no GPU",
@@ -131,7 +133,7 @@ def test_every_operator_is_tested(library: str) -> None:
     names = {schema.name for schema in torch._C._jit_get_all_schemas() if schema.name.startswith(f"{library}::")}
     # The engine's work on memory that their words name: no schema could say what, and nothing differentiates them.
     engine = {"manifold_core::ensemble_steps", "manifold_core::ensemble_workspace"}
-    images = OF_IMAGES if library == "manifold_core" else ()
+    images = (*OF_IMAGES, *ON_DEVICES) if library == "manifold_core" else ()
     assert names - engine == {f"{library}::{name}" for name in (*OPERATORS, *images)}
 
 

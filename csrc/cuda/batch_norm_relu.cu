@@ -1,0 +1,190 @@
+#include "batch_norm_relu.cuh"
+
+#include "ops.h"
+#include "tensors.h"
+
+#include <torch/csrc/stable/ops.h>
+
+namespace manifold_core::cuda {
+
+namespace {
+
+int sum_blocks(const ImagesShape& s) { return blocks(s.samples * s.pixels, 1, true); }
+
+int number_blocks(const ImagesShape& s) { return blocks((s.samples * s.channels * s.pixels + 3) / 4, 1, false); }
+
+// Whether the images lie in memory without gaps and in that order. Who is alone has no stride that counts.
+bool dense(const ImagesShape& s, const Images& m, bool channels_last) {
+  return (s.samples == 1 || m.sample_stride == s.channels * s.pixels) &&
+         (s.channels == 1 || m.channel_stride == (channels_last ? 1 : s.pixels)) &&
+         (s.pixels == 1 || m.pixel_stride == (channels_last ? s.channels : 1));
+}
+
+// The same numbers, pixel after pixel at one distance.
+Tensor evenly_spaced(const Tensor& t) {
+  const bool even = t.size(2) == 1 || t.size(3) == 1 || t.stride(2) == t.size(3) * t.stride(3);
+  return even ? t : torch::stable::contiguous(t);
+}
+
+void check_images(const Tensor& t, const Tensor& u, const char* name) {
+  check_device(t, u, name);
+  bool alike = t.dim() == 4;
+  for (int64_t i = 0; i < 4 && alike; ++i) alike = t.size(i) == u.size(i);
+  STD_TORCH_CHECK(alike, "manifold_core: ", name, " must have the shape of u");
+}
+
+// The shape of a call's images, and the order in which the first of them lies in memory.
+class Layout {
+ public:
+  explicit Layout(const Tensor& u) : u_(u) {
+    STD_TORCH_CHECK(u.dim() == 4 && u.numel() > 0, "manifold_core: u must be images [B, C, H, W], at least one");
+    shape = {u.size(0), u.size(1), u.size(2) * u.size(3), false};
+    const Images m = strided(u);
+    shape.channels_last = !dense(shape, m, false) && dense(shape, m, true);
+  }
+
+  Images images(const Tensor& t) const {
+    Images m = strided(t);
+    const bool aligned = reinterpret_cast<uintptr_t>(m.data) % static_cast<uintptr_t>(4 * size_of(m.dtype)) == 0;
+    m.by_four = aligned && u_.numel() % 4 == 0 && dense(shape, m, shape.channels_last);
+    return m;
+  }
+
+  // One number for each channel.
+  Matrix per_channel(const Tensor& t, const char* name) const {
+    check_device(t, u_, name);
+    STD_TORCH_CHECK(t.dim() == 1 && t.size(0) == shape.channels, "manifold_core: ", name, " must have shape [",
+                    shape.channels, "]");
+    return matrix_of(t, 0, t.stride(0), shape.channels);
+  }
+
+  // As u lies in memory; contiguous where that has gaps, or is in another order than the two of PyTorch.
+  Tensor allocate_images(ScalarType type) const {
+    const int64_t height = u_.size(2), width = u_.size(3);
+    const int64_t sizes[4] = {shape.samples, shape.channels, height, width};
+    int64_t strides[4] = {shape.channels * shape.pixels, shape.pixels, width, 1};
+    const Images m = strided(u_);
+    const bool even = height == 1 || width == 1 || u_.stride(2) == width * u_.stride(3);
+    if (even && dense(shape, m, shape.channels_last)) {
+      for (int64_t i = 0; i < 4; ++i) strides[i] = u_.stride(i);
+    }
+    return allocate_strided(u_, 4, sizes, strides, type);
+  }
+
+  ImagesShape shape;
+
+ private:
+  static Images strided(const Tensor& t) {
+    return {t.data_ptr(), dtype_of(t), false, t.stride(0), t.stride(1), t.size(3) > 1 ? t.stride(3) : t.stride(2)};
+  }
+
+  const Tensor& u_;
+};
+
+}  // namespace
+
+void launch_sums(const BatchNormRelu& a, bool wide, cudaStream_t stream) {
+  const auto run = [&](auto* arithmetic, auto* storage) {
+    using C = std::remove_pointer_t<decltype(arithmetic)>;
+    using S = std::remove_pointer_t<decltype(storage)>;
+    MC_LAUNCH((batch_norm_relu_sums<C, S>), sum_blocks(a.shape), kThreads, stream, a);
+  };
+  choose_storage(wide, run, a.u);
+}
+
+void launch(const BatchNormRelu& a, bool wide, cudaStream_t stream) {
+  const auto run = [&](auto* arithmetic, auto* storage) {
+    using C = std::remove_pointer_t<decltype(arithmetic)>;
+    using S = std::remove_pointer_t<decltype(storage)>;
+    MC_LAUNCH((batch_norm_relu<C, S>), number_blocks(a.shape), kThreads, stream, a);
+  };
+  choose_storage(wide, run, a.u, a.residual, a.y);
+}
+
+void launch_sums(const BatchNormReluBackward& a, bool wide, cudaStream_t stream) {
+  const auto run = [&](auto* arithmetic, auto* storage) {
+    using C = std::remove_pointer_t<decltype(arithmetic)>;
+    using S = std::remove_pointer_t<decltype(storage)>;
+    MC_LAUNCH((batch_norm_relu_backward_sums<C, S>), sum_blocks(a.shape), kThreads, stream, a);
+  };
+  choose_storage(wide, run, a.u, a.grad_y);
+}
+
+void launch(const BatchNormReluBackward& a, bool wide, cudaStream_t stream) {
+  const auto run = [&](auto* arithmetic, auto* storage) {
+    using C = std::remove_pointer_t<decltype(arithmetic)>;
+    using S = std::remove_pointer_t<decltype(storage)>;
+    MC_LAUNCH((batch_norm_relu_backward<C, S>), number_blocks(a.shape), kThreads, stream, a);
+  };
+  choose_storage(wide, run, a.u, a.grad_y, a.grad_u);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_relu(const Tensor& u, const Tensor& norm_weight,
+                                                           const Tensor& norm_bias, const Optional& residual,
+                                                           double eps, bool relu) {
+  const Layout layout(u);
+  const OnDeviceOf device(u);
+  const bool wide = any_wide(u, residual);
+  const int64_t channels = layout.shape.channels;
+  if (residual.has_value()) check_images(*residual, u, "residual");
+  const Tensor even_u = evenly_spaced(u);
+  const Optional even_residual = residual.has_value() ? Optional(evenly_spaced(*residual)) : Optional();
+  Tensor y = layout.allocate_images(residual.has_value() ? promoted(u, *residual) : u.scalar_type());
+  Tensor mean = allocate(u, {channels}, arithmetic_type(is_wide(u)));
+  Tensor variance = allocate(u, {channels}, arithmetic_type(is_wide(u)));
+  Tensor of_channels = allocate(u, {channels, 4}, arithmetic_type(wide));
+  const Tensor totals = allocate(u, {2 * channels}, ScalarType::Double);
+  const SumMemory memory(u, sum_blocks(layout.shape), 2 * channels, device.stream);
+  BatchNormRelu a{layout.shape, eps, relu};
+  a.u = layout.images(even_u);
+  if (residual.has_value()) a.residual = layout.images(*even_residual);
+  a.y = layout.images(y);
+  a.norm_weight = layout.per_channel(norm_weight, "norm_weight");
+  a.norm_bias = layout.per_channel(norm_bias, "norm_bias");
+  a.mean = layout.per_channel(mean, "mean");
+  a.variance = layout.per_channel(variance, "variance");
+  a.sum = memory.sum;
+  a.totals = static_cast<double*>(totals.data_ptr());
+  a.of_channels = of_channels.data_ptr();
+  launch_sums(a, wide, device.stream);
+  launch(a, wide, device.stream);
+  check_launch();
+  return {y, mean, variance, of_channels};
+}
+
+std::tuple<Tensor, Tensor, Tensor> batch_norm_relu_backward(const Tensor& grad_y, const Tensor& u,
+                                                            const Tensor& norm_weight, const Tensor& norm_bias,
+                                                            const Tensor& of_channels, bool relu) {
+  const Layout layout(u);
+  const OnDeviceOf device(u);
+  const bool wide = any_wide(grad_y, u);
+  const int64_t channels = layout.shape.channels;
+  check_images(grad_y, u, "grad_y");
+  check_device(of_channels, u, "of_channels");
+  STD_TORCH_CHECK(of_channels.numel() == 4 * channels && of_channels.is_contiguous() &&
+                      of_channels.scalar_type() == arithmetic_type(wide),
+                  "manifold_core: of_channels must be what the forward pass left");
+  const Tensor even_grad_y = evenly_spaced(grad_y), even_u = evenly_spaced(u);
+  Tensor grad_u = layout.allocate_images(u.scalar_type());
+  Tensor grad_norm_weight = allocate(u, {channels}, norm_weight.scalar_type());
+  Tensor grad_norm_bias = allocate(u, {channels}, norm_bias.scalar_type());
+  const Tensor of_gradients = allocate(u, {channels, 2}, arithmetic_type(wide));
+  const Tensor totals = allocate(u, {2 * channels}, ScalarType::Double);
+  const SumMemory memory(u, sum_blocks(layout.shape), 2 * channels, device.stream);
+  BatchNormReluBackward a{layout.shape, relu};
+  a.grad_y = layout.images(even_grad_y);
+  a.u = layout.images(even_u);
+  a.grad_u = layout.images(grad_u);
+  a.grad_norm_weight = layout.per_channel(grad_norm_weight, "grad_norm_weight");
+  a.grad_norm_bias = layout.per_channel(grad_norm_bias, "grad_norm_bias");
+  a.sum = memory.sum;
+  a.totals = static_cast<double*>(totals.data_ptr());
+  a.of_channels = of_channels.data_ptr();
+  a.of_gradients = of_gradients.data_ptr();
+  launch_sums(a, wide, device.stream);
+  launch(a, wide, device.stream);
+  check_launch();
+  return {grad_u, grad_norm_weight, grad_norm_bias};
+}
+
+}  // namespace manifold_core::cuda
