@@ -45,6 +45,6 @@ class BatchNorm2d(Joined, nn.BatchNorm2d):
     def observe(self, mean: Tensor, variance: Tensor, values: int) -> None:
         """Let the running statistics follow those of a batch with so many values a channel; ``variance`` is biased."""
         unbiased = variance * (values / (values - 1))
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        followed = [mean.to(self.running_mean.dtype), unbiased.to(self.running_var.dtype)]
+        torch._foreach_lerp_([self.running_mean, self.running_var], followed, self.momentum)  # on a GPU one launch
         self.num_batches_tracked.add_(1)
