@@ -222,7 +222,6 @@ def test_gradients_that_are_not_replayed_are_left_to_pytorch(train: Any, by_pyto
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
-@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_replayed_step_waits_for_no_gpu(precision: str, by_pytorch: list[None]) -> None:
     model, x = problem("conv")
@@ -235,6 +234,7 @@ def test_a_replayed_step_waits_for_no_gpu(precision: str, by_pytorch: list[None]
     before: list[Tensor] = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # as that capture failed
+        warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
         try:
             for seed in range(10):
                 if seed == 4:  # all is captured
