@@ -115,6 +115,15 @@ def cuda_kernels() -> list[Extension]:
     ]
 
 
+def compile_side_by_side() -> None:
+    """The sources of a module on all processors; one after the other where there is no pybind11, nor any module."""
+    try:
+        from pybind11.setup_helpers import ParallelCompile
+    except ImportError:
+        return
+    ParallelCompile().install()
+
+
 class BuildExtensions(build_ext):
     """Also those in CUDA: one command of nvcc. Its own runtime library is linked in, so that any torch will do."""
 
@@ -134,6 +143,7 @@ packages = find_packages(".", include=["manifold_core", "manifold_core.*"])
 for name, folder in INSIDE.items():
     packages += [name, *(f"{name}.{inner}" for inner in find_packages(folder))]
 
+compile_side_by_side()
 setup(
     packages=packages,
     package_dir=INSIDE,
