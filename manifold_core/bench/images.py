@@ -56,23 +56,30 @@ def _ours(vae: VAE, x: Tensor) -> Tensor:
     return loss
 
 
-def error(size: int) -> float:
-    """Of the gradients of all weights of both, against the losses by hand in float64 on the same noise.
+def error(size: int, device: str = "cpu") -> float:
+    """Of the gradients of all weights of both, on the device, against the losses by hand in float64 on the same noise.
 
     Of few images: among the many numbers of more there is one so close to the kink of a ReLU that float32 and float64
     stand on different sides of it.
     """
     few = min(size, FEW)
-    return max(_error(few, "diagonal", negative_elbo), _error(few, "cholesky", negative_elbo_full))
+    ways: dict[Literal["diagonal", "cholesky"], Callable[..., Tensor]] = {
+        "diagonal": negative_elbo,
+        "cholesky": negative_elbo_full,
+    }
+    return max(_error(few, device, covariance, by_hand) for covariance, by_hand in ways.items())
 
 
-def _error(size: int, covariance: Literal["diagonal", "cholesky"], by_hand: Callable[..., Tensor]) -> float:
+def _error(
+    size: int, device: str, covariance: Literal["diagonal", "cholesky"], by_hand: Callable[..., Tensor]
+) -> float:
     ours, x = model(covariance), batch(size)
     exact = by_pytorch(copy.deepcopy(ours).double())
     nothing = x.new_zeros(size, LATENTS, dtype=torch.float64)
     noise, *_ = sample_reference.rsample_kl(nothing, nothing, None, None, None, torch.tensor(7))
     wanted = torch.autograd.grad(by_hand(exact, x.double(), noise), [*exact.parameters()])
-    found = torch.autograd.grad(ours(x, seed=7).loss, [*ours.parameters()])
+    loss = ours.to(device)(x.to(device), seed=7).loss
+    found = [grad.cpu() for grad in torch.autograd.grad(loss, [*ours.parameters()])]
     # All as one: the weights that batch normalisation follows have gradients that nearly cancel.
     return largest_difference([_flat(found)], [_flat(wanted)])
 
