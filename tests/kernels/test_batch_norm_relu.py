@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from cuda_on_host.build import NAMESPACE, load
-from cuda_on_host.kernels import NEEDS_COMPILER, Kernels
+from cuda_on_host.kernels import NEEDS_COMPILER, NEEDS_DEVICE, Kernels
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from manifold_core.kernels import conv_norm
@@ -190,6 +190,7 @@ def test_nan_stays_in_its_channel(kernels: Kernels, dtype: torch.dtype, layout: 
     for result in (y.transpose(0, 1), mean, variance, grads[0].transpose(0, 1), grads[1]):
         bad = result.isnan().reshape(11, -1).all(dim=1)
         assert bad.tolist() == [channel == 6 for channel in range(11)]
+    assert grads[2][6] == u[:, 6].numel()  # a ReLU lets the gradient of a number that is none pass, as PyTorch's
     here = torch.ones(5, 11, 4, 4, device=kernels.device)
     here[2, 4, 0, 1] = math.nan
     clean = u.nan_to_num(1)
@@ -302,6 +303,37 @@ def assert_alike_in_half(found: list[Tensor], expected: list[Tensor]) -> None:
         assert error <= 8 * 2.0**-8 * largest  # some roundings to eight bits on either way
 
 
+@pytest.mark.gpu
+@NEEDS_DEVICE
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_a_model_on_a_device_has_them_as_well(
+    operators: Callable[[Callable[[], object]], list[str]], order: torch.memory_format, compiled: bool
+) -> None:
+    torch.compiler.reset()
+    x = torch.rand(64, 1, 28, 28, generator=torch.Generator().manual_seed(1), dtype=F64).cuda()
+    found = []
+    for prepare, layers in ((lambda model: model, 8), (by_pytorch, 0)):
+        torch.manual_seed(0)
+        model = prepare(mc.VAE.conv((1, 28, 28), 4, 5).double().to("cuda", memory_format=order))
+        found.append(losses_and_gradients(model, x, compiled))
+        names = operators(lambda model=model: model(x).loss.backward())
+        for name in ("batch_norm_relu", "batch_norm_relu_backward"):
+            assert names.count(f"manifold_core.{name}.default") == layers
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.gpu
+@NEEDS_DEVICE
+def test_the_layout_of_a_convolution_is_kept_on_a_device() -> None:
+    x, weight = torch.randn(8, 3, 6, 6, device="cuda"), torch.randn(5, 3, 3, 3, device="cuda")
+    one = torch.ones(5, device="cuda")
+    for order in (torch.contiguous_format, torch.channels_last):
+        y, *_ = conv_norm(x.contiguous(memory_format=order), weight.contiguous(memory_format=order), one, one)
+        assert y.is_contiguous(memory_format=order)
+
+
 @NEEDS_COMPILER
 @pytest.mark.usefixtures("in_place_of_a_device")
 def test_a_layer_in_half_precision_is_pytorchs() -> None:
@@ -333,3 +365,27 @@ def test_autocast_makes_of_it_what_it_makes_of_the_definition(of_residual: torch
         assert [t.dtype for t in results] == [F32 if of_residual == F32 else BF16, F32, F32]
         found.append([*results, *grad(results[0].float().square().sum(), learn)])
     assert_alike_in_half(*found)
+
+
+@pytest.mark.gpu
+@NEEDS_DEVICE
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_more_numbers_than_32_bits_can_count(order: torch.memory_format) -> None:
+    samples = 2**21 + 1
+    if torch.cuda.mem_get_info()[0] < 8 * samples * 2 * 32 * 32:
+        pytest.skip("the device has too little free memory")
+    u = torch.zeros(samples, 2, 32, 32, dtype=BF16, device="cuda").contiguous(memory_format=order)
+    u[-1, 1] = 3
+    one = torch.ones(2, device="cuda")
+    y, mean, variance, of_channels = torch.ops.manifold_core.batch_norm_relu(u, one, one, None, 1.0, False)
+    share = 1 / samples
+    assert mean.tolist() == pytest.approx([0, 3 * share])
+    assert variance.tolist() == pytest.approx([0, 9 * share * (1 - share)])
+    assert (y[:-1] == 1).all()
+    assert (y[-1, 0] == 1).all()
+    assert (y[-1, 1] == 4).all()
+    del y
+    grads = torch.ops.manifold_core.batch_norm_relu_backward(u, u, one, one, of_channels, False)
+    assert grads[1].tolist() == pytest.approx([0, 9 * 32 * 32], rel=1e-5)
+    assert grads[2].tolist() == pytest.approx([0, 3 * 32 * 32])
+    assert (grads[0][-1, 1] == 3).all()
