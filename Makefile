@@ -91,7 +91,7 @@ resources: $(READY)  ## compile every GPU kernel; fails where one spills; the ta
 # links. Each step has its time, some eight minutes in all; a step that fails, or whose time is over, takes no other with
 # it, and is named at the end. Plugins of pytest that happen to be there stay out.
 GPU_PYTHON := env PYTHONPATH=$(CURDIR)/build/gpu PYTHONSAFEPATH=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(PYTHON)
-GPU_PYTEST := -m pytest -m gpu $(shell $(PYTHON) -c 'import xdist' 2> /dev/null && echo -p xdist -n 6)
+GPU_PYTEST := -m pytest -m gpu $(shell $(PYTHON) -c 'import xdist' 2> /dev/null && echo -p xdist -n 8)
 SANITIZER := $(shell PATH=$$PATH:/usr/local/cuda/bin command -v compute-sanitizer)
 # A call of the driver that only asks is no error. Every kernel, batch sums and all; few launches, each of which the tools
 # make slow. No cached memory: what lies behind a tensor is then nobody's.
@@ -107,8 +107,9 @@ gpu:  ## build in place, run the tests that need a GPU, measure, check memory an
 	@failed=''; \
 	step() { echo "make gpu: $$*"; timeout -s INT -k 10 "$$@" || failed="$$failed\n  $$*"; }; \
 	step 110 $(GPU_PYTHON) $(GPU_PYTEST) tests/kernels tests/ensemble tests/test_step.py tests/test_update.py; \
-	step 95 $(GPU_PYTHON) -m benchmarks.ensemble_on_gpu --seconds 70; \
-	step 100 $(GPU_PYTHON) -m benchmarks.gpu --seconds 75; \
+	step 85 $(GPU_PYTHON) -m benchmarks.ensemble_on_gpu --seconds 60; \
+	step 90 $(GPU_PYTHON) -m benchmarks.gpu --seconds 70; \
+	step 50 $(GPU_PYTHON) -m benchmarks.images_on_gpu --seconds 35; \
 	if [ -z '$(SANITIZER)' ]; then echo 'compute-sanitizer is not there: neither memory nor races are checked'; else \
 	    step 60 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZE) --tool memcheck $(GPU_PYTHON) $(SANITIZED); \
 	    step 60 $(SANITIZE) --tool racecheck $(GPU_PYTHON) $(SANITIZED); \

@@ -63,6 +63,21 @@ def of_ensemble(results: Results) -> str:
     return _markdown(head, lines)
 
 
+def of_images(results: Results) -> str:
+    """A step of one model."""
+    times: dict[tuple[int, str], dict[str, Any]] = {}
+    for row in results["rows"]:
+        times.setdefault((row["batch"], row["covariance"]), {})[row["contender"]] = row
+    head = ("B", "covariance", "alone", "eight in turn", "eager", "× eager, alone", "× eager, in turn")
+    lines = []
+    for (batch, covariance), of in times.items():
+        ours, shared, theirs = (_time(of, name) for name in ("alone", "in turn", "eager"))
+        if ours is not None and shared is not None:
+            ratios = _ratio(theirs, ours), _ratio(theirs, shared)
+            lines.append((str(batch), covariance, *map(_microseconds, (ours, shared, theirs)), *ratios))
+    return _markdown(head, lines)
+
+
 def _time(of: dict[str, Any], name: str) -> float | None:
     """JSON has no NaN: what was not measured is null."""
     found = of[name]["microseconds"] if name in of else None
@@ -85,6 +100,7 @@ def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 TABLES: dict[str, tuple[str, Callable[[Results], str]]] = {
     "gpu": ("gpu", of_ops),
     "gpu_ensemble": ("ensemble", of_ensemble),
+    "gpu_images": ("images", of_images),
 }
 
 

@@ -84,7 +84,7 @@ def _cell(value: Any) -> str:
 
 
 def gpu_files(folder: Path = RESULTS) -> list[Path]:
-    return sorted(path for kind in ("gpu", "ensemble") for path in folder.glob(f"{kind}-*.json"))
+    return sorted(path for kind in ("gpu", "ensemble", "images") for path in folder.glob(f"{kind}-*.json"))
 
 
 def page(found: Sequence[tuple[Path, Results]], on_gpu: Sequence[Path] = ()) -> str:

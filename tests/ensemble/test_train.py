@@ -1,6 +1,7 @@
 """Many models trained side by side against one after the other by the one training loop."""
 
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -167,6 +168,7 @@ def test_the_default_dtype_plays_no_part() -> None:
 def test_auto_takes_the_engine_on_a_gpu_where_it_is_built(monkeypatch: pytest.MonkeyPatch, triton: bool) -> None:
     specs, wide = [mc.ModelSpec(2)], [mc.ModelSpec(2), mc.ModelSpec(2, covariance="cholesky")]
     monkeypatch.setattr("manifold_core.kernels.dispatch.TRITON_INSTALLED", triton)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(name="A100", major=8, minor=0))
     with FakeTensorMode():
         x = torch.empty(0, device="cuda")
         monkeypatch.setattr("manifold_core.kernels.extension.cuda_missing_because", "")
