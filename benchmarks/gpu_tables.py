@@ -12,27 +12,27 @@ Results = dict[str, Any]
 
 
 def of_ops(results: Results) -> str:
-    """Forward and backward together, where the CUDA kernels were measured."""
+    """Forward and backward together, where the CUDA kernels were measured in float32."""
     times: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in results["rows"]:
-        if row["direction"] == "both":
-            times.setdefault((row["op"], tuple(row["shape"]), row["dtype"]), {})[row["backend"]] = row
-    head = ("op", "size", "type", "`cuda`", "of copy", "`triton`", "eager", "× eager", "× torch.compile")
+        if row["direction"] == "both" and row["dtype"] == "float32":
+            times.setdefault((row["op"], tuple(row["shape"])), {})[row["backend"]] = row
+    head = ("op", "size", "`cuda`", "of copy", "`triton`", "eager", "× eager", "× torch.compile", "commit")
     lines = []
-    for (op, shape, dtype), of in times.items():
+    for (op, shape), of in times.items():
         if (ours := _time(of, "cuda")) is not None:
             share = of["cuda"]["share_of_copy"]
             lines.append(
                 (
                     f"{op}",
                     " × ".join(f"{size:,}" for size in shape),
-                    dtype,
                     _microseconds(ours),
                     "" if share is None else f"{share:.0%}",
                     _microseconds(_time(of, "triton")),
                     _microseconds(_time(of, "eager")),
                     _ratio(_time(of, "eager"), ours),
                     _ratio(_time(of, "compile"), ours),
+                    of["cuda"]["commit"],
                 )
             )
     return _markdown(head, lines)
@@ -105,12 +105,28 @@ TABLES: dict[str, tuple[str, Callable[[Results], str]]] = {
 
 
 def table(name: str, paths: Iterable[Path]) -> str | None:
-    """That of the newest of these files in which it was measured, and which file that is."""
+    """That of the device that was measured last: of each row the newest figures, and which files they are from."""
     kind, make = TABLES[name]
     read = [(json.loads(p.read_text(encoding="utf-8")), p) for p in paths if p.name.startswith(f"{kind}-")]
-    for results, path in sorted(read, key=lambda pair: str(pair[0]["date"]), reverse=True):
-        where = ", ".join(
-            (results["device"], f"torch {results['torch']}", f"commit {results['commit']}", results["date"])
-        )
-        return f"{make(results)}\n{where}, from [`{path.name}`](benchmarks/results/{path.name}).\n"
-    return None
+    # Of one day the file without a commit in its name is the last.
+    read.sort(key=lambda pair: (str(pair[0]["date"]), pair[1].stem.endswith(str(pair[0]["date"]))), reverse=True)
+    if not read:
+        return None
+    newest = read[0][0]
+    rows: dict[tuple[Any, ...], Results] = {}
+    sources = []
+    for results, path in read:
+        if results["device"] == newest["device"]:
+            where = f"commit {results['commit']}, {results['date']}: [`{path.name}`](benchmarks/results/{path.name})"
+            sources.append(where)
+            for row in results["rows"]:
+                if row["microseconds"] is not None:
+                    rows.setdefault(_what(row), row | {"commit": results["commit"]})
+    head = f"{newest['device']}, torch {newest['torch']}. Of each row the newest of these: {'; '.join(sources)}."
+    return f"{make({'rows': list(rows.values())})}\n{head}\n"
+
+
+def _what(row: Results) -> tuple[Any, ...]:
+    """What was measured in a row."""
+    figures = ("microseconds", "share_of_copy", "note", "error", "job_seconds", "tera_multiply_adds")
+    return tuple(str(value) for name, value in row.items() if name not in figures)

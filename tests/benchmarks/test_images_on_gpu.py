@@ -12,7 +12,7 @@ from benchmarks import gpu_tables, images_on_gpu
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU."""
-    few = {"SHORT": 1, "LONG": 3, "LONG_IN_TURN": 2, "IN_TURN": 2, "EAGER_STEPS": 1, "IMAGES": 16, "BATCHES": (8,)}
+    few = {"WARM_UP": 1, "COUNTED": 2, "ROUNDS": 3, "IMAGES": 16, "BATCHES": (8,)}
     for name, value in {"DEVICE": "cpu", **few}.items():
         monkeypatch.setattr(images_on_gpu, name, value)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
@@ -27,21 +27,24 @@ def rows_of(out: Path, seconds: float) -> list[dict[str, Any]]:
 
 
 def test_every_way_is_measured(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[int, int]] = []
-    train = images_on_gpu._seconds
+    begun: list[tuple[str, int]] = []
 
-    def seconds(batch: int, covariance: Any, models: int, steps: int) -> float:
-        asked.append((models, steps))
-        assert train(batch, covariance, models, steps) > 0
-        return 1.0 + 2e-3 * models * steps  # as if captures took a second
+    def counted(model: Any, x: Any, config: Any, **rest: Any) -> Any:
+        begun.append((model.elbo.covariance, config.batch_size))
+        return train(model, x, config, **rest)
 
-    monkeypatch.setattr(images_on_gpu, "_seconds", seconds)
+    train = images_on_gpu.turns
+    monkeypatch.setattr(images_on_gpu, "turns", counted)
     rows = rows_of(tmp_path / "images.json", 1000)
     assert [row["note"] for row in rows] == [""] * 6
-    ours = [row["microseconds"] for row in rows if row["contender"] != "eager"]
-    assert ours == pytest.approx([2000.0] * 4)
     assert all(row["microseconds"] > 0 for row in rows)
-    assert asked == [(1, 1), (1, 3), (1, 1), (2, 1), (2, 2)] * 2
+    assert begun == [("diagonal", 8)] * 9 + [("cholesky", 8)] * 9
+
+
+def test_a_step_of_one_of_many_is_a_share_of_a_turn(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images_on_gpu, "_microseconds", lambda step: step() or 600.0)
+    assert images_on_gpu.in_turn(8, "diagonal", models=3) == 200.0
+    assert images_on_gpu.alone(8, "diagonal") == 600.0
 
 
 def test_wrong_gradients_get_no_time(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,22 +72,20 @@ def test_the_newest_figures_of_a_gpu_stand_in_the_text(tmp_path: Path) -> None:
         return gpu.Row("an op", (4096, 32), "float32", backend, direction, time, share)._asdict()
 
     def write(kind: str, day: str, rows: list[dict[str, Any]]) -> None:
-        where = {"device": "A GPU", "torch": "2.11", "commit": "abc", "date": day}
+        where = {"device": "A GPU", "torch": "2.11", "commit": f"abc{day[-2:]}", "date": day}
         (tmp_path / f"{kind}-a-gpu-{day}.json").write_text(json.dumps({**where, "rows": rows}), encoding="utf-8")
 
     text = "<!-- bench: gpu -->\nold\n<!-- end --><!-- bench: gpu_ensemble -->\n<!-- end -->"
     assert report.with_tables(text, []).count(report.NOT_YET_ON_A_GPU) == 2
-    write("gpu", "2026-01-01", [row("cuda", 1.0)])
+    write("gpu", "2026-01-01", [row("cuda", 1.0, share=0.1), row("compile", 30.0), row("triton", None)])
     write("gpu", "2026-01-02", [row("cuda", 7.0, "forward"), row("cuda", 20.0, share=0.912), row("eager", 110.0)])
     model = {"models": 128, "hidden": 32, "contender": "engine", "microseconds": 200.0, "job_seconds": 4.0}
     eager = model | {"contender": "eager", "microseconds": 250_000.0}
     lost = model | {"models": 1, "contender": "batched", "microseconds": None}
     write("ensemble", "2026-01-01", [model, eager, lost, model | {"models": 1}])
     found = report.with_tables(text, [], report.gpu_files(tmp_path))
-    assert (
-        "| an op | 4,096 × 32 | float32 | 20.0 µs | 91% | – | 110 µs | 5.5 | – |\n\nA GPU, torch 2.11, commit" in found
-    )
-    assert "from [`gpu-a-gpu-2026-01-02.json`](benchmarks/results/gpu-a-gpu-2026-01-02.json).\n" in found
+    assert "| an op | 4,096 × 32 | 20.0 µs | 91% | – | 110 µs | 5.5 | 1.5 | abc02 |\n\nA GPU, torch 2.11." in found
+    assert "commit abc02, 2026-01-02: [`gpu-a-gpu-2026-01-02.json`](benchmarks/results/gpu-a-gpu-2026-01-02.j" in found
     assert "| 128 | 32 | 200 µs | 4.0 s | – | – | – | 1,250 |\n| 1 | 32 | 200 µs | 4.0 s | – | – | – | – |\n" in found
     assert "old" not in found
     assert report.with_tables(found, [], report.gpu_files(tmp_path)) == found

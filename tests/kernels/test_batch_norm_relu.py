@@ -305,6 +305,7 @@ def assert_alike_in_half(found: list[Tensor], expected: list[Tensor]) -> None:
 
 @pytest.mark.gpu
 @NEEDS_DEVICE
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # of torch itself
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
 def test_a_model_on_a_device_has_them_as_well(
