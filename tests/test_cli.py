@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -719,6 +720,8 @@ class TestInfo:
         self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        a100 = SimpleNamespace(name="A100", major=8, minor=0)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: a100)
         for missing, served in (
             ("", "cuda: compiled kernels for CUDA tensors"),
             ("it rained", "triton: Triton's kernels for CUDA tensors: it rained"),
