@@ -14,7 +14,6 @@ or of eager PyTorch in float64 on the same samples and noise (the others). The w
     python -m benchmarks.ensemble_on_gpu [--seconds N] [--out FILE.json]
 """
 
-import argparse
 import json
 import math
 import time
@@ -288,15 +287,8 @@ def report(sets: Sequence[Tensor], where: dict[str, Any], out: Path, end: float)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ensemble_on_gpu", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=200, help="after so long nothing new is begun")
-    parser.add_argument("--out", type=Path, help="instead of benchmarks/results/ensemble-<device>-<date>.json")
-    arguments = parser.parse_args()
-    end = time.monotonic() + arguments.seconds
-    device = torch.device("cuda")
-    where = gpu.about(device)
-    out = arguments.out or gpu.results_file("ensemble", where["device"], where["date"])
-    report([data(seed).to(device) for seed in range(SETS)], where, out, end)
+    where, out, end = gpu.asked("ensemble", __doc__, 200)
+    report([data(seed).to("cuda") for seed in range(SETS)], where, out, end)
 
 
 if __name__ == "__main__":

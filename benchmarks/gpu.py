@@ -409,17 +409,34 @@ def results_file(kind: str, device_name: str, day: str) -> Path:
     return ROOT / "benchmarks" / "results" / f"{kind}-{slug}-{day}.json"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+class Asked(NamedTuple):
+    """What a benchmark is to do."""
+
+    where: dict[str, Any]  # as of about()
+    out: Path
+    end: float  # by time.monotonic()
+
+
+def asked(kind: str, description: str | None, seconds: float) -> Asked:
+    """Of the command line of ``benchmarks/<kind>_on_gpu.py`` or of this file, after so many seconds by default."""
+    program = "gpu" if kind == "gpu" else f"{kind}_on_gpu"
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{program}", description=description)
     parser.add_argument(
-        "--seconds", type=float, default=200, help="after so long nothing new is begun; torch.compile a while earlier"
+        "--seconds",
+        type=float,
+        default=seconds,
+        help="after so long nothing new is begun; torch.compile a while earlier",
     )
-    parser.add_argument("--out", type=Path, help="instead of benchmarks/results/gpu-<device>-<date>.json")
+    parser.add_argument("--out", type=Path, help=f"instead of benchmarks/results/{kind}-<device>-<date>.json")
     arguments = parser.parse_args()
     end = time.monotonic() + arguments.seconds
+    where = about(torch.device("cuda"))
+    return Asked(where, arguments.out or results_file(kind, where["device"], where["date"]), end)
+
+
+def main() -> None:
+    where, out, end = asked("gpu", __doc__, 200)
     device = torch.device("cuda")
-    where = about(device)
-    out = arguments.out or results_file("gpu", where["device"], where["date"])
     copy = copy_bandwidth(device)
     print(f"a copy moves {copy / 1e9:.0f} GB/s")
     rows: list[Row] = []

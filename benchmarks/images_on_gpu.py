@@ -12,7 +12,6 @@ training is as long as the paper's: short ones have a curve of every step, and w
     python -m benchmarks.images_on_gpu [--seconds N] [--out FILE.json]
 """
 
-import argparse
 import json
 import math
 import statistics
@@ -127,13 +126,8 @@ def report(where: dict[str, Any], out: Path, end: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.images_on_gpu", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=100, help="after so long nothing new is begun")
-    parser.add_argument("--out", type=Path, help="instead of benchmarks/results/images-<device>-<date>.json")
-    arguments = parser.parse_args()
-    end = time.monotonic() + arguments.seconds
-    where = gpu.about(torch.device(DEVICE))
-    report(where, arguments.out or gpu.results_file("images", where["device"], where["date"]), end)
+    where, out, end = gpu.asked("images", __doc__, 100)
+    report(where, out, end)
 
 
 if __name__ == "__main__":

@@ -42,9 +42,9 @@ def _too_old(tensors: tuple[Tensor | None, ...]) -> str:
     for tensor in tensors:
         if tensor is not None:
             properties = torch.cuda.get_device_properties(tensor.device)
-            found = (properties.major, properties.minor)
-            oldest = f"they begin with sm_{OLDEST[0]}{OLDEST[1]}"
-            return "" if found >= OLDEST else f"no kernel for {properties.name}: {oldest}"
+            if (properties.major, properties.minor) >= OLDEST:
+                return ""
+            return f"no kernel for {properties.name}: they begin with sm_{OLDEST[0]}{OLDEST[1]}"
     return ""
 
 
@@ -95,9 +95,7 @@ def _automatic(tensors: tuple[Tensor | None, ...], cpu_cannot: str) -> tuple[str
     """
     if not any(tensor is not None and tensor.is_cuda for tensor in tensors):
         return "reference", cpu_cannot
-    if obstacle := _elsewhere(tensors, "cuda", "a CUDA device"):
-        return "reference", obstacle
-    if obstacle := _too_old(tensors):
+    if obstacle := _elsewhere(tensors, "cuda", "a CUDA device") or _too_old(tensors):
         return "reference", obstacle
     if not extension.cuda_missing_because:
         return "cuda", "compiled kernels for CUDA tensors"

@@ -95,3 +95,15 @@ def test_ratios_leave_out_what_was_not_measured() -> None:
     ]
     expected = {"op": "op", "shape": [2, 3], "dtype": "float32", "backend": "cuda", "faster_than": {"eager": 4.0}}
     assert gpu.ratios(rows) == [expected]
+
+
+def test_all_benchmarks_are_asked_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "about", lambda _: {"device": "A GPU", "date": "2026-01-02"})
+    monkeypatch.setattr("sys.argv", ["images_on_gpu", "--seconds", "3"])
+    begin = gpu.time.monotonic()
+    where, out, end = gpu.asked("images", "What it does.", 100)
+    assert where["device"] == "A GPU"
+    assert out == gpu.results_file("images", "A GPU", "2026-01-02")
+    assert begin + 3 <= end <= gpu.time.monotonic() + 3
+    monkeypatch.setattr("sys.argv", ["gpu", "--out", "here.json"])
+    assert gpu.asked("gpu", None, 100).out.name == "here.json"
