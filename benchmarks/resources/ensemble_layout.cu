@@ -12,6 +12,7 @@ int main(int count, char** text) {
   if (count != 5) return 2;
   const int64_t limit = atoll(text[1]), features = atoll(text[2]), latents = atoll(text[3]), hidden = atoll(text[4]);
   Model model = {};
+  model.batch = 1024;
   model.latents = latents;
   model.rows = 2 * features + 4 * latents + 2 * hidden;  // x, x_hat; mu, log_var, noise, z; the hidden layers
   const int64_t sizes[][2] = {{features, hidden}, {hidden, 2 * latents}, {latents, hidden}, {hidden, features}};

@@ -15,12 +15,14 @@ void check(cudaError_t error) {
   STD_TORCH_CHECK(error == cudaSuccess, "manifold_core: CUDA: ", cudaGetErrorString(error));
 }
 
-int64_t shared_limit_of_device() {
-  int device = 0, bytes = 0;
+int64_t of_device(cudaDeviceAttr which) {
+  int device = 0, value = 0;
   check(cudaGetDevice(&device));
-  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  return bytes;
+  check(cudaDeviceGetAttribute(&value, which, device));
+  return value;
 }
+
+int64_t shared_limit() { return of_device(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
 
 // The words, on the host: they say how much memory a launch takes. This waits for the device, once for many steps.
 std::vector<Model> read_models(const Tensor& models, cudaStream_t stream) {
@@ -31,44 +33,110 @@ std::vector<Model> read_models(const Tensor& models, cudaStream_t stream) {
   return out;
 }
 
+std::vector<Layout> layouts_of(const Tensor& models, cudaStream_t stream) {
+  STD_TORCH_CHECK(models.scalar_type() == ScalarType::Long && models.dim() == 2 && models.size(1) == kModelWords &&
+                      models.is_contiguous(),
+                  "manifold_core: models must be a contiguous int64 matrix with ", kModelWords, " columns");
+  std::vector<Layout> out;
+  if (models.size(0) == 0) return out;
+  const int64_t limit = shared_limit();
+  for (const Model& model : read_models(models, stream)) {
+    STD_TORCH_CHECK(0 < model.layer_count && model.layer_count <= kMostLayers, "manifold_core: a model must have 1 to ",
+                    kMostLayers, " layers, got ", model.layer_count);
+    out.push_back(layout_of(model, limit));
+  }
+  return out;
+}
+
 // The kernel of the models whose memory lies so, if there are any.
 template <class Where>
-void launch_where(const EnsembleSteps& a, const std::vector<Layout>& layouts, cudaStream_t stream) {
-  int64_t shared = -1;
-  for (const Layout& layout : layouts) {
-    if (layout.room == Where::room) shared = std::max(shared, layout.shared);
+class Launch {
+ public:
+  explicit Launch(const std::vector<Layout>& layouts) {
+    int64_t chunks = 1;
+    for (size_t i = 0; i < layouts.size(); ++i) {
+      const Layout& layout = layouts[i];
+      if (layout.room != Where::room) continue;
+      chosen_.push_back(static_cast<int64_t>(i));
+      shared_ = std::max(shared_, layout.shared);
+      scratch_ = std::max(scratch_, layout.scratch);
+      chunks = std::max<int64_t>(chunks, layout.chunks);
+      if (Where::room == Room::none_shared) tile_ = std::max(tile_, layout.tile);
+    }
+    if (!chosen_.empty()) spread(chunks);
   }
-  if (shared < 0) return;
-  const auto most = cudaFuncAttributeMaxDynamicSharedMemorySize;
-  check(cudaFuncSetAttribute(ensemble_steps<Where>, most, static_cast<int>(shared)));
-  MC_LAUNCH_SHARED(ensemble_steps<Where>, static_cast<unsigned>(layouts.size()), kThreads, static_cast<size_t>(shared),
-                   stream, a);
-  check_launch();
-}
+
+  // Of float, in global memory.
+  int64_t numbers() const { return models() * (scratch_ + blocks_a_model_ * tile_); }
+
+  void run(const Tensor& models, int64_t steps, cudaStream_t stream) const {
+    if (chosen_.empty()) return;
+    std::vector<int64_t> words = chosen_;  // and behind them the counters, of which two have the room of a word
+    words.resize(chosen_.size() * (1 + kApart / 2));
+    const int64_t bytes = static_cast<int64_t>(words.size() * sizeof(int64_t));
+    const Tensor teams = allocate(models, {static_cast<int64_t>(words.size())}, ScalarType::Long);
+    check(cudaMemcpyAsync(teams.data_ptr(), words.data(), bytes, cudaMemcpyHostToDevice, stream));
+    const Tensor memory = allocate(models, {numbers()}, ScalarType::Float);
+    EnsembleSteps a{};
+    a.models = static_cast<const int64_t*>(models.const_data_ptr());
+    a.chosen = static_cast<const int64_t*>(teams.const_data_ptr());
+    a.blocks_a_model = static_cast<int>(blocks_a_model_);
+    a.arrived = reinterpret_cast<unsigned*>(static_cast<int64_t*>(teams.data_ptr()) + chosen_.size());
+    a.steps = steps;
+    a.shared_limit = shared_limit();
+    a.scratch = static_cast<float*>(memory.data_ptr());
+    a.scratch_of_model = scratch_;
+    a.tiles = a.scratch + this->models() * scratch_;
+    a.numbers_of_tile = tile_;
+    const unsigned blocks = static_cast<unsigned>(this->models() * blocks_a_model_);
+    const size_t shared = static_cast<size_t>(shared_);
+    if (blocks_a_model_ > 1) {
+      MC_LAUNCH_TOGETHER(ensemble_steps<Where>, blocks, kThreads, shared, stream, a);
+    } else {
+      MC_LAUNCH_SHARED(ensemble_steps<Where>, blocks, kThreads, shared, stream, a);
+    }
+    check_launch();
+  }
+
+ private:
+  int64_t models() const { return static_cast<int64_t>(chosen_.size()); }
+
+  // Over all of the device, with no more blocks than make a step shorter.
+  void spread(int64_t chunks) {
+    const auto most_shared = cudaFuncAttributeMaxDynamicSharedMemorySize;
+    check(cudaFuncSetAttribute(ensemble_steps<Where>, most_shared, static_cast<int>(shared_)));
+    int resident = 0;  // on a multiprocessor
+    const size_t shared = static_cast<size_t>(shared_);
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, ensemble_steps<Where>, kThreads, shared));
+    const int64_t of_all = resident * of_device(cudaDevAttrMultiProcessorCount);
+    const int64_t most = std::max<int64_t>(1, std::min(chunks, of_all / models()));
+    const int64_t turns = (chunks + most - 1) / most;
+    blocks_a_model_ = (chunks + turns - 1) / turns;
+  }
+
+  std::vector<int64_t> chosen_;
+  int64_t shared_ = 0;                       // bytes of a block
+  int64_t scratch_ = 0, tile_ = 0;           // numbers: of a model, and of a block
+  int64_t blocks_a_model_ = 1;
+};
 
 }  // namespace
 
 void ensemble_steps(const Tensor& models, int64_t steps, int64_t) {
-  STD_TORCH_CHECK(models.scalar_type() == ScalarType::Long && models.dim() == 2 && models.size(1) == kModelWords &&
-                      models.is_contiguous(),
-                  "manifold_core: models must be a contiguous int64 matrix with ", kModelWords, " columns");
-  if (models.size(0) == 0 || steps <= 0) return;
   const OnDeviceOf device(models);
-  const int64_t limit = shared_limit_of_device();
-  std::vector<Layout> layouts;
-  int64_t scratch = 0;
-  for (const Model& model : read_models(models, device.stream)) {
-    STD_TORCH_CHECK(0 < model.layer_count && model.layer_count <= kMostLayers, "manifold_core: a model must have 1 to ",
-                    kMostLayers, " layers, got ", model.layer_count);
-    layouts.push_back(layout_of(model, limit));
-    scratch = std::max(scratch, layouts.back().scratch);
-  }
-  const Tensor memory = allocate(models, {models.size(0) * scratch}, ScalarType::Float);
-  const EnsembleSteps a{static_cast<const int64_t*>(models.const_data_ptr()), steps, limit,
-                        static_cast<float*>(memory.data_ptr()), scratch};
-  launch_where<AllShared>(a, layouts, device.stream);
-  launch_where<TileShared>(a, layouts, device.stream);
-  launch_where<NoneShared>(a, layouts, device.stream);
+  const std::vector<Layout> layouts = layouts_of(models, device.stream);
+  if (steps <= 0) return;
+  Launch<AllShared>(layouts).run(models, steps, device.stream);
+  Launch<TileShared>(layouts).run(models, steps, device.stream);
+  Launch<NoneShared>(layouts).run(models, steps, device.stream);
+}
+
+int64_t ensemble_workspace(const Tensor& models, int64_t) {
+  const OnDeviceOf device(models);
+  const std::vector<Layout> layouts = layouts_of(models, device.stream);
+  const int64_t numbers = Launch<AllShared>(layouts).numbers() + Launch<TileShared>(layouts).numbers() +
+                          Launch<NoneShared>(layouts).numbers();
+  return 4 * numbers;
 }
 
 }  // namespace manifold_core::cuda

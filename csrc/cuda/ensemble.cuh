@@ -1,6 +1,6 @@
-// Whole training steps of many small models, a block of threads each: gather, forward, ELBO, backward, Adam. Parameters
-// and the sums of their gradients stay in shared memory from the first step to the last where they fit there beside the
-// tile; Adam's moments are the caller's. No sum depends on which thread comes first.
+// Whole training steps of many small models, one or several blocks of threads each: gather, forward, ELBO, backward,
+// Adam. Each block has the parameters in shared memory where they fit there beside the tile; Adam's moments are the
+// caller's. No sum depends on which thread comes first, or on how many blocks a model has.
 #pragma once
 
 #include "ensemble/batch.cuh"
@@ -72,13 +72,27 @@ struct NoneShared {
   static constexpr Room room = Room::none_shared;
 };
 
+__device__ __forceinline__ Team team_of(const Known& s, const EnsembleSteps& a) {
+  const int number = blockIdx.x / a.blocks_a_model;
+  Team team;
+  team.member = static_cast<int>(blockIdx.x) % a.blocks_a_model;
+  team.blocks = a.blocks_a_model;
+  team.arrived = a.arrived + number * kApart;
+  team.awaited = 0;
+  team.parameters = a.scratch + number * a.scratch_of_model;
+  team.gradients = team.parameters + s.layout.parameters;
+  team.sums = reinterpret_cast<double*>(team.gradients + s.layout.chunks * s.layout.parameters);
+  return team;
+}
+
 template <class Where>
-__device__ __forceinline__ Memory memory_of(const Known& s, float* shared, float* scratch) {
+__device__ __forceinline__ Memory memory_of(const Known& s, const Team& team, float* shared, float* tile) {
   Memory m;
-  const int64_t parameters = s.layout.parameters;
-  m.parameters = Where::room == Room::all_shared ? shared : scratch;
-  m.gradients = m.parameters + parameters;
-  m.tile = Where::room == Room::tile_shared ? shared : m.gradients + parameters;
+  const bool own = Where::room == Room::all_shared;
+  m.parameters = own ? shared : team.parameters;
+  m.gradients = nullptr;
+  m.first = true;
+  m.tile = Where::room == Room::none_shared ? tile : shared + (own ? s.layout.parameters : 0);
   m.columns = s.layout.columns;
   m.pitch = static_cast<int>(row_pitch(m.columns));
   m.ones = static_cast<int>(s.model.rows);
@@ -91,18 +105,19 @@ struct Loss {
   double scaled;                  // squared error over gamma
 };
 
-// Called by all threads, each with its shares in the sums; all get the same.
-__device__ __forceinline__ Loss finish_loss(const Known& s, double squared_error, double kl) {
+// Called by all threads; all get the same.
+__device__ __forceinline__ Loss finish_loss(const Known& s, const Team& team) {
   const double features = static_cast<double>(s.model.features);
+  const int64_t width = sums_of(s.model);
   Loss loss;
-  loss.squared_error = sum_over_threads(squared_error, kThreads) / s.step.batch;
-  loss.kl = sum_over_threads(kl, kThreads) / s.step.batch;
+  loss.squared_error = sum_of_chunks(team, s.layout.chunks, width, kError) / s.step.batch;
+  loss.kl = sum_of_chunks(team, s.layout.chunks, width, kKl) / s.step.batch;
   loss.scaled = loss.squared_error * s.inverse_gamma;
   loss.nll = 0.5 * (loss.scaled + features * (kLog2Pi + s.log_gamma));
   return loss;
 }
 
-__device__ __forceinline__ void write_record(const Known& s, const Loss& loss, const double* ratios) {
+__device__ __forceinline__ void write_record(const Known& s, const Loss& loss, const Team& team) {
   const int64_t width = kRecorded + s.model.latents;
   float* const record = reinterpret_cast<float*>(s.model.records) + s.step.number / s.model.record_every * width;
   if (threadIdx.x == 0) {
@@ -112,7 +127,9 @@ __device__ __forceinline__ void write_record(const Known& s, const Loss& loss, c
     record[3] = static_cast<float>(s.log_gamma);
   }
   for (int i = threadIdx.x; i < s.model.latents; i += kThreads) {
-    record[kRecorded + i] = static_cast<float>(ratios[i] / s.step.batch);
+    double ratio = 0;
+    for (int c = 0; c < s.layout.chunks; ++c) ratio += __ldcg(team.sums + c * sums_of(s.model) + kRatios + i);
+    record[kRecorded + i] = static_cast<float>(ratio / s.step.batch);
   }
 }
 
@@ -152,59 +169,73 @@ __device__ __forceinline__ void backward(const Known& s, const Memory& m) {
   }
 }
 
+// The block's chunks forwards, and backwards unless `only_forward`; their sums and gradients are left for the team.
+__device__ __forceinline__ void work_on_chunks(Known& s, const Team& team, Memory& m, bool only_forward) {
+  const int64_t width = sums_of(s.model);
+  const int samples = s.layout.tiles_a_chunk * m.columns;
+  for (int chunk = team.member; chunk < s.layout.chunks; chunk += team.blocks) {
+    double* const sums = team.sums + chunk * width;
+    double* const ratios = s.step.recorded && !only_forward ? sums + kRatios : nullptr;
+    m.gradients = team.gradients + chunk * s.layout.parameters;
+    m.first = true;
+    double squared_error = 0, kl = 0;
+    Part part{chunk * samples, s.step.batch};
+    const int end = part.first + samples < part.batch ? part.first + samples : part.batch;
+    for (; part.first < end; part.first += m.columns) {
+      forward(s, part, m, ratios, squared_error, kl);
+      if (!only_forward) backward(s, m);
+      m.first = false;
+    }
+    squared_error = sum_over_threads(squared_error, kThreads);
+    kl = sum_over_threads(kl, kThreads);
+    if (threadIdx.x == 0) {
+      sums[only_forward ? kErrorForGamma : kError] = squared_error;
+      sums[kKl] = kl;
+    }
+  }
+}
+
 // Called by all threads; false, and nothing is changed, where the loss is not finite.
-__device__ __forceinline__ bool train_step(Known& s, const Memory& m) {
+__device__ __forceinline__ bool train_step(Known& s, Team& team, Memory& m) {
   const Model& model = s.model;
-  float* const log_gamma = m.parameters + s.layout.parameters - 4;
-  double* const ratios = reinterpret_cast<double*>(m.tile + (m.ones + 1) * m.pitch);
   if (threadIdx.x == 0) {
     s.step.begin(model);
-    s.use(*log_gamma, exp(-static_cast<double>(*log_gamma)));
+    const float log_gamma = m.parameters[s.layout.parameters - 4];
+    s.use(log_gamma, exp(-static_cast<double>(log_gamma)));
   }
-  for (int i = threadIdx.x; i < s.layout.parameters; i += kThreads) m.gradients[i] = 0;
-  for (int i = threadIdx.x; i < model.latents; i += kThreads) ratios[i] = 0;
   __syncthreads();
-  double squared_error, kl;
-  // The optimal gamma has to be known before the way back begins: a pass only forwards comes first.
-  for (int pass = model.gamma == kAnalytic ? 0 : 1; pass < 2; ++pass) {
-    squared_error = kl = 0;
-    for (Part part{0, s.step.batch}; part.first < part.batch; part.first += m.columns) {
-      forward(s, part, m, s.step.recorded && pass == 1 ? ratios : nullptr, squared_error, kl);
-      if (pass == 1) backward(s, m);
-    }
-    if (pass == 0) {
-      const double errors = static_cast<double>(model.batch * model.features);
-      const double gamma = sum_over_threads(squared_error, kThreads) / errors;
-      if (threadIdx.x == 0) s.use(log(gamma), 1 / gamma);
-      __syncthreads();
-    }
+  if (model.gamma == kAnalytic) {  // the optimal gamma has to be known before the way back begins
+    work_on_chunks(s, team, m, true);
+    team.wait();
+    const double errors = static_cast<double>(model.batch * model.features);
+    const double gamma = sum_of_chunks(team, s.layout.chunks, sums_of(model), kErrorForGamma) / errors;
+    if (threadIdx.x == 0) s.use(log(gamma), 1 / gamma);
+    __syncthreads();
   }
-  const Loss loss = finish_loss(s, squared_error, kl);
+  work_on_chunks(s, team, m, false);
+  team.wait();
+  const Loss loss = finish_loss(s, team);
   if (!(fabsf(static_cast<float>(loss.nll + loss.kl)) < HUGE_VALF)) {  // gradients, in float, are not either
-    if (threadIdx.x == 0) reinterpret_cast<int64_t*>(model.state)[1] = s.step.number + 1;
+    if (threadIdx.x == 0 && team.member == 0) reinterpret_cast<int64_t*>(model.state)[1] = s.step.number + 1;
     return false;
   }
-  if (s.step.recorded) write_record(s, loss, ratios);
-  if (threadIdx.x == 0) {
-    if (model.gamma == kAnalytic) *log_gamma = static_cast<float>(s.log_gamma);
-    const double gradient = 0.5 * (static_cast<double>(model.features) - loss.scaled);
-    if (model.gamma == kLearned) log_gamma[s.layout.parameters] = static_cast<float>(gradient);
-  }
-  __syncthreads();
-  adam(model, s.layers, s.layout, m, s.step.number);
-  __syncthreads();
+  if (s.step.recorded && team.member == 0) write_record(s, loss, team);
+  const double gradient = 0.5 * (static_cast<double>(model.features) - loss.scaled);
+  adam(model, s.layers, s.layout, team, s.step.number, {static_cast<float>(gradient), static_cast<float>(s.log_gamma)});
+  team.wait();
+  copy_parameters(s.layout, team, m);
   if (threadIdx.x == 0) ++s.step.number;
   __syncthreads();
   return true;
 }
 
-// Works on the models whose memory lies so, and on no others.
+// Works on models whose memory lies so.
 template <class Where>
 __global__ void __launch_bounds__(kThreads, Where::blocks) ensemble_steps(const EnsembleSteps a) {
   MC_DYNAMIC_SHARED(shared);
   __shared__ Known s;
   for (int i = threadIdx.x; i < kModelWords; i += kThreads) {
-    reinterpret_cast<int64_t*>(&s.model)[i] = a.models[blockIdx.x * kModelWords + i];
+    reinterpret_cast<int64_t*>(&s.model)[i] = a.models[a.chosen[blockIdx.x / a.blocks_a_model] * kModelWords + i];
   }
   __syncthreads();
   const Model& model = s.model;
@@ -214,19 +245,22 @@ __global__ void __launch_bounds__(kThreads, Where::blocks) ensemble_steps(const 
   }
   __syncthreads();
   int64_t* const state = reinterpret_cast<int64_t*>(model.state);
-  if (s.layout.room != Where::room || state[1] != 0) return;  // the same for all
-  const Memory m = memory_of<Where>(s, reinterpret_cast<float*>(shared), a.scratch + blockIdx.x * a.scratch_of_model);
-  load_parameters(model, s.layers, s.layout, m);
+  if (state[1] != 0) return;  // the same for all of a team
+  Team team = team_of(s, a);
+  Memory m = memory_of<Where>(s, team, reinterpret_cast<float*>(shared), a.tiles + blockIdx.x * a.numbers_of_tile);
+  load_parameters(model, s.layers, s.layout, team);
   for (int i = threadIdx.x; i < m.pitch; i += kThreads) m.tile[m.ones * m.pitch + i] = 1;
   if (threadIdx.x == 0) {
     s.step.number = state[0];
     s.end = model.steps - state[0] < a.steps ? model.steps : state[0] + a.steps;
   }
+  team.wait();
+  copy_parameters(s.layout, team, m);
   __syncthreads();
-  while (s.step.number < s.end && train_step(s, m)) {
+  while (s.step.number < s.end && train_step(s, team, m)) {
   }
-  store_parameters(model, s.layers, s.layout, m);
-  if (threadIdx.x == 0) state[0] = s.step.number;
+  store_parameters(model, s.layers, s.layout, team);
+  if (threadIdx.x == 0 && team.member == 0) state[0] = s.step.number;
 }
 
 }  // namespace manifold_core::cuda

@@ -10,6 +10,12 @@
 #if defined(__CUDACC__)
 #define MC_LAUNCH_SHARED(kernel, grid, block, shared, stream, ...) kernel<<<grid, block, shared, stream>>>(__VA_ARGS__)
 #define MC_LAUNCH(kernel, grid, block, stream, ...) kernel<<<grid, block, 0, stream>>>(__VA_ARGS__)
+// All blocks are on the device at once and can wait for each other. The kernel has one argument.
+#define MC_LAUNCH_TOGETHER(kernel, grid, block, shared, stream, argument)                                        \
+  do {                                                                                                           \
+    void* arguments[] = {const_cast<void*>(static_cast<const void*>(&(argument)))};                              \
+    cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(&kernel), grid, block, arguments, shared, stream); \
+  } while (false)
 #define MC_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
 
@@ -39,6 +45,7 @@ constexpr double kLog2Pi = 1.8378770664093454836;
 constexpr int kThreads = 256;  // of every block
 constexpr int kFan = 32;       // blocks whose parts one of them adds up, and then groups of blocks
 constexpr int kMostSummed = kFan * kFan;
+constexpr int kApart = 32;     // counters in memory of which each has a line of the cache
 constexpr int kNoise = 1024;   // columns of noise that a block of a full covariance holds: of one sample at least
 
 struct RsampleKl {
@@ -168,11 +175,16 @@ struct BatchNormReluBackward {
 };
 
 struct EnsembleSteps {
-  const int64_t* models;     // [models, kModelWords]
-  int64_t steps;             // of each model, at most
-  int64_t shared_limit;      // bytes that the device gives to a block
-  float* scratch;            // of those models that do not fit in shared memory
-  int64_t scratch_of_model;  // numbers
+  const int64_t* models;  // [models, kModelWords]
+  const int64_t* chosen;  // those that this launch trains, in the order of their blocks
+  int blocks_a_model;     // where several, they wait for each other
+  unsigned* arrived;      // of each chosen model, kApart apart; zero before the kernel starts
+  int64_t steps;          // of each model, at most
+  int64_t shared_limit;   // bytes that the device gives to a block
+  float* scratch;         // of each chosen model
+  int64_t scratch_of_model;
+  float* tiles;  // of each block, where tiles do not fit in shared memory
+  int64_t numbers_of_tile;
 };
 
 // Each queues one kernel on the stream. wide: the arithmetic is done in float64.

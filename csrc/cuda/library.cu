@@ -23,4 +23,5 @@ STABLE_TORCH_LIBRARY_IMPL(MC_LIBRARY, MC_DISPATCH_KEY, m) {
   MC_IMPL(batch_norm_relu);
   MC_IMPL(batch_norm_relu_backward);
   MC_IMPL(ensemble_steps);
+  MC_IMPL(ensemble_workspace);
 }

@@ -35,7 +35,7 @@ CALL_SECONDS = 0.3  # between two looks at the clock, the keyboard and the progr
 # Its kernels stand in csrc/cpu/ensemble.cpp and csrc/cuda/ensemble.cu. It works on memory that its words name.
 _library = torch.library.Library("manifold_core", "FRAGMENT")
 _library.define("ensemble_steps(Tensor models, int steps, int threads) -> ()")
-_library.define("ensemble_workspace(Tensor models, int threads) -> int")  # bytes, of the CPU engine
+_library.define("ensemble_workspace(Tensor models, int threads) -> int")  # bytes
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ def train_ensemble(
       precision other than float32;
     - ``"cpu"``: C++; a model a thread, and with fewer models than threads, several threads a model. The numbers do not
       depend on the number of threads;
-    - ``"cuda"``: one model a thread block.
+    - ``"cuda"``: a model a thread block, and with fewer models than the GPU has room for, up to 16 blocks a model. The
+      numbers do not depend on the number of blocks.
 
     A model whose loss is not finite stops alone, before the step that would have spoilt its weights. Stopped in any way
     and started again with the same arguments and folder, the ensemble goes on to the numbers it would have reached
@@ -141,9 +142,9 @@ def train_ensemble(
             return _by_reference(specs, samples, place, begun, checkpoint_seconds, progress)
         threads = threads or torch.get_num_threads()
         state = State(cast("Sequence[ModelSpec]", specs), samples)  # an engine was chosen: there are no others
-        if choice == "cpu":
-            workspace = torch.ops.manifold_core.ensemble_workspace(state.words, threads)
-            check_memory(workspace, f"the tiles of {threads} threads", samples[0].x.device)
+        workspace = torch.ops.manifold_core.ensemble_workspace(state.words, threads)
+        what = f"the tiles of {threads} threads" if choice == "cpu" else "the gradients of all models"
+        check_memory(workspace, what, samples[0].x.device)
         seconds = _run(state, choice, threads, samples, place, begun, checkpoint_seconds, progress)
     ended = state.progress[:, 1].tolist()
     return [

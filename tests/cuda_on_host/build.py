@@ -64,6 +64,7 @@ def load() -> dict[str, Calls]:
     if not library.exists():
         _build(sources, library)
     torch.library.define(f"{NAMESPACE}::ensemble_steps", "(Tensor models, int steps, int threads) -> ()")
+    torch.library.define(f"{NAMESPACE}::ensemble_workspace", "(Tensor models, int threads) -> int")
     torch.ops.load_library(str(library))
     return {operator.name: operator.define(NAMESPACE) for operator in OPERATORS}
 

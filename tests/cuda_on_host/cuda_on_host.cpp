@@ -1,7 +1,9 @@
 #include "cuda_runtime.h"
 
 #include <algorithm>
+#include <atomic>
 #include <csetjmp>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <numeric>
@@ -9,6 +11,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <ucontext.h>
 #include <utility>
 #include <vector>
@@ -36,13 +39,17 @@ struct Fibre {
 };
 
 std::mutex one_launch;
-std::vector<std::unique_ptr<Fibre>> fibres;
-std::vector<uint64_t> brought_to_warp;  // what the lanes of each warp brought to the shuffle they left last
-const std::function<void()>* body = nullptr;
-std::unique_ptr<unsigned char[]> shared_memory;  // aligned to 16 bytes, as all that is new
-Fibre* current = nullptr;
-jmp_buf scheduler;
-std::mt19937 shuffler(1);
+std::atomic<unsigned> seeds{1};
+std::atomic<bool> failed{false};  // a block of those that run together
+
+// Of the block that a thread runs.
+thread_local std::vector<std::unique_ptr<Fibre>> fibres;
+thread_local std::vector<uint64_t> brought_to_warp;  // what the lanes of each warp brought to the shuffle they left last
+thread_local const std::function<void()>* body = nullptr;
+thread_local std::unique_ptr<unsigned char[]> shared_memory;  // aligned to 16 bytes, as all that is new
+thread_local Fibre* current = nullptr;
+thread_local jmp_buf scheduler;
+thread_local std::mt19937 shuffler(seeds++);
 
 [[noreturn]] void run_forever() {
   for (;;) {
@@ -161,32 +168,73 @@ const uint64_t* exchange_in_warp(unsigned mask, uint64_t value, const char* file
 
 unsigned char* dynamic_shared() { return shared_memory.get(); }
 
-void launch(unsigned blocks, unsigned threads, size_t shared, const char* kernel,
-            const std::function<void()>& kernel_body) {
-  const std::lock_guard<std::mutex> lock(one_launch);
+namespace {
+
+void check_launch(unsigned threads, size_t shared, const char* kernel) {
   if (shared > static_cast<size_t>(shared_limit)) {
     throw std::runtime_error(std::string(kernel) + ": too much shared memory");
   }
   if (threads % kWarp != 0) throw std::runtime_error(std::string(kernel) + ": a block has to be of whole warps");
+}
+
+void launch_block(unsigned block, unsigned blocks, unsigned threads, size_t shared, const char* kernel,
+                  const std::function<void()>& kernel_body) {
   while (fibres.size() < threads) fibres.push_back(std::make_unique<Fibre>());
   fibres.resize(threads);
   brought_to_warp.resize(threads);
   body = &kernel_body;
   blockDim = {threads};
   gridDim = {blocks};
+  blockIdx.x = block;
+  shared_memory.reset(new unsigned char[shared + kBehind]);
+  std::fill_n(shared_memory.get(), shared + kBehind, 0xff);
+  run_block(kernel, threads);
+  const auto* const end = shared_memory.get() + shared;
+  if (std::any_of(end, end + kBehind, [](unsigned char byte) { return byte != 0xff; })) {
+    throw std::runtime_error(std::string(kernel) + ": writes behind its shared memory");
+  }
+}
+
+}  // namespace
+
+void wait_for_others(const char* file, int line) {
+  if (failed) pause(State::waits_for_block, file, line);  // for ever
+  std::this_thread::yield();
+}
+
+void launch(unsigned blocks, unsigned threads, size_t shared, const char* kernel,
+            const std::function<void()>& kernel_body) {
+  const std::lock_guard<std::mutex> lock(one_launch);
+  check_launch(threads, shared, kernel);
   std::vector<unsigned> order(blocks);
   std::iota(order.begin(), order.end(), 0u);
   std::shuffle(order.begin(), order.end(), shuffler);
-  for (const unsigned block : order) {
-    blockIdx.x = block;
-    shared_memory.reset(new unsigned char[shared + kBehind]);
-    std::fill_n(shared_memory.get(), shared + kBehind, 0xff);
-    run_block(kernel, threads);
-    const auto* const end = shared_memory.get() + shared;
-    if (std::any_of(end, end + kBehind, [](unsigned char byte) { return byte != 0xff; })) {
-      throw std::runtime_error(std::string(kernel) + ": writes behind its shared memory");
-    }
+  for (const unsigned block : order) launch_block(block, blocks, threads, shared, kernel, kernel_body);
+}
+
+void launch_together(unsigned blocks, unsigned threads, size_t shared, const char* kernel,
+                     const std::function<void()>& kernel_body) {
+  const std::lock_guard<std::mutex> lock(one_launch);
+  check_launch(threads, shared, kernel);
+  if (blocks > static_cast<unsigned>(multiprocessors)) {
+    throw std::runtime_error(std::string(kernel) + ": more blocks than the device has room for");
   }
+  failed = false;
+  std::mutex one_error;
+  std::exception_ptr error;
+  std::vector<std::thread> running;
+  for (unsigned block = 0; block < blocks; ++block) {
+    running.emplace_back([&, block] {
+      try {
+        launch_block(block, blocks, threads, shared, kernel, kernel_body);
+      } catch (...) {
+        const std::lock_guard<std::mutex> first(one_error);
+        if (!failed.exchange(true)) error = std::current_exception();
+      }
+    });
+  }
+  for (std::thread& thread : running) thread.join();
+  if (error) std::rethrow_exception(error);
 }
 
 }  // namespace cuda_on_host

@@ -4,6 +4,7 @@
 // Every thread of a block is a fibre of its own stack. It runs until it comes to a barrier or a shuffle and goes on
 // when all it waits for have come there, too; who ends or waits elsewhere is reported. Blocks, and threads between
 // barriers, take turns in an order that is shuffled anew each time: a result that depends on it does not stay the same.
+// Blocks that are launched together, to wait for each other, have a thread of this processor each.
 #pragma once
 
 #include <cmath>
@@ -16,13 +17,17 @@
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
-#define __shared__ static  // one block runs at a time
+#define __shared__ static thread_local  // a thread runs one block at a time
 
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
 };
 
-inline dim3 threadIdx, blockIdx, blockDim, gridDim;
+inline thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
 
 namespace cuda_on_host {
 
@@ -30,12 +35,20 @@ namespace cuda_on_host {
 // kernel wants more shared memory than it may have.
 void launch(unsigned blocks, unsigned threads, size_t shared, const char* kernel, const std::function<void()>& body);
 
+// The same, all blocks at once. More than the device has room for are refused, as by a GPU.
+void launch_together(unsigned blocks, unsigned threads, size_t shared, const char* kernel,
+                     const std::function<void()>& body);
+
 // What the launch asked for, full of NaN when a block begins.
 unsigned char* dynamic_shared();
 
 inline int shared_limit = 227 << 10;  // bytes of a block
+inline int multiprocessors = 3;       // each has room for one block
 
 void wait_for_block(const char* file, int line);
+
+// Lets other blocks go on. Does not return if one of them has failed.
+void wait_for_others(const char* file, int line);
 
 // The value that each lane of the warp brought, once all in the mask are here.
 const uint64_t* exchange_in_warp(unsigned mask, uint64_t value, const char* file, int line);
@@ -45,6 +58,8 @@ const uint64_t* exchange_in_warp(unsigned mask, uint64_t value, const char* file
 #define MC_LAUNCH_SHARED(kernel, grid, block, shared, stream, ...) \
   ::cuda_on_host::launch(grid, block, shared, #kernel, [&] { kernel(__VA_ARGS__); })
 #define MC_LAUNCH(kernel, grid, block, stream, ...) MC_LAUNCH_SHARED(kernel, grid, block, 0, stream, __VA_ARGS__)
+#define MC_LAUNCH_TOGETHER(kernel, grid, block, shared, stream, argument) \
+  ::cuda_on_host::launch_together(grid, block, shared, #kernel, [&] { kernel(argument); })
 #define MC_DYNAMIC_SHARED(name) unsigned char* const name = ::cuda_on_host::dynamic_shared()
 
 inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
@@ -71,12 +86,14 @@ T __shfl_xor_sync(unsigned mask, T value, int flip, const char* file = __builtin
   return __shfl_sync(mask, value, threadIdx.x % 32 ^ flip, 32, file, line);
 }
 
-inline void __threadfence() {}  // blocks run one after another
+inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+
+inline void __nanosleep(unsigned, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  cuda_on_host::wait_for_others(file, line);
+}
 
 inline unsigned atomicAdd(unsigned* address, unsigned value) {
-  const unsigned before = *address;
-  *address += value;
-  return before;
+  return __atomic_fetch_add(address, value, __ATOMIC_SEQ_CST);
 }
 
 template <class T>
@@ -92,7 +109,7 @@ inline cudaError_t cudaMemsetAsync(void* to, int byte, size_t count, cudaStream_
   return cudaSuccess;
 }
 
-enum cudaMemcpyKind { cudaMemcpyDeviceToHost };
+enum cudaMemcpyKind { cudaMemcpyDeviceToHost, cudaMemcpyHostToDevice };
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t count, cudaMemcpyKind, cudaStream_t) {
   memcpy(to, from, count);
   return cudaSuccess;
@@ -103,14 +120,21 @@ inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
-enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin };
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = cuda_on_host::shared_limit;
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin, cudaDevAttrMultiProcessorCount };
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
+  const bool shared = which == cudaDevAttrMaxSharedMemoryPerBlockOptin;
+  *value = shared ? cuda_on_host::shared_limit : cuda_on_host::multiprocessors;
   return cudaSuccess;
 }
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 template <class F>
 cudaError_t cudaFuncSetAttribute(F, cudaFuncAttribute, int) {
+  return cudaSuccess;
+}
+
+template <class F>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, F, int, size_t) {
+  *blocks = 1;
   return cudaSuccess;
 }
 

@@ -28,8 +28,27 @@ __global__ void faulty(const std::string& fault, int64_t* result) {
   if (fault == "race") *result = last;
 }
 
+struct Team {
+  std::string fault;
+  unsigned arrived = 0;
+};
+
+// Blocks that wait for each other.
+__global__ void faulty_team(Team& team) {
+  if (team.fault == "a block ends early" && blockIdx.x == 1 && threadIdx.x == 7) return;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    atomicAdd(&team.arrived, 1u);
+    while (*static_cast<volatile unsigned*>(&team.arrived) < gridDim.x) __nanosleep(20);
+  }
+  __syncthreads();
+}
+
 int64_t run_faulty(std::string fault) {
   int64_t result = 0;
+  Team team{fault};
+  const unsigned blocks = fault == "too many blocks" ? 4 : 3;
+  MC_LAUNCH_TOGETHER(faulty_team, blocks, kThreads, 0, nullptr, team);
   const int64_t shared = fault == "wants too much" ? int64_t{1} << 30 : 64;
   MC_LAUNCH_SHARED(faulty, 1, kThreads, shared, nullptr, fault, &result);
   return result;

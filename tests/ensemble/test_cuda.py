@@ -32,6 +32,7 @@ ON_DEVICE = [
 MOST_LAYERS = 24
 LIMITS = (227 << 10, 64 << 10, 25 << 10, 16 << 10, 6 << 10)  # shared memory of an H100, a T4, and less and less
 H100, T4, *_, NOTHING = LIMITS
+MULTIPROCESSORS = 3  # of the device that is no device, each with room for one block
 
 
 @dataclass(frozen=True)
@@ -194,16 +195,16 @@ class Engine:
 
 
 @contextmanager
-def engine_at(where: str, limit: int = H100) -> Iterator[Engine]:
+def engine_at(where: str, limit: int = H100, multiprocessors: int = MULTIPROCESSORS) -> Iterator[Engine]:
     if where == "on device":
         assert extension.cuda_missing_because == ""
         yield Engine(torch.ops.manifold_core, torch.device("cuda"))
         return
     load()
     library = getattr(torch.ops, NAMESPACE)
-    library.set_shared_limit(limit)
+    library.set_device(limit, multiprocessors)
     yield Engine(library, torch.device("cpu"))
-    library.set_shared_limit(H100)
+    library.set_device(H100, MULTIPROCESSORS)
 
 
 @pytest.fixture(params=[pytest.param("on host", marks=NEEDS_COMPILER), pytest.param("on device", marks=ON_DEVICE)])
@@ -344,7 +345,7 @@ CASES = {
     "features of the condition": Case(conditions=2, condition_features=19, batch=30, steps=2),
     "one of each": Case(features=1, latents=1, hidden=(1,), samples=3, batch=2, steps=4),
     "records": Case(steps=5, record_every=2),
-    "parameters elsewhere": Case(hidden=(120, 120), steps=2),
+    "parameters elsewhere": Case(hidden=(150, 150), batch=40, steps=2),
     "all elsewhere": Case(hidden=(820,), steps=1),
 }
 
@@ -395,15 +396,95 @@ class TestLayout:
     def test_the_cases_lie_everywhere(self) -> None:
         found = {tuple(self.layout(case, limit)[:2]) for case in CASES.values() for limit in LIMITS}
         assert found == {(0, 128), (0, 64), (0, 32), (1, 64), (1, 32), (2, 32)}
-        for limit in (H100, 25 << 10):  # in one launch
+        for limit in (H100, 16 << 10):  # in one launch
             assert {self.layout(case, limit)[0] for case in CASES.values()} == {0, 1, 2}
 
     def test_bytes_of_a_model(self) -> None:
-        case = Case(features=20, latents=20, hidden=(32,))
+        case = Case(features=20, latents=20, hidden=(32,), samples=1024, batch=1024)
         lines = 32 * 20 + 40 * 36 + 32 * 20 + 20 * 36  # lines of W, an odd number of fours each
         parameters, rows = lines + (32 + 40 + 32 + 20) + 4, 4 * 20 + 2 * 20 + 2 * 32 + 1
-        for limit, columns in ((T4, 32), (H100, 128)):
-            assert self.layout(case, limit) == [0, columns, 4 * (2 * parameters + rows * (columns + 4) + 2 * 20)]
+        for limit, columns in ((T4, 32), (H100, 64)):
+            assert self.layout(case, limit)[:3] == [0, columns, 4 * (parameters + rows * (columns + 4))]
+
+    def test_chunks_of_a_batch(self) -> None:
+        wanted = {1: (64, 1, 1), 65: (128, 1, 1), 129: (128, 2, 1), 2048: (128, 16, 1), 2049: (128, 9, 2)}
+        for batch, numbers in wanted.items():
+            _, columns, _, chunks, tiles_a_chunk = self.layout(Case(samples=batch, batch=batch), H100)
+            assert (columns, chunks, tiles_a_chunk) == numbers
+
+
+CHUNKS = {
+    "a chunk each": Case(samples=310, batch=147),
+    "several tiles a chunk": Case(samples=1300, batch=1237, steps=2, record_every=1),
+    "all at once": Case(
+        conditions=2, prior=True, gate=True, gamma="analytic", activation="prelu", samples=640, batch=640
+    ),
+}
+
+
+@NEEDS_COMPILER
+class TestTeams:
+    """Several blocks to a model, which run at once, as the processor likes."""
+
+    LIMITS = (24 << 10, 12 << 10, 11 << 10, NOTHING)
+
+    @staticmethod
+    def trained_by(multiprocessors: int, limit: int, cases: list[Case], steps: int) -> list[Run]:
+        with engine_at("on host", limit, multiprocessors) as engine:
+            return trained(engine, cases, steps)
+
+    def test_memory_of_each_kind_is_used(self) -> None:
+        layouts = [TestLayout.layout(case, limit) for case in CHUNKS.values() for limit in self.LIMITS]
+        assert {(room, columns) for room, columns, *_ in layouts} == {(0, 64), (0, 32), (1, 32), (2, 32)}
+        assert {tiles_a_chunk for *_, tiles_a_chunk in layouts} == {1, 2, 3}
+
+    @pytest.mark.parametrize("limit", LIMITS)
+    @pytest.mark.parametrize("name", CHUNKS)
+    def test_the_same_however_many_blocks(self, name: str, limit: int) -> None:
+        case = CHUNKS[name]
+        (alone,) = self.trained_by(1, limit, [case], case.steps)
+        assert_trained(alone, case.steps)
+        for multiprocessors in (2, 5, 40):
+            (run,) = self.trained_by(multiprocessors, limit, [case], case.steps)
+            for one, other in zip(alone.everything(), run.everything(), strict=True):
+                assert torch.equal(one, other)
+
+    def test_models_of_all_sizes_side_by_side(self) -> None:
+        cases = list(CHUNKS.values())
+        alone = [self.trained_by(1, 12 << 10, [case], 3)[0] for case in cases]
+        for one, run in zip(alone, self.trained_by(11, 12 << 10, cases, 3), strict=True):
+            for a, b in zip(one.everything(), run.everything(), strict=True):
+                assert torch.equal(a, b)
+
+    def test_workspace(self) -> None:
+        case, small = CHUNKS["several tiles a chunk"], CASES["a VAE"]
+        lines = 7 * 12 + 6 * 12 + 7 * 4 + 5 * 12  # of W, an odd number of fours each
+        parameters = lines + (8 + 8 + 8 + 8) + 4
+        of_model = 4 * (1 + 13) * parameters + 8 * 13 * (3 + 3)  # itself; gradients and sums of 13 chunks
+        with engine_at("on host", 12 << 10, 5) as engine:
+
+            def workspace(*cases: Case) -> int:
+                runs = [Run(case, engine.device) for case in cases]
+                words = torch.tensor([run.words() for run in runs], dtype=torch.int64).reshape(len(runs), -1)
+                return int(engine.library.ensemble_workspace(words, 1))
+
+            assert workspace(case) == of_model
+            assert workspace(small, case, case) == 3 * of_model  # all have as much as the largest
+            assert (
+                engine.library.ensemble_workspace(torch.zeros(0, len(Run(case, engine.device).words())).long(), 1) == 0
+            )
+        with engine_at("on host", NOTHING, 5) as engine:
+            rows = Run(case, engine.device).program.rows
+            assert workspace(case) == of_model + 5 * 4 * (rows + 1) * 36  # and a tile each for 5 blocks
+
+    def test_a_loss_that_is_no_number_ends_the_model_in_all_its_blocks(self) -> None:
+        case = CHUNKS["a chunk each"]
+        with engine_at("on host", 12 << 10, 5) as engine:
+            runs = [Run(case, engine.device), Run(case, engine.device)]
+            runs[0].data[order(case.seed, 0, 310)[200], 1] = math.nan  # in the second step
+            engine(runs, 3)
+        assert [run.state.tolist() for run in runs] == [[1, 2], [3, 0]]
+        assert_trained(runs[1], 3)
 
 
 class TestSteps:

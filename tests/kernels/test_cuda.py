@@ -543,6 +543,8 @@ def test_bad_tensors_are_refused(kernels: Kernels) -> None:
         ("misses a shuffle", r"waits for its warp at .*faulty\.cpp:\d+, but thread \d+ "),
         ("writes behind", "faulty: writes behind its shared memory"),
         ("wants too much", "faulty: too much shared memory"),
+        ("a block ends early", r"faulty_team, block 1: thread 0 waits for its block at .*, but thread 7 has ended"),
+        ("too many blocks", "faulty_team: more blocks than the device has room for"),
     ],
 )
 def test_threads_that_part_at_a_barrier_are_reported(fault: str, message: str) -> None:

@@ -83,7 +83,8 @@ __device__ __forceinline__ void gather(const Model& model, const Memory& m, cons
 }
 
 // z and the KL; and for the way back what the gradient of mu, log_var, the prior and the gate needs besides that of z,
-// in their place. Returns this thread's share in the sum of the KL. `ratios`: sums of the variance ratios, or nullptr.
+// in their place. Returns this thread's share in the sum of the KL. `ratios`: the chunk's sums of the variance ratios,
+// or nullptr.
 __device__ __forceinline__ float sample_forward(const Model& model, const Part& part, const Memory& m, double* ratios) {
   const int latents = static_cast<int>(model.latents);
   const bool with_prior = model.prior >= 0, with_gate = model.gate >= 0;
@@ -124,7 +125,7 @@ __device__ __forceinline__ float sample_forward(const Model& model, const Part& 
     });
     if (ratios != nullptr) {  // the same for all
       const double sum = sum_over_threads(static_cast<double>(ratio), kWarp);
-      if (threadIdx.x % kWarp == 0) ratios[latent] += sum;
+      if (threadIdx.x % kWarp == 0) m.add(ratios[latent], sum);
     }
   });
   return kl;

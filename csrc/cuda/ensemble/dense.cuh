@@ -25,11 +25,18 @@ struct Layer {
 // The block's memory.
 struct Memory {
   float* parameters;
-  float* gradients;
+  float* gradients;  // of the chunk
+  bool first;        // of the tiles of the chunk
   float* tile;
   int pitch;    // of a row of the tile
   int columns;  // of the tile
   int ones;     // the row of ones
+
+  // What a sum over the chunk is once this tile's share is in it.
+  template <class T>
+  __device__ __forceinline__ void add(T& sum, T share) const {
+    sum = first ? share : sum + share;
+  }
 };
 
 template <int count>
@@ -238,7 +245,7 @@ __device__ __forceinline__ void dense_backward(const Layer& l, const Layer* prod
   }
   if (producer != nullptr && producer->activation == kPrelu) {
     const double sum = sum_over_threads(static_cast<double>(of_slope), kThreads);
-    if (threadIdx.x == 0) m.gradients[producer->slope] += static_cast<float>(sum);
+    if (threadIdx.x == 0) m.add(m.gradients[producer->slope], static_cast<float>(sum));
   }
 }
 
@@ -330,7 +337,7 @@ __device__ __forceinline__ void add_weight_gradients(const Layer& l, const Memor
     for (int k = 0; k < 16 / slices; ++k) {
       const int o = output + (begin + k) / 4 * blocks.outputs, i = input + (begin + k) % 4 * blocks.inputs;
       if (o >= l.outputs || i > l.inputs) continue;
-      m.gradients[i < l.inputs ? l.weights + o * l.pitch + i : l.bias + o] += sum[k];
+      m.add(m.gradients[i < l.inputs ? l.weights + o * l.pitch + i : l.bias + o], sum[k]);
     }
   }
 }

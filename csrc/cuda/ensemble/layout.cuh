@@ -2,8 +2,11 @@
 // and reports by it, and on the device, which works by it.
 //
 // Parameters lie as dense.cuh reads them, by four: each line of W padded so that lines side by side start in different
-// banks. Sums of their gradients lie alike. The tile has model.rows rows and one of ones, by which the gradient of a
-// bias is that of one more weight.
+// banks. Their gradients lie alike. The tile has model.rows rows and one of ones, by which the gradient of a bias is that
+// of one more weight.
+//
+// A mini-batch is cut into chunks of whole tiles. Each chunk has sums of its own, which are added up in the order of the
+// chunks: so a result does not depend on how many blocks share a model.
 #pragma once
 
 #include "../kernels.cuh"
@@ -13,11 +16,13 @@
 namespace manifold_core::cuda {
 
 constexpr int kMostColumns = 128, kFewestColumns = 32;  // of a tile: each of eight threads side by side has four
+constexpr int kMostChunks = 16;                         // of a mini-batch
+constexpr int kSums = 3;                                // numbers of a chunk besides those of the latent dimensions
 
 // Bytes of shared memory that every block has besides: what it knows of its model, and what its sums take.
 constexpr int64_t kStaticShared = 5 << 10;
 
-// Where parameters with their gradients, and the tile, lie.
+// Where parameters, and the tile, lie: each block has them for itself where they are in shared memory.
 enum class Room : int32_t { all_shared, tile_shared, none_shared };
 
 MC_INLINE int64_t whole_fours(int64_t n) { return (n + 3) / 4 * 4; }
@@ -37,34 +42,52 @@ struct Layout {
   Room room;
   int columns;         // samples that a tile holds
   int64_t parameters;  // numbers, with padding; the last four hold log gamma
-  int64_t tile;        // numbers, with the sums of the variance ratios behind it
-  int64_t shared;      // bytes
-  int64_t scratch;     // numbers in global memory
+  int chunks, tiles_a_chunk;
+  int64_t tile;     // numbers
+  int64_t shared;   // bytes of a block
+  int64_t scratch;  // numbers in global memory that all blocks share: parameters; gradients and sums of each chunk
 };
 
-MC_INLINE int64_t tile_numbers(const Model& m, int columns) {
-  return (m.rows + 1) * row_pitch(columns) + whole_fours(2 * m.latents);
+// Of each chunk, in double.
+MC_INLINE int64_t sums_of(const Model& m) { return kSums + m.latents; }
+
+// What follows from the columns of a tile.
+MC_INLINE void cut(const Model& m, Layout& out) {
+  const int64_t tiles = (m.batch + out.columns - 1) / out.columns;
+  out.tiles_a_chunk = static_cast<int>((tiles + kMostChunks - 1) / kMostChunks);
+  out.chunks = static_cast<int>((tiles + out.tiles_a_chunk - 1) / out.tiles_a_chunk);
+  out.tile = (m.rows + 1) * row_pitch(out.columns);
+  out.scratch = (1 + out.chunks) * out.parameters + whole_fours(2 * out.chunks * sums_of(m));
+}
+
+// The most columns that have samples, `fewest` at least, with which a block needs no more shared memory than that.
+// False: there are none.
+MC_INLINE bool fits(const Model& m, Room room, int fewest, int64_t limit, Layout& out) {
+  out.room = room;
+  for (out.columns = kMostColumns; out.columns >= fewest; out.columns /= 2) {
+    if (out.columns / 2 >= (m.batch > fewest ? m.batch : fewest)) continue;
+    cut(m, out);
+    out.shared = 4 * (out.tile + (room == Room::all_shared ? out.parameters : 0));
+    if (out.shared + kStaticShared <= limit) return true;
+  }
+  return false;
 }
 
 // limit: bytes of shared memory that the device gives to a block.
 MC_INLINE Layout layout_of(const Model& m, int64_t limit) {
+  // What a multiprocessor gives to each of two blocks, which work while the other waits; a block has some bytes more.
+  constexpr int64_t of_block = 1 << 10;
+  const int64_t limit_of_two = (limit + of_block) / 2 - of_block;
   Layout out = {};
   out.parameters = 4;
   for (int i = 0; i < m.layer_count; ++i) out.parameters += numbers_of(m.layers[i]);
-  for (int with_parameters = 1; with_parameters >= 0; --with_parameters) {
-    for (int columns = kMostColumns; columns >= kFewestColumns; columns /= 2) {
-      out.columns = columns;
-      out.tile = tile_numbers(m, columns);
-      out.shared = 4 * (out.tile + with_parameters * 2 * out.parameters);
-      if (out.shared + kStaticShared > limit) continue;
-      out.room = with_parameters ? Room::all_shared : Room::tile_shared;
-      out.scratch = with_parameters ? 0 : 2 * out.parameters;
-      return out;
-    }
-  }
-  out.room = Room::none_shared;  // with the fewest columns, so that caches hold the tile
+  if (fits(m, Room::all_shared, 2 * kFewestColumns, limit_of_two, out)) return out;
+  if (fits(m, Room::all_shared, kFewestColumns, limit, out)) return out;
+  if (fits(m, Room::tile_shared, kFewestColumns, limit, out)) return out;
+  out.room = Room::none_shared;
+  out.columns = kFewestColumns;  // so that caches hold the tile
+  cut(m, out);
   out.shared = 0;
-  out.scratch = 2 * out.parameters + out.tile;
   return out;
 }
 

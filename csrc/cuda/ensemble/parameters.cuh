@@ -1,18 +1,19 @@
-// The parameters of a model: from the caller's order to that of the layout and back, and Adam between them.
+// The parameters of a model: from the caller's order to that of the layout and back, and Adam between them. Each block of
+// the team works on some of them.
 #pragma once
 
-#include "dense.cuh"
+#include "team.cuh"
 
 namespace manifold_core::cuda {
 
-// Calls f(place, of_caller, count) for up to four numbers side by side, at a time of one thread; those of log gamma
-// are the last.
+// Calls f(place, of_caller, count) for up to four numbers side by side, at a time of one thread of one block; those of
+// log gamma are the last.
 template <class F>
 __device__ __forceinline__ void for_each_parameter(const Model& model, const Layer* layers, const Layout& layout,
-                                                   const F& f) {
+                                                   const Team& team, const F& f) {
   const int end = static_cast<int>(layout.parameters), log_gamma = end - 4;
   int i = 0;
-  for (int place = 4 * threadIdx.x; place < end; place += 4 * kThreads) {
+  for (int place = 4 * (team.member * kThreads + threadIdx.x); place < end; place += 4 * team.blocks * kThreads) {
     if (place == log_gamma) {
       f(place, model.gamma == kLearned ? model.log_gamma : model.parameter_count, 1);
       continue;
@@ -40,44 +41,63 @@ __device__ __forceinline__ void for_each_of(int count, const F& f) {
   }
 }
 
-// A barrier has to follow.
+// From the caller. The team has to wait for it.
 __device__ __forceinline__ void load_parameters(const Model& model, const Layer* layers, const Layout& layout,
-                                                const Memory& m) {
+                                                const Team& team) {
   const float* const from = reinterpret_cast<const float*>(model.parameters);
-  for_each_parameter(model, layers, layout, [&](int place, int64_t of_caller, int count) {
-    for_each_of(count, [&](int k) { m.parameters[place + k] = from[of_caller + k]; });
+  for_each_parameter(model, layers, layout, team, [&](int place, int64_t of_caller, int count) {
+    for_each_of(count, [&](int k) { team.parameters[place + k] = from[of_caller + k]; });
   });
 }
 
 __device__ __forceinline__ void store_parameters(const Model& model, const Layer* layers, const Layout& layout,
-                                                 const Memory& m) {
+                                                 const Team& team) {
   float* const to = reinterpret_cast<float*>(model.parameters);
-  for_each_parameter(model, layers, layout, [&](int place, int64_t of_caller, int count) {
-    for_each_of(count, [&](int k) { to[of_caller + k] = m.parameters[place + k]; });
+  for_each_parameter(model, layers, layout, team, [&](int place, int64_t of_caller, int count) {
+    for_each_of(count, [&](int k) { to[of_caller + k] = team.parameters[place + k]; });
   });
 }
 
-// p -= step_size m / (sqrt(v) inv_sqrt + eps), once m and v have taken the gradient in. A barrier has to follow.
-__device__ __forceinline__ void adam(const Model& model, const Layer* layers, const Layout& layout, const Memory& m,
-                                     int64_t step) {
+// The block's own, where it has some, become those of the team. Barriers have to stand before and behind.
+__device__ __forceinline__ void copy_parameters(const Layout& layout, const Team& team, const Memory& m) {
+  if (m.parameters == team.parameters) return;
+#pragma unroll 4
+  for (int place = 4 * threadIdx.x; place < layout.parameters; place += 4 * kThreads) {
+    write_quad(m.parameters + place, read_quad_of_team(team.parameters + place));
+  }
+}
+
+// What a step says of log gamma: its gradient where it is learned, itself where it is the optimal one.
+struct LogGamma {
+  float gradient, optimal;
+};
+
+// p -= step_size m / (sqrt(v) inv_sqrt + eps), once m and v have taken the gradient in. The team has to wait for it.
+__device__ __forceinline__ void adam(const Model& model, const Layer* layers, const Layout& layout, const Team& team,
+                                     int64_t step, const LogGamma& log_gamma) {
   const float* const scheduled = reinterpret_cast<const float*>(model.schedule) + kScheduled * step;
   const float step_size = scheduled[0], of_log_gamma = scheduled[1];
   const float one_minus_beta1 = scheduled[2], one_minus_beta2 = scheduled[3], inv_sqrt = scheduled[4];
   float* const exp_avg = reinterpret_cast<float*>(model.exp_avg);
   float* const exp_avg_sq = reinterpret_cast<float*>(model.exp_avg_sq);
-  for_each_parameter(model, layers, layout, [&](int place, int64_t of_caller, int count) {
-    if (of_caller == model.parameter_count) return;  // log gamma that is not learned
+  for_each_parameter(model, layers, layout, team, [&](int place, int64_t of_caller, int count) {
+    if (of_caller == model.parameter_count) {  // log gamma that is not learned
+      if (model.gamma == kAnalytic) team.parameters[place] = log_gamma.optimal;
+      return;
+    }
+    const bool is_log_gamma = of_caller == model.log_gamma;  // in four numbers of its own
     float average[4], square[4];
     for_each_of(count, [&](int k) {
       average[k] = exp_avg[of_caller + k];
       square[k] = exp_avg_sq[of_caller + k];
     });
+    const Quad gradients = is_log_gamma ? Quad{{log_gamma.gradient}} : gradient_of_team(team, layout, place);
+    const float size = is_log_gamma ? of_log_gamma : step_size;
     for_each_of(count, [&](int k) {
-      const float gradient = m.gradients[place + k];
+      const float gradient = gradients.at[k];
       average[k] += one_minus_beta1 * (gradient - average[k]);
       square[k] = (1 - one_minus_beta2) * square[k] + one_minus_beta2 * (gradient * gradient);
-      const float size = of_caller + k == model.log_gamma ? of_log_gamma : step_size;
-      m.parameters[place + k] -= size * (average[k] / (sqrtf(square[k]) * inv_sqrt + kEpsilon));
+      team.parameters[place + k] -= size * (average[k] / (sqrtf(square[k]) * inv_sqrt + kEpsilon));
       exp_avg[of_caller + k] = average[k];
       exp_avg_sq[of_caller + k] = square[k];
     });

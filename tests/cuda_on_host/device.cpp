@@ -1,0 +1,21 @@
+// What the device has: shared memory of a block, and multiprocessors.
+#include "cuda_runtime.h"
+
+#include <torch/csrc/stable/library.h>
+
+namespace {
+
+void set_device(int64_t shared_limit, int64_t multiprocessors) {
+  cuda_on_host::shared_limit = static_cast<int>(shared_limit);
+  cuda_on_host::multiprocessors = static_cast<int>(multiprocessors);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(manifold_core_cuda_on_host, m) {
+  m.def("set_device(int shared_limit, int multiprocessors) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(manifold_core_cuda_on_host, CompositeExplicitAutograd, m) {
+  m.impl("set_device", TORCH_BOX(&set_device));
+}
