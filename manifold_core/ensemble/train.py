@@ -243,12 +243,14 @@ def _run(
             while True:
                 done, ended = state.progress.cpu().unbind(1)
                 bar.update(int(done.sum()) - bar.n)
-                going_on = int(((done < totals) & (ended == 0)).sum())
-                bar.set_postfix(going_on=going_on, diverged=int((ended > 0).sum()), refresh=False)
-                if not going_on:
+                going_on = ((done < totals) & (ended == 0)).nonzero().flatten()
+                bar.set_postfix(going_on=len(going_on), diverged=int((ended > 0).sum()), refresh=False)
+                if not len(going_on):
                     break
                 start = time.monotonic()
-                torch.ops.manifold_core.ensemble_steps(state.words, a_call, threads)
+                # Without those that are over: a GPU is shared out to the models of a call.
+                words = state.words[going_on.to(state.words.device)]
+                torch.ops.manifold_core.ensemble_steps(words, a_call, threads)
                 if state.words.is_cuda:
                     torch.cuda.synchronize(state.words.device)
                 now = time.monotonic()

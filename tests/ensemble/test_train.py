@@ -124,6 +124,24 @@ def test_auto_is_the_engine_and_threads_are_those_of_torch() -> None:
         assert a.metrics == b.metrics
 
 
+@NEEDS_COMPILED
+def test_models_that_are_over_take_no_part() -> None:
+    taken = []
+    operator = torch.ops.manifold_core.ensemble_steps
+
+    def noting(models: Tensor, steps: int, threads: int) -> None:
+        taken.append(len(models))
+        operator(models, 1, threads)
+
+    specs = [mc.ModelSpec(2, (4,), training=mc.TrainingConfig(steps, 16)) for steps in (2, 5, 3)]
+    x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.ops.manifold_core, "ensemble_steps", noting)
+        found = mc.train_ensemble(specs, x, backend="cpu", progress=False)
+    assert taken == [3, 3, 2, 1, 1]
+    assert [trained.history.step[-1] for trained in found] == [2, 5, 3]
+
+
 @pytest.mark.parametrize("threads", [0, -1, 1.0, True, "2"])
 def test_bad_threads_are_named(backend: str, threads: object) -> None:
     with pytest.raises(mc.InputError, match=f"threads must be a positive integer, got {threads!r}"):
