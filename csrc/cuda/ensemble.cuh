@@ -15,6 +15,7 @@ struct Known {
   Model model;
   Layout layout;
   Layer layers[kMostLayers];
+  Team team;
   int sample[kMostColumns];
   Step step;
   int64_t end;  // the step before which to stop
@@ -72,9 +73,10 @@ struct NoneShared {
   static constexpr Room room = Room::none_shared;
 };
 
-__device__ __forceinline__ Team team_of(const Known& s, const EnsembleSteps& a) {
+// The same, of what follows from its place in the launch.
+__device__ inline void place_team(Known& s, const EnsembleSteps& a) {
   const int number = blockIdx.x / a.blocks_a_model;
-  Team team;
+  Team& team = s.team;
   team.member = static_cast<int>(blockIdx.x) % a.blocks_a_model;
   team.blocks = a.blocks_a_model;
   team.arrived = a.arrived + number * kApart;
@@ -82,17 +84,17 @@ __device__ __forceinline__ Team team_of(const Known& s, const EnsembleSteps& a) 
   team.parameters = a.scratch + number * a.scratch_of_model;
   team.gradients = team.parameters + s.layout.parameters;
   team.sums = reinterpret_cast<double*>(team.gradients + s.layout.chunks * s.layout.parameters);
-  return team;
 }
 
 template <class Where>
-__device__ __forceinline__ Memory memory_of(const Known& s, const Team& team, float* shared, float* tile) {
+__device__ __forceinline__ Memory memory_of(const Known& s, float* shared, float* tile) {
   Memory m;
   const bool own = Where::room == Room::all_shared;
-  m.parameters = own ? shared : team.parameters;
+  m.parameters = own ? shared : s.team.parameters;
+  m.staging = shared;
   m.gradients = nullptr;
   m.first = true;
-  m.tile = Where::room == Room::none_shared ? tile : shared + (own ? s.layout.parameters : 0);
+  m.tile = Where::room == Room::none_shared ? tile : shared + (own ? s.layout.parameters : s.layout.staged);
   m.columns = s.layout.columns;
   m.pitch = static_cast<int>(row_pitch(m.columns));
   m.ones = static_cast<int>(s.model.rows);
@@ -106,18 +108,18 @@ struct Loss {
 };
 
 // Called by all threads; all get the same.
-__device__ __forceinline__ Loss finish_loss(const Known& s, const Team& team) {
+__device__ __forceinline__ Loss finish_loss(const Known& s) {
   const double features = static_cast<double>(s.model.features);
   const int64_t width = sums_of(s.model);
   Loss loss;
-  loss.squared_error = sum_of_chunks(team, s.layout.chunks, width, kError) / s.step.batch;
-  loss.kl = sum_of_chunks(team, s.layout.chunks, width, kKl) / s.step.batch;
+  loss.squared_error = sum_of_chunks(s.team, s.layout.chunks, width, kError) / s.step.batch;
+  loss.kl = sum_of_chunks(s.team, s.layout.chunks, width, kKl) / s.step.batch;
   loss.scaled = loss.squared_error * s.inverse_gamma;
   loss.nll = 0.5 * (loss.scaled + features * (kLog2Pi + s.log_gamma));
   return loss;
 }
 
-__device__ __forceinline__ void write_record(const Known& s, const Loss& loss, const Team& team) {
+__device__ __forceinline__ void write_record(const Known& s, const Loss& loss) {
   const int64_t width = kRecorded + s.model.latents;
   float* const record = reinterpret_cast<float*>(s.model.records) + s.step.number / s.model.record_every * width;
   if (threadIdx.x == 0) {
@@ -128,14 +130,15 @@ __device__ __forceinline__ void write_record(const Known& s, const Loss& loss, c
   }
   for (int i = threadIdx.x; i < s.model.latents; i += kThreads) {
     double ratio = 0;
-    for (int c = 0; c < s.layout.chunks; ++c) ratio += __ldcg(team.sums + c * sums_of(s.model) + kRatios + i);
+    for (int c = 0; c < s.layout.chunks; ++c) ratio += __ldcg(s.team.sums + c * sums_of(s.model) + kRatios + i);
     record[kRecorded + i] = static_cast<float>(ratio / s.step.batch);
   }
 }
 
 // One tile forwards, from the samples to the squared error. Adds this thread's shares to the sums.
-__device__ __forceinline__ void forward(Known& s, const Part& part, const Memory& m, double* ratios,
-                                        double& squared_error, double& kl) {
+template <class Where>
+__device__ __forceinline__ void forward(Known& s, const Part& part, const Memory& m, double* ratios, double& squared_error,
+                                        double& kl) {
   draw(s.model, s.step, part, m, s.sample);
   __syncthreads();
   gather(s.model, m, s.sample);
@@ -145,7 +148,9 @@ __device__ __forceinline__ void forward(Known& s, const Part& part, const Memory
       kl += sample_forward(s.model, part, m, ratios);
       __syncthreads();
     }
-    dense_forward(s.layers[i], m);
+    const float* const numbers = numbers_at_hand<Where::room>(s.layers[i], s.layout, m);
+    if (Where::room != Room::all_shared) __syncthreads();
+    dense_forward(s.layers[i], numbers, m);
     __syncthreads();
   }
   squared_error += reconstruct(s.model, part, m, s.scale);
@@ -153,13 +158,15 @@ __device__ __forceinline__ void forward(Known& s, const Part& part, const Memory
 }
 
 // The same tile backwards.
+template <class Where>
 __device__ __forceinline__ void backward(const Known& s, const Memory& m) {
   for (int i = static_cast<int>(s.model.layer_count) - 1; i >= 0; --i) {
     const Layer& l = s.layers[i];
+    const float* const numbers = numbers_at_hand<Where::room>(l, s.layout, m);
     dense_gradients(l, m);
     __syncthreads();
     if (l.wanted_from < l.inputs) {
-      dense_backward(l, l.producer < 0 ? nullptr : &s.layers[l.producer], m);
+      dense_backward(l, l.producer < 0 ? nullptr : &s.layers[l.producer], numbers, m);
       __syncthreads();
     }
     if (i == static_cast<int>(s.model.sampled_after)) {
@@ -170,7 +177,9 @@ __device__ __forceinline__ void backward(const Known& s, const Memory& m) {
 }
 
 // The block's chunks forwards, and backwards unless `only_forward`; their sums and gradients are left for the team.
-__device__ __forceinline__ void work_on_chunks(Known& s, const Team& team, Memory& m, bool only_forward) {
+template <class Where>
+__device__ __forceinline__ void work_on_chunks(Known& s, Memory& m, bool only_forward) {
+  const Team& team = s.team;
   const int64_t width = sums_of(s.model);
   const int samples = s.layout.tiles_a_chunk * m.columns;
   for (int chunk = team.member; chunk < s.layout.chunks; chunk += team.blocks) {
@@ -182,8 +191,8 @@ __device__ __forceinline__ void work_on_chunks(Known& s, const Team& team, Memor
     Part part{chunk * samples, s.step.batch};
     const int end = part.first + samples < part.batch ? part.first + samples : part.batch;
     for (; part.first < end; part.first += m.columns) {
-      forward(s, part, m, ratios, squared_error, kl);
-      if (!only_forward) backward(s, m);
+      forward<Where>(s, part, m, ratios, squared_error, kl);
+      if (!only_forward) backward<Where>(s, m);
       m.first = false;
     }
     squared_error = sum_over_threads(squared_error, kThreads);
@@ -196,8 +205,10 @@ __device__ __forceinline__ void work_on_chunks(Known& s, const Team& team, Memor
 }
 
 // Called by all threads; false, and nothing is changed, where the loss is not finite.
-__device__ __forceinline__ bool train_step(Known& s, Team& team, Memory& m) {
+template <class Where>
+__device__ __forceinline__ bool train_step(Known& s, Memory& m) {
   const Model& model = s.model;
+  Team& team = s.team;
   if (threadIdx.x == 0) {
     s.step.begin(model);
     const float log_gamma = m.parameters[s.layout.parameters - 4];
@@ -205,21 +216,21 @@ __device__ __forceinline__ bool train_step(Known& s, Team& team, Memory& m) {
   }
   __syncthreads();
   if (model.gamma == kAnalytic) {  // the optimal gamma has to be known before the way back begins
-    work_on_chunks(s, team, m, true);
+    work_on_chunks<Where>(s, m, true);
     team.wait();
     const double errors = static_cast<double>(model.batch * model.features);
-    const double gamma = sum_of_chunks(team, s.layout.chunks, sums_of(model), kErrorForGamma) / errors;
+    const double gamma = sum_of_chunks(s.team, s.layout.chunks, sums_of(model), kErrorForGamma) / errors;
     if (threadIdx.x == 0) s.use(log(gamma), 1 / gamma);
     __syncthreads();
   }
-  work_on_chunks(s, team, m, false);
+  work_on_chunks<Where>(s, m, false);
   team.wait();
-  const Loss loss = finish_loss(s, team);
+  const Loss loss = finish_loss(s);
   if (!(fabsf(static_cast<float>(loss.nll + loss.kl)) < HUGE_VALF)) {  // gradients, in float, are not either
     if (threadIdx.x == 0 && team.member == 0) reinterpret_cast<int64_t*>(model.state)[1] = s.step.number + 1;
     return false;
   }
-  if (s.step.recorded && team.member == 0) write_record(s, loss, team);
+  if (s.step.recorded && team.member == 0) write_record(s, loss);
   const double gradient = 0.5 * (static_cast<double>(model.features) - loss.scaled);
   adam(model, s.layers, s.layout, team, s.step.number, {static_cast<float>(gradient), static_cast<float>(s.log_gamma)});
   team.wait();
@@ -242,25 +253,25 @@ __global__ void __launch_bounds__(kThreads, Where::blocks) ensemble_steps(const 
   if (threadIdx.x == 0) {
     s.layout = layout_of(model, a.shared_limit);
     place_layers(s);
+    place_team(s, a);
   }
   __syncthreads();
   int64_t* const state = reinterpret_cast<int64_t*>(model.state);
   if (state[1] != 0) return;  // the same for all of a team
-  Team team = team_of(s, a);
-  Memory m = memory_of<Where>(s, team, reinterpret_cast<float*>(shared), a.tiles + blockIdx.x * a.numbers_of_tile);
-  load_parameters(model, s.layers, s.layout, team);
+  Memory m = memory_of<Where>(s, reinterpret_cast<float*>(shared), a.tiles + blockIdx.x * a.numbers_of_tile);
+  load_parameters(model, s.layers, s.layout, s.team);
   for (int i = threadIdx.x; i < m.pitch; i += kThreads) m.tile[m.ones * m.pitch + i] = 1;
   if (threadIdx.x == 0) {
     s.step.number = state[0];
     s.end = model.steps - state[0] < a.steps ? model.steps : state[0] + a.steps;
   }
-  team.wait();
-  copy_parameters(s.layout, team, m);
+  s.team.wait();
+  copy_parameters(s.layout, s.team, m);
   __syncthreads();
-  while (s.step.number < s.end && train_step(s, team, m)) {
+  while (s.step.number < s.end && train_step<Where>(s, m)) {
   }
-  store_parameters(model, s.layers, s.layout, team);
-  if (threadIdx.x == 0 && team.member == 0) state[0] = s.step.number;
+  store_parameters(model, s.layers, s.layout, s.team);
+  if (threadIdx.x == 0 && s.team.member == 0) state[0] = s.step.number;
 }
 
 }  // namespace manifold_core::cuda

@@ -345,7 +345,8 @@ CASES = {
     "features of the condition": Case(conditions=2, condition_features=19, batch=30, steps=2),
     "one of each": Case(features=1, latents=1, hidden=(1,), samples=3, batch=2, steps=4),
     "records": Case(steps=5, record_every=2),
-    "parameters elsewhere": Case(hidden=(150, 150), batch=40, steps=2),
+    "a layer at a time": Case(hidden=(150, 150), steps=2),
+    "some layers at a time": Case(hidden=(420, 60), steps=2),
     "all elsewhere": Case(hidden=(820,), steps=1),
 }
 
@@ -395,9 +396,18 @@ class TestLayout:
 
     def test_the_cases_lie_everywhere(self) -> None:
         found = {tuple(self.layout(case, limit)[:2]) for case in CASES.values() for limit in LIMITS}
-        assert found == {(0, 128), (0, 64), (0, 32), (1, 64), (1, 32), (2, 32)}
+        assert found == {(0, 128), (0, 64), (0, 32), (1, 32), (2, 32)}
         for limit in (H100, 16 << 10):  # in one launch
             assert {self.layout(case, limit)[0] for case in CASES.values()} == {0, 1, 2}
+
+    def test_some_layers_have_room_and_some_do_not(self) -> None:
+        found = set()
+        for case in CASES.values():
+            largest = max(layer["outputs"] * layer["inputs"] for layer in Program(case).layers)
+            for limit in LIMITS:
+                room, *_, staged = self.layout(case, limit)
+                found.add((room, staged >= largest))
+        assert found == {(0, False), (1, False), (1, True), (2, False), (2, True)}
 
     def test_bytes_of_a_model(self) -> None:
         case = Case(features=20, latents=20, hidden=(32,), samples=1024, batch=1024)
@@ -409,7 +419,7 @@ class TestLayout:
     def test_chunks_of_a_batch(self) -> None:
         wanted = {1: (64, 1, 1), 65: (128, 1, 1), 129: (128, 2, 1), 2048: (128, 16, 1), 2049: (128, 9, 2)}
         for batch, numbers in wanted.items():
-            _, columns, _, chunks, tiles_a_chunk = self.layout(Case(samples=batch, batch=batch), H100)
+            _, columns, _, chunks, tiles_a_chunk, _ = self.layout(Case(samples=batch, batch=batch), H100)
             assert (columns, chunks, tiles_a_chunk) == numbers
 
 
@@ -436,7 +446,7 @@ class TestTeams:
     def test_memory_of_each_kind_is_used(self) -> None:
         layouts = [TestLayout.layout(case, limit) for case in CHUNKS.values() for limit in self.LIMITS]
         assert {(room, columns) for room, columns, *_ in layouts} == {(0, 64), (0, 32), (1, 32), (2, 32)}
-        assert {tiles_a_chunk for *_, tiles_a_chunk in layouts} == {1, 2, 3}
+        assert {tiles_a_chunk for *_, tiles_a_chunk, _ in layouts} == {1, 2, 3}
 
     @pytest.mark.parametrize("limit", LIMITS)
     @pytest.mark.parametrize("name", CHUNKS)
@@ -503,7 +513,7 @@ class TestSteps:
 
     def test_the_same_each_time_and_whatever_is_beside_it(self, engine: Engine) -> None:
         # Threads take turns in another order each time, and on an H100 memory of each kind is used.
-        names = ("with both", "prelu", "parameters elsewhere", "all elsewhere")
+        names = ("with both", "prelu", "a layer at a time", "some layers at a time", "all elsewhere")
         alone = [trained(engine, [CASES[name]], 9)[0] for name in names]
         together = trained(engine, [CASES[name] for name in names], 9)
         for a, b in zip(alone, together, strict=True):

@@ -25,6 +25,7 @@ struct Layer {
 // The block's memory.
 struct Memory {
   float* parameters;
+  float* staging;    // room in shared memory for those of a layer
   float* gradients;  // of the chunk
   bool first;        // of the tiles of the chunk
   float* tile;
@@ -111,17 +112,17 @@ struct Bend {
 };
 
 template <int rows>
-__device__ __forceinline__ void dense_forward_rows(const Layer& l, const Memory& m) {
+__device__ __forceinline__ void dense_forward_rows(const Layer& l, const float* numbers, const Memory& m) {
   const int tasks = warp_tasks(l.outputs, rows, m.columns), last = l.outputs - 1;
   for (int task = threadIdx.x / kWarp; task < tasks; task += kWarps) {
     const Share at(task, m.columns, rows);
-    int w[rows];  // places of lines of W; of rows behind the last, that of the last
+    int w[rows];  // where lines of W begin; of rows behind the last, that of the last
     float sum[rows][4];
 #pragma unroll
     for (int r = 0; r < rows; ++r) {
       const int row = at.row + kDown * r < last ? at.row + kDown * r : last;
-      w[r] = l.weights + row * l.pitch;
-      const float bias = m.parameters[l.bias + row];
+      w[r] = row * l.pitch;
+      const float bias = numbers[l.bias - l.weights + row];
 #pragma unroll
       for (int c = 0; c < 4; ++c) sum[r][c] = bias;
     }
@@ -134,7 +135,7 @@ __device__ __forceinline__ void dense_forward_rows(const Layer& l, const Memory&
       for (int k = 0; k < 4; ++k) from[k] = read_quad(x + k * m.pitch);
 #pragma unroll
       for (int r = 0; r < rows; ++r) {
-        const Quad by = read_quad(m.parameters + w[r] + i);
+        const Quad by = read_quad(numbers + w[r] + i);
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
 #pragma unroll
@@ -147,12 +148,12 @@ __device__ __forceinline__ void dense_forward_rows(const Layer& l, const Memory&
       const Quad from = read_quad(x);
 #pragma unroll
       for (int r = 0; r < rows; ++r) {
-        const float by = m.parameters[w[r] + i];
+        const float by = numbers[w[r] + i];
 #pragma unroll
         for (int c = 0; c < 4; ++c) sum[r][c] += by * from.at[c];
       }
     }
-    const Bend bend(l.activation, m.parameters + l.slope);
+    const Bend bend(l.activation, numbers + l.slope - l.weights);
 #pragma unroll
     for (int r = 0; r < rows; ++r) {
       const int row = at.row + kDown * r;
@@ -168,14 +169,14 @@ __device__ __forceinline__ void dense_forward_rows(const Layer& l, const Memory&
   }
 }
 
-// Called by all threads; a barrier has to follow.
-__device__ __forceinline__ void dense_forward(const Layer& l, const Memory& m) {
+// numbers: the parameters of the layer, from its W on. Called by all threads; a barrier has to follow.
+__device__ __forceinline__ void dense_forward(const Layer& l, const float* numbers, const Memory& m) {
   switch (l.rows_forward) {
-    case 1: return dense_forward_rows<1>(l, m);
-    case 2: return dense_forward_rows<2>(l, m);
-    case 3: return dense_forward_rows<3>(l, m);
-    case 4: return dense_forward_rows<4>(l, m);
-    default: return dense_forward_rows<5>(l, m);
+    case 1: return dense_forward_rows<1>(l, numbers, m);
+    case 2: return dense_forward_rows<2>(l, numbers, m);
+    case 3: return dense_forward_rows<3>(l, numbers, m);
+    case 4: return dense_forward_rows<4>(l, numbers, m);
+    default: return dense_forward_rows<5>(l, numbers, m);
   }
 }
 
@@ -187,7 +188,7 @@ __device__ __forceinline__ int first_input(const Layer& l) {
 
 // Returns this thread's share in the gradient of the producer's slope.
 template <int rows>
-__device__ __forceinline__ float dense_backward_rows(const Layer& l, const Layer* producer, const Memory& m) {
+__device__ __forceinline__ float dense_backward_rows(const Layer& l, const Layer* producer, const float* numbers, const Memory& m) {
   const int begin = first_input<rows>(l);
   const int tasks = warp_tasks(l.inputs - begin, rows, m.columns);
   const int activation = producer == nullptr ? int{kNone} : producer->activation;
@@ -198,7 +199,7 @@ __device__ __forceinline__ float dense_backward_rows(const Layer& l, const Layer
     const int down = threadIdx.x % kWarp / kAcross;
     const int first = begin + at.row - down + down * rows;
     if (first >= l.inputs) continue;
-    const float* w = m.parameters + l.weights + first;  // aligned: `rows` divides both
+    const float* w = numbers + first;  // aligned: `rows` divides it
     const float* gradient = m.tile + l.out * m.pitch + at.column;
     float sum[rows][4] = {};
 #pragma unroll 4
@@ -236,12 +237,12 @@ __device__ __forceinline__ float dense_backward_rows(const Layer& l, const Layer
 
 // The gradient of the inputs takes their place. Called by all threads, when the gradients of the parameters have been
 // taken; a barrier has to follow.
-__device__ __forceinline__ void dense_backward(const Layer& l, const Layer* producer, const Memory& m) {
+__device__ __forceinline__ void dense_backward(const Layer& l, const Layer* producer, const float* numbers, const Memory& m) {
   float of_slope = 0;
   switch (l.rows_backward) {
-    case 1: of_slope = dense_backward_rows<1>(l, producer, m); break;
-    case 2: of_slope = dense_backward_rows<2>(l, producer, m); break;
-    default: of_slope = dense_backward_rows<4>(l, producer, m);
+    case 1: of_slope = dense_backward_rows<1>(l, producer, numbers, m); break;
+    case 2: of_slope = dense_backward_rows<2>(l, producer, numbers, m); break;
+    default: of_slope = dense_backward_rows<4>(l, producer, numbers, m);
   }
   if (producer != nullptr && producer->activation == kPrelu) {
     const double sum = sum_over_threads(static_cast<double>(of_slope), kThreads);

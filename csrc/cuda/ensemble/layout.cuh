@@ -22,7 +22,8 @@ constexpr int kSums = 3;                                // numbers of a chunk be
 // Bytes of shared memory that every block has besides: what it knows of its model, and what its sums take.
 constexpr int64_t kStaticShared = 5 << 10;
 
-// Where parameters, and the tile, lie: each block has them for itself where they are in shared memory.
+// Where parameters, and the tile, lie: each block has them for itself where they are in shared memory. Where parameters
+// are not, those of the layer at hand are brought there, if it has room.
 enum class Room : int32_t { all_shared, tile_shared, none_shared };
 
 MC_INLINE int64_t whole_fours(int64_t n) { return (n + 3) / 4 * 4; }
@@ -44,6 +45,7 @@ struct Layout {
   int64_t parameters;  // numbers, with padding; the last four hold log gamma
   int chunks, tiles_a_chunk;
   int64_t tile;     // numbers
+  int64_t staged;   // numbers of a layer that have room in shared memory, where not all layers are there
   int64_t shared;   // bytes of a block
   int64_t scratch;  // numbers in global memory that all blocks share: parameters; gradients and sums of each chunk
 };
@@ -60,14 +62,15 @@ MC_INLINE void cut(const Model& m, Layout& out) {
   out.scratch = (1 + out.chunks) * out.parameters + whole_fours(2 * out.chunks * sums_of(m));
 }
 
-// The most columns that have samples, `fewest` at least, with which a block needs no more shared memory than that.
-// False: there are none.
-MC_INLINE bool fits(const Model& m, Room room, int fewest, int64_t limit, Layout& out) {
+// Whether there is room for so many numbers beside the tile; and the most columns that have samples, `fewest` at least,
+// with which there is.
+MC_INLINE bool fits(const Model& m, Room room, int64_t beside, int fewest, int64_t limit, Layout& out) {
   out.room = room;
+  out.staged = room == Room::all_shared ? 0 : beside;
   for (out.columns = kMostColumns; out.columns >= fewest; out.columns /= 2) {
     if (out.columns / 2 >= (m.batch > fewest ? m.batch : fewest)) continue;
     cut(m, out);
-    out.shared = 4 * (out.tile + (room == Room::all_shared ? out.parameters : 0));
+    out.shared = 4 * (out.tile + beside);
     if (out.shared + kStaticShared <= limit) return true;
   }
   return false;
@@ -80,14 +83,28 @@ MC_INLINE Layout layout_of(const Model& m, int64_t limit) {
   const int64_t limit_of_two = (limit + of_block) / 2 - of_block;
   Layout out = {};
   out.parameters = 4;
-  for (int i = 0; i < m.layer_count; ++i) out.parameters += numbers_of(m.layers[i]);
-  if (fits(m, Room::all_shared, 2 * kFewestColumns, limit_of_two, out)) return out;
-  if (fits(m, Room::all_shared, kFewestColumns, limit, out)) return out;
-  if (fits(m, Room::tile_shared, kFewestColumns, limit, out)) return out;
+  int64_t largest = 0;
+  for (int i = 0; i < m.layer_count; ++i) {
+    const int64_t numbers = numbers_of(m.layers[i]);
+    out.parameters += numbers;
+    largest = numbers > largest ? numbers : largest;
+  }
+  const int64_t most = (limit - kStaticShared) / 16 * 4;  // numbers, by four
+  if (fits(m, Room::all_shared, out.parameters, 2 * kFewestColumns, limit_of_two, out)) return out;
+  if (fits(m, Room::all_shared, out.parameters, kFewestColumns, limit, out)) return out;
+  if (fits(m, Room::tile_shared, largest, kFewestColumns, limit, out)) return out;
+  if (fits(m, Room::tile_shared, 0, kFewestColumns, limit, out)) {
+    out.columns = kFewestColumns;  // so that most layers find room
+    cut(m, out);
+    out.staged = most - out.tile;
+    out.shared = 4 * most;
+    return out;
+  }
   out.room = Room::none_shared;
   out.columns = kFewestColumns;  // so that caches hold the tile
   cut(m, out);
-  out.shared = 0;
+  out.staged = largest < most ? largest : most;
+  out.shared = 4 * out.staged;
   return out;
 }
 

@@ -67,6 +67,22 @@ __device__ __forceinline__ void copy_parameters(const Layout& layout, const Team
   }
 }
 
+// The parameters of a layer, from its W on: brought to shared memory where they are not there and have room. Barriers
+// have to stand before and behind.
+template <Room room>
+__device__ __forceinline__ const float* numbers_at_hand(const Layer& l, const Layout& layout, const Memory& m) {
+  const float* const numbers = m.parameters + l.weights;
+  if constexpr (room == Room::all_shared) {
+    return numbers;
+  } else {
+    const int count = l.end - l.weights;
+    if (count > layout.staged) return numbers;
+#pragma unroll 4
+    for (int i = 4 * threadIdx.x; i < count; i += 4 * kThreads) write_quad(m.staging + i, read_quad_of_team(numbers + i));
+    return m.staging;
+  }
+}
+
 // What a step says of log gamma: its gradient where it is learned, itself where it is the optimal one.
 struct LogGamma {
   float gradient, optimal;
