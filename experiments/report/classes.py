@@ -8,7 +8,7 @@ from .pictures import key
 from .results import Result
 from .svg import counts
 from .table import scrolling
-from .text import cell_label, fixed, integer, label, significant
+from .text import cell_label, fixed, integer, label, significant, unbroken
 
 __all__ = ["CLASS_HEADS", "READING_CLASSES", "classes", "lines"]
 
@@ -55,7 +55,7 @@ def classes(result: Result) -> Markup:
 def _caption(found: ByClass) -> Sequence[Markup]:
     mean = f"mean {fixed(found.mean, 1)}" + (f", paper {found.printed}" if found.printed is not None else "")
     variant = [element("span", found.row.variant)] if found.row.variant else []
-    return [element("b", cell_label(found.row.cell)), *variant, element("span", mean)]
+    return [element("b", unbroken(cell_label(found.row.cell))), *variant, element("span", mean)]
 
 
 def _body(found: ByClass) -> Markup:

@@ -165,7 +165,7 @@ def _divergence(run: Run) -> str:
 def _of_fit(fit: Fit) -> list[str]:
     found = []
     if not fit.error <= SLOPE_TOLERANCE:
-        off = f", {100 * fit.error:.0f} % off" if math.isfinite(fit.error) else ""
+        off = f", {100 * fit.error:.1f} % off" if math.isfinite(fit.error) else ""
         found.append(f"{label(fit)}: slope {significant(fit.slope, 4)}, expected {significant(fit.expected, 4)}{off}.")
     if None not in (fit.true_active, fit.last_active) and fit.true_active != fit.last_active:
         found.append(

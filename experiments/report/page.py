@@ -14,7 +14,7 @@ from .pictures import slopes, spectra
 from .results import Result
 from .summary import rows
 from .table import results_table, scrolling
-from .text import duration, symbol
+from .text import duration, symbol, unbroken
 
 __all__ = ["TITLE", "page"]
 
@@ -141,7 +141,7 @@ def _section(result: Result, name: str) -> Markup:
     if result.fits:
         parts.append(slopes(result))
     if found := notes(result):
-        parts.append(element("ul", *(element("li", sentence) for sentence in found), class_="notes"))
+        parts.append(element("ul", *(element("li", unbroken(sentence)) for sentence in found), class_="notes"))
     if not listed and not result.fits and not result.only_published:
         parts.append(element("p", "This file has no runs."))
     return element("section", *parts, classes(result), spectra(listed), id=name)

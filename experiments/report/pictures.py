@@ -10,7 +10,7 @@ from .results import Fit, Result, Run
 from .summary import Row, in_variants, spread
 from .svg import decades, proportions, slope, spectrum
 from .table import scrolling
-from .text import cell_label, fixed, integer, label, significant
+from .text import cell_label, fixed, integer, label, significant, unbroken
 
 __all__ = ["key", "slopes", "spectra"]
 
@@ -51,12 +51,13 @@ def _drawn(row: Row) -> list[Run]:
 def _caption(row: Row) -> list[Markup]:
     counted = row.share
     right = [element("span", f"{counted.right} of {counted.whole} right")] if counted.whole else []
-    return [element("b", cell_label(row.cell)), *right]
+    return [element("b", unbroken(cell_label(row.cell))), *right]
 
 
 def key(kind: str, words: str) -> Markup:
-    """Of a legend: a line of this kind, and what it means."""
-    line = element("line", x1=1, y1=5, x2=23, y2=5, class_=kind)
+    """Of a legend: a line of this kind, upright or not as in the picture, and what it means."""
+    from_to = {"x1": 12, "y1": 0, "x2": 12, "y2": 10} if kind == "true" else {"x1": 1, "y1": 5, "x2": 23, "y2": 5}
+    line = element("line", **from_to, class_=kind)
     return element("span", element("svg", line, width=24, height=10, aria_hidden="true"), words)
 
 
@@ -83,7 +84,9 @@ def slopes(result: Result) -> Markup:
         if found is not None:
             ends = (found.lowest, found.highest) if found.count > 1 else (found.median,)
             said = f"slope {' … '.join(significant(end, 4, padded=True) for end in ends)}, {said}"
-        figures.append(element("figure", pictures, element("figcaption", element("b", cell), element("span", said))))
+        figures.append(
+            element("figure", pictures, element("figcaption", element("b", unbroken(cell)), element("span", said)))
+        )
     table = element("table", element("thead", head), element("tbody", *lines), class_="lines")
     return joined(
         scrolling(table, f"Slopes of {result.name}"),

@@ -21,6 +21,7 @@ __all__ = [
     "power_of_ten",
     "significant",
     "symbol",
+    "unbroken",
     "value",
 ]
 
@@ -50,6 +51,11 @@ def value(content: Any) -> str:
 def label(row: Contrast | Fit | Row | Run) -> str:
     """``κ = 20, d = 30, r = 6, without attention``."""
     return ", ".join(part for part in (cell_label(row.cell), getattr(row, "variant", "")) if part) or "all"
+
+
+def unbroken(text: str) -> str:
+    """The same, where no line ends between a name and its value."""
+    return text.replace(" = ", "\u00a0=\u00a0")
 
 
 def cell_label(cell: Cell) -> str:

@@ -228,7 +228,7 @@ class TestNumbers:
         (result,) = written(file("theorem1", fits=[fit(), good, broken], runs=[], paper=[]))
         assert [round(f.error, 6) for f in result.fits[:2]] == [0.2, 0.1]
         assert notes(result) == [
-            "d = 15, r = 5: slope 10, expected 12.5, 20 % off.",
+            "d = 15, r = 5: slope 10, expected 12.5, 20.0 % off.",
             "d = 9: slope –, expected 12.5.",
         ]
         (line,) = overview([result])
@@ -527,6 +527,12 @@ class TestPages:
         assert said == [f"d = {d}: log(SSE/γ) against log γ: slope 10, 11, 12; expected 12.5." for d in (15, 20)]
         assert "2L" not in page.text
         assert ("h2", "Theorem 1, too few") in page.words
+
+    def test_no_line_ends_between_a_name_and_its_value(self, pages: Callable[..., tuple[str, str]]) -> None:
+        html, _ = pages(*everything())
+        said = [*re.findall(r"<li>(.*?)</li>", html), *re.findall(r"<figcaption><b>(.*?)</b>", html)]
+        assert any("\u00a0=\u00a0" in text for text in said)
+        assert not any(" = " in text for text in said)
 
     def test_names_of_sections_differ(self, pages: Callable[..., tuple[str, str]]) -> None:
         html, _ = pages(file("a b"), file("a-b"), file("overview"), file("provenance"), file("–"))
