@@ -182,17 +182,18 @@ OPS = (
 
 
 def problem(op: Op, rows: int, cols: int, dtype: torch.dtype, device: torch.device) -> Problem:
-    """One call's arguments, drawn at random on the device; of a mean, the incoming gradient is 1."""
+    """One call's arguments, drawn on the device, the same each time; of a mean, the incoming gradient is 1."""
+    generator = torch.Generator(device).manual_seed(SEED)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, device=device).to(dtype)
+        return torch.randn(shape, device=device, generator=generator).to(dtype)
 
     differentiable, fixed = op.make(normal, rows, cols)
     leaves = tuple(t.detach().requires_grad_() for t in differentiable)
     seed = torch.tensor(SEED, device=device)
     with torch.no_grad():
         outputs = op.by_hand(Problem(leaves, fixed, (), seed), None)
-        incoming = tuple(torch.randn_like(out) if out.dim() else torch.ones_like(out) for out in outputs)
+        incoming = tuple(normal(*out.shape).to(out.dtype) if out.dim() else torch.ones_like(out) for out in outputs)
     return Problem(leaves, fixed, incoming, seed)
 
 

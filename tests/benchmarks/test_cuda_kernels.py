@@ -42,7 +42,7 @@ def test_models_of_an_ensemble_are_told_with_the_memory_of_their_launch() -> Non
     found = list(_of_models(_compiler(), compiled))
     assert faults(found) == []
     variant = "all in shared memory, d = 20, κ = 20, hidden 32: 32 columns"
-    assert [row.shared for row in found if row.variant == variant] == [4608 + 55344]
+    assert [row.shared for row in found if row.variant == variant] == [4608 + 40912]
 
 
 @pytest.mark.slow

@@ -231,6 +231,7 @@ class TestReport:
                 (512, 32),
                 (128, 16),
                 (128, 64),
+                (16, 256),
             }
 
     def test_the_whole_job(self, sets: list[Tensor]) -> None:

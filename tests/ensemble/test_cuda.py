@@ -529,6 +529,22 @@ class TestSteps:
             engine.library.ensemble_steps(torch.zeros(1, 7, dtype=torch.int64, device=engine.device), 3, 1)
 
 
+class TestTeamsOnDevice:
+    pytestmark = ON_DEVICE
+    MANY = 600  # beside so many each has one block: a multiprocessor has room for two, or more where they are small
+
+    @pytest.mark.parametrize("name", [*CHUNKS, "seventeen chunks' worth"])
+    def test_the_same_each_time_however_many_are_beside_it(self, name: str) -> None:
+        case = CHUNKS.get(name, Case(samples=2500, batch=2177, steps=2))
+        with engine_at("on device") as engine:
+            (alone,) = trained(engine, [case], case.steps)
+            beside = trained(engine, [case, *[Case(steps=1)] * self.MANY, case], case.steps)
+            assert_trained(alone, case.steps)
+            for run in (beside[0], beside[-1]):
+                for one, other in zip(alone.everything(), run.everything(), strict=True):
+                    assert torch.equal(one, other)
+
+
 class TestDivergence:
     @pytest.mark.parametrize("gamma", ["learned", "analytic"])
     @pytest.mark.parametrize("value", [math.nan, math.inf, 3e38])
