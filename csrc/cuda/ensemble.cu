@@ -69,18 +69,18 @@ class Launch {
   // Of float, in global memory.
   int64_t numbers() const { return models() * (scratch_ + blocks_a_model_ * tile_); }
 
-  void run(const Tensor& models, int64_t steps, cudaStream_t stream) const {
+  void run(const Tensor& models, int64_t steps, cudaStream_t stream) {
     if (chosen_.empty()) return;
     std::vector<int64_t> words = chosen_;  // and behind them the counters, of which two have the room of a word
     words.resize(chosen_.size() * (1 + kApart / 2));
-    const int64_t bytes = static_cast<int64_t>(words.size() * sizeof(int64_t));
+    const size_t bytes = words.size() * sizeof(int64_t);
     const Tensor teams = allocate(models, {static_cast<int64_t>(words.size())}, ScalarType::Long);
     check(cudaMemcpyAsync(teams.data_ptr(), words.data(), bytes, cudaMemcpyHostToDevice, stream));
+    check(cudaStreamSynchronize(stream));  // `words` ends here
     const Tensor memory = allocate(models, {numbers()}, ScalarType::Float);
     EnsembleSteps a{};
     a.models = static_cast<const int64_t*>(models.const_data_ptr());
     a.chosen = static_cast<const int64_t*>(teams.const_data_ptr());
-    a.blocks_a_model = static_cast<int>(blocks_a_model_);
     a.arrived = reinterpret_cast<unsigned*>(static_cast<int64_t*>(teams.data_ptr()) + chosen_.size());
     a.steps = steps;
     a.shared_limit = shared_limit();
@@ -88,13 +88,17 @@ class Launch {
     a.scratch_of_model = scratch_;
     a.tiles = a.scratch + this->models() * scratch_;
     a.numbers_of_tile = tile_;
-    const unsigned blocks = static_cast<unsigned>(this->models() * blocks_a_model_);
     const size_t shared = static_cast<size_t>(shared_);
     if (blocks_a_model_ > 1) {
-      MC_LAUNCH_TOGETHER(ensemble_steps<Where>, blocks, kThreads, shared, stream, a);
-    } else {
-      MC_LAUNCH_SHARED(ensemble_steps<Where>, blocks, kThreads, shared, stream, a);
+      a.blocks_a_model = static_cast<int>(blocks_a_model_);
+      const unsigned blocks = static_cast<unsigned>(this->models() * blocks_a_model_);
+      const cudaError_t refused = MC_LAUNCH_TOGETHER(ensemble_steps<Where>, blocks, kThreads, shared, stream, a);
+      if (refused == cudaSuccess) return;
+      cudaGetLastError();  // others have a part of the device: a block each need not wait for any, and gives the same
     }
+    a.blocks_a_model = 1;
+    const unsigned blocks = static_cast<unsigned>(this->models());
+    MC_LAUNCH_SHARED(ensemble_steps<Where>, blocks, kThreads, shared, stream, a);
     check_launch();
   }
 
@@ -103,8 +107,9 @@ class Launch {
 
   // Over all of the device, with no more blocks than make a step shorter.
   void spread(int64_t chunks) {
-    const auto most_shared = cudaFuncAttributeMaxDynamicSharedMemorySize;
-    check(cudaFuncSetAttribute(ensemble_steps<Where>, most_shared, static_cast<int>(shared_)));
+    const auto most_shared = cudaFuncAttributeMaxDynamicSharedMemorySize;  // for all calls, of any thread, the same
+    check(cudaFuncSetAttribute(ensemble_steps<Where>, most_shared, static_cast<int>(shared_limit() - kStaticShared)));
+    if (of_device(cudaDevAttrCooperativeLaunch) == 0) return;
     int resident = 0;  // on a multiprocessor
     const size_t shared = static_cast<size_t>(shared_);
     check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, ensemble_steps<Where>, kThreads, shared));

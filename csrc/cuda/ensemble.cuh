@@ -10,14 +10,24 @@
 
 namespace manifold_core::cuda {
 
+// The sums over the batch of a step, and what follows from them.
+struct Loss {
+  double nll, kl, squared_error;  // batch means
+  double scaled;                  // squared error over gamma
+  bool finite;
+};
+
 // What a block knows of its model, besides its numbers.
 struct Known {
   Model model;
   Layout layout;
   Layer layers[kMostLayers];
   Team team;
+  Chunk chunk;
+  double squared_error[kWarps], kl[kWarps];  // of the chunk, a warp's share each
   int sample[kMostColumns];
   Step step;
+  Loss loss;
   int64_t end;  // the step before which to stop
   double log_gamma, inverse_gamma;
   float scale;  // of the gradient of x_hat: 1 / gamma, of the batch mean
@@ -26,7 +36,7 @@ struct Known {
   __device__ inline void use(double new_log_gamma, double new_inverse_gamma) {
     log_gamma = new_log_gamma;
     inverse_gamma = new_inverse_gamma;
-    scale = static_cast<float>(new_inverse_gamma / step.batch);
+    scale = static_cast<float>(new_inverse_gamma / static_cast<double>(model.batch));
   }
 };
 
@@ -92,8 +102,6 @@ __device__ __forceinline__ Memory memory_of(const Known& s, float* shared, float
   const bool own = Where::room == Room::all_shared;
   m.parameters = own ? shared : s.team.parameters;
   m.staging = shared;
-  m.gradients = nullptr;
-  m.first = true;
   m.tile = Where::room == Room::none_shared ? tile : shared + (own ? s.layout.parameters : s.layout.staged);
   m.columns = s.layout.columns;
   m.pitch = static_cast<int>(row_pitch(m.columns));
@@ -101,31 +109,34 @@ __device__ __forceinline__ Memory memory_of(const Known& s, float* shared, float
   return m;
 }
 
-// The sums over the batch of a step, and what follows from them.
-struct Loss {
-  double nll, kl, squared_error;  // batch means
-  double scaled;                  // squared error over gamma
-};
-
-// Called by all threads; all get the same.
-__device__ __forceinline__ Loss finish_loss(const Known& s) {
+// By one warp. A barrier has to follow.
+__device__ __forceinline__ void finish_loss(Known& s) {
   const double features = static_cast<double>(s.model.features);
   const int64_t width = sums_of(s.model);
   Loss loss;
   loss.squared_error = sum_of_chunks(s.team, s.layout.chunks, width, kError) / s.step.batch;
   loss.kl = sum_of_chunks(s.team, s.layout.chunks, width, kKl) / s.step.batch;
+  if (threadIdx.x % kWarp != 0) return;
   loss.scaled = loss.squared_error * s.inverse_gamma;
   loss.nll = 0.5 * (loss.scaled + features * (kLog2Pi + s.log_gamma));
-  return loss;
+  loss.finite = fabsf(static_cast<float>(loss.nll + loss.kl)) < HUGE_VALF;
+  s.loss = loss;
 }
 
-__device__ __forceinline__ void write_record(const Known& s, const Loss& loss) {
+// The optimal gamma becomes the step's. By one warp. A barrier has to follow.
+__device__ __forceinline__ void use_optimal_gamma(Known& s) {
+  const double sum = sum_of_chunks(s.team, s.layout.chunks, sums_of(s.model), kErrorForGamma);
+  const double gamma = sum / static_cast<double>(s.model.batch * s.model.features);
+  if (threadIdx.x % kWarp == 0) s.use(log(gamma), 1 / gamma);
+}
+
+__device__ __forceinline__ void write_record(const Known& s) {
   const int64_t width = kRecorded + s.model.latents;
   float* const record = reinterpret_cast<float*>(s.model.records) + s.step.number / s.model.record_every * width;
   if (threadIdx.x == 0) {
-    record[0] = static_cast<float>(loss.nll);
-    record[1] = static_cast<float>(loss.kl);
-    record[2] = static_cast<float>(loss.squared_error);
+    record[0] = static_cast<float>(s.loss.nll);
+    record[1] = static_cast<float>(s.loss.kl);
+    record[2] = static_cast<float>(s.loss.squared_error);
     record[3] = static_cast<float>(s.log_gamma);
   }
   for (int i = threadIdx.x; i < s.model.latents; i += kThreads) {
@@ -135,25 +146,31 @@ __device__ __forceinline__ void write_record(const Known& s, const Loss& loss) {
   }
 }
 
-// One tile forwards, from the samples to the squared error. Adds this thread's shares to the sums.
+// Adds a tile's share of each thread to that of its warp.
+__device__ __forceinline__ void add_over_warp(const Chunk& chunk, double (&sums)[kWarps], float share) {
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) share += __shfl_xor_sync(kAllLanes, share, offset);
+  if (threadIdx.x % kWarp == 0) chunk.add(sums[threadIdx.x / kWarp], static_cast<double>(share));
+}
+
+// One tile forwards, from the samples to the squared error.
 template <class Where>
-__device__ __forceinline__ void forward(Known& s, const Part& part, const Memory& m, double* ratios, double& squared_error,
-                                        double& kl) {
+__device__ __forceinline__ void forward(Known& s, const Part& part, const Memory& m) {
   draw(s.model, s.step, part, m, s.sample);
   __syncthreads();
   gather(s.model, m, s.sample);
   __syncthreads();
   for (int i = 0; i < static_cast<int>(s.model.layer_count); ++i) {
     if (i == static_cast<int>(s.model.sampled_after)) {
-      kl += sample_forward(s.model, part, m, ratios);
+      add_over_warp(s.chunk, s.kl, sample_forward(s.model, part, s.chunk, m));
       __syncthreads();
     }
-    const float* const numbers = numbers_at_hand<Where::room>(s.layers[i], s.layout, m);
+    const Layer& l = s.layers[i];
+    stage<Where::room>(l, s.layout, m);
     if (Where::room != Room::all_shared) __syncthreads();
-    dense_forward(s.layers[i], numbers, m);
+    with_numbers<Where::room>(l, s.layout, m, [&](const float* numbers) { dense_forward(l, numbers, m); });
     __syncthreads();
   }
-  squared_error += reconstruct(s.model, part, m, s.scale);
+  add_over_warp(s.chunk, s.squared_error, reconstruct(s.model, part, m, s.scale));
   __syncthreads();
 }
 
@@ -162,11 +179,14 @@ template <class Where>
 __device__ __forceinline__ void backward(const Known& s, const Memory& m) {
   for (int i = static_cast<int>(s.model.layer_count) - 1; i >= 0; --i) {
     const Layer& l = s.layers[i];
-    const float* const numbers = numbers_at_hand<Where::room>(l, s.layout, m);
-    dense_gradients(l, m);
+    const bool wanted = l.wanted_from < l.inputs;
+    if (wanted) stage<Where::room>(l, s.layout, m);
+    dense_gradients(l, s.chunk, m);
     __syncthreads();
-    if (l.wanted_from < l.inputs) {
-      dense_backward(l, l.producer < 0 ? nullptr : &s.layers[l.producer], numbers, m);
+    if (wanted) {
+      const Layer* const producer = l.producer < 0 ? nullptr : &s.layers[l.producer];
+      with_numbers<Where::room>(l, s.layout, m,
+                                [&](const float* numbers) { dense_backward(l, producer, numbers, s.chunk, m); });
       __syncthreads();
     }
     if (i == static_cast<int>(s.model.sampled_after)) {
@@ -178,26 +198,28 @@ __device__ __forceinline__ void backward(const Known& s, const Memory& m) {
 
 // The block's chunks forwards, and backwards unless `only_forward`; their sums and gradients are left for the team.
 template <class Where>
-__device__ __forceinline__ void work_on_chunks(Known& s, Memory& m, bool only_forward) {
-  const Team& team = s.team;
-  const int64_t width = sums_of(s.model);
+__device__ __forceinline__ void work_on_chunks(Known& s, const Memory& m, bool only_forward) {
   const int samples = s.layout.tiles_a_chunk * m.columns;
-  for (int chunk = team.member; chunk < s.layout.chunks; chunk += team.blocks) {
-    double* const sums = team.sums + chunk * width;
-    double* const ratios = s.step.recorded && !only_forward ? sums + kRatios : nullptr;
-    m.gradients = team.gradients + chunk * s.layout.parameters;
-    m.first = true;
-    double squared_error = 0, kl = 0;
+  for (int chunk = s.team.member; chunk < s.layout.chunks; chunk += s.team.blocks) {
+    double* const sums = s.team.sums + chunk * sums_of(s.model);
+    if (threadIdx.x == 0) {  // which others read behind the next barrier
+      s.chunk.gradients = s.team.gradients + chunk * s.layout.parameters;
+      s.chunk.ratios = s.step.recorded && !only_forward ? sums + kRatios : nullptr;
+      s.chunk.first = true;
+    }
     Part part{chunk * samples, s.step.batch};
     const int end = part.first + samples < part.batch ? part.first + samples : part.batch;
     for (; part.first < end; part.first += m.columns) {
-      forward<Where>(s, part, m, ratios, squared_error, kl);
+      forward<Where>(s, part, m);
       if (!only_forward) backward<Where>(s, m);
-      m.first = false;
+      if (threadIdx.x == 0) s.chunk.first = false;
     }
-    squared_error = sum_over_threads(squared_error, kThreads);
-    kl = sum_over_threads(kl, kThreads);
     if (threadIdx.x == 0) {
+      double squared_error = 0, kl = 0;
+      for (int warp = 0; warp < kWarps; ++warp) {
+        squared_error += s.squared_error[warp];
+        kl += s.kl[warp];
+      }
       sums[only_forward ? kErrorForGamma : kError] = squared_error;
       sums[kKl] = kl;
     }
@@ -206,11 +228,11 @@ __device__ __forceinline__ void work_on_chunks(Known& s, Memory& m, bool only_fo
 
 // Called by all threads; false, and nothing is changed, where the loss is not finite.
 template <class Where>
-__device__ __forceinline__ bool train_step(Known& s, Memory& m) {
+__device__ __forceinline__ bool train_step(Known& s, const Memory& m) {
   const Model& model = s.model;
   Team& team = s.team;
-  if (threadIdx.x == 0) {
-    s.step.begin(model);
+  if (threadIdx.x == 0) s.step.begin(model);
+  if (threadIdx.x == kWarp) {  // at the same time
     const float log_gamma = m.parameters[s.layout.parameters - 4];
     s.use(log_gamma, exp(-static_cast<double>(log_gamma)));
   }
@@ -218,23 +240,22 @@ __device__ __forceinline__ bool train_step(Known& s, Memory& m) {
   if (model.gamma == kAnalytic) {  // the optimal gamma has to be known before the way back begins
     work_on_chunks<Where>(s, m, true);
     team.wait();
-    const double errors = static_cast<double>(model.batch * model.features);
-    const double gamma = sum_of_chunks(s.team, s.layout.chunks, sums_of(model), kErrorForGamma) / errors;
-    if (threadIdx.x == 0) s.use(log(gamma), 1 / gamma);
+    if (threadIdx.x < kWarp) use_optimal_gamma(s);
     __syncthreads();
   }
   work_on_chunks<Where>(s, m, false);
   team.wait();
-  const Loss loss = finish_loss(s);
-  if (!(fabsf(static_cast<float>(loss.nll + loss.kl)) < HUGE_VALF)) {  // gradients, in float, are not either
+  if (threadIdx.x < kWarp) finish_loss(s);
+  __syncthreads();
+  if (!s.loss.finite) {  // gradients, in float, are not either
     if (threadIdx.x == 0 && team.member == 0) reinterpret_cast<int64_t*>(model.state)[1] = s.step.number + 1;
     return false;
   }
-  if (s.step.recorded && team.member == 0) write_record(s, loss);
-  const double gradient = 0.5 * (static_cast<double>(model.features) - loss.scaled);
+  if (s.step.recorded && team.member == 0) write_record(s);
+  const double gradient = 0.5 * (static_cast<double>(model.features) - s.loss.scaled);
   adam(model, s.layers, s.layout, team, s.step.number, {static_cast<float>(gradient), static_cast<float>(s.log_gamma)});
   team.wait();
-  copy_parameters(s.layout, team, m);
+  copy_parameters<Where::room>(s.layout, team, m);
   if (threadIdx.x == 0) ++s.step.number;
   __syncthreads();
   return true;
@@ -256,9 +277,9 @@ __global__ void __launch_bounds__(kThreads, Where::blocks) ensemble_steps(const 
     place_team(s, a);
   }
   __syncthreads();
-  int64_t* const state = reinterpret_cast<int64_t*>(model.state);
+  const int64_t* const state = reinterpret_cast<const int64_t*>(model.state);
   if (state[1] != 0) return;  // the same for all of a team
-  Memory m = memory_of<Where>(s, reinterpret_cast<float*>(shared), a.tiles + blockIdx.x * a.numbers_of_tile);
+  const Memory m = memory_of<Where>(s, reinterpret_cast<float*>(shared), a.tiles + blockIdx.x * a.numbers_of_tile);
   load_parameters(model, s.layers, s.layout, s.team);
   for (int i = threadIdx.x; i < m.pitch; i += kThreads) m.tile[m.ones * m.pitch + i] = 1;
   if (threadIdx.x == 0) {
@@ -266,12 +287,12 @@ __global__ void __launch_bounds__(kThreads, Where::blocks) ensemble_steps(const 
     s.end = model.steps - state[0] < a.steps ? model.steps : state[0] + a.steps;
   }
   s.team.wait();
-  copy_parameters(s.layout, s.team, m);
+  copy_parameters<Where::room>(s.layout, s.team, m);
   __syncthreads();
   while (s.step.number < s.end && train_step<Where>(s, m)) {
   }
   store_parameters(model, s.layers, s.layout, s.team);
-  if (threadIdx.x == 0 && s.team.member == 0) state[0] = s.step.number;
+  if (threadIdx.x == 0 && s.team.member == 0) reinterpret_cast<int64_t*>(model.state)[0] = s.step.number;
 }
 
 }  // namespace manifold_core::cuda

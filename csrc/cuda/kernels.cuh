@@ -4,22 +4,29 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <type_traits>
 
 // A launch, and shared memory of a size that is known when it happens, are all that the CUDA language adds to C++
 // without a function or a word of its own: tests run the kernels without a GPU by others.
 #if defined(__CUDACC__)
 #define MC_LAUNCH_SHARED(kernel, grid, block, shared, stream, ...) kernel<<<grid, block, shared, stream>>>(__VA_ARGS__)
 #define MC_LAUNCH(kernel, grid, block, stream, ...) kernel<<<grid, block, 0, stream>>>(__VA_ARGS__)
-// All blocks are on the device at once and can wait for each other. The kernel has one argument.
-#define MC_LAUNCH_TOGETHER(kernel, grid, block, shared, stream, argument)                                        \
-  do {                                                                                                           \
-    void* arguments[] = {const_cast<void*>(static_cast<const void*>(&(argument)))};                              \
-    cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(&kernel), grid, block, arguments, shared, stream); \
-  } while (false)
+#define MC_LAUNCH_TOGETHER(kernel, grid, block, shared, stream, argument) \
+  ::manifold_core::cuda::launch_together(kernel, grid, block, shared, stream, argument)
 #define MC_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
 
 namespace manifold_core::cuda {
+
+#if defined(__CUDACC__)
+// All blocks are on the device at once and can wait for each other. Refused where it has no room for them.
+template <class Argument>
+cudaError_t launch_together(void (*kernel)(Argument), unsigned blocks, unsigned threads, size_t shared,
+                            cudaStream_t stream, std::remove_const_t<Argument> argument) {
+  void* arguments[] = {&argument};
+  return cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(kernel), blocks, threads, arguments, shared, stream);
+}
+#endif
 
 enum class DType : int32_t { f32, f64, bf16, f16 };
 

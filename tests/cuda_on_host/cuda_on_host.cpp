@@ -212,13 +212,11 @@ void launch(unsigned blocks, unsigned threads, size_t shared, const char* kernel
   for (const unsigned block : order) launch_block(block, blocks, threads, shared, kernel, kernel_body);
 }
 
-void launch_together(unsigned blocks, unsigned threads, size_t shared, const char* kernel,
+bool launch_together(unsigned blocks, unsigned threads, size_t shared, const char* kernel,
                      const std::function<void()>& kernel_body) {
   const std::lock_guard<std::mutex> lock(one_launch);
   check_launch(threads, shared, kernel);
-  if (blocks > static_cast<unsigned>(multiprocessors)) {
-    throw std::runtime_error(std::string(kernel) + ": more blocks than the device has room for");
-  }
+  if (blocks > static_cast<unsigned>(multiprocessors - taken)) return false;
   failed = false;
   std::mutex one_error;
   std::exception_ptr error;
@@ -235,6 +233,7 @@ void launch_together(unsigned blocks, unsigned threads, size_t shared, const cha
   }
   for (std::thread& thread : running) thread.join();
   if (error) std::rethrow_exception(error);
+  return true;
 }
 
 }  // namespace cuda_on_host

@@ -28,6 +28,7 @@ inline thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 struct alignas(16) float4 {
   float x, y, z, w;
 };
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 namespace cuda_on_host {
 
@@ -35,8 +36,8 @@ namespace cuda_on_host {
 // kernel wants more shared memory than it may have.
 void launch(unsigned blocks, unsigned threads, size_t shared, const char* kernel, const std::function<void()>& body);
 
-// The same, all blocks at once. More than the device has room for are refused, as by a GPU.
-void launch_together(unsigned blocks, unsigned threads, size_t shared, const char* kernel,
+// The same, all blocks at once. False, and nothing is run: the device does not have room for so many.
+bool launch_together(unsigned blocks, unsigned threads, size_t shared, const char* kernel,
                      const std::function<void()>& body);
 
 // What the launch asked for, full of NaN when a block begins.
@@ -44,6 +45,7 @@ unsigned char* dynamic_shared();
 
 inline int shared_limit = 227 << 10;  // bytes of a block
 inline int multiprocessors = 3;       // each has room for one block
+inline int taken = 0;                 // of these, by others
 
 void wait_for_block(const char* file, int line);
 
@@ -59,7 +61,9 @@ const uint64_t* exchange_in_warp(unsigned mask, uint64_t value, const char* file
   ::cuda_on_host::launch(grid, block, shared, #kernel, [&] { kernel(__VA_ARGS__); })
 #define MC_LAUNCH(kernel, grid, block, stream, ...) MC_LAUNCH_SHARED(kernel, grid, block, 0, stream, __VA_ARGS__)
 #define MC_LAUNCH_TOGETHER(kernel, grid, block, shared, stream, argument) \
-  ::cuda_on_host::launch_together(grid, block, shared, #kernel, [&] { kernel(argument); })
+  (::cuda_on_host::launch_together(grid, block, shared, #kernel, [&] { kernel(argument); }) \
+       ? cudaSuccess                                                                        \
+       : cudaErrorCooperativeLaunchTooLarge)
 #define MC_DYNAMIC_SHARED(name) unsigned char* const name = ::cuda_on_host::dynamic_shared()
 
 inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
@@ -102,7 +106,7 @@ T __ldcg(const T* address) {
 }
 
 using cudaStream_t = void*;
-enum cudaError_t { cudaSuccess };
+enum cudaError_t { cudaSuccess, cudaErrorCooperativeLaunchTooLarge };
 
 inline cudaError_t cudaMemsetAsync(void* to, int byte, size_t count, cudaStream_t) {
   memset(to, byte, count);
@@ -120,10 +124,17 @@ inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
-enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin, cudaDevAttrMultiProcessorCount };
+enum cudaDeviceAttr {
+  cudaDevAttrMaxSharedMemoryPerBlockOptin,
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrCooperativeLaunch
+};
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
-  const bool shared = which == cudaDevAttrMaxSharedMemoryPerBlockOptin;
-  *value = shared ? cuda_on_host::shared_limit : cuda_on_host::multiprocessors;
+  switch (which) {
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = cuda_on_host::shared_limit; break;
+    case cudaDevAttrMultiProcessorCount: *value = cuda_on_host::multiprocessors; break;
+    case cudaDevAttrCooperativeLaunch: *value = 1; break;
+  }
   return cudaSuccess;
 }
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };

@@ -48,7 +48,7 @@ int64_t run_faulty(std::string fault) {
   int64_t result = 0;
   Team team{fault};
   const unsigned blocks = fault == "too many blocks" ? 4 : 3;
-  MC_LAUNCH_TOGETHER(faulty_team, blocks, kThreads, 0, nullptr, team);
+  if (MC_LAUNCH_TOGETHER(faulty_team, blocks, kThreads, 0, nullptr, team) != cudaSuccess) return -1;
   const int64_t shared = fault == "wants too much" ? int64_t{1} << 30 : 64;
   MC_LAUNCH_SHARED(faulty, 1, kThreads, shared, nullptr, fault, &result);
   return result;

@@ -195,16 +195,18 @@ class Engine:
 
 
 @contextmanager
-def engine_at(where: str, limit: int = H100, multiprocessors: int = MULTIPROCESSORS) -> Iterator[Engine]:
+def engine_at(
+    where: str, limit: int = H100, multiprocessors: int = MULTIPROCESSORS, taken: int = 0
+) -> Iterator[Engine]:
     if where == "on device":
         assert extension.cuda_missing_because == ""
         yield Engine(torch.ops.manifold_core, torch.device("cuda"))
         return
     load()
     library = getattr(torch.ops, NAMESPACE)
-    library.set_device(limit, multiprocessors)
+    library.set_device(limit, multiprocessors, taken)
     yield Engine(library, torch.device("cpu"))
-    library.set_device(H100, MULTIPROCESSORS)
+    library.set_device(H100, MULTIPROCESSORS, 0)
 
 
 @pytest.fixture(params=[pytest.param("on host", marks=NEEDS_COMPILER), pytest.param("on device", marks=ON_DEVICE)])
@@ -458,6 +460,14 @@ class TestTeams:
             (run,) = self.trained_by(multiprocessors, limit, [case], case.steps)
             for one, other in zip(alone.everything(), run.everything(), strict=True):
                 assert torch.equal(one, other)
+
+    def test_a_block_each_where_others_have_a_part_of_the_device(self) -> None:
+        case = CHUNKS["a chunk each"]
+        (alone,) = self.trained_by(1, 12 << 10, [case], case.steps)
+        with engine_at("on host", 12 << 10, multiprocessors=5, taken=2) as engine:
+            (run,) = trained(engine, [case], case.steps)
+        for one, other in zip(alone.everything(), run.everything(), strict=True):
+            assert torch.equal(one, other)
 
     def test_models_of_all_sizes_side_by_side(self) -> None:
         cases = list(CHUNKS.values())

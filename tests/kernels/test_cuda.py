@@ -544,7 +544,6 @@ def test_bad_tensors_are_refused(kernels: Kernels) -> None:
         ("writes behind", "faulty: writes behind its shared memory"),
         ("wants too much", "faulty: too much shared memory"),
         ("a block ends early", r"faulty_team, block 1: thread 0 waits for its block at .*, but thread 7 has ended"),
-        ("too many blocks", "faulty_team: more blocks than the device has room for"),
     ],
 )
 def test_threads_that_part_at_a_barrier_are_reported(fault: str, message: str) -> None:
@@ -552,6 +551,11 @@ def test_threads_that_part_at_a_barrier_are_reported(fault: str, message: str) -
     with pytest.raises(RuntimeError, match=message):
         run(fault)
     assert run("nothing") == 64  # and the next kernel runs as if nothing had been
+
+
+@NEEDS_COMPILER
+def test_blocks_that_cannot_run_at_once_are_refused() -> None:
+    assert on_host().faulty("too many blocks") == -1
 
 
 @NEEDS_COMPILER

@@ -74,18 +74,31 @@ __device__ __forceinline__ void draw(const Model& model, const Step& step, const
 __device__ __forceinline__ void gather(const Model& model, const Memory& m, const int* sample) {
   const float* const data = reinterpret_cast<const float*>(model.data);
   const int features = static_cast<int>(model.features), width = features + static_cast<int>(model.conditions);
-#pragma unroll 4
-  for (int i = threadIdx.x; i < width * m.columns; i += kThreads) {
-    const int column = i / width, k = i % width;
-    const int row = k < features ? static_cast<int>(model.x) + k : static_cast<int>(model.condition) + k - features;
-    m.tile[row * m.pitch + column] = data[static_cast<int64_t>(sample[column]) * width + k];
+  const int x = static_cast<int>(model.x), condition = static_cast<int>(model.condition) - features;
+  const int numbers = width * m.columns;
+  constexpr int kAtOnce = 4;  // read before the first is written: they are far away
+  for (int first = threadIdx.x; first < numbers; first += kAtOnce * kThreads) {
+    float v[kAtOnce];
+    int to[kAtOnce];
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n) {
+      const int i = first + n * kThreads;
+      if (i >= numbers) continue;
+      const int column = i / width, k = i % width;
+      to[n] = ((k < features ? x : condition) + k) * m.pitch + column;
+      v[n] = data[static_cast<int64_t>(sample[column]) * width + k];
+    }
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n) {
+      if (first + n * kThreads < numbers) m.tile[to[n]] = v[n];
+    }
   }
 }
 
 // z and the KL; and for the way back what the gradient of mu, log_var, the prior and the gate needs besides that of z,
-// in their place. Returns this thread's share in the sum of the KL. `ratios`: the chunk's sums of the variance ratios,
-// or nullptr.
-__device__ __forceinline__ float sample_forward(const Model& model, const Part& part, const Memory& m, double* ratios) {
+// in their place. Returns this thread's share in the sum of the KL.
+__device__ __forceinline__ float sample_forward(const Model& model, const Part& part, const Chunk& chunk,
+                                                const Memory& m) {
   const int latents = static_cast<int>(model.latents);
   const bool with_prior = model.prior >= 0, with_gate = model.gate >= 0;
   const int log_var_below = latents * m.pitch;  // likewise of the prior, and the room of the gate
@@ -123,9 +136,9 @@ __device__ __forceinline__ float sample_forward(const Model& model, const Part& 
         prior[log_var_below] = here ? -(half * pair.scaled * pair.scaled + grad_log_var) : 0.0f;
       }
     });
-    if (ratios != nullptr) {  // the same for all
+    if (chunk.ratios != nullptr) {  // the same for all
       const double sum = sum_over_threads(static_cast<double>(ratio), kWarp);
-      if (threadIdx.x % kWarp == 0) m.add(ratios[latent], sum);
+      if (threadIdx.x % kWarp == 0) chunk.add(chunk.ratios[latent], sum);
     }
   });
   return kl;

@@ -25,13 +25,18 @@ struct Layer {
 // The block's memory.
 struct Memory {
   float* parameters;
-  float* staging;    // room in shared memory for those of a layer
-  float* gradients;  // of the chunk
-  bool first;        // of the tiles of the chunk
+  float* staging;  // room in shared memory for those of a layer
   float* tile;
   int pitch;    // of a row of the tile
   int columns;  // of the tile
   int ones;     // the row of ones
+};
+
+// The chunk of the mini-batch at hand, in shared memory: there it takes no registers.
+struct Chunk {
+  float* gradients;
+  double* ratios;  // sums of the variance ratios; nullptr: none are wanted
+  bool first;      // of its tiles
 
   // What a sum over the chunk is once this tile's share is in it.
   template <class T>
@@ -49,15 +54,23 @@ using Quad = Aligned<4>;
 
 __device__ __forceinline__ Quad read_quad(const float* from) { return *reinterpret_cast<const Quad*>(from); }
 
-// In one instruction, which nvcc has to be told: of an assignment it makes four, and threads side by side would then
+// As CUDA's own type, which nvcc writes in one instruction: of a Quad it makes four, and threads side by side would then
 // write to few banks.
 __device__ __forceinline__ void write_quad(float* to, const Quad& v) {
-#if defined(__CUDA_ARCH__)
-  asm volatile("st.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(v.at[0]), "f"(v.at[1]), "f"(v.at[2]), "f"(v.at[3])
-               : "memory");
-#else
-  *reinterpret_cast<Quad*>(to) = v;
-#endif
+  *reinterpret_cast<float4*>(to) = make_float4(v.at[0], v.at[1], v.at[2], v.at[3]);
+}
+
+// The sum over all threads, for thread 0. In float: some processors have few units for double.
+__device__ __forceinline__ float sum_over_block(float v) {
+  __shared__ float of_warp[kWarps];
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) v += __shfl_xor_sync(kAllLanes, v, offset);
+  __syncthreads();  // the numbers of the call before have been read
+  if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = v;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    for (int warp = 1; warp < kWarps; ++warp) v += of_warp[warp];
+  }
+  return v;
 }
 
 // Where the threads of a warp stand in rows and columns of a tile: `rows` rows each.
@@ -237,7 +250,8 @@ __device__ __forceinline__ float dense_backward_rows(const Layer& l, const Layer
 
 // The gradient of the inputs takes their place. Called by all threads, when the gradients of the parameters have been
 // taken; a barrier has to follow.
-__device__ __forceinline__ void dense_backward(const Layer& l, const Layer* producer, const float* numbers, const Memory& m) {
+__device__ __forceinline__ void dense_backward(const Layer& l, const Layer* producer, const float* numbers, const Chunk& chunk,
+                                               const Memory& m) {
   float of_slope = 0;
   switch (l.rows_backward) {
     case 1: of_slope = dense_backward_rows<1>(l, producer, numbers, m); break;
@@ -245,8 +259,8 @@ __device__ __forceinline__ void dense_backward(const Layer& l, const Layer* prod
     default: of_slope = dense_backward_rows<4>(l, producer, numbers, m);
   }
   if (producer != nullptr && producer->activation == kPrelu) {
-    const double sum = sum_over_threads(static_cast<double>(of_slope), kThreads);
-    if (threadIdx.x == 0) m.add(m.gradients[producer->slope], static_cast<float>(sum));
+    const float sum = sum_over_block(of_slope);
+    if (threadIdx.x == 0) chunk.add(chunk.gradients[producer->slope], sum);
   }
 }
 
@@ -298,11 +312,14 @@ __device__ __forceinline__ int scatter_sums(float (&sum)[16]) {
 }
 
 template <int slices>
-__device__ __forceinline__ void add_weight_gradients(const Layer& l, const Memory& m) {
+__device__ __forceinline__ void add_weight_gradients(const Layer& l, const Chunk& chunk, const Memory& m) {
   const WeightBlocks blocks(l);
   const int tasks = blocks.outputs * blocks.inputs * slices;
   const int side_by_side = blocks.outputs % 2 == 0 ? 2 : 1;  // outputs; then inputs follow
-  const int slice = threadIdx.x % slices, quads = m.columns / 4;
+  // Of every eight quads of a row a slice has some side by side: rows start one quad of banks further each, so that
+  // threads which read other rows, or another slice of the same, read from other banks.
+  constexpr int kQuads = 8 / slices;
+  const int slice = threadIdx.x % slices;
   for (int first = 0; first < tasks; first += kThreads) {
     const int task = first + threadIdx.x;
     if (first + static_cast<int>(threadIdx.x / kWarp * kWarp) >= tasks) break;  // of the whole warp
@@ -318,7 +335,8 @@ __device__ __forceinline__ void add_weight_gradients(const Layer& l, const Memor
     }
     float sum[16] = {};
 #pragma unroll 1
-    for (int column = 4 * slice; column < 4 * quads; column += 4 * slices) {
+    for (int quad = 0; quad < m.columns / 4 / slices; ++quad) {
+      const int column = 4 * (quad / kQuads * 8 + slice * kQuads + quad % kQuads);
       Quad from[4];
 #pragma unroll
       for (int k = 0; k < 4; ++k) from[k] = read_quad(m.tile + x[k] + column);
@@ -334,22 +352,33 @@ __device__ __forceinline__ void add_weight_gradients(const Layer& l, const Memor
     }
     const int begin = scatter_sums<slices>(sum);
     if (task >= tasks) continue;
+    const int outputs = l.outputs, inputs = l.inputs, line = l.pitch, weights = l.weights, bias = l.bias;
+    constexpr int kNumbers = 16 / slices;
+    int to[kNumbers];  // negative: nowhere
 #pragma unroll
-    for (int k = 0; k < 16 / slices; ++k) {
+    for (int k = 0; k < kNumbers; ++k) {
       const int o = output + (begin + k) / 4 * blocks.outputs, i = input + (begin + k) % 4 * blocks.inputs;
-      if (o >= l.outputs || i > l.inputs) continue;
-      m.add(m.gradients[i < l.inputs ? l.weights + o * l.pitch + i : l.bias + o], sum[k]);
+      to[k] = o >= outputs || i > inputs ? -1 : i < inputs ? weights + o * line + i : bias + o;
+    }
+    float* const gradients = chunk.gradients;
+    if (!chunk.first) {
+#pragma unroll
+      for (int k = 0; k < kNumbers; ++k) sum[k] += to[k] < 0 ? 0.0f : gradients[to[k]];
+    }
+#pragma unroll
+    for (int k = 0; k < kNumbers; ++k) {
+      if (to[k] >= 0) gradients[to[k]] = sum[k];
     }
   }
 }
 
 // Called by all threads: the rows of the layer's outputs hold their gradient, those of its inputs the numbers.
-__device__ __forceinline__ void dense_gradients(const Layer& l, const Memory& m) {
+__device__ __forceinline__ void dense_gradients(const Layer& l, const Chunk& chunk, const Memory& m) {
   switch (l.slices) {
-    case 1: return add_weight_gradients<1>(l, m);
-    case 2: return add_weight_gradients<2>(l, m);
-    case 4: return add_weight_gradients<4>(l, m);
-    default: return add_weight_gradients<8>(l, m);
+    case 1: return add_weight_gradients<1>(l, chunk, m);
+    case 2: return add_weight_gradients<2>(l, chunk, m);
+    case 4: return add_weight_gradients<4>(l, chunk, m);
+    default: return add_weight_gradients<8>(l, chunk, m);
   }
 }
 

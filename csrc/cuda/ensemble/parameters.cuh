@@ -58,28 +58,49 @@ __device__ __forceinline__ void store_parameters(const Model& model, const Layer
   });
 }
 
-// The block's own, where it has some, become those of the team. Barriers have to stand before and behind.
-__device__ __forceinline__ void copy_parameters(const Layout& layout, const Team& team, const Memory& m) {
-  if (m.parameters == team.parameters) return;
-#pragma unroll 4
-  for (int place = 4 * threadIdx.x; place < layout.parameters; place += 4 * kThreads) {
-    write_quad(m.parameters + place, read_quad_of_team(team.parameters + place));
+// So many numbers of the team's, whole fours, to the block's own memory.
+__device__ __forceinline__ void copy(float* to, const float* from, int count) {
+  constexpr int kAtOnce = 2;  // read before the first is written
+  for (int first = 4 * threadIdx.x; first < count; first += 4 * kAtOnce * kThreads) {
+    Quad v[kAtOnce];
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n) {
+      const int place = first + 4 * n * kThreads;
+      if (place < count) v[n] = read_quad_of_team(from + place);
+    }
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n) {
+      const int place = first + 4 * n * kThreads;
+      if (place < count) write_quad(to + place, v[n]);
+    }
   }
 }
 
-// The parameters of a layer, from its W on: brought to shared memory where they are not there and have room. Barriers
-// have to stand before and behind.
+// The block's own, where it has some, become those of the team. Barriers have to stand before and behind.
 template <Room room>
-__device__ __forceinline__ const float* numbers_at_hand(const Layer& l, const Layout& layout, const Memory& m) {
-  const float* const numbers = m.parameters + l.weights;
-  if constexpr (room == Room::all_shared) {
-    return numbers;
+__device__ __forceinline__ void copy_parameters(const Layout& layout, const Team& team, const Memory& m) {
+  if constexpr (room == Room::all_shared) copy(m.parameters, team.parameters, static_cast<int>(layout.parameters));
+}
+
+template <Room room>
+__device__ __forceinline__ bool has_room(const Layer& l, const Layout& layout) {
+  return room != Room::all_shared && l.end - l.weights <= layout.staged;
+}
+
+// Brings the parameters of a layer to shared memory where they are not there and have room. Barriers have to stand
+// before and behind.
+template <Room room>
+__device__ __forceinline__ void stage(const Layer& l, const Layout& layout, const Memory& m) {
+  if (has_room<room>(l, layout)) copy(m.staging, m.parameters + l.weights, l.end - l.weights);
+}
+
+// Calls f with the parameters of a layer, from its W on; for each kind of memory by itself, so that nvcc knows which.
+template <Room room, class F>
+__device__ __forceinline__ void with_numbers(const Layer& l, const Layout& layout, const Memory& m, const F& f) {
+  if (has_room<room>(l, layout)) {
+    f(m.staging);
   } else {
-    const int count = l.end - l.weights;
-    if (count > layout.staged) return numbers;
-#pragma unroll 4
-    for (int i = 4 * threadIdx.x; i < count; i += 4 * kThreads) write_quad(m.staging + i, read_quad_of_team(numbers + i));
-    return m.staging;
+    f(m.parameters + l.weights);
   }
 }
 
@@ -107,13 +128,17 @@ __device__ __forceinline__ void adam(const Model& model, const Layer* layers, co
       average[k] = exp_avg[of_caller + k];
       square[k] = exp_avg_sq[of_caller + k];
     });
+    Quad parameters = read_quad(team.parameters + place);
     const Quad gradients = is_log_gamma ? Quad{{log_gamma.gradient}} : gradient_of_team(team, layout, place);
     const float size = is_log_gamma ? of_log_gamma : step_size;
     for_each_of(count, [&](int k) {
       const float gradient = gradients.at[k];
       average[k] += one_minus_beta1 * (gradient - average[k]);
       square[k] = (1 - one_minus_beta2) * square[k] + one_minus_beta2 * (gradient * gradient);
-      team.parameters[place + k] -= size * (average[k] / (sqrtf(square[k]) * inv_sqrt + kEpsilon));
+      parameters.at[k] -= size * (average[k] / (sqrtf(square[k]) * inv_sqrt + kEpsilon));
+    });
+    write_quad(team.parameters + place, parameters);  // with what pads them
+    for_each_of(count, [&](int k) {
       exp_avg[of_caller + k] = average[k];
       exp_avg_sq[of_caller + k] = square[k];
     });

@@ -6,6 +6,23 @@
 
 namespace manifold_core::cuda {
 
+// Adds to a counter of the team's once all that the block wrote can be read by those who see it grown, and waits until it
+// is that large; then all can be read that was written before the others added to it.
+__device__ __forceinline__ void arrive_and_wait(unsigned* arrived, unsigned awaited) {
+#if defined(__CUDA_ARCH__)
+  unsigned found;
+  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(arrived) : "memory");
+  do {
+    __nanosleep(20);
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(found) : "l"(arrived) : "memory");
+  } while (static_cast<int>(found - awaited) < 0);
+  asm volatile("fence.acq_rel.gpu;" ::: "memory");
+#else
+  __atomic_fetch_add(arrived, 1, __ATOMIC_RELEASE);
+  while (static_cast<int>(__atomic_load_n(arrived, __ATOMIC_ACQUIRE) - awaited) < 0) __nanosleep(20);
+#endif
+}
+
 struct Team {
   int member, blocks;
   unsigned* arrived;  // at all barriers so far, by all blocks
@@ -21,10 +38,7 @@ struct Team {
     if (blocks == 1) return;
     if (threadIdx.x == 0) {
       awaited += blocks;
-      __threadfence();
-      atomicAdd(arrived, 1u);
-      while (static_cast<int>(*static_cast<const volatile unsigned*>(arrived) - awaited) < 0) __nanosleep(20);
-      __threadfence();
+      arrive_and_wait(arrived, awaited);
     }
     __syncthreads();
   }
@@ -33,7 +47,7 @@ struct Team {
 enum Sum : int { kErrorForGamma, kError, kKl, kRatios };
 static_assert(kRatios == kSums, "the ratios stand behind them");
 
-// Number `which` of the sums of all chunks, added up. Called by all threads; all get the same.
+// Number `which` of the sums of all chunks, added up. Called by a warp; all its lanes get the same.
 __device__ __forceinline__ double sum_of_chunks(const Team& team, int chunks, int64_t width, int which) {
   static_assert(kMostChunks <= kWarp, "a lane has a chunk");
   const int lane = threadIdx.x % kWarp;
@@ -47,13 +61,22 @@ __device__ __forceinline__ Quad read_quad_of_team(const float* from) {
 
 // The gradient of the whole batch, of four numbers side by side.
 __device__ __forceinline__ Quad gradient_of_team(const Team& team, const Layout& layout, int place) {
+  const int chunks = layout.chunks;
+  const int64_t apart = layout.parameters;
   const float* from = team.gradients + place;
-  Quad sum = read_quad_of_team(from);
-#pragma unroll 4
-  for (int chunk = 1; chunk < layout.chunks; ++chunk) {
-    const Quad more = read_quad_of_team(from + chunk * layout.parameters);
+  Quad sum = {};
+  constexpr int kAtOnce = 4;  // on their way
+  for (int first = 0; first < chunks; first += kAtOnce, from += kAtOnce * apart) {
+    Quad more[kAtOnce] = {};
 #pragma unroll
-    for (int k = 0; k < 4; ++k) sum.at[k] += more.at[k];
+    for (int n = 0; n < kAtOnce; ++n) {
+      if (first + n < chunks) more[n] = read_quad_of_team(from + n * apart);
+    }
+#pragma unroll
+    for (int n = 0; n < kAtOnce; ++n) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) sum.at[k] += more[n].at[k];
+    }
   }
   return sum;
 }
