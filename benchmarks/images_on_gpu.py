@@ -5,9 +5,8 @@
 - ``in turn``: the same of eight models on a stream each, as :func:`manifold_core.train_ensemble` has it; a step of one.
 
 Right first: no time is given where the gradients, without TF32, are far from those by hand in float64 on the same
-noise.
-The times are with PyTorch's defaults, in which cuDNN may use TF32, after the steps in which graphs are captured. The
-training is as long as the paper's: short ones have a curve of every step, and wait for the device to read it.
+noise. The times are with PyTorch's defaults, in which cuDNN may use TF32, after the steps in which graphs are captured.
+The training is as long as the paper's: short ones have a curve of every step, and wait for the device to read it.
 
     python -m benchmarks.images_on_gpu [--seconds N] [--out FILE.json]
 """

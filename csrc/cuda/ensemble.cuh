@@ -69,6 +69,19 @@ __device__ inline void place_layers(Known& s) {
   }
 }
 
+// Likewise what follows from its place in the launch.
+__device__ inline void place_team(Known& s, const EnsembleSteps& a) {
+  const int number = blockIdx.x / a.blocks_a_model;
+  Team& team = s.team;
+  team.member = static_cast<int>(blockIdx.x) % a.blocks_a_model;
+  team.blocks = a.blocks_a_model;
+  team.arrived = a.arrived + number * kApart;
+  team.awaited = 0;
+  team.parameters = a.scratch + number * a.scratch_of_model;
+  team.gradients = team.parameters + s.layout.parameters;
+  team.sums = reinterpret_cast<double*>(team.gradients + s.layout.chunks * s.layout.parameters);
+}
+
 // `blocks` may share a multiprocessor, if their memory allows it: then a thread has as many registers as are left.
 struct AllShared {
   static constexpr int blocks = 2;
@@ -82,19 +95,6 @@ struct NoneShared {
   static constexpr int blocks = 1;
   static constexpr Room room = Room::none_shared;
 };
-
-// The same, of what follows from its place in the launch.
-__device__ inline void place_team(Known& s, const EnsembleSteps& a) {
-  const int number = blockIdx.x / a.blocks_a_model;
-  Team& team = s.team;
-  team.member = static_cast<int>(blockIdx.x) % a.blocks_a_model;
-  team.blocks = a.blocks_a_model;
-  team.arrived = a.arrived + number * kApart;
-  team.awaited = 0;
-  team.parameters = a.scratch + number * a.scratch_of_model;
-  team.gradients = team.parameters + s.layout.parameters;
-  team.sums = reinterpret_cast<double*>(team.gradients + s.layout.chunks * s.layout.parameters);
-}
 
 template <class Where>
 __device__ __forceinline__ Memory memory_of(const Known& s, float* shared, float* tile) {
@@ -148,8 +148,8 @@ __device__ __forceinline__ void write_record(const Known& s) {
 
 // Adds a tile's share of each thread to that of its warp.
 __device__ __forceinline__ void add_over_warp(const Chunk& chunk, double (&sums)[kWarps], float share) {
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) share += __shfl_xor_sync(kAllLanes, share, offset);
-  if (threadIdx.x % kWarp == 0) chunk.add(sums[threadIdx.x / kWarp], static_cast<double>(share));
+  const double of_warp = static_cast<double>(sum_over_warp(share));
+  if (threadIdx.x % kWarp == 0) chunk.add(sums[threadIdx.x / kWarp], of_warp);
 }
 
 // One tile forwards, from the samples to the squared error.

@@ -4,7 +4,6 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
-#include <type_traits>
 
 // A launch, and shared memory of a size that is known when it happens, are all that the CUDA language adds to C++
 // without a function or a word of its own: tests run the kernels without a GPU by others.
@@ -22,7 +21,7 @@ namespace manifold_core::cuda {
 // All blocks are on the device at once and can wait for each other. Refused where it has no room for them.
 template <class Argument>
 cudaError_t launch_together(void (*kernel)(Argument), unsigned blocks, unsigned threads, size_t shared,
-                            cudaStream_t stream, std::remove_const_t<Argument> argument) {
+                            cudaStream_t stream, Argument argument) {
   void* arguments[] = {&argument};
   return cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(kernel), blocks, threads, arguments, shared, stream);
 }

@@ -8,6 +8,13 @@ namespace manifold_core::cuda {
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
+// The sum of v over the warp, for all its lanes.
+template <class T>
+__device__ __forceinline__ T sum_over_warp(T v) {
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) v += __shfl_xor_sync(kAllLanes, v, offset);
+  return v;
+}
+
 // The sum of v over each `width` threads in turn, a power of two, for all of them. Called by every thread of the block.
 __device__ inline double sum_over_threads(double v, int width) {
   for (int offset = (width < kWarp ? width : kWarp) / 2; offset > 0; offset /= 2) {

@@ -331,6 +331,12 @@ def assert_trained(run: Run, steps: int) -> None:
         assert ((found - wanted).abs() <= bound).all(), name
 
 
+def assert_same(one: Run, other: Run) -> None:
+    """To the last bit."""
+    for a, b in zip(one.everything(), other.everything(), strict=True):
+        assert torch.equal(a, b)
+
+
 CASES = {
     "one step": Case(steps=1),
     "a VAE": Case(),
@@ -427,7 +433,7 @@ class TestLayout:
 
 CHUNKS = {
     "a chunk each": Case(samples=310, batch=147),
-    "several tiles a chunk": Case(samples=1300, batch=1237, steps=2, record_every=1),
+    "several tiles a chunk": Case(samples=1300, batch=1237, steps=2),
     "all at once": Case(
         conditions=2, prior=True, gate=True, gamma="analytic", activation="prelu", samples=640, batch=640
     ),
@@ -458,23 +464,20 @@ class TestTeams:
         assert_trained(alone, case.steps)
         for multiprocessors in (2, 5, 40):
             (run,) = self.trained_by(multiprocessors, limit, [case], case.steps)
-            for one, other in zip(alone.everything(), run.everything(), strict=True):
-                assert torch.equal(one, other)
+            assert_same(alone, run)
 
     def test_a_block_each_where_others_have_a_part_of_the_device(self) -> None:
         case = CHUNKS["a chunk each"]
         (alone,) = self.trained_by(1, 12 << 10, [case], case.steps)
         with engine_at("on host", 12 << 10, multiprocessors=5, taken=2) as engine:
             (run,) = trained(engine, [case], case.steps)
-        for one, other in zip(alone.everything(), run.everything(), strict=True):
-            assert torch.equal(one, other)
+        assert_same(alone, run)
 
     def test_models_of_all_sizes_side_by_side(self) -> None:
         cases = list(CHUNKS.values())
         alone = [self.trained_by(1, 12 << 10, [case], 3)[0] for case in cases]
         for one, run in zip(alone, self.trained_by(11, 12 << 10, cases, 3), strict=True):
-            for a, b in zip(one.everything(), run.everything(), strict=True):
-                assert torch.equal(a, b)
+            assert_same(one, run)
 
     def test_workspace(self) -> None:
         case, small = CHUNKS["several tiles a chunk"], CASES["a VAE"]
@@ -512,8 +515,7 @@ class TestSteps:
     def test_several_launches_are_one(self, limited: Engine, gamma: str) -> None:
         case = Case(gamma=gamma, steps=5, record_every=2, features=30, hidden=(33,))
         (one,), (several,) = trained(limited, [case], 5), trained(limited, [case], 1, 3, 9, 9)
-        for a, b in zip(one.everything(), several.everything(), strict=True):
-            assert torch.equal(a, b)
+        assert_same(one, several)
 
     def test_no_more_steps_than_asked_for(self, engine: Engine) -> None:
         case = Case(steps=6, record_every=4)
@@ -527,8 +529,7 @@ class TestSteps:
         alone = [trained(engine, [CASES[name]], 9)[0] for name in names]
         together = trained(engine, [CASES[name] for name in names], 9)
         for a, b in zip(alone, together, strict=True):
-            for x, y in zip(a.everything(), b.everything(), strict=True):
-                assert torch.equal(x, y)
+            assert_same(a, b)
 
     def test_nothing_to_do(self, engine: Engine) -> None:
         models = torch.zeros(0, len(Run(Case(), engine.device).words()), dtype=torch.int64, device=engine.device)
@@ -543,7 +544,7 @@ class TestTeamsOnDevice:
     pytestmark = ON_DEVICE
     MANY = 600  # beside so many each has one block: a multiprocessor has room for two, or more where they are small
 
-    @pytest.mark.parametrize("name", [*CHUNKS, "seventeen chunks' worth"])
+    @pytest.mark.parametrize("name", [*CHUNKS, "two tiles of 128 a chunk"])
     def test_the_same_each_time_however_many_are_beside_it(self, name: str) -> None:
         case = CHUNKS.get(name, Case(samples=2500, batch=2177, steps=2))
         with engine_at("on device") as engine:
@@ -551,8 +552,7 @@ class TestTeamsOnDevice:
             beside = trained(engine, [case, *[Case(steps=1)] * self.MANY, case], case.steps)
             assert_trained(alone, case.steps)
             for run in (beside[0], beside[-1]):
-                for one, other in zip(alone.everything(), run.everything(), strict=True):
-                    assert torch.equal(one, other)
+                assert_same(alone, run)
 
 
 class TestDivergence:
@@ -570,8 +570,7 @@ class TestDivergence:
         assert runs[0].state.tolist() == [2, 3]
         for a, b in zip(runs[0].everything()[:-1], before.everything()[:-1], strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
-        for a, b in zip(runs[1].everything(), other.everything(), strict=True):
-            assert torch.equal(a, b)
+        assert_same(runs[1], other)
 
     @pytest.mark.parametrize("activation", ["relu", "prelu"])
     def test_a_weight_that_is_no_number_is_not_hidden_by_an_activation(self, engine: Engine, activation: str) -> None:

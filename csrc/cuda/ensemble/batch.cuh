@@ -137,7 +137,7 @@ __device__ __forceinline__ float sample_forward(const Model& model, const Part& 
       }
     });
     if (chunk.ratios != nullptr) {  // the same for all
-      const double sum = sum_over_threads(static_cast<double>(ratio), kWarp);
+      const double sum = sum_over_warp(static_cast<double>(ratio));
       if (threadIdx.x % kWarp == 0) chunk.add(chunk.ratios[latent], sum);
     }
   });

@@ -63,7 +63,7 @@ __device__ __forceinline__ void write_quad(float* to, const Quad& v) {
 // The sum over all threads, for thread 0. In float: some processors have few units for double.
 __device__ __forceinline__ float sum_over_block(float v) {
   __shared__ float of_warp[kWarps];
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) v += __shfl_xor_sync(kAllLanes, v, offset);
+  v = sum_over_warp(v);
   __syncthreads();  // the numbers of the call before have been read
   if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = v;
   __syncthreads();

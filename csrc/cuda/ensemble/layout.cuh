@@ -93,18 +93,12 @@ MC_INLINE Layout layout_of(const Model& m, int64_t limit) {
   if (fits(m, Room::all_shared, out.parameters, 2 * kFewestColumns, limit_of_two, out)) return out;
   if (fits(m, Room::all_shared, out.parameters, kFewestColumns, limit, out)) return out;
   if (fits(m, Room::tile_shared, largest, kFewestColumns, limit, out)) return out;
-  if (fits(m, Room::tile_shared, 0, kFewestColumns, limit, out)) {
-    out.columns = kFewestColumns;  // so that most layers find room
-    cut(m, out);
-    out.staged = most - out.tile;
-    out.shared = 4 * most;
-    return out;
-  }
-  out.room = Room::none_shared;
-  out.columns = kFewestColumns;  // so that caches hold the tile
+  out.columns = kFewestColumns;  // so that most layers find room, or caches hold the tile
   cut(m, out);
-  out.staged = largest < most ? largest : most;
-  out.shared = 4 * out.staged;
+  const int64_t of_tile = out.tile <= most ? out.tile : 0;
+  out.room = of_tile > 0 ? Room::tile_shared : Room::none_shared;
+  out.staged = largest < most - of_tile ? largest : most - of_tile;
+  out.shared = 4 * (of_tile + out.staged);
   return out;
 }
 

@@ -51,7 +51,7 @@ static_assert(kRatios == kSums, "the ratios stand behind them");
 __device__ __forceinline__ double sum_of_chunks(const Team& team, int chunks, int64_t width, int which) {
   static_assert(kMostChunks <= kWarp, "a lane has a chunk");
   const int lane = threadIdx.x % kWarp;
-  return sum_over_threads(lane < chunks ? __ldcg(team.sums + lane * width + which) : 0.0, kWarp);
+  return sum_over_warp(lane < chunks ? __ldcg(team.sums + lane * width + which) : 0.0);
 }
 
 __device__ __forceinline__ Quad read_quad_of_team(const float* from) {
