@@ -84,26 +84,30 @@ def test_batches_are_weighted_by_their_size() -> None:
 
 
 @pytest.mark.parametrize(
-    ("covariance", "latent_dim", "shapes", "expected"),
+    ("covariance", "latent_dim", "shapes", "of_gpu", "of_cpu"),
     [
-        ("diagonal", 20, ((100_000, 20),), 2**22 // 40),
-        ("diagonal", 20, ((100_000, 20), (100_000, 5, 20)), 2**22 // 140),
-        ("cholesky", 20, ((100_000, 20),), 2**22 // 420),
-        ("diagonal", 2, ((10**6, 3),), 2**17),
-        ("diagonal", 64, ((60_000, 3, 224, 224),), 4096),
+        ("diagonal", 20, ((100_000, 20),), 2**22 // 40, 4096),
+        ("diagonal", 20, ((100_000, 20), (100_000, 5, 20)), 2**22 // 140, 4096),
+        ("cholesky", 20, ((100_000, 20),), 2**22 // 420, 4096),
+        ("diagonal", 2, ((10**6, 3),), 2**17, 4096),
+        ("diagonal", 20, ((60_000, 10**6),), 4096, 4096),
+        ("diagonal", 16, ((60_000, 1, 28, 28),), 2**22 // 800, 2**18 // 800),
+        ("diagonal", 2, ((10**6, 1, 4, 4),), 2**17, 4096),
+        ("diagonal", 64, ((60_000, 3, 224, 224),), 2**22 // (3 * 224**2 + 64), 1),
     ],
 )
-def test_a_gpu_gets_larger_batches(
+def test_a_gpu_gets_larger_batches_and_images_smaller_ones(
     covariance: Literal["diagonal", "cholesky"],
     latent_dim: int,
     shapes: tuple[tuple[int, ...], ...],
-    expected: int,
+    of_gpu: int,
+    of_cpu: int,
 ) -> None:
     vae = mc.VAE.mlp(20, latent_dim, (4,), covariance=covariance)
     with FakeTensorMode():
         on_gpu, on_cpu = (tuple(torch.empty(shape, device=device) for shape in shapes) for device in ("cuda", "cpu"))
-        assert samples_at_a_time(vae, on_gpu, None) == expected
-        assert samples_at_a_time(vae, on_cpu, None) == 4096
+        assert samples_at_a_time(vae, on_gpu, None) == of_gpu
+        assert samples_at_a_time(vae, on_cpu, None) == of_cpu
         assert samples_at_a_time(vae, on_gpu, 7) == samples_at_a_time(vae, on_cpu, 7) == 7
 
 
