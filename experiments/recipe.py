@@ -19,6 +19,10 @@ Evidence for ours:
   rate a step, while the KL shuts latent dimensions that later stay shut. With β₂ = 0.99 models are right from −20 to
   10, and with ten times the learning rate for log γ as well from −20 to 20, at a −ELBO that does not depend on the
   start. Table 7 shows both ways.
+- Channels of the residual networks. The VAE of the published code has 5; 16 are far better. On MNIST at κ = 32, on test
+  images, −ELBO is −1,893 after 4,000 steps of 128, four minutes on one core; with 5 it is −1,713 after the paper's 400
+  epochs, a hundred times as many images. With 32 it is at κ = 5 −692 after 5,000 steps, with 16 −686 after 8,000, which
+  take half as long, with 5 −584 after 400 epochs.
 - Elsewhere γ starts at 1, above the scale of the data, and Adam is left as it is: there a slow γ is the better one. In
   Table 6 (with attention, κ = 20, five seeds) 23 of 25 runs are right with Adam as it is, 21 with β₂ = 0.99, 19 with
   ten times the rate, 19 with both, and the −ELBO of t = 10 rises from −99.7 to −85.3 in the median.
@@ -26,10 +30,11 @@ Evidence for ours:
 
 from typing import Literal
 
+from ..networks.conv import CHANNELS
 from ..training import TrainingConfig
 from .tables import Plan
 
-__all__ = ["ANY_GAMMA", "hidden"]
+__all__ = ["ANY_GAMMA", "channels", "hidden"]
 
 # Of the manifolds of Tables 1, 3, 7 and the theorems; of the union of Table 5; of the varying condition of Table 6.
 _OURS = {"manifold": (64,), "union": (96,), "varying": (64,)}
@@ -41,3 +46,8 @@ ANY_GAMMA = TrainingConfig(log_gamma_rate=10.0, beta2=0.99)  # where γ may star
 def hidden(data: Literal["manifold", "union", "varying"], plan: Plan) -> tuple[int, ...]:
     """Widths of the hidden layers for this kind of data."""
     return (_PUBLISHED if plan.published else _OURS)[data]
+
+
+def channels(plan: Plan) -> int:
+    """Of the first residual block of a VAE of images."""
+    return CHANNELS if plan.published else 16

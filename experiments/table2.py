@@ -4,8 +4,7 @@ Beyond the paper's κ of 5, 16 and 32 stands 64: where all 32 are active, nothin
 """
 
 from ..ensemble import ConvSpec
-from ..networks.conv import CHANNELS
-from . import images, paper
+from . import images, paper, recipe
 from .tables import Cell, Plan, Table
 
 __all__ = ["TABLE"]
@@ -20,7 +19,7 @@ def _cells(plan: Plan) -> list[Cell]:
     return [
         Cell(
             {"dataset": name, "kappa": kappa},
-            ConvSpec(kappa, CHANNELS, training=images.training(plan)),
+            ConvSpec(kappa, recipe.channels(plan), training=images.training(plan)),
             images.images(name),
             (None,),
             held_out=images.HELD_OUT,

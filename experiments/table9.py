@@ -3,8 +3,7 @@
 from typing import Literal
 
 from ..ensemble import ConvSpec
-from ..networks.conv import CHANNELS
-from . import images, paper
+from . import images, paper, recipe
 from .tables import Cell, Plan, Table
 
 __all__ = ["TABLE"]
@@ -17,7 +16,7 @@ def _cells(plan: Plan) -> list[Cell]:
     return [
         Cell(
             {"covariance": name},
-            ConvSpec(LATENT_DIM, CHANNELS, covariance=covariance, training=images.training(plan)),
+            ConvSpec(LATENT_DIM, recipe.channels(plan), covariance=covariance, training=images.training(plan)),
             images.images(DATA_SET),
             (None,),
             held_out=images.HELD_OUT,
