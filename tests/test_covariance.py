@@ -145,20 +145,37 @@ def test_loss_and_gradients_are_the_formulas(index: int) -> None:
     torch.testing.assert_close(terms.variance_ratio, ratio.to(terms.variance_ratio.dtype))
 
 
-def test_the_head_gives_rows_in_units_of_their_diagonal() -> None:
-    """A σ that falls takes its row with it."""
+@pytest.mark.parametrize("features", [4, 64, 65])
+def test_the_head_gives_rows_in_units_of_their_diagonal(features: int) -> None:
+    """A σ that falls takes its row with it. Many features come through a narrow layer."""
     torch.manual_seed(0)
-    head, features = PosteriorHead(4, KAPPA, "cholesky").double(), torch.randn(6, 4, dtype=torch.float64)
-    mu, tril = head(features)
-    plain = features @ head.weight.T + head.bias
+    head, x = PosteriorHead(features, KAPPA, "cholesky").double(), torch.randn(6, features, dtype=torch.float64)
+    mu, tril = head(x)
+    weights = dict(head.named_parameters())
+    plain = x @ weights["weight"].T + weights["bias"]
     torch.testing.assert_close(mu, plain[:, :KAPPA])
-    scale, own = factor(tril), factor(plain[:, KAPPA:])
+    if features == 65:
+        assert weights["below.0.weight"].shape == (64, 65)
+        x = (x @ weights["below.0.weight"].T + weights["below.0.bias"]).clamp(min=0)
+        below = x @ weights["below.2.weight"].T + weights["below.2.bias"]
+    else:
+        below = x @ weights["below.weight"].T + weights["below.bias"]
+    assert weights.keys() == set(head.state_dict())
+    scale, numbers = factor(tril), iter(below.unbind(1))
     for row in range(KAPPA):
-        torch.testing.assert_close(scale[:, row, row], own[:, row, row])
+        torch.testing.assert_close(scale[:, row, row].log(), plain[:, KAPPA + row])
         for col in range(row):
-            torch.testing.assert_close(scale[:, row, col] / scale[:, row, row], own[:, row, col])
-    assert list(head.state_dict()) == ["weight", "bias"]
-    assert torch.autograd.gradcheck(lambda x: head(x), features.requires_grad_())
+            torch.testing.assert_close(scale[:, row, col] / scale[:, row, row], next(numbers))
+    assert next(numbers, None) is None
+    few = torch.randn(6, features, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(head, few)
+
+
+def test_one_latent_dimension_has_no_rows() -> None:
+    """And nothing warns of weights without numbers."""
+    head = PosteriorHead(70, 1, "cholesky")
+    assert [name for name, _ in head.named_parameters()] == ["weight", "bias"]
+    assert [part.shape for part in head(torch.rand(5, 70))] == [(5, 1), (5, 1)]
 
 
 class Turned(nn.Module):

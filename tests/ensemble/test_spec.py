@@ -101,7 +101,7 @@ def test_a_full_covariance_is_the_models() -> None:
     for conditional in ({}, CONDITIONAL):
         model = mc.ModelSpec(3, covariance="cholesky", **conditional).build(6)  # type: ignore[arg-type]
         assert model.elbo.covariance == "cholesky"
-        assert model.encoder.layers[-1].sizes == (3, 6)
+        assert model.encoder.layers[-1].below.out_features == 3  # beside the three on the diagonal
 
 
 @pytest.mark.parametrize(
