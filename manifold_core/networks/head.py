@@ -25,7 +25,7 @@ class PosteriorHead(nn.Linear):
     """
 
     place: Tensor  # of each packed number among log L_ii and those left of the diagonal
-    spread_over_row: Tensor  # [κ, κ(κ+1)/2], 1 where a number stands in a row, left of its diagonal
+    row: Tensor  # [κ, κ(κ−1)/2], 1 where a number left of the diagonal stands in a row
 
     def __init__(self, features: int, latent_dim: int, covariance: Covariance) -> None:
         _, packed = posterior_sizes(latent_dim, covariance)
@@ -36,8 +36,8 @@ class PosteriorHead(nn.Linear):
             index, (row, col) = torch.arange(latent_dim), torch.tril_indices(latent_dim, latent_dim)
             place = torch.where(row == col, row, latent_dim + (col < row).cumsum(0) - 1)
             self.register_buffer("place", place, persistent=False)
-            over_row = ((index[:, None] == row) & (col < row)).to(self.weight.dtype)
-            self.register_buffer("spread_over_row", over_row, persistent=False)
+            of_row = (index[:, None] == row[col < row]).to(self.weight.dtype)
+            self.register_buffer("row", of_row, persistent=False)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         return outside_autocast(self._parts, features, self.weight.dtype)
@@ -46,9 +46,9 @@ class PosteriorHead(nn.Linear):
         mu, spread = super().forward(features).chunk(2, dim=1)
         if self.below is None:
             return mu, spread
-        rows = torch.cat((spread, self.below(features)), dim=1).index_select(1, self.place)
         # A product of matrices, whose gradient is another: that of indices would be added up one by one.
-        return mu, rows * torch.exp(spread @ self.spread_over_row)
+        below = self.below(features) * (spread.exp() @ self.row)
+        return mu, torch.cat((spread, below), dim=1).index_select(1, self.place)
 
 
 def _narrow(features: int, outputs: int) -> nn.Module:
