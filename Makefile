@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := demo
 
-.PHONY: help demo test test-slow test-with sanitize lint peers bench bench-check bench-commits resources gpu clean
+.PHONY: help demo test test-slow test-with sanitize lint peers bench estimators bench-check bench-commits resources gpu clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -67,6 +67,10 @@ bench: peers  ## ours against PyTorch and other peers on this machine, then the 
 	mkdir -p build
 	$(BIN)/manifold-core bench elbo cholesky ensemble step images growth --rounds 9 --seconds 3000 --json > build/bench.json
 	$(BIN)/python -m benchmarks.report --add build/bench.json
+
+estimators: peers  ## the dimension read by ours and by scikit-dimension's estimators; half an hour
+	$(BIN)/python -m benchmarks.estimators
+	$(BIN)/python -m benchmarks.report
 
 # asv writes what it knows of the machine into the home folder: here, one of its own. Its environments obey
 # constraints.txt: left alone, it would fetch the newest torch of the index.

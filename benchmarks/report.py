@@ -20,7 +20,7 @@ from manifold_core.bench.suite import COMPARISONS, Row, from_json, to_json
 from manifold_core.bench.table import heading, machine_speeds, markdown, notes
 from manifold_core.errors import InputError
 
-from . import gpu_tables
+from . import estimators, gpu_tables
 from .gpu import ROOT, results_file
 
 __all__ = ["add", "files", "gpu_files", "page", "with_tables"]
@@ -77,6 +77,13 @@ def _of_gpu(path: Path) -> str:
     return f"## {path.stem}\n\n[`{path.name}`]({path.name}): {where}\n\n{table}"
 
 
+def _of_dimension(path: Path) -> str:
+    """What benchmarks/estimators.py has written."""
+    results = json.loads(path.read_text(encoding="utf-8"))
+    where = ", ".join(f"{name} {value}" for name, value in results.items() if name != "rows")
+    return f"## {path.stem}\n\n[`{path.name}`]({path.name}): {where}\n\n{estimators.table(results).rstrip()}"
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
@@ -87,7 +94,7 @@ def gpu_files(folder: Path = RESULTS) -> list[Path]:
     return sorted(path for kind in ("gpu", "ensemble", "images") for path in folder.glob(f"{kind}-*.json"))
 
 
-def page(found: Sequence[tuple[Path, Results]], on_gpu: Sequence[Path] = ()) -> str:
+def page(found: Sequence[tuple[Path, Results]], on_gpu: Sequence[Path] = (), of_dimension: Sequence[Path] = ()) -> str:
     """All tables of all files."""
     parts = [
         "# Results",
@@ -97,6 +104,7 @@ def page(found: Sequence[tuple[Path, Results]], on_gpu: Sequence[Path] = ()) -> 
         "matrix product reached in the same run. The files hold the quartiles of every process.",
         "GPU kernels: [registers and shared memory](gpu_kernels.md).",
         *(_of_gpu(path) for path in on_gpu),
+        *(_of_dimension(path) for path in of_dimension),
     ]
     for path, results in found:
         parts += [f"## {path.stem}", f"[`{path.name}`]({path.name})", *heading(results)]
@@ -114,13 +122,23 @@ def picture(path: Path) -> Path:
     return path.with_suffix(".png")
 
 
-def with_tables(text: str, found: Sequence[tuple[Path, Results]], on_gpu: Sequence[Path] = ()) -> str:
+def with_tables(
+    text: str,
+    found: Sequence[tuple[Path, Results]],
+    on_gpu: Sequence[Path] = (),
+    of_dimension: Sequence[Path] = (),
+) -> str:
     """A text with its tables made anew."""
 
     def table(marked: re.Match[str]) -> str:
         begin, name, end = marked.groups()
         if name in gpu_tables.TABLES:
             return f"{begin}\n{gpu_tables.table(name, on_gpu) or NOT_YET_ON_A_GPU}\n{end}"
+        if name == estimators.KIND:
+            for path in of_dimension[:1]:
+                link = f"\nFrom [`{path.name}`](benchmarks/results/{path.name}).\n"
+                return f"{begin}\n{estimators.summary(json.loads(path.read_text(encoding='utf-8')))}{link}\n{end}"
+            return f"{begin}\n{estimators.NOT_YET}\n{end}"
         for path, results in found:
             if rows := _rows(results, COMPARISONS[name]):
                 link = f"\nFrom [`{path.name}`](benchmarks/results/{path.name}).\n"
@@ -146,8 +164,9 @@ def main() -> None:
         if any(row.comparison == "machine" for row in results["rows"]):
             plot_roofline(picture(path), results["rows"])
     readme = ROOT / "README.md"
-    (RESULTS / "README.md").write_text(page(found, gpu_files()), encoding="utf-8")
-    readme.write_text(with_tables(readme.read_text(encoding="utf-8"), found, gpu_files()), encoding="utf-8")
+    kept = found, gpu_files(), estimators.files(RESULTS)
+    (RESULTS / "README.md").write_text(page(*kept), encoding="utf-8")
+    readme.write_text(with_tables(readme.read_text(encoding="utf-8"), *kept), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,216 @@
+"""The dimension read off a VAE beside the estimators of scikit-dimension, on manifolds whose dimension is known.
+
+The manifolds are those of the paper's Table 1 that fill no solid, and the 24 of scikit-dimension's own benchmark,
+without noise. All get the same samples, DANCo the first 2,000 of them: it takes its time. *ours* is what
+``manifold-core train`` does by default, with κ as large as d, or 20: the data standardised, a VAE with one hidden
+layer, on all cores. The estimators have scikit-dimension's defaults, and one core. Each works on the whole data set;
+*local PCA* is the mean over the neighbourhoods of 100 samples around each.
+
+    make estimators, or python -m benchmarks.estimators [--samples N] [--seeds N] [--out FILE]
+
+What stands in the file already, of the same commit and number of samples, is not measured again.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from manifold_core.experiments import paper
+
+import manifold_core as mc
+from manifold_core.data import synthetic_manifold
+from manifold_core.provenance import commit, processor
+
+from .gpu import results_file
+
+__all__ = ["Manifold", "files", "manifolds", "measure", "summary", "table"]
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+KAPPA, TABLE_1_KAPPA = 20, 20
+PAPERS, THEIRS = "Table 1 of the paper", "scikit-dimension's benchmark"  # which the manifolds are of
+FEW = 2_000
+KIND = "dimension"  # of the result files
+ESTIMATORS = ("PCA", "local PCA", "MLE", "TwoNN", "DANCo")
+WAYS = ("ours", *ESTIMATORS)
+NOT_YET = "Not measured yet: `python -m benchmarks.estimators`.\n"
+
+
+class Manifold(NamedTuple):
+    """One to read the dimension of."""
+
+    of: str
+    name: str
+    r: int
+    samples: Callable[[int, int], Array]  # ``[n, d]``, of n and a seed
+
+
+def manifolds() -> Iterator[Manifold]:
+    """The paper's, then scikit-dimension's."""
+    for row in paper.rows("table1"):
+        d, r = row["d"], row["r"]
+        if row["kappa"] == TABLE_1_KAPPA and r < d:
+            yield Manifold(PAPERS, f"d = {d}", r, _of_table_1(d, r))
+    from skdim.datasets import BenchmarkManifolds
+
+    for name, r in BenchmarkManifolds(random_state=0).truth["Intrinsic Dimension"].items():
+        yield Manifold(THEIRS, str(name).replace("_", " "), int(r), _of_benchmark(str(name)))
+
+
+def _of_table_1(d: int, r: int) -> Callable[[int, int], Array]:
+    def samples(n: int, seed: int) -> Array:
+        made = synthetic_manifold(ambient_dim=d, manifold_dim=r, n_train=n, n_validation=1, seed=seed)
+        return made.train.double().numpy()
+
+    return samples
+
+
+def _of_benchmark(name: str) -> Callable[[int, int], Array]:
+    return lambda n, seed: np.asarray(_benchmark(n, seed)[name], np.float64)
+
+
+@lru_cache(maxsize=4)
+def _benchmark(n: int, seed: int) -> Mapping[str, Array]:
+    """All at once: some cannot be made by name alone."""
+    from skdim.datasets import BenchmarkManifolds
+
+    made: Mapping[str, Array] = BenchmarkManifolds(random_state=seed).generate(n=n)
+    return made
+
+
+def ours(x: Array, seed: int) -> tuple[float | None, float | None]:
+    """Active dimensions, and the gap between active and inactive variances."""
+    spec = mc.ModelSpec(max(KAPPA, x.shape[1]), (64,), training=mc.TrainingConfig(seed=seed))
+    standardised = mc.Standardisation(torch.from_numpy(x.mean(axis=0)), float((x - x.mean(axis=0)).std())).apply(x)
+    (found,) = mc.train_ensemble([spec], standardised, progress=False)
+    return found.metrics.active_dimensions, found.metrics.gap
+
+
+def estimate(name: str, x: Array) -> float:
+    """By an estimator of scikit-dimension, on one core."""
+    import skdim
+
+    if name == "local PCA":
+        local: Array = skdim.id.lPCA().fit_pw(x, n_neighbors=100, n_jobs=1).dimension_pw_
+        return float(local.mean())
+    return float(getattr(skdim.id, {"PCA": "lPCA"}.get(name, name))().fit(x).dimension_)
+
+
+def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    begun = time.perf_counter()
+    return call(), time.perf_counter() - begun
+
+
+def measure(manifold: Manifold, samples: int, seed: int) -> dict[str, Any]:
+    """A row of the file: what each finds, and the seconds it took."""
+    x = manifold.samples(samples, seed)
+    (count, gap), seconds = _timed(lambda: ours(x, seed))
+    found, took = {"ours": count}, {"ours": seconds}
+    for name in ESTIMATORS:
+        few = x[:FEW] if name == "DANCo" else x
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found[name], took[name] = _timed(lambda few=few, name=name: estimate(name, few))  # type: ignore[misc]
+    row = {"of": manifold.of, "manifold": manifold.name, "r": manifold.r, "d": x.shape[1], "seed": seed, "gap": gap}
+    return {**row, "found": found, "seconds": {name: round(s, 2) for name, s in took.items()}}
+
+
+def files(folder: Path) -> list[Path]:
+    """The result files, the newest first."""
+    return sorted(
+        folder.glob(f"{KIND}-*.json"), key=lambda path: str(json.loads(path.read_text())["date"]), reverse=True
+    )
+
+
+def table(results: dict[str, Any]) -> str:
+    """A line a manifold: medians over its seeds."""
+    rows: list[dict[str, Any]] = results["rows"]
+    lines = [("of", "manifold", "d", "r", "gap", *WAYS)]
+    for of, name, r in dict.fromkeys((row["of"], row["manifold"], row["r"]) for row in rows):
+        own = [row for row in rows if (row["of"], row["manifold"], row["r"]) == (of, name, r)]
+        gaps = [row["gap"] for row in own]
+        gap = "–" if None in gaps else f"{statistics.median(gaps):,.3g}"
+        lines.append((of, name, str(own[0]["d"]), str(r), gap, *(_median(own, way, r) for way in WAYS)))
+    return _markdown(lines)
+
+
+def summary(results: dict[str, Any]) -> str:
+    """How many each way has right after rounding, and the seconds that it took."""
+    rows: list[dict[str, Any]] = results["rows"]
+    lines = [("right of", "data sets", *WAYS)]
+    for of in dict.fromkeys(row["of"] for row in rows):
+        own = [row for row in rows if row["of"] == of]
+        lines.append((of, str(len(own)), *(str(sum(_right(row, way) for row in own)) for way in WAYS)))
+    spent = [statistics.median(row["seconds"][way] for row in rows) for way in WAYS]
+    lines.append(("seconds a data set, median", "", *(f"{s:.2g}" for s in spent)))
+    return _markdown(lines)
+
+
+def _markdown(lines: list[tuple[str, ...]]) -> str:
+    head, *body = lines
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ("---",) * len(head), *body))
+
+
+def _right(row: dict[str, Any], way: str) -> bool:
+    found = row["found"][way]
+    return found is not None and math.isfinite(found) and round(found) == row["r"]
+
+
+def _median(rows: list[dict[str, Any]], way: str, r: int) -> str:
+    """In bold where it is r after rounding."""
+    found = [row["found"][way] for row in rows]
+    if None in found or not all(map(math.isfinite, found)):
+        return "–"
+    middle = statistics.median(found)
+    text = f"{middle:.0f}" if middle == round(middle) else f"{middle:.1f}"
+    return f"**{text}**" if round(middle) == r else text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.estimators",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--samples", type=int, default=5_000, help="of each manifold (default: 5000)")
+    parser.add_argument("--seeds", type=int, default=3, help="of samples, weights and noise (default: 3)")
+    parser.add_argument("--out", type=Path, help="the results; default: a file of this device and day")
+    options = parser.parse_args()
+    import skdim
+
+    where = {"device": processor(), "date": time.strftime("%Y-%m-%d"), "commit": commit(), "samples": options.samples}
+    where |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "scikit-dimension": skdim.__version__}
+    out: Path = options.out or results_file(KIND, where["device"], where["date"])
+    rows: list[dict[str, Any]] = []
+    if out.exists():
+        before = json.loads(out.read_text(encoding="utf-8"))
+        if (before["commit"], before["samples"]) != (where["commit"], where["samples"]):
+            parser.error(f"{out} is of commit {before['commit']} and {before['samples']} samples: name another --out")
+        rows = before["rows"]
+    have = {(row["of"], row["manifold"], row["r"], row["seed"]) for row in rows}
+    for manifold in manifolds():
+        for seed in range(options.seeds):
+            if (manifold.of, manifold.name, manifold.r, seed) not in have:
+                rows.append(measure(manifold, options.samples, seed))
+                print(json.dumps(rows[-1]), flush=True)
+                _write(out, {**where, "rows": rows})
+    print(table({"rows": rows}), summary({"rows": rows}), sep="\n")
+
+
+def _write(out: Path, results: dict[str, Any]) -> None:
+    part = out.with_suffix(".part")
+    part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, out)
+
+
+if __name__ == "__main__":
+    main()

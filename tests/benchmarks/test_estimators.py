@@ -1,0 +1,136 @@
+"""The comparison with estimators of the dimension, without them: they are no dependency."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import manifold_core as mc
+from benchmarks import estimators, report
+from benchmarks.estimators import Manifold, measure, summary, table
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Two manifolds, and estimators that say their number of features; what those have been asked."""
+    asked: list[tuple[str, int]] = []
+
+    def estimate(name: str, x: Any) -> float:
+        asked.append((name, len(x)))
+        return float(x.shape[1])
+
+    def plane(n: int, seed: int) -> Any:
+        return np.random.default_rng(seed).normal(size=(n, 2)) @ np.eye(2, 4) + 5
+
+    monkeypatch.setattr(estimators, "estimate", estimate)
+    monkeypatch.setattr(
+        estimators, "manifolds", lambda: iter([Manifold("A", "plane", 2, plane), Manifold("B", "all", 4, plane)])
+    )
+    monkeypatch.setattr(estimators, "FEW", 30)
+    monkeypatch.setattr(estimators, "ours", lambda x, seed: (2, 50.0 + seed))
+    return asked
+
+
+def test_a_row(made_up: list[tuple[str, int]]) -> None:
+    row = measure(next(estimators.manifolds()), 40, 1)
+    of, found, seconds = row.pop("of"), row.pop("found"), row.pop("seconds")
+    assert (of, row) == ("A", {"manifold": "plane", "r": 2, "d": 4, "seed": 1, "gap": 51.0})
+    assert found == {"ours": 2, **dict.fromkeys(estimators.ESTIMATORS, 4.0)}
+    assert seconds.keys() == found.keys()
+    assert made_up == [(name, 30 if name == "DANCo" else 40) for name in estimators.ESTIMATORS]
+
+
+def test_our_way_is_that_of_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standardised, with the default configuration; κ as large as d."""
+    seen: list[Any] = []
+    train = mc.train_ensemble
+
+    def short(specs: Any, x: Any, **rest: Any) -> Any:
+        seen.append((specs[0], x))
+        config = mc.TrainingConfig(steps=2, batch_size=8, seed=specs[0].training.seed)
+        return train([mc.ModelSpec(specs[0].latent_dim, (4,), training=config)], x, **rest)
+
+    monkeypatch.setattr(mc, "train_ensemble", short)
+    data = np.random.default_rng(0).normal(7, 3, (60, 25))
+    count, _ = estimators.ours(data, 6)
+    ((spec, x),) = seen
+    assert count in range(26)
+    assert spec == mc.ModelSpec(25, (64,), training=mc.TrainingConfig(seed=6))
+    np.testing.assert_allclose(x.numpy(), (data - data.mean(0)) / (data - data.mean(0)).std(), rtol=1e-5, atol=1e-6)
+
+
+def test_tables() -> None:
+    def row(of: str, seed: int, r: int, ours: int | None, gap: float | None, other: float) -> dict[str, Any]:
+        found = {"ours": ours, **dict.fromkeys(estimators.ESTIMATORS, other)}
+        what = {"of": of, "manifold": "M", "d": 9, "r": r, "seed": seed, "gap": gap}
+        return {**what, "found": found, "seconds": dict.fromkeys(found, float(seed))}
+
+    def cells(text: str) -> list[list[str]]:
+        return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+
+    rows = [row("A", 1, 2, 2, 1000.0, 2.4), row("A", 2, 2, 2, 2000.0, 2.61), row("A", 3, 2, 3, 3000.0, 2.2)]
+    rows.append(row("B", 4, 5, None, None, float("nan")))
+    head, _, *lines = cells(table({"rows": rows}))
+    assert head[:7] == ["of", "manifold", "d", "r", "gap", "ours", "PCA"]
+    assert [line[:7] for line in lines] == [
+        ["A", "M", "9", "2", "2e+03", "**2**", "**2.4**"],
+        ["B", "M", "9", "5", "–", "–", "–"],
+    ]
+    head, _, *lines = cells(summary({"rows": rows}))
+    assert head[:4] == ["right of", "data sets", "ours", "PCA"]
+    assert [line[:4] for line in lines] == [
+        ["A", "3", "2", "2"],
+        ["B", "1", "0", "0"],
+        ["seconds a data set, median", "", "2.5", "2.5"],
+    ]
+
+
+def test_the_newest_file_is_shown(tmp_path: Path) -> None:
+    text = "<!-- bench: dimension -->\n<!-- end -->"
+    assert estimators.files(tmp_path) == []
+    assert estimators.NOT_YET in report.with_tables(text, [])
+    row = {"of": "A", "manifold": "M", "d": 9, "r": 2, "seed": 0, "gap": 7.0}
+    numbers = dict.fromkeys(estimators.WAYS, 2.0)
+    for day in (1, 3, 2):
+        results = {"date": f"2026-01-0{day}", "rows": [{**row, "found": numbers, "seconds": numbers}]}
+        (tmp_path / f"dimension-{day}.json").write_text(json.dumps(results))
+    newest = estimators.files(tmp_path)
+    assert [path.stem[-1] for path in newest] == ["3", "2", "1"]
+    shown = report.with_tables(text, [], [], newest)
+    assert "| A | 1 | 1 |" in shown
+    assert "From [`dimension-3.json`]" in shown
+    assert report.with_tables(shown, [], [], newest) == shown
+    page = report.page([], [], newest)
+    assert page.index("date 2026-01-03") < page.index("date 2026-01-01")
+    assert "| A | M | 9 | 2 | 7 | **2** |" in page
+
+
+def test_a_run_goes_on(
+    made_up: list[tuple[str, int]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "found.json"
+    monkeypatch.setitem(sys.modules, "skdim", type("skdim", (), {"__version__": "0"}))
+    arguments = ["estimators", "--samples", "20", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--seeds", "1"])
+    estimators.main()
+    assert len(made_up) == 2 * len(estimators.ESTIMATORS)
+    monkeypatch.setattr(sys, "argv", [*arguments, "--seeds", "2"])
+    estimators.main()
+    assert len(made_up) == 4 * len(estimators.ESTIMATORS)
+    results = json.loads(out.read_text())
+    assert [(row["manifold"], row["seed"]) for row in results["rows"]] == [
+        *(("plane", 0), ("all", 0)),
+        *(("plane", 1), ("all", 1)),
+    ]
+    assert table(results) in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["estimators", "--samples", "30", "--out", str(out)])
+    with pytest.raises(SystemExit):
+        estimators.main()
+    assert "20 samples: name another --out" in capsys.readouterr().err
+    assert json.loads(out.read_text()) == results
