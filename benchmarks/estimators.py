@@ -3,8 +3,8 @@
 The manifolds are those of the paper's Table 1 that fill no solid, and the 24 of scikit-dimension's own benchmark,
 without noise. All get the same samples, DANCo the first 2,000 of them: it takes its time. *ours* is what
 ``manifold-core train`` does by default, with κ as large as d, or 20: the data standardised, a VAE with one hidden
-layer, on all cores. The estimators have scikit-dimension's defaults, and one core. Each works on the whole data set;
-*local PCA* is the mean over the neighbourhoods of 100 samples around each.
+layer. The estimators have scikit-dimension's defaults. Each works on the whole data set; *local PCA* is the mean over
+the neighbourhoods of 100 samples around each. All on one core.
 
     make estimators, or python -m benchmarks.estimators [--samples N] [--seeds N] [--out FILE]
 
@@ -91,12 +91,12 @@ def ours(x: Array, seed: int) -> tuple[float | None, float | None]:
     """Active dimensions, and the gap between active and inactive variances."""
     spec = mc.ModelSpec(max(KAPPA, x.shape[1]), (64,), training=mc.TrainingConfig(seed=seed))
     standardised = mc.Standardisation(torch.from_numpy(x.mean(axis=0)), float((x - x.mean(axis=0)).std())).apply(x)
-    (found,) = mc.train_ensemble([spec], standardised, progress=False)
+    (found,) = mc.train_ensemble([spec], standardised, threads=1, progress=False)
     return found.metrics.active_dimensions, found.metrics.gap
 
 
 def estimate(name: str, x: Array) -> float:
-    """By an estimator of scikit-dimension, on one core."""
+    """By an estimator of scikit-dimension."""
     import skdim
 
     if name == "local PCA":
@@ -188,7 +188,8 @@ def main() -> None:
     import skdim
 
     where = {"device": processor(), "date": time.strftime("%Y-%m-%d"), "commit": commit(), "samples": options.samples}
-    where |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "scikit-dimension": skdim.__version__}
+    where |= {"torch": torch.__version__, "threads": 1, "scikit-dimension": skdim.__version__}
+    torch.set_num_threads(1)
     out: Path = options.out or results_file(KIND, where["device"], where["date"])
     rows: list[dict[str, Any]] = []
     if out.exists():
