@@ -30,6 +30,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
         estimators, "manifolds", lambda: iter([Manifold("A", "plane", 2, plane), Manifold("B", "all", 4, plane)])
     )
     monkeypatch.setattr(estimators, "FEW", 30)
+    monkeypatch.setattr("torch.set_num_threads", lambda threads: None)  # of all other tests
     monkeypatch.setattr(estimators, "ours", lambda x, seed: (2, 50.0 + seed))
     return asked
 
