@@ -90,8 +90,7 @@ def _benchmark(n: int, seed: int) -> Mapping[str, Array]:
 def ours(x: Array, seed: int) -> tuple[float | None, float | None]:
     """Active dimensions, and the gap between active and inactive variances."""
     spec = mc.ModelSpec(max(KAPPA, x.shape[1]), (64,), training=mc.TrainingConfig(seed=seed))
-    standardised = mc.Standardisation(torch.from_numpy(x.mean(axis=0)), float((x - x.mean(axis=0)).std())).apply(x)
-    (found,) = mc.train_ensemble([spec], standardised, threads=1, progress=False)
+    (found,) = mc.train_ensemble([spec], mc.Standardisation.of(x).apply(x), threads=1, progress=False)
     return found.metrics.active_dimensions, found.metrics.gap
 
 

@@ -1,9 +1,7 @@
 """The user's own data, out of a file."""
 
 import csv
-import math
 from array import array
-from collections.abc import Iterator
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from ..errors import InputError
+from .blocks import blocks
 from .dataset import Dataset
 from .seeds import stream
 from .standardisation import Standardisation
@@ -20,7 +19,6 @@ from .standardisation import Standardisation
 __all__ = ["SUFFIXES", "load_file"]
 
 SUFFIXES = (".npy", ".npz", ".csv")
-BLOCK = 1 << 20  # numbers in float64 at a time: a file may be as large as the memory
 
 
 def load_file(
@@ -71,10 +69,11 @@ def load_file(
     # Not torch.randperm, whose algorithm is PyTorch's to change.
     order = torch.rand(n, dtype=torch.float64, generator=generator).argsort(stable=True)
     validation, train = order[:n_validation], order[n_validation:]
-    standardisation = _standardisation(source, train.sort().values.numpy(), path) if standardise else Standardisation()
+    rows = train.sort().values.numpy()
+    standardisation = Standardisation.of_rows(source, rows, str(path)) if standardise else Standardisation()
     x = torch.empty(source.shape)
-    for rows in _blocks(source):
-        x[rows] = standardisation.apply(torch.from_numpy(source[rows].astype(np.float64)))
+    for block in blocks(source):
+        x[block] = standardisation.apply(torch.from_numpy(source[block].astype(np.float64)))
     return Dataset(name=path.stem, train=x[train], validation=x[validation], standardisation=standardisation)
 
 
@@ -189,52 +188,19 @@ def _samples(source: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
         raise InputError(f"{path}: array of shape {source.shape}; expected (N, d), (N, H, W) or (N, C, H, W)")
     if len(source) < 2 or source.size == 0:
         raise InputError(f"{path}: array of shape {source.shape}; expected at least two samples with features")
-    if not all(_within_float32(source[rows]).all() for rows in _blocks(source)):
+    if not all(_within_float32(source[rows]).all() for rows in blocks(source)):
         if not (finite := np.isfinite(source)).all():
             raise InputError(f"{path}: NaN or infinity at {_places(~finite)}; expected finite numbers")
         places = _places(~_within_float32(source))
         raise InputError(f"{path}: numbers too large for float32 at {places}; expected at most 3.4e38")
-    if all((source[rows] == source[0]).all() for rows in _blocks(source)):
+    if all((source[rows] == source[0]).all() for rows in blocks(source)):
         raise InputError(f"{path}: all {len(source)} samples are the same; expected features that vary")
     return source[:, None] if source.ndim == 3 else source
-
-
-def _blocks(source: npt.NDArray[Any]) -> Iterator[slice]:
-    """Rows of some BLOCK numbers."""
-    rows = max(BLOCK // source[0].size, 1)
-    return (slice(first, first + rows) for first in range(0, len(source), rows))
 
 
 def _within_float32(x: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     with np.errstate(over="ignore"):
         return np.isfinite(x.astype(np.float32))
-
-
-def _standardisation(source: npt.NDArray[Any], rows: npt.NDArray[np.int64], path: Path) -> Standardisation:
-    """Of these rows, in two passes."""
-    vectors = source.ndim == 2
-    numbers = len(rows) * source[0].size
-
-    def differences(origin: Any) -> Iterator[npt.NDArray[np.float64]]:
-        return (source[rows[block]].astype(np.float64) - origin for block in _blocks(source))
-
-    # Summed as differences from one of them, numbers that are large beside their spread lose no digits.
-    origin = source[rows[0]].astype(np.float64)
-    origin = origin if vectors else origin.flat[0]
-    sums, largest = 0.0, 0.0
-    for part in differences(origin):
-        sums = sums + part.sum(axis=0 if vectors else None)
-        largest = max(largest, float(part.max(initial=0)), -float(part.min(initial=0)))
-    if largest == 0:
-        raise InputError(f"{path}: all {len(rows)} training samples are the same; expected features that vary")
-    mean = origin + sums / (len(rows) if vectors else numbers)
-    # Squares of numbers below 1e-154 are none in float64. A power of two rounds nothing.
-    exponent = math.frexp(largest)[1]
-    squares = sum(float(np.square(np.ldexp(part, -exponent)).sum()) for part in differences(mean))
-    scale = math.ldexp(math.sqrt(squares / numbers), exponent)
-    if scale < (smallest := float(np.finfo(np.float64).tiny)):
-        raise InputError(f"{path}: standard deviation {scale:.2g}; expected at least {smallest:.2g}, as float64 needs")
-    return Standardisation(torch.as_tensor(mean, dtype=torch.float64), scale)
 
 
 def _places(bad: npt.NDArray[np.bool_]) -> str:

@@ -1,13 +1,17 @@
 """From the units of the user's data to those of a model, and back."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .blocks import blocks
 
 __all__ = ["Standardisation"]
 
@@ -37,6 +41,63 @@ class Standardisation:
     def __post_init__(self) -> None:
         if not 0 < self.scale < math.inf:
             raise InputError(f"scale must be a positive, finite number, got {self.scale!r}")
+
+    @classmethod
+    def of(cls, x: Any) -> "Standardisation":
+        """mean and scale of these samples: what ``manifold-core train`` does to a file.
+
+        Args:
+            x: ``[N, d]``, each feature with a mean of its own, or images ``[N, H, W]`` or ``[N, C, H, W]``, with one
+                mean; of an integer or floating type, a tensor on any device or what np.asarray makes an array of.
+                Computed in float64.
+
+        Raises:
+            InputError: no numbers, none of these shapes, no samples, NaN or infinity, or all samples the same.
+        """
+        try:
+            source = np.asarray(_of_a_type_of_numpys(x) if isinstance(x, Tensor) else x)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"x must be a tensor or an array of numbers, got {type(x).__name__}: {error}") from error
+        if source.dtype.kind not in "iuf":
+            raise InputError(f"x must be a tensor or an array of numbers, got {type(x).__name__} of {source.dtype}")
+        if source.ndim not in (2, 3, 4) or source.size == 0:
+            raise InputError(
+                f"x must be of shape [N, d], [N, H, W] or [N, C, H, W], none of them 0, got {source.shape}"
+            )
+        if not all(np.isfinite(source[block]).all() for block in blocks(source)):
+            raise InputError("x must be finite, got NaN or infinity")
+        return cls.of_rows(source, np.arange(len(source)), "x")
+
+    @classmethod
+    def of_rows(cls, source: npt.NDArray[Any], rows: npt.NDArray[np.int64], where: str) -> "Standardisation":
+        """The same of some rows of a large array of finite numbers, which errors call by that name; in two passes."""
+        vectors = source.ndim == 2
+        numbers = len(rows) * source[0].size
+
+        def differences(origin: Any) -> Iterator[npt.NDArray[np.float64]]:
+            return (source[rows[block]].astype(np.float64) - origin for block in blocks(source))
+
+        # Summed as differences from one of them, numbers that are large beside their spread lose no digits.
+        origin = source[rows[0]].astype(np.float64)
+        origin = origin if vectors else origin.flat[0]
+        sums, largest = 0.0, 0.0
+        for part in differences(origin):
+            sums = sums + part.sum(axis=0 if vectors else None)
+            largest = max(largest, float(part.max(initial=0)), -float(part.min(initial=0)))
+        if largest == 0:
+            raise InputError(
+                f"{where}: all {len(rows)} samples to standardise are the same; expected features that vary"
+            )
+        mean = origin + sums / (len(rows) if vectors else numbers)
+        # Squares of numbers below 1e-154 are none in float64. A power of two rounds nothing.
+        exponent = math.frexp(largest)[1]
+        squares = sum(float(np.square(np.ldexp(part, -exponent)).sum()) for part in differences(mean))
+        scale = math.ldexp(math.sqrt(squares / numbers), exponent)
+        if scale < (smallest := float(np.finfo(np.float64).tiny)):
+            raise InputError(
+                f"{where}: standard deviation {scale:.2g}; expected at least {smallest:.2g}, as float64 needs"
+            )
+        return cls(torch.as_tensor(mean, dtype=torch.float64), scale)
 
     def apply(self, x: Any) -> Tensor:
         """(x − mean) / scale, float32: samples as the model takes them.
@@ -82,3 +143,8 @@ class Standardisation:
             sizes = ", ".join(map(str, self.sample_shape))
             raise InputError(f"x must be of shape [N, {sizes}], or as many numbers a sample, got {tuple(x.shape)}")
         return x.reshape(len(x), *self.sample_shape)
+
+
+def _of_a_type_of_numpys(x: Tensor) -> Tensor:
+    x = x.detach().cpu()
+    return x.float() if x.dtype == torch.bfloat16 else x

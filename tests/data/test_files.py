@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from manifold_core.data import Standardisation, files, load_file
+from manifold_core.data import Standardisation, blocks, load_file
 from manifold_core.errors import InputError
 
 
@@ -307,7 +307,7 @@ def exact_standardisation(x, axis):
 @pytest.mark.parametrize("dtype", ["<f4", ">f8", "u1", ">i2", "u4", "longdouble"])
 @pytest.mark.parametrize("shape", [(30, 3), (12, 2, 3), (12, 2, 2, 3)])
 def test_standardised(tmp_path, monkeypatch, shape, dtype, block):
-    monkeypatch.setattr(files, "BLOCK", block)
+    monkeypatch.setattr(blocks, "BLOCK", block)
     path = save(tmp_path / "a.npy", np.random.default_rng(0).integers(0, 100, shape).astype(dtype))
     raw, data = load_file(path), load_file(path, standardise=True)
     vectors = len(shape) == 2
@@ -357,6 +357,44 @@ def test_standardised_whatever_the_size(tmp_path, shape, size, dtype):
     np.testing.assert_allclose(data.train.numpy().reshape(expected.shape), expected, rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize("block", [1, 1 << 20])
+@pytest.mark.parametrize("shape", [(30, 3), (12, 2, 3), (12, 2, 2, 3)])
+def test_standardisation_of_samples_at_hand(monkeypatch, shape, block):
+    monkeypatch.setattr(blocks, "BLOCK", block)
+    whole = np.random.default_rng(0).integers(0, 100, shape)
+    mean, scale = exact_standardisation(whole, 0 if len(shape) == 2 else None)
+    tensor = torch.from_numpy(whole)
+    bfloat16 = tensor.to(torch.bfloat16)  # which holds integers below 256, and NumPy has none
+    for x in (whole, whole.astype(np.float32), whole.tolist(), tensor, bfloat16.requires_grad_()):
+        found = Standardisation.of(x)
+        assert found.mean.tolist() == pytest.approx(mean, rel=1e-14)
+        assert found.scale == pytest.approx(scale, rel=1e-14)
+        assert found.sample_shape is None
+    standard = found.apply(whole).double()
+    assert standard.mean().item() == pytest.approx(0, abs=1e-6)
+    assert standard.square().mean().item() == pytest.approx(1, rel=1e-6)
+    far = Standardisation.of(whole + 1e12)
+    assert far.scale == pytest.approx(scale, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.ones((5, 2)), "x: all 5 samples to standardise are the same; expected features that vary"),
+        (np.ones(5), r"x must be of shape \[N, d\], .* got \(5,\)"),
+        (np.ones((0, 2)), r"x must be of shape \[N, d\], .* got \(0, 2\)"),
+        (np.array([[1.0, 2.0], [3.0, np.nan]]), "x must be finite, got NaN or infinity"),
+        (torch.tensor([[1.0, 2.0], [3.0, torch.inf]]), "x must be finite, got NaN or infinity"),
+        ([["a", "b"]], "x must be a tensor or an array of numbers, got list of <U1"),
+        ([[1.0, 2.0], [3.0]], "x must be a tensor or an array of numbers, got list"),
+        (torch.ones(3, 2, dtype=torch.complex64), "x must be a tensor or an array of numbers, got Tensor of complex64"),
+    ],
+)
+def test_refuses_to_standardise(x, message):
+    with pytest.raises(InputError, match=message):
+        Standardisation.of(x)
+
+
 def test_refuses_a_spread_without_digits(tmp_path):
     path = save(tmp_path / "a.npy", np.arange(12.0).reshape(6, 2) * 1e-309)
     with pytest.raises(InputError, match=r"a\.npy: standard deviation \d\.\de-309; expected at least 2\.2e-308"):
@@ -365,7 +403,7 @@ def test_refuses_a_spread_without_digits(tmp_path):
 
 def test_standardised_data_are_blown_up_block_by_block(tmp_path, monkeypatch):
     """NumPy's memory; the float32 samples are torch's."""
-    monkeypatch.setattr(files, "BLOCK", 1 << 14)
+    monkeypatch.setattr(blocks, "BLOCK", 1 << 14)
     array = np.random.default_rng(0).integers(0, 256, (1 << 14, 8, 8), dtype=np.uint8)
     path = save(tmp_path / "a.npy", array)
     tracemalloc.start()
@@ -435,5 +473,7 @@ def test_standardised_training_samples_must_vary(tmp_path, shape):
         array[row] = 5
         if len(load_file(save(tmp_path / "a.npy", array)).train.unique()) == 1:
             break
-    with pytest.raises(InputError, match=r"a\.npy: all 11 training samples are the same; expected features that vary"):
+    with pytest.raises(
+        InputError, match=r"a\.npy: all 11 samples to standardise are the same; expected features that vary"
+    ):
         load_file(tmp_path / "a.npy", standardise=True)
