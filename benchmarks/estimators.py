@@ -137,7 +137,7 @@ def table(results: dict[str, Any]) -> str:
     for of, name, r in dict.fromkeys((row["of"], row["manifold"], row["r"]) for row in rows):
         own = [row for row in rows if (row["of"], row["manifold"], row["r"]) == (of, name, r)]
         gaps = [row["gap"] for row in own]
-        gap = "–" if None in gaps else f"{statistics.median(gaps):,.3g}"
+        gap = "–" if None in gaps else f"{statistics.median(gaps):,.1f}"
         lines.append((of, name, str(own[0]["d"]), str(r), gap, *(_median(own, way, r) for way in WAYS)))
     return _markdown(lines)
 

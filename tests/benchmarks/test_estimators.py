@@ -77,7 +77,7 @@ def test_tables() -> None:
     head, _, *lines = cells(table({"rows": rows}))
     assert head[:7] == ["of", "manifold", "d", "r", "gap", "ours", "PCA"]
     assert [line[:7] for line in lines] == [
-        ["A", "M", "9", "2", "2e+03", "**2**", "**2.4**"],
+        ["A", "M", "9", "2", "2,000.0", "**2**", "**2.4**"],
         ["B", "M", "9", "5", "–", "–", "–"],
     ]
     head, _, *lines = cells(summary({"rows": rows}))
@@ -106,7 +106,7 @@ def test_the_newest_file_is_shown(tmp_path: Path) -> None:
     assert report.with_tables(shown, [], [], newest) == shown
     page = report.page([], [], newest)
     assert page.index("date 2026-01-03") < page.index("date 2026-01-01")
-    assert "| A | M | 9 | 2 | 7 | **2** |" in page
+    assert "| A | M | 9 | 2 | 7.0 | **2** |" in page
 
 
 def test_a_run_goes_on(
