@@ -36,8 +36,8 @@ class PosteriorHead(nn.Linear):
             index, (row, col) = torch.arange(latent_dim), torch.tril_indices(latent_dim, latent_dim)
             place = torch.where(row == col, row, latent_dim + (col < row).cumsum(0) - 1)
             self.register_buffer("place", place, persistent=False)
-            of_row = (index[:, None] == row[col < row]).to(self.weight.dtype)
-            self.register_buffer("row", of_row, persistent=False)
+            of_row = index[:, None] == torch.tril_indices(latent_dim, latent_dim, -1)[0]
+            self.register_buffer("row", of_row.to(self.weight.dtype), persistent=False)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         return outside_autocast(self._parts, features, self.weight.dtype)
