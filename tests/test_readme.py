@@ -98,8 +98,8 @@ def test_figures_of_images_are_those_of_the_result_files() -> None:
     for figure in (
         *(f"−{-run['neg_elbo']:,.0f}" for run in losses),
         *(f"{both[name]['recon']:.2f}" for name in ("full", "diagonal")),
-        f"all on MNIST and {fashion[32]['active_dimensions']} on Fashion-MNIST",
-        f"{mnist[64]['active_dimensions']} on MNIST, {fashion[64]['active_dimensions']} on Fashion-MNIST",
+        f"{mnist[5]['recon']:.1f} and {fashion[5]['recon']:.1f}",
+        f"of 64 all on MNIST and {fashion[64]['active_dimensions']} on Fashion-MNIST",
     ):
         assert figure in " ".join(said.split()), figure
     of_class = {
@@ -115,8 +115,8 @@ def test_figures_of_images_are_those_of_the_result_files() -> None:
         statistics.fmean(of_class[key].values()) for key in product(("mnist", "fashion-mnist"), (plain, attentive))
     ]
     assert [f"{mean:.1f}" for mean in means] == ["29.5", "22.0", "20.9", "14.0"]
-    all_active = [mnist[5], mnist[16], mnist[32], fashion[5], fashion[16]]
-    assert [run["active_dimensions"] for run in all_active] == [5, 16, 32, 5, 16]
+    all_active = [*(mnist[kappa] for kappa in (5, 16, 32, 64)), *(fashion[kappa] for kappa in (5, 16, 32))]
+    assert [run["active_dimensions"] for run in all_active] == [5, 16, 32, 64, 5, 16, 32]
 
 
 def test_figures_of_full_covariance_as_published_are_those_of_the_result_file() -> None:
