@@ -19,10 +19,10 @@ Evidence for ours:
   rate a step, while the KL shuts latent dimensions that later stay shut. With β₂ = 0.99 models are right from −20 to
   10, and with ten times the learning rate for log γ as well from −20 to 20, at a −ELBO that does not depend on the
   start. Table 7 shows both ways.
-- Channels of the residual networks. The VAE of the published code has 5; 16 are far better. On MNIST, test images, −ELBO
-  after 15,000 steps of 128 is −708, −1,495 and −2,028 at κ = 5, 16 and 32; with 5 channels it is −584, −1,289 and −1,713
-  after the paper's 400 epochs, twelve times as many images. With 32 channels it is −692 at κ = 5 after 5,000 steps, with
-  16 −686 after 8,000, which take half as long.
+- Channels of the residual networks. The VAE of the published code has 5; 16 are far better. On MNIST, test images,
+  −ELBO after 15,000 steps of 128 is −708, −1,495 and −2,028 at κ = 5, 16 and 32; with 5 channels it is −584, −1,289 and
+  −1,713 after the paper's 400 epochs, twelve times as many images. With 32 channels it is −692 at κ = 5 after 5,000
+  steps, with 16 −686 after 8,000, which take half as long.
 - Elsewhere γ starts at 1, above the scale of the data, and Adam is left as it is: there a slow γ is the better one. In
   Table 6 (with attention, κ = 20, five seeds) 23 of 25 runs are right with Adam as it is, 21 with β₂ = 0.99, 19 with
   ten times the rate, 19 with both, and the −ELBO of t = 10 rises from −99.7 to −85.3 in the median.
