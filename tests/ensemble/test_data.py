@@ -177,6 +177,8 @@ def test_a_specification_has_to_go_with_its_data(backend: str, specs: object, da
 
 
 def test_strided_data_are_the_same_data(backend: str) -> None:
+    """To the engine bit for bit; PyTorch's matrix products, which measure the models, round by the strides on some
+    processors."""
     x, (second, condition) = toy()
     wide = torch.full((700, 40), float("nan"))
     strided = wide[:, 1:10].copy_(x), (wide[:, 10:24:2].copy_(second), condition.t().contiguous().t())
@@ -185,9 +187,12 @@ def test_strided_data_are_the_same_data(backend: str) -> None:
     found = mc.train_ensemble(specs, list(strided), backend=backend, progress=False)
     expected = mc.train_ensemble(specs, toy(), backend=backend, progress=False)
     for a, b in zip(found, expected, strict=True):
-        assert a.metrics == b.metrics or backend == "reference"
+        assert a.metrics.neg_elbo == pytest.approx(b.metrics.neg_elbo, rel=1e-6)
+        assert a.metrics.variance == pytest.approx(b.metrics.variance, rel=1e-5)
         for name, tensor in b.model.state_dict().items():
-            torch.testing.assert_close(a.model.state_dict()[name], tensor, rtol=1e-5, atol=1e-6)
+            same = a.model.state_dict()[name]
+            assert torch.equal(same, tensor) or backend == "reference"
+            torch.testing.assert_close(same, tensor, rtol=1e-5, atol=1e-6)
 
 
 def test_fingerprints_tell_data_apart() -> None:
