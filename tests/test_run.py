@@ -111,9 +111,9 @@ def metrics_of(folder: Path) -> dict[str, Any]:
     return content
 
 
-def mlp(weights: dict[str, Tensor], name: str, inputs: Tensor) -> Tensor:
+def mlp(weights: dict[str, Tensor], name: str, inputs: Tensor, last: str = "2") -> Tensor:
     """One hidden layer, out of the file's tensors."""
-    first, last = f"{name}.layers.0", f"{name}.layers.2"
+    first, last = f"{name}.layers.0", f"{name}.layers.{last}"
     hidden = (inputs @ weights[f"{first}.weight"].T + weights[f"{first}.bias"]).clamp(min=0)
     return hidden @ weights[f"{last}.weight"].T + weights[f"{last}.bias"]
 
@@ -123,15 +123,13 @@ def diagonal(log_var: Tensor) -> Tensor:
     return torch.diag_embed((log_var / 2).exp())
 
 
-def full(tril: Tensor, latent_dim: int) -> Tensor:
-    """L out of its packed rows, which have log L_jj on the diagonal, and before it L_ij over L_ii."""
-    factor = torch.zeros(len(tril), latent_dim, latent_dim, dtype=tril.dtype)
-    packed = iter(tril.T)
-    for i in range(latent_dim):
-        for j in range(i + 1):
-            number = next(packed)
-            factor[:, i, j] = number.exp() if i == j else number
-        factor[:, i, :i] *= factor[:, i, i : i + 1]
+def full(log_scale: Tensor, below: Tensor) -> Tensor:
+    """L out of log L_ii, and of L_ij over L_ii row by row."""
+    factor = torch.diag_embed(log_scale.exp())
+    packed = iter(below.T)
+    for i in range(log_scale.shape[1]):
+        for j in range(i):
+            factor[:, i, j] = next(packed) * factor[:, i, i]
     return factor
 
 
@@ -201,8 +199,9 @@ class TestMetrics:
         weights = {name: w.double() for name, w in load_safetensors(finished["full"] / "weights.safetensors").items()}
         gamma = weights["elbo.log_gamma"].exp().item()
         for part, x in zip(("train", "validation"), standardised(data / "vectors.npy", TRAINING.seed), strict=True):
-            mu, tril = mlp(weights, "encoder", x).split([4, 10], dim=1)
-            assert_measured(metrics[part], losses(x, mu, full(tril, 4), partial(mlp, weights, "decoder"), gamma))
+            mu, log_scale = mlp(weights, "encoder", x).chunk(2, dim=1)
+            factor = full(log_scale, mlp(weights, "encoder", x, "2.below"))
+            assert_measured(metrics[part], losses(x, mu, factor, partial(mlp, weights, "decoder"), gamma))
         assert metrics["train"]["spectrum_count"] == 2  # a plane, however it lies
         assert metrics["train"]["spectrum"] != close(
             sorted(metrics["train"]["variance"]), rel=0.01
