@@ -14,7 +14,6 @@ What stands in the file already, of the same commit and number of samples, is no
 import argparse
 import json
 import math
-import os
 import statistics
 import time
 import warnings
@@ -29,9 +28,11 @@ from manifold_core.experiments import paper
 
 import manifold_core as mc
 from manifold_core.data import synthetic_manifold
+from manifold_core.files import write_json
 from manifold_core.provenance import commit, processor
 
 from .gpu import results_file
+from .gpu_tables import markdown
 
 __all__ = ["Manifold", "files", "manifolds", "measure", "summary", "table"]
 
@@ -125,38 +126,35 @@ def measure(manifold: Manifold, samples: int, seed: int) -> dict[str, Any]:
 
 def files(folder: Path) -> list[Path]:
     """The result files, the newest first."""
-    return sorted(
-        folder.glob(f"{KIND}-*.json"), key=lambda path: str(json.loads(path.read_text())["date"]), reverse=True
-    )
+    return sorted(folder.glob(f"{KIND}-*.json"), key=_date, reverse=True)
+
+
+def _date(path: Path) -> str:
+    return str(json.loads(path.read_text(encoding="utf-8"))["date"])
 
 
 def table(results: dict[str, Any]) -> str:
     """A line a manifold: medians over its seeds."""
     rows: list[dict[str, Any]] = results["rows"]
-    lines = [("of", "manifold", "d", "r", "gap", *WAYS)]
+    head, lines = ("of", "manifold", "d", "r", "gap", *WAYS), []
     for of, name, r in dict.fromkeys((row["of"], row["manifold"], row["r"]) for row in rows):
         own = [row for row in rows if (row["of"], row["manifold"], row["r"]) == (of, name, r)]
         gaps = [row["gap"] for row in own]
         gap = "–" if None in gaps else f"{statistics.median(gaps):,.1f}"
         lines.append((of, name, str(own[0]["d"]), str(r), gap, *(_median(own, way, r) for way in WAYS)))
-    return _markdown(lines)
+    return markdown(head, lines)
 
 
 def summary(results: dict[str, Any]) -> str:
     """How many each way has right after rounding, and the seconds that it took."""
     rows: list[dict[str, Any]] = results["rows"]
-    lines = [("right of", "data sets", *WAYS)]
+    head, lines = ("right of", "data sets", *WAYS), []
     for of in dict.fromkeys(row["of"] for row in rows):
         own = [row for row in rows if row["of"] == of]
         lines.append((of, str(len(own)), *(str(sum(_right(row, way) for row in own)) for way in WAYS)))
     spent = [statistics.median(row["seconds"][way] for row in rows) for way in WAYS]
     lines.append(("seconds a data set, median", "", *(f"{s:.2g}" for s in spent)))
-    return _markdown(lines)
-
-
-def _markdown(lines: list[tuple[str, ...]]) -> str:
-    head, *body = lines
-    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ("---",) * len(head), *body))
+    return markdown(head, lines)
 
 
 def _right(row: dict[str, Any], way: str) -> bool:
@@ -202,14 +200,8 @@ def main() -> None:
             if (manifold.of, manifold.name, manifold.r, seed) not in have:
                 rows.append(measure(manifold, options.samples, seed))
                 print(json.dumps(rows[-1]), flush=True)
-                _write(out, {**where, "rows": rows})
+                write_json(out, {**where, "rows": rows})
     print(table({"rows": rows}), summary({"rows": rows}), sep="\n")
-
-
-def _write(out: Path, results: dict[str, Any]) -> None:
-    part = out.with_suffix(".part")
-    part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, out)
 
 
 if __name__ == "__main__":

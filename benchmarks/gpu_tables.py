@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["TABLES", "table"]
+__all__ = ["TABLES", "markdown", "table"]
 
 Results = dict[str, Any]
 
@@ -34,7 +34,7 @@ def of_ops(results: Results) -> str:
                     of["cuda"]["commit"],
                 )
             )
-    return _markdown(head, lines)
+    return markdown(head, lines)
 
 
 def of_ensemble(results: Results) -> str:
@@ -59,7 +59,7 @@ def of_ensemble(results: Results) -> str:
             job = f"{of['engine']['job_seconds']:.1f} s"
             batched = _microseconds(_time(of, "batched"))
             lines.append((str(models), str(hidden), _microseconds(ours), job, batched, *others))
-    return _markdown(head, lines)
+    return markdown(head, lines)
 
 
 def of_images(results: Results) -> str:
@@ -74,7 +74,7 @@ def of_images(results: Results) -> str:
         if ours is not None and shared is not None:
             ratios = _ratio(theirs, ours), _ratio(theirs, shared)
             lines.append((str(batch), covariance, *map(_microseconds, (ours, shared, theirs)), *ratios))
-    return _markdown(head, lines)
+    return markdown(head, lines)
 
 
 def _time(of: dict[str, Any], name: str) -> float | None:
@@ -90,7 +90,8 @@ def _ratio(theirs: float | None, ours: float) -> str:
     return "–" if theirs is None else f"{theirs / ours:.1f}" if theirs < 100 * ours else f"{theirs / ours:,.0f}"
 
 
-def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table."""
     return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *lines))
 
 

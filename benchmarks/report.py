@@ -71,8 +71,7 @@ def _of_gpu(path: Path) -> str:
     """What benchmarks/gpu.py or benchmarks/ensemble_on_gpu.py has written: each row as it stands there."""
     results = json.loads(path.read_text(encoding="utf-8"))
     names = list(results["rows"][0])
-    lines = [names, ["---"] * len(names), *([_cell(row[name]) for name in names] for row in results["rows"])]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = gpu_tables.markdown(names, ([_cell(row[name]) for name in names] for row in results["rows"])).rstrip()
     where = ", ".join(f"{name} {results[name]}" for name in ("device", "torch", "commit", "date") if name in results)
     return f"## {path.stem}\n\n[`{path.name}`]({path.name}): {where}\n\n{table}"
 
@@ -122,6 +121,10 @@ def picture(path: Path) -> Path:
     return path.with_suffix(".png")
 
 
+def _from(path: Path) -> str:
+    return f"\nFrom [`{path.name}`](benchmarks/results/{path.name}).\n"
+
+
 def with_tables(
     text: str,
     found: Sequence[tuple[Path, Results]],
@@ -136,13 +139,12 @@ def with_tables(
             return f"{begin}\n{gpu_tables.table(name, on_gpu) or NOT_YET_ON_A_GPU}\n{end}"
         if name == estimators.KIND:
             for path in of_dimension[:1]:
-                link = f"\nFrom [`{path.name}`](benchmarks/results/{path.name}).\n"
-                return f"{begin}\n{estimators.summary(json.loads(path.read_text(encoding='utf-8')))}{link}\n{end}"
+                made = estimators.summary(json.loads(path.read_text(encoding="utf-8")))
+                return f"{begin}\n{made}{_from(path)}\n{end}"
             return f"{begin}\n{estimators.NOT_YET}\n{end}"
         for path, results in found:
             if rows := _rows(results, COMPARISONS[name]):
-                link = f"\nFrom [`{path.name}`](benchmarks/results/{path.name}).\n"
-                return f"{begin}\n{_table(results, rows)}{link}\n{end}"
+                return f"{begin}\n{_table(results, rows)}{_from(path)}\n{end}"
         return f"{begin}\n{NOT_YET}\n{end}"
 
     return TABLE.sub(table, text)
