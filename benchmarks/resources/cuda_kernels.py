@@ -23,8 +23,7 @@ SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")
 SHARED = re.compile(r"(\d+) bytes smem")
 NAME = re.compile(r"^void manifold_core::cuda::(\w+)<(.*)>\(")
-# How a template's arguments are told: the arithmetic, what memory holds, and a number: how many sums over the batch
-# there are, or of some kernels up to how many dimensions they serve.
+# How a template's arguments are told: the arithmetic, what memory holds, and how many sums over the batch there are.
 PLAIN = {"float": "float32", "double": "float64", "BFloat16": "bfloat16", "Any": "any type and stride"}
 # Or where the numbers of a model lie, in the order of the layout's enum.
 ROOMS = {
@@ -64,8 +63,10 @@ def _readable(mangled: list[str]) -> list[tuple[str, str]]:
             found.append((parts[1], ROOMS[words[0]]))
             continue
         arithmetic, memory, *number = words
-        told = "up to {} dimensions" if "_short" in parts[1] else "{} batch sums"
-        variant = ", ".join([f"{PLAIN[arithmetic]} from {PLAIN[memory]}", *map(told.format, number)])
+        told = [f"{PLAIN[arithmetic]} from {PLAIN[memory]}", *(f"{sums} batch sums" for sums in number)]
+        if "_staged" in parts[1]:  # asked for by the launch, which kernels.cuh bounds
+            told.append("and 33 KB of rows a buffer")
+        variant = ", ".join(told)
         found.append((parts[1], variant))
     return found
 

@@ -134,7 +134,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_relu(const Tensor& u, cons
   Tensor variance = allocate(u, {channels}, arithmetic_type(is_wide(u)));
   Tensor of_channels = allocate(u, {channels, 4}, arithmetic_type(wide));
   const Tensor totals = allocate(u, {2 * channels}, ScalarType::Double);
-  const SumMemory memory(u, sum_blocks(layout.shape), 2 * channels, device.stream);
+  const SumMemory memory(true, u, sum_blocks(layout.shape), 2 * channels, device.stream);
   BatchNormRelu a{layout.shape, eps, relu};
   a.u = layout.images(even_u);
   if (residual.has_value()) a.residual = layout.images(*even_residual);
@@ -170,7 +170,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_relu_backward(const Tensor& grad_y
   Tensor grad_norm_bias = allocate(u, {channels}, norm_bias.scalar_type());
   const Tensor of_gradients = allocate(u, {channels, 2}, arithmetic_type(wide));
   const Tensor totals = allocate(u, {2 * channels}, ScalarType::Double);
-  const SumMemory memory(u, sum_blocks(layout.shape), 2 * channels, device.stream);
+  const SumMemory memory(true, u, sum_blocks(layout.shape), 2 * channels, device.stream);
   BatchNormReluBackward a{layout.shape, relu};
   a.grad_y = layout.images(even_grad_y);
   a.u = layout.images(even_u);

@@ -11,17 +11,6 @@ namespace {
 
 static_assert(sizeof(Known) + 256 <= kStaticShared, "or a block would ask for more than there is");
 
-void check(cudaError_t error) {
-  STD_TORCH_CHECK(error == cudaSuccess, "manifold_core: CUDA: ", cudaGetErrorString(error));
-}
-
-int64_t of_device(cudaDeviceAttr which) {
-  int device = 0, value = 0;
-  check(cudaGetDevice(&device));
-  check(cudaDeviceGetAttribute(&value, which, device));
-  return value;
-}
-
 int64_t shared_limit() { return of_device(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
 
 // The words, on the host: they say how much memory a launch takes. This waits for the device, once for many steps.
@@ -107,8 +96,7 @@ class Launch {
 
   // Over all of the device, with no more blocks than make a step shorter.
   void spread(int64_t chunks) {
-    const auto most_shared = cudaFuncAttributeMaxDynamicSharedMemorySize;  // for all calls, of any thread, the same
-    check(cudaFuncSetAttribute(ensemble_steps<Where>, most_shared, static_cast<int>(shared_limit() - kStaticShared)));
+    allow_shared(ensemble_steps<Where>, shared_limit() - kStaticShared);  // for all calls, of any thread, the same
     if (of_device(cudaDevAttrCooperativeLaunch) == 0) return;
     int resident = 0;  // on a multiprocessor
     const size_t shared = static_cast<size_t>(shared_);

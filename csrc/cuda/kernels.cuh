@@ -53,6 +53,8 @@ constexpr int kFan = 32;       // blocks whose parts one of them adds up, and th
 constexpr int kMostSummed = kFan * kFan;
 constexpr int kApart = 32;     // counters in memory of which each has a line of the cache
 constexpr int kNoise = 1024;   // columns of noise that a block of a full covariance holds: of one sample at least
+constexpr int kMostStaged = 128;  // dimensions of a full covariance whose rows come through shared memory
+constexpr int kStaged = 8320;     // numbers that a block has there at a time: of one sample at least, and 33 KB at most
 
 struct RsampleKl {
   int64_t rows, cols;
@@ -83,9 +85,17 @@ struct RsampleKlBackward {
   BatchSum sum;  // of these three, [3, cols]
 };
 
+// How the samples of a full covariance are shared out.
+struct Shares {
+  int threads;      // that share a sample
+  int samples;      // of a block at a time
+  bool staged;      // rows come through shared memory
+  int buffers = 1;  // there: of two, one is filled while the other is worked on
+};
+
 struct Cholesky {
   int64_t rows, cols;
-  int threads_a_row;  // that share a sample
+  Shares shares;
   uint64_t first_row;
   const int64_t* seed;
   Matrix mu;                       // [rows, cols]
@@ -99,7 +109,7 @@ struct Cholesky {
 
 struct CholeskyBackward {
   int64_t rows, cols;
-  int threads_a_row;
+  Shares shares;
   uint64_t first_row;
   const int64_t* seed;
   Matrix grad_z, grad_kl;  // may be absent
@@ -226,24 +236,32 @@ inline int threads_a_row_for_sums(int64_t cols) {
   return threads;
 }
 
-// How many share a sample of a full covariance: up to 32 dimensions as many as there are dimensions, 8 at least, and of
-// more a warp; but several where its noise would else not find room, and where there are few samples.
-inline int threads_a_sample(int64_t rows, int64_t cols) {
-  if (cols <= 32) return cols <= 8 ? 8 : cols <= 16 ? 16 : 32;
+// Of a full covariance. Staged: a thread a line, and 8 at least. Else a warp a sample; but several where its noise would
+// not find room, and where there are few samples.
+inline Shares shares(int64_t rows, int64_t cols, bool staged) {
+  if (staged) {
+    int threads = 8;
+    while (threads < cols) threads *= 2;
+    const int64_t fit = kStaged / (cols * (cols + 1) / 2), most = kThreads / threads;
+    return {threads, static_cast<int>(fit < most ? fit : most), true};
+  }
   int threads = 32;
   while (threads < kThreads && (kThreads * cols > kNoise * threads || (threads < cols && rows * threads < kBusy))) {
     threads *= 2;
   }
-  return threads;
+  return {threads, kThreads / threads, false};
 }
 
 // Blocks of a kernel that works on so many rows. A batch sum needs one in any case, and not too many; it must not
 // depend on the device, or the order of its additions would.
-inline int blocks(int64_t rows, int threads_a_row, bool summed) {
-  const int64_t rows_a_block = kThreads / threads_a_row;
+inline int blocks_for(int64_t rows, int64_t rows_a_block, bool summed) {
   const int64_t needed = (rows + rows_a_block - 1) / rows_a_block;
   const int64_t most = summed ? kMostSummed : int64_t{1} << 30;
   return static_cast<int>(needed < 1 ? 1 : needed > most ? most : needed);
+}
+
+inline int blocks(int64_t rows, int threads_a_row, bool summed) {
+  return blocks_for(rows, kThreads / threads_a_row, summed);
 }
 
 }  // namespace manifold_core::cuda

@@ -1,14 +1,19 @@
 #include "ops.h"
 #include "rsample_kl_cholesky_long.cuh"
-#include "rsample_kl_cholesky_short.cuh"
+#include "rsample_kl_cholesky_staged.cuh"
 #include "tensors.h"
 
 namespace manifold_core::cuda {
 
 namespace {
 
-// Runs f(arithmetic, storage), both null pointers. The matrix that takes all the time, of one type with dense rows, has
-// kernels of its own.
+// The matrix that takes all the time, of float32 or bfloat16 with dense rows that are not too long, is staged.
+bool to_be_staged(bool wide, const Matrix& tril, int64_t cols) {
+  const bool dense = tril.col_stride == 1 && (tril.dtype == DType::f32 || tril.dtype == DType::bf16);
+  return dense && !wide && 0 < cols && cols <= kMostStaged;
+}
+
+// Runs f(arithmetic, storage), both null pointers. Of one type with dense rows, `tril` has kernels of its own.
 template <class F>
 void choose_packed_storage(bool wide, const F& f, const Matrix& tril) {
   const bool dense = tril.col_stride == 1;
@@ -23,38 +28,47 @@ void choose_packed_storage(bool wide, const F& f, const Matrix& tril) {
   }
 }
 
+// Queues a kernel that stages rows, on as many blocks as are on the device at once, where no sum over the batch says how
+// many.
+template <class S, class Args>
+void launch_staged(void (*kernel)(Args), Args a, cudaStream_t stream) {
+  a.shares.buffers = of_device(cudaDevAttrComputeCapabilityMajor) >= 8 ? 2 : 1;  // others would wait for what they copy
+  const int64_t packed = a.cols * (a.cols + 1) / 2, shared = a.shares.buffers * a.shares.samples * slot_bytes<S>(packed);
+  allow_shared(kernel, shared);
+  int64_t grid = blocks_for(a.rows, a.shares.samples, a.sum.parts != nullptr);
+  const int64_t multiprocessors = of_device(cudaDevAttrMultiProcessorCount);
+  if (a.sum.parts == nullptr && grid > multiprocessors) {
+    int resident = 0;  // on a multiprocessor
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, kThreads, static_cast<size_t>(shared)));
+    grid = std::min(grid, multiprocessors * std::max(1, resident));
+  }
+  MC_LAUNCH_SHARED(kernel, static_cast<unsigned>(grid), kThreads, static_cast<size_t>(shared), stream, a);
+}
+
 }  // namespace
 
 void launch(const Cholesky& a, bool wide, cudaStream_t stream) {
-  const int grid = blocks(a.rows, a.threads_a_row, a.sum.parts != nullptr);
   const auto run = [&](auto* arithmetic, auto* storage) {
     using C = std::remove_pointer_t<decltype(arithmetic)>;
     using S = std::remove_pointer_t<decltype(storage)>;
-    if (a.cols <= 8) {
-      MC_LAUNCH((rsample_kl_cholesky_short<C, S, 8>), grid, kThreads, stream, a);
-    } else if (a.cols <= 16) {
-      MC_LAUNCH((rsample_kl_cholesky_short<C, S, 16>), grid, kThreads, stream, a);
-    } else if (a.cols <= 32) {
-      MC_LAUNCH((rsample_kl_cholesky_short<C, S, 32>), grid, kThreads, stream, a);
-    } else {
-      MC_LAUNCH((rsample_kl_cholesky_long<C, S>), grid, kThreads, stream, a);
+    if constexpr (!std::is_same_v<S, Any>) {
+      if (a.shares.staged) return launch_staged<S>(rsample_kl_cholesky_staged<C, S>, a, stream);
     }
+    const int grid = blocks_for(a.rows, a.shares.samples, a.sum.parts != nullptr);
+    MC_LAUNCH((rsample_kl_cholesky_long<C, S>), grid, kThreads, stream, a);
   };
   choose_packed_storage(wide, run, a.tril);
 }
 
 void launch(const CholeskyBackward& a, bool wide, cudaStream_t stream) {
-  const int grid = blocks(a.rows, a.threads_a_row, a.sum.parts != nullptr);
   const auto run = [&](auto* arithmetic, auto* storage) {
     using C = std::remove_pointer_t<decltype(arithmetic)>;
     using S = std::remove_pointer_t<decltype(storage)>;
-    if (a.cols <= 8) {
-      MC_LAUNCH((rsample_kl_cholesky_short_backward<C, S, 8>), grid, kThreads, stream, a);
-    } else if (a.cols <= 16) {
-      MC_LAUNCH((rsample_kl_cholesky_short_backward<C, S, 16>), grid, kThreads, stream, a);
-    } else if (a.cols <= 32) {
-      MC_LAUNCH((rsample_kl_cholesky_short_backward<C, S, 32>), grid, kThreads, stream, a);
-    } else if (a.grad_prior_mu.data != nullptr) {
+    if constexpr (!std::is_same_v<S, Any>) {
+      if (a.shares.staged) return launch_staged<S>(rsample_kl_cholesky_staged_backward<C, S>, a, stream);
+    }
+    const int grid = blocks_for(a.rows, a.shares.samples, a.sum.parts != nullptr);
+    if (a.grad_prior_mu.data != nullptr) {
       MC_LAUNCH((rsample_kl_cholesky_long_backward<C, S, 2>), grid, kThreads, stream, a);
     } else {
       MC_LAUNCH((rsample_kl_cholesky_long_backward<C, S, 0>), grid, kThreads, stream, a);
@@ -73,14 +87,17 @@ std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(const Tensor& mu, const T
   const OnDeviceOf device(mu);
   const bool wide = any_wide(mu, tril, prior_mu, prior_log_var);
   const ScalarType type = arithmetic_type(wide);
-  const int threads = threads_a_sample(batch.rows, batch.cols);
-  const SumMemory memory(with_variance_ratio, batch, mu, threads, batch.cols, device.stream);
+  const int64_t packed = batch.cols * (batch.cols + 1) / 2;
+  const Matrix numbers = batch.matrix(tril, "tril", packed);
+  const Shares shared = shares(batch.rows, batch.cols, to_be_staged(wide, numbers, batch.cols));
+  const SumMemory memory(with_variance_ratio, mu, blocks_for(batch.rows, shared.samples, true), batch.cols,
+                         device.stream);
   Tensor z = allocate(mu, {batch.rows, batch.cols}, promoted(mu, tril));
   Tensor kl = per_dimension ? allocate(mu, {batch.rows, batch.cols}, type) : allocate(mu, {batch.rows}, type);
   Tensor variance_ratio = allocate(mu, {with_variance_ratio ? batch.cols : 0}, type);
-  Cholesky a{batch.rows, batch.cols, threads, static_cast<uint64_t>(first_row), batch.seed(seed)};
+  Cholesky a{batch.rows, batch.cols, shared, static_cast<uint64_t>(first_row), batch.seed(seed)};
   a.mu = batch.matrix(mu, "mu");
-  a.tril = batch.matrix(tril, "tril", batch.cols * (batch.cols + 1) / 2);
+  a.tril = numbers;
   a.prior_mu = batch.rows_or_one(prior_mu, "prior_mu");
   a.prior_log_var = batch.rows_or_one(prior_log_var, "prior_log_var");
   a.z = batch.matrix(z, "z");
@@ -99,20 +116,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rsample_kl_cholesky_backward(
   const Batch batch(mu, "mu");
   const OnDeviceOf device(mu);
   const bool wide = any_wide(mu, tril, prior_mu, prior_log_var);
-  const int threads = threads_a_sample(batch.rows, batch.cols);
   const int64_t packed = batch.cols * (batch.cols + 1) / 2;
+  const Matrix numbers = batch.matrix(tril, "tril", packed);
+  const Shares shared = shares(batch.rows, batch.cols, to_be_staged(wide, numbers, batch.cols));
   with_prior = with_prior && prior_mu.has_value();
   const bool summed = with_prior && (batch.is_one_for_all(prior_mu) || batch.is_one_for_all(prior_log_var));
-  const SumMemory memory(summed, batch, mu, threads, 2 * batch.cols, device.stream);
+  const SumMemory memory(summed, mu, blocks_for(batch.rows, shared.samples, true), 2 * batch.cols, device.stream);
   Tensor grad_mu = allocate(mu, {batch.rows, batch.cols}, mu.scalar_type());
   Tensor grad_tril = allocate(mu, {batch.rows, packed}, tril.scalar_type());
   Tensor grad_prior_mu = allocate_gradient(mu, prior_mu, with_prior);
   Tensor grad_prior_log_var = allocate_gradient(mu, prior_log_var, with_prior);
-  CholeskyBackward a{batch.rows, batch.cols, threads, static_cast<uint64_t>(first_row), batch.seed(seed)};
+  CholeskyBackward a{batch.rows, batch.cols, shared, static_cast<uint64_t>(first_row), batch.seed(seed)};
   a.grad_z = batch.matrix(grad_z, "grad_z");
   a.grad_kl = batch.per_row(grad_kl, "grad_kl");
   a.mu = batch.matrix(mu, "mu");
-  a.tril = batch.matrix(tril, "tril", packed);
+  a.tril = numbers;
   a.prior_mu = batch.rows_or_one(prior_mu, "prior_mu");
   a.prior_log_var = batch.rows_or_one(prior_log_var, "prior_log_var");
   a.grad_mu = batch.matrix(grad_mu, "grad_mu");

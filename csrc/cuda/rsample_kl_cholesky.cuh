@@ -1,9 +1,8 @@
 // z = mu + L noise and KL[N(mu, L L^T) || N(m, diag e^p)], and their gradients: what is done once for a line of L. Line i
 // begins at i (i + 1) / 2 of a packed row and ends with log L_ii.
 //
-// A thread has a line, and the threads that share a sample form teams of `width` lines. How the lines are read depends on
-// their length: rsample_kl_cholesky_short.cuh and rsample_kl_cholesky_long.cuh. The noise of a sample waits in shared
-// memory.
+// A thread has a line. How the lines are read depends on how many there are: rsample_kl_cholesky_staged.cuh and
+// rsample_kl_cholesky_long.cuh. The noise of a sample waits in shared memory.
 #pragma once
 
 #include "manifold_core/gaussian.h"
@@ -12,30 +11,16 @@
 
 namespace manifold_core::cuda {
 
-// Which sample this thread works on, and which of the lines of its team.
-template <int width>
+// Which sample this thread works on.
 struct Place {
   int samples;          // of a block at a time
-  int sample;           // of those
+  int sample;           // of those; where it is none of them, there is nothing to do
   int thread, threads;  // that share the sample
-  int team, teams;      // of these
-  int lane;             // in the team
 
-  __device__ __forceinline__ explicit Place(int threads_a_row)
-      : samples(kThreads / threads_a_row), sample(threadIdx.x / threads_a_row), thread(threadIdx.x % threads_a_row),
-        threads(threads_a_row), team(thread / width), teams(threads_a_row / width), lane(thread % width) {}
+  __device__ __forceinline__ explicit Place(const Shares& shares)
+      : samples(shares.samples), sample(threadIdx.x / shares.threads), thread(threadIdx.x % shares.threads),
+        threads(shares.threads) {}
 };
-
-// Columns [first, first + count) of the noise of the sample, made by the threads that share it, and perhaps some more
-// to a multiple of four.
-template <class C, int width>
-__device__ __forceinline__ void fill_noise(const Place<width>& at, uint64_t seed, uint64_t row, int first, int count,
-                                           C* to) {
-  for (int col = 4 * at.thread; col < count; col += 4 * at.threads) {
-    const Numbers<C> eps = noise<C>(seed, row, first + col);
-    *reinterpret_cast<Four<C>*>(to + col) = {{eps[0], eps[1], eps[2], eps[3]}};
-  }
-}
 
 // Sums over the batch of n numbers for each line, kept by the thread whose line it is: in shared memory for each
 // sample of a block, or where that has no room in the block's part itself.
@@ -43,8 +28,7 @@ template <int n>
 class LineSums {
  public:
   // `shared` has room for n * room numbers.
-  template <int width>
-  __device__ __forceinline__ LineSums(const BatchSum& s, const Place<width>& at, int64_t cols, double* shared, int room)
+  __device__ __forceinline__ LineSums(const BatchSum& s, const Place& at, int64_t cols, double* shared, int room)
       : part_(s.parts == nullptr ? nullptr : s.parts + blockIdx.x * s.width), cols_(cols), samples_(at.samples),
         shared_(cols * at.samples <= room ? shared : nullptr) {
     if (part_ == nullptr) return;
@@ -80,8 +64,7 @@ class LineSums {
 template <>
 class LineSums<0> {
  public:
-  template <int width>
-  __device__ __forceinline__ LineSums(const BatchSum&, const Place<width>&, int64_t, double*, int) {}
+  __device__ __forceinline__ LineSums(const BatchSum&, const Place&, int64_t, double*, int) {}
 };
 
 // What comes of line i of a sample, with t = log L_ii, the sums of L_ij eps_j and of L_ij^2 for j < i, and eps_i. Leaves
@@ -116,11 +99,11 @@ __device__ __forceinline__ C finish_line(const Cholesky& a, int64_t row, int i, 
 }
 
 // The KL of the samples of a block from what their threads have of it. Called by all threads.
-template <class C, int width>
-__device__ __forceinline__ void finish_kl(const Cholesky& a, const Place<width>& at, int64_t row, double of_thread) {
+template <class C>
+__device__ __forceinline__ void finish_kl(const Cholesky& a, const Place& at, int64_t row, double of_thread) {
   if (a.per_dimension) return;
   const double kl = sum_over_threads(of_thread, at.threads);
-  if (at.thread == 0 && row < a.rows) store_one<C>(a.kl, row, 0, static_cast<C>(kl));
+  if (at.thread == 0 && at.sample < at.samples && row < a.rows) store_one<C>(a.kl, row, 0, static_cast<C>(kl));
 }
 
 // Called by all threads, at the end.

@@ -1,11 +1,30 @@
-// Full covariances of many dimensions. A team, which is a warp, takes 32 lines at a time. It reads each of them side by
-// side, and several before it uses the first; the sums over the lines are then handed on from lane to lane until each is
-// left with those of its own line.
+// Full covariances of many dimensions, or of numbers of any type and stride. The threads that share a sample form teams
+// of a warp, which take 32 lines at a time. A team reads each of them side by side, and several before it uses the first;
+// the sums over the lines are then handed on from lane to lane until each is left with those of its own line.
 #pragma once
 
 #include "rsample_kl_cholesky.cuh"
 
 namespace manifold_core::cuda {
+
+// Which lines of its sample this thread works on.
+struct PlaceInTeam : Place {
+  int team, teams;  // of the sample
+  int lane;         // of the team
+
+  __device__ __forceinline__ explicit PlaceInTeam(const Shares& shares)
+      : Place(shares), team(thread / kWarp), teams(threads / kWarp), lane(thread % kWarp) {}
+};
+
+// Columns [first, first + count) of the noise of the sample, made by the threads that share it, and perhaps some more
+// to a multiple of four.
+template <class C>
+__device__ __forceinline__ void fill_noise(const Place& at, uint64_t seed, uint64_t row, int first, int count, C* to) {
+  for (int col = 4 * at.thread; col < count; col += 4 * at.threads) {
+    const Numbers<C> eps = noise<C>(seed, row, first + col);
+    *reinterpret_cast<Four<C>*>(to + col) = {{eps[0], eps[1], eps[2], eps[3]}};
+  }
+}
 
 // The sums of `count` numbers over `width` lanes: each lane is left with that of number lane / (width / count). A lane
 // hands half of its numbers to the one across and goes on with the other half.
@@ -90,7 +109,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(C) == 8 ? 1 : std::is_same_v<
     rsample_kl_cholesky_long(const Cholesky a) {
   __shared__ Four<C> noise_of_block[kNoise / 4];
   __shared__ double ratios_of_block[kNoise];
-  const Place<kWarp> at(a.threads_a_row);
+  const PlaceInTeam at(a.shares);
   const int cols = static_cast<int>(a.cols), room = kNoise / at.samples;  // columns of noise that are there at a time
   C* const eps = &noise_of_block[at.sample * room / 4].at[0];
   const uint64_t seed = static_cast<uint64_t>(*a.seed);
@@ -188,7 +207,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(C) == 8 ? 1 : std::is_same_v<
   __shared__ Four<C> noise_of_block[kNoise / 4];
   __shared__ Told<C> told_by_block[kThreads];
   __shared__ double sums_of_block[sums > 0 ? sums * kNoise : 1];
-  const Place<kWarp> at(a.threads_a_row);
+  const PlaceInTeam at(a.shares);
   const int cols = static_cast<int>(a.cols), room = kNoise / at.samples;
   C* const eps = &noise_of_block[at.sample * room / 4].at[0];
   Told<C>* const told = told_by_block + threadIdx.x / kWarp * kWarp;

@@ -70,10 +70,24 @@ class OnDeviceOf {
   CUDAGuardHandle guard_ = nullptr;
 };
 
-// A launch reports a bad configuration or an earlier failure of the device here.
-inline void check_launch() {
-  const cudaError_t error = cudaGetLastError();
+inline void check(cudaError_t error) {
   STD_TORCH_CHECK(error == cudaSuccess, "manifold_core: CUDA: ", cudaGetErrorString(error));
+}
+
+// A launch reports a bad configuration or an earlier failure of the device here.
+inline void check_launch() { check(cudaGetLastError()); }
+
+inline int64_t of_device(cudaDeviceAttr which) {
+  int device = 0, value = 0;
+  check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&value, which, device));
+  return value;
+}
+
+// Lets a kernel have so much shared memory, which a launch says as well.
+template <class Args>
+void allow_shared(void (*kernel)(Args), int64_t bytes) {
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
 }
 
 // Uninitialised, on the device of `like`. By the shim: looking up an operator's name would take longer.
@@ -184,12 +198,10 @@ class Batch {
 // soon as the kernel is queued: torch hands it out again to later work of the same stream alone.
 class SumMemory {
  public:
-  SumMemory(bool wanted, const Batch& batch, const Tensor& like, int threads_a_row, int64_t width,
-            cudaStream_t stream) {
-    if (wanted) reserve(like, blocks(batch.rows, threads_a_row, true), width, stream);
-  }
-  SumMemory(const Tensor& like, int blocks, int64_t width, cudaStream_t stream) {
-    reserve(like, blocks, width, stream);
+  SumMemory(bool wanted, const Batch& batch, const Tensor& like, int threads_a_row, int64_t width, cudaStream_t stream)
+      : SumMemory(wanted, like, blocks(batch.rows, threads_a_row, true), width, stream) {}
+  SumMemory(bool wanted, const Tensor& like, int blocks, int64_t width, cudaStream_t stream) {
+    if (wanted) reserve(like, blocks, width, stream);
   }
 
   BatchSum sum;
@@ -202,8 +214,7 @@ class SumMemory {
     sum.parts = static_cast<double*>(memory_->data_ptr());
     sum.arrived = reinterpret_cast<unsigned*>(sum.parts + parts);
     sum.width = width;
-    const cudaError_t error = cudaMemsetAsync(sum.arrived, 0, (1 + kFan) * sizeof(unsigned), stream);
-    STD_TORCH_CHECK(error == cudaSuccess, "manifold_core: CUDA: ", cudaGetErrorString(error));
+    check(cudaMemsetAsync(sum.arrived, 0, (1 + kFan) * sizeof(unsigned), stream));
   }
 
   Optional memory_;

@@ -27,11 +27,11 @@ def test_the_log_of_the_compiler_is_understood() -> None:
 def test_kernels_are_named_by_their_variants() -> None:
     begin = "_ZN13manifold_core4cuda"
     diagonal = f"{begin}10rsample_klIffLi1EEEvNS0_9RsampleKlE"
-    few = f"{begin}25rsample_kl_cholesky_shortIfNS0_8BFloat16ELi8EEEvNS0_8CholeskyE"
+    full = f"{begin}26rsample_kl_cholesky_stagedIfNS0_8BFloat16EEEvNS0_8CholeskyE"
     ensemble = f"{begin}14ensemble_stepsINS0_10TileSharedEEEvNS0_13EnsembleStepsE"
-    assert _readable([diagonal, few, ensemble]) == [
+    assert _readable([diagonal, full, ensemble]) == [
         ("rsample_kl", "float32 from float32, 1 batch sums"),
-        ("rsample_kl_cholesky_short", "float32 from bfloat16, up to 8 dimensions"),
+        ("rsample_kl_cholesky_staged", "float32 from bfloat16, and 33 KB of rows a buffer"),
         ("ensemble_steps", "the tile in shared memory"),
     ]
 
@@ -49,7 +49,7 @@ def test_models_of_an_ensemble_are_told_with_the_memory_of_their_launch() -> Non
 @NEEDS_NVCC
 def test_every_kernel_compiles_for_every_architecture_and_spills_nothing() -> None:
     found = list(rows())
-    kernels = {"rsample_kl", "rsample_kl_cholesky_short", "rsample_kl_cholesky_long", "gaussian_nll", "batch_norm_relu"}
+    kernels = {"rsample_kl", "rsample_kl_cholesky_staged", "rsample_kl_cholesky_long", "gaussian_nll", "batch_norm_relu"}
     sums = {"batch_norm_relu_sums", "batch_norm_relu_backward_sums"}
     expected = kernels | {f"{name}_backward" for name in kernels} | sums | {"ensemble_steps"}
     assert {row.kernel for row in found} == expected

@@ -46,6 +46,7 @@ unsigned char* dynamic_shared();
 inline int shared_limit = 227 << 10;  // bytes of a block
 inline int multiprocessors = 3;       // each has room for one block
 inline int taken = 0;                 // of these, by others
+inline int capability = 9;
 
 void wait_for_block(const char* file, int line);
 
@@ -127,13 +128,15 @@ inline cudaError_t cudaGetDevice(int* device) {
 enum cudaDeviceAttr {
   cudaDevAttrMaxSharedMemoryPerBlockOptin,
   cudaDevAttrMultiProcessorCount,
-  cudaDevAttrCooperativeLaunch
+  cudaDevAttrCooperativeLaunch,
+  cudaDevAttrComputeCapabilityMajor
 };
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
   switch (which) {
     case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = cuda_on_host::shared_limit; break;
     case cudaDevAttrMultiProcessorCount: *value = cuda_on_host::multiprocessors; break;
     case cudaDevAttrCooperativeLaunch: *value = 1; break;
+    case cudaDevAttrComputeCapabilityMajor: *value = cuda_on_host::capability; break;
   }
   return cudaSuccess;
 }

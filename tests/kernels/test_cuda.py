@@ -5,7 +5,7 @@ held against the definitions in float64.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import oracles
@@ -309,6 +309,47 @@ def test_rsample_kl_cholesky_is_its_definition_in_float64(
         assert_within(name, found, exact, rounding * size, a.wide)
     for old, new in zip(before, a.everything(), strict=True):
         assert torch.equal(old, new)
+
+
+@pytest.fixture(params=[7, 9])
+def capability(request: pytest.FixtureRequest, kernels: Kernels) -> Iterator[int]:
+    """Of the device; a real one has its own."""
+    if kernels.device.type != "cpu":
+        yield torch.cuda.get_device_capability()[0]
+        return
+    run, device = on_host(), (227 << 10, 3, 0)
+    run.set_device(*device, request.param)
+    yield request.param
+    run.set_device(*device)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["dense", "first head", "offset"])
+@pytest.mark.parametrize("cols", [1, 7, 20, 64, 100, 128])
+def test_a_sample_of_full_covariance_is_the_same_wherever_it_stands(
+    kernels: Kernels, lay_out: Callable[[Tensor, str], Tensor], capability: int, cols: int, layout: str, dtype: Any
+) -> None:
+    """A block takes many of a large batch in turn: one is copied while another is worked on."""
+    rows, generator = (3 * 256 // cols + 7) * (1 if kernels.device.type == "cpu" else 200), torch.Generator()
+    packed = cols * (cols + 1) // 2
+    mu, grad_z, grad_kl, tril = (
+        0.3 * torch.randn(rows, *size, generator=generator.manual_seed(seed))
+        for seed, size in enumerate([[cols], [cols], [], [packed]])
+    )
+    mu, grad_z, grad_kl = (t.to(kernels.device, dtype) for t in (mu, grad_z, grad_kl))
+    tril, seed = lay_out(tril.to(kernels.device, dtype), layout).detach(), kernels.scalar(5, torch.int64)
+    run = kernels.operators
+
+    def results(first: int, last: int) -> tuple[Tensor, ...]:
+        at = slice(first, last)
+        z, kl, _ = run.rsample_kl_cholesky(mu[at], tril[at], None, None, seed, first, False, False)
+        given = grad_z[at], grad_kl[at], mu[at], tril[at], None, None, seed, first, False
+        return z, kl, *run.rsample_kl_cholesky_backward(*given)[:2]
+
+    whole = results(0, rows)
+    for first, last in ((0, 1), (rows // 2, rows // 2 + 3), (rows - 1, rows)):
+        for found, expected in zip(results(first, last), whole, strict=True):
+            assert torch.equal(found, expected[first:last])
 
 
 class GaussianCase(NamedTuple):

@@ -1,0 +1,242 @@
+// Full covariances of up to 128 dimensions whose rows are dense. The rows of a block are copied into shared memory as they
+// are, those of its next samples while it works on these, where the processor can copy without a register between. There
+// each thread reads its own line. No two lines i of a warp begin in the same bank, for i (i + 1) / 2 takes every value
+// modulo a power of two once.
+#pragma once
+
+#include "rsample_kl_cholesky.cuh"
+
+namespace manifold_core::cuda {
+
+// What a thread copies at a time.
+struct alignas(16) Piece {
+  unsigned char bytes[16];
+};
+
+// From global to shared memory: begun here, and done when the thread has waited for it.
+__device__ __forceinline__ void begin_copy(void* to, const void* from) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+               :
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(to))), "l"(from)
+               : "memory");
+#else
+  *static_cast<Piece*>(to) = *static_cast<const Piece*>(from);
+#endif
+}
+
+// Ends a group of copies, which may be empty.
+__device__ __forceinline__ void end_group() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" : : : "memory");
+#endif
+}
+
+// For all groups of this thread but the last `but`.
+template <int but>
+__device__ __forceinline__ void wait_for_groups() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" : : "n"(but) : "memory");
+#endif
+}
+
+// Of a row in shared memory, which lies to its pieces as in global memory: wherever that begins.
+template <class S>
+__host__ __device__ constexpr int64_t slot_bytes(int64_t packed) {
+  constexpr int64_t piece = sizeof(Piece);
+  return (packed * int64_t{sizeof(S)} + 2 * piece - 2) / piece * piece;
+}
+
+template <class S>
+__device__ __forceinline__ int from_piece(const S* place) {
+  return static_cast<int>(reinterpret_cast<uintptr_t>(place) % sizeof(Piece) / sizeof(S));
+}
+
+// The rows of the samples that this block has at a time. Each is copied by the threads that share the sample.
+template <class S>
+class StagedRows {
+ public:
+  __device__ __forceinline__ StagedRows(const Matrix& from, const Place& at, int64_t rows, int packed,
+                                        unsigned char* shared)
+      : from_(from), at_(at), rows_(rows), packed_(packed),
+        slot_(shared + at.sample * static_cast<int>(slot_bytes<S>(packed))),
+        buffer_(at.samples * static_cast<int>(slot_bytes<S>(packed))) {}
+
+  // The numbers of this thread's sample, which is row `row` of the batch.
+  __device__ __forceinline__ S* numbers(int buffer, int64_t row) const {
+    return reinterpret_cast<S*>(slot_ + buffer * buffer_) + from_piece(element<S>(from_, row, 0));
+  }
+
+  // Begins to fill a buffer.
+  __device__ __forceinline__ void fetch(int buffer, int64_t row) const {
+    if (at_.sample < at_.samples && row < rows_) {
+      copy(numbers(buffer, row), element<S>(from_, row, 0), [](S* to, const S* from) { begin_copy(to, from); });
+    }
+    end_group();
+  }
+
+  // Writes what became of the numbers to a matrix whose rows are dense.
+  __device__ __forceinline__ void send(const S* from, int64_t row, const Matrix& m) const {
+    if (at_.sample >= at_.samples || row >= rows_) return;
+    S* const to = element<S>(m, row, 0);
+    if (from_piece(to) == from_piece(from)) {
+      copy(to, from, [](S* to, const S* from) {
+        *reinterpret_cast<Piece*>(to) = *reinterpret_cast<const Piece*>(from);
+      });
+    } else {
+      for (int i = at_.thread; i < packed_; i += at_.threads) to[i] = from[i];
+    }
+  }
+
+ private:
+  // Both lie alike to their pieces.
+  template <class F>
+  __device__ __forceinline__ void copy(S* to, const S* from, const F& copy_piece) const {
+    constexpr int each = sizeof(Piece) / sizeof(S);
+    const int before = (each - from_piece(from)) % each, first = before < packed_ ? before : packed_;
+    const int pieces = (packed_ - first) / each, alone = packed_ - pieces * each;
+    for (int k = at_.thread; k < pieces; k += at_.threads) copy_piece(to + first + k * each, from + first + k * each);
+    for (int k = at_.thread; k < alone; k += at_.threads) {
+      const int i = k < first ? k : k + pieces * each;
+      to[i] = from[i];
+    }
+  }
+
+  const Matrix& from_;
+  const Place& at_;
+  int64_t rows_;
+  int packed_;
+  unsigned char* slot_;  // of this thread's sample in the first buffer
+  int buffer_;           // bytes
+};
+
+// Calls work(numbers, row) for all samples of the block in turn, of which `row` is this thread's, when its numbers are in
+// shared memory; prepare(first row of the block) a little before. All threads wait for each other before work and after.
+template <class S, class Prepare, class Work>
+__device__ __forceinline__ void for_staged_rows(const StagedRows<S>& staged, const Place& at, int64_t rows, int buffers,
+                                                const Prepare& prepare, const Work& work) {
+  const int64_t step = int64_t{gridDim.x} * at.samples;
+  int buffer = 0;
+  if (buffers > 1) staged.fetch(buffer, int64_t{blockIdx.x} * at.samples + at.sample);
+  for (int64_t first = int64_t{blockIdx.x} * at.samples; first < rows; first += step) {
+    const int64_t row = first + at.sample;
+    if (buffers > 1) {
+      staged.fetch(1 - buffer, row + step);
+      prepare(first);
+      wait_for_groups<1>();
+    } else {
+      staged.fetch(buffer, row);
+      prepare(first);
+      wait_for_groups<0>();
+    }
+    __syncthreads();
+    work(staged.numbers(buffer, row), row);
+    __syncthreads();
+    if (buffers > 1) buffer = 1 - buffer;
+  }
+}
+
+// The noise of all samples of the block.
+template <class C>
+__device__ __forceinline__ void fill_noise_of_block(const Place& at, uint64_t seed, uint64_t first_row, int cols,
+                                                    C* to) {
+  const int fours = (cols + 3) / 4, sample = threadIdx.x / fours, col = 4 * (threadIdx.x % fours);
+  if (sample >= at.samples) return;
+  const Numbers<C> eps = noise<C>(seed, first_row + sample, col);
+  *reinterpret_cast<Four<C>*>(to + sample * at.threads + col) = {{eps[0], eps[1], eps[2], eps[3]}};
+}
+
+// Calls each(j, count, l, e), with the numbers and the noise of columns [j, j + count) of line i left of its diagonal. The
+// lines of a warp go on side by side, by four columns; beyond its diagonal, a line has zeros.
+template <class C, class S, class F>
+__device__ __forceinline__ void for_columns(const S* line, const C* eps, int i, int cols, const F& each) {
+  const int full = i / kWarp * kWarp;  // columns that all lines of the warp have
+  const int end = full + kWarp < cols ? full + kWarp : cols;
+  const auto four = [&](int j, int count) {
+    const Four<C> e = *reinterpret_cast<const Four<C>*>(eps + j);
+    C l[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) l[k] = k < count ? widen<C>(line[j + k]) : C(0);
+    each(j, count, l, e.at);
+  };
+#pragma unroll 2
+  for (int j = 0; j < full; j += 4) four(j, 4);
+#pragma unroll 2
+  for (int j = full; j < end; j += 4) four(j, i - j);
+}
+
+template <class C, class S>
+__global__ void __launch_bounds__(kThreads, 4) rsample_kl_cholesky_staged(const Cholesky a) {
+  MC_DYNAMIC_SHARED(shared);
+  __shared__ Four<C> noise_of_block[kThreads / 4];
+  __shared__ double ratios_of_block[kThreads];
+  const Place at(a.shares);
+  const int cols = static_cast<int>(a.cols), i = at.thread;
+  const bool busy = at.sample < at.samples && i < cols;
+  const StagedRows<S> staged(a.tril, at, a.rows, cols * (cols + 1) / 2, shared);
+  C* const noise = &noise_of_block[0].at[0];
+  const C* const eps = noise + at.sample * at.threads;
+  const uint64_t seed = static_cast<uint64_t>(*a.seed);
+  LineSums<1> ratios(a.sum, at, a.cols, ratios_of_block, kThreads);
+  const auto prepare = [&](int64_t first) { fill_noise_of_block(at, seed, a.first_row + first, cols, noise); };
+  for_staged_rows(staged, at, a.rows, a.shares.buffers, prepare, [&](const S* numbers, int64_t row) {
+    double kl = 0;
+    if (busy && row < a.rows) {
+      const S* const line = numbers + i * (i + 1) / 2;
+      C product = 0, squares = 0;
+      for_columns(line, eps, i, cols, [&](int, int, const C(&l)[4], const C(&e)[4]) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          product += l[k] * e[k];
+          squares += l[k] * l[k];
+        }
+      });
+      kl = static_cast<double>(finish_line(a, row, i, widen<C>(line[i]), product, squares, eps[i], ratios));
+    }
+    finish_kl<C>(a, at, row, kl);
+  });
+  finish_ratios<C>(a, ratios);
+}
+
+// The gradients take the place of the numbers.
+template <class C, class S>
+__global__ void __launch_bounds__(kThreads, 4) rsample_kl_cholesky_staged_backward(const CholeskyBackward a) {
+  MC_DYNAMIC_SHARED(shared);
+  __shared__ Four<C> noise_of_block[kThreads / 4];
+  __shared__ double sums_of_block[2 * kThreads];
+  const Place at(a.shares);
+  const int cols = static_cast<int>(a.cols), i = at.thread;
+  const bool busy = at.sample < at.samples && i < cols, with_z = a.grad_z.data != nullptr;
+  const StagedRows<S> staged(a.tril, at, a.rows, cols * (cols + 1) / 2, shared);
+  C* const noise = &noise_of_block[0].at[0];
+  const C* const eps = noise + at.sample * at.threads;
+  const uint64_t seed = static_cast<uint64_t>(*a.seed);
+  LineSums<2> summed(a.sum, at, a.cols, sums_of_block, kThreads);
+  if (!with_z) noise[threadIdx.x] = 0;
+  const auto prepare = [&](int64_t first) {
+    if (with_z) fill_noise_of_block(at, seed, a.first_row + first, cols, noise);
+  };
+  for_staged_rows(staged, at, a.rows, a.shares.buffers, prepare, [&](S* numbers, int64_t row) {
+    if (busy && row < a.rows) {
+      S* const line = numbers + i * (i + 1) / 2;
+      const OfLine<C> of = start_line(a, row, i, widen<C>(line[i]), summed);
+      const C k_factor = of.k * of.factor;
+      C squares = 0;
+      for_columns(line, eps, i, cols, [&](int j, int count, const C(&l)[4], const C(&e)[4]) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          const C scaled = l[k] * of.factor;
+          squares += scaled * scaled;
+          if (k < count) line[j + k] = Narrow<S>::from(k_factor * scaled + of.g * e[k]);
+        }
+      });
+      line[i] = Narrow<S>::from(of.diagonal + of.g * (of.root * eps[i]));
+      finish_line(a, row, i, of, squares, summed);
+    }
+    __syncthreads();
+    staged.send(numbers, row, a.grad_tril);
+  });
+  finish_prior<C>(a, summed);
+}
+
+}  // namespace manifold_core::cuda
