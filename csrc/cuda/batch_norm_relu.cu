@@ -9,7 +9,13 @@ namespace manifold_core::cuda {
 
 namespace {
 
-int sum_blocks(const ImagesShape& s) { return blocks(s.samples * s.pixels, 1, true); }
+// Each has as many turns as the others, or hardly fewer.
+int sum_blocks(const ImagesShape& s) {
+  constexpr int64_t kMost = kMostSummed / 2;  // a few for each multiprocessor of a large device
+  const auto parts = [](int64_t n, int64_t of) { return (n + of - 1) / of; };
+  const int64_t turns = parts(s.samples * s.pixels, kThreads / s.groups * kOnTheWay);
+  return static_cast<int>(parts(turns, parts(turns, kMost)));
+}
 
 int number_blocks(const ImagesShape& s) { return blocks((s.samples * s.channels * s.pixels + 3) / 4, 1, false); }
 
@@ -38,9 +44,10 @@ class Layout {
  public:
   explicit Layout(const Tensor& u) : u_(u) {
     STD_TORCH_CHECK(u.dim() == 4 && u.numel() > 0, "manifold_core: u must be images [B, C, H, W], at least one");
-    shape = {u.size(0), u.size(1), u.size(2) * u.size(3), false};
+    shape = {u.size(0), u.size(1), u.size(2) * u.size(3), false, 0};
     const Images m = strided(u);
     shape.channels_last = !dense(shape, m, false) && dense(shape, m, true);
+    shape.groups = groups_of_channels(shape.channels, shape.channels_last);
   }
 
   Images images(const Tensor& t) const {

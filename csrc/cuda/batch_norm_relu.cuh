@@ -9,9 +9,9 @@
 
 namespace manifold_core::cuda {
 
-// Channels whose numbers a thread has on the way at a time: as many as there are registers for.
-template <class S>
-constexpr int kTogether = std::is_same_v<S, Any> ? 4 : 8;
+// How often four numbers, for the sums over the batch, are on the way to a thread at a time. Three blocks then have
+// room on a multiprocessor, and ask for more at once than comes while they wait.
+constexpr int kOnTheWay = 4;
 
 // What the numbers of a channel have in common, a row of what the forward pass leaves for the backward pass.
 template <class C>
@@ -79,17 +79,24 @@ __device__ __forceinline__ C load_one(const Images& m, const Place& p) {
 }
 
 template <class C, class S>
-__device__ __forceinline__ Numbers<C> load(const Images& m, const Places& p) {
+__device__ __forceinline__ Numbers<C> load_four(const Images& m, int64_t first) {
+  const Four<S> four = *reinterpret_cast<const Four<S>*>(static_cast<const S*>(m.data) + first);
   Numbers<C> out;
+#pragma unroll
+  for (int k = 0; k < 4; ++k) out[k] = widen<C>(four.at[k]);
+  return out;
+}
+
+template <class C, class S>
+__device__ __forceinline__ Numbers<C> load(const Images& m, const Places& p) {
   if constexpr (std::is_same_v<S, Any>) {
+    Numbers<C> out;
 #pragma unroll
     for (int k = 0; k < 4; ++k) out[k] = k < p.count ? load_one<C, S>(m, p.at[k]) : C(0);
+    return out;
   } else {
-    const Four<S> four = *reinterpret_cast<const Four<S>*>(static_cast<const S*>(m.data) + p.first);
-#pragma unroll
-    for (int k = 0; k < 4; ++k) out[k] = widen<C>(four.at[k]);
+    return load_four<C, S>(m, p.first);
   }
-  return out;
 }
 
 template <class C, class S>
@@ -110,46 +117,88 @@ __device__ __forceinline__ void store(const Images& m, const Places& p, const Nu
   }
 }
 
-// Leaves the block's part of two sums for each channel in memory. `prepare(channel)` is what they take of a channel as
-// a whole, `read(place)` what they take of a number, `add(of channel, of number, sums)` adds it: nothing, where both
-// are full of zeros. A channel comes after the other over the same pixels, whose lines are still in L1 where the
-// channels lie side by side; none waits for what another has read.
-template <int together, class Prepare, class Read, class Add>
-__device__ __forceinline__ void leave_channel_sums(const ImagesShape& s, const BatchSum& sum, const Prepare& prepare,
-                                                   const Read& read, const Add& add) {
-  const int64_t positions = s.samples * s.pixels, step = int64_t{gridDim.x} * kThreads;
-  int turn = 0;
-  for (int64_t first = 0; first < s.channels; first += together, ++turn) {
-    double sums[2 * together] = {};
-    decltype(prepare(0)) of_channel[together] = {};
+// Four channels at a position, which counts the pixels of all images; 0 for those behind the last channel. by_four:
+// they are one access.
+template <class C, class S, bool by_four>
+__device__ __forceinline__ Numbers<C> load_channels(const ImagesShape& s, const Images& m, int64_t position,
+                                                    int64_t channel) {
+  if constexpr (by_four) {
+    return load_four<C, S>(m, position * s.channels + channel);
+  } else {
+    const int64_t sample = quotient(position, s.pixels), pixel = position - sample * s.pixels;
+    Numbers<C> out = {};
 #pragma unroll
-    for (int k = 0; k < together; ++k) {
-      if (first + k < s.channels) of_channel[k] = prepare(first + k);
+    for (int k = 0; k < 4; ++k) {
+      if (channel + k < s.channels) out[k] = load_one<C, S>(m, {sample, channel + k, pixel});
     }
-    for (int64_t at = int64_t{blockIdx.x} * kThreads + threadIdx.x; at < positions; at += step) {
-      const int64_t sample = quotient(at, s.pixels), pixel = at - sample * s.pixels;
-      decltype(read({})) of_number[together] = {};
-#pragma unroll
-      for (int k = 0; k < together; ++k) {
-        if (first + k < s.channels) of_number[k] = read({sample, first + k, pixel});
-      }
-#pragma unroll
-      for (int k = 0; k < together; ++k) add(of_channel[k], of_number[k], sums + 2 * k);
-    }
-    leave_parts(sum, 2 * first, sums, turn);
+    return out;
   }
 }
 
+// Leaves the block's part of two sums for each channel in memory. `prepare(channel)` is what they take of a channel as
+// a whole, `add(of channel, numbers, k, sums)` adds what they take of number k of each tensor. Those sums are of C and
+// of a few numbers only, then it goes on in double: to convert a number takes longer than to add it.
+template <class C, class S, bool by_four, class Prepare, class Add, class... Tensors>
+__device__ __forceinline__ void add_up_channels(const ImagesShape& s, const BatchSum& sum, const Prepare& prepare,
+                                                const Add& add, const Tensors&... tensors) {
+  constexpr int count = sizeof...(Tensors), many = std::is_same_v<S, Any> ? 1 : kOnTheWay / count;
+  struct Read {
+    Numbers<C> of[count];
+  };
+  const int threads = kThreads / s.groups;  // of a group of channels
+  const int group = s.channels_last ? threadIdx.x % s.groups : threadIdx.x / threads;
+  const int thread = s.channels_last ? threadIdx.x / s.groups : threadIdx.x % threads;
+  const int64_t positions = s.samples * s.pixels, step = int64_t{gridDim.x} * threads;
+  for (int64_t first = 0; first < s.channels; first += 4 * s.groups) {
+    const int64_t channel = first + 4 * group, end = channel < s.channels ? positions : 0;
+    decltype(prepare(0)) of_channel[4] = {};
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      if (channel + k < s.channels) of_channel[k] = prepare(channel + k);
+    }
+    double sums[8] = {};
+    for (int64_t at = int64_t{blockIdx.x} * threads + thread; at < end; at += many * step) {
+      Read read[many] = {};
+      C few[8] = {};
+#pragma unroll
+      for (int i = 0; i < many; ++i) {
+        if (at + i * step < end) read[i] = {{load_channels<C, S, by_four>(s, tensors, at + i * step, channel)...}};
+      }
+#pragma unroll
+      for (int i = 0; i < many; ++i) {
+        if (at + i * step >= end) continue;
+#pragma unroll
+        for (int k = 0; k < 4; ++k) add(of_channel[k], read[i].of, k, few + 2 * k);
+      }
+#pragma unroll
+      for (int k = 0; k < 8; ++k) sums[k] += few[k];
+    }
+    leave_parts(sum, 2 * first, sums, s.groups, group, thread);
+  }
+}
+
+template <class C, class S, class Prepare, class Add, class... Tensors>
+__device__ __forceinline__ void leave_channel_sums(const ImagesShape& s, const BatchSum& sum, const Prepare& prepare,
+                                                   const Add& add, const Tensors&... tensors) {
+  if constexpr (!std::is_same_v<S, Any>) {
+    if (s.channels_last && s.channels % 4 == 0) {
+      add_up_channels<C, S, true>(s, sum, prepare, add, tensors...);
+      return;
+    }
+  }
+  add_up_channels<C, S, false>(s, sum, prepare, add, tensors...);
+}
+
 template <class C, class S>
-__global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 2 : 1) batch_norm_relu_sums(const BatchNormRelu a) {
+__global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 3 : 1) batch_norm_relu_sums(const BatchNormRelu a) {
   // Of what differs from the first number, and of its square: nothing cancels, wherever the mean is.
-  const auto u = [&](const Place& p) { return load_one<C, S>(a.u, p); };
-  const auto first = [&](int64_t channel) { return u({0, channel, 0}); };
-  leave_channel_sums<kTogether<S>>(a.shape, a.sum, first, u, [](C shift, C u, double* sums) {
-    const double difference = u - shift;
+  const auto first = [&](int64_t channel) { return load_one<C, S>(a.u, {0, channel, 0}); };
+  const auto add = [](C shift, const Numbers<C>(&read)[1], int k, C* sums) {
+    const C difference = read[0][k] - shift;
     sums[0] += difference;
     sums[1] += difference * difference;
-  });
+  };
+  leave_channel_sums<C, S>(a.shape, a.sum, first, add, a.u);
   if (!sum_over_blocks(a.sum, [&](int64_t i, double sum) { a.totals[i] = sum; })) return;
   __syncthreads();
   const double count = static_cast<double>(a.shape.samples * a.shape.pixels);
@@ -181,18 +230,15 @@ __global__ void __launch_bounds__(kThreads) batch_norm_relu(const BatchNormRelu 
 }
 
 template <class C, class S>
-__global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 2 : 1)
+__global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 3 : 1)
     batch_norm_relu_backward_sums(const BatchNormReluBackward a) {
   const auto channel = [&](int64_t c) { return static_cast<const Channel<C>*>(a.of_channels)[c]; };
-  struct Read {
-    C u, grad_y;
-  };
-  const auto read = [&](const Place& p) { return Read{load_one<C, S>(a.u, p), load_one<C, S>(a.grad_y, p)}; };
-  leave_channel_sums<kTogether<S>>(a.shape, a.sum, channel, read, [&](const Channel<C>& of, Read number, double* sums) {
-    const C grad = of.passed(number.grad_y, number.u, a.relu);
+  const auto add = [&](const Channel<C>& of, const Numbers<C>(&read)[2], int k, C* sums) {
+    const C u = read[0][k], grad = of.passed(read[1][k], u, a.relu);
     sums[0] += grad;
-    sums[1] += double{grad} * double{number.u - of.mean};
-  });
+    sums[1] += grad * (u - of.mean);
+  };
+  leave_channel_sums<C, S>(a.shape, a.sum, channel, add, a.u, a.grad_y);
   if (!sum_over_blocks(a.sum, [&](int64_t i, double sum) { a.totals[i] = sum; })) return;
   __syncthreads();
   const double count = static_cast<double>(a.shape.samples * a.shape.pixels);

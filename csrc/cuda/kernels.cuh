@@ -155,6 +155,7 @@ struct GaussianNllBackward {
 struct ImagesShape {
   int64_t samples, channels, pixels;
   bool channels_last;
+  int groups;  // of four channels that a block takes at a time, for sums over the batch
 };
 
 // Of such a shape, in the caller's memory, of any stride. data == nullptr: not given.
@@ -234,6 +235,15 @@ inline int threads_a_row_for_sums(int64_t cols) {
   int threads = 1;
   while (threads < kThreads && 4 * int64_t{threads} < cols) threads *= 2;
   return threads;
+}
+
+// Groups of four channels among which a block divides its threads, to sum over the batch. Where channels lie side by
+// side, so do the threads of one group and the next; else those of the same group, a warp of them at least.
+inline int groups_of_channels(int64_t channels, bool channels_last) {
+  const int most = channels_last ? 32 : kThreads / 32;
+  int groups = 1;
+  while (groups < most && 4 * groups < channels) groups *= 2;
+  return groups;
 }
 
 // Of a full covariance. Staged: a thread a line, and 8 at least. Else a warp a sample; but several where its noise would

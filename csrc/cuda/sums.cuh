@@ -46,19 +46,27 @@ __device__ inline bool comes_last(unsigned* arrived, unsigned blocks) {
 // Calls f(i, sum of number i of all parts, kFan at most) for each of `width` numbers. Called by all threads.
 template <class F>
 __device__ __forceinline__ void add_parts(const double* parts, int count, int64_t width, const F& f) {
-  static_assert(kFan == kWarp, "a lane has a part");
-  if (width <= kThreads / kWarp) {  // few numbers: a warp each, whose lanes need not wait for one load after the other
-    const int64_t i = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-    if (i >= width) return;
-    const double sum = sum_over_threads(lane < count ? __ldcg(parts + lane * width + i) : 0.0, kWarp);
-    if (lane == 0) f(i, sum);
-    return;
-  }
-  for (int64_t i = threadIdx.x; i < width; i += kThreads) {
+  static_assert(kFan == kWarp, "those that share a number are lanes of a warp");
+  constexpr int kAtOnce = 8;  // loads that do not wait for each other
+  int sharing = kFan;         // threads a number: few numbers leave several for each
+  while (sharing > 1 && sharing * width > kThreads) sharing /= 2;
+  const int mine = threadIdx.x % sharing;
+  for (int64_t first = 0; first < width; first += kThreads / sharing) {
+    const int64_t i = first + threadIdx.x / sharing;
+    const int end = i < width ? count : 0;
     double sum = 0;
-#pragma unroll 8
-    for (int part = 0; part < count; ++part) sum += __ldcg(parts + part * width + i);
-    f(i, sum);
+    for (int part = mine; part < end; part += kAtOnce * sharing) {
+      double v[kAtOnce];
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int at = part + k * sharing;
+        v[k] = at < end ? __ldcg(parts + at * width + i) : 0;
+      }
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) sum += v[k];
+    }
+    for (int offset = sharing / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
+    if (mine == 0 && i < width) f(i, sum);
   }
 }
 
@@ -81,39 +89,23 @@ __device__ __forceinline__ bool sum_over_blocks(const BatchSum& s, const F& fini
   return true;
 }
 
-// Of n numbers that each lane brings, n a power of two, the sum over so many lanes of number lane % n: at each step a
-// lane keeps one half and gives the other away.
-template <int n>
-__device__ __forceinline__ double sums_over_lanes(const double (&v)[n]) {
-  if constexpr (n == 1) {
-    return v[0];
-  } else {
-    constexpr int half = n / 2;
-    const bool upper = threadIdx.x & half;
-    double kept[half];
+// Leaves sums over the block in memory, from number `first` of the block's part on; those behind its end are left out.
+// A thread brings numbers of its group alone, one for each warp to add up, and their sums lie side by side, group after
+// group. There are a power of two of groups, as many as lanes at most.
+__device__ inline void leave_parts(const BatchSum& s, int64_t first, const double (&v)[kThreads / kWarp], int groups,
+                                   int group, int thread) {
+  __shared__ double brought[kThreads / kWarp][kThreads];
+  __syncthreads();  // those of the call before have been read
 #pragma unroll
-    for (int i = 0; i < half; ++i) {
-      const double given = __shfl_xor_sync(kAllLanes, upper ? v[i] : v[i + half], half);
-      kept[i] = (upper ? v[i + half] : v[i]) + given;
-    }
-    return sums_over_lanes(kept);
-  }
-}
-
-// Leaves the sums over the block of n numbers that each thread brings, from number `first` of the block's part on;
-// those behind its end are left out. `turn` counts the calls.
-template <int n>
-__device__ __forceinline__ void leave_parts(const BatchSum& s, int64_t first, const double (&v)[n], int turn) {
-  __shared__ double of_warp[2][kThreads / kWarp][n];  // of a turn while others still read those of the one before
-  const int t = threadIdx.x;
-  double sum = sums_over_lanes(v);
-  for (int offset = n; offset < kWarp; offset *= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
-  if (t % kWarp < n) of_warp[turn % 2][t / kWarp][t % kWarp] = sum;
+  for (int i = 0; i < kThreads / kWarp; ++i) brought[i][thread * groups + group] = v[i];
   __syncthreads();
-  if (t >= n || first + t >= s.width) return;
-  double total = 0;
-  for (int warp = 0; warp < kThreads / kWarp; ++warp) total += of_warp[turn % 2][warp][t];
-  s.parts[blockIdx.x * s.width + first + t] = total;
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  double sum = 0;
+#pragma unroll
+  for (int at = lane; at < kThreads; at += kWarp) sum += brought[warp][at];
+  for (int offset = kWarp / 2; offset >= groups; offset /= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
+  const int64_t number = first + lane * (kThreads / kWarp) + warp;
+  if (lane < groups && number < s.width) s.parts[blockIdx.x * s.width + number] = sum;
 }
 
 // Sums over the batch of n numbers for each column. While a block is as wide as a row they stay in registers, else each

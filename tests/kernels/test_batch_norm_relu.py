@@ -118,7 +118,9 @@ def exact(inputs: list[Tensor], incoming: Tensor, residual: Tensor | None, eps: 
 @example(Case((24, 5, 14, 14), (F32,) * 4, ("channels last",) * 3, True, True, 1e-5, 0.0, 1))
 @example(Case((24, 5, 14, 14), (BF16, BF16, F32, F32), ("contiguous",) * 3, True, True, 1e-5, 0.0, 1))
 @example(Case((24, 10, 7, 7), (F32,) * 4, ("channels last", "contiguous", "contiguous"), True, True, 1e-5, 0.0, 1))
-@example(Case((180, 3, 7, 7), (F32,) * 4, ("channels last",) * 3, False, True, 1e-5, 0.0, 1))  # groups of blocks
+@example(Case((24, 128, 7, 7), (F32,) * 4, ("channels last",) * 3, False, True, 1e-5, 0.0, 1))  # groups of blocks
+@example(Case((340, 128, 7, 7), (F32,) * 4, ("channels last",) * 3, False, True, 1e-5, 0.0, 1))  # several turns
+@example(Case((3, 260, 3, 2), (F32,) * 4, ("channels last",) * 3, False, True, 1e-5, 0.0, 1))  # and of groups
 @example(Case((66, 1, 64, 64), (F32,) * 4, ("contiguous",) * 3, False, True, 1e-5, 1.0, 1))  # more than one a thread
 def test_batch_norm_relu_is_its_definition_in_float64(
     kernels: Kernels,
@@ -167,9 +169,10 @@ def test_batch_norm_relu_is_its_definition_in_float64(
         assert_within(name, found.cpu(), value, allowed[arithmetic] * size, arithmetic)
 
 
-def test_nothing_cancels_far_from_zero(kernels: Kernels) -> None:
-    u = 1e4 + torch.randn(50, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    one, zero = torch.ones(3), torch.zeros(3)
+@pytest.mark.parametrize("layout", FORMATS)
+def test_nothing_cancels_far_from_zero(kernels: Kernels, layout: str) -> None:
+    u = laid_out(1e4 + torch.randn(50, 4, 8, 8, generator=torch.Generator().manual_seed(1)), layout)
+    one, zero = torch.ones(4), torch.zeros(4)
     arguments = (t.to(kernels.device) for t in (u, one, zero))
     y, mean, variance, _ = kernels.operators.batch_norm_relu(*arguments, None, 1e-5, False)
     wide = u.double()
