@@ -114,13 +114,13 @@ def table(name: str, paths: Iterable[Path]) -> str | None:
     newest = read[0][0]
     rows: dict[tuple[Any, ...], Results] = {}
     sources = []
-    for results, path in read:
+    for results, path in reversed(read):  # a row stays where it was when it is measured again
         if results["device"] == newest["device"]:
             where = f"commit {results['commit']}, {results['date']}: [`{path.name}`](benchmarks/results/{path.name})"
-            sources.append(where)
+            sources.insert(0, where)
             for row in results["rows"]:
                 if row["microseconds"] is not None:
-                    rows.setdefault(_what(row), row | {"commit": results["commit"]})
+                    rows[_what(row)] = row | {"commit": results["commit"]}
     head = f"{newest['device']}, torch {newest['torch']}. Of each row the newest of these: {'; '.join(sources)}."
     return f"{make({'rows': list(rows.values())})}\n{head}\n"
 
