@@ -112,11 +112,11 @@ gpu:  ## build in place, run the tests that need a GPU, measure, check memory an
 	step() { echo "make gpu: $$*"; timeout -s INT -k 10 "$$@" || failed="$$failed\n  $$*"; }; \
 	step 110 $(GPU_PYTHON) $(GPU_PYTEST) tests/kernels tests/ensemble tests/test_step.py tests/test_update.py; \
 	step 85 $(GPU_PYTHON) -m benchmarks.ensemble_on_gpu --seconds 60; \
-	step 90 $(GPU_PYTHON) -m benchmarks.gpu --seconds 70; \
+	step 120 $(GPU_PYTHON) -m benchmarks.gpu --seconds 100; \
 	step 50 $(GPU_PYTHON) -m benchmarks.images_on_gpu --seconds 35; \
 	if [ -z '$(SANITIZER)' ]; then echo 'compute-sanitizer is not there: neither memory nor races are checked'; else \
 	    step 60 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZE) --tool memcheck $(GPU_PYTHON) $(SANITIZED); \
-	    step 60 $(SANITIZE) --tool racecheck $(GPU_PYTHON) $(SANITIZED); \
+	    step 75 $(SANITIZE) --tool racecheck $(GPU_PYTHON) $(SANITIZED); \
 	fi; \
 	if [ -n "$$failed" ]; then printf "make gpu: failed, or out of time:$$failed\n"; exit 1; fi
 
