@@ -20,7 +20,7 @@ Evidence for ours:
   10, and with ten times the learning rate for log γ as well from −20 to 20, at a −ELBO that does not depend on the
   start. Table 7 shows both ways.
 - Channels of the residual networks. The VAE of the published code has 5; 16 are far better. On MNIST, test images,
-  −ELBO after the paper's 400 epochs is −729, −1,574 and −2,055 at κ = 5, 16 and 32, and with 5 channels −584, −1,289 and
+  −ELBO after the paper's 400 epochs is −729, −1,574 and −2,055 at κ = 5, 16 and 32, with 5 channels −584, −1,289 and
   −1,713. With 32 channels it is −692 at κ = 5 after 5,000 steps of 128, with 16 −686 after 8,000, which take half as
   long.
 - Elsewhere γ starts at 1, above the scale of the data, and Adam is left as it is: there a slow γ is the better one. In
@@ -29,8 +29,8 @@ Evidence for ours:
   keep models from is blowing up: of eight seeds two have models in Table 6 whose loss jumps to any height after 16,000
   to 33,000 steps, on a CPU and on a GPU. Of these two, with attention, 8 of 20 rows are right with Adam as it is and 13
   with β₂ = 0.99; no model blows up.
-- Data are left as they are drawn. Standardised, d = 10, r = 8 of Table 1 is right in 6 runs of 8 in place of 3, and at a
-  width of 96 in 5 of the 6 seeds tried; −ELBO is in other units then.
+- Data are left as they are drawn. Standardised, d = 10, r = 8 of Table 1 is right in 6 runs of 8 in place of 3, and at
+  a width of 96 in 5 of the 6 seeds tried; −ELBO is in other units then.
 """
 
 from typing import Literal
