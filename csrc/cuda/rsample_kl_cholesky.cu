@@ -32,12 +32,13 @@ void choose_packed_storage(bool wide, const F& f, const Matrix& tril) {
 constexpr int64_t kMostBuffered = kStaged * int64_t{sizeof(float)} + kThreads / 8 * 2 * int64_t{sizeof(Piece)};
 static_assert(kMostBuffered + (8 << 10) <= 64 << 10, "or a T4 has no room for it beside what the kernels have already");
 
-// Queues a kernel that stages rows, on as many blocks as are on the device at once, where no sum over the batch says how
-// many.
+// Queues a kernel that stages rows, on as many blocks as are on the device at once, where no sum over the batch says
+// how many.
 template <class S, class Args>
 void launch_staged(void (*kernel)(Args), Args a, cudaStream_t stream) {
   a.shares.buffers = of_device(cudaDevAttrComputeCapabilityMajor) >= 8 ? 2 : 1;  // others would wait for what they copy
-  const int64_t packed = a.cols * (a.cols + 1) / 2, shared = a.shares.buffers * a.shares.samples * slot_bytes<S>(packed);
+  const int64_t packed = a.cols * (a.cols + 1) / 2, slot = slot_bytes<S>(packed);
+  const int64_t shared = a.shares.buffers * a.shares.samples * slot;
   allow_shared(kernel, a.shares.buffers * kMostBuffered);  // for all calls, of any thread, the same
   int64_t grid = blocks_for(a.rows, a.shares.samples, a.sum.parts != nullptr);
   const int64_t multiprocessors = of_device(cudaDevAttrMultiProcessorCount);
