@@ -7,24 +7,27 @@ namespace manifold_core::cuda {
 
 namespace {
 
-// The matrix that takes all the time, of float32 or bfloat16 with dense rows that are not too long, is staged.
-bool to_be_staged(bool wide, const Matrix& tril, int64_t cols) {
-  const bool dense = tril.col_stride == 1 && (tril.dtype == DType::f32 || tril.dtype == DType::bf16);
-  return dense && !wide && 0 < cols && cols <= kMostStaged;
+// The matrix that takes all the time, of float32 or bfloat16 with dense rows, has kernels of its own,
+bool has_own_kernels(bool wide, const Matrix& tril) {
+  return !wide && tril.col_stride == 1 && (tril.dtype == DType::f32 || tril.dtype == DType::bf16);
 }
 
-// Runs f(arithmetic, storage), both null pointers. Of one type with dense rows, `tril` has kernels of its own.
+// and where its rows are not too long, is staged.
+bool to_be_staged(bool wide, const Matrix& tril, int64_t cols) {
+  return has_own_kernels(wide, tril) && 0 < cols && cols <= kMostStaged;
+}
+
+// Runs f(arithmetic, storage), both null pointers.
 template <class F>
 void choose_packed_storage(bool wide, const F& f, const Matrix& tril) {
-  const bool dense = tril.col_stride == 1;
   if (wide) {
     f(static_cast<double*>(nullptr), static_cast<Any*>(nullptr));
-  } else if (dense && tril.dtype == DType::f32) {
-    f(static_cast<float*>(nullptr), static_cast<float*>(nullptr));
-  } else if (dense && tril.dtype == DType::bf16) {
-    f(static_cast<float*>(nullptr), static_cast<BFloat16*>(nullptr));
-  } else {
+  } else if (!has_own_kernels(wide, tril)) {
     f(static_cast<float*>(nullptr), static_cast<Any*>(nullptr));
+  } else if (tril.dtype == DType::f32) {
+    f(static_cast<float*>(nullptr), static_cast<float*>(nullptr));
+  } else {
+    f(static_cast<float*>(nullptr), static_cast<BFloat16*>(nullptr));
   }
 }
 
