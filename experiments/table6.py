@@ -5,8 +5,9 @@ The caption and the published code say κ = 90, the text κ = 20: both are here,
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
-from ..data import varying_condition
+from ..data import Dataset, varying_condition
 from ..ensemble import ModelSpec
 from . import paper, recipe
 from .tables import Cell, Plan, Table
@@ -27,9 +28,15 @@ def _cells(plan: Plan) -> list[Cell]:
                 recipe.hidden("varying", plan),
                 activation="prelu",
                 condition_dim=max(DIMENSIONS),
+                condition_hidden=recipe.condition_hidden(plan),
                 attention=variant == "with attention",
             ),
-            partial(varying_condition, ambient_dim=AMBIENT_DIM, manifold_dim=MANIFOLD_DIM, condition_dims=DIMENSIONS),
+            partial(
+                varying_condition if plan.published else _scaled_condition,
+                ambient_dim=AMBIENT_DIM,
+                manifold_dim=MANIFOLD_DIM,
+                condition_dims=DIMENSIONS,
+            ),
             tuple(MANIFOLD_DIM - t for t in DIMENSIONS),
             variant,
             tuple({"t": t} for t in DIMENSIONS),
@@ -37,6 +44,19 @@ def _cells(plan: Plan) -> list[Cell]:
         for kappa in LATENT_DIMS
         for variant in paper.ATTENTION.values()
     ]
+
+
+def _scaled_condition(**arguments: Any) -> Dataset:
+    """Each of the condition's numbers over its standard deviation (recipe.py); what is not known stays zero."""
+    data = varying_condition(**arguments)
+    assert data.train_condition is not None
+    assert data.validation_condition is not None
+    scale = data.train_condition.double().std(dim=0).float()  # whatever the number of threads
+    return replace(
+        data,
+        train_condition=data.train_condition / scale,
+        validation_condition=data.validation_condition / scale,
+    )
 
 
 def _plan(asked: Plan) -> Plan:
