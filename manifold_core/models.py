@@ -143,12 +143,15 @@ class VAE(nn.Module):
         channels: int = CHANNELS,
         elbo: GaussianELBO | None = None,
         *,
+        hidden: Sequence[int] = (),
         covariance: Covariance | None = None,
     ) -> "VAE":
-        """Images (channels, height, width) through the residual networks of Appendix A."""
+        """Images (channels, height, width) through the residual networks of Appendix A. ``hidden`` adds dense layers
+        between them and the latent space, in the decoder in reverse: with few latent dimensions, which a manifold of
+        images bends through, they lower the loss."""
         elbo = _elbo(elbo, covariance)
-        encoder = ConvEncoder(image_shape, latent_dim, channels, elbo.covariance)
-        return cls(encoder, ConvDecoder(latent_dim, image_shape, channels), latent_dim, elbo)
+        encoder = ConvEncoder(image_shape, latent_dim, channels, elbo.covariance, hidden)
+        return cls(encoder, ConvDecoder(latent_dim, image_shape, channels, hidden), latent_dim, elbo)
 
     def forward(
         self,
@@ -290,6 +293,7 @@ class CVAE(nn.Module):
         latent_dim: int,
         channels: int = CONDITIONAL_CHANNELS,
         *,
+        hidden: Sequence[int] = (),
         condition_hidden: Sequence[int] = (16,),
         condition_features: int | None = None,
         prior: Prior = "learned",
@@ -300,13 +304,16 @@ class CVAE(nn.Module):
         """Images (channels, height, width) under conditions of ``condition_dim``, such as class labels in one-hot
         form, through the residual networks of Appendix A. The encoder sees c as one more channel of the image, the
         decoder sees ``condition_features`` (None: κ) numbers that an MLP makes of c; prior and gate are MLPs of c.
+        ``hidden`` as of :meth:`VAE.conv`.
         """
         _check_prior(prior)
         elbo = _elbo(elbo, covariance)
         features = latent_dim if condition_features is None else condition_features
         return cls(
-            ConditionalConvEncoder(image_shape, condition_dim, latent_dim, channels, elbo.covariance),
-            ConditionalConvDecoder(latent_dim, condition_dim, image_shape, channels, condition_hidden, features),
+            ConditionalConvEncoder(image_shape, condition_dim, latent_dim, channels, elbo.covariance, hidden),
+            ConditionalConvDecoder(
+                latent_dim, condition_dim, image_shape, channels, condition_hidden, features, hidden=hidden
+            ),
             latent_dim,
             MLPEncoder(condition_dim, latent_dim, condition_hidden) if prior == "learned" else None,
             MLPDecoder(condition_dim, latent_dim, condition_hidden) if attention else None,

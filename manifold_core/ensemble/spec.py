@@ -170,6 +170,7 @@ class ConvSpec:
         latent_dim: κ.
         channels: of the first residual block; None are those of :meth:`manifold_core.VAE.conv`, or with a condition of
             :meth:`manifold_core.CVAE.conv`.
+        hidden: as of :meth:`manifold_core.VAE.conv`.
         covariance: of the posterior, ``"diagonal"`` or ``"cholesky"``.
         condition_dim: width of the condition; 0 makes a VAE.
         prior, attention: as of :meth:`manifold_core.CVAE.conv`; without a condition they play no part.
@@ -191,10 +192,12 @@ class ConvSpec:
     log_gamma: float = 0.0
     training: TrainingConfig = field(default_factory=TrainingConfig)
     data: int = 0
+    hidden: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_config("training", self.training)
         _take_integers(self)
+        object.__setattr__(self, "hidden", check_widths(self.hidden))
         _check_condition_dim(self.condition_dim)
         with torch.device("meta"):
             self.build(1, 4, 4)  # refuses what the networks refuse
@@ -216,12 +219,13 @@ class ConvSpec:
             if channels is None:
                 channels = CONDITIONAL_CHANNELS if self.condition_dim else CHANNELS
             if not self.condition_dim:
-                return VAE.conv(image_shape, self.latent_dim, channels, elbo)
+                return VAE.conv(image_shape, self.latent_dim, channels, elbo, hidden=self.hidden)
             return CVAE.conv(
                 image_shape,
                 self.condition_dim,
                 self.latent_dim,
                 channels,
+                hidden=self.hidden,
                 prior=self.prior,
                 attention=self.attention,
                 elbo=elbo,

@@ -9,7 +9,7 @@ from ..covariance import Covariance
 from .checks import check_image, check_positive, check_widths
 from .convolution import ConvNorm, ConvTranspose2d, watched
 from .head import PosteriorHead
-from .mlp import Activation, mlp
+from .mlp import Activation, hidden_layers, mlp
 from .precision import Float32ConvTranspose2d, Float32Linear, dtype_of
 
 __all__ = [
@@ -60,16 +60,24 @@ def _laid_out(x: Tensor, blocks: nn.Module) -> Tensor:
 
 
 class ConvEncoder(nn.Module):
-    """Images ``[B, C, H, W]`` → mu, log_var ``[B, κ]``, or mu, tril, through residual blocks of c and 2c channels."""
+    """Images ``[B, C, H, W]`` → mu, log_var ``[B, κ]``, or mu, tril, through residual blocks of c and 2c channels, and
+    behind them dense layers with ReLUs where widths of hidden layers are given."""
 
     def __init__(
-        self, image_shape: Sequence[int], latent_dim: int, channels: int = CHANNELS, covariance: Covariance = "diagonal"
+        self,
+        image_shape: Sequence[int],
+        latent_dim: int,
+        channels: int = CHANNELS,
+        covariance: Covariance = "diagonal",
+        hidden: Sequence[int] = (),
     ) -> None:
         super().__init__()
         latent_dim, channels = check_positive(latent_dim=latent_dim, channels=channels)
         self.input_shape = inputs, height, width = check_image(image_shape)
         self.blocks = nn.Sequential(_EncoderBlock(inputs, channels), _EncoderBlock(channels, 2 * channels))
-        self.head = PosteriorHead(2 * channels * (height // 4) * (width // 4), latent_dim, covariance)
+        sizes = (2 * channels * (height // 4) * (width // 4), *check_widths(hidden))
+        self.hidden = nn.Sequential(*hidden_layers(sizes, "relu"))
+        self.head = PosteriorHead(sizes[-1], latent_dim, covariance)
 
     @property
     def input_dtype(self) -> torch.dtype:
@@ -77,25 +85,31 @@ class ConvEncoder(nn.Module):
         return dtype_of(self.head)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mu, spread = self.head(torch.flatten(self.blocks(_laid_out(x, self.blocks)), 1))
+        mu, spread = self.head(self.hidden(torch.flatten(self.blocks(_laid_out(x, self.blocks)), 1)))
         return mu, spread
 
 
 class ConvDecoder(nn.Module):
-    """z ``[B, κ]`` → images ``[B, C, H, W]`` through two residual blocks of 2c and c channels."""
+    """z ``[B, κ]`` → images ``[B, C, H, W]`` through two residual blocks of 2c and c channels, and before them the
+    hidden layers of a :class:`ConvEncoder` in reverse."""
 
-    def __init__(self, latent_dim: int, image_shape: Sequence[int], channels: int = CHANNELS) -> None:
+    def __init__(
+        self, latent_dim: int, image_shape: Sequence[int], channels: int = CHANNELS, hidden: Sequence[int] = ()
+    ) -> None:
         super().__init__()
         latent_dim, channels = check_positive(latent_dim=latent_dim, channels=channels)
         outputs, height, width = check_image(image_shape)
-        self.head = Float32Linear(latent_dim, 2 * channels * (height // 4) * (width // 4))
+        sizes = (latent_dim, *reversed(check_widths(hidden)))
+        self.hidden = nn.Sequential(*hidden_layers(sizes, "relu", reads_z=True))
+        last = nn.Linear if hidden else Float32Linear  # which then reads z
+        self.head = last(sizes[-1], 2 * channels * (height // 4) * (width // 4))
         self.unflatten = nn.Unflatten(1, (2 * channels, height // 4, width // 4))
         self.blocks = nn.Sequential(
             _DecoderBlock(2 * channels, channels), _DecoderBlock(channels, outputs, Float32ConvTranspose2d)
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        x_hat: Tensor = self.blocks(_laid_out(self.unflatten(self.head(z)), self.blocks))
+        x_hat: Tensor = self.blocks(_laid_out(self.unflatten(self.head(self.hidden(z))), self.blocks))
         return x_hat
 
 
@@ -110,6 +124,7 @@ class ConditionalConvEncoder(nn.Module):
         latent_dim: int,
         channels: int = CONDITIONAL_CHANNELS,
         covariance: Covariance = "diagonal",
+        hidden: Sequence[int] = (),
     ) -> None:
         super().__init__()
         (condition_dim,) = check_positive(condition_dim=condition_dim)
@@ -117,7 +132,7 @@ class ConditionalConvEncoder(nn.Module):
         self.condition_shape = (condition_dim,)
         self.condition = nn.Linear(condition_dim, height * width)
         self.unflatten = nn.Unflatten(1, (1, height, width))
-        self.image = ConvEncoder((inputs + 1, height, width), latent_dim, channels, covariance)
+        self.image = ConvEncoder((inputs + 1, height, width), latent_dim, channels, covariance, hidden)
 
     @property
     def input_dtype(self) -> torch.dtype:
@@ -142,6 +157,7 @@ class ConditionalConvDecoder(nn.Module):
         condition_hidden: Sequence[int] = (16,),
         condition_features: int = 16,
         activation: Activation = "relu",
+        hidden: Sequence[int] = (),
     ) -> None:
         super().__init__()
         latent_dim, condition_dim, condition_features = check_positive(
@@ -149,7 +165,7 @@ class ConditionalConvDecoder(nn.Module):
         )
         condition_hidden = check_widths(condition_hidden, "condition_hidden")
         self.condition = mlp((condition_dim, *condition_hidden, condition_features), activation)
-        self.image = ConvDecoder(latent_dim + condition_features, image_shape, channels)
+        self.image = ConvDecoder(latent_dim + condition_features, image_shape, channels, hidden)
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
         x_hat: Tensor = self.image(torch.cat((z, self.condition(c)), dim=1))

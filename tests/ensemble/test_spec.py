@@ -140,6 +140,27 @@ def test_residual_networks_are_the_ones_that_are_asked_for(covariance: Literal["
             assert torch.equal(model.state_dict()[name], tensor), name
 
 
+def test_hidden_layers_stand_between_the_residual_networks_and_the_latent_space() -> None:
+    for rest, images, width in (({}, 0, 3), ({"condition_dim": 4}, 1, 6)):
+        model = mc.ConvSpec(3, 2, hidden=(7, 5), **rest).build(1, 8, 12)  # type: ignore[arg-type]
+        assert mc.ConvSpec(3, 2, **rest).build(1, 8, 12).encoder.state_dict().keys() < model.encoder.state_dict().keys()  # type: ignore[arg-type]
+        encoder, decoder = (network.image if images else network for network in (model.encoder, model.decoder))
+        shapes = [tuple(p.shape) for p in (*encoder.hidden.parameters(), *encoder.head.parameters()) if p.dim() == 2]
+        assert shapes == [(7, 4 * 2 * 3), (5, 7), (6, 5)]
+        shapes = [tuple(p.shape) for p in (*decoder.hidden.parameters(), *decoder.head.parameters()) if p.dim() == 2]
+        assert shapes == [(5, width), (7, 5), (4 * 2 * 3, 7)]
+        z = torch.randn(2, width)
+        by_hand = decoder.head(torch.relu(decoder.hidden[2](torch.relu(decoder.hidden[0](z)))))
+        expected = decoder.blocks(by_hand.reshape(2, 4, 2, 3))
+        torch.testing.assert_close(decoder(z), expected)
+        x = torch.randn(2, encoder.input_shape[0], 8, 12)
+        features = encoder.blocks(x).flatten(1)
+        by_hand = encoder.head(torch.relu(encoder.hidden[2](torch.relu(encoder.hidden[0](features)))))
+        torch.testing.assert_close(encoder(x), by_hand)
+    with pytest.raises(mc.InputError, match=r"hidden\[1\] must be a positive integer, got 0"):
+        mc.ConvSpec(3, hidden=(4, 0))
+
+
 def test_channels_are_those_of_the_model_and_of_the_paper() -> None:
     """Five for a VAE, 32 for a CVAE, whoever makes them."""
     for model, channels in (
