@@ -151,7 +151,7 @@ class VAE(nn.Module):
         images bends through, they lower the loss."""
         elbo = _elbo(elbo, covariance)
         encoder = ConvEncoder(image_shape, latent_dim, channels, elbo.covariance, hidden)
-        return cls(encoder, ConvDecoder(latent_dim, image_shape, channels, hidden), latent_dim, elbo)
+        return cls(encoder, ConvDecoder(latent_dim, image_shape, channels, tuple(reversed(hidden))), latent_dim, elbo)
 
     def forward(
         self,
@@ -312,7 +312,13 @@ class CVAE(nn.Module):
         return cls(
             ConditionalConvEncoder(image_shape, condition_dim, latent_dim, channels, elbo.covariance, hidden),
             ConditionalConvDecoder(
-                latent_dim, condition_dim, image_shape, channels, condition_hidden, features, hidden=hidden
+                latent_dim,
+                condition_dim,
+                image_shape,
+                channels,
+                condition_hidden,
+                features,
+                hidden=tuple(reversed(hidden)),
             ),
             latent_dim,
             MLPEncoder(condition_dim, latent_dim, condition_hidden) if prior == "learned" else None,

@@ -90,8 +90,8 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """z ``[B, κ]`` → images ``[B, C, H, W]`` through two residual blocks of 2c and c channels, and before them the
-    hidden layers of a :class:`ConvEncoder` in reverse."""
+    """z ``[B, κ]`` → images ``[B, C, H, W]`` through two residual blocks of 2c and c channels, and before them dense
+    layers with ReLUs where widths of hidden layers are given."""
 
     def __init__(
         self, latent_dim: int, image_shape: Sequence[int], channels: int = CHANNELS, hidden: Sequence[int] = ()
@@ -99,7 +99,7 @@ class ConvDecoder(nn.Module):
         super().__init__()
         latent_dim, channels = check_positive(latent_dim=latent_dim, channels=channels)
         outputs, height, width = check_image(image_shape)
-        sizes = (latent_dim, *reversed(check_widths(hidden)))
+        sizes = (latent_dim, *check_widths(hidden))
         self.hidden = nn.Sequential(*hidden_layers(sizes, "relu", reads_z=True))
         last = nn.Linear if hidden else Float32Linear  # which then reads z
         self.head = last(sizes[-1], 2 * channels * (height // 4) * (width // 4))
