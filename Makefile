@@ -26,9 +26,12 @@ $(READY): pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 demo: $(READY)  ## train on a synthetic manifold and on Fashion-MNIST, print a table, draw pictures
 	$(BIN)/python -m manifold_core.experiments.demo --out $(DEMO)
 
+# On all cores, up to the four that there is work for, the tests of a file in one process. Threads that wait for each
+# other leave the cores to other processes.
+PYTEST := OMP_WAIT_POLICY=passive $(CURDIR)/$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 PYTEST_OPTIONS :=
 test: $(READY)  ## the whole test suite but the slow part
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_OPTIONS)
+	$(PYTEST) -m "not slow" $(PYTEST_OPTIONS)
 
 test-slow: $(READY)  ## the slow part: long statistics, training to the paper's numbers
 	$(BIN)/python -m pytest -m slow
@@ -50,7 +53,7 @@ sanitize: $(READY)  ## the tests of the compiled kernels, built with AddressSani
 	CXXFLAGS='$(SANITIZERS) -fno-omit-frame-pointer -g1 -O1 -w' LDFLAGS='$(SANITIZERS)' \
 	    $(BIN)/python setup.py --quiet build_ext --build-lib build/sanitize --build-temp build/sanitize/objects
 	cd build/sanitize && LD_PRELOAD='$(RUNTIMES)' ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. \
-	    $(CURDIR)/$(BIN)/python -m pytest -c ../../pyproject.toml --rootdir ../.. \
+	    $(PYTEST) -c ../../pyproject.toml --rootdir ../.. \
 	    ../../tests/kernels ../../tests/ensemble -m "not slow" -k cpu --capture=sys
 
 lint: $(READY)  ## style and types

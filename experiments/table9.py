@@ -16,7 +16,13 @@ def _cells(plan: Plan) -> list[Cell]:
     return [
         Cell(
             {"covariance": name},
-            ConvSpec(LATENT_DIM, recipe.channels(plan), covariance=covariance, training=images.training(plan)),
+            ConvSpec(
+                LATENT_DIM,
+                recipe.channels(plan),
+                covariance,
+                hidden=recipe.image_hidden(plan),
+                training=images.training(plan),
+            ),
             images.images(DATA_SET),
             (None,),
             held_out=images.HELD_OUT,

@@ -146,9 +146,9 @@ class VAE(nn.Module):
         hidden: Sequence[int] = (),
         covariance: Covariance | None = None,
     ) -> "VAE":
-        """Images (channels, height, width) through the residual networks of Appendix A. ``hidden`` adds dense layers
-        between them and the latent space, in the decoder in reverse: with few latent dimensions, which a manifold of
-        images bends through, they lower the loss."""
+        """Images (channels, height, width) through the residual networks of Appendix A. Between them and the
+        latent space stands a linear layer, to which ``hidden`` adds an MLP of these widths, in the decoder in reverse:
+        so the latent space can bend with the images, and the loss is lower."""
         elbo = _elbo(elbo, covariance)
         encoder = ConvEncoder(image_shape, latent_dim, channels, elbo.covariance, hidden)
         return cls(encoder, ConvDecoder(latent_dim, image_shape, channels, tuple(reversed(hidden))), latent_dim, elbo)

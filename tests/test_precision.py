@@ -25,7 +25,9 @@ NETWORKS: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {
     "LSTMDecoder": (networks.LSTMDecoder(6, 5, decoder_hidden=(8,)), (X, torch.rand(9, 4, 5))),
     "ConvEncoder": (networks.ConvEncoder((1, 8, 8), 3), (IMAGES,)),
     "ConvEncoder, full covariance": (networks.ConvEncoder((1, 8, 8), 3, covariance="cholesky"), (IMAGES,)),
+    "ConvEncoder, hidden layers": (networks.ConvEncoder((1, 8, 8), 3, hidden=(8,)), (IMAGES,)),
     "ConvDecoder": (networks.ConvDecoder(6, (1, 8, 8)), (X,)),
+    "hidden layers, ConvDecoder": (networks.ConvDecoder(6, (1, 8, 8), hidden=(8,)), (X,)),
     "ConditionalConvEncoder": (networks.ConditionalConvEncoder((1, 8, 8), 2, 3, 5), (IMAGES, C)),
     "ConditionalConvDecoder": (networks.ConditionalConvDecoder(6, 2, (1, 8, 8), 5), (X, C)),
 }
@@ -77,7 +79,11 @@ def test_z_is_read_in_float32(name: str) -> None:
     """Rounded as bfloat16, z has steps wider than a small σ."""
     skip_without_an_lstm(name, torch.bfloat16)
     network, inputs = NETWORKS[name]
-    reads_z = {"ConvDecoder": "head", "ConditionalConvDecoder": "image.head"}
+    reads_z = {
+        "ConvDecoder": "head",
+        "hidden layers, ConvDecoder": "beside.0",
+        "ConditionalConvDecoder": "image.head",
+    }
     layer = network.get_submodule(reads_z.get(name, "layers.0"))
     seen: list[tuple[Tensor, Tensor]] = []
     hook = layer.register_forward_hook(lambda _module, given, out: seen.append((given[0], out)))

@@ -1,6 +1,7 @@
 """Residual networks, for images."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +10,9 @@ from ..covariance import Covariance
 from .checks import check_image, check_positive, check_widths
 from .convolution import ConvNorm, ConvTranspose2d, watched
 from .head import PosteriorHead
-from .mlp import Activation, hidden_layers, mlp
-from .precision import Float32ConvTranspose2d, Float32Linear, dtype_of
+from .mlp import Activation, mlp
+from .normalisation import BatchNorm2d
+from .precision import Float32ConvTranspose2d, Float32Linear, dtype_of, outside_autocast
 
 __all__ = [
     "CHANNELS",
@@ -53,6 +55,18 @@ class _DecoderBlock(nn.Module):
         return out
 
 
+def _beside(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Module | None:
+    """What a linear layer from ``inputs`` to ``outputs`` numbers is helped by, where there are widths of hidden layers:
+    an MLP, each of whose layers is normalised over the batch, as the convolutions are. (Without, one of 256 diverges on
+    Fashion-MNIST at a learning rate of 0.005.)"""
+    layers: list[nn.Module] = []
+    sizes = (inputs, *check_widths(hidden))
+    for before, width in pairwise(sizes):
+        pixels = nn.Unflatten(1, (width, 1, 1))  # of one image each, for the normalisation
+        layers += [nn.Linear(before, width, bias=False), pixels, BatchNorm2d(width), nn.ReLU(), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs)) if layers else None
+
+
 def _laid_out(x: Tensor, blocks: nn.Module) -> Tensor:
     """In the memory format of the weights, which ``model.to(memory_format=torch.channels_last)`` changes."""
     weights = next(weight for weight in blocks.parameters() if weight.dim() == 4 and min(weight.shape[:2]) > 1)
@@ -60,8 +74,8 @@ def _laid_out(x: Tensor, blocks: nn.Module) -> Tensor:
 
 
 class ConvEncoder(nn.Module):
-    """Images ``[B, C, H, W]`` → mu, log_var ``[B, κ]``, or mu, tril, through residual blocks of c and 2c channels, and
-    behind them dense layers with ReLUs where widths of hidden layers are given."""
+    """Images ``[B, C, H, W]`` → mu, log_var ``[B, κ]``, or mu, tril, through residual blocks of c and 2c channels and a
+    linear layer, beside which stands an MLP where widths of hidden layers are given."""
 
     def __init__(
         self,
@@ -75,9 +89,8 @@ class ConvEncoder(nn.Module):
         latent_dim, channels = check_positive(latent_dim=latent_dim, channels=channels)
         self.input_shape = inputs, height, width = check_image(image_shape)
         self.blocks = nn.Sequential(_EncoderBlock(inputs, channels), _EncoderBlock(channels, 2 * channels))
-        sizes = (2 * channels * (height // 4) * (width // 4), *check_widths(hidden))
-        self.hidden = nn.Sequential(*hidden_layers(sizes, "relu"))
-        self.head = PosteriorHead(sizes[-1], latent_dim, covariance)
+        features = 2 * channels * (height // 4) * (width // 4)
+        self.head = PosteriorHead(features, latent_dim, covariance, _beside(features, hidden, 2 * latent_dim))
 
     @property
     def input_dtype(self) -> torch.dtype:
@@ -85,13 +98,13 @@ class ConvEncoder(nn.Module):
         return dtype_of(self.head)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mu, spread = self.head(self.hidden(torch.flatten(self.blocks(_laid_out(x, self.blocks)), 1)))
+        mu, spread = self.head(torch.flatten(self.blocks(_laid_out(x, self.blocks)), 1))
         return mu, spread
 
 
 class ConvDecoder(nn.Module):
-    """z ``[B, κ]`` → images ``[B, C, H, W]`` through two residual blocks of 2c and c channels, and before them dense
-    layers with ReLUs where widths of hidden layers are given."""
+    """z ``[B, κ]`` → images ``[B, C, H, W]`` through a linear layer, beside which stands an MLP where widths of hidden
+    layers are given, and residual blocks of 2c and c channels."""
 
     def __init__(
         self, latent_dim: int, image_shape: Sequence[int], channels: int = CHANNELS, hidden: Sequence[int] = ()
@@ -99,17 +112,19 @@ class ConvDecoder(nn.Module):
         super().__init__()
         latent_dim, channels = check_positive(latent_dim=latent_dim, channels=channels)
         outputs, height, width = check_image(image_shape)
-        sizes = (latent_dim, *check_widths(hidden))
-        self.hidden = nn.Sequential(*hidden_layers(sizes, "relu", reads_z=True))
-        last = nn.Linear if hidden else Float32Linear  # which then reads z
-        self.head = last(sizes[-1], 2 * channels * (height // 4) * (width // 4))
+        features = 2 * channels * (height // 4) * (width // 4)
+        self.head = Float32Linear(latent_dim, features)
+        self.beside = _beside(latent_dim, hidden, features)
         self.unflatten = nn.Unflatten(1, (2 * channels, height // 4, width // 4))
         self.blocks = nn.Sequential(
             _DecoderBlock(2 * channels, channels), _DecoderBlock(channels, outputs, Float32ConvTranspose2d)
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        x_hat: Tensor = self.blocks(_laid_out(self.unflatten(self.head(self.hidden(z))), self.blocks))
+        features = self.head(z)
+        if self.beside is not None:
+            features = features + outside_autocast(self.beside, z, self.head.weight.dtype)
+        x_hat: Tensor = self.blocks(_laid_out(self.unflatten(features), self.blocks))
         return x_hat
 
 

@@ -15,21 +15,23 @@ class PosteriorHead(nn.Linear):
     """Features ``[B, h]`` → mu and log_var ``[B, κ]``, or mu and tril ``[B, κ(κ+1)/2]``, in float32 under autocast as
     well.
 
-    mu and log_var, or of a full covariance log L_ii, are parts of one linear map. What stands in L left of the diagonal
-    is given as L_ij / L_ii: rows in units of their diagonal. As σ_i falls with γ, its whole row falls with it, where
-    numbers of their own would each have to be learned to be that small. (MNIST, κ = 32, 2,000 steps: −ELBO −1,444 in
-    place of −1,372.) Where there are many features, these numbers come through a layer of 64 ReLUs: Adam moves every
-    weight about as far, whatever its gradient, and what is summed over thousands of them is noise, to which the decoder
-    has to adapt. (MNIST, κ = 32, 16 channels and so 1,568 features, 4,000 steps: −1,888 in place of −1,802, where a
-    diagonal covariance has −1,893. Without the ReLUs −1,874.) It is also less work.
+    mu and log_var, or of a full covariance log L_ii, are parts of one linear map, to which is added what ``beside``
+    makes of the same features, where it is given. What stands in L left of the diagonal is given as L_ij / L_ii: rows
+    in units of their diagonal. As σ_i falls with γ, its whole row falls with it, where numbers of their own would each
+    have to be learned to be that small. (MNIST, κ = 32, 2,000 steps: −ELBO −1,444 in place of −1,372.) Where there are
+    many features, these numbers come through a layer of 64 ReLUs: Adam moves every weight about as far, whatever its
+    gradient, and what is summed over thousands of them is noise, to which the decoder has to adapt. (MNIST, κ = 32, 16
+    channels and so 1,568 features, 4,000 steps: −1,888 in place of −1,802, where a diagonal covariance has −1,893.
+    Without the ReLUs −1,874.) It is also less work.
     """
 
     place: Tensor  # of each packed number among log L_ii and those left of the diagonal
     row: Tensor  # [κ, κ(κ−1)/2], 1 where a number left of the diagonal stands in a row
 
-    def __init__(self, features: int, latent_dim: int, covariance: Covariance) -> None:
+    def __init__(self, features: int, latent_dim: int, covariance: Covariance, beside: nn.Module | None = None) -> None:
         _, packed = posterior_sizes(latent_dim, covariance)
         super().__init__(features, 2 * latent_dim)
+        self.beside = beside
         self.below: nn.Module | None = None
         if packed > latent_dim:
             self.below = _narrow(features, packed - latent_dim)
@@ -43,7 +45,10 @@ class PosteriorHead(nn.Linear):
         return outside_autocast(self._parts, features, self.weight.dtype)
 
     def _parts(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        mu, spread = super().forward(features).chunk(2, dim=1)
+        parts = super().forward(features)
+        if self.beside is not None:
+            parts = parts + self.beside(features)
+        mu, spread = parts.chunk(2, dim=1)
         if self.below is None:
             return mu, spread
         # A product of matrices, whose gradient is another: that of indices would be added up one by one.

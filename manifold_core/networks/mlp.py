@@ -13,21 +13,13 @@ from .checks import check_positive, check_widths
 from .head import PosteriorHead
 from .precision import Float32Linear, dtype_of
 
-__all__ = [
-    "Activation",
-    "ConditionalMLPDecoder",
-    "ConditionalMLPEncoder",
-    "MLPDecoder",
-    "MLPEncoder",
-    "hidden_layers",
-    "mlp",
-]
+__all__ = ["Activation", "ConditionalMLPDecoder", "ConditionalMLPEncoder", "MLPDecoder", "MLPEncoder", "mlp"]
 
 Activation = Literal["relu", "prelu"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "prelu": nn.PReLU}
 
 
-def hidden_layers(sizes: Sequence[int], activation: Activation, reads_z: bool = False) -> list[nn.Module]:
+def _hidden(sizes: Sequence[int], activation: Activation, reads_z: bool = False) -> list[nn.Module]:
     """Linear layers, each with an activation behind it; PReLU has one slope a layer."""
     if activation not in ACTIVATIONS:
         raise InputError(f"activation must be 'relu' or 'prelu', got {activation!r}")
@@ -40,14 +32,14 @@ def hidden_layers(sizes: Sequence[int], activation: Activation, reads_z: bool = 
 
 def mlp(sizes: Sequence[int], activation: Activation, reads_z: bool = False) -> nn.Sequential:
     """Linear layers with an activation between them. The last is outside autocast, and the first where it reads z."""
-    return nn.Sequential(*hidden_layers(sizes[:-1], activation, reads_z), Float32Linear(sizes[-2], sizes[-1]))
+    return nn.Sequential(*_hidden(sizes[:-1], activation, reads_z), Float32Linear(sizes[-2], sizes[-1]))
 
 
 def mlp_to_posterior(
     sizes: Sequence[int], latent_dim: int, activation: Activation, covariance: Covariance
 ) -> nn.Sequential:
     """The same with the head of an encoder for its last layer."""
-    return nn.Sequential(*hidden_layers(sizes, activation), PosteriorHead(sizes[-1], latent_dim, covariance))
+    return nn.Sequential(*_hidden(sizes, activation), PosteriorHead(sizes[-1], latent_dim, covariance))
 
 
 class MLPEncoder(nn.Module):

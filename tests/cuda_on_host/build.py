@@ -3,10 +3,12 @@
 The kernels' sources are compiled as they are. Schemas, fakes and autograd are those of every other backend.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -61,8 +63,11 @@ def load() -> dict[str, Calls]:
         state.update(path.read_bytes())
     folder = ROOT / "build" / "cuda_on_host"
     library = folder / f"{state.hexdigest()[:16]}.so"
-    if not library.exists():
-        _build(sources, library)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:  # one process builds, the others wait and load what it has built
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not library.exists():
+            _build(sources, library)
     torch.library.define(f"{NAMESPACE}::ensemble_steps", "(Tensor models, int steps, int threads) -> ()")
     torch.library.define(f"{NAMESPACE}::ensemble_workspace", "(Tensor models, int threads) -> int")
     torch.ops.load_library(str(library))
@@ -74,17 +79,21 @@ def _build(sources: list[Path], library: Path) -> None:
     if compiler is None:
         raise FileNotFoundError("g++ is needed to run the CUDA kernels on this processor")
     folder = library.with_suffix(f".{os.getpid()}")
-    folder.mkdir(parents=True)
+    folder.mkdir()
     try:
         flags = [*FLAGS, *(f"-I{path}" for path in include_paths())]
         objects = [str(folder / f"{source.stem}.o") for source in sources]
-        for source, out in zip(sources, objects, strict=True):
-            subprocess.run([compiler, *flags, "-x", "c++", "-c", str(source), "-o", out], check=True)
+        commands = [
+            [compiler, *flags, "-x", "c++", "-c", str(source), "-o", out]
+            for source, out in zip(sources, objects, strict=True)
+        ]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda command: subprocess.run(command, check=True), commands))
         link = [*(f"-L{path}" for path in library_paths()), "-ltorch_cpu", "-Wl,--no-undefined"]
         subprocess.run([compiler, "-shared", *objects, *link, "-o", str(folder / library.name)], check=True)
         for stale in library.parent.glob("*.so"):
             stale.unlink(missing_ok=True)
-        (folder / library.name).replace(library)  # whole or not at all, should two test runs build at a time
+        (folder / library.name).replace(library)  # whole or not at all
     finally:
         shutil.rmtree(folder)
 

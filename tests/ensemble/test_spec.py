@@ -1,10 +1,14 @@
 """What a specification refuses, and the model it makes."""
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Literal
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn.functional import batch_norm
+from torch.nn.functional import linear as linear_map
 
 import manifold_core as mc
 from manifold_core.ensemble.spec import MOST_HIDDEN
@@ -140,25 +144,40 @@ def test_residual_networks_are_the_ones_that_are_asked_for(covariance: Literal["
             assert torch.equal(model.state_dict()[name], tensor), name
 
 
-def test_hidden_layers_stand_between_the_residual_networks_and_the_latent_space() -> None:
+@pytest.mark.parametrize(("covariance", "diagonal"), [("diagonal", [0, 1, 2]), ("cholesky", [0, 2, 5])])
+def test_hidden_layers_stand_beside_the_linear_ones(
+    covariance: Literal["diagonal", "cholesky"], diagonal: list[int]
+) -> None:
     for rest, images, width in (({}, 0, 3), ({"condition_dim": 4}, 1, 6)):
-        model = mc.ConvSpec(3, 2, hidden=(7, 5), **rest).build(1, 8, 12)  # type: ignore[arg-type]
-        assert mc.ConvSpec(3, 2, **rest).build(1, 8, 12).encoder.state_dict().keys() < model.encoder.state_dict().keys()  # type: ignore[arg-type]
+        plain = mc.ConvSpec(3, 2, covariance, **rest).build(1, 8, 12)  # type: ignore[arg-type]
+        model = mc.ConvSpec(3, 2, covariance, hidden=(7, 5), **rest).build(1, 8, 12)  # type: ignore[arg-type]
+        added = model.state_dict().keys() - plain.state_dict().keys()
+        layers = {name.rpartition(".")[0] for name in added}
+        assert len(layers) == 2 * 5  # of each network two linear ones, their normalisations, and a linear one
+        assert all(".beside." in name for name in layers)
         encoder, decoder = (network.image if images else network for network in (model.encoder, model.decoder))
-        shapes = [tuple(p.shape) for p in (*encoder.hidden.parameters(), *encoder.head.parameters()) if p.dim() == 2]
-        assert shapes == [(7, 4 * 2 * 3), (5, 7), (6, 5)]
-        shapes = [tuple(p.shape) for p in (*decoder.hidden.parameters(), *decoder.head.parameters()) if p.dim() == 2]
-        assert shapes == [(5, width), (7, 5), (4 * 2 * 3, 7)]
+
         z = torch.randn(2, width)
-        by_hand = decoder.head(torch.relu(decoder.hidden[2](torch.relu(decoder.hidden[0](z)))))
-        expected = decoder.blocks(by_hand.reshape(2, 4, 2, 3))
-        torch.testing.assert_close(decoder(z), expected)
+        features = _linear_and_mlp(decoder.head, decoder.beside, (width, 5, 7, 4 * 2 * 3), z)
+        torch.testing.assert_close(decoder(z), decoder.blocks(features.reshape(2, 4, 2, 3)))
+
         x = torch.randn(2, encoder.input_shape[0], 8, 12)
         features = encoder.blocks(x).flatten(1)
-        by_hand = encoder.head(torch.relu(encoder.hidden[2](torch.relu(encoder.hidden[0](features)))))
-        torch.testing.assert_close(encoder(x), by_hand)
+        expected = _linear_and_mlp(encoder.head, encoder.head.beside, (4 * 2 * 3, 7, 5, 6), features)
+        mu, spread = encoder(x)
+        torch.testing.assert_close(torch.cat((mu, spread[:, diagonal]), 1), expected)
     with pytest.raises(mc.InputError, match=r"hidden\[1\] must be a positive integer, got 0"):
         mc.ConvSpec(3, hidden=(4, 0))
+
+
+def _linear_and_mlp(linear: nn.Linear, mlp: nn.Sequential, sizes: tuple[int, ...], x: Tensor) -> Tensor:
+    """What both give, added up, once the MLP is of these sizes, its layers normalised, with ReLUs."""
+    layers = [layer for layer in mlp if isinstance(layer, nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in layers] == list(pairwise(sizes))
+    first, second, third = (layer.weight for layer in layers)
+    hidden = torch.relu(batch_norm(linear_map(x, first), None, None, training=True))
+    hidden = torch.relu(batch_norm(linear_map(hidden, second), None, None, training=True))
+    return linear_map(x, linear.weight, linear.bias) + linear_map(hidden, third, layers[-1].bias)
 
 
 def test_channels_are_those_of_the_model_and_of_the_paper() -> None:

@@ -77,7 +77,7 @@ def test_budgets() -> None:
 def test_models_are_the_papers_but_for_their_width() -> None:
     for name in ("table2", "table9"):
         for cell in TABLES[name].cells(BUDGETS["full"]):
-            assert (cell.spec.channels, cell.spec.condition_dim) == (16, 0)
+            assert (cell.spec.channels, cell.spec.hidden, cell.spec.condition_dim) == (16, (256,), 0)
             assert cell.spec.latent_dim == cell.columns.get("kappa", 32)
             assert cell.spec.training.learning_rate == 0.002
         for budget in ("quick", "reduced"):
@@ -85,14 +85,15 @@ def test_models_are_the_papers_but_for_their_width() -> None:
             published = TABLES[name].cells(TABLES[name].plan(BUDGETS[budget].as_published()))
             cycles = {(cell.spec.training.learning_rate, cell.spec.training.cycle_steps) for cell in published}
             assert cycles == {(0.002, 4_680_000)}
-            assert {cell.spec.channels for cell in published} == {5}
+            assert {(cell.spec.channels, cell.spec.hidden) for cell in published} == {(5, ())}
     covariances = {cell.columns["covariance"]: cell.spec.covariance for cell in TABLES["table9"].cells(PLAN)}
     assert covariances == {"full": "cholesky", "diagonal": "diagonal"}
     kappas = [cell.columns["kappa"] for cell in TABLES["table2"].cells(PLAN)]
     assert kappas == [5, 16, 32, 5, 16, 32, 64, 64]
     assert len(TABLES["table2"].cells(PLAN.as_published())) == 6  # the paper's own
     for cell in TABLES["table4"].cells(PLAN):
-        assert (cell.spec.channels, cell.spec.condition_dim, cell.spec.latent_dim) == (32, 10, 32)
+        assert (cell.spec.channels, cell.spec.hidden) == (32, (256,))
+        assert (cell.spec.condition_dim, cell.spec.latent_dim) == (10, 32)
         assert cell.spec.attention == (cell.variant == "with attention")
 
 
@@ -141,7 +142,8 @@ def test_a_run_has_training_and_test_images(
     unseen, _ = raw(small_images, "mnist", "t10k", 20)
     for covariance, place in (("cholesky", 2), ("diagonal", 6)):
         training = mc.TrainingConfig(PLAN.steps, PLAN.batch_size, 0.002, seed=1)
-        model = mc.ConvSpec(2, 2, covariance, training=training).build(1, 28, 28)  # type: ignore[arg-type]
+        spec = mc.ConvSpec(2, 2, covariance, hidden=(256,), training=training)  # type: ignore[arg-type]
+        model = spec.build(1, 28, 28)
         mc.train(model, x, training, progress=False)
         for found, samples in zip(runs[place : place + 2], (x, unseen), strict=True):
             wanted = mc.evaluate(model, samples)
@@ -170,7 +172,8 @@ def test_each_class_is_measured_on_its_own_images(
     x, labels = raw(small_images, "fashion-mnist", "train", 30)
     unseen, unseen_labels = raw(small_images, "fashion-mnist", "t10k", 20)
     training = mc.TrainingConfig(PLAN.steps, PLAN.batch_size, 0.002, seed=1)
-    model = mc.ConvSpec(2, 2, condition_dim=10, attention=True, training=training).build(1, 28, 28)
+    spec = mc.ConvSpec(2, 2, condition_dim=10, attention=True, hidden=(256,), training=training)
+    model = spec.build(1, 28, 28)
     hot = torch.eye(10)
     mc.train(model, x, training, condition=hot[labels], progress=False)
     wanted = mc.evaluate(model, unseen, hot[unseen_labels])
