@@ -342,6 +342,7 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
         "\ngap: smallest inactive over largest active variance; near 1 the count hangs on the threshold, train longer"
     )
     lines += [_why_no_gap(metrics) for metrics in runs if metrics["train"]["gap"] is None]
+    lines += [note for metrics in runs if (note := _blown_up(metrics))]
     for metrics in runs:
         if (scale := metrics["standardisation"]["scale"]) != 1:
             greater = math.prod(metrics["sample_shape"]) * math.log(scale)
@@ -358,6 +359,17 @@ def _why_no_gap(metrics: dict[str, Any]) -> str:
     if metrics["active_dimensions"] == 0:
         return f"{data} has no gap, as no dimension is active: this says nothing yet; train longer, with more --steps"
     return f"{data} has no gap, as all {kappa} dimensions are active: it may have more; raise --latent-dim"
+
+
+def _blown_up(metrics: dict[str, Any]) -> str:
+    """A loss may jump to any height and still be a number."""
+    first, last = metrics["history"]["neg_elbo"][0], metrics["train"]["neg_elbo"]
+    if last <= first:
+        return ""
+    return (
+        f"{metrics['data']} ends at a higher -ELBO than it had near the beginning, {last:.4g} after {first:.4g}: this "
+        "says nothing; lower --learning-rate, or train longer, with more --steps"
+    )
 
 
 def _is_full(metrics: dict[str, Any]) -> bool:

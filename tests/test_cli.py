@@ -586,6 +586,16 @@ class TestTrain:
             True,
         ]
 
+    def test_the_table_says_that_a_training_blew_up(self, earlier: Path) -> None:
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+        first = metrics["history"]["neg_elbo"][0]
+        for last, higher in ((first + 1, True), (first, False), (first - 1, False)):
+            lines = cli.table([metrics | {"train": metrics["train"] | {"neg_elbo": last}}]).splitlines()
+            notes = [line for line in lines if line.startswith("good ends at a higher -ELBO")]
+            assert [f"{last:.4g} after {first:.4g}" in line and "--learning-rate" in line for line in notes] == (
+                [True] if higher else []
+            )
+
     def test_long_names_and_shapes_of_images_stand_in_columns(self, earlier: Path) -> None:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
         long = metrics | {"data": "a_name_of_more_than_twenty_letters"}

@@ -42,7 +42,7 @@ def problem(kind: str) -> tuple[mc.VAE | mc.CVAE, Tensor, Tensor | None]:
     torch.manual_seed(5)
     x = torch.rand(50, 6)
     if kind == "conv":
-        return mc.VAE.conv((1, 8, 8), 3, 2), torch.rand(50, 1, 8, 8), None
+        return mc.VAE.conv((1, 8, 8), 3, 2, hidden=(4,)), torch.rand(50, 1, 8, 8), None
     if kind == "cvae":
         return mc.CVAE.mlp(6, 2, 3, (8,), attention=True), x, torch.rand(50, 2)
     if kind == "dropout":

@@ -31,7 +31,7 @@ def run_again(function: Replay, warm_ups: int = 3) -> Replay:
 def problem(kind: str) -> tuple[mc.VAE, Tensor]:
     torch.manual_seed(5)
     if kind == "conv":
-        return mc.VAE.conv((1, 8, 8), 3, 2), torch.rand(50, 1, 8, 8)
+        return mc.VAE.conv((1, 8, 8), 3, 2, hidden=(4,)), torch.rand(50, 1, 8, 8)
     elbo = mc.GaussianELBO("analytic" if kind == "analytic" else "learned")
     model, x = mc.VAE.mlp(6, 3, (8,), elbo), torch.rand(50, 6)
     return (model.double(), x.double()) if kind == "double" else (model, x)
