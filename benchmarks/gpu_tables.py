@@ -1,4 +1,4 @@
-"""The tables of README.md made of the result files of GPUs."""
+"""The tables of MEASURED.md made of the result files of GPUs."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -95,7 +95,7 @@ def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *lines))
 
 
-# By the name in README.md: how the files of its figures begin, and what is made of one.
+# By the name in MEASURED.md: how the files of its figures begin, and what is made of one.
 TABLES: dict[str, tuple[str, Callable[[Results], str]]] = {
     "gpu": ("gpu", of_ops),
     "gpu_ensemble": ("ensemble", of_ensemble),

@@ -1,9 +1,9 @@
-"""Pages made of the result files, one a device and date: benchmarks/results/README.md, and the tables in README.md.
+"""Pages made of the result files, one a device and date: benchmarks/results/README.md, and the tables in MEASURED.md.
 
     python -m benchmarks.report                 # make the pages anew
     python -m benchmarks.report --add FILE      # first keep what `manifold-core bench --json` has written
 
-A table in README.md stands between ``<!-- bench: NAME -->`` and ``<!-- end -->``; the newest file in which NAME was
+A table in MEASURED.md stands between ``<!-- bench: NAME -->`` and ``<!-- end -->``; the newest file in which NAME was
 measured has its figures. A test holds the pages against the files.
 """
 
@@ -165,10 +165,10 @@ def main() -> None:
     for path, results in found:
         if any(row.comparison == "machine" for row in results["rows"]):
             plot_roofline(picture(path), results["rows"])
-    readme = ROOT / "README.md"
+    measured = ROOT / "MEASURED.md"
     kept = found, gpu_files(), estimators.files(RESULTS)
     (RESULTS / "README.md").write_text(page(*kept), encoding="utf-8")
-    readme.write_text(with_tables(readme.read_text(encoding="utf-8"), *kept), encoding="utf-8")
+    measured.write_text(with_tables(measured.read_text(encoding="utf-8"), *kept), encoding="utf-8")
 
 
 if __name__ == "__main__":

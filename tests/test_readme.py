@@ -1,4 +1,4 @@
-"""The README does what it says: its Python runs, its figures are those in the result files."""
+"""The README does what it says: its Python runs. Its figures and those of MEASURED.md are those in the result files."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from benchmarks import estimators, report
 from manifold_core import cli
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, MEASURED = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "MEASURED.md"))
 
 
 def test_python_blocks_run_one_after_the_other(
@@ -53,11 +53,57 @@ def test_speed_figures_are_those_of_the_result_files() -> None:
     found = report.files()
     assert found
     for name in ("elbo", "cholesky", "ensemble", "step"):
-        assert f"<!-- bench: {name} -->" in README
+        assert f"<!-- bench: {name} -->" in MEASURED
     again = "they differ: python -m benchmarks.report"
     kept = found, report.gpu_files(), estimators.files(report.RESULTS)
-    assert report.with_tables(README, *kept) == README, again
+    assert report.with_tables(MEASURED, *kept) == MEASURED, again
     assert report.page(*kept) == (report.RESULTS / "README.md").read_text(encoding="utf-8"), again
+
+
+def column(table: str, title: str, only: str = "") -> list[float]:
+    """The numbers that the rows with that text begin with in that column, where there are any."""
+    marked = re.search(rf"<!-- bench: {table} -->\n\n(.*?)\n\n", MEASURED, re.DOTALL)
+    assert marked is not None
+    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in marked[1].splitlines())
+    cells = [row[head.index(title)] for row in rows if any(only in cell for cell in row)]
+    return [float(found[0].replace(",", "")) for cell in cells if (found := re.match(r"[\d,.]+", cell))]
+
+
+def test_the_summary_is_of_the_tables() -> None:
+    summary = README[README.index("## Measured") : README.index("Last verified on")]
+
+    def between(table: str, title: str) -> str:
+        found = column(table, title)
+        return f"{min(found)} to {max(found)}"
+
+    (models,), (batched,) = (
+        column("gpu_ensemble", "20,000 steps", "243 µs"),
+        column("gpu_ensemble", "× batched", "243 µs"),
+    )
+    large = column("gpu", "of copy")
+    sampling = {*column("gpu", "× torch.compile", "rsample_kl,"), *column("gpu", "× torch.compile", "807 µs")}
+    right = (
+        column("dimension", "ours", "scikit-dimension's benchmark"),
+        max(
+            column("dimension", name, "scikit-dimension's benchmark")[0]
+            for name in ("PCA", "local PCA", "MLE", "TwoNN", "DANCo")
+        ),
+    )
+    runs = json.loads((ROOT / "experiments/results/table1.json").read_text(encoding="utf-8"))["runs"]
+    manifolds = [run for run in runs if run["cell"]["kappa"] == 20 and run["cell"]["r"] < run["cell"]["d"]]
+    found = sum(run["active_dimensions"] == run["cell"]["r"] for run in manifolds)
+    for figure in (
+        f"{between('elbo', '× eager')} times as fast as eager",
+        f"by hand, {between('elbo', '× torch.compile')} times `torch.compile`",
+        f"{between('cholesky', '× eager')} times as fast",
+        f"{between('ensemble', '× eager')} times as fast",
+        f"{min(large):.0f} to {max(large):.0f}% of a plain copy's bandwidth; {between('gpu', '× eager')} times",
+        *(f"sampling {times} times" for times in sampling),
+        f"{models} s; {batched} times batched PyTorch",
+        f"{found} of {len(manifolds)} right",
+        f"{right[0][0]:.0f} of 24 right; its own estimators {right[1]:.0f} at best",
+    ):
+        assert figure in summary, figure
 
 
 def test_dimension_figures_are_those_of_the_results_file() -> None:
@@ -70,14 +116,14 @@ def test_dimension_figures_are_those_of_the_results_file() -> None:
         right = sum(run["active_dimensions"] == r for run in own)
         losses = [run["neg_elbo"] for run in own]
         best = f"{own[0]['active_dimensions']} | {losses[0]:.1f} | {statistics.median(losses):.1f} | {losses[-1]:.1f}"
-        assert f"| {d} | {r} | {right} of 8 | {best} | {printed['AD']} | {printed['neg_elbo']} |\n" in README
+        assert f"| {d} | {r} | {right} of 8 | {best} | {printed['AD']} | {printed['neg_elbo']} |\n" in MEASURED
 
 
 def test_the_overview_of_the_tables_is_the_reports() -> None:
     folder = ROOT / "experiments/results"
     report_of_all = markdown(read_results(folder), TITLE)
     assert (folder / "report.md").read_text(encoding="utf-8") == report_of_all, "they differ: manifold-core report"
-    marked = re.search(r"<!-- paper -->\n\n(.*?)\n\n<!-- end -->", README, re.DOTALL)
+    marked = re.search(r"<!-- paper -->\n\n(.*?)\n\n<!-- end -->", MEASURED, re.DOTALL)
     assert marked is not None
     assert marked[1].startswith("| table | variant |")
     assert f"\n\n{marked[1]}\n\n" in report_of_all
@@ -90,7 +136,7 @@ def test_figures_of_images_are_those_of_the_result_files() -> None:
         for run in json.loads((ROOT / f"experiments/results/{name}.json").read_text(encoding="utf-8"))["runs"]
         if run["variant"] == "test images"
     ]
-    said = README[README.index("- **Images**") : README.index("- **Remark 1**")]
+    said = MEASURED[MEASURED.index("- **Images**") : MEASURED.index("- **Remark 1**")]
     mnist = {run["cell"].get("kappa"): run for run in runs if run["cell"].get("dataset") == "mnist"}
     fashion = {run["cell"]["kappa"]: run for run in runs if run["cell"].get("dataset") == "fashion-mnist"}
     both = {run["cell"]["covariance"]: run for run in runs if "covariance" in run["cell"]}
@@ -120,7 +166,7 @@ def test_figures_of_images_are_those_of_the_result_files() -> None:
 
 
 def test_figures_of_full_covariance_as_published_are_those_of_the_result_file() -> None:
-    said = " ".join(README[README.index("- **Full covariance**") : README.index("- **Remark 1**")].split())
+    said = " ".join(MEASURED[MEASURED.index("- **Full covariance**") : MEASURED.index("- **Remark 1**")].split())
     content = json.loads((ROOT / "experiments/results/as_published/table9.json").read_text(encoding="utf-8"))
     of = {run["cell"]["covariance"]: run for run in content["runs"] if run["variant"] == "test images"}
     losses, errors = ([of[name][quantity] for name in ("full", "diagonal")] for quantity in ("neg_elbo", "recon"))
@@ -129,7 +175,7 @@ def test_figures_of_full_covariance_as_published_are_those_of_the_result_file() 
 
 
 def test_figures_of_images_as_published_are_those_of_the_result_file() -> None:
-    said = " ".join(README[README.index("- **Images**") : README.index("- **A class")].split())
+    said = " ".join(MEASURED[MEASURED.index("- **Images**") : MEASURED.index("- **A class")].split())
     content = json.loads((ROOT / "experiments/results/as_published/table2.json").read_text(encoding="utf-8"))
     runs = {tuple(run["cell"].values()): run for run in content["runs"] if run["variant"] == "test images"}
     for name, place in (("mnist", "MNIST"), ("fashion-mnist", "Fashion-MNIST")):
