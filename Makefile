@@ -26,9 +26,10 @@ $(READY): pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 demo: $(READY)  ## train on a synthetic manifold and on Fashion-MNIST, print a table, draw pictures
 	$(BIN)/python -m manifold_core.experiments.demo --out $(DEMO)
 
-# On all cores, up to the four that there is work for, the tests of a file in one process. Threads that wait for each
-# other leave the cores to other processes.
-PYTEST := OMP_WAIT_POLICY=passive $(CURDIR)/$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+# On all cores, up to the four that there is work for, the tests of a file in one process, the files in their order.
+# Threads that wait for each other leave the cores to other processes.
+PYTEST := OMP_WAIT_POLICY=passive $(CURDIR)/$(BIN)/python -m pytest \
+    -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PYTEST_OPTIONS :=
 test: $(READY)  ## the whole test suite but the slow part
 	$(PYTEST) -m "not slow" $(PYTEST_OPTIONS)
