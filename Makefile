@@ -52,7 +52,8 @@ RUNTIMES = $(foreach name,asan ubsan stdc++,$(shell $(CXX) -print-file-name=lib$
 sanitize: $(READY)  ## the tests of the compiled kernels, built with AddressSanitizer and UndefinedBehaviorSanitizer
 	$(call link_tree,build/sanitize)
 	CXXFLAGS='$(SANITIZERS) -fno-omit-frame-pointer -g1 -O1 -w' LDFLAGS='$(SANITIZERS)' \
-	    $(BIN)/python setup.py --quiet build_ext --build-lib build/sanitize --build-temp build/sanitize/objects
+	    $(BIN)/python setup.py --quiet build_ext --parallel 2 \
+	    --build-lib build/sanitize --build-temp build/sanitize/objects
 	cd build/sanitize && LD_PRELOAD='$(RUNTIMES)' ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. \
 	    $(PYTEST) -c ../../pyproject.toml --rootdir ../.. \
 	    ../../tests/kernels ../../tests/ensemble -m "not slow" -k cpu --capture=sys
