@@ -51,16 +51,17 @@ from ..networks.conv import CHANNELS
 from ..training import TrainingConfig
 from .tables import Plan
 
-__all__ = ["ANY_GAMMA", "channels", "condition_hidden", "hidden", "image_hidden"]
+__all__ = ["ANY_GAMMA", "channels", "condition_hidden", "hidden"]
 
-# Of the manifolds of Tables 1, 3, 7 and the theorems; of the union of Table 5; of the varying condition of Table 6.
-_OURS = {"manifold": (64,), "union": (96,), "varying": (64,)}
-_PUBLISHED = {"manifold": (16,), "union": (32, 32), "varying": (64,)}
+# Of the manifolds of Tables 1, 3, 7 and the theorems; of the union of Table 5; of the varying condition of Table 6; of
+# images, the MLPs beside the linear layers between residual networks and latent space.
+_OURS = {"manifold": (64,), "union": (96,), "varying": (64,), "images": (256,)}
+_PUBLISHED = {"manifold": (16,), "union": (32, 32), "varying": (64,), "images": ()}
 
 ANY_GAMMA = TrainingConfig(log_gamma_rate=10.0, beta2=0.99)  # where γ may start anywhere
 
 
-def hidden(data: Literal["manifold", "union", "varying"], plan: Plan) -> tuple[int, ...]:
+def hidden(data: Literal["manifold", "union", "varying", "images"], plan: Plan) -> tuple[int, ...]:
     """Widths of the hidden layers for this kind of data."""
     return (_PUBLISHED if plan.published else _OURS)[data]
 
@@ -73,8 +74,3 @@ def condition_hidden(plan: Plan) -> tuple[int, ...]:
 def channels(plan: Plan) -> int:
     """Of the first residual block of a VAE of images."""
     return CHANNELS if plan.published else 16
-
-
-def image_hidden(plan: Plan) -> tuple[int, ...]:
-    """Widths of the MLPs beside the linear layers between residual networks and latent space."""
-    return () if plan.published else (256,)

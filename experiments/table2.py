@@ -19,7 +19,9 @@ def _cells(plan: Plan) -> list[Cell]:
     return [
         Cell(
             {"dataset": name, "kappa": kappa},
-            ConvSpec(kappa, recipe.channels(plan), hidden=recipe.image_hidden(plan), training=images.training(plan)),
+            ConvSpec(
+                kappa, recipe.channels(plan), hidden=recipe.hidden("images", plan), training=images.training(plan)
+            ),
             images.images(name),
             (None,),
             held_out=images.HELD_OUT,

@@ -27,7 +27,7 @@ def _cells(plan: Plan) -> list[Cell]:
                 CONDITIONAL_CHANNELS,
                 condition_dim=len(images.CLASSES[row["dataset"]]),
                 attention=attention,
-                hidden=recipe.image_hidden(plan),
+                hidden=recipe.hidden("images", plan),
                 training=images.training(plan),
             ),
             images.images(row["dataset"], labelled=True),

@@ -20,7 +20,7 @@ def _cells(plan: Plan) -> list[Cell]:
                 LATENT_DIM,
                 recipe.channels(plan),
                 covariance,
-                hidden=recipe.image_hidden(plan),
+                hidden=recipe.hidden("images", plan),
                 training=images.training(plan),
             ),
             images.images(DATA_SET),

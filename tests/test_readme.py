@@ -76,19 +76,11 @@ def test_the_summary_is_of_the_tables() -> None:
         found = column(table, title)
         return f"{min(found)} to {max(found)}"
 
-    (models,), (batched,) = (
-        column("gpu_ensemble", "20,000 steps", "243 µs"),
-        column("gpu_ensemble", "× batched", "243 µs"),
-    )
+    (seconds,), (batched,) = (column("gpu_ensemble", title, "243 µs") for title in ("20,000 steps", "× batched"))
     large = column("gpu", "of copy")
     sampling = {*column("gpu", "× torch.compile", "rsample_kl,"), *column("gpu", "× torch.compile", "807 µs")}
-    right = (
-        column("dimension", "ours", "scikit-dimension's benchmark"),
-        max(
-            column("dimension", name, "scikit-dimension's benchmark")[0]
-            for name in ("PCA", "local PCA", "MLE", "TwoNN", "DANCo")
-        ),
-    )
+    names = ("ours", "PCA", "local PCA", "MLE", "TwoNN", "DANCo")
+    ours, *others = (column("dimension", name, "scikit-dimension's benchmark")[0] for name in names)
     runs = json.loads((ROOT / "experiments/results/table1.json").read_text(encoding="utf-8"))["runs"]
     manifolds = [run for run in runs if run["cell"]["kappa"] == 20 and run["cell"]["r"] < run["cell"]["d"]]
     found = sum(run["active_dimensions"] == run["cell"]["r"] for run in manifolds)
@@ -99,9 +91,9 @@ def test_the_summary_is_of_the_tables() -> None:
         f"{between('ensemble', '× eager')} times as fast",
         f"{min(large):.0f} to {max(large):.0f}% of a plain copy's bandwidth; {between('gpu', '× eager')} times",
         *(f"sampling {times} times" for times in sampling),
-        f"{models} s; {batched} times batched PyTorch",
+        f"{seconds} s; {batched} times batched PyTorch",
         f"{found} of {len(manifolds)} right",
-        f"{right[0][0]:.0f} of 24 right; its own estimators {right[1]:.0f} at best",
+        f"{ours:.0f} of 24 right; its own estimators {max(others):.0f} at best",
     ):
         assert figure in summary, figure
 
@@ -161,6 +153,8 @@ def test_figures_of_images_are_those_of_the_result_files() -> None:
         statistics.fmean(of_class[key].values()) for key in product(("mnist", "fashion-mnist"), (plain, attentive))
     ]
     assert [f"{mean:.1f}" for mean in means] == ["31.0", "31.2", "28.5", "27.7"]
+    all_active = [*(mnist[kappa] for kappa in (5, 16, 32)), *(fashion[kappa] for kappa in (5, 16, 32))]
+    assert [run["active_dimensions"] for run in all_active] == [5, 16, 32, 5, 16, 32]
     for of, place in ((mnist, "MNIST"), (fashion, "Fashion-MNIST")):
         first, second, last = (of[kappa]["active_dimensions"] for kappa in (5, 16, 32))
         assert f"{first}, {second} and {last} on {place}" in " ".join(said.split())
