@@ -20,6 +20,7 @@ from .errors import InputError
 from .evaluation import Metrics, evaluate
 from .kernels import gaussian_nll, rsample_kl, rsample_kl_cholesky
 from .models import CVAE, VAE
+from .neighbours import two_nn
 from .run import FinishedRun, load_model, load_run
 from .sequential import EveryStepCVAE, SequentialCVAE
 from .standard_prior import with_standard_prior
@@ -53,5 +54,6 @@ __all__ = [
     "rsample_kl_cholesky",
     "train",
     "train_ensemble",
+    "two_nn",
     "with_standard_prior",
 ]

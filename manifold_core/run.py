@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,17 @@ from .data.files import SUFFIXES
 from .differences import differences
 from .distributed import Group, everywhere, from_first
 from .elbo import Gamma, GaussianELBO
+from .ensemble import ConvSpec, ModelSpec
 from .errors import InputError
 from .evaluation import Metrics, evaluate
 from .files import locked, output_folder, write_json
 from .finished import METRICS, WEIGHTS, finished_run
 from .models import VAE
+from .neighbours import two_nn
+from .networks.checks import check_positive
 from .networks.conv import CHANNELS
 from .networks.seeded import drawn_from
+from .several import FOLDER, clear, train_several
 from .training import History, TrainingConfig, train
 
 __all__ = [
@@ -82,6 +86,8 @@ class RunConfig:
         ambient_dim, manifold_dim: d and r of synthetic data.
         data_folder: where the image files are; None searches, then downloads.
         device: of model and data.
+        models: trained side by side, of the seeds from ``training.seed`` on, by :func:`manifold_core.train_ensemble`:
+            the one of lowest −ELBO on the held-out samples is the run's.
     """
 
     data: str
@@ -91,6 +97,10 @@ class RunConfig:
     manifold_dim: int = 6
     data_folder: str | None = None
     device: str = "cpu"
+    models: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "models", check_positive(models=self.models)[0])
 
     def description(self) -> dict[str, Any]:
         """What decides the numbers, and where the data come from: as JSON gives it back."""
@@ -99,6 +109,8 @@ class RunConfig:
         if self.data != "synthetic":
             del content["ambient_dim"], content["manifold_dim"]
         del content["data_folder"]  # the contents count, not where they lie
+        if self.models == 1:
+            del content["models"]
         return json.loads(json.dumps(content))
 
 
@@ -149,6 +161,17 @@ def build_model(config: ModelConfig, sample_shape: Sequence[int], seed: int = 0)
             return VAE.conv(sample_shape, config.latent_dim, config.chosen_channels, elbo)
         features = torch.Size(sample_shape).numel()
         return VAE.mlp(features, config.latent_dim, config.hidden or (64,), elbo)
+
+
+def _specs(config: RunConfig, sample_shape: Sequence[int]) -> list[ModelSpec | ConvSpec]:
+    """Of the run's models; each is as :func:`build_model` makes it of its seed."""
+    model = config.model
+    each: dict[str, Any] = {"gamma": model.gamma, "log_gamma": model.log_gamma, "covariance": model.covariance}
+    seeds = range(config.training.seed, config.training.seed + config.models)
+    trainings = [replace(config.training, seed=seed) for seed in seeds]
+    if _is_convolutional(model, sample_shape):
+        return [ConvSpec(model.latent_dim, model.chosen_channels, training=one, **each) for one in trainings]
+    return [ModelSpec(model.latent_dim, model.hidden or (64,), training=one, **each) for one in trainings]
 
 
 @dataclass(frozen=True)
@@ -237,9 +260,12 @@ def run(config: RunConfig, folder: str | Path, progress: bool = True, process_gr
     all processes make this call and train together; the folder is the first one's alone.
 
     Raises:
-        InputError: bad input, a folder that holds something else, or one in which another process is at work.
-        Diverged: the loss became NaN or infinite.
+        InputError: bad input, a folder that holds something else, or one in which another process is at work; several
+            models with a process group.
+        Diverged: the loss became NaN or infinite, of several models that of each.
     """
+    if process_group is not None and config.models > 1:
+        raise InputError(f"models must be 1 with torchrun, whose processes train one together, got {config.models}")
     folder = Path(folder)
     with ExitStack() as stack:
 
@@ -263,21 +289,26 @@ def _begin(config: RunConfig, folder: Path) -> dict[str, Any] | None:
         if finished["fingerprint"] != _fingerprint(load_data(config)):
             raise InputError(f"{holds} of other data than {config.data!r} holds now; {then}")
         if checkpoint.is_of(folder, _identity(config, finished["fingerprint"])):  # killed before it was removed
-            checkpoint.remove(folder)
+            _remove_checkpoints(config, folder)
         return finished
-    _refuse_foreign_files(folder)
+    _refuse_foreign_files(folder, config)
     return None
 
 
 def _run(config: RunConfig, folder: Path, progress: bool, group: Group) -> dict[str, Any]:
     data = everywhere(lambda: load_data(config), group)
     sample_shape = tuple(data.train.shape[1:])
-    model = build_model(config.model, sample_shape, config.training.seed).to(config.device)
     x, held_out = (_as_input(part, config, sample_shape).to(config.device) for part in (data.train, data.validation))
     fingerprint = _fingerprint(data)
     identity = _identity(config, fingerprint)
+    if config.models > 1:
+        best, models = train_several(_specs(config, sample_shape), x, held_out, folder, identity, progress)
+        assert isinstance(best.model, VAE)
+        more = {"models": models, "seed": best.spec.training.seed}
+        return _finish(config, folder, data, fingerprint, best.model, x, held_out, best.history, more)
+    model = build_model(config.model, sample_shape, config.training.seed).to(config.device)
     history = train(model, x, config.training, folder=folder, identity=identity, progress=progress, process_group=group)
-    return from_first(lambda: _finish(config, folder, data, fingerprint, model, x, held_out, history), group)
+    return from_first(lambda: _finish(config, folder, data, fingerprint, model, x, held_out, history, {}), group)
 
 
 def _finish(
@@ -289,6 +320,7 @@ def _finish(
     x: Tensor,
     held_out: Tensor,
     history: History,
+    more: dict[str, Any],
 ) -> dict[str, Any]:
     measured, validation = evaluate(model, x), evaluate(model, held_out)
     pictures = _draw(folder, model, history, measured, data.manifold_dim, held_out)
@@ -298,6 +330,8 @@ def _finish(
         "manifold_dim": data.manifold_dim,
         "latent_dim": config.model.latent_dim,
         "active_dimensions": measured.active_dimensions,
+        "two_nn": two_nn(data.train),
+        **more,
         "train": measured.as_dict(),
         "validation": validation.as_dict(),
         "units": UNITS,
@@ -311,8 +345,12 @@ def _finish(
         "history": asdict(history),
     }
     write_json(folder / METRICS, metrics)
-    checkpoint.remove(folder)
+    _remove_checkpoints(config, folder)
     return metrics
+
+
+def _remove_checkpoints(config: RunConfig, folder: Path) -> None:
+    (clear if config.models > 1 else checkpoint.remove)(folder)
 
 
 def _identity(config: RunConfig, fingerprint: str) -> dict[str, Any]:
@@ -331,11 +369,11 @@ def _as_input(x: Tensor, config: RunConfig, sample_shape: tuple[int, ...]) -> Te
     return x if _is_convolutional(config.model, sample_shape) else x.flatten(1)
 
 
-def _refuse_foreign_files(folder: Path) -> None:
+def _refuse_foreign_files(folder: Path, config: RunConfig) -> None:
     """Files of our names that no run of ours is known to have left are somebody's work."""
     if (folder / checkpoint.INDEX).exists():
         return
-    for name in (WEIGHTS, *PICTURES.values()):
+    for name in (WEIGHTS, *PICTURES.values(), *((FOLDER,) if config.models > 1 else ())):
         if (folder / name).exists():
             raise InputError(f"out must be a new folder or that of a stopped run: {str(folder / name)!r} is in the way")
 

@@ -596,6 +596,50 @@ class TestTrain:
                 [True] if higher else []
             )
 
+    def test_the_table_says_what_several_models_read(self, earlier: Path) -> None:
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+        one = {"active_dimensions": 2, "spectrum_count": 3, "diverged_at": None}
+        several = metrics | {"seed": 7, "models": [one, one | {"diverged_at": 12}, one | {"active_dimensions": 1}]}
+        model = metrics["config"]["model"]
+        full = several | {"config": metrics["config"] | {"model": model | {"covariance": "cholesky"}}}
+        for of, counts in ((several, "2, diverged, 1"), (full, "3, diverged, 3")):
+            (note,) = (line for line in cli.table([of]).splitlines() if " models: " in line)
+            assert note == (
+                f"good is read by 3 models: {counts}; above is that of seed 7, which has the lowest held-out -ELBO"
+            )
+        assert " models: " not in cli.table([metrics])
+
+    def test_the_table_says_where_nearest_neighbours_see_fewer_dimensions(self, earlier: Path) -> None:
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+        measured = metrics["train"] | {"active_dimensions": 7, "spectrum_count": 14}
+        model = metrics["config"]["model"]
+        for covariance, two_nn, count in (
+            ("diagonal", 4.9, 7),
+            ("diagonal", 5.1, None),
+            ("cholesky", 9.9, 14),
+            ("cholesky", 10.1, None),
+            ("diagonal", None, None),
+        ):
+            config = metrics["config"] | {"model": model | {"covariance": covariance}}
+            lines = cli.table([metrics | {"train": measured, "two_nn": two_nn, "config": config}]).splitlines()
+            notes = [line for line in lines if "TwoNN" in line]
+            assert [f"see {two_nn} dim" in line and f"fewer than {count}," in line for line in notes] == (
+                [] if count is None else [True]
+            )
+        older = {name: value for name, value in metrics.items() if name != "two_nn"}
+        assert "TwoNN" not in cli.table([older])
+
+    def test_several_models(
+        self, inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], no_pictures: None
+    ) -> None:
+        data = ["--data", str(inputs / "good.npy")]
+        assert cli.main(["train", *data, "--out", str(tmp_path / "out"), "--models", "2", "--seed", "5", *SMALL]) == 0
+        metrics = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+        assert [one["seed"] for one in metrics["models"]] == [5, 6]
+        assert "good is read by 2 models: " in capfd.readouterr().out
+        assert cli.main(["train", *data, "--out", str(tmp_path / "no"), "--models", "0", *SMALL]) == 2
+        assert "models must be a positive integer, got 0" in capfd.readouterr().err
+
     def test_long_names_and_shapes_of_images_stand_in_columns(self, earlier: Path) -> None:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
         long = metrics | {"data": "a_name_of_more_than_twenty_letters"}

@@ -1,0 +1,65 @@
+"""Several models of one run, trained side by side: one model says little of a dimension."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from . import checkpoint
+from .ensemble import TrainedModel, train_ensemble
+from .ensemble.spec import Spec
+from .evaluation import metrics_of
+from .training import Diverged, check_identity
+
+__all__ = ["FOLDER", "clear", "train_several"]
+
+FOLDER = "models"  # of their checkpoints, within that of the run
+
+
+def train_several(
+    specs: Sequence[Spec], x: Tensor, held_out: Tensor, folder: Path, identity: dict[str, Any], progress: bool
+) -> tuple[TrainedModel, list[dict[str, Any]]]:
+    """The model of lowest −ELBO on the held-out samples, and what became of each, for JSON. The folder's own checkpoint
+    says whose they are.
+
+    Raises:
+        InputError: as :func:`manifold_core.train_ensemble`; a checkpoint of another run.
+        Diverged: all did.
+    """
+    begun = checkpoint.load(folder)
+    if begun is None:
+        checkpoint.save(folder, 0, {}, {"identity": identity})
+    else:
+        check_identity(begun.state.get("identity"), identity)
+    trained = train_ensemble(specs, x, folder=folder / FOLDER, progress=progress)
+    losses = [metrics_of(one.model, (held_out,)).neg_elbo for one in trained]
+    ended = [index for index, one in enumerate(trained) if one.diverged_at is None]
+    if not ended:
+        first = min(trained, key=lambda one: one.diverged_at or 0)
+        raise Diverged(float("nan"), first.diverged_at or 0, first.history)
+    best = min(ended, key=losses.__getitem__)
+    return trained[best], [_said(one, loss) for one, loss in zip(trained, losses, strict=True)]
+
+
+def _said(one: TrainedModel, held_out: float) -> dict[str, Any]:
+    measured = one.metrics
+    return {
+        "seed": one.spec.training.seed,
+        "active_dimensions": measured.active_dimensions,
+        "spectrum_count": measured.spectrum_count,
+        "gap": measured.gap,
+        "neg_elbo": measured.neg_elbo,
+        "held_out_neg_elbo": held_out,
+        "gamma": measured.gamma,
+        "variance": measured.variance,
+        "diverged_at": one.diverged_at,
+    }
+
+
+def clear(folder: Path) -> None:
+    """Delete the checkpoints. A folder called as theirs is theirs while the run's own is there."""
+    if (folder / checkpoint.INDEX).exists():
+        shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    checkpoint.remove(folder)

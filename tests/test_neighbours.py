@@ -1,0 +1,79 @@
+"""The dimension by nearest neighbours, against the definition in loops and manifolds of known dimension."""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+import manifold_core as mc
+from manifold_core import neighbours
+
+Array = npt.NDArray[np.float64]
+
+
+def by_hand(x: Array) -> float:
+    """In loops: the least-squares slope, through the origin, of −log(1 − i/N) over the log of the i-th ratio."""
+    logs = []
+    for i, row in enumerate(x):
+        distances = sorted(math.dist(row, other) for j, other in enumerate(x) if j != i)
+        logs.append(math.log(distances[1] / distances[0]))
+    logs.sort()
+    pairs = [(logs[i], -math.log(1 - (i + 1) / len(x))) for i in range(int(0.9 * len(x)))]
+    return math.fsum(a * b for a, b in pairs) / math.fsum(a * a for a, _ in pairs)
+
+
+@pytest.mark.parametrize("shape", [(10, 1), (57, 3), (130, 8)])
+def test_the_definition(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.default_rng(0).normal(size=shape)
+    assert mc.two_nn(x) == pytest.approx(by_hand(x), rel=1e-9)
+    monkeypatch.setattr(neighbours, "ROWS", 7)
+    assert mc.two_nn(torch.from_numpy(x)) == pytest.approx(by_hand(x), rel=1e-9)
+
+
+def cube(dim: int, samples: int = 3_000) -> Array:
+    return np.random.default_rng(dim).random((samples, dim))
+
+
+@pytest.mark.parametrize("dim", [1, 2, 4])
+def test_manifolds_of_known_dimension(dim: int) -> None:
+    """A cube, turned, scaled and moved far away; and one wound up on as many cylinders."""
+    generator = np.random.default_rng(0)
+    turned = np.concatenate([cube(dim), np.zeros((3_000, 6 - dim))], 1) @ np.linalg.qr(generator.normal(size=(6, 6)))[0]
+    wound = np.concatenate([np.cos(5 * cube(dim)), np.sin(5 * cube(dim))], 1)
+    for x in (cube(dim), 1e-6 * turned, 1e6 + 1e3 * turned, wound):
+        assert mc.two_nn(x) == pytest.approx(dim, rel=0.06)
+
+
+def test_samples_that_are_the_same_count_once() -> None:
+    x = cube(2, 200)
+    assert mc.two_nn(np.concatenate([x, x[:150], x[:10]])) == pytest.approx(by_hand(x), rel=1e-9)
+
+
+def test_the_first_of_many_and_of_any_shape_and_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "MOST_SAMPLES", 100)
+    images = torch.rand(120, 1, 4, 5, generator=torch.Generator().manual_seed(0))
+    assert mc.two_nn(images) == pytest.approx(by_hand(images[:100].flatten(1).double().numpy()), rel=1e-6)
+    pixels = (255 * images).to(torch.uint8)
+    assert mc.two_nn(pixels) == mc.two_nn(pixels.double()) == mc.two_nn(pixels.tolist())
+
+
+@pytest.mark.parametrize("x", [np.zeros((0, 3)), np.zeros((50, 3)), np.ones((50, 0)), cube(2, 9), np.zeros(40)])
+def test_too_little_to_tell(x: Array) -> None:
+    assert mc.two_nn(x) is None
+
+
+@pytest.mark.parametrize(
+    ("x", "complaint"),
+    [
+        ("points", "x must be a tensor or an array of numbers, got str"),
+        (3.0, r"x must be real numbers of shape \[N, ...\], got torch.float32 of shape \(\)"),
+        (torch.zeros(20, 2, dtype=torch.complex64), "x must be real numbers.*complex64"),
+        (np.full((20, 2), np.nan), "x must be finite, got NaN or infinity"),
+    ],
+)
+def test_what_is_refused(x: Any, complaint: str) -> None:
+    with pytest.raises(mc.InputError, match=complaint):
+        mc.two_nn(x)
