@@ -68,7 +68,9 @@ def exponential_of_difference(a, b):
     # Where the result is infinite, 0 or NaN there is nothing to correct, and 0 * infinity to avoid.
     error = tl.where(tl.abs(x) < 88.0, error, 0.0) if x.dtype == tl.float32 else tl.where(tl.abs(x) < 709.0, error, 0.0)
     exp, exp_minus_1, exp_minus_1_minus_x = exponential(x)
-    return exp + exp * error, exp_minus_1 + exp * error, exp_minus_1_minus_x + exp_minus_1 * error
+    most = 3.4028234663852886e38 if x.dtype == tl.float32 else 1.7976931348623157e308
+    slope = tl.where(exp > most, most, exp)
+    return exp + slope * error, exp_minus_1 + slope * error, exp_minus_1_minus_x + (slope - 1.0) * error
 
 
 @triton.jit

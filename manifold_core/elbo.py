@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from .covariance import Covariance
 from .distributed import Joined, joined_mean
 from .errors import InputError
+from .kernels.checks import accumulation_dtype, check_optional_rows
 from .kernels.dispatch import BACKENDS
 from .kernels.gaussian_elbo import gaussian_elbo
 from .kernels.gaussian_nll import gaussian_nll, nll_of, optimal_log_gamma
 from .kernels.rsample_kl import rsample_kl
+from .kernels.rsample_kl.reference import sigmoid
 from .kernels.rsample_kl_cholesky import rsample_kl_cholesky
 
 __all__ = ["ELBOTerms", "GaussianELBO"]
@@ -52,6 +54,13 @@ class ELBOTerms(NamedTuple):
 
 def _is_finite(value: object) -> bool:
     return isinstance(value, Real) and math.isfinite(value)
+
+
+def _gated(z: Tensor, gate_logits: Tensor) -> Tensor:
+    """z ⊙ sigmoid(gate_logits), as :func:`rsample_kl` has it."""
+    logits = check_optional_rows("gate_logits", gate_logits, z)
+    dtype = accumulation_dtype(z, logits)
+    return (z.to(dtype) * sigmoid(logits.to(dtype))).to(z.dtype)
 
 
 class GaussianELBO(Joined, nn.Module):
@@ -169,7 +178,7 @@ class GaussianELBO(Joined, nn.Module):
                 *posterior, prior_mu, prior_log_var, return_variance_ratio=True, **noise, backend=self.backend
             )
             if gate_logits is not None:
-                z = z * torch.sigmoid(gate_logits)
+                z = _gated(z, gate_logits)
         x_hat = decoder(z)
         analytic = self.gamma == "analytic" and self.training
         log_gamma = self.log_gamma
@@ -187,6 +196,8 @@ class GaussianELBO(Joined, nn.Module):
             loss = nll + self.beta * kl
             if self.reduction != "none":
                 loss = loss.mean() if self.reduction == "mean" else loss.sum()
+        if not analytic:  # a copy: training writes into the parameter or buffer
+            log_gamma = log_gamma.clone()
         return ELBOTerms(loss, nll, kl, recon, z, x_hat, posterior, log_gamma, variance_ratio)
 
     @torch.no_grad()

@@ -1,13 +1,16 @@
 """GaussianELBO against the formula in float64, its three kinds of γ, and bad input."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from manifold_core.kernels.random import standard_normal
-from torch import Tensor
+from torch import Tensor, nn
 
 import manifold_core as mc
+from manifold_core.covariance import Covariance
+from manifold_core.elbo import Gamma
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -218,3 +221,59 @@ def test_a_decoder_of_another_shape_is_refused() -> None:
     x, mu, log_var, _ = inputs()
     with pytest.raises(ValueError, match=r"x_hat and x must have the same shape, got \(7, 3\) and \(7, 5\)"):
         mc.GaussianELBO().double()(x, (mu, log_var), lambda z: z)
+
+
+@pytest.mark.parametrize("covariance", ["diagonal", "cholesky"])
+def test_a_gate_is_one_of_the_documented_shapes_and_of_any_type(covariance: Covariance) -> None:
+    elbo = mc.GaussianELBO(covariance=covariance)
+    posterior = (torch.zeros(4, 3), torch.zeros(4, 3 if covariance == "diagonal" else 6))
+    decoder = nn.Linear(3, 5)
+
+    def z_of(gate_logits: Any) -> Tensor:
+        return elbo(torch.zeros(4, 5), posterior, decoder, gate_logits=gate_logits, seed=1).z
+
+    for shape in ((4, 1), (2, 4, 3), (4, 4), (3, 3)):
+        with pytest.raises(ValueError, match="gate_logits must have the shape of mu"):
+            z_of(torch.zeros(shape))
+    with pytest.raises(TypeError, match=r"gate_logits must be of a floating-point dtype, got torch\.int64"):
+        z_of(torch.zeros(4, 3, dtype=torch.int64))
+    for shape in ((4, 3), (1, 3), (3,)):
+        for dtype in (torch.float32, torch.float64, torch.bfloat16):
+            z = z_of(torch.zeros(shape, dtype=dtype))
+            assert z.dtype == torch.float32
+            torch.testing.assert_close(z, z_of(None) / 2, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("covariance", ["diagonal", "cholesky"])
+def test_a_gate_that_is_shut_still_has_a_derivative(covariance: Covariance) -> None:
+    """w (1 − w) of w = 1 / (1 + e⁻²⁰) in float32, where 1 − w is 0 if w is rounded first."""
+    elbo = mc.GaussianELBO("fixed", covariance=covariance)
+    gate_logits = torch.full((4, 3), 20.0, requires_grad=True)
+    posterior = (torch.ones(4, 3), torch.full((4, 3 if covariance == "diagonal" else 6), -torch.inf))
+    if covariance == "cholesky":
+        posterior[1][:, [1, 3, 4]] = 0.0  # below the diagonal
+    z = elbo(torch.zeros(4, 3), posterior, nn.Identity(), gate_logits=gate_logits, seed=1).z
+    (found,) = torch.autograd.grad(z.sum(), gate_logits)
+    expected = (z.detach().double() * math.exp(-20) / (1 + math.exp(-20))).float()
+    torch.testing.assert_close(found, expected, rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize("gamma", ["learned", "analytic"])
+def test_the_gamma_of_a_loss_stays_what_it_was(gamma: Gamma) -> None:
+    """Training goes on, in evaluation mode too by another's call, and writes the next one."""
+    elbo = mc.GaussianELBO(gamma)
+    optimizer = torch.optim.SGD(elbo.parameters(), 0.1) if gamma == "learned" else None
+    kept, seen = [], []
+    for step in range(3):
+        elbo.train(gamma == "learned")
+        x, posterior = torch.full((4, 3), 1.0 + step), (torch.zeros(4, 3), torch.zeros(4, 3))
+        terms = elbo(x, posterior, nn.Identity(), seed=step)
+        kept.append(terms.log_gamma.detach())
+        seen.append(float(terms.log_gamma.detach()))
+        if optimizer is not None:
+            terms.loss.backward()
+            optimizer.step()
+        else:
+            elbo.train()(x, posterior, nn.Identity(), seed=step)
+    assert len(set(seen)) == 3
+    assert [float(one) for one in kept] == seen

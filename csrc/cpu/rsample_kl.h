@@ -109,7 +109,8 @@ void rsample_kl_backward_tiles(const cpu::RsampleKlBackward& a, int64_t begin, i
     const C* const log_var = read<C>(a.log_var, at, log_var_tile);
     if (has_prior) prior.read(a.prior, at);
     const C* const gate_logits = has_gate ? read<C>(a.gate_logits, at, gate_tile) : nullptr;
-    // An absent gradient is a tile of zeros.
+    // An absent gradient is a tile of zeros, and what it would be multiplied by is not looked at: it may be infinite.
+    const bool with_z = a.grad_z.data, with_kl = a.grad_kl.data;
     const C* const grad_z = a.grad_z.data ? read<C>(a.grad_z, at, grad_z_tile) : grad_z_tile.at;
     const C* const grad_kl = a.grad_kl.data && !uniform ? read<C>(a.grad_kl, at, grad_kl_tile) : grad_kl_tile.at;
     C* const grad_mu = target<C>(a.grad_mu, at, grad_mu_tile);
@@ -125,19 +126,21 @@ void rsample_kl_backward_tiles(const cpu::RsampleKlBackward& a, int64_t begin, i
       Ratio<C> v;
       if constexpr (has_prior) {
         const C inv_scale = exponential(C(-0.5) * prior.log_var[i]).exp;
-        const C scaled = (mu[i] - prior.mu[i]) * inv_scale;
+        const C scaled = with_kl ? (mu[i] - prior.mu[i]) * inv_scale : C(0);
         sigma = exponential(C(0.5) * log_var[i]).exp;
         v = variance_ratio(log_var[i], prior.log_var[i]);
+        v.exp_minus_1 = with_kl ? v.exp_minus_1 : C(0);
         d = scaled * inv_scale;
         grad_prior_mu[i] = -(grad_kl[i] * d);
         const C k = C(-0.5) * grad_kl[i];
         grad_prior_log_var[i] = k * scaled * scaled + k * v.exp_minus_1;
       } else {
         v = variance(log_var[i]);
+        v.exp_minus_1 = with_kl ? v.exp_minus_1 : C(0);
         sigma = v.root;
         d = mu[i];
       }
-      const C spread = sigma * noise[i];
+      const C spread = with_z ? sigma * noise[i] : C(0);
       C g = grad_z[i];
       if constexpr (has_gate) {
         const Gate<C> gate = sigmoid(gate_logits[i]);

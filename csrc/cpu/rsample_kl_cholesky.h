@@ -214,7 +214,8 @@ void rsample_kl_cholesky_backward_groups(const cpu::RsampleKlCholeskyBackward& a
     const C* const mu = read<C>(a.mu, at, arrays[6]);
     const C* const prior_mu = has_prior ? read<C>(a.prior.mu, at, arrays[7]) : nullptr;
     const C* const prior_log_var = has_prior ? read<C>(a.prior.log_var, at, arrays[8]) : nullptr;
-    // An absent gradient is an array of zeros.
+    // An absent gradient is an array of zeros, and what it would be multiplied by is not looked at: it may be infinite.
+    const bool with_z = a.grad_z.data, with_kl = a.grad_kl.data;
     const C* const grad_z = a.grad_z.data ? read<C>(a.grad_z, at, arrays[9]) : arrays[9];
     const C* const grad_kl = a.grad_kl.data ? read<C>(a.grad_kl, at, arrays[10]) : arrays[10];
     C* const grad_mu = target<C>(a.grad_mu, at, arrays[11]);
@@ -227,22 +228,24 @@ void rsample_kl_cholesky_backward_groups(const cpu::RsampleKlCholeskyBackward& a
       C sigma, d;
       Ratio<C> v;
       if constexpr (has_prior) {
-        const C inv_scale = exponential(C(-0.5) * prior_log_var[i]).exp;
-        const C scaled = (mu[i] - prior_mu[i]) * inv_scale;
+        const C inv_scale = with_kl ? exponential(C(-0.5) * prior_log_var[i]).exp : C(0);
+        const C scaled = with_kl ? (mu[i] - prior_mu[i]) * inv_scale : C(0);
         sigma = exponential(diagonal[i]).exp;
         v = variance_ratio(C(2) * diagonal[i], prior_log_var[i]);
+        v.exp_minus_1 = with_kl ? v.exp_minus_1 : C(0);
         d = scaled * inv_scale;
         scale[i] = inv_scale;
         grad_prior_mu[i] = -(grad_kl[i] * d);
         grad_prior_log_var[i] = scaled * scaled + v.exp_minus_1;  // the squares are to come
       } else {
         v = variance(C(2) * diagonal[i]);
+        v.exp_minus_1 = with_kl ? v.exp_minus_1 : C(0);
         sigma = v.root;
         d = mu[i];
       }
       weight[i] = grad_kl[i] * scale[i];
       grad_mu[i] = grad_z[i] + grad_kl[i] * d;
-      grad_diagonal[i] = grad_z[i] * (sigma * noise[i]) + grad_kl[i] * v.exp_minus_1;
+      grad_diagonal[i] = grad_z[i] * (with_z ? sigma * noise[i] : C(0)) + grad_kl[i] * v.exp_minus_1;
     }
     for (int64_t sample = 0; sample < at.rows; ++sample) {
       const C* const eps = noise + sample * at.pitch;

@@ -35,7 +35,8 @@ def rsample_kl_cholesky(
     below, diagonal = unpack(tril.to(dtype), latents)
 
     noise = standard_normal(seed, batch, latents, first_row).to(dtype)
-    z = wide_mu + torch.exp(diagonal) * noise + (below @ noise.unsqueeze(-1)).squeeze(-1)
+    # No matrix product: autocast would round it.
+    z = wide_mu + torch.exp(diagonal) * noise + (below * noise.unsqueeze(1)).sum(dim=2)
     delta, mean = 2 * diagonal, wide_mu
     if prior_mu is not None and prior_log_var is not None:
         wide_prior_log_var = prior_log_var.to(dtype)  # once: two parts of a gradient would be rounded each

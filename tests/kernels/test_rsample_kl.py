@@ -316,6 +316,35 @@ def test_nan_gradients_stay_where_they_are(backend: str, cols: int) -> None:
         assert torch.equal(g.isnan(), here)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (5, 40)])
+@pytest.mark.parametrize(
+    ("mu", "log_var", "prior_log_var"), [(0.0, 10.0, -80.0), (1e5, 0.0, -80.0), (0.0, 80.0, -80.0), (0.0, 120.0, None)]
+)
+def test_what_is_not_asked_for_may_be_infinite(
+    backend: str, shape: tuple[int, int], mu: float, log_var: float, prior_log_var: float | None
+) -> None:
+    """In float32 the derivatives of KL are, or its square of the distance; those of z are as without a prior."""
+    mus, log_vars = torch.full(shape, mu, requires_grad=True), torch.full(shape, log_var, requires_grad=True)
+    prior = () if prior_log_var is None else (torch.zeros(shape), torch.full(shape, prior_log_var, requires_grad=True))
+    noise = standard_normal(torch.tensor(2), *shape)
+    z, _ = mc.rsample_kl(mus, log_vars, *prior, seed=2, backend=backend)
+    found = grad(z.sum(), (mus, log_vars, *prior[1:]), allow_unused=True, materialize_grads=True)
+    expected = [torch.ones(shape).double(), 0.5 * float(mpmath.exp(log_var / 2)) * noise]
+    for one, other in zip(found[:2], expected, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-6, atol=0)
+    assert all((one == 0).all() for one in found[2:])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 40)])
+def test_an_infinite_sigma_is_no_matter_of_kl(backend: str, shape: tuple[int, int]) -> None:
+    """σ, and σε with it, is beyond float32, KL's derivative against a prior as wide is not."""
+    mu, log_var = torch.zeros(shape, requires_grad=True), torch.full(shape, 200.0, requires_grad=True)
+    _, kl = mc.rsample_kl(mu, log_var, torch.ones(shape), torch.full(shape, 199.0), seed=2, backend=backend)
+    grad_mu, grad_log_var = grad(kl.sum(), (mu, log_var))
+    assert (grad_mu.abs() < 1e-37).all()
+    torch.testing.assert_close(grad_log_var, torch.full(shape, float(mpmath.expm1(1) / 2)), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cols", [1, 3, 4, 37, 130, 513, 1024])
 def test_kl_per_dimension_sums_to_kl(

@@ -396,6 +396,52 @@ def test_gradcheck(backend: str, prior: str, per_dimension: bool) -> None:
     assert gradcheck(function, inputs)
 
 
+def test_autocast_changes_nothing(backend: str) -> None:
+    generator = torch.Generator().manual_seed(21)
+    for dtype in DTYPES:
+        mu, tril = (torch.randn(5, n, generator=generator).to(dtype).requires_grad_() for n in (6, packed(6)))
+        outside = mc.rsample_kl_cholesky(mu, tril, seed=22, backend=backend)
+        with torch.autocast("cpu", torch.bfloat16):
+            inside = mc.rsample_kl_cholesky(mu, tril, seed=22, backend=backend)
+            inside_gradients = grad(inside[0].float().sum() + inside[1].sum(), (mu, tril))
+        outside_gradients = grad(outside[0].float().sum() + outside[1].sum(), (mu, tril))
+        for a, b in zip((*inside, *inside_gradients), (*outside, *outside_gradients), strict=True):
+            assert a.dtype == b.dtype
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("latents", [1, 40])
+@pytest.mark.parametrize(
+    ("mu", "log_diagonal", "prior_log_var"), [(0.0, 5.0, -80.0), (1e5, 0.0, -80.0), (0.0, 60.0, None)]
+)
+def test_what_is_not_asked_for_may_be_infinite(
+    backend: str, latents: int, mu: float, log_diagonal: float, prior_log_var: float | None
+) -> None:
+    """In float32 the derivatives of KL are, or its square of the distance; those of z are as without a prior."""
+    mus = torch.full((3, latents), mu, requires_grad=True)
+    tril = torch.where(on_diagonal(latents), log_diagonal, 0.5).repeat(3, 1).requires_grad_()
+    prior = ()
+    if prior_log_var is not None:
+        prior = (torch.zeros(3, latents), torch.full((3, latents), prior_log_var, requires_grad=True))
+    noise = standard_normal(torch.tensor(2), 3, latents)
+    z, _ = mc.rsample_kl_cholesky(mus, tril, *prior, seed=2, backend=backend)
+    found = grad(z.sum(), (mus, tril, *prior[1:]), allow_unused=True, materialize_grads=True)
+    rows, cols = torch.tril_indices(latents, latents)
+    expected = noise[:, cols] * torch.where(rows == cols, float(mpmath.exp(log_diagonal)), 1.0)
+    torch.testing.assert_close(found[0], torch.ones(3, latents), rtol=0, atol=0)
+    torch.testing.assert_close(found[1].double(), expected, rtol=1e-6, atol=0)
+    assert all((one == 0).all() for one in found[2:])
+
+
+def test_an_infinite_sigma_is_no_matter_of_kl(backend: str) -> None:
+    """L_jj, and L_jj ε with it, is beyond float32, KL's derivative against a prior as wide is not."""
+    mu, tril = torch.zeros(3, 1, requires_grad=True), torch.full((3, 1), 100.0, requires_grad=True)
+    _, kl = mc.rsample_kl_cholesky(mu, tril, torch.ones(3, 1), torch.full((3, 1), 199.0), seed=2, backend=backend)
+    grad_mu, grad_tril = grad(kl.sum(), (mu, tril))
+    assert (grad_mu.abs() < 1e-37).all()
+    torch.testing.assert_close(grad_tril, torch.full((3, 1), float(mpmath.expm1(1))), rtol=1e-6, atol=0)
+
+
 def test_gradient_of_one_argument_alone(backend: str) -> None:
     generator = torch.Generator().manual_seed(9)
     values = [torch.randn(shape, generator=generator) for shape in [(4, 6), (4, packed(6)), (4, 6), (1, 6)]]

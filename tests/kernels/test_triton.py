@@ -179,6 +179,17 @@ def test_exponentials_are_those_of_mpmath(
     assert (error <= relative * exact.abs() + torch.finfo(dtype).tiny).all(), (error / exact.abs()).nan_to_num().amax(1)
 
 
+@ON_GPU
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_exponentials_beyond_the_type_are_infinite(dtype: torch.dtype) -> None:
+    """One that is not in range has no rounding to undo: 0 times infinity."""
+    found = torch.empty(6, 4, dtype=dtype, device=DEVICE)
+    x = torch.tensor([0.3, 800.0, 800.0, 1e6], dtype=dtype)
+    exponential_kernel[(1,)](on_device(x), on_device(torch.tensor([0.0, -0.1, -800.3, 0.0], dtype=dtype)), found, n=4)
+    assert (found[:, 1:] == torch.inf).all()
+    assert found[:, 0].isfinite().all()
+
+
 # ---- rsample_kl and rsample_kl_cholesky
 
 
