@@ -9,7 +9,7 @@ from functools import partial
 
 from ..ensemble import ConvSpec
 from ..networks.conv import CONDITIONAL_CHANNELS
-from . import images, paper, recipe
+from . import images, paper
 from .tables import Cell, Plan, Table
 
 __all__ = ["TABLE"]
@@ -27,7 +27,6 @@ def _cells(plan: Plan) -> list[Cell]:
                 CONDITIONAL_CHANNELS,
                 condition_dim=len(images.CLASSES[row["dataset"]]),
                 attention=attention,
-                hidden=recipe.hidden("images", plan),
                 training=images.training(plan),
             ),
             images.images(row["dataset"], labelled=True),

@@ -92,7 +92,7 @@ def test_models_are_the_papers_but_for_their_width() -> None:
     assert kappas == [5, 16, 32, 5, 16, 32, 64, 64]
     assert len(TABLES["table2"].cells(PLAN.as_published())) == 6  # the paper's own
     for cell in TABLES["table4"].cells(PLAN):
-        assert (cell.spec.channels, cell.spec.hidden) == (32, (256,))
+        assert (cell.spec.channels, cell.spec.hidden) == (32, ())
         assert (cell.spec.condition_dim, cell.spec.latent_dim) == (10, 32)
         assert cell.spec.attention == (cell.variant == "with attention")
 
@@ -172,7 +172,7 @@ def test_each_class_is_measured_on_its_own_images(
     x, labels = raw(small_images, "fashion-mnist", "train", 30)
     unseen, unseen_labels = raw(small_images, "fashion-mnist", "t10k", 20)
     training = mc.TrainingConfig(PLAN.steps, PLAN.batch_size, 0.002, seed=1)
-    spec = mc.ConvSpec(2, 2, condition_dim=10, attention=True, hidden=(256,), training=training)
+    spec = mc.ConvSpec(2, 2, condition_dim=10, attention=True, training=training)
     model = spec.build(1, 28, 28)
     hot = torch.eye(10)
     mc.train(model, x, training, condition=hot[labels], progress=False)
