@@ -96,7 +96,7 @@ void rsample_kl(const cpu::RsampleKl& a, int64_t begin, int64_t end) {
   run(a, begin, end);
 }
 
-template <class C, bool has_prior, bool has_gate>
+template <class C, bool has_prior, bool has_gate, bool has_both>
 void rsample_kl_backward_tiles(const cpu::RsampleKlBackward& a, int64_t begin, int64_t end) {
   Tile<C> mu_tile = {}, log_var_tile = {}, gate_tile = {}, grad_z_tile = {}, grad_kl_tile = {};
   Tile<C> grad_mu_tile, grad_log_var_tile, grad_prior_mu_tile, grad_prior_log_var_tile, grad_gate_tile, noise;
@@ -110,7 +110,7 @@ void rsample_kl_backward_tiles(const cpu::RsampleKlBackward& a, int64_t begin, i
     if (has_prior) prior.read(a.prior, at);
     const C* const gate_logits = has_gate ? read<C>(a.gate_logits, at, gate_tile) : nullptr;
     // An absent gradient is a tile of zeros, and what it would be multiplied by is not looked at: it may be infinite.
-    const bool with_z = a.grad_z.data, with_kl = a.grad_kl.data;
+    const bool with_z = has_both || a.grad_z.data, with_kl = has_both || a.grad_kl.data;
     const C* const grad_z = a.grad_z.data ? read<C>(a.grad_z, at, grad_z_tile) : grad_z_tile.at;
     const C* const grad_kl = a.grad_kl.data && !uniform ? read<C>(a.grad_kl, at, grad_kl_tile) : grad_kl_tile.at;
     C* const grad_mu = target<C>(a.grad_mu, at, grad_mu_tile);
@@ -160,11 +160,19 @@ void rsample_kl_backward_tiles(const cpu::RsampleKlBackward& a, int64_t begin, i
   });
 }
 
+template <class C, bool has_both>
+void rsample_kl_backward_of(const cpu::RsampleKlBackward& a, int64_t begin, int64_t end) {
+  const bool has_prior = a.prior.mu.data, has_gate = a.gate_logits.data;
+  const auto run = has_prior ? (has_gate ? rsample_kl_backward_tiles<C, true, true, has_both>
+                                         : rsample_kl_backward_tiles<C, true, false, has_both>)
+                             : (has_gate ? rsample_kl_backward_tiles<C, false, true, has_both>
+                                         : rsample_kl_backward_tiles<C, false, false, has_both>);
+  run(a, begin, end);
+}
+
 template <class C>
 void rsample_kl_backward(const cpu::RsampleKlBackward& a, int64_t begin, int64_t end) {
-  const bool has_prior = a.prior.mu.data, has_gate = a.gate_logits.data;
-  const auto run = has_prior ? (has_gate ? rsample_kl_backward_tiles<C, true, true> : rsample_kl_backward_tiles<C, true, false>)
-                             : (has_gate ? rsample_kl_backward_tiles<C, false, true> : rsample_kl_backward_tiles<C, false, false>);
+  const auto run = a.grad_z.data && a.grad_kl.data ? rsample_kl_backward_of<C, true> : rsample_kl_backward_of<C, false>;
   run(a, begin, end);
 }
 

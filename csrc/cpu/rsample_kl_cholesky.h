@@ -197,7 +197,7 @@ MC_INLINE void read_diagonal(const Matrix& tril, const Rectangle& at, C* to) {
   });
 }
 
-template <class C, bool has_prior>
+template <class C, bool has_prior, bool has_both>
 void rsample_kl_cholesky_backward_groups(const cpu::RsampleKlCholeskyBackward& a, int64_t begin, int64_t end) {
   const GroupArrays<C> arrays(14, a.cols);
   const Arrays<C> block_arrays(2, RowBlock<C>::capacity(a.cols));
@@ -215,7 +215,7 @@ void rsample_kl_cholesky_backward_groups(const cpu::RsampleKlCholeskyBackward& a
     const C* const prior_mu = has_prior ? read<C>(a.prior.mu, at, arrays[7]) : nullptr;
     const C* const prior_log_var = has_prior ? read<C>(a.prior.log_var, at, arrays[8]) : nullptr;
     // An absent gradient is an array of zeros, and what it would be multiplied by is not looked at: it may be infinite.
-    const bool with_z = a.grad_z.data, with_kl = a.grad_kl.data;
+    const bool with_z = has_both || a.grad_z.data, with_kl = has_both || a.grad_kl.data;
     const C* const grad_z = a.grad_z.data ? read<C>(a.grad_z, at, arrays[9]) : arrays[9];
     const C* const grad_kl = a.grad_kl.data ? read<C>(a.grad_kl, at, arrays[10]) : arrays[10];
     C* const grad_mu = target<C>(a.grad_mu, at, arrays[11]);
@@ -290,8 +290,11 @@ void rsample_kl_cholesky_backward_groups(const cpu::RsampleKlCholeskyBackward& a
 template <class C>
 void rsample_kl_cholesky_backward(const cpu::RsampleKlCholeskyBackward& a, int64_t begin, int64_t end) {
   if (a.cols == 0) return;
-  const auto run = a.prior.mu.data ? rsample_kl_cholesky_backward_groups<C, true>
-                                   : rsample_kl_cholesky_backward_groups<C, false>;
+  const bool has_prior = a.prior.mu.data, has_both = a.grad_z.data && a.grad_kl.data;
+  const auto run = has_prior ? (has_both ? rsample_kl_cholesky_backward_groups<C, true, true>
+                                         : rsample_kl_cholesky_backward_groups<C, true, false>)
+                             : (has_both ? rsample_kl_cholesky_backward_groups<C, false, true>
+                                         : rsample_kl_cholesky_backward_groups<C, false, false>);
   run(a, begin, end);
 }
 
