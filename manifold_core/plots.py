@@ -1,5 +1,6 @@
 """Pictures of a run, as PNG files. Needs matplotlib (extra ``experiments``), imported where it is used."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_curves", "plot_images", "plot_variances"]
 
-ACTIVE, INACTIVE, ACCENT, EIGEN = "#1f6f8b", "#c8c8c8", "#d1495b", "#7b3fa0"
+ACTIVE, INACTIVE, ACCENT, EIGEN, OTHERS = "#1f6f8b", "#c8c8c8", "#d1495b", "#7b3fa0", "#e0902e"
 
 
 def _figure(width: float, height: float) -> "Figure":
@@ -36,9 +37,10 @@ def plot_variances(
     threshold: float = THRESHOLD,
     manifold_dim: int | None = None,
     spectrum: list[float] | None = None,
+    others: Sequence[list[float]] = (),
 ) -> Path:
     """Encoder variances in ascending order, on a log scale, with the threshold of activity; of a full covariance beside
-    them the eigenvalues, ``spectrum``."""
+    them the eigenvalues, ``spectrum``; and the same of the ``others`` that were trained beside this model."""
     from matplotlib.ticker import MaxNLocator
 
     values = sorted(variance)
@@ -47,6 +49,9 @@ def plot_variances(
     axes = figure.add_subplot()
     axes.bar(range(1, len(values) + 1), values, color=[ACTIVE if v < threshold else INACTIVE for v in values])
     found = f"{count} active of {len(values)} dimensions"
+    for index, other in enumerate(others):
+        label = f"{len(others)} other{'s' if len(others) > 1 else ''}" if index == 0 else None
+        axes.plot(range(1, len(other) + 1), sorted(other), color=OTHERS, linewidth=0.8, label=label)
     if spectrum is not None:
         axes.plot(
             range(1, len(spectrum) + 1), sorted(spectrum), color=EIGEN, marker="o", markersize=4, label="eigenvalues"

@@ -323,7 +323,8 @@ def _finish(
     more: dict[str, Any],
 ) -> dict[str, Any]:
     measured, validation = evaluate(model, x), evaluate(model, held_out)
-    pictures = _draw(folder, model, history, measured, data.manifold_dim, held_out)
+    others = [one for one in more.get("models", []) if one["seed"] != more["seed"] and one["diverged_at"] is None]
+    pictures = _draw(folder, model, history, measured, data.manifold_dim, held_out, others)
     checkpoint.save_tensors(folder / WEIGHTS, model.state_dict())
     metrics = {
         "data": data.name,
@@ -385,16 +386,26 @@ def _versions() -> dict[str, str]:
 
 
 def _draw(
-    folder: Path, model: VAE, history: Any, measured: Metrics, manifold_dim: int | None, held_out: Tensor
+    folder: Path,
+    model: VAE,
+    history: Any,
+    measured: Metrics,
+    manifold_dim: int | None,
+    held_out: Tensor,
+    others: Sequence[dict[str, Any]],
 ) -> list[str]:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         return []
-    spectrum = measured.spectrum if model.elbo.covariance == "cholesky" else None
+    full = model.elbo.covariance == "cholesky"
     drawn = [
         plots.plot_variances(
-            folder / PICTURES["variances"], measured.variance, manifold_dim=manifold_dim, spectrum=spectrum
+            folder / PICTURES["variances"],
+            measured.variance,
+            manifold_dim=manifold_dim,
+            spectrum=measured.spectrum if full else None,
+            others=[one["spectrum" if full else "variance"] for one in others],
         ),
         plots.plot_curves(folder / PICTURES["curves"], history),
     ]

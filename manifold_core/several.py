@@ -54,6 +54,7 @@ def _said(one: TrainedModel, held_out: float) -> dict[str, Any]:
         "held_out_neg_elbo": held_out,
         "gamma": measured.gamma,
         "variance": measured.variance,
+        "spectrum": measured.spectrum,
         "diverged_at": one.diverged_at,
     }
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import manifold_core as mc
-from manifold_core import checkpoint, several
+from manifold_core import checkpoint, plots, several
 from manifold_core.run import ModelConfig, RunConfig, build_model, load_data, run
 from manifold_core.training import train
 
@@ -35,7 +35,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take a second a run."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -66,6 +66,7 @@ def timeless(folder: Path) -> dict[str, Any]:
     return metrics | {"history": {name: value for name, value in metrics["history"].items() if name != "seconds"}}
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("kind", ["vectors", "images", "full"])
 def test_the_best_on_held_out_samples_is_kept(config: Callable[..., RunConfig], tmp_path: Path, kind: str) -> None:
     asked = config(kind)
@@ -92,10 +93,33 @@ def test_the_best_on_held_out_samples_is_kept(config: Callable[..., RunConfig], 
     assert metrics["config"]["models"] == 3
 
 
+@pytest.mark.parametrize("kind", ["vectors", "full"])
+def test_the_others_are_drawn_beside_it(
+    config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    from matplotlib.axes import Axes
+
+    lines: list[tuple[Any, list[float]]] = []
+    plot = Axes.plot
+
+    def watched(self: Any, *arguments: Any, **more: Any) -> Any:
+        if more.get("color") == plots.OTHERS:
+            lines.append((more.get("label"), arguments[1]))
+        return plot(self, *arguments, **more)
+
+    monkeypatch.setattr(Axes, "plot", watched)
+    metrics = run(config(kind), tmp_path, progress=False)
+    assert metrics["pictures"] == ["variances.png", "curves.png"]
+    part = "variance" if kind == "vectors" else "spectrum"
+    others = [sorted(one[part]) for one in metrics["models"] if one["seed"] != metrics["seed"]]
+    assert lines == [("2 others", others[0]), (None, others[1])]
+
+
 class Stopped(KeyboardInterrupt):
     """Tells Ctrl-C in the test from Ctrl-C on the tests."""
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("kind", ["vectors", "images"])
 @pytest.mark.parametrize("saves", [1, 2, 4])
 def test_a_stopped_run_goes_on_to_the_same_numbers(
@@ -129,6 +153,7 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(
     assert {path.name for path in stopped.iterdir()} == {path.name for path in undisturbed.iterdir()}
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_killed_before_its_checkpoints_were_removed(
     config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +165,7 @@ def test_killed_before_its_checkpoints_were_removed(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", "weights.safetensors"]
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("models", [1, 3])
 def test_a_folder_of_somebody_elses_is_left_alone(
     config: Callable[..., RunConfig], tmp_path: Path, models: int
@@ -161,6 +187,7 @@ def test_a_folder_of_somebody_elses_is_left_alone(
     assert [path.name for path in tmp_path.iterdir()] == [several.FOLDER]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_one_that_diverged_is_not_the_best(
     config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
