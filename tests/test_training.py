@@ -113,6 +113,40 @@ def test_the_table_makes_the_steps_that_training_makes() -> None:
         torch.testing.assert_close(parameter, plain.get_parameter(name), rtol=1e-9, atol=1e-12)
 
 
+class Enough(Exception):
+    pass
+
+
+def stop_before(model: mc.VAE | mc.CVAE, step: int, error: type[BaseException] = Enough) -> None:
+    """In the forward pass of the step, from 0, of a run of seed 0."""
+
+    def stop(_module: nn.Module, _arguments: object, keywords: dict[str, int]) -> None:
+        if keywords["seed"] == step:
+            raise error
+
+    model.register_forward_pre_hook(stop, with_kwargs=True)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_frozen_parameters_stay_and_no_gradients_are_left(stopped: bool) -> None:
+    """Also where gradients lie about from before they were frozen, on which Adam would go on."""
+    torch.manual_seed(0)
+    model, x, config = mc.VAE.mlp(5, 2, (4,)), torch.rand(64, 5), mc.TrainingConfig(steps=5, batch_size=16)
+    model(x).loss.backward()
+    model.encoder.requires_grad_(False)
+    model.elbo.log_gamma.requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    if stopped:
+        stop_before(model, 3)
+        with pytest.raises(Enough):
+            mc.train(model, x, config, progress=False)
+    else:
+        mc.train(model, x, config, progress=False)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]) != parameter.requires_grad, name
+        assert parameter.grad is None, name
+
+
 def test_no_two_steps_of_any_two_runs_share_their_noise() -> None:
     seeds = {noise_seed(run, step) for run in (0, 1, 2, 2**31 - 1) for step in (0, 1, 2, 2**32 - 1)}
     assert len(seeds) == 16

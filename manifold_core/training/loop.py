@@ -46,7 +46,7 @@ def train(
     cuda_graphs: bool = True,
 ) -> History:
     """Minimise ``model(batch).loss``, of a CVAE ``model(batch, condition).loss``, by Adam; leaves the trained weights
-    in ``model``, in evaluation mode.
+    in ``model``, in evaluation mode, and no gradients. Parameters that do not require a gradient stay as they are.
 
     With a folder, the run is saved there between steps, now and then. Stopped in any way and started again with the
     same arguments, it goes on from what was saved to the numbers it would have reached undisturbed: bit for bit on a
@@ -178,6 +178,7 @@ def _loop(
 ) -> Turns:
     model, history = run.model, run.history
     model.train()
+    model.zero_grad()  # of frozen parameters as well: Adam would follow gradients that another training has left
     every = record_every(config)
     device = inputs[0].device
     size = min(config.batch_size, len(inputs[0]))
@@ -225,6 +226,7 @@ def _loop(
                 saved = now
             started += (yield history) or 0.0
     finally:
+        model.zero_grad()
         bar.update(run.step - shown)
         if isinstance(progress, bool):
             bar.close()
