@@ -400,6 +400,45 @@ def test_a_stopped_cvae_goes_on_to_the_same_numbers(tmp_path: Path, prior: str, 
     assert (history.neg_elbo, history.active_dimensions) == (curve.neg_elbo, curve.active_dimensions)
 
 
+def test_frozen_parameters_are_those_of_the_checkpoint(tmp_path: Path) -> None:
+    """Another pretrained encoder in the same folder is another run, and so is one that is trained."""
+    x, config = torch.rand(64, 5), mc.TrainingConfig(steps=6, batch_size=16)
+
+    def model(seed: int, *frozen: str) -> mc.VAE:
+        torch.manual_seed(seed)
+        made = mc.VAE.mlp(5, 2, (4,))
+        for name in frozen:
+            made.get_submodule(name).requires_grad_(False)
+        return made
+
+    begun = model(0, "encoder")
+    stop_before(begun, 4)
+    with pytest.raises(Enough):
+        mc.train(begun, x, config, folder=tmp_path, checkpoint_seconds=0, progress=False)
+    for other, where in (
+        (model(1, "encoder"), "frozen.values is '"),
+        (model(0, "encoder", "decoder"), "frozen.parameters"),
+        (model(0), "frozen is {"),
+    ):
+        before = copy.deepcopy(other.state_dict())
+        with pytest.raises(mc.InputError) as caught:
+            mc.train(other, x, config, folder=tmp_path, progress=False)
+        assert f"checkpoint is of another run: its {where}" in str(caught.value)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
+    same, undisturbed = model(0, "encoder"), model(0, "encoder")
+    mc.train(same, x, config, folder=tmp_path, progress=False)
+    mc.train(undisturbed, x, config, progress=False)
+    assert all(torch.equal(tensor, undisturbed.state_dict()[name]) for name, tensor in same.state_dict().items())
+
+
+def test_a_model_without_frozen_parameters_is_described_as_ever(tmp_path: Path) -> None:
+    """Checkpoints of earlier versions go on."""
+    mc.train(mc.VAE.mlp(5, 2), torch.rand(9, 5), mc.TrainingConfig(steps=1), folder=tmp_path, progress=False)
+    found = checkpoint.load(tmp_path)
+    assert found is not None
+    assert found.state["identity"].keys() == {"model", "x", "training"}
+
+
 @pytest.mark.parametrize("function", [mc.active_dimensions, mc.evaluate, "train"])
 def test_a_condition_has_to_go_with_model_and_samples(function: Callable[..., object]) -> None:
     def call(model: mc.VAE | mc.CVAE, x: Tensor, condition: Tensor | None) -> None:

@@ -51,7 +51,9 @@ def train(
     With a folder, the run is saved there between steps, now and then. Stopped in any way and started again with the
     same arguments, it goes on from what was saved to the numbers it would have reached undisturbed: bit for bit on a
     CPU with the same number of threads. With other data, another model or configuration it refuses, also where the
-    weights that were saved no longer do what they did: then the code of the model has changed. The checkpoint stays
+    weights that were saved no longer do what they did: then the code of the model has changed. Parameters that are
+    frozen must be the same ones with the same values. Buffers are taken from the checkpoint, since nobody can tell a
+    constant from what training writes: what of them is your own choice, ``identity`` has to say. The checkpoint stays
     until the caller removes it. Meanwhile the folder is this process's alone.
 
     With a process group, all its processes call this with the same arguments and train one model: each takes an equal
@@ -148,10 +150,14 @@ def turns(
 
 
 def _about(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
-    """Of which model and data a checkpoint is. Weights may begin anywhere, but a γ that is fixed stays."""
+    """Of which model and data a checkpoint is. Weights may begin anywhere, but a γ that is fixed and weights that are
+    frozen stay."""
     about: dict[str, Any] = {"model": repr(model)}
     if model.elbo.gamma == "fixed":
         about["log_gamma"] = float(model.elbo.log_gamma)
+    frozen = {name: part for name, part in model.named_parameters() if not part.requires_grad}
+    if frozen:
+        about["frozen"] = {"parameters": list(frozen), "values": checkpoint.fingerprint(*frozen.values())}
     return about | dict(zip(("x", "condition"), map(checkpoint.fingerprint, inputs), strict=False))
 
 
