@@ -11,7 +11,7 @@ from typing import Any
 
 from .errors import InputError
 
-__all__ = ["locked", "output_folder", "write_atomically", "write_json"]
+__all__ = ["as_json", "locked", "output_folder", "write_atomically", "write_json"]
 
 
 class _Held(threading.local):
@@ -36,6 +36,18 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def as_json(content: Any, name: str) -> Any:
+    """The content as it comes back from a JSON file: tuples as lists, keys as text.
+
+    Raises:
+        InputError: something that JSON cannot hold; ``name`` is that of the argument.
+    """
+    try:
+        return json.loads(json.dumps(content, allow_nan=False))  # NaN would come back as another than itself
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be of what JSON can hold, got {content!r}: {error}") from error
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

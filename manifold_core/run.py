@@ -1,6 +1,5 @@
 """One training run from a description to a folder of results."""
 
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -21,7 +20,7 @@ from .elbo import Gamma, GaussianELBO
 from .ensemble import ConvSpec, ModelSpec
 from .errors import InputError
 from .evaluation import Metrics, evaluate
-from .files import locked, output_folder, write_json
+from .files import as_json, locked, output_folder, write_json
 from .finished import METRICS, WEIGHTS, finished_run
 from .models import VAE
 from .neighbours import two_nn
@@ -111,7 +110,8 @@ class RunConfig:
         del content["data_folder"]  # the contents count, not where they lie
         if self.models == 1:
             del content["models"]
-        return json.loads(json.dumps(content))
+        description: dict[str, Any] = as_json(content, "config")
+        return description
 
 
 def _without_path(description: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -437,6 +438,30 @@ def test_a_model_without_frozen_parameters_is_described_as_ever(tmp_path: Path) 
     found = checkpoint.load(tmp_path)
     assert found is not None
     assert found.state["identity"].keys() == {"model", "x", "training"}
+
+
+def test_an_identity_is_compared_as_json_has_it(tmp_path: Path) -> None:
+    """A tuple comes back as a list, and the number of a key as text."""
+    x, config = torch.rand(9, 5), mc.TrainingConfig(steps=2)
+
+    def train(identity: dict[Any, Any]) -> None:
+        mc.train(mc.VAE.mlp(5, 2), x, config, folder=tmp_path, identity=identity, progress=False)
+
+    train({"sides": (2, 3), 7: {"deep": (1,)}})
+    train({"sides": (2, 3), 7: {"deep": (1,)}})
+    train({"sides": [2, 3], "7": {"deep": [1]}})
+    with pytest.raises(mc.InputError, match=r"its sides is \[2, 3\], expected \[2, 4\]"):
+        train({"sides": (2, 4), 7: {"deep": (1,)}})
+
+
+@pytest.mark.parametrize("value", [np.int64(3), {1}, torch.zeros(1), float("nan"), Path("x")])
+def test_an_identity_that_is_no_json_is_refused_before_training(tmp_path: Path, value: object) -> None:
+    model, folder = mc.VAE.mlp(5, 2), tmp_path / "new"
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(mc.InputError, match=r"^identity must be of what JSON can hold, got \{'day': .*\}: "):
+        mc.train(model, torch.rand(9, 5), mc.TrainingConfig(1), folder=folder, identity={"day": value}, progress=False)
+    assert not folder.exists()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize("function", [mc.active_dimensions, mc.evaluate, "train"])

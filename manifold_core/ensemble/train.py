@@ -1,6 +1,5 @@
 """Many small models trained side by side."""
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from .. import checkpoint
 from ..errors import InputError
 from ..evaluation import Metrics, metrics_of
+from ..files import as_json
 from ..finished import taken
 from ..kernels import extension
 from ..kernels.dispatch import Choice, explain
@@ -188,14 +188,10 @@ def _by_reference(
     return trained
 
 
-def _as_json(spec: Spec) -> Any:
-    return json.loads(json.dumps(asdict(spec)))
-
-
 def _identity(backend: str, specs: Sequence[Spec], samples: list[Samples]) -> dict[str, Any]:
     """Of an ensemble: what its checkpoint must agree on."""
     fingerprints = [data.fingerprint() for data in samples]
-    return {"backend": backend, "data": fingerprints, "specs": [_as_json(spec) for spec in specs]}
+    return {"backend": backend, "data": fingerprints, "specs": as_json([asdict(spec) for spec in specs], "specs")}
 
 
 def _restore(state: State, found: checkpoint.Checkpoint, identity: dict[str, Any]) -> float:

@@ -19,6 +19,7 @@ from ..dimension import count_active
 from ..distributed import Group, check_agreed, from_first, is_first, joined_mean, together
 from ..elbo import ELBOTerms
 from ..errors import InputError
+from ..files import as_json
 from ..finished import taken
 from ..models import CVAE, VAE, check_inputs
 from .config import Diverged, History, TrainingConfig, check_config, record_every
@@ -69,8 +70,8 @@ def train(
         config: see :class:`TrainingConfig`, whose defaults are those of the synthetic tables.
         condition: ``[N, t]``, of a CVAE.
         folder: of the checkpoints; None keeps none.
-        identity: what the checkpoint must agree on besides: what samples, ``config`` and the model's ``repr`` do not
-            tell.
+        identity: what the checkpoint must agree on besides, for JSON: what samples, ``config`` and the model's ``repr``
+            do not tell.
         checkpoint_seconds: between two checkpoints.
         progress: show a bar on standard error with −ELBO, γ and active dimensions; or a bar, of more than this model's
             steps, to move on.
@@ -80,12 +81,12 @@ def train(
             to step, or that has hooks: a replay runs no Python.
 
     Raises:
-        InputError: no :class:`TrainingConfig`; no samples, a condition that does not go with model and samples, or a
-            checkpoint of another run or damaged; a folder in which another process is at work or that holds a finished
-            run of the command line; with a folder, a model whose ``get_extra_state`` gives no tensor, which a
-            checkpoint could not hold; a precision that model or device does not have; in a group, a mini-batch that
-            cannot be shared out equally, arguments that differ, another batch normalisation, or parameters without a
-            gradient.
+        InputError: no :class:`TrainingConfig`; an identity that JSON cannot hold; no samples, a condition that does not
+            go with model and samples, or a checkpoint of another run or damaged; a folder in which another process is
+            at work or that holds a finished run of the command line; with a folder, a model whose ``get_extra_state``
+            gives no tensor, which a checkpoint could not hold; a precision that model or device does not have; in a
+            group, a mini-batch that cannot be shared out equally, arguments that differ, another batch normalisation,
+            or parameters without a gradient.
         Diverged: the loss became NaN or infinite. The weights are those before the step of which that was seen.
     """
     one = turns(
@@ -122,6 +123,7 @@ def turns(
     torch's random numbers put back, by the caller: that goes for all who take turns."""
     check_config("config", config)
     inputs = check_inputs(model, x, condition)
+    said = as_json(identity or {}, "identity")  # as the checkpoint will have it
     place = None if folder is None else Path(folder)
     if place is not None:
         check_tensors(model)
@@ -134,7 +136,7 @@ def turns(
         with ExitStack() as stack, together(model, process_group):
             torch.manual_seed(config.seed)
             about = from_first(lambda: _about(model, inputs), process_group) if place is not None else {}
-            run = Run(model, inputs, config, (identity or {}) | about)
+            run = Run(model, inputs, config, said | about)
             shapes = {name: tuple(part.shape) for name, part in model.state_dict().items() if isinstance(part, Tensor)}
             check_agreed(run.identity | {"x": tuple(x.shape), "model": shapes}, process_group)
             begun = from_first(lambda: stack.enter_context(taken(place)) if place is not None else None, process_group)
