@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from manifold_core import InputError, checkpoint
@@ -69,6 +70,27 @@ class TestRoundTrip:
         checkpoint.save_tensors(tmp_path / "x.safetensors", {"x": tensor})
         assert_same(checkpoint.load_tensors(tmp_path / "x.safetensors")["x"], tensor)
 
+    def test_a_file_is_as_the_library_itself_writes_it(self, tmp_path: Path) -> None:
+        """Any sizes in any order: what stands in the file and where, but for the order of equally wide numbers."""
+        odd = {"γ": torch.ones(3, dtype=torch.uint8), "f": torch.arange(5.0), "none": torch.empty(0, 2)}
+        odd |= {"l": torch.tensor(7), "h": torch.ones(1, 3, dtype=torch.bfloat16), "b": torch.tensor([True])}
+        checkpoint.save_tensors(tmp_path / "x.safetensors", odd)
+        found = checkpoint.load_tensors(tmp_path / "x.safetensors")
+        for name, tensor in odd.items():
+            assert_same(found[name], tensor)
+
+        def read(content: bytes) -> tuple[dict[str, Any], int]:
+            (length,) = struct.unpack("<Q", content[:8])
+            parts = json.loads(content[8 : 8 + length])
+            for part in parts.values():
+                begin, end = part.pop("data_offsets")
+                width = max(1, (end - begin) // max(1, torch.Size(part["shape"]).numel()))
+                assert begin % width == length % 8 == 0
+                part["bytes"] = content[8 + length :][begin:end]
+            return parts, len(content) - length
+
+        assert read((tmp_path / "x.safetensors").read_bytes()) == read(serialize(odd))
+
     def test_the_sign_of_zero_and_the_bits_of_nan(self, tmp_path: Path) -> None:
         tensor = torch.tensor([-0.0, 0.0, float("nan")])
         checkpoint.save_tensors(tmp_path / "x.safetensors", {"x": tensor})
@@ -84,6 +106,30 @@ class TestRoundTrip:
         assert found.keys() == shared.keys()
         for name, tensor in shared.items():
             assert_same(found[name], tensor)
+
+    @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not say how much was in memory")
+    def test_a_save_takes_next_to_no_memory(self, tmp_path: Path) -> None:
+        """Else it is the largest of all that a training needs. In a process of its own, whose peak nothing has raised
+        before."""
+        code = """
+import sys
+from pathlib import Path
+import torch
+from manifold_core import checkpoint
+
+def peak():
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0])
+
+tensors = {"weights": torch.ones(10_000_000), "moments": torch.ones(10_000_000)}
+before = peak()
+checkpoint.save_tensors(Path(sys.argv[1]), tensors)
+print(peak() - before)
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "x.safetensors")], capture_output=True, text=True, check=True
+        )
+        assert int(done.stdout) < 10_000  # kB; the tensors have 80,000
 
     def test_the_state_comes_back_to_the_last_digit(self, tmp_path: Path) -> None:
         checkpoint.save(tmp_path, 7, {}, STATE)
@@ -300,7 +346,7 @@ def attempt(what, first, prepare, act):
         try:
             act(folder)
         except BaseException as error:
-            os._exit(5 if isinstance(error, Exception) else 6)
+            os._exit(5 if isinstance(error, OSError) else 6)
         os._exit(0)
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     result = {"what": what, "status": status, "left": sorted(os.listdir(folder)), "held": held(folder)}

@@ -37,7 +37,8 @@ class State:
         self._parameters_from = _starts([program.parameter_count + 1 for program in self._programs])
         self._records_from = _starts([records(spec) * (RECORDED + spec.latent_dim) for spec in specs])
         copied = sum(samples.x.numel() + samples.condition.numel() for samples in data if samples.condition is not None)
-        needed = 4 * (3 * self._parameters_from[-1] + self._records_from[-1] + copied)
+        # Weights and two moments of Adam; in the end the weights once more, in the models that are handed back.
+        needed = 4 * (4 * self._parameters_from[-1] + self._records_from[-1] + copied)
         check_memory(needed, f"{len(specs)} models, their curves and their data", device)
         self._data = [samples.joined() for samples in data]
         self.parameters = torch.zeros(self._parameters_from[-1], dtype=torch.float32, device=device)

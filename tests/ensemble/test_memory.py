@@ -62,6 +62,21 @@ def test_models_that_do_not_fit(free: Path, specs: list[mc.ModelSpec], data: Dat
 
 
 @NEEDS_COMPILED
+def test_the_models_that_are_handed_back_count(free: Path) -> None:
+    """Of a parameter the weight, two moments of Adam, and the weight in the model: 16 bytes."""
+    spec = mc.ModelSpec(5, (4000,), training=mc.TrainingConfig(1, 10))
+    parameters = sum(parameter.numel() for parameter in spec.build(9).parameters())
+    needed = 16 * parameters // 1024
+    x = torch.zeros(50, 9)
+    free.write_text(f"MemAvailable: {needed - needed // 100} kB\n")
+    with pytest.raises(mc.InputError, match="1 models, their curves and their data must fit"):
+        mc.train_ensemble([spec], x, backend="cpu", threads=1, progress=False)
+    free.write_text(f"MemAvailable: {needed + needed // 100} kB\n")
+    with pytest.raises(mc.InputError, match="the tiles of 1 threads must fit"):  # they are asked for next
+        mc.train_ensemble([spec], x, backend="cpu", threads=1, progress=False)
+
+
+@NEEDS_COMPILED
 def test_what_fits_is_trained(free: Path) -> None:
     spec = mc.ModelSpec(2, (5,), training=mc.TrainingConfig(2))
     (found,) = mc.train_ensemble([spec], torch.zeros(50, 9), backend="cpu", threads=1, progress=False)
