@@ -1,6 +1,7 @@
 """Full covariance through the models: losses against torch.distributions, spectra against SciPy."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -169,6 +170,39 @@ def test_the_head_gives_rows_in_units_of_their_diagonal(features: int) -> None:
     assert next(numbers, None) is None
     few = torch.randn(6, features, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(head, few)
+
+
+def by_to_empty(model: mc.VAE, weights: dict[str, Tensor]) -> None:
+    model.to_empty(device="cpu")
+    model.load_state_dict(weights)
+
+
+def by_assignment(model: mc.VAE, weights: dict[str, Tensor]) -> None:
+    model.load_state_dict(weights, assign=True)
+
+
+def layer_by_layer(model: mc.VAE, weights: dict[str, Tensor]) -> None:
+    """As FSDP has it."""
+    for module in model.modules():
+        module.to_empty(device="cpu", recurse=False)
+    model.load_state_dict(weights)
+
+
+@pytest.mark.parametrize("fill", [by_to_empty, by_assignment, layer_by_layer])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_model_made_without_numbers_takes_those_of_another(
+    fill: Callable[[mc.VAE, dict[str, Tensor]], None], dtype: torch.dtype
+) -> None:
+    """The order of the rows of L and what they are multiplied with are in no checkpoint."""
+    expected = mc.VAE.mlp(5, KAPPA, (8,), covariance="cholesky").to(dtype)
+    with torch.device("meta"):
+        model = mc.VAE.mlp(5, KAPPA, (8,), covariance="cholesky")
+    model = model if fill is by_assignment else model.to(dtype)
+    fill(model, expected.state_dict())
+    x = torch.rand(20, 5, dtype=dtype)
+    torch.testing.assert_close(model(x, seed=1).loss, expected(x, seed=1).loss, rtol=0, atol=0)
+    for name, buffer in expected.named_buffers():
+        assert torch.equal(model.get_buffer(name), buffer), name
 
 
 def test_one_latent_dimension_has_no_rows() -> None:

@@ -1,5 +1,8 @@
 """The last layer of an encoder."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -35,11 +38,32 @@ class PosteriorHead(nn.Linear):
         self.below: nn.Module | None = None
         if packed > latent_dim:
             self.below = _narrow(features, packed - latent_dim)
-            index, (row, col) = torch.arange(latent_dim), torch.tril_indices(latent_dim, latent_dim)
-            place = torch.where(row == col, row, latent_dim + (col < row).cumsum(0) - 1)
-            self.register_buffer("place", place, persistent=False)
-            of_row = index[:, None] == torch.tril_indices(latent_dim, latent_dim, -1)[0]
-            self.register_buffer("row", of_row.to(self.weight.dtype), persistent=False)
+            self._lay_out()
+
+    def _lay_out(self) -> None:
+        """The constants, where the weights are: no checkpoint holds them."""
+        latent_dim, device = self.out_features // 2, self.weight.device
+        row, col = torch.tril_indices(latent_dim, latent_dim, device=device)
+        place = torch.where(row == col, row, latent_dim + (col < row).cumsum(0) - 1)
+        self.register_buffer("place", place, persistent=False)
+        below, _ = torch.tril_indices(latent_dim, latent_dim, -1, device=device)
+        of_row = torch.arange(latent_dim, device=device)[:, None] == below
+        self.register_buffer("row", of_row.to(self.weight.dtype), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PosteriorHead":
+        before = self.place if self.below is not None else None
+        super()._apply(fn, recurse)
+        if before is not None and self.place is not before:  # to_empty leaves any numbers in them
+            self._lay_out()
+        return self
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        if self.below is None:
+            return
+        weight = self.weight  # of another device or dtype where it was assigned, and not copied
+        if (self.place.device, self.row.dtype) != (weight.device, weight.dtype):
+            self._lay_out()
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         return outside_autocast(self._parts, features, self.weight.dtype)
