@@ -242,6 +242,28 @@ def test_divergence_stops_before_its_step(gamma: str, step: int) -> None:
         assert torch.equal(found.state_dict()[name], tensor), name
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_batch_that_diverges_leaves_no_trace_in_running_statistics(ours: bool) -> None:
+    """One sample is too large, of the batch of step 3; a run that is stopped before it has the same numbers."""
+
+    def model() -> mc.VAE:
+        torch.manual_seed(0)
+        made = mc.VAE.conv((1, 8, 8), 2, 3)
+        return made if ours else mc.networks.by_pytorch(made)
+
+    x, config = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0)), mc.TrainingConfig(8, 10)
+    x[orders(40, config)[3][0]] = 1e25
+    found, expected = model(), model()
+    with pytest.raises(mc.Diverged) as caught:
+        mc.train(found, x, config, progress=False)
+    assert caught.value.step == 4
+    stop_before(expected, 3)
+    with pytest.raises(Enough):
+        mc.train(expected, x, config, progress=False)
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -25,7 +25,7 @@ from ..models import CVAE, VAE, check_inputs
 from .config import Diverged, History, TrainingConfig, check_config, record_every
 from .schedule import batches, noise_seed
 from .state import Run, announce, check_tensors
-from .step import GraphStep, PlainStep, Step, check_group, check_precision, cuda_graph
+from .step import GraphStep, PlainStep, Step, check_group, check_precision, cuda_graph, kept
 from .update import GraphUpdate
 
 __all__ = ["Turns", "train", "turns"]
@@ -87,7 +87,8 @@ def train(
             gives no tensor, which a checkpoint could not hold; a precision that model or device does not have; in a
             group, a mini-batch that cannot be shared out equally, arguments that differ, another batch normalisation,
             or parameters without a gradient.
-        Diverged: the loss became NaN or infinite. The weights are those before the step of which that was seen.
+        Diverged: the loss became NaN or infinite. Weights and buffers, running statistics among them, are those before
+            the step of which that was seen: on a CPU the first such step.
     """
     one = turns(
         model,
@@ -196,6 +197,7 @@ def _loop(
     if cuda_graphs and group is None and _has_graphs(device):
         step = graph = GraphStep(plain, cuda_graph)
         update = GraphUpdate(run, graph, partial(cuda_graph, warm_ups=0))
+    buffers = list(model.buffers())
     first = is_first(group)
     started = saved = time.monotonic()
     already = history.seconds
@@ -206,13 +208,13 @@ def _loop(
             recorded = (run.step + 1) % every == 0 or run.step + 1 == config.steps
             # To read the loss costs nothing on a CPU; elsewhere the device would be waited for.
             looked_at = recorded or device.type == "cpu"
-            if looked_at:  # an analytic one is written by the forward pass
-                log_gamma = model.elbo.log_gamma.detach().clone()
+            if looked_at:  # the forward pass writes running statistics and an analytic γ
+                put_back = kept(buffers)
             terms = step(index, noise_seed(config.seed, run.step))
             if looked_at:
                 loss = float(joined_mean(terms.loss.detach(), group))
                 if not math.isfinite(loss):
-                    model.elbo.log_gamma.data.copy_(log_gamma)
+                    put_back()
                     raise Diverged(loss, run.step + 1, history)
             if recorded:  # before the step: γ is the one that the loss was taken with
                 _record(history, run.step + 1, terms, group)

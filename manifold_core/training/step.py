@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ __all__ = [
     "check_group",
     "check_precision",
     "cuda_graph",
+    "kept",
     "undone",
 ]
 
@@ -181,14 +182,24 @@ def captured(function: Replay, capture: Callable[[Replay], Replay], device: torc
 def undone(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Calls of the model leave no trace: neither in running statistics, nor in an analytic γ, nor in torch's random
     numbers."""
-    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    put_back = kept(list(model.buffers()))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             yield
         finally:
-            with torch.no_grad():
-                for buffer, before in kept:
-                    buffer.copy_(before)
+            put_back()
+
+
+def kept(buffers: Sequence[Tensor]) -> Callable[[], None]:
+    """Puts the numbers back that they have now, when it is called."""
+    copies = [buffer.clone() for buffer in buffers]
+
+    def put_back() -> None:
+        with torch.no_grad():
+            for buffer, before in zip(buffers, copies, strict=True):
+                buffer.copy_(before)
+
+    return put_back
 
 
 def cuda_graph(function: Replay, warm_ups: int = WARM_UPS) -> Replay:
