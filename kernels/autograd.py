@@ -1,14 +1,14 @@
-"""Kernels made into functions that torch can differentiate, in eager mode and under torch.func."""
+"""Kernels made into functions that torch can differentiate, in eager mode and by the dispatcher."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
-__all__ = ["Limits", "below_autograd", "eager", "empty_gradient", "functional", "functional_once", "one_by_one"]
+__all__ = ["Limits", "below_autograd", "eager", "empty_gradient", "one_by_one", "registered", "registered_once"]
 
 
 class Limits(NamedTuple):
@@ -71,29 +71,46 @@ def eager(
         return tuple(None if g is None else _Once.apply(limits, g.detach(), *seen) for g in found)
 
     members = {"forward": staticmethod(forward), "backward": staticmethod(backward_once)}
-    function = type(f"{limits.name}_eager", (torch.autograd.Function,), members)
-    # The apply below Function's own, which only adds work for torch.func's wrappers.
-    return super(torch.autograd.Function, function).apply  # type: ignore[misc]
+    return _apply(type(f"{limits.name}_eager", (torch.autograd.Function,), members))
 
 
-def functional(
+def registered(
     limits: Limits, kernel: Callable[..., Any], setup_context: Callable[..., None], backward: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """For a call under the transforms of torch.func: grad, vmap and what is made of them."""
-    members = {
-        "forward": staticmethod(kernel),
-        "setup_context": staticmethod(setup_context),
-        "backward": staticmethod(backward),
-        "jvp": staticmethod(limits.refuse_forward),
-    }
-    function: Any = type(f"{limits.name}_functional", (torch.autograd.Function,), members)
-    function.vmap = staticmethod(partial(one_by_one, function.apply))
-    return function.apply
+    """For the dispatcher's key Autograd, which torch.compile and each transform of torch.func come by. The formula that
+    torch.library.register_autograd makes drops tangents silently, and torch.func does not see through it."""
+
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        # Function has switched both off, for the transforms outside of this one as well.
+        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+            output = kernel(*inputs)
+        setup_context(ctx, inputs, output)
+        return output
+
+    def backward_formula(ctx: Any, *gradients: Any) -> Any:  # for compiled autograd, which takes functions alone
+        return backward(ctx, *gradients)
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward_formula)}
+    apply = _apply(type(f"{limits.name}_registered", (torch.autograd.Function,), members))
+
+    def formula(*inputs: Any) -> Any:
+        limits.refuse_tangents(inputs)
+        if not torch.is_grad_enabled() or not any(isinstance(v, Tensor) and v.requires_grad for v in inputs):
+            return kernel(*inputs)
+        with enable_single_level_autograd_function():  # the dispatcher goes from one transform to the next
+            return apply(*inputs)
+
+    return formula
 
 
-def functional_once(limits: Limits, kernel: Callable[..., Any]) -> Callable[..., Any]:
+def registered_once(limits: Limits, kernel: Callable[..., Any]) -> Callable[..., Any]:
     """The same for the kernel of its backward pass, whose own derivative nobody has."""
-    return functional(limits, kernel, lambda ctx, inputs, output: None, limits.refuse_second)
+    return registered(limits, kernel, lambda ctx, inputs, output: None, limits.refuse_second)
+
+
+def _apply(function: Any) -> Callable[..., Any]:
+    """The apply below Function's own, which only adds work for torch.func's wrappers."""
+    return super(torch.autograd.Function, function).apply
 
 
 def empty_gradient(tensor: Tensor | None, like: Tensor, wanted: bool) -> Tensor:
@@ -106,15 +123,18 @@ def empty_gradient(tensor: Tensor | None, like: Tensor, wanted: bool) -> Tensor:
 def one_by_one(function: Callable[..., Any], info: Any, in_dims: Any, *inputs: Any) -> Any:
     """torch.func.vmap: bit for bit what a loop gives, noise and all. A row's noise is a function of its number in its
     own batch, so batches cannot be joined."""
+    size = info.batch_size
+    pairs = list(zip(inputs, in_dims, strict=True))
+    if size == 0:  # shapes and types are those of a call on zeros, which a sum over nothing gives
+        pairs = [(value if dim is None else value.sum(dim, keepdim=True), dim) for value, dim in pairs]
 
     def of(index: int) -> Any:
-        pairs = zip(inputs, in_dims, strict=True)
         return function(*(value if dim is None else value.select(dim, index) for value, dim in pairs))
 
-    calls = [of(index) for index in range(info.batch_size)]
+    calls = [of(index) for index in range(max(size, 1))]
     if isinstance(calls[0], Tensor):
-        return torch.stack(calls), 0
-    results = tuple(torch.stack(outputs) for outputs in zip(*calls, strict=True))
+        return torch.stack(calls)[:size], 0
+    results = tuple(torch.stack(outputs)[:size] for outputs in zip(*calls, strict=True))
     return results, (0,) * len(results)
 
 

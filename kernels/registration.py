@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import extension
-from .autograd import Limits, below_autograd, eager, functional, functional_once, one_by_one
+from .autograd import Limits, below_autograd, eager, one_by_one, registered, registered_once
 
 __all__ = ["LAYERS_BY_REFERENCE", "LIBRARIES", "Operator"]
 
@@ -31,16 +31,14 @@ class Calls(NamedTuple):
     registered: Callable[..., Any]
     kernel: Callable[..., Any]
     eager: Callable[..., Any]
-    functional: Callable[..., Any]
 
 
 class Operator:
     """An operator with gradients: ``operator(backend, *inputs)``.
 
-    torch.compile and tensor subclasses go through the registered operator, where torch knows its autograd formula. An
-    ordinary eager call goes through a node in C++ (csrc/autograd), or where that is not built through an
-    autograd.Function around the kernel: either costs less than the registered formula. torch.func has a function of its
-    own: it does not see through registered formulas.
+    torch.compile, torch.func and tensor subclasses go through the registered operator, where torch knows its autograd
+    formula. An ordinary eager call goes through a node in C++ (csrc/autograd), or where that is not built through an
+    autograd.Function around the kernel: either costs less than the registered formula.
 
     In each namespace there are ``<name>`` and, with a schema for it, ``<name>_backward``.
 
@@ -90,10 +88,8 @@ class Operator:
 
     def __call__(self, backend: str, *inputs: Any) -> Any:
         calls = self._of_backend[backend]
-        if torch.compiler.is_compiling() or type(inputs[0]) not in PLAIN:
+        if torch.compiler.is_compiling() or type(inputs[0]) not in PLAIN or torch._C._are_functorch_transforms_active():
             return calls.registered(*inputs)[: self.results]
-        if torch._C._are_functorch_transforms_active():
-            return calls.functional(*inputs)[: self.results]
         if forward_ad._current_level >= 0:
             self.limits.refuse_tangents(inputs)
         if not torch.is_grad_enabled():  # a quarter of a small call would be autograd's
@@ -106,13 +102,16 @@ class Operator:
             torch.library.define(f"{library}::{operator}", schema)
             torch.library.register_fake(f"{library}::{operator}", fake)
         ops = getattr(torch.ops, library)
-        formula = partial(self._backward, getattr(ops, self._backward_name).default)
-        torch.library.register_autograd(f"{library}::{self.name}", formula, setup_context=self._setup_context)
-        if self._backward_name in self._schemas:
-            torch.library.register_autograd(f"{library}::{self._backward_name}", self.limits.refuse_second)
+        backward = partial(self._backward, getattr(ops, self._backward_name).default)
         for operator in self._schemas:
-            rule = partial(one_by_one, getattr(ops, operator).default)
-            torch.library.register_vmap(f"{library}::{operator}", rule)
+            function = getattr(ops, operator).default
+            kernel = below_autograd(function)
+            if operator == self.name:
+                formula = registered(self.limits, kernel, self._setup_context, backward)
+            else:
+                formula = registered_once(self.limits, kernel)
+            torch.library.impl(f"{library}::{operator}", "Autograd", formula)
+            torch.library.register_vmap(f"{library}::{operator}", partial(one_by_one, function))
         return self.calls(library, extension.nodes)
 
     def calls(self, library: str, nodes: ModuleType | None) -> Calls:
@@ -122,13 +121,11 @@ class Operator:
         if self.results == 1:  # which torch hands over as it is
             operator = partial(_in_tuple, operator)
         run, run_backward = below_autograd(operator), below_autograd(getattr(ops, self._backward_name).default)
-        once = functional_once(self.limits, run_backward)
         node = getattr(nodes, self.name, None) if library == NODES else None
         return Calls(
             operator,
             run,
             node or eager(self.limits, run, self._setup_context, partial(self._backward, run_backward), self.results),
-            functional(self.limits, run, self._setup_context, partial(self._backward, once)),
         )
 
     def _triton(self, operator: str, *inputs: Any) -> Any:

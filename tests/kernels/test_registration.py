@@ -395,6 +395,25 @@ def test_vmap_of_some_arguments_along_another_dimension() -> None:
     torch.testing.assert_close(together, one_by_one, rtol=1e-14, atol=0)
 
 
+@pytest.mark.parametrize("in_dims", [0, (2, None, None, None, 0)])
+def test_vmap_over_nothing_has_the_shapes_of_the_reference(in_dims: Any) -> None:
+    every = in_dims == 0
+    shapes = [(0, 4, 5), (0, 4, 5), (0, 5), (0, 5)] if every else [(4, 5, 0), (4, 5), (5,), (5,)]
+    shapes.append((0, 1, 5))
+    given = [torch.zeros(shape, dtype=torch.float64) for shape in shapes]
+
+    def results(*a: Tensor, backend: str) -> tuple[Tensor, ...]:
+        z, kl = mc.rsample_kl(*a[:4], gate_logits=a[4], seed=1, backend=backend)
+        y, y_kl = mc.rsample_kl_cholesky(a[0][:, :2], a[1][:, :3], seed=1, backend=backend)
+        slope = torch.func.grad(lambda m: mc.gaussian_nll(m, z, 0.5, backend=backend).sum())(a[0])
+        return z, kl, y, y_kl, slope, *gaussian_elbo(z, a[0], 0.0, kl, backend=backend)
+
+    found, expected = (torch.func.vmap(partial(results, backend=b), in_dims)(*given) for b in ("cpu", "reference"))
+    for a, b in zip(found, expected, strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        assert a.shape[0] == 0
+
+
 def test_gradients_of_each_sample() -> None:
     # As for per-sample gradients or an ensemble: grad inside of vmap; and vmap inside of grad.
     many = problems(3)
@@ -429,10 +448,18 @@ def test_a_second_derivative_by_torch_func_is_refused() -> None:
             torch.func.grad(lambda m, f=function: torch.func.grad(f)(m).square().sum())(mu)
 
 
+# Of each op one number that depends on its argument, [B, κ].
+ONE_NUMBER: dict[str, Callable[..., Tensor]] = {
+    "rsample_kl": lambda m, **kwargs: mc.rsample_kl(m, m, seed=1, **kwargs)[1].sum(),
+    "rsample_kl_cholesky": lambda m, **kwargs: mc.rsample_kl_cholesky(m, m.new_zeros(4, 15), seed=1, **kwargs)[1].sum(),
+    "gaussian_nll": lambda m, **kwargs: mc.gaussian_nll(m, m.detach() * 2, 0.0, **kwargs).sum(),
+    "gaussian_elbo": lambda m, **kwargs: gaussian_elbo(m, m.detach() * 2, 0.0, m[:, 0], **kwargs)[0],
+}
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.func.jvp itself uses it
 def test_derivatives_forward_are_refused_and_the_reference_has_them() -> None:
     mu = torch.randn(4, 5, dtype=torch.float64)
-    tril = torch.zeros(4, 15, dtype=torch.float64)
 
     def forward_ad_of(function: Callable[[Tensor], Tensor], requires_grad: bool) -> Tensor | None:
         with forward_ad.dual_level():
@@ -444,13 +471,7 @@ def test_derivatives_forward_are_refused_and_the_reference_has_them() -> None:
         with torch.no_grad():
             return forward_ad_of(function, False)
 
-    ops: dict[str, Callable[..., Tensor]] = {
-        "rsample_kl": lambda m, **kwargs: mc.rsample_kl(m, m, seed=1, **kwargs)[1].sum(),
-        "rsample_kl_cholesky": lambda m, **kwargs: mc.rsample_kl_cholesky(m, tril, seed=1, **kwargs)[1].sum(),
-        "gaussian_nll": lambda m, **kwargs: mc.gaussian_nll(m, m.detach() * 2, 0.0, **kwargs).sum(),
-        "gaussian_elbo": lambda m, **kwargs: gaussian_elbo(m, m.detach() * 2, 0.0, m[:, 0], **kwargs)[0],
-    }
-    for name, op in ops.items():
+    for name, op in ONE_NUMBER.items():
         by_reference = partial(op, backend="reference")
         slope = (torch.func.grad(by_reference)(mu) * mu).sum()
         ways: list[Callable[..., Any]] = [
@@ -469,6 +490,95 @@ def test_derivatives_forward_are_refused_and_the_reference_has_them() -> None:
         assert torch.func.hessian(by_reference)(mu).shape == (4, 5, 4, 5)
         with forward_ad.dual_level():  # of somebody else's tensors
             torch.testing.assert_close(op(mu), by_reference(mu))
+
+
+def dual_inside(function: Callable[[Tensor], Tensor], mu: Tensor) -> Tensor | None:
+    with forward_ad.dual_level():
+        tangent: Tensor | None = forward_ad.unpack_dual(function(forward_ad.make_dual(mu, mu))).tangent
+        return tangent
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.func.jvp itself uses it
+@pytest.mark.parametrize("name", ONE_NUMBER)
+def test_compiled_derivatives_forward_are_refused(fresh_compiler: None, name: str) -> None:
+    """Who drops a tangent gives a derivative of zero."""
+    mu = torch.randn(4, 5, dtype=torch.float64)
+    op, by_reference = ONE_NUMBER[name], partial(ONE_NUMBER[name], backend="reference")
+    compiled = partial(torch.compile, backend="aot_eager", fullgraph=True)
+    slope = (torch.func.grad(by_reference)(mu) * mu).sum()
+    ways: list[Callable[..., Any]] = [
+        lambda f, m: torch.func.jvp(f, (m,), (m,))[1],
+        lambda f, m: (torch.func.jacfwd(lambda v: f(v))(m) * m).sum(),
+        dual_inside,
+    ]
+    for way in ways:
+        with pytest.raises(RuntimeError, match=f"manifold_core: {name} is .* forward mode"):
+            compiled(partial(way, op))(mu)
+        torch.testing.assert_close(compiled(partial(way, by_reference))(mu), slope)
+    outside = compiled(op)
+    torch.testing.assert_close(outside(mu), by_reference(mu))  # what is compiled has met no tangent
+    with pytest.raises(RuntimeError, match=f"manifold_core: {name} is .* forward mode"):
+        dual_inside(outside, mu)
+
+
+class Labelled(Tensor):
+    pass
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.func.jvp itself uses it
+def test_derivatives_beside_a_subclass_of_tensor() -> None:
+    mu = torch.randn(4, 5, dtype=torch.float64)
+    sub, tril = mu.sin().as_subclass(Labelled), mu.new_zeros(4, 15).as_subclass(Labelled)
+    calls: list[Callable[..., Tensor]] = [
+        lambda m, **kwargs: mc.rsample_kl(sub, m, seed=1, **kwargs)[1].sum(),
+        lambda m, **kwargs: mc.rsample_kl(m, sub, seed=1, **kwargs)[1].sum(),
+        lambda m, **kwargs: mc.rsample_kl(sub, sub, m[0], sub, gate_logits=sub, seed=1, **kwargs)[1].sum(),
+        lambda m, **kwargs: mc.rsample_kl_cholesky(m, tril, seed=1, **kwargs)[1].sum(),
+        lambda m, **kwargs: mc.rsample_kl_cholesky(sub, tril, m, m, seed=1, **kwargs)[1].sum(),
+        lambda m, **kwargs: mc.gaussian_nll(sub, m, 0.0, **kwargs).sum(),
+        lambda m, **kwargs: mc.gaussian_nll(m, sub, 0.0, **kwargs).sum(),
+        lambda m, **kwargs: gaussian_elbo(sub, sub, m[0, 0], sub[:, 0], **kwargs)[0],
+        lambda m, **kwargs: gaussian_elbo(sub, sub, 0.0, m[:, 0], **kwargs)[0],
+    ]
+    for call in calls:
+        for way in (lambda f: torch.func.jvp(f, (mu,), (mu,))[1], lambda f: dual_inside(f, mu)):
+            with pytest.raises(RuntimeError, match=r"^manifold_core: .* forward mode"):
+                way(call)
+        slope = torch.func.grad(partial(call, backend="reference"))(mu)
+        torch.testing.assert_close(torch.func.grad(call)(mu), slope)
+
+
+@pytest.mark.parametrize("name", ONE_NUMBER)
+def test_compiled_transforms_are_those_of_the_reference(fresh_compiler: None, name: str) -> None:
+    many = torch.randn(3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    op, by_reference = ONE_NUMBER[name], partial(ONE_NUMBER[name], backend="reference")
+    ways: list[Callable[..., Any]] = [
+        lambda f, m: torch.func.grad(f)(m[0]),
+        lambda f, m: torch.func.vmap(f)(m),
+        lambda f, m: torch.func.vmap(torch.func.grad(f))(m),
+        lambda f, m: torch.func.grad(lambda m: torch.func.vmap(f)(m).square().sum())(m),
+        lambda f, m: torch.func.jacrev(lambda m: torch.stack([f(m).sin(), f(2 * m)]))(m[0]),
+    ]
+    for way in ways:
+        found = torch.compile(partial(way, op), backend="aot_eager", fullgraph=True)(many)
+        torch.testing.assert_close(found, way(by_reference, many), rtol=1e-12, atol=1e-12)
+    twice = torch.func.grad(lambda m: torch.func.grad(op)(m).sum())
+    with pytest.raises(RuntimeError, match="differentiable once, but a second derivative was asked for"):
+        torch.compile(lambda m: twice(m), backend="aot_eager")(many[0])
+
+
+def test_compiled_autograd_gives_the_same_gradients(fresh_compiler: None) -> None:
+    found = []
+    for compiled_autograd in (False, True):
+        with torch._dynamo.config.patch(compiled_autograd=compiled_autograd):
+            mu = torch.linspace(-1, 2, 20, dtype=torch.float64).view(4, 5).requires_grad_()
+
+            def step(mu: Tensor = mu) -> None:
+                sum(op(mu) for op in ONE_NUMBER.values()).backward()  # type: ignore[union-attr]
+
+            torch.compile(step, backend="aot_eager")() if compiled_autograd else step()
+            found.append(mu.grad)
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
