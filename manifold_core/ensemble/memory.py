@@ -9,6 +9,12 @@ from ..errors import InputError
 __all__ = ["check_memory"]
 
 MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
+# What a container may have, what it has, and how much of that are files that it can do without: of both versions.
+LIMITS = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
 
 
 def check_memory(needed: int, what: str, device: torch.device) -> None:
@@ -27,7 +33,24 @@ def check_memory(needed: int, what: str, device: torch.device) -> None:
 def _available(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    found = [free for free in (_of_machine(), _of_container()) if free is not None]
+    return min(found, default=None)
+
+
+def _of_machine() -> int | None:
     if not MEMINFO.exists():
         return None
     lines = dict(line.split(":", 1) for line in MEMINFO.read_text(encoding="ascii").splitlines())
     return int(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else None
+
+
+def _of_container() -> int | None:
+    """Whoever takes more than its share is killed, however much the machine has."""
+    for limit, used, stat, files in LIMITS:
+        try:
+            most, taken = ((CGROUP / name).read_text(encoding="ascii").strip() for name in (limit, used))
+            lines = dict(line.split() for line in (CGROUP / stat).read_text(encoding="ascii").splitlines())
+            return int(most) - int(taken) + int(lines[files])
+        except (OSError, KeyError, ValueError):  # another version, or "max"
+            continue
+    return None

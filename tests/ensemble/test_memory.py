@@ -19,6 +19,7 @@ def free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Says how much memory there is; a megabyte to begin with."""
     path = tmp_path / "meminfo"
     monkeypatch.setattr(memory, "MEMINFO", path)
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
     path.write_text("MemTotal:       16000000 kB\nMemFree:  5 kB\nMemAvailable:       1000 kB\nHugetlb:  0 kB\n")
     return path
 
@@ -29,6 +30,30 @@ def test_what_is_free_is_read_in_bytes(free: Path) -> None:
         memory.check_memory(1000 * 1024 + 1, "these", CPU)
     with pytest.raises(mc.InputError, match=r"these must fit into the 0\.0 GB free on cpu, but take 3\.5 GB"):
         memory.check_memory(3_500_000_000, "these", CPU)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_container_may_have_less_than_the_machine(free: Path, tmp_path: Path, version: int) -> None:
+    """Its limit less what it has, of which files that it can do without count as free."""
+    numbers = {"memory.max": "900000\n", "memory.current": "600000\n", "memory.stat": "anon 1\ninactive_file 200000\n"}
+    if version == 1:
+        (tmp_path / "memory").mkdir()
+        numbers = {
+            "memory/memory.limit_in_bytes": "900000\n",
+            "memory/memory.usage_in_bytes": "600000\n",
+            "memory/memory.stat": "inactive_file 7\ntotal_inactive_file 200000\n",
+        }
+    for name, text in numbers.items():
+        (tmp_path / name).write_text(text, encoding="ascii")
+    memory.check_memory(500_000, "these", CPU)
+    with pytest.raises(mc.InputError, match="these must fit"):
+        memory.check_memory(500_001, "these", CPU)
+    free.unlink()
+    with pytest.raises(mc.InputError, match="these must fit"):
+        memory.check_memory(500_001, "these", CPU)
+    most = next(iter(numbers))
+    (tmp_path / most).write_text("max\n", encoding="ascii")  # no limit
+    memory.check_memory(10**15, "these", CPU)
 
 
 def test_where_nobody_can_tell_nothing_is_refused(free: Path) -> None:
