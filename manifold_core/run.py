@@ -69,6 +69,12 @@ class ModelConfig:
     log_gamma: float = 0.0
     covariance: Covariance = "diagonal"
 
+    def __post_init__(self) -> None:
+        self.elbo()  # refuses what it refuses
+
+    def elbo(self) -> GaussianELBO:
+        return GaussianELBO(self.gamma, self.log_gamma, covariance=self.covariance)
+
     @property
     def chosen_channels(self) -> int:
         return CHANNELS if self.channels is None else self.channels
@@ -156,11 +162,10 @@ def _is_convolutional(config: ModelConfig, sample_shape: Sequence[int]) -> bool:
 def build_model(config: ModelConfig, sample_shape: Sequence[int], seed: int = 0) -> VAE:
     """The VAE for samples of this shape, its weights drawn from ``seed``."""
     with drawn_from(seed):
-        elbo = GaussianELBO(config.gamma, config.log_gamma, covariance=config.covariance)
         if _is_convolutional(config, sample_shape):
-            return VAE.conv(sample_shape, config.latent_dim, config.chosen_channels, elbo)
+            return VAE.conv(sample_shape, config.latent_dim, config.chosen_channels, config.elbo())
         features = torch.Size(sample_shape).numel()
-        return VAE.mlp(features, config.latent_dim, config.hidden or (64,), elbo)
+        return VAE.mlp(features, config.latent_dim, config.hidden or (64,), config.elbo())
 
 
 def _specs(config: RunConfig, sample_shape: Sequence[int]) -> list[ModelSpec | ConvSpec]:
