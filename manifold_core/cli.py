@@ -6,8 +6,8 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -33,6 +33,22 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "vectors": {"steps": 20_000, "batch_size": 1024, "learning_rate": 0.005},
 }
 
+# Of the table, and the least that they are wide.
+COLUMNS = {
+    "data": 20,
+    "C×H×W": 14,
+    "r": 4,
+    "active": 8,
+    "by eigenvalue": 15,
+    "of": 5,
+    "gap": 10,
+    "-ELBO": 11,
+    "recon": 11,
+    "KL": 9,
+    "gamma": 11,
+    "held-out -ELBO": 17,
+}
+
 # Active dimensions over those of nearest neighbours. Of 38 manifolds of known dimension, those read right have up to
 # 1.25, but for one with 1.56, and curved ones that are read as flat 1.5 to 2.9.
 CURVED = 1.4
@@ -40,17 +56,28 @@ CURVED = 1.4
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 2 bad input, 3 training diverged, 130 or 143 stopped by a signal, 141 nobody reads on."""
-    try:
+    with _no_stream_closed():
         try:
-            return _of_process(arguments)
-        finally:
-            sys.stdout.flush()  # --help as well; at the exit of Python it would be too late
-    except BrokenPipeError:  # by `| head`, which ends as soon as it has its lines
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (sys.stdout, sys.stderr):  # what Python still holds of them, it writes at its exit
-            os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
-        return 128 + signal.SIGPIPE
+            try:
+                return _of_process(arguments)
+            finally:
+                sys.stdout.flush()  # --help as well; at the exit of Python it would be too late
+        except BrokenPipeError:  # by `| head`, which ends as soon as it has its lines
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for stream in (sys.stdout, sys.stderr):  # what Python still holds of them, it writes at its exit
+                os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+            return 128 + signal.SIGPIPE
+
+
+@contextmanager
+def _no_stream_closed() -> Iterator[None]:
+    """Where the shell closed one (``>&-``), Python has None in its place; what is written there then goes nowhere."""
+    with ExitStack() as stack:
+        for stream, redirected in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
+            if stream is None:
+                stack.enter_context(redirected(stack.enter_context(open(os.devnull, "w"))))
+        yield
 
 
 def _of_process(arguments: Sequence[str] | None) -> int:
@@ -327,29 +354,44 @@ def _device(name: str) -> str:
     return name
 
 
+def _cells(metrics: dict[str, Any]) -> dict[str, str]:
+    """What the table says of a run, by the titles of its columns."""
+    measured, sides = metrics["train"], metrics["sample_shape"]
+    return {
+        "data": metrics["data"],
+        "C×H×W": "×".join(map(str, sides)) if len(sides) == 3 else "-",
+        "r": "?" if metrics["manifold_dim"] is None else str(metrics["manifold_dim"]),
+        "active": str(metrics["active_dimensions"]),
+        "by eigenvalue": str(measured["spectrum_count"]) if _is_full(metrics) else "-",
+        "of": str(metrics["latent_dim"]),
+        "gap": "-" if measured["gap"] is None else f"{measured['gap']:.3g}",
+        "-ELBO": f"{measured['neg_elbo']:.3f}",
+        "recon": f"{measured['recon']:.4g}",
+        "KL": f"{measured['kl']:.3f}",
+        "gamma": f"{measured['gamma']:.3g}",
+        "held-out -ELBO": f"{metrics['validation']['neg_elbo']:.3f}",
+    }
+
+
+def _line(row: dict[str, str], widths: dict[str, int]) -> str:
+    data, *others = widths
+    return f"{row[data]:<{widths[data]}}" + "".join(f"{row[title]:>{widths[title]}}" for title in others)
+
+
 def table(runs: Sequence[dict[str, Any]]) -> str:
     """One line a run, measured on its training data as the model takes them; nats."""
+    rows = [_cells(metrics) for metrics in runs]
     full = any(_is_full(metrics) for metrics in runs)
     images = any(len(metrics["sample_shape"]) == 3 for metrics in runs)
-    width = max([20, *(len(metrics["data"]) for metrics in runs)])
-    head = f"{'data':<{width}}" + (f"{'C×H×W':>14}" if images else "")
-    head += f"{'r':>4}{'active':>8}" + (f"{'by eigenvalue':>15}" if full else "")
-    head += f"{'of':>5}{'gap':>10}{'-ELBO':>11}{'recon':>11}{'KL':>9}{'gamma':>11}"
-    head += f"{'held-out -ELBO':>17}"
-    lines = [head, "-" * len(head)]
-    for metrics in runs:
-        measured = metrics["train"]
-        true_dim = "?" if metrics["manifold_dim"] is None else metrics["manifold_dim"]
-        counted = f"{measured['spectrum_count'] if _is_full(metrics) else '-':>15}" if full else ""
-        sides = metrics["sample_shape"]
-        shape = f"{'×'.join(map(str, sides)) if len(sides) == 3 else '-':>14}" if images else ""
-        gap = "-" if measured["gap"] is None else f"{measured['gap']:.3g}"
-        lines.append(
-            f"{metrics['data']:<{width}}{shape}{true_dim:>4}{metrics['active_dimensions']:>8}{counted}"
-            f"{metrics['latent_dim']:>5}{gap:>10}"
-            f"{measured['neg_elbo']:>11.3f}{measured['recon']:>11.4g}{measured['kl']:>9.3f}{measured['gamma']:>11.3g}"
-            f"{metrics['validation']['neg_elbo']:>17.3f}"
-        )
+    left_out = {*(() if images else ("C×H×W",)), *(() if full else ("by eigenvalue",))}
+    # A space before each column, however long its numbers are.
+    widths = {
+        title: max([width, 1 + len(title), *(1 + len(row[title]) for row in rows)])
+        for title, width in COLUMNS.items()
+        if title not in left_out
+    }
+    head = _line({title: title for title in widths}, widths)
+    lines = [head, "-" * len(head), *(_line(row, widths) for row in rows)]
     lines.append(
         "\ngap: smallest inactive over largest active variance; near 1 the count hangs on the threshold, train longer"
     )

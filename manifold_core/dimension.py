@@ -28,7 +28,7 @@ MOST_SAMPLES, MOST_NUMBERS = 2**17, 2**22
 MOST_IMAGE_NUMBERS = 2**18
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no one answer
 class ActiveDimensions:
     """Encoder variances and what follows from them. :func:`active_dimensions` gives none that is not finite.
 

@@ -23,6 +23,7 @@ from .checks import (
 from .covariance import Covariance, spectrum, variance_ratio
 from .elbo import ELBOTerms, Gamma, GaussianELBO
 from .errors import InputError
+from .kernels.checks import integer
 from .networks import (
     Activation,
     ConditionalConvDecoder,
@@ -190,9 +191,16 @@ class VAE(nn.Module):
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Means of the decoder at ``n`` draws of the prior, of the decoder's dtype. The model is put into evaluation
-        mode for the while: a batch of noise is none to take statistics from."""
+        mode for the while: a batch of noise is none to take statistics from.
+
+        Raises:
+            InputError: ``n`` is no integer, or negative.
+        """
+        number = integer(n)
+        if number is None or number < 0:
+            raise InputError(f"n must be an integer, at least 0, got {n!r}")
         with evaluation_mode(self):
-            x_hat: Tensor = self.decoder(_noise(self, n, self.elbo.log_gamma.device, generator))
+            x_hat: Tensor = self.decoder(_noise(self, number, self.elbo.log_gamma.device, generator))
         return x_hat
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -650,6 +651,21 @@ class TestTrain:
             assert [line.index("?") for line in lines] == [head.index(" r ") + 1] * len(runs)
         assert [line.split()[1] for line in (head, *lines)] == ["C×H×W", "-", "-", "28×30×3"]
 
+    def test_columns_never_touch(self, earlier: Path) -> None:
+        """Numbers may be longer than any that were thought of; head and rule go with them."""
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+        numbers = {"gap": None, "neg_elbo": -1000018.484, "recon": 1e-100, "kl": 12345678.125, "gamma": -1.23e-300}
+        long = metrics | {"sample_shape": [1000, 10000, 100000], "latent_dim": 10**7, "manifold_dim": 10**7}
+        long |= {"active_dimensions": 10**9, "validation": metrics["validation"] | {"neg_elbo": -(2.0**60)}}
+        long |= {"train": metrics["train"] | numbers | {"spectrum_count": 10**20}}
+        long["config"] = {"model": {"covariance": "cholesky"}}
+        head, rule, one, other = cli.table([long, metrics]).splitlines()[:4]
+        assert len(head) == len(rule) == len(one) == len(other)
+        assert one.split() == [
+            *("good", "1000×10000×100000", str(10**7), str(10**9), str(10**20), str(10**7), "-", "-1000018.484"),
+            *("1e-100", "12345678.125", "-1.23e-300", f"-{2**60}.000"),
+        ]
+
     def test_the_table_says_what_its_units_are(self, earlier: Path) -> None:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
         kept = metrics["standardisation"]
@@ -742,6 +758,18 @@ class TestPipes:
     def test_nobody_reads_the_progress_bar(self, inputs: Path, tmp_path: Path) -> None:
         command = ["train", "--data", "good.npy", "--out", str(tmp_path), *SMALL[:-1]]
         assert self.closed(command, inputs, errors_as_well=True).returncode == 141
+
+    @pytest.mark.parametrize("closing", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+    def test_closed_streams(self, inputs: Path, tmp_path: Path, closing: str) -> None:
+        """What would be said there goes nowhere, and not to the other stream."""
+        train = shlex.join(["train", "--data", "good.npy", "--out", str(tmp_path), *SMALL[:-1]])
+        for command in ("info", train):
+            shell = f"{shlex.quote(sys.executable)} -m manifold_core.cli {command} {closing}"
+            done = subprocess.run(shell, shell=True, cwd=inputs, env=ENVIRONMENT, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            assert "Traceback" not in done.stderr
+            assert "neg_elbo=" not in done.stdout  # of the bar
+        assert files(tmp_path).keys() >= RESULTS
 
 
 class TestInfo:

@@ -31,6 +31,16 @@ class Encoder(nn.Module):
         return self.mu(x), self.log_var(x)
 
 
+@pytest.mark.parametrize("n", [-1, 2.0, "3", None, True])
+def test_a_number_of_samples_that_is_none(n: Any) -> None:
+    with pytest.raises(mc.InputError, match=rf"^n must be an integer, at least 0, got {n!r}$"):
+        mc.VAE.mlp(5, 2).sample(n)
+
+
+def test_any_integer_is_a_number_of_samples() -> None:
+    assert [len(mc.VAE.mlp(5, 2).sample(n)) for n in (0, np.int32(3), torch.tensor(2))] == [0, 3, 2]  # type: ignore[arg-type]
+
+
 def test_own_modules_plug_in() -> None:
     model = mc.VAE(Encoder(), nn.Linear(2, 6), latent_dim=2)
     terms = model(torch.rand(5, 6), seed=1)

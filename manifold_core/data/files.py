@@ -104,7 +104,10 @@ def _read_numpy(path: Path, kind: str) -> npt.NDArray[Any]:
             name = names[0] if len(names) == 1 else "x"
             if name not in names:
                 raise InputError(f"{path}: arrays {names}; expected exactly one, or one called 'x'")
-            return archive[name]
+            found = archive[name]
+            if not isinstance(found, np.ndarray):  # NumPy gives the bytes of a member that is no .npy file
+                raise InputError(f"{path}: member {name!r} is no array; expected .npy files, as numpy.savez has")
+            return found
     except (InputError, OSError):
         raise
     except Exception as error:  # NumPy and zipfile answer a damaged file with nearly any type

@@ -111,6 +111,8 @@ class Diverged(ArithmeticError):
         self.history = history
 
     def __str__(self) -> str:
+        if self.step == 1:  # no weight has moved
+            return f"the loss is {self.loss} at step 1, before any training: the model gives none that is finite"
         return f"the loss is {self.loss} at step {self.step}; a lower learning_rate may help"
 
 

@@ -237,6 +237,14 @@ def test_refuses_names_that_lie(tmp_path):
         load_file(tmp_path / "empty.npz")
 
 
+@pytest.mark.parametrize("content", [b"", b"1,2\n3,4\n"])
+def test_refuses_an_archive_of_something_else(tmp_path, content):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("table.csv", content)
+    with pytest.raises(InputError, match=r"a.npz: member 'table.csv' is no array; expected .npy files"):
+        load_file(tmp_path / "a.npz")
+
+
 @pytest.mark.parametrize("name", ["absent.npy", "absent.npz", "absent.csv"])
 def test_missing(tmp_path, name):
     with pytest.raises(InputError, match=rf"{name}: no such file"):
@@ -431,6 +439,14 @@ def test_standardisation_there_and_back():
     for call in (standardisation.apply, standardisation.undo):
         with pytest.raises(InputError, match=r"x must be of shape \[\.\.\., 2\], got shape \(5, 3\)"):
             call(as_it_is)
+
+
+def test_standardisations_can_be_compared() -> None:
+    """Each is the same as itself alone: == and hash say so, where tensors would raise."""
+    one, other = (Standardisation.of(torch.arange(6.0).reshape(3, 2)) for _ in range(2))
+    assert one == one
+    assert one != other
+    assert len({one, other}) == 2
 
 
 def test_arrays_and_lists_are_standardised_as_tensors_are() -> None:
