@@ -97,7 +97,8 @@ def check_prior(
 def check_first_row(first_row: Any, rows: int) -> int:
     """As an int; raises ValueError unless the numbers of so many rows, and of the one behind them, are int64."""
     number = integer(first_row)
-    if number is None or number < 0 or number > 2**63 - 1 - rows:
+    # A batch of any size begins at 0: torch.export would take the comparison for a limit of it.
+    if number is None or number < 0 or (number > 0 and number > 2**63 - 1 - rows):
         raise ValueError(f"first_row must be an integer from 0 to 2**63 - 1 - B for B = {rows} rows, got {first_row!r}")
     return number
 

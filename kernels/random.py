@@ -66,7 +66,7 @@ def philox4x32_10(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> tu
 
 def _words(seed: Tensor, row: Tensor, cols: int, stream: int) -> Tensor:
     """The words of some rows, int64 ``[R, 4 * ceil(cols / 4)]``; ``row`` is int64 ``[R]``."""
-    shape = len(row), (cols + 3) // 4
+    shape = row.shape[0], (cols + 3) // 4
     counter = (
         torch.arange(shape[1], device=row.device).expand(shape),
         (row & LOW_WORD).unsqueeze(1).expand(shape),

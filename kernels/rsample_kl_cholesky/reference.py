@@ -14,9 +14,9 @@ def unpack(tril: Tensor, latents: int) -> tuple[Tensor, Tensor]:
     """What stands at row (row + 1) / 2 + col: L below its diagonal, else 0, ``[B, κ, κ]``, and log L_jj ``[B, κ]``."""
     row, col = torch.tril_indices(latents, latents, offset=-1, device=tril.device)
     index = torch.arange(latents, device=tril.device)
-    below = tril.new_zeros(len(tril), latents * latents)
+    below = tril.new_zeros(tril.shape[0], latents * latents)
     below = below.index_copy(1, row * latents + col, tril[:, row * (row + 1) // 2 + col])
-    return below.view(len(tril), latents, latents), tril[:, index * (index + 3) // 2]
+    return below.view(tril.shape[0], latents, latents), tril[:, index * (index + 3) // 2]
 
 
 def rsample_kl_cholesky(

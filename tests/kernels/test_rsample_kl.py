@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from manifold_core.kernels import extension
 from manifold_core.kernels.random import standard_normal
 from manifold_core.kernels.rsample_kl import reference
 from torch import Tensor
@@ -578,3 +579,25 @@ def test_the_last_rows_are_numbered_as_any_are(backend_name: str) -> None:
     last = 2**63 - 1 - len(MU)
     z = mc.rsample_kl(MU, MU, seed=1, first_row=np.int64(last), backend=backend_name)[0]  # type: ignore[arg-type]
     torch.testing.assert_close(z, standard_normal(torch.tensor(1), *MU.shape, last).float())
+
+
+@pytest.mark.parametrize("backend_name", ["cpu", "reference"])
+@pytest.mark.parametrize("kind", ["diagonal", "cholesky", "nll"])
+@pytest.mark.parametrize("size", ["named", "automatic"])
+def test_a_batch_of_any_size_is_exported(backend_name: str, kind: str, size: str) -> None:
+    if backend_name == "cpu" and extension.compiled is None:
+        pytest.skip(extension.missing_because)
+
+    class Sampling(torch.nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            if kind == "diagonal":
+                return mc.rsample_kl(a, b, seed=1, backend=backend_name)[0]
+            if kind == "cholesky":
+                return mc.rsample_kl_cholesky(a, torch.cat((b, b), dim=1), seed=1, backend=backend_name)[0]
+            return mc.gaussian_nll(a, b, -1.0, backend=backend_name)
+
+    batch = torch.export.Dim("B") if size == "named" else torch.export.Dim.DYNAMIC
+    example = torch.ones(4, 3)
+    exported = torch.export.export(Sampling(), (example, example), dynamic_shapes=({0: batch}, {0: batch}))
+    a, b = torch.linspace(-1, 1, 18).reshape(6, 3), torch.linspace(1, 0, 18).reshape(6, 3)
+    assert torch.equal(exported.module()(a, b), Sampling()(a, b))
