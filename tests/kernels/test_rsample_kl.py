@@ -597,7 +597,7 @@ def test_a_batch_of_any_size_is_exported(backend_name: str, kind: str, size: str
             return mc.gaussian_nll(a, b, -1.0, backend=backend_name)
 
     batch = torch.export.Dim("B") if size == "named" else torch.export.Dim.DYNAMIC
-    example = torch.ones(4, 3)
-    exported = torch.export.export(Sampling(), (example, example), dynamic_shapes=({0: batch}, {0: batch}))
+    example = torch.ones(4, 3), torch.zeros(4, 3)
+    exported = torch.export.export(Sampling(), example, dynamic_shapes=({0: batch}, {0: batch}))
     a, b = torch.linspace(-1, 1, 18).reshape(6, 3), torch.linspace(1, 0, 18).reshape(6, 3)
     assert torch.equal(exported.module()(a, b), Sampling()(a, b))
