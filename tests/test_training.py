@@ -365,6 +365,36 @@ def test_state_that_is_a_tensor_is_kept(tmp_path: Path) -> None:
         assert torch.equal(model.decoder.extra, torch.tensor([1, 2]))
 
 
+class Lazy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.LazyLinear(8), nn.LazyBatchNorm1d(), nn.ReLU(), nn.LazyLinear(4))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mu, log_var = self.layers(x).chunk(2, dim=1)
+        return mu, log_var
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+def test_lazy_modules_are_trained_but_not_into_a_folder(tmp_path: Path) -> None:
+    x, config = torch.rand(40, 5), mc.TrainingConfig(steps=5, batch_size=10)
+
+    def model() -> mc.VAE:
+        torch.manual_seed(0)
+        return mc.VAE(Lazy(), nn.Linear(2, 5), 2)
+
+    lazy, called = model(), model()
+    called.eval()(x)
+    called.train()
+    with pytest.raises(mc.InputError, match=r"got encoder\.layers\.0\.weight of a lazy module: call the model once"):
+        mc.train(lazy, x, config, folder=tmp_path / "new", progress=False)
+    assert not (tmp_path / "new").exists()
+    mc.train(called, x, config, folder=tmp_path / "new", progress=False)
+    curve = mc.train(lazy, x, config, progress=False).neg_elbo
+    assert len(curve) == 5
+    assert np.isfinite(curve).all()
+
+
 def toy() -> tuple[Tensor, Tensor]:
     """Samples, and a condition that says half of what they vary by."""
     u = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))

@@ -138,8 +138,10 @@ def turns(
             torch.manual_seed(config.seed)
             about = from_first(lambda: _about(model, inputs), process_group) if place is not None else {}
             run = Run(model, inputs, config, said | about)
-            shapes = {name: tuple(part.shape) for name, part in model.state_dict().items() if isinstance(part, Tensor)}
-            check_agreed(run.identity | {"x": tuple(x.shape), "model": shapes}, process_group)
+            if process_group is not None:
+                parts = model.state_dict().items()
+                shapes = {name: tuple(part.shape) for name, part in parts if isinstance(part, Tensor)}
+                check_agreed(run.identity | {"x": tuple(x.shape), "model": shapes}, process_group)
             begun = from_first(lambda: stack.enter_context(taken(place)) if place is not None else None, process_group)
             if place is not None and begun is not None:
                 _resume(run, begun, place, process_group)

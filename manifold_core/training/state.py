@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from .. import checkpoint
 from ..differences import differences
@@ -119,8 +120,14 @@ def announce(folder: Path, done: int, steps: int) -> None:
 
 
 def check_tensors(model: VAE | CVAE) -> None:
-    """Raise InputError where ``get_extra_state`` of a module gives something else, which no checkpoint holds."""
+    """Raise InputError where ``get_extra_state`` of a module gives something else, which no checkpoint holds, or a lazy
+    module has no shapes yet, into which none can be loaded."""
     for name, part in model.state_dict().items():
+        if is_lazy(part):
+            raise InputError(
+                f"model must have all its weights where a folder is given, got {name} of a lazy module: call the model "
+                "once before"
+            )
         if not isinstance(part, Tensor):
             raise InputError(
                 f"model must have a state of tensors alone where a folder is given, got {type(part).__name__} as {name}"

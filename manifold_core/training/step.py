@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 
 from ..distributed import Group, Joined
 from ..elbo import ELBOTerms
@@ -192,6 +193,7 @@ def undone(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 def kept(buffers: Sequence[Tensor]) -> Callable[[], None]:
     """Puts the numbers back that they have now, when it is called."""
+    buffers = [buffer for buffer in buffers if not is_lazy(buffer)]  # which have no numbers yet
     copies = [buffer.clone() for buffer in buffers]
 
     def put_back() -> None:
