@@ -7,6 +7,7 @@ import statistics
 import sys
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -173,6 +174,23 @@ def test_figures_of_full_covariance_as_published_are_those_of_the_result_file() 
     losses, errors = ([of[name][quantity] for name in ("full", "diagonal")] for quantity in ("neg_elbo", "recon"))
     figures = "as published, −{:,.0f} and −{:,.0f}, squared errors {:.2f} and {:.2f}"
     assert figures.format(*(-loss for loss in losses), *errors) in said
+
+
+def test_figures_of_table_7_as_published_are_those_of_the_result_file() -> None:
+    said = " ".join(MEASURED[MEASURED.index("- **Where γ starts") : MEASURED.index("- **Attention**")].split())
+    content = json.loads((ROOT / "experiments/results/as_published/table7.json").read_text(encoding="utf-8"))
+
+    def counts(runs: list[dict[str, Any]], variant: str, quantity: str) -> str:
+        found = {run["cell"]["init_log_gamma"]: run[quantity] for run in runs if run["variant"] == variant}
+        *first, last = (str(found[start]) for start in (-20, -10, 0, 10, 20))
+        return f"{', '.join(first)} and {last}"
+
+    vae, fixed, learned = "VAE", "CVAE, fixed prior", "CVAE, learned prior"
+    ours = [counts(content["runs"], variant, "active_dimensions") for variant in (vae, fixed, learned)]
+    assert f"the VAE has {ours[0]} active" in said
+    assert f"the paper has {counts(content['paper'], vae, 'AD')}, the CVAEs {ours[1]} and {ours[2]}," in said
+    printed = [one["AD"] for one in content["paper"] if one["variant"] in (fixed, learned)]
+    assert sorted(printed) == [4, *[5] * 9]  # "5 but once"
 
 
 def test_figures_of_images_as_published_are_those_of_the_result_file() -> None:
