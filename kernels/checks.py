@@ -1,6 +1,7 @@
 """Checks of arguments, shared by the ops: each error names the argument, its value and what was expected."""
 
 import operator
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ __all__ = [
     "check_alike",
     "check_convolution",
     "check_first_row",
+    "check_flag",
     "check_floating",
     "check_of_channels",
     "check_optional_rows",
     "check_prior",
     "integer",
+    "real",
 ]
 
 
@@ -101,6 +104,24 @@ def check_first_row(first_row: Any, rows: int) -> int:
     if number is None or number < 0 or (number > 0 and number > 2**63 - 1 - rows):
         raise ValueError(f"first_row must be an integer from 0 to 2**63 - 1 - B for B = {rows} rows, got {first_row!r}")
     return number
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise TypeError unless it is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def real(name: str, value: Any, expected: str = "a real number") -> float:
+    """As a float; raises TypeError unless it is a real number, as NumPy's are, ValueError where it is too large."""
+    if type(value) is float:
+        return value
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that a float can hold, got {value!r}") from None
 
 
 def accumulation_dtype(*tensors: Tensor | None) -> torch.dtype:

@@ -112,9 +112,17 @@ def explain(*tensors: Tensor | None, backend: str = "auto") -> Choice:
         backend: ``"auto"`` takes the fastest that can serve, else the reference; any other name is taken or refused.
 
     Raises:
+        TypeError: an argument is neither a tensor nor None.
         ValueError: an unknown name.
         RuntimeError: the named backend cannot serve these tensors; says why.
     """
+    for tensor in tensors:
+        if tensor is not None and not isinstance(tensor, Tensor):
+            raise TypeError(f"explain takes tensors, or None for one that is left out, got {tensor!r}")
+    return _explain(backend, tensors)
+
+
+def _explain(backend: str, tensors: tuple[Tensor | None, ...]) -> Choice:
     if backend == "reference":
         return Choice("reference", "asked for by name")
     if backend not in ("auto", *BACKENDS):
@@ -133,7 +141,7 @@ def choose(backend: str, *tensors: Tensor | None) -> str:
     """The name :func:`explain` gives."""
     if backend == "auto":  # the usual case, without the prose
         return _automatic(tensors, cpu_cannot)[0] if (cpu_cannot := _cpu_cannot(tensors)) else "cpu"
-    return explain(*tensors, backend=backend).backend
+    return _explain(backend, tensors).backend
 
 
 # Of a convolution, measured on one thread of a Xeon with AVX-512, 3 × 3, forward and backward, with what belongs to it:

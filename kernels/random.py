@@ -24,12 +24,16 @@ def draw_seed(seed: int | Tensor | None, generator: torch.Generator | None, devi
     """The seed of one call: an int64 tensor of no dimensions on ``device``.
 
     A given ``seed`` is used as it is; else one is drawn from ``generator``, or from torch's global one. Drawing it on
-    the device keeps CUDA graphs and torch.compile working, and nothing waits for the device.
+    the device keeps CUDA graphs and torch.compile working, and nothing waits for the device. Only a generator that is
+    given has no place in a graph of torch.compile: the graph breaks here, which ``fullgraph=True`` does not allow.
 
     Raises:
+        TypeError: ``generator`` is none.
         ValueError: both are given, or the seed is out of range or no single int64.
     """
     if seed is None:
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
         return torch.randint(2**63 - 1, (), dtype=torch.int64, device=device, generator=generator)
     if generator is not None:
         raise ValueError("give either seed or generator, not both")

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from .covariance import Covariance
 from .distributed import Joined, joined_mean
 from .errors import InputError
-from .kernels.checks import accumulation_dtype, check_optional_rows
+from .kernels.checks import accumulation_dtype, check_optional_rows, real
 from .kernels.dispatch import BACKENDS
 from .kernels.gaussian_elbo import gaussian_elbo
 from .kernels.gaussian_nll import gaussian_nll, nll_of, optimal_log_gamma
@@ -53,7 +52,20 @@ class ELBOTerms(NamedTuple):
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, Real) and math.isfinite(value)
+    try:
+        return math.isfinite(real("value", value))
+    except (TypeError, ValueError):
+        return False
+
+
+def _pair(name: str, given: Any) -> tuple[Tensor, Tensor]:
+    try:
+        first, second = given
+    except (TypeError, ValueError):
+        size = f" of {len(given)}" if isinstance(given, tuple | list) else ""
+        size = f" of shape {tuple(given.shape)}" if isinstance(given, Tensor) else size
+        raise TypeError(f"{name} must be a pair of tensors, got {type(given).__name__}{size}") from None
+    return first, second
 
 
 def _gated(z: Tensor, gate_logits: Tensor) -> Tensor:
@@ -157,15 +169,15 @@ class GaussianELBO(Joined, nn.Module):
             seed, generator, first_row: of the noise, as of :func:`manifold_core.rsample_kl`.
 
         Raises:
-            TypeError, ValueError: as the ops do.
+            TypeError, ValueError: as the ops do; the posterior or the prior is no pair.
             RuntimeError: in training, an analytic γ under a transform of torch.func whose function does not have the
                 buffer as an argument.
         """
-        prior_mu, prior_log_var = (None, None) if prior is None else prior
+        prior_mu, prior_log_var = (None, None) if prior is None else _pair("prior", prior)
         noise: dict[str, Any] = {"seed": seed, "generator": generator, "first_row": first_row}
         if self.covariance == "diagonal":
             z, kl, variance_ratio = rsample_kl(
-                *posterior,
+                *_pair("posterior", posterior),
                 prior_mu,
                 prior_log_var,
                 gate_logits=gate_logits,
@@ -175,7 +187,12 @@ class GaussianELBO(Joined, nn.Module):
             )
         else:
             z, kl, variance_ratio = rsample_kl_cholesky(
-                *posterior, prior_mu, prior_log_var, return_variance_ratio=True, **noise, backend=self.backend
+                *_pair("posterior", posterior),
+                prior_mu,
+                prior_log_var,
+                return_variance_ratio=True,
+                **noise,
+                backend=self.backend,
             )
             if gate_logits is not None:
                 z = _gated(z, gate_logits)

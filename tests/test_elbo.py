@@ -208,6 +208,7 @@ def test_images_are_summed_over_all_their_features() -> None:
         ({"beta": float("inf")}, ["beta", "inf"]),
         ({"beta": None}, ["beta", "None", "finite"]),
         ({"log_gamma": "0"}, ["log_gamma", "'0'", "finite"]),
+        ({"log_gamma": 10**400}, ["log_gamma", "1000", "finite"]),
         ({"backend": "cpuu"}, ["backend", "'cpuu'", "reference"]),
     ],
 )
@@ -215,6 +216,22 @@ def test_bad_input_is_named(arguments: dict[str, object], words: list[str]) -> N
     with pytest.raises(mc.InputError) as caught:
         mc.GaussianELBO(**arguments)  # type: ignore[arg-type]
     assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.parametrize("covariance", ["diagonal", "cholesky"])
+def test_a_posterior_or_prior_that_is_no_pair_is_refused(covariance: Covariance) -> None:
+    mu = torch.zeros(4, 1)
+    elbo: Any = mc.GaussianELBO(covariance=covariance)
+    for given, what in (
+        ((mu, mu, mu), "tuple of 3"),
+        ([mu], "list of 1"),
+        (mu, r"Tensor of shape \(4, 1\)"),
+        (5, "int"),
+    ):
+        with pytest.raises(TypeError, match=f"^posterior must be a pair of tensors, got {what}$"):
+            elbo(mu, given, nn.Identity())
+        with pytest.raises(TypeError, match=f"^prior must be a pair of tensors, got {what}$"):
+            elbo(mu, (mu, mu), nn.Identity(), given)
 
 
 def test_a_decoder_of_another_shape_is_refused() -> None:

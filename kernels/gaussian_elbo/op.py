@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import accumulation_dtype, check_floating
+from ..checks import accumulation_dtype, check_floating, real
 from ..dispatch import choose
 from ..gaussian_nll.op import gradients, prepare
 from ..registration import Operator
@@ -100,18 +100,20 @@ def gaussian_elbo(
     Args:
         x_hat, x, log_gamma, backend: as of :func:`manifold_core.gaussian_nll`.
         kl: ``[B]``, from :func:`manifold_core.rsample_kl`.
-        beta: weight of the KL.
+        beta: weight of the KL, a number: no tensor, which would get no gradient.
 
     Returns:
         loss, of no dimensions, in nats; nll ``[B]``; the squared error ‖x − x̂‖² ``[B]``. All are differentiable in
         ``x_hat``, ``x`` and ``log_gamma``, the loss also in ``kl``; once. NaN for an empty batch, as of a mean.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as of :func:`manifold_core.gaussian_nll`; ``kl`` is not ``[B]``.
+        TypeError, ValueError, RuntimeError: as of :func:`manifold_core.gaussian_nll`; ``kl`` is not ``[B]`` or ``beta``
+            no number.
 
     Source: "Learning Manifold Dimensions with Conditional VAEs", equation (1).
     """
     x_hat, x, log_gamma = prepare(x_hat, x, log_gamma)
+    beta = real("beta", beta)
     check_floating("kl", kl)
     if kl.shape != x_hat.shape[:1] or kl.device != x_hat.device:
         raise ValueError(

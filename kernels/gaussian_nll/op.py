@@ -1,12 +1,11 @@
 """``gaussian_nll``: the reconstruction term of a Gaussian decoder with scalar variance γ."""
 
-from numbers import Real
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
-from ..checks import accumulation_dtype, check_alike, check_floating
+from ..checks import accumulation_dtype, check_alike, check_floating, real
 from ..dispatch import choose
 from ..registration import Operator
 from . import reference
@@ -97,9 +96,8 @@ def prepare(x_hat: Tensor, x: Tensor, log_gamma: Tensor | float) -> tuple[Tensor
     if x_hat.dim() < 2:
         raise ValueError(f"x_hat must have shape [B, ...] with a feature dimension, got {tuple(x_hat.shape)}")
     if not isinstance(log_gamma, Tensor):
-        if not isinstance(log_gamma, Real):  # as NumPy's numbers are
-            raise TypeError(f"log_gamma must be a real number or a floating-point tensor, got {log_gamma!r}")
-        log_gamma = torch.full((), float(log_gamma), dtype=torch.float64, device=x_hat.device)
+        number = real("log_gamma", log_gamma, "a real number or a floating-point tensor")
+        log_gamma = torch.full((), number, dtype=torch.float64, device=x_hat.device)
     else:
         check_floating("log_gamma", log_gamma)
         if log_gamma.numel() != 1:

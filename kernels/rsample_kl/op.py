@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import empty_gradient
-from ..checks import accumulation_dtype, check_alike, check_first_row, check_optional_rows, check_prior
+from ..checks import accumulation_dtype, check_alike, check_first_row, check_flag, check_optional_rows, check_prior
 from ..dispatch import choose
 from ..random import draw_seed
 from ..registration import Operator
@@ -168,7 +168,7 @@ def rsample_kl(
         float32. z and KL are differentiable in all five tensors, once.
 
     Raises:
-        TypeError: an argument is no floating-point tensor.
+        TypeError: an argument is no floating-point tensor, a flag no bool, ``generator`` none.
         ValueError: shapes or devices differ, ``mu`` is no matrix, only one half of a prior is given, ``first_row`` or
             the seed is invalid.
         RuntimeError: the named backend cannot serve the call.
@@ -182,6 +182,8 @@ def rsample_kl(
     if gate_logits is not None:
         gate_logits = check_optional_rows("gate_logits", gate_logits, mu)
     first_row = check_first_row(first_row, mu.shape[0])
+    check_flag("per_dimension", per_dimension)
+    check_flag("return_variance_ratio", return_variance_ratio)
     seed = draw_seed(seed, generator, mu.device)
     inputs = mu, log_var, prior_mu, prior_log_var, gate_logits, seed, first_row, per_dimension, return_variance_ratio
     chosen = choose(backend, mu, log_var, prior_mu, prior_log_var, gate_logits)

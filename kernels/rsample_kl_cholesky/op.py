@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import empty_gradient
-from ..checks import accumulation_dtype, check_first_row, check_floating, check_prior
+from ..checks import accumulation_dtype, check_first_row, check_flag, check_floating, check_prior
 from ..dispatch import choose
 from ..random import draw_seed
 from ..registration import Operator
@@ -188,7 +188,7 @@ def rsample_kl_cholesky(
         float32. z and KL are differentiable in all four tensors, once.
 
     Raises:
-        TypeError: an argument is no floating-point tensor.
+        TypeError: an argument is no floating-point tensor, a flag no bool, ``generator`` none.
         ValueError: shapes or devices differ, ``mu`` is no matrix, ``tril`` is not ``[B, κ(κ+1)/2]``, only one half of a
             prior is given, ``first_row`` or the seed is invalid.
         RuntimeError: the named backend cannot serve the call.
@@ -199,6 +199,8 @@ def rsample_kl_cholesky(
     _check_packed(mu, tril)
     prior_mu, prior_log_var = check_prior(prior_mu, prior_log_var, mu)
     first_row = check_first_row(first_row, mu.shape[0])
+    check_flag("per_dimension", per_dimension)
+    check_flag("return_variance_ratio", return_variance_ratio)
     seed = draw_seed(seed, generator, mu.device)
     inputs = mu, tril, prior_mu, prior_log_var, seed, first_row, per_dimension, return_variance_ratio
     chosen = choose(backend, mu, tril, prior_mu, prior_log_var)

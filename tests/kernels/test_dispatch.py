@@ -51,6 +51,12 @@ def test_auto_takes_the_compiled_kernels(compiled: object, dtype: torch.dtype) -
     assert "manifold_core" in str(torch.ops.manifold_core.rsample_kl)  # registered
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference", "cpu"])
+def test_explain_takes_tensors(backend: str) -> None:
+    with pytest.raises(TypeError, match=r"^explain takes tensors, or None for one that is left out, got 5$"):
+        explain(torch.zeros(2), None, 5, backend=backend)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("tensor", "reason"),
     [

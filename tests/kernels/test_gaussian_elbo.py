@@ -1,9 +1,11 @@
 import math
 import re
 from collections.abc import Callable
+from fractions import Fraction
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -535,3 +537,24 @@ def test_bad_arguments_are_refused(
 ) -> None:
     with pytest.raises(error, match=re.escape(message)):
         gaussian_elbo(*arguments, backend=backend_name)
+
+
+@pytest.mark.parametrize("backend_name", ["auto", "reference"])
+@pytest.mark.parametrize(
+    ("beta", "error", "message"),
+    [
+        (None, TypeError, "beta must be a real number, got None"),
+        ("1", TypeError, "beta must be a real number, got '1'"),
+        # Its gradient would be dropped silently.
+        (torch.tensor(0.5, requires_grad=True), TypeError, "beta must be a real number, got tensor(0.5"),
+        pytest.param(10**400, ValueError, "beta must be a number that a float can hold, got 1000", id="huge"),
+    ],
+)
+def test_a_beta_that_is_no_number_is_refused(
+    backend_name: str, beta: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        gaussian_elbo(X, X, 0.0, KL, beta=beta, backend=backend_name)
+    for half in (np.float32(0.5), Fraction(1, 2)):
+        loss, _, _ = gaussian_elbo(X, X, 0.0, KL, beta=half, backend=backend_name)  # type: ignore[arg-type]
+        assert torch.equal(loss, gaussian_elbo(X, X, 0.0, KL, beta=0.5, backend=backend_name)[0])

@@ -507,6 +507,7 @@ X = torch.zeros(2, 3)
         ((X, X, torch.zeros((), device="meta")), ValueError, "log_gamma must be on the device of x_hat, cpu, got meta"),
         ((X, X, "0"), TypeError, "log_gamma must be a real number or a floating-point tensor, got '0'"),
         ((X, X, 1j), TypeError, "log_gamma must be a real number or a floating-point tensor, got 1j"),
+        ((X, X, 10**400), ValueError, "log_gamma must be a number that a float can hold, got 1000"),
     ],
 )
 def test_bad_arguments_are_refused(

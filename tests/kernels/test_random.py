@@ -384,6 +384,29 @@ def test_a_bad_seed_is_refused(seed: object, message: str) -> None:
         mc.rsample_kl(mu, mu, seed=seed)
 
 
+def test_what_is_no_generator_is_refused() -> None:
+    mu = torch.zeros(2, 3)
+    for call in (lambda: draw_seed(None, 5, CPU), lambda: mc.rsample_kl(mu, mu, generator=5)):  # type: ignore[arg-type, call-overload]
+        with pytest.raises(TypeError, match=r"^generator must be a torch\.Generator or None, got 5$"):
+            call()
+
+
+def test_a_compiled_function_draws_from_a_generator_too() -> None:
+    """Between two graphs."""
+    mu, generator = torch.zeros(2, 3), torch.Generator()
+
+    def draw(mu: Tensor) -> Tensor:
+        return mc.rsample_kl(mu, mu, generator=generator)[0]
+
+    generator.manual_seed(1)
+    expected = [draw(mu), draw(mu)]
+    generator.manual_seed(1)
+    compiled = torch.compile(draw, backend="aot_eager")
+    for one in expected:
+        assert torch.equal(compiled(mu), one)
+    torch._dynamo.reset()
+
+
 def test_seed_and_generator_together_are_refused() -> None:
     with pytest.raises(ValueError, match="either seed or generator, not both"):
         draw_seed(1, torch.Generator(), CPU)

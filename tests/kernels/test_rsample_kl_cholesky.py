@@ -588,6 +588,14 @@ def test_bad_tensors_are_refused(
 
 
 @pytest.mark.parametrize("backend_name", ["auto", "reference"])
+@pytest.mark.parametrize("name", ["per_dimension", "return_variance_ratio"])
+@pytest.mark.parametrize("flag", ["yes", None, 1])
+def test_a_flag_that_is_no_bool_is_refused(backend_name: str, name: str, flag: object) -> None:
+    with pytest.raises(TypeError, match=f"^{name} must be True or False, got {flag!r}$"):
+        mc.rsample_kl_cholesky(MU, TRIL, seed=1, backend=backend_name, **{name: flag})  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("backend_name", ["auto", "reference"])
 @pytest.mark.parametrize("first_row", [-1, 1.5, True, None, "0", 2**63, 2**63 - len(MU)])
 def test_a_row_that_is_no_number_of_one_is_refused(backend_name: str, first_row: object) -> None:
     wanted = f"first_row must be an integer from 0 to 2**63 - 1 - B for B = {len(MU)} rows, got {first_row!r}"
