@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
 
 __all__ = ["Limits", "below_autograd", "eager", "empty_gradient", "one_by_one", "registered", "registered_once"]
 
@@ -71,7 +72,9 @@ def eager(
         return tuple(None if g is None else _Once.apply(limits, g.detach(), *seen) for g in found)
 
     members = {"forward": staticmethod(forward), "backward": staticmethod(backward_once)}
-    return _apply(type(f"{limits.name}_eager", (torch.autograd.Function,), members))
+    function = type(f"{limits.name}_eager", (torch.autograd.Function,), members)
+    # The apply below Function's own, which only adds work for torch.func's wrappers.
+    return super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
 
 def registered(
@@ -90,15 +93,20 @@ def registered(
     def backward_formula(ctx: Any, *gradients: Any) -> Any:  # for compiled autograd, which takes functions alone
         return backward(ctx, *gradients)
 
-    members = {"forward": staticmethod(forward), "backward": staticmethod(backward_formula)}
-    apply = _apply(type(f"{limits.name}_registered", (torch.autograd.Function,), members))
+    members = {
+        "forward": staticmethod(forward),
+        "backward": staticmethod(backward_formula),
+        "_compiled_autograd_key": staticmethod(torch.autograd.Function._compiled_autograd_key),
+    }
+    # Of a single transform: the dispatcher goes from one to the next, as it does for torch's own operators.
+    function: Any = type(f"{limits.name}_registered", (_SingleLevelFunction,), members)
 
     def formula(*inputs: Any) -> Any:
         limits.refuse_tangents(inputs)
         if not torch.is_grad_enabled() or not any(isinstance(v, Tensor) and v.requires_grad for v in inputs):
             return kernel(*inputs)
-        with enable_single_level_autograd_function():  # the dispatcher goes from one transform to the next
-            return apply(*inputs)
+        with enable_single_level_autograd_function():
+            return function.apply(*inputs)
 
     return formula
 
@@ -106,11 +114,6 @@ def registered(
 def registered_once(limits: Limits, kernel: Callable[..., Any]) -> Callable[..., Any]:
     """The same for the kernel of its backward pass, whose own derivative nobody has."""
     return registered(limits, kernel, lambda ctx, inputs, output: None, limits.refuse_second)
-
-
-def _apply(function: Any) -> Callable[..., Any]:
-    """The apply below Function's own, which only adds work for torch.func's wrappers."""
-    return super(torch.autograd.Function, function).apply
 
 
 def empty_gradient(tensor: Tensor | None, like: Tensor, wanted: bool) -> Tensor:
