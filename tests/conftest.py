@@ -4,7 +4,8 @@ there is no GPU, Triton's interpreter."""
 import ctypes
 import importlib.util
 import os
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -99,3 +100,18 @@ def poisoned() -> Callable[[Callable[[], tuple[Tensor | None, ...]]], tuple[Tens
         return second
 
     return run
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tensors of the tests' sizes gain nothing from threads, which wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take a second a run."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -38,12 +38,7 @@ RESULTS = {"metrics.json", "weights.safetensors"}
 PICTURES = {"variances.png", "curves.png"}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)
@@ -52,12 +47,6 @@ def signal_handlers() -> Iterator[None]:
     handler = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, handler)
-
-
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take a second a run."""
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from manifold_core.kernels.random import standard_normal
+from runs import Stopped, metrics_of, stop_at_save, timeless
 from safetensors.torch import load_file as load_safetensors
 from torch import Tensor, nn
 
@@ -35,13 +36,7 @@ IMAGES = ModelConfig(latent_dim=3, channels=2)
 TRAINING = mc.TrainingConfig(steps=STEPS, batch_size=64, learning_rate=0.02, seed=3)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tensors of these sizes gain nothing from threads, which wait for each other on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +48,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "vectors.npy", 3 + 5 * (plane + 0.01 * generator.normal(size=(300, 6))))
     np.save(folder / "images.npy", generator.random((300, 1, 8, 8)))
     return folder
-
-
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take a second a run."""
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
 
 
 def configuration(data: Path, kind: str, **training: Any) -> RunConfig:
@@ -74,11 +63,6 @@ def configuration(data: Path, kind: str, **training: Any) -> RunConfig:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
-    """All but the time it took."""
-    return metrics | {"history": {name: value for name, value in metrics["history"].items() if name != "seconds"}}
 
 
 def standardised(path: Path, seed: int) -> tuple[Tensor, Tensor]:
@@ -104,11 +88,6 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         folders["full"] = tmp_path_factory.mktemp("full")
         run(configuration(data, "full", steps=600), folders["full"], progress=False)
     return folders
-
-
-def metrics_of(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return content
 
 
 def mlp(weights: dict[str, Tensor], name: str, inputs: Tensor, last: str = "2") -> Tensor:
@@ -860,10 +839,6 @@ def test_a_run_killed_while_it_writes_its_results_leaves_nothing_behind(data: Pa
         assert finally_there == ["metrics.json", "weights.safetensors"]
 
 
-class Stopped(KeyboardInterrupt):
-    """Tells Ctrl-C in the test from Ctrl-C on the tests."""
-
-
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, config: RunConfig, folder: Path) -> None:
     """Run with a checkpoint at every step, and stop it when ``steps`` are done."""
     forward = mc.VAE.forward
@@ -1114,18 +1089,8 @@ class TestTrain:
         history = train(model, x, TRAINING, folder=tmp_path / "undisturbed", progress=False)
         expected = self.outcome(model, history, tmp_path / "undisturbed")
 
-        saves = 0
-        save = checkpoint.save
-
-        def stop(*content: Any) -> None:
-            nonlocal saves
-            save(*content)
-            saves += 1
-            if saves == steps:
-                raise Stopped
-
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "save", stop)
+            stop_at_save(patch, steps)
             with pytest.raises(Stopped):
                 train(dropout_model(), x, TRAINING, folder=tmp_path / "run", checkpoint_seconds=0.0, progress=False)
         torch.manual_seed(99)

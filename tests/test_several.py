@@ -1,9 +1,7 @@
 """A run of several models: the best is kept, whatever stops it; what is refused."""
 
-import json
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from runs import Stopped, metrics_of, stop_at_save, timeless
 
 import manifold_core as mc
 from manifold_core import checkpoint, plots, several
@@ -27,18 +26,7 @@ MODELS = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take a second a run."""
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +42,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunConfig]
         return RunConfig(str(file), MODELS[kind], replace(TRAINING, **training), models=models)
 
     return of
-
-
-def metrics_of(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return content
-
-
-def timeless(folder: Path) -> dict[str, Any]:
-    metrics = metrics_of(folder)
-    return metrics | {"history": {name: value for name, value in metrics["history"].items() if name != "seconds"}}
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -115,10 +93,6 @@ def test_the_others_are_drawn_beside_it(
     assert lines == [("2 others", others[0]), (None, others[1])]
 
 
-class Stopped(KeyboardInterrupt):
-    """Tells Ctrl-C in the test from Ctrl-C on the tests."""
-
-
 @pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("kind", ["vectors", "images"])
 @pytest.mark.parametrize("saves", [1, 2, 4])
@@ -127,18 +101,10 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(
 ) -> None:
     asked, undisturbed, stopped = config(kind, 2), tmp_path / "undisturbed", tmp_path / "stopped"
     run(asked, undisturbed, progress=False)
-    save, done = checkpoint.save, 0
-
-    def stops(*arguments: Any) -> None:
-        nonlocal done
-        save(*arguments)
-        done += 1
-        if done == saves:
-            raise Stopped
 
     with monkeypatch.context() as patch:
         patch.setattr(several, "train_ensemble", partial(mc.train_ensemble, checkpoint_seconds=0.0))
-        patch.setattr(checkpoint, "save", stops)
+        stop_at_save(patch, saves)
         with pytest.raises(Stopped):
             run(asked, stopped, progress=False)
     assert (stopped / checkpoint.INDEX).exists()
@@ -148,7 +114,7 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(
         run(replace(asked, models=1), stopped, progress=False)
     torch.manual_seed(saves)  # what the global generator holds plays no part
     run(asked, stopped, progress=False)
-    assert timeless(stopped) == timeless(undisturbed)
+    assert timeless(metrics_of(stopped)) == timeless(metrics_of(undisturbed))
     assert (stopped / "weights.safetensors").read_bytes() == (undisturbed / "weights.safetensors").read_bytes()
     assert {path.name for path in stopped.iterdir()} == {path.name for path in undisturbed.iterdir()}
 
