@@ -15,13 +15,14 @@ template <class F>
 inline void fill_noise(const PhiloxKeys& keys, uint64_t first_row, uint32_t block, int64_t dimensions, int64_t columns,
                        float* rows, int64_t pitch, const F& meanwhile) {
   constexpr int64_t kStretch = cpu::kRoundedTo;
+  uint32_t same[kBlocksAtOnce] = {}, next[kBlocksAtOnce];
+  for (int b = 0; b < kBlocksAtOnce; ++b) next[b] = static_cast<uint32_t>(b);
   for (int64_t column = 0; column < columns; column += kStretch) {
     alignas(64) uint32_t word[4][kStretch];
-    for (int64_t s = 0; s < kStretch; s += kLanes) {
-      Lanes row = Lanes{} + (first_row + column + s);
-      for (int l = 0; l < kLanes; ++l) row[l] += l;
-      meanwhile(column + s, column + s + kLanes);
-      philox_words(Lanes{} + block, row, keys, [&](int w, Words low) { memcpy(word[w] + s, &low, sizeof(low)); });
+    for (int64_t s = 0; s < kStretch; s += kBlocksAtOnce) {
+      meanwhile(column + s, column + s + kBlocksAtOnce);
+      philox_words(block, same, first_row + column + s, next, keys,
+                   [&](int64_t at, int w, Words words) { memcpy(word[w] + s + at, &words, sizeof(words)); });
     }
     for (int pair = 0; pair < 2 && 2 * pair < dimensions; ++pair) {
       alignas(64) float radius[kStretch];
