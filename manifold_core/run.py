@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from .data.files import SUFFIXES
 from .differences import differences
 from .distributed import Group, everywhere, from_first
 from .elbo import Gamma, GaussianELBO
-from .ensemble import ConvSpec, ModelSpec
+from .ensemble import ConvSpec, ModelSpec, explain_ensemble
 from .errors import InputError
 from .evaluation import Metrics, evaluate
 from .files import as_json, locked, output_folder, write_json
@@ -26,7 +26,6 @@ from .models import VAE
 from .neighbours import two_nn
 from .networks.checks import check_positive
 from .networks.conv import CHANNELS
-from .networks.seeded import drawn_from
 from .several import FOLDER, clear, train_several
 from .training import History, TrainingConfig, train
 
@@ -161,22 +160,18 @@ def _is_convolutional(config: ModelConfig, sample_shape: Sequence[int]) -> bool:
 
 def build_model(config: ModelConfig, sample_shape: Sequence[int], seed: int = 0) -> VAE:
     """The VAE for samples of this shape, its weights drawn from ``seed``."""
-    with drawn_from(seed):
-        if _is_convolutional(config, sample_shape):
-            return VAE.conv(sample_shape, config.latent_dim, config.chosen_channels, config.elbo())
-        features = torch.Size(sample_shape).numel()
-        return VAE.mlp(features, config.latent_dim, config.hidden or (64,), config.elbo())
+    spec = _spec(config, sample_shape, TrainingConfig(seed=seed))
+    if isinstance(spec, ConvSpec):
+        return cast(VAE, spec.build(*sample_shape))
+    return cast(VAE, spec.build(torch.Size(sample_shape).numel()))
 
 
-def _specs(config: RunConfig, sample_shape: Sequence[int]) -> list[ModelSpec | ConvSpec]:
-    """Of the run's models; each is as :func:`build_model` makes it of its seed."""
-    model = config.model
+def _spec(model: ModelConfig, sample_shape: Sequence[int], training: TrainingConfig) -> ModelSpec | ConvSpec:
+    """Of one of the run's models, for samples of this shape."""
     each: dict[str, Any] = {"gamma": model.gamma, "log_gamma": model.log_gamma, "covariance": model.covariance}
-    seeds = range(config.training.seed, config.training.seed + config.models)
-    trainings = [replace(config.training, seed=seed) for seed in seeds]
     if _is_convolutional(model, sample_shape):
-        return [ConvSpec(model.latent_dim, model.chosen_channels, training=one, **each) for one in trainings]
-    return [ModelSpec(model.latent_dim, model.hidden or (64,), training=one, **each) for one in trainings]
+        return ConvSpec(model.latent_dim, model.chosen_channels, training=training, **each)
+    return ModelSpec(model.latent_dim, model.hidden or (64,), training=training, **each)
 
 
 @dataclass(frozen=True)
@@ -294,9 +289,9 @@ def _begin(config: RunConfig, folder: Path) -> dict[str, Any] | None:
         if finished["fingerprint"] != _fingerprint(load_data(config)):
             raise InputError(f"{holds} of other data than {config.data!r} holds now; {then}")
         if checkpoint.is_of(folder, _identity(config, finished["fingerprint"])):  # killed before it was removed
-            _remove_checkpoints(config, folder)
+            clear(folder)
         return finished
-    _refuse_foreign_files(folder, config)
+    _refuse_foreign_files(folder)
     return None
 
 
@@ -306,11 +301,12 @@ def _run(config: RunConfig, folder: Path, progress: bool, group: Group) -> dict[
     x, held_out = (_as_input(part, config, sample_shape).to(config.device) for part in (data.train, data.validation))
     fingerprint = _fingerprint(data)
     identity = _identity(config, fingerprint)
-    if config.models > 1:
-        best, models = train_several(_specs(config, sample_shape), x, held_out, folder, identity, progress)
-        assert isinstance(best.model, VAE)
-        more = {"models": models, "seed": best.spec.training.seed}
-        return _finish(config, folder, data, fingerprint, best.model, x, held_out, best.history, more)
+    seeds = range(config.training.seed, config.training.seed + config.models)
+    specs = [_spec(config.model, sample_shape, replace(config.training, seed=seed)) for seed in seeds]
+    if config.models > 1 or (group is None and explain_ensemble(specs, x).backend == "cpu"):
+        best, models = train_several(specs, x, held_out, folder, identity, progress)
+        more = {"models": models, "seed": best.spec.training.seed} if config.models > 1 else {}
+        return _finish(config, folder, data, fingerprint, cast(VAE, best.model), x, held_out, best.history, more)
     model = build_model(config.model, sample_shape, config.training.seed).to(config.device)
     history = train(model, x, config.training, folder=folder, identity=identity, progress=progress, process_group=group)
     return from_first(lambda: _finish(config, folder, data, fingerprint, model, x, held_out, history, {}), group)
@@ -351,12 +347,8 @@ def _finish(
         "history": asdict(history),
     }
     write_json(folder / METRICS, metrics)
-    _remove_checkpoints(config, folder)
+    clear(folder)
     return metrics
-
-
-def _remove_checkpoints(config: RunConfig, folder: Path) -> None:
-    (clear if config.models > 1 else checkpoint.remove)(folder)
 
 
 def _identity(config: RunConfig, fingerprint: str) -> dict[str, Any]:
@@ -375,11 +367,11 @@ def _as_input(x: Tensor, config: RunConfig, sample_shape: tuple[int, ...]) -> Te
     return x if _is_convolutional(config.model, sample_shape) else x.flatten(1)
 
 
-def _refuse_foreign_files(folder: Path, config: RunConfig) -> None:
+def _refuse_foreign_files(folder: Path) -> None:
     """Files of our names that no run of ours is known to have left are somebody's work."""
     if (folder / checkpoint.INDEX).exists():
         return
-    for name in (WEIGHTS, *PICTURES.values(), *((FOLDER,) if config.models > 1 else ())):
+    for name in (WEIGHTS, *PICTURES.values(), FOLDER):
         if (folder / name).exists():
             raise InputError(f"out must be a new folder or that of a stopped run: {str(folder / name)!r} is in the way")
 

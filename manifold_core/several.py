@@ -1,4 +1,4 @@
-"""Several models of one run, trained side by side: one model says little of a dimension."""
+"""The models of one run, trained side by side: one model says little of a dimension."""
 
 import shutil
 from collections.abc import Sequence

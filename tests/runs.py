@@ -1,12 +1,15 @@
 """Folders of runs: what they say, and how to stop a run that fills one."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from manifold_core import checkpoint
+from manifold_core.ensemble import train_ensemble
+from manifold_core.training import train
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
@@ -35,3 +38,22 @@ def stop_at_save(patch: pytest.MonkeyPatch, number: int) -> None:
             raise Stopped
 
     patch.setattr(checkpoint, "save", stop)
+
+
+def save_every_step(patch: pytest.MonkeyPatch) -> None:
+    """Of a run, whether an engine trains its model or the loop."""
+    patch.setattr("manifold_core.run.train", partial(train, checkpoint_seconds=0.0))
+    patch.setattr("manifold_core.several.train_ensemble", partial(train_ensemble, checkpoint_seconds=0.0))
+    patch.setattr("manifold_core.ensemble.train.CALL_SECONDS", 0.0)
+
+
+def steps_of_saves(patch: pytest.MonkeyPatch) -> list[int]:
+    """Grows with each checkpoint by the steps that were done."""
+    save, steps = checkpoint.save, []
+
+    def watched(folder: Path, step: int, *content: Any) -> None:
+        save(folder, step, *content)
+        steps.append(step)
+
+    patch.setattr(checkpoint, "save", watched)
+    return steps

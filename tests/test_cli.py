@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,10 +25,9 @@ from safetensors.torch import load_file as load_safetensors
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import manifold_core as mc
-from manifold_core import checkpoint, cli
+from manifold_core import checkpoint, cli, several
 from manifold_core.bench import suite
 from manifold_core.run import IMAGE_SETS, RunConfig, build_model
-from manifold_core.training import train
 
 # One thread: tensors of these sizes gain nothing from more, and both sides of a comparison must have as many.
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -329,7 +327,7 @@ class TestBadInput:
         self, stopped: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], damage: str
     ) -> None:
         out = shutil.copytree(stopped, tmp_path / "out")
-        (victim,) = out.glob("checkpoint.json" if "index" in damage else "checkpoint-*.safetensors")
+        (victim,) = (out / several.FOLDER).glob("checkpoint.json" if "index" in damage else "checkpoint-*.safetensors")
         if damage == "no tensors":
             victim.unlink()
         else:
@@ -346,16 +344,16 @@ class TestBadInput:
     def stopped(
         self, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     ) -> Path:
-        """Folder of a run that was stopped after its first checkpoint."""
+        """Folder of a run that was stopped when it had saved what it trained."""
         save = checkpoint.save
 
-        def stop(*content: Any) -> None:
-            save(*content)
-            raise KeyboardInterrupt
+        def stop(folder: Path, step: int, *content: Any) -> None:
+            save(folder, step, *content)
+            if step:
+                raise KeyboardInterrupt
 
         monkeypatch.chdir(inputs)
         with monkeypatch.context() as patch:
-            patch.setattr("manifold_core.run.train", partial(train, checkpoint_seconds=0.0))
             patch.setattr(checkpoint, "save", stop)
             assert cli.main(["train", "--data", "good.npy", "--out", str(tmp_path / "stopped"), *SMALL]) == 130
         assert only_line(capfd.readouterr().err).startswith("manifold-core: stopped; the same command goes on")
@@ -434,7 +432,8 @@ class TestTrain:
         self, inputs: Path, earlier: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         before = files(earlier)
-        monkeypatch.setattr("manifold_core.run.train", None)
+        for training in ("train", "train_several"):
+            monkeypatch.setattr(f"manifold_core.run.{training}", None)
         assert cli.main(["train", "--data", str(inputs / "good.npy"), "--out", str(earlier), *SMALL]) == 0
         assert cli.table([json.loads(before["metrics.json"])]) in capfd.readouterr().out
         assert files(earlier) == before
@@ -840,7 +839,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 manifold_core.run.train = partial(training.train, checkpoint_seconds=0.0)
 sys.exit(cli.main(sys.argv[1:]))
 """
-LONG = [*SMALL, "--steps", "400", "--data", "good.npy"]
+LONG = [*SMALL, "--steps", "400", "--data", "good.npy", "--covariance", "cholesky"]  # by the training loop
 
 
 @pytest.fixture(scope="module")

@@ -20,12 +20,12 @@ import numpy as np
 import pytest
 import torch
 from manifold_core.kernels.random import standard_normal
-from runs import Stopped, metrics_of, stop_at_save, timeless
+from runs import Stopped, metrics_of, save_every_step, steps_of_saves, stop_at_save, timeless
 from safetensors.torch import load_file as load_safetensors
 from torch import Tensor, nn
 
 import manifold_core as mc
-from manifold_core import checkpoint, plots
+from manifold_core import checkpoint, plots, several
 from manifold_core.data import load_file
 from manifold_core.run import ModelConfig, RunConfig, build_model, load_data, load_model, load_run, run
 from manifold_core.training import train
@@ -62,7 +62,7 @@ def configuration(data: Path, kind: str, **training: Any) -> RunConfig:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def standardised(path: Path, seed: int) -> tuple[Tensor, Tensor]:
@@ -312,34 +312,44 @@ class TestFinishedRun:
         metrics = run(configuration(data, "vectors"), tmp_path / "new" / "folder", progress=False)
         assert metrics == metrics_of(tmp_path / "new" / "folder")
 
-    def test_its_seed_makes_the_first_weights(
-        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None
+    @pytest.mark.parametrize("kind", ["vectors", "full"])
+    def test_its_seed_makes_the_first_weights(self, data: Path, tmp_path: Path, no_pictures: None, kind: str) -> None:
+        """From which the first of many steps has hardly moved them."""
+        config = configuration(data, kind, steps=2, learning_rate=1e-6)
+        run(config, tmp_path, progress=False)
+        found, first = load_model(tmp_path).state_dict(), build_model(config.model, (6,), TRAINING.seed).state_dict()
+        for name, tensor in first.items():
+            torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-5)
+        other = build_model(config.model, (6,)).state_dict()
+        assert not torch.allclose(other["encoder.layers.0.weight"], found["encoder.layers.0.weight"], atol=1e-2)
+
+    @pytest.mark.parametrize("kind", ["vectors", "analytic"])
+    def test_engine_and_loop_come_to_the_same(
+        self, data: Path, finished: dict[str, Path], tmp_path: Path, no_pictures: None, kind: str
     ) -> None:
-        first: dict[str, Tensor] = {}
-
-        def watched(model: Any, *arguments: Any, **more: Any) -> Any:
-            first.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
-            return train(model, *arguments, **more)
-
-        monkeypatch.setattr("manifold_core.run.train", watched)
-        run(configuration(data, "vectors", steps=1), tmp_path, progress=False)
-        for name, tensor in build_model(VECTORS, (6,), TRAINING.seed).state_dict().items():
-            assert torch.equal(first[name], tensor)
-        assert not torch.equal(build_model(VECTORS, (6,)).encoder.layers[0].weight, first["encoder.layers.0.weight"])
+        config = configuration(data, kind)
+        model, x = build_model(config.model, (6,), TRAINING.seed), load_data(config).train
+        history = train(model, x, config.training, progress=False)
+        metrics, found = metrics_of(finished[kind]), load_model(finished[kind])
+        for name, tensor in model.state_dict().items():
+            torch.testing.assert_close(found.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+        assert metrics["history"]["neg_elbo"] == pytest.approx(history.neg_elbo, rel=1e-4)
+        assert metrics["train"]["neg_elbo"] == pytest.approx(mc.evaluate(model, x).neg_elbo, rel=1e-4)
 
     @pytest.mark.parametrize("kind", ["vectors", "images", "analytic", "full"])
     def test_load_model_is_the_trained_model(
         self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None, kind: str
     ) -> None:
+        """The one that was evaluated."""
         trained: list[Any] = []
 
         def watched(model: Any, x: Tensor, *arguments: Any, **more: Any) -> Any:
             trained.extend((model, x))
-            return train(model, x, *arguments, **more)
+            return mc.evaluate(model, x, *arguments, **more)
 
-        monkeypatch.setattr("manifold_core.run.train", watched)
+        monkeypatch.setattr("manifold_core.run.evaluate", watched)
         run(configuration(data, kind), tmp_path, progress=False)
-        model, x = trained
+        model, x, *_ = trained
         loaded = load_model(tmp_path)
         assert not loaded.training
         assert not model.training
@@ -706,19 +716,21 @@ class TestRefusals:
         for name, content in others.items():
             (tmp_path / name).write_bytes(content)
         config = configuration(data, "vectors", steps=5)
-        monkeypatch.setattr("manifold_core.run.train", partial(train, checkpoint_seconds=0.0))
+        save_every_step(monkeypatch)
         run(config, tmp_path, progress=False)
         found = contents(tmp_path)
         assert {name: found.get(name) for name in others} == others
 
+    @pytest.mark.parametrize("kind", ["vectors", "full"])
     @pytest.mark.parametrize("damage", ["tensors", "index", "missing"])
     def test_half_a_checkpoint(
-        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None, damage: str
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None, kind: str, damage: str
     ) -> None:
-        config = configuration(data, "vectors")
+        config = configuration(data, kind)
         stop_after(monkeypatch, 3, config, tmp_path)
-        (tensors,) = tmp_path.glob("checkpoint-*.safetensors")
-        victim = tmp_path / checkpoint.INDEX if damage == "index" else tensors
+        place = tmp_path / several.FOLDER if kind == "vectors" else tmp_path
+        (tensors,) = place.glob("checkpoint-*.safetensors")
+        victim = place / checkpoint.INDEX if damage == "index" else tensors
         if damage == "missing":
             victim.unlink()
         else:
@@ -732,7 +744,7 @@ class TestRefusals:
     def test_a_checkpoint_without_a_part(
         self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None, missing: str
     ) -> None:
-        config = configuration(data, "vectors")
+        config = configuration(data, "full")
         stop_after(monkeypatch, 3, config, tmp_path)
         index = json.loads((tmp_path / checkpoint.INDEX).read_text(encoding="utf-8"))
         del index["state"][missing]
@@ -744,7 +756,7 @@ class TestRefusals:
     def test_a_checkpoint_without_a_tensor(
         self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None, missing: str
     ) -> None:
-        config = configuration(data, "vectors")
+        config = configuration(data, "full")
         stop_after(monkeypatch, 3, config, tmp_path)
         (path,) = tmp_path.glob("checkpoint-*.safetensors")
         tensors = {name: tensor.clone() for name, tensor in load_safetensors(path).items()}
@@ -840,20 +852,19 @@ def test_a_run_killed_while_it_writes_its_results_leaves_nothing_behind(data: Pa
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, config: RunConfig, folder: Path) -> None:
-    """Run with a checkpoint at every step, and stop it when ``steps`` are done."""
-    forward = mc.VAE.forward
-    begun = 0
+    """Run with a checkpoint at every step, and stop it behind that of ``steps``."""
+    save, stopping = checkpoint.save, False
 
-    def counted(self: mc.VAE, *arguments: Any, **more: Any) -> Any:
-        nonlocal begun
-        if begun == steps and self.training:
+    def stop(folder: Path, step: int, *content: Any) -> None:
+        nonlocal stopping
+        save(folder, step, *content)
+        if step == steps and not stopping:  # an engine saves once more when it is stopped
+            stopping = True
             raise Stopped
-        begun += self.training
-        return forward(self, *arguments, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr("manifold_core.run.train", partial(train, checkpoint_seconds=0.0))
-        patch.setattr(mc.VAE, "forward", counted)
+        save_every_step(patch)
+        patch.setattr(checkpoint, "save", stop)
         with pytest.raises(Stopped):
             run(config, folder, progress=False)
 
@@ -888,17 +899,10 @@ class TestResumption:
         config = configuration(data, kind)
         stop_after(monkeypatch, steps, config, tmp_path)
         torch.manual_seed(steps)  # what the global generator holds plays no part
-        trained = 0
-        forward = mc.VAE.forward
-
-        def counted(self: mc.VAE, *arguments: Any, **more: Any) -> Any:
-            nonlocal trained
-            trained += self.training
-            return forward(self, *arguments, **more)
-
-        monkeypatch.setattr(mc.VAE, "forward", counted)
+        save_every_step(monkeypatch)
+        saved = steps_of_saves(monkeypatch)
         run(config, tmp_path, progress=False)
-        assert trained == STEPS - steps  # it went on, and did not begin again
+        assert saved == [*range(steps + 1, STEPS + 1), STEPS]  # it went on, and did not begin again
         assert_same_run(tmp_path, finished[kind])
 
     @pytest.mark.parametrize("kind", ["vectors", "images", "analytic"])
@@ -925,6 +929,7 @@ class TestResumption:
         assert stops > 4
         assert_same_run(tmp_path / "run", finished[kind])
 
+    @pytest.mark.parametrize("kind", ["vectors", "images"])
     @pytest.mark.parametrize("place", ["evaluate", "_draw", "write_json", "checkpoint.save_tensors"])
     def test_a_stop_after_the_training(
         self,
@@ -933,24 +938,29 @@ class TestResumption:
         finished: dict[str, Path],
         monkeypatch: pytest.MonkeyPatch,
         no_pictures: None,
+        kind: str,
         place: str,
     ) -> None:
         def stop(*_: Any, **__: Any) -> None:
             raise Stopped
 
-        def trained(*arguments: Any, **more: Any) -> Any:
-            history = train(*arguments, **more)
-            patch.setattr(f"manifold_core.run.{place}", stop)
-            return history
+        def then_stop(training: Callable[..., Any]) -> Callable[..., Any]:
+            def trained(*arguments: Any, **more: Any) -> Any:
+                history = training(*arguments, **more)
+                patch.setattr(f"manifold_core.run.{place}", stop)
+                return history
 
-        config = configuration(data, "vectors")
+            return trained
+
+        config = configuration(data, kind)
         with monkeypatch.context() as patch:
-            patch.setattr("manifold_core.run.train", trained)
+            patch.setattr("manifold_core.run.train", then_stop(train))
+            patch.setattr("manifold_core.run.train_several", then_stop(several.train_several))
             with pytest.raises(Stopped):
                 run(config, tmp_path, progress=False)
         assert "metrics.json" not in contents(tmp_path)
         run(config, tmp_path, progress=False)
-        assert_same_run(tmp_path, finished["vectors"])
+        assert_same_run(tmp_path, finished[kind])
 
     def test_checkpoints_are_written_at_the_interval_asked_for(
         self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -1023,7 +1033,9 @@ class Calls:
     def stop(self, monkeypatch: pytest.MonkeyPatch, config: RunConfig, folder: Path) -> bool:
         """Whether the run was stopped, and did not end before."""
         with monkeypatch.context() as patch:
-            patch.setattr("manifold_core.run.train", self.train)
+            patch.setattr("manifold_core.run.train", self.counted(train))
+            patch.setattr("manifold_core.several.train_ensemble", self.counted(mc.train_ensemble))
+            patch.setattr("manifold_core.ensemble.train.CALL_SECONDS", 0.0)
             try:
                 run(config, folder, progress=False)
             except Stopped:
@@ -1032,9 +1044,12 @@ class Calls:
                 sys.setprofile(None)
         return False
 
-    def train(self, *arguments: Any, **more: Any) -> Any:
-        sys.setprofile(self.count)
-        return train(*arguments, **more, checkpoint_seconds=0.0)
+    def counted(self, training: Callable[..., Any]) -> Callable[..., Any]:
+        def begin(*arguments: Any, **more: Any) -> Any:
+            sys.setprofile(self.count)
+            return training(*arguments, **more, checkpoint_seconds=0.0)
+
+        return begin
 
     def count(self, frame: FrameType, event: str, _: Any) -> None:
         self.seen += event == "call"

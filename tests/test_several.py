@@ -138,17 +138,14 @@ def test_a_folder_of_somebody_elses_is_left_alone(
 ) -> None:
     """Beside a finished run, whoever comes back to it, and before one."""
     mine = tmp_path / several.FOLDER / "mine.txt"
-    if models == 1:
-        mine.parent.mkdir()
-        mine.write_text("work", encoding="utf-8")
     finished = run(config(models=models), tmp_path, progress=False)
-    mine.parent.mkdir(exist_ok=True)
+    mine.parent.mkdir()
     mine.write_text("work", encoding="utf-8")
     assert run(config(models=models), tmp_path, progress=False) == finished
     for name in ("metrics.json", "weights.safetensors"):
         (tmp_path / name).unlink()
     with pytest.raises(mc.InputError, match=f"out must be a new folder.*{several.FOLDER}' is in the way"):
-        run(config(models=3), tmp_path, progress=False)
+        run(config(models=models), tmp_path, progress=False)
     assert mine.read_text(encoding="utf-8") == "work"
     assert [path.name for path in tmp_path.iterdir()] == [several.FOLDER]
 

@@ -9,10 +9,10 @@ from typing import cast
 from torch import nn
 
 from ..models import CVAE, VAE
+from .spec import MOST_LAYERS
 
-__all__ = ["DENSE_FIELDS", "MODEL_FIELDS", "MOST_LAYERS", "RECORDED", "Program", "words"]
+__all__ = ["DENSE_FIELDS", "MODEL_FIELDS", "RECORDED", "Program", "words"]
 
-MOST_LAYERS = 24
 RECORDED = 4  # numbers of a record before the variance ratios: nll, kl, squared error, log γ
 ACTIVATIONS = {type(None): 0, nn.ReLU: 1, nn.PReLU: 2}
 GAMMAS = {"learned": 0, "analytic": 1, "fixed": 2}

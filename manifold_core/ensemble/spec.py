@@ -1,7 +1,8 @@
 """What to train: one model of an ensemble."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from typing import Literal
 
 import torch
@@ -20,7 +21,7 @@ from ..training import TrainingConfig, check_config
 
 __all__ = ["ConvSpec", "ModelSpec", "SequentialSpec", "Spec"]
 
-MOST_HIDDEN = 3
+MOST_LAYERS = 24  # that the engines take: those of a CVAE with everything and three hidden layers
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class ModelSpec:
 
     Args:
         latent_dim: κ.
-        hidden: widths of one to three hidden layers of the encoder; the decoder has them in reverse.
+        hidden: widths of the hidden layers of the encoder, at least one; the decoder has them in reverse.
         activation: between the layers, ``"relu"`` or ``"prelu"``.
         gamma, log_gamma: as of :class:`manifold_core.GaussianELBO`.
         condition_dim: width of the condition; 0 makes a VAE.
@@ -42,7 +43,7 @@ class ModelSpec:
         data: which of the data sets given to :func:`manifold_core.train_ensemble`, from 0.
 
     Raises:
-        InputError: a size below one, more than three hidden layers, an unknown name, no :class:`TrainingConfig`.
+        InputError: a size below one, no hidden layer, an unknown name, no :class:`TrainingConfig`.
     """
 
     latent_dim: int
@@ -63,8 +64,8 @@ class ModelSpec:
         check_config("training", self.training)
         for name in ("hidden", "condition_hidden"):
             widths = getattr(self, name)
-            if not isinstance(widths, Sequence) or not 1 <= len(widths) <= MOST_HIDDEN:
-                raise InputError(f"{name} must be one to {MOST_HIDDEN} widths, got {widths!r}")
+            if not isinstance(widths, Sequence) or not widths:
+                raise InputError(f"{name} must be one width or more, got {widths!r}")
             object.__setattr__(self, name, check_widths(widths, name))
         _take_integers(self)
         _check_condition_dim(self.condition_dim)
@@ -94,12 +95,29 @@ class ModelSpec:
         """What keeps the engines from training it; empty where nothing does."""
         if self.training.precision != "float32":
             return f"has precision={self.training.precision!r}"
-        return "" if self.covariance == "diagonal" else "has a full covariance"
+        if self.covariance != "diagonal":
+            return "has a full covariance"
+        return f"has {self.layers} layers" if self.layers > MOST_LAYERS else ""
+
+    @property
+    def layers(self) -> int:
+        """Of all of its networks: encoder and decoder, and of the condition, beside each of them, prior and gate."""
+        of_condition = 2 + (self.prior == "learned") + self.attention if self.condition_dim else 0
+        return 2 * (len(self.hidden) + 1) + of_condition * (len(self.condition_hidden) + 1)
+
+    def weights(self, data_dim: int) -> int:
+        """Numbers that are trained, of a model of vectors of so many numbers."""
+        return _weights(replace(self, training=TrainingConfig(), data=0), data_dim)
 
     def outline(self, data_dim: int) -> VAE | CVAE:
         """The same without numbers: takes no memory, whatever the sizes."""
         with torch.device("meta"):
             return self.build(data_dim)
+
+
+@cache
+def _weights(spec: ModelSpec, data_dim: int) -> int:
+    return sum(parameter.numel() for parameter in spec.outline(data_dim).parameters())
 
 
 @dataclass(frozen=True)

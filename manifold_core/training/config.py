@@ -94,6 +94,16 @@ class History:
     active_dimensions: list[int] = field(default_factory=list)
     seconds: float = 0.0
 
+    def latest(self) -> dict[str, str]:
+        """For a bar; empty before the first point."""
+        if not self.step:
+            return {}
+        return {
+            "neg_elbo": f"{self.neg_elbo[-1]:.2f}",
+            "gamma": f"{self.gamma[-1]:.2e}",
+            "active": str(self.active_dimensions[-1]),
+        }
+
 
 class Diverged(ArithmeticError):
     """The loss is no longer a number.

@@ -223,12 +223,7 @@ def _loop(
             update()
             run.step += 1
             if recorded:
-                bar.set_postfix(
-                    neg_elbo=f"{history.neg_elbo[-1]:.2f}",
-                    gamma=f"{history.gamma[-1]:.2e}",
-                    active=history.active_dimensions[-1],
-                    refresh=False,
-                )
+                bar.set_postfix(history.latest(), refresh=False)
                 bar.update(run.step - shown)
                 shown = run.step
             now = time.monotonic()

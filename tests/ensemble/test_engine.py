@@ -11,7 +11,8 @@ from torch import Tensor
 
 import manifold_core as mc
 from manifold_core.ensemble.data import DataSet, check_data
-from manifold_core.ensemble.program import DENSE_FIELDS, MODEL_FIELDS, MOST_LAYERS
+from manifold_core.ensemble.program import DENSE_FIELDS, MODEL_FIELDS
+from manifold_core.ensemble.spec import MOST_LAYERS
 from manifold_core.ensemble.state import State
 
 Numbers = dict[str, Tensor]

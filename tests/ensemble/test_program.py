@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import manifold_core as mc
-from manifold_core.ensemble.program import DENSE_FIELDS, MODEL_FIELDS, MOST_LAYERS, Program, words
+from manifold_core.ensemble.program import DENSE_FIELDS, MODEL_FIELDS, Program, words
+from manifold_core.ensemble.spec import MOST_LAYERS
 
 WIDTHS = st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple)
 SPECS = st.builds(
@@ -37,7 +38,8 @@ def test_every_parameter_is_used_exactly_once(spec: mc.ModelSpec, data_dim: int)
         used.append(program.numbers["log_gamma"])
     count = sum(parameter.numel() for parameter in model.parameters())
     assert sorted(used) == list(range(count))
-    assert program.parameter_count == program.numbers["parameter_count"] == count
+    assert program.parameter_count == program.numbers["parameter_count"] == spec.weights(data_dim) == count
+    assert len(program.layers) == spec.layers
     if spec.gamma != "learned":
         assert program.numbers["log_gamma"] == count  # behind the parameters
     at = 0

@@ -11,7 +11,6 @@ from torch.nn.functional import batch_norm
 from torch.nn.functional import linear as linear_map
 
 import manifold_core as mc
-from manifold_core.ensemble.spec import MOST_HIDDEN
 
 CONDITIONAL = {"condition_dim": 2}
 
@@ -23,9 +22,8 @@ CONDITIONAL = {"condition_dim": 2}
         ({"latent_dim": -3}, "latent_dim must be a positive integer, got -3"),
         ({"latent_dim": 2.0}, "latent_dim must be a positive integer, got 2.0"),
         ({"latent_dim": True}, "latent_dim must be a positive integer, got True"),
-        ({"hidden": ()}, "hidden must be one to 3 widths, got ()"),
-        ({"hidden": (4,) * 4}, "hidden must be one to 3 widths, got (4, 4, 4, 4)"),
-        ({"hidden": 16}, "hidden must be one to 3 widths, got 16"),
+        ({"hidden": ()}, "hidden must be one width or more, got ()"),
+        ({"hidden": 16}, "hidden must be one width or more, got 16"),
         ({"hidden": (4, 0)}, "hidden[1] must be a positive integer, got 0"),
         ({"hidden": (2.5,)}, "hidden[0] must be a positive integer, got 2.5"),
         ({"activation": "tanh"}, "activation must be 'relu' or 'prelu', got 'tanh'"),
@@ -35,8 +33,7 @@ CONDITIONAL = {"condition_dim": 2}
         ({"condition_dim": -1}, "condition_dim must be an integer, not negative, got -1"),
         ({"condition_dim": 1.0}, "condition_dim must be an integer, not negative, got 1.0"),
         ({"condition_dim": True}, "condition_dim must be an integer, not negative, got True"),
-        ({"condition_hidden": ()}, "condition_hidden must be one to 3 widths, got ()"),
-        ({"condition_hidden": (1, 2, 3, 4)}, "condition_hidden must be one to 3 widths, got (1, 2, 3, 4)"),
+        ({"condition_hidden": ()}, "condition_hidden must be one width or more, got ()"),
         (CONDITIONAL | {"condition_hidden": (0,)}, "condition_hidden[0] must be a positive integer, got 0"),
         (CONDITIONAL | {"condition_features": 0}, "condition_features must be a positive integer, got 0"),
         (CONDITIONAL | {"prior": "flat"}, "prior must be 'learned' or 'standard', got 'flat'"),
@@ -66,7 +63,14 @@ def test_lists_of_widths_are_kept_as_tuples() -> None:
     widths.append(3)
     assert (spec.hidden, spec.condition_hidden) == ((5, 4), (7,))
     assert hash(spec) == hash(mc.ModelSpec(3, (5, 4), condition_hidden=(7,)))
-    assert mc.ModelSpec(3, (1,) * MOST_HIDDEN).hidden == (1, 1, 1)
+
+
+def test_engines_have_room_for_so_many_layers() -> None:
+    assert mc.ModelSpec(2, (3,) * 11).beyond_engines == ""
+    assert mc.ModelSpec(2, (3,) * 12).beyond_engines == "has 26 layers"
+    three = {"hidden": (2,) * 3, "condition_dim": 2, "attention": True}
+    assert mc.ModelSpec(2, **three, condition_hidden=(2,) * 3).beyond_engines == ""  # type: ignore[arg-type]
+    assert mc.ModelSpec(2, **three, condition_hidden=(2,) * 4).beyond_engines == "has 28 layers"  # type: ignore[arg-type]
 
 
 def test_the_weights_are_those_of_the_seed_and_no_others_lose_theirs() -> None:

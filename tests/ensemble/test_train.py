@@ -1,5 +1,6 @@
 """Many models trained side by side against one after the other by the one training loop."""
 
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 
@@ -103,6 +104,50 @@ def test_points_between_which_steps_lie(cpu: str) -> None:
         assert getattr(found.history, name)[:100] == pytest.approx(getattr(expected.history, name)[:100], rel=1e-4)
 
 
+@pytest.mark.parametrize("layers", [4, 11, 12])
+def test_networks_of_many_layers(layers: int) -> None:
+    spec = mc.ModelSpec(2, (6,) * layers, training=mc.TrainingConfig(10, 32, 0.01))
+    x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    (found,) = mc.train_ensemble([spec], x, progress=False)
+    (expected,) = mc.train_ensemble([spec], x, backend="reference", progress=False)
+    weights = largest(list(found.model.state_dict().values()), list(expected.model.state_dict().values()))
+    assert weights <= AT_A_KINK[10][0]
+    assert (weights == 0) == (layers == 12 or explain_ensemble([spec], x).backend == "reference")
+
+
+@NEEDS_COMPILED
+def test_most_of_the_work_in_large_models_is_for_the_reference() -> None:
+    """Where it falls to the engine by the batch, the steps, or the width of the data."""
+    small, large = mc.ModelSpec(20, (64,)), mc.ModelSpec(20, (400,))
+    x, narrow = torch.empty(8, 784), torch.empty(8, 20)
+    assert (small.weights(784), large.weights(784)) == (105_145, 652_825)
+    for specs, data, backend in [
+        ([small], x, "cpu"),
+        ([large], x, "reference"),
+        ([large], narrow, "cpu"),
+        ([small] * 6 + [large], x, "reference"),
+        ([small] * 7 + [large], x, "cpu"),
+        ([replace(small, training=mc.TrainingConfig(20_000 * 7)), large], x, "cpu"),
+        ([replace(small, training=mc.TrainingConfig(batch_size=1024 * 7)), large], x, "cpu"),
+    ]:
+        assert explain_ensemble(specs, data).backend == backend
+    assert explain_ensemble([large], torch.empty(0)).backend == "cpu"
+    assert explain_ensemble([large], x).reason == "most of the work is of models with more than 524,288 weights"
+    assert explain_ensemble([large], x, backend="cpu").backend == "cpu"
+
+
+@NEEDS_COMPILED
+def test_each_model_is_as_large_as_its_own_data_make_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("manifold_core.ensemble.train.LARGE", 500)
+    operator, called = torch.ops.manifold_core.ensemble_steps, []
+    monkeypatch.setattr(torch.ops.manifold_core, "ensemble_steps", lambda *words: called.append(operator(*words)))
+    specs = [mc.ModelSpec(2, (8,), training=mc.TrainingConfig(2, 4), data=one) for one in (0, 1)]
+    for widths, by_engine in (((3, 40), False), ((3, 4), True), ((40, 3), False)):
+        called.clear()
+        mc.train_ensemble(specs, [torch.randn(4, width) for width in widths], progress=False)
+        assert bool(called) == by_engine
+
+
 @NEEDS_COMPILED
 def test_auto_is_the_engine_and_threads_are_those_of_torch() -> None:
     asked = []
@@ -165,6 +210,13 @@ def test_progress_goes_to_standard_error(backend: str, progress: bool, capsys: p
     printed = capsys.readouterr()
     assert printed.out == ""
     assert bool(printed.err) == progress
+    assert ("active=" in printed.err) == ("gamma=" in printed.err) == ("neg_elbo=" in printed.err) == progress
+
+
+@NEEDS_COMPILED
+def test_of_several_models_the_bar_says_how_many_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    mc.train_ensemble(kinds(3)[:2], toy(), backend="cpu")
+    assert "going_on=0, diverged=0" in capsys.readouterr().err
 
 
 @NEEDS_COMPILED
