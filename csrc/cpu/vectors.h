@@ -125,19 +125,19 @@ using Count = std::integral_constant<int, n>;
 // Rows of accumulators that are kept in registers together, beside some vectors of columns.
 constexpr int kBlock = 6;
 
-// Calls f(size, first) for blocks of up to kBlock rows, as equal as can be.
-template <class F>
+// Calls f(size, first) for blocks of up to so many rows, six at most, as equal as can be.
+template <int most = kBlock, class F>
 MC_INLINE void for_each_block(int64_t rows, const F& f) {
-  const int64_t blocks = (rows + kBlock - 1) / kBlock;
+  const int64_t blocks = (rows + most - 1) / most;
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t first = b * rows / blocks;
     switch ((b + 1) * rows / blocks - first) {
       case 1: f(Count<1>{}, first); break;
       case 2: f(Count<2>{}, first); break;
-      case 3: f(Count<3>{}, first); break;
-      case 4: f(Count<4>{}, first); break;
-      case 5: f(Count<5>{}, first); break;
-      case 6: f(Count<6>{}, first); break;
+      case 3: if constexpr (most >= 3) f(Count<3>{}, first); break;
+      case 4: if constexpr (most >= 4) f(Count<4>{}, first); break;
+      case 5: if constexpr (most >= 5) f(Count<5>{}, first); break;
+      case 6: if constexpr (most >= 6) f(Count<6>{}, first); break;
     }
   }
 }

@@ -122,10 +122,11 @@ inline void backward_inputs(const Dense& layer, const Dense* producer, const Mod
   }
 }
 
-// A block of outputs times inputs is kept in registers, one vector each, whose lanes are added up at the end. As many
-// as a vector has lanes: then that is a transposition.
-constexpr int kSide = kFloats == 16 ? 4 : 2;            // outputs of a block
-constexpr int kAcross = kFloats / kSide;                // inputs
+// A block of outputs times inputs is kept in registers, one vector each: 16 of AVX-512's, 12 of AVX2's, so that none is
+// waited for. Their lanes are added up at the end, as many vectors at a time as a vector has lanes.
+constexpr int kSide = kFloats == 16 ? 4 : kFloats == 8 ? 3 : 2;  // outputs of a block
+constexpr int kAcross = kFloats == 4 ? 2 : 4;                    // inputs
+constexpr int kProducts = (kSide * kAcross + kFloats - 1) / kFloats * kFloats;
 
 using Across = float __attribute__((vector_size(4 * kAcross)));
 
@@ -133,7 +134,7 @@ template <int O, int I>
 MC_INLINE void add_products(const Dense& layer, const ModelTile& tile, int64_t output, int64_t input) {
   const float* const g = tile.row(layer.out + output);
   const float* const x = tile.row(layer.in + input);
-  Floats sum[kFloats] = {};
+  Floats sum[kProducts] = {};
   for (int64_t column = 0; column < tile.columns; column += kFloats) {
     Floats b[I];
 #pragma GCC unroll 8
@@ -145,8 +146,9 @@ MC_INLINE void add_products(const Dense& layer, const ModelTile& tile, int64_t o
       for (int i = 0; i < I; ++i) sum[o * kAcross + i] += a * b[i];
     }
   }
-  alignas(64) float sums[kFloats];
-  store(sums, sum_each<float>(sum));
+  alignas(64) float sums[kProducts];
+#pragma GCC unroll 8
+  for (int from = 0; from < O * kAcross; from += kFloats) store(sums + from, sum_each<float>(sum + from));
 #pragma GCC unroll 8
   for (int o = 0; o < O; ++o) {
     float* const gradient = tile.gradient + layer.weight + (output + o) * layer.inputs + input;
@@ -171,9 +173,7 @@ MC_INLINE void add_products(const Dense& layer, const ModelTile& tile, int64_t o
 }
 
 inline void backward_parameters(const Dense& layer, const ModelTile& tile) {
-  int64_t output = 0;
-  for (; output + kSide <= layer.outputs; output += kSide) add_products<kSide>(layer, tile, output);
-  for (; output < layer.outputs; ++output) add_products<1>(layer, tile, output);
+  for_each_block<kSide>(layer.outputs, [&](auto size, int64_t output) { add_products<size()>(layer, tile, output); });
   for (int64_t first = 0; first < layer.outputs; first += kFloats) {
     const int64_t count = layer.outputs - first < kFloats ? layer.outputs - first : kFloats;
     Floats sum[kFloats] = {};
