@@ -58,27 +58,32 @@ class TrainedModel:
     diverged_at: int | None
 
 
-# Weights of a model from which on, on two CPU cores, PyTorch's products of matrices gain more than a fused step: an MLP
-# of 784-256-20 is trained 1.1 to 1.9 times as fast by the engine, 784-400-20 as fast, 784-512-512-32 half as fast.
-LARGE = 2**19
+# Weights of a model from which on PyTorch's products of matrices are faster than a fused step whose threads are all at
+# work, and samples that make work for a thread. On two cores the engine was this many times as fast as the loop: one
+# MLP of 784-256-20 1.6, 1.1 and 1.9 for B = 128, 512 and 2,048; of 784-400-20 1.0, 0.8 and 1.1, four of them 1.3 and
+# 1.2; of 784-512-512-32 0.7, 0.5 and 1.0, four of them 1.4 and 1.0; four of 3,072-256-32 0.8 and 0.6.
+LARGE = 2**20
+OF_A_THREAD = 512
 
 
-def explain_ensemble(specs: Sequence[Spec], x: Tensor, *, backend: str = "auto") -> Choice:
+def explain_ensemble(specs: Sequence[Spec], x: Tensor, *, backend: str = "auto", threads: int | None = None) -> Choice:
     """Which backend :func:`train_ensemble` takes for these specifications, and why.
 
     Args:
         specs: the models.
         x: ``[N, d]``; of a tensor without columns only the device counts, and how large the models become does not.
-        backend: as of :func:`train_ensemble`.
+        backend, threads: as of :func:`train_ensemble`.
 
     Raises:
         RuntimeError: the named backend cannot serve; says why.
         ValueError: an unknown backend.
     """
-    return _choose(specs, x, [x.shape[1]] * len(specs) if x.dim() == 2 else [], backend)
+    shapes = [(len(x), x.shape[1])] * len(specs) if x.dim() == 2 else []
+    return _choose(specs, x, shapes, backend, threads or torch.get_num_threads())
 
 
-def _choose(specs: Sequence[Spec], x: Tensor, widths: Sequence[int], backend: str) -> Choice:
+def _choose(specs: Sequence[Spec], x: Tensor, shapes: Sequence[tuple[int, int]], backend: str, threads: int) -> Choice:
+    """``shapes`` are samples and width of the data of each."""
     if backend == "triton":
         raise ValueError("backend must be one of ('auto', 'reference', 'cpu', 'cuda'), got 'triton'")
     choice = explain(x, backend=backend)
@@ -91,15 +96,26 @@ def _choose(specs: Sequence[Spec], x: Tensor, widths: Sequence[int], backend: st
                 if backend != "auto":
                     raise RuntimeError(f"backend {backend!r} cannot serve this ensemble: {obstacle}")
                 return Choice("reference", obstacle)
-    if choice.backend == "cpu" and backend == "auto" and widths:
-        work, large = 0, 0
-        for spec, width in zip(cast("Sequence[ModelSpec]", specs), widths, strict=True):
-            weights = spec.weights(width)
-            of_all_steps = weights * spec.training.batch_size * spec.training.steps
-            work += of_all_steps
-            large += of_all_steps if weights > LARGE else 0
-        if 2 * large > work:
-            return Choice("reference", f"most of the work is of models with more than {LARGE:,} weights")
+    if choice.backend == "cpu" and backend == "auto" and shapes:
+        return _unless_large(choice, cast("Sequence[ModelSpec]", specs), shapes, threads)
+    return choice
+
+
+def _unless_large(
+    choice: Choice, specs: Sequence[ModelSpec], shapes: Sequence[tuple[int, int]], threads: int
+) -> Choice:
+    batches = [min(spec.training.batch_size, samples) for spec, (samples, _) in zip(specs, shapes, strict=True)]
+    busy = min(threads, sum(-(-batch // OF_A_THREAD) for batch in batches))
+    most = LARGE * busy // threads
+    work = large = 0
+    for spec, batch, (_, width) in zip(specs, batches, shapes, strict=True):
+        weights = spec.weights(width)
+        of_all_steps = weights * batch * spec.training.steps
+        work += of_all_steps
+        large += of_all_steps if weights > most else 0
+    if 2 * large > work:
+        reason = f"most of the work is of models with more than {most:,} weights, for {busy} of {threads} threads"
+        return Choice("reference", reason)
     return choice
 
 
@@ -122,7 +138,8 @@ def train_ensemble(
       there is for :class:`manifold_core.SequentialSpec`, :class:`manifold_core.ConvSpec`, full covariances and a
       precision other than float32;
     - ``"cpu"``: C++; a model a thread, and with fewer models than threads, several threads a model. The numbers do not
-      depend on the number of threads. Of large models, of more than half a million weights, the reference is faster;
+      depend on the number of threads. Of large models, with more than a million weights, the reference is faster, and
+      is what ``"auto"`` takes; where a small batch leaves threads idle, of so many fewer;
     - ``"cuda"``: a model a thread block, and with fewer models than the GPU has room for, up to 16 blocks a model. The
       numbers do not depend on the number of blocks.
 
@@ -157,14 +174,14 @@ def train_ensemble(
     check_specs(specs, samples)
     if threads is not None:
         (threads,) = check_positive(threads=threads)
-    widths = [samples[spec.data].x.shape[1] for spec in specs]
-    choice = _choose(specs, samples[0].x, widths, backend).backend
+    threads = threads or torch.get_num_threads()
+    shapes = [(len(samples[spec.data].x), samples[spec.data].x.shape[1]) for spec in specs]
+    choice = _choose(specs, samples[0].x, shapes, backend, threads).backend
     place = Path(folder) if folder is not None else None
     with ExitStack() as stack:
         begun = stack.enter_context(taken(place)) if place is not None else None
         if choice == "reference":
             return _by_reference(specs, samples, place, begun, checkpoint_seconds, progress)
-        threads = threads or torch.get_num_threads()
         state = State(cast("Sequence[ModelSpec]", specs), samples)  # an engine was chosen: there are no others
         workspace = torch.ops.manifold_core.ensemble_workspace(state.words, threads)
         what = f"the tiles of {threads} threads" if choice == "cpu" else "the gradients of all models"

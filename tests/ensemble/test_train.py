@@ -118,22 +118,44 @@ def test_networks_of_many_layers(layers: int) -> None:
 @NEEDS_COMPILED
 def test_most_of_the_work_in_large_models_is_for_the_reference() -> None:
     """Where it falls to the engine by the batch, the steps, or the width of the data."""
-    small, large = mc.ModelSpec(20, (64,)), mc.ModelSpec(20, (400,))
-    x, narrow = torch.empty(8, 784), torch.empty(8, 20)
-    assert (small.weights(784), large.weights(784)) == (105_145, 652_825)
+    small, large = mc.ModelSpec(20, (64,)), mc.ModelSpec(20, (700,))
+    x, narrow = torch.empty(8192, 784), torch.empty(8192, 20)
+    assert (small.weights(784), large.weights(784)) == (105_145, 1_141_825)
     for specs, data, backend in [
         ([small], x, "cpu"),
         ([large], x, "reference"),
         ([large], narrow, "cpu"),
-        ([small] * 6 + [large], x, "reference"),
-        ([small] * 7 + [large], x, "cpu"),
-        ([replace(small, training=mc.TrainingConfig(20_000 * 7)), large], x, "cpu"),
-        ([replace(small, training=mc.TrainingConfig(batch_size=1024 * 7)), large], x, "cpu"),
+        ([small] * 10 + [large], x, "reference"),
+        ([small] * 11 + [large], x, "cpu"),
+        ([replace(small, training=mc.TrainingConfig(20_000 * 11)), large], x, "cpu"),
+        ([replace(small, training=mc.TrainingConfig(batch_size=1024 * 11)), large], x, "reference"),  # of 8,192 samples
+        ([replace(small, training=mc.TrainingConfig(20_000 * 2, 1024 * 6)), large], x, "cpu"),
     ]:
-        assert explain_ensemble(specs, data).backend == backend
+        assert explain_ensemble(specs, data, threads=2).backend == backend, specs
     assert explain_ensemble([large], torch.empty(0)).backend == "cpu"
-    assert explain_ensemble([large], x).reason == "most of the work is of models with more than 524,288 weights"
     assert explain_ensemble([large], x, backend="cpu").backend == "cpu"
+
+
+@NEEDS_COMPILED
+def test_threads_without_work_make_the_reference_faster_sooner() -> None:
+    x = torch.empty(4096, 784)
+    spec = mc.ModelSpec(20, (400,))  # 652,825 weights
+    for batch, models, threads, backend in [
+        (512, 1, 1, "cpu"),
+        (512, 1, 2, "reference"),
+        (513, 1, 2, "cpu"),
+        (512, 2, 2, "cpu"),
+        (512, 2, 4, "reference"),
+        (1024, 2, 4, "cpu"),
+        (1024, 1, 4, "reference"),
+        (4096, 1, 16, "reference"),
+        (8192, 2, 16, "cpu"),
+    ]:
+        specs = [replace(spec, training=mc.TrainingConfig(100, batch))] * models
+        assert explain_ensemble(specs, x, threads=threads).backend == backend, (batch, models, threads)
+    assert explain_ensemble([spec], x, threads=4).reason == (
+        "most of the work is of models with more than 524,288 weights, for 2 of 4 threads"
+    )
 
 
 @NEEDS_COMPILED
@@ -144,7 +166,7 @@ def test_each_model_is_as_large_as_its_own_data_make_it(monkeypatch: pytest.Monk
     specs = [mc.ModelSpec(2, (8,), training=mc.TrainingConfig(2, 4), data=one) for one in (0, 1)]
     for widths, by_engine in (((3, 40), False), ((3, 4), True), ((40, 3), False)):
         called.clear()
-        mc.train_ensemble(specs, [torch.randn(4, width) for width in widths], progress=False)
+        mc.train_ensemble(specs, [torch.randn(4, width) for width in widths], threads=1, progress=False)
         assert bool(called) == by_engine
 
 
