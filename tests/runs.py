@@ -42,8 +42,8 @@ def stop_at_save(patch: pytest.MonkeyPatch, number: int) -> None:
 
 def save_every_step(patch: pytest.MonkeyPatch) -> None:
     """Of a run, whether an engine trains its model or the loop."""
-    patch.setattr("manifold_core.run.train", partial(train, checkpoint_seconds=0.0))
-    patch.setattr("manifold_core.several.train_ensemble", partial(train_ensemble, checkpoint_seconds=0.0))
+    patch.setattr("manifold_core.run.runner.train", partial(train, checkpoint_seconds=0.0))
+    patch.setattr("manifold_core.run.several.train_ensemble", partial(train_ensemble, checkpoint_seconds=0.0))
     patch.setattr("manifold_core.ensemble.train.CALL_SECONDS", 0.0)
 
 

@@ -25,9 +25,9 @@ from safetensors.torch import load_file as load_safetensors
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import manifold_core as mc
-from manifold_core import checkpoint, cli, several
+from manifold_core import checkpoint, cli
 from manifold_core.bench import suite
-from manifold_core.run import IMAGE_SETS, RunConfig, build_model
+from manifold_core.run import IMAGE_SETS, RunConfig, build_model, several
 
 # One thread: tensors of these sizes gain nothing from more, and both sides of a comparison must have as many.
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -433,7 +433,7 @@ class TestTrain:
     ) -> None:
         before = files(earlier)
         for training in ("train", "train_several"):
-            monkeypatch.setattr(f"manifold_core.run.{training}", None)
+            monkeypatch.setattr(f"manifold_core.run.runner.{training}", None)
         assert cli.main(["train", "--data", str(inputs / "good.npy"), "--out", str(earlier), *SMALL]) == 0
         assert cli.table([json.loads(before["metrics.json"])]) in capfd.readouterr().out
         assert files(earlier) == before
@@ -830,13 +830,13 @@ class TestInfo:
 EVERY_STEP = """
 import signal, sys
 from functools import partial
-import manifold_core.run
+import manifold_core.run.runner
 from manifold_core import cli, training
 
 sys.modules["matplotlib"] = None
 # A shell that runs the tests in the background lets them, and all below them, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-manifold_core.run.train = partial(training.train, checkpoint_seconds=0.0)
+manifold_core.run.runner.train = partial(training.train, checkpoint_seconds=0.0)
 sys.exit(cli.main(sys.argv[1:]))
 """
 LONG = [*SMALL, "--steps", "400", "--data", "good.npy", "--covariance", "cholesky"]  # by the training loop

@@ -25,9 +25,9 @@ from safetensors.torch import load_file as load_safetensors
 from torch import Tensor, nn
 
 import manifold_core as mc
-from manifold_core import checkpoint, plots, several
+from manifold_core import checkpoint, plots
 from manifold_core.data import load_file
-from manifold_core.run import ModelConfig, RunConfig, build_model, load_data, load_model, load_run, run
+from manifold_core.run import ModelConfig, RunConfig, build_model, load_data, load_model, load_run, run, several
 from manifold_core.training import train
 
 STEPS = 40
@@ -273,7 +273,7 @@ class TestMetrics:
             made["data"] = synthetic_manifold(*arguments, **more, n_train=200, n_validation=50)
             return made["data"]
 
-        monkeypatch.setattr("manifold_core.run.synthetic_manifold", small)
+        monkeypatch.setattr("manifold_core.run.data.synthetic_manifold", small)
         config = RunConfig("synthetic", VECTORS, TRAINING, ambient_dim=7, manifold_dim=2)
         metrics = run(config, tmp_path, progress=False)
         assert (metrics["data"], metrics["manifold_dim"]) == ("synthetic-d7-r2", 2)
@@ -292,7 +292,7 @@ class TestMetrics:
 
         generator = torch.Generator().manual_seed(0)
         images = Dataset("mnist", torch.rand(80, 1, 8, 8, generator=generator), torch.rand(9, 1, 8, 8))
-        monkeypatch.setattr("manifold_core.run.load_images", lambda *_: images)
+        monkeypatch.setattr("manifold_core.run.data.load_images", lambda *_: images)
         metrics = run(RunConfig("mnist", IMAGES, replace(TRAINING, steps=3)), tmp_path, progress=False)
         assert mc.evaluate(load_model(tmp_path), images.train).as_dict() == metrics["train"]
         assert not {"ambient_dim", "manifold_dim", "data_folder"} & metrics["config"].keys()
@@ -347,7 +347,7 @@ class TestFinishedRun:
             trained.extend((model, x))
             return mc.evaluate(model, x, *arguments, **more)
 
-        monkeypatch.setattr("manifold_core.run.evaluate", watched)
+        monkeypatch.setattr("manifold_core.run.results.evaluate", watched)
         run(configuration(data, kind), tmp_path, progress=False)
         model, x, *_ = trained
         loaded = load_model(tmp_path)
@@ -487,7 +487,7 @@ class TestFinishedRun:
         before = contents(tmp_path)
         changed = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
         for name in ("train", "build_model"):
-            monkeypatch.setattr(f"manifold_core.run.{name}", None)
+            monkeypatch.setattr(f"manifold_core.run.runner.{name}", None)
         assert run(config, tmp_path, progress=False) == metrics
         assert contents(tmp_path) == before
         assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == changed
@@ -687,7 +687,7 @@ class TestRefusals:
             parts = torch.rand(80, 1, 8, 8, generator=generator), torch.rand(9, 1, 8, 8, generator=generator)
             sets[folder] = Dataset("mnist", *parts)
         sets["copy"] = sets["one"]
-        monkeypatch.setattr("manifold_core.run.load_images", lambda _, folder: sets[folder])
+        monkeypatch.setattr("manifold_core.run.data.load_images", lambda _, folder: sets[folder])
         config = RunConfig("mnist", IMAGES, replace(TRAINING, steps=3), data_folder="one")
         metrics = run(config, tmp_path, progress=False)
         assert run(replace(config, data_folder="copy"), tmp_path, progress=False) == metrics
@@ -947,15 +947,15 @@ class TestResumption:
         def then_stop(training: Callable[..., Any]) -> Callable[..., Any]:
             def trained(*arguments: Any, **more: Any) -> Any:
                 history = training(*arguments, **more)
-                patch.setattr(f"manifold_core.run.{place}", stop)
+                patch.setattr(f"manifold_core.run.results.{place}", stop)
                 return history
 
             return trained
 
         config = configuration(data, kind)
         with monkeypatch.context() as patch:
-            patch.setattr("manifold_core.run.train", then_stop(train))
-            patch.setattr("manifold_core.run.train_several", then_stop(several.train_several))
+            patch.setattr("manifold_core.run.runner.train", then_stop(train))
+            patch.setattr("manifold_core.run.runner.train_several", then_stop(several.train_several))
             with pytest.raises(Stopped):
                 run(config, tmp_path, progress=False)
         assert "metrics.json" not in contents(tmp_path)
@@ -1033,8 +1033,8 @@ class Calls:
     def stop(self, monkeypatch: pytest.MonkeyPatch, config: RunConfig, folder: Path) -> bool:
         """Whether the run was stopped, and did not end before."""
         with monkeypatch.context() as patch:
-            patch.setattr("manifold_core.run.train", self.counted(train))
-            patch.setattr("manifold_core.several.train_ensemble", self.counted(mc.train_ensemble))
+            patch.setattr("manifold_core.run.runner.train", self.counted(train))
+            patch.setattr("manifold_core.run.several.train_ensemble", self.counted(mc.train_ensemble))
             patch.setattr("manifold_core.ensemble.train.CALL_SECONDS", 0.0)
             try:
                 run(config, folder, progress=False)
