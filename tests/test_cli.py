@@ -27,6 +27,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import manifold_core as mc
 from manifold_core import checkpoint, cli
 from manifold_core.bench import suite
+from manifold_core.cli import commands
 from manifold_core.run import IMAGE_SETS, RunConfig, build_model, several
 
 # One thread: tensors of these sizes gain nothing from more, and both sides of a comparison must have as many.
@@ -474,7 +475,7 @@ class TestTrain:
             called.append((config, folder, progress))
             return metrics
 
-        monkeypatch.setattr(cli, "run", watched)
+        monkeypatch.setattr(commands, "run", watched)
         return called
 
     def test_every_option_arrives_where_it_belongs(self, configurations: list[tuple[RunConfig, Path, bool]]) -> None:
@@ -504,7 +505,7 @@ class TestTrain:
     def test_defaults_are_those_of_the_kind_of_data(
         self, configurations: list[tuple[RunConfig, Path, bool]], arguments: list[str], kind: str
     ) -> None:
-        assert cli.DEFAULTS["images"] != cli.DEFAULTS["vectors"]
+        assert commands.DEFAULTS["images"] != commands.DEFAULTS["vectors"]
         names = ("steps", "batch_size", "learning_rate")
         given = [str(12 + i) for i in range(3)]
         options = [("--" + name.replace("_", "-"), value) for name, value in zip(names, given, strict=True)]
@@ -512,7 +513,7 @@ class TestTrain:
             assert cli.main(["train", "--out", "here", *arguments, *sum(options[:chosen], ())]) == 0
             config, _, progress = configurations.pop()
             expected = [float(value) for value in given[:chosen]]
-            expected += [cli.DEFAULTS[kind][name] for name in names[chosen:]]
+            expected += [commands.DEFAULTS[kind][name] for name in names[chosen:]]
             assert [getattr(config.training, name) for name in names] == expected
             assert (config.model.latent_dim, config.model.gamma, config.training.seed, progress) == (
                 20,
@@ -524,8 +525,8 @@ class TestTrain:
 
     def test_the_help_names_the_defaults(self, help_of: Callable[[str], str]) -> None:
         text = help_of("train")
-        for name, vectors in cli.DEFAULTS["vectors"].items():
-            images = cli.DEFAULTS["images"][name]
+        for name, vectors in commands.DEFAULTS["vectors"].items():
+            images = commands.DEFAULTS["images"][name]
             assert f"default {vectors}; {images} for mnist and fashion-mnist without --hidden" in text
         assert "the manifold's (default: 20)" in text
         assert "--channels CHANNELS of the residual networks, default 5; an MLP has none" in text
@@ -539,7 +540,8 @@ class TestTrain:
         """As the help says, though they are trained with residual networks."""
         assert cli.main(["train", "--out", "here", "--data", str(inputs / "images.npy")]) == 0
         ((config, _, _),) = configurations
-        assert {name: getattr(config.training, name) for name in cli.DEFAULTS["vectors"]} == cli.DEFAULTS["vectors"]
+        defaults = commands.DEFAULTS["vectors"]
+        assert {name: getattr(config.training, name) for name in defaults} == defaults
         for shape, networks in (((1, 8, 12), "ConvEncoder"), ((1, 8, 10), "MLPEncoder"), ((5,), "MLPEncoder")):
             assert type(build_model(config.model, shape).encoder).__name__ == networks
 
@@ -778,7 +780,7 @@ class TestInfo:
     def test_without_the_compiled_module_it_says_why(
         self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        for module in ("manifold_core.cli", "manifold_core.kernels.extension"):
+        for module in ("manifold_core.cli.commands", "manifold_core.kernels.extension"):
             monkeypatch.setattr(f"{module}.compiled", None)
             monkeypatch.setattr(f"{module}.missing_because", "it rained")
         assert cli.main(["info"]) == 0
@@ -796,7 +798,7 @@ class TestInfo:
             ("", "cuda: compiled kernels for CUDA tensors"),
             ("it rained", "triton: Triton's kernels for CUDA tensors: it rained"),
         ):
-            for module in ("manifold_core.cli", "manifold_core.kernels.extension"):
+            for module in ("manifold_core.cli.commands", "manifold_core.kernels.extension"):
                 monkeypatch.setattr(f"{module}.cuda_missing_because", missing)
             monkeypatch.setattr("manifold_core.kernels.dispatch.TRITON_INSTALLED", True)
             with FakeTensorMode():
