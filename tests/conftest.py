@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from threads import on_one_thread
 from torch import Tensor
 
 
@@ -104,11 +105,9 @@ def poisoned() -> Callable[[Callable[[], tuple[Tensor | None, ...]]], tuple[Tens
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Tensors of the tests' sizes gain nothing from threads, which wait for each other on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    """For the tests of a module."""
+    with on_one_thread():
+        yield
 
 
 @pytest.fixture

@@ -211,7 +211,7 @@ def command(group: Group, arguments: list[str]) -> tuple[int, str, str]:
     environment = {"RANK": str(group.rank()), "WORLD_SIZE": str(group.size())}
     with (
         patch.dict(os.environ, environment),
-        patch("manifold_core.cli.group_of_torchrun", lambda device: nullcontext(group)),
+        patch("manifold_core.cli.commands.group_of_torchrun", lambda device: nullcontext(group)),
         redirect_stdout(StringIO()) as out,
         redirect_stderr(StringIO()) as errors,
     ):

@@ -15,6 +15,7 @@ from manifold_core.experiments.reproduce import reproduce
 
 import manifold_core as mc
 from manifold_core import checkpoint, cli
+from manifold_core.cli import commands
 from manifold_core.files import locked
 
 HOLDER = """
@@ -160,10 +161,10 @@ def test_an_error_names_the_argument(tmp_path: Path, train: Callable[[Path], obj
 def test_all_gpus_share_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert cli._devices("auto") == ["cpu"]
+    assert commands._devices("auto") == ["cpu"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for name in ("auto", "cuda"):
-        assert cli._devices(name) == ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]
-    assert cli._devices("cpu") == ["cpu"]
+        assert commands._devices(name) == ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]
+    assert commands._devices("cpu") == ["cpu"]
     with pytest.raises(mc.InputError, match="got 'tpu'"):
-        cli._devices("cpu,tpu")
+        commands._devices("cpu,tpu")

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from manifold_core.kernels.random import permutation
+from manifold_core.kernels.random import permutation, standard_normal
+from runs import VECTORS, standardised, write_data
 from torch import Tensor, nn
 
 import manifold_core as mc
 from manifold_core import checkpoint
+from manifold_core.run import build_model
 from manifold_core.training import batches, noise_seed, schedule_table
 from manifold_core.training.schedule import PLACES
 
@@ -112,6 +114,36 @@ def test_the_table_makes_the_steps_that_training_makes() -> None:
                 parameter -= rate * m / (v.sqrt() * correction + 1e-8)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter, plain.get_parameter(name), rtol=1e-9, atol=1e-12)
+
+
+def test_it_is_adam_with_one_cycle_and_the_noise_of_the_step(tmp_path: Path) -> None:
+    """A plain loop over the definitions: PyTorch's own Adam and schedule, the ELBO written out."""
+    config = mc.TrainingConfig(steps=12, batch_size=64, learning_rate=0.01, seed=5)
+    write_data(tmp_path)
+    x = standardised(tmp_path / "vectors.npy", 0)[0].float()
+    model, plain = build_model(VECTORS, (6,)), build_model(VECTORS, (6,))
+    history = mc.train(model, x, config, progress=False)
+
+    optimizer = torch.optim.Adam(plain.parameters(), lr=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=12)
+    for step, index in enumerate(batches(len(x), config, 0)):
+        batch = x[index]
+        mu, log_var = plain.encoder(batch)
+        noise = standard_normal(torch.tensor(5 * 2**32 + step), *mu.shape).float()
+        error = (batch - plain.decoder(mu + (log_var / 2).exp() * noise)).square().sum(dim=1)
+        log_gamma = plain.elbo.log_gamma
+        nll = (error / log_gamma.exp() + 6 * (math.log(2 * math.pi) + log_gamma)) / 2
+        kl = (mu.square() + log_var.exp() - 1 - log_var).sum(dim=1) / 2
+        loss = (nll + kl).mean()
+        assert history.neg_elbo[step] == pytest.approx(loss.item(), rel=1e-4)
+        # Of before or after the step: by which log γ moves no more than a learning rate.
+        assert history.gamma[step] == pytest.approx(log_gamma.exp().item(), rel=0.011)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, plain.state_dict()[name], rtol=1e-3, atol=1e-4)
 
 
 class Enough(Exception):

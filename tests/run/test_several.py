@@ -13,8 +13,8 @@ import torch
 from runs import Stopped, metrics_of, stop_at_save, timeless
 
 import manifold_core as mc
-from manifold_core import checkpoint, plots, several
-from manifold_core.run import ModelConfig, RunConfig, build_model, load_data, run
+from manifold_core import checkpoint, plots
+from manifold_core.run import ModelConfig, RunConfig, build_model, load_data, run, several
 from manifold_core.training import train
 
 STEPS = 30
@@ -124,7 +124,7 @@ def test_killed_before_its_checkpoints_were_removed(
     config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("manifold_core.run.clear", lambda _: None)
+        patch.setattr("manifold_core.run.results.clear", lambda _: None)
         finished = run(config(), tmp_path, progress=False)
     assert (tmp_path / several.FOLDER / checkpoint.INDEX).exists()
     assert run(config(), tmp_path, progress=False) == finished

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from . import checkpoint
-from .ensemble import TrainedModel, train_ensemble
-from .ensemble.spec import Spec
-from .evaluation import metrics_of
-from .training import Diverged, check_identity
+from .. import checkpoint
+from ..ensemble import TrainedModel, train_ensemble
+from ..ensemble.spec import Spec
+from ..evaluation import metrics_of
+from ..training import Diverged, check_identity
 
 __all__ = ["FOLDER", "clear", "train_several"]
 

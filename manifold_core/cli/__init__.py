@@ -1,0 +1,6 @@
+"""The command line: ``manifold-core train``, ``reproduce``, ``eager``, ``report``, ``bench`` and ``info``."""
+
+from .process import main
+from .results import table
+
+__all__ = ["main", "table"]

@@ -1,0 +1,168 @@
+"""What each command does with its options."""
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..data import find_images
+from ..distributed import group_of_torchrun
+from ..errors import InputError
+from ..kernels import explain
+from ..kernels.extension import compiled, cuda_missing_because, missing_because, nodes_missing_because
+from ..run import IMAGE_SETS, ModelConfig, RunConfig, run
+from ..training import TrainingConfig
+from .results import table
+
+__all__ = ["DEFAULTS", "bench", "eager", "info", "report", "reproduce", "train"]
+
+# Where the command line gives no number. The paper trains images for 46,800 steps at 0.002; log γ moves by about a
+# learning rate a step, so a tenth of the steps needs a higher one.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "images": {"steps": 5_000, "batch_size": 512, "learning_rate": 0.01},
+    "vectors": {"steps": 20_000, "batch_size": 1024, "learning_rate": 0.005},
+}
+
+
+def train(options: argparse.Namespace) -> int:
+    if options.gamma == "analytic" and options.log_gamma is not None:
+        raise InputError(
+            f"log_gamma must be left out with gamma 'analytic', the optimum of each batch, got {options.log_gamma}"
+        )
+    defaults = DEFAULTS["images" if options.data in IMAGE_SETS and options.hidden is None else "vectors"]
+    chosen = {
+        name: value if (value := getattr(options, name)) is not None else default for name, default in defaults.items()
+    }
+    config = RunConfig(
+        data=options.data,
+        model=ModelConfig(
+            options.latent_dim,
+            tuple(options.hidden) if options.hidden is not None else None,
+            options.channels,
+            options.gamma,
+            options.log_gamma if options.log_gamma is not None else 0.0,
+            options.covariance,
+        ),
+        training=TrainingConfig(seed=options.seed, precision=options.precision, **chosen),
+        ambient_dim=options.ambient_dim,
+        manifold_dim=options.manifold_dim,
+        data_folder=options.data_dir,
+        device=_device(options.device),
+        models=options.models,
+    )
+    with group_of_torchrun(config.device) as group:
+        metrics = run(config, options.out, progress=not options.quiet, process_group=group)
+    print(table([metrics]))
+    print(f"\nmetrics and weights: {options.out}")
+    for name in metrics["pictures"]:
+        print(f"picture: {options.out / name}")
+    if not metrics["pictures"]:
+        print("no pictures: matplotlib is missing; pip install 'manifold-core[experiments]'")
+    return 0
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    from ..experiments.reproduce import reproduce as replay
+
+    folder = replay(
+        options.tables,
+        options.out,
+        budget=options.budget,
+        seeds=options.seeds,
+        as_published=options.as_published,
+        devices=_devices(options.device),
+        backend=options.backend,
+        progress=not options.quiet,
+    )
+    print(f"results: {folder}")
+    return 0
+
+
+def eager(options: argparse.Namespace) -> int:
+    from ..experiments.eager import measure
+
+    measure(options.folder, _device(options.device))
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    from ..experiments.report import write_report  # the experiments are above this module
+
+    for path in write_report(options.folder, options.out):
+        print(f"report: {path}")
+    return 0
+
+
+def bench(options: argparse.Namespace) -> int:
+    from ..bench import roofline, suite
+    from ..bench.table import text
+
+    if options.rounds < 1:
+        raise InputError(f"rounds must be at least 1, got {options.rounds}")
+    if not options.seconds > 0:
+        raise InputError(f"seconds must be positive, got {options.seconds:g}")
+    if options.plot is not None and importlib.util.find_spec("matplotlib") is None:
+        raise InputError("a plot needs matplotlib: pip install 'manifold-core[experiments]'")
+    if options.plot is not None and not options.plot.absolute().parent.is_dir():
+        raise InputError(f"--plot: there is no folder {options.plot.absolute().parent}")
+    progress = (lambda _: None) if options.quiet else (lambda what: print(what, file=sys.stderr))
+    results = suite.measure(suite.chosen(options.comparisons), options.rounds, options.seconds, progress)
+    print(suite.to_json(results) if options.json else text(results))
+    if options.plot is not None:
+        roofline.plot_roofline(options.plot, results["rows"])
+        print(f"picture: {options.plot}", file=sys.stderr)
+    return 0
+
+
+def info(_options: argparse.Namespace) -> int:
+    print(f"manifold-core   {__version__}")
+    print(f"torch           {torch.__version__}, {torch.get_num_threads()} threads")
+    if compiled is None:
+        print(f"compiled module none: {missing_because}")
+    else:
+        print(f"compiled module built by {compiled.compiler} for torch >= {compiled.torch_target_version}")
+        print(f"instructions    {compiled.instruction_set()} of {', '.join(compiled.supported_instruction_sets())}")
+    print(f"autograd in C++ {nodes_missing_because or 'loaded'}")
+    print(f"CUDA kernels    {cuda_missing_because or 'loaded'}")
+    choice = explain(torch.empty(0))
+    print(f"backend (CPU)   {choice.backend}: {choice.reason}")
+    if torch.cuda.is_available():
+        choice = explain(torch.empty(0, device="cuda"))
+        print(f"backend (GPU)   {choice.backend}: {choice.reason}")
+    for name in IMAGE_SETS:
+        print(f"{name:<16}{_where(name)}")
+    return 0
+
+
+def _devices(names: str) -> list[str]:
+    """Those that share a table: ``cuda`` is all GPUs, ``auto`` as well where there are any."""
+    if names == "auto":
+        names = _device(names)
+    if names == "cuda" and torch.cuda.device_count() > 1:
+        return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return [_device(name) for name in names.split(",")]
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        usable = torch.device(name).type in ("cpu", "cuda")
+        torch.empty(0, device=name if usable else "cpu")
+        reason = "" if usable else "another kind of device"
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+    if reason:
+        raise InputError(f"device must be 'auto', 'cpu' or a CUDA device of this machine, got {name!r}: {reason}")
+    return name
+
+
+def _where(name: str) -> Path | str:
+    try:
+        return find_images(name) or "not found; would be downloaded"
+    except InputError as error:
+        return str(error)

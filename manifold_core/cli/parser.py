@@ -1,0 +1,162 @@
+"""The commands and their options, and what ``--help`` says of them."""
+
+import argparse
+from pathlib import Path
+
+from .. import __version__
+from ..networks.conv import CHANNELS
+from ..run import IMAGE_SETS
+from .commands import DEFAULTS, bench, eager, info, report, reproduce, train
+
+__all__ = ["make_parser"]
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Names the defaults but those that say nothing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = action.default is None or action.default is False
+        return action.help if silent else super()._get_help_string(action)
+
+
+def _default(name: str) -> str:
+    vectors, images = (DEFAULTS[kind][name] for kind in ("vectors", "images"))
+    return f"default {vectors}; {images} for {' and '.join(IMAGE_SETS)} without --hidden"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="manifold-core", description="Train a VAE and read off its manifold dimension."
+    )
+    parser.add_argument("--version", action="version", version=f"manifold-core {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    add = commands.add_parser("train", help="train a VAE on a data set", formatter_class=_Formatter)
+    add.set_defaults(command=train)
+    add.add_argument("--data", required=True, help="synthetic, mnist, fashion-mnist, or a .npy, .npz or .csv file")
+    add.add_argument("--out", required=True, type=Path, help="folder of the results; goes on with a stopped run there")
+    add.add_argument(
+        "--latent-dim", type=int, default=20, metavar="K", help="latent dimensions; more than the manifold's"
+    )
+    add.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="of synthetic data, of the split of a file into training and held-out samples, of weights, batches, noise",
+    )
+    add.add_argument("--ambient-dim", type=int, default=20, metavar="d", help="of synthetic data")
+    add.add_argument("--manifold-dim", type=int, default=6, metavar="r", help="of synthetic data")
+    add.add_argument("--data-dir", metavar="DIR", help="folder of the image files; default: search, then download")
+    add.add_argument("--steps", type=int, help=f"optimizer steps; {_default('steps')}")
+    add.add_argument("--batch-size", type=int, help=f"samples a step; {_default('batch_size')}")
+    add.add_argument(
+        "--learning-rate", type=float, help=f"highest of the one-cycle schedule; {_default('learning_rate')}"
+    )
+    add.add_argument(
+        "--hidden",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="widths of an MLP; default 64, residual networks for images whose sides are multiples of 4",
+    )
+    add.add_argument("--channels", type=int, help=f"of the residual networks, default {CHANNELS}; an MLP has none")
+    add.add_argument("--gamma", choices=("learned", "analytic", "fixed"), default="learned", help="decoder variance")
+    add.add_argument(
+        "--log-gamma",
+        type=float,
+        help="log of a fixed γ, or where a learned one starts, default 0; an analytic one has none",
+    )
+    add.add_argument(
+        "--covariance", choices=("diagonal", "cholesky"), default="diagonal", help="of the posterior; cholesky is full"
+    )
+    add.add_argument(
+        "--precision", choices=("float32", "bfloat16", "float16"), default="float32", help="of the networks' products"
+    )
+    add.add_argument(
+        "--device",
+        default="auto",
+        help="auto is cuda where there is a GPU, else cpu; with torchrun cuda is a GPU a process",
+    )
+    add.add_argument(
+        "--models",
+        type=int,
+        default=1,
+        metavar="N",
+        help="train so many side by side, of seeds from S on; the one of lowest held-out -ELBO is kept",
+    )
+    add.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    add = commands.add_parser(
+        "reproduce",
+        help="replay tables and theorems of the paper",
+        formatter_class=_Formatter,
+    )
+    add.set_defaults(command=reproduce)
+    add.add_argument(
+        "tables",
+        nargs="+",
+        metavar="table",
+        help="table1, table2, table3, table4, table5, table6, table7, table8, table9, theorem1, theorem1_too_few, "
+        "theorem2, remark1; synthetic, images or all for all such",
+    )
+    add.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="folder of the results; goes on with what is begun there"
+    )
+    add.add_argument(
+        "--budget", default="quick", metavar="{quick,reduced,full}", help="steps, samples, and models a cell"
+    )
+    add.add_argument("--seeds", type=int, metavar="N", help="models a cell; default: 1 quick or reduced, 5 full")
+    add.add_argument(
+        "--as-published",
+        action="store_true",
+        help="the paper's widths, steps, batches and schedules where ours are others; results go into DIR/as_published",
+    )
+    add.add_argument(
+        "--device",
+        default="auto",
+        help="cpu; cuda, all GPUs, which share the models; cuda:0,cuda:2, some; auto is cuda if there is a GPU",
+    )
+    add.add_argument(
+        "--backend", default="auto", metavar="{auto,reference,cpu,cuda}", help="what trains the models of a table"
+    )
+    add.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    add = commands.add_parser(
+        "eager", help="measure what the tables in a folder would take in eager PyTorch on this machine, for the report"
+    )
+    add.set_defaults(command=eager)
+    add.add_argument("folder", type=Path, metavar="DIR", help="folder of result files, as table1.json")
+    add.add_argument("--device", default="cpu", help="cpu or cuda")
+
+    add = commands.add_parser(
+        "report", help="one page of the result files in a folder, the paper's numbers beside them"
+    )
+    add.set_defaults(command=report)
+    add.add_argument(
+        "folder", type=Path, metavar="DIR", help="folder of result files, as table1.json, and of as_published with such"
+    )
+    add.add_argument("--out", type=Path, metavar="DIR", help="folder of report.html and report.md; default: the same")
+
+    add = commands.add_parser(
+        "bench",
+        help="what the library would give on this machine's CPU, beside eager PyTorch and other peers",
+        formatter_class=_Formatter,
+    )
+    add.set_defaults(command=bench)
+    add.add_argument(
+        "comparisons",
+        nargs="*",
+        metavar="comparison",
+        help="elbo, cholesky, ensemble, step: these where none is named; images; batch, features, latents, triangle, "
+        "models, threads, or growth for these six",
+    )
+    add.add_argument("--rounds", type=int, default=1, metavar="N", help="processes of each contender")
+    add.add_argument("--seconds", type=float, default=85, metavar="S", help="after so long nothing new is begun")
+    add.add_argument("--json", action="store_true", help="raw figures on standard output, in place of the table")
+    add.add_argument("--plot", type=Path, metavar="FILE", help="the roofline, as a PNG file")
+    add.add_argument("--quiet", action="store_true", help="do not say what is being measured")
+
+    add = commands.add_parser("info", help="versions, backends and data on this machine")
+    add.set_defaults(command=info)
+    return parser

@@ -1,0 +1,82 @@
+"""What the command line is as a process: its exit status, signals, closed streams, and beside others of torchrun."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from types import FrameType
+from typing import NoReturn
+
+from ..distributed import process_of_torchrun
+from ..errors import InputError
+from ..training import Diverged
+from .commands import reproduce, train
+from .parser import make_parser
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 2 bad input, 3 training diverged, 130 or 143 stopped by a signal, 141 nobody reads on."""
+    with _no_stream_closed():
+        try:
+            try:
+                return _of_process(arguments)
+            finally:
+                sys.stdout.flush()  # --help as well; at the exit of Python it would be too late
+        except BrokenPipeError:  # by `| head`, which ends as soon as it has its lines
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for stream in (sys.stdout, sys.stderr):  # what Python still holds of them, it writes at its exit
+                os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+            return 128 + signal.SIGPIPE
+
+
+@contextmanager
+def _no_stream_closed() -> Iterator[None]:
+    """Where the shell closed one (``>&-``), Python has None in its place; what is written there then goes nowhere."""
+    with ExitStack() as stack:
+        for stream, redirected in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
+            if stream is None:
+                stack.enter_context(redirected(stack.enter_context(open(os.devnull, "w"))))
+        yield
+
+
+def _of_process(arguments: Sequence[str] | None) -> int:
+    if not process_of_torchrun():
+        return _main(arguments)
+    # The first process says what all would say. It has the status, too: torchrun ends all when one fails, the first
+    # perhaps before it has said why.
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere), suppress(SystemExit):
+        _main(arguments)
+    return 0
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    options = make_parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        if process_of_torchrun() is not None and options.command is not train:
+            raise InputError("with torchrun the command must be train, which alone shares its work out to processes")
+        status: int = options.command(options)
+    except InputError as error:
+        print(f"manifold-core: {error}", file=sys.stderr)
+        return 2
+    except Diverged as error:
+        print(f"manifold-core: training diverged: {error}", file=sys.stderr)
+        return 3
+    except (KeyboardInterrupt, _Terminated) as signalled:
+        resumes = options.command in (train, reproduce)
+        then = "; the same command goes on from the last checkpoint" if resumes else ""
+        print(f"manifold-core: stopped{then}", file=sys.stderr)
+        return 143 if isinstance(signalled, _Terminated) else 130
+    return status
+
+
+class _Terminated(BaseException):
+    """SIGTERM."""
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise _Terminated

@@ -1,0 +1,19 @@
+"""One training run: its description, its data and models, its folder of results."""
+
+from .build import build_model
+from .config import IMAGE_SETS, ModelConfig, RunConfig
+from .data import load_data
+from .load import FinishedRun, load_model, load_run
+from .runner import run
+
+__all__ = [
+    "IMAGE_SETS",
+    "FinishedRun",
+    "ModelConfig",
+    "RunConfig",
+    "build_model",
+    "load_data",
+    "load_model",
+    "load_run",
+    "run",
+]

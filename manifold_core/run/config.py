@@ -1,0 +1,84 @@
+"""What a run is described by."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..covariance import Covariance
+from ..elbo import Gamma, GaussianELBO
+from ..files import as_json
+from ..networks.checks import check_positive
+from ..networks.conv import CHANNELS
+from ..training import TrainingConfig
+
+__all__ = ["IMAGE_SETS", "ModelConfig", "RunConfig"]
+
+IMAGE_SETS = ("mnist", "fashion-mnist")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A VAE to build: residual-convolutional for images, else an MLP.
+
+    Args:
+        latent_dim: κ.
+        hidden: widths of the MLP's hidden layers; given for images, these are flattened into vectors.
+        channels: of the first residual block, None for 5; an MLP has none to choose.
+        gamma, log_gamma, covariance: as of :class:`manifold_core.GaussianELBO`.
+    """
+
+    latent_dim: int
+    hidden: tuple[int, ...] | None = None
+    channels: int | None = None
+    gamma: Gamma = "learned"
+    log_gamma: float = 0.0
+    covariance: Covariance = "diagonal"
+
+    def __post_init__(self) -> None:
+        self.elbo()  # refuses what it refuses
+
+    def elbo(self) -> GaussianELBO:
+        return GaussianELBO(self.gamma, self.log_gamma, covariance=self.covariance)
+
+    @property
+    def chosen_channels(self) -> int:
+        return CHANNELS if self.channels is None else self.channels
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run.
+
+    Args:
+        data: ``"synthetic"``, ``"mnist"``, ``"fashion-mnist"``, or the path of a ``.npy``, ``.npz`` or ``.csv`` file.
+        model, training: what to train and how; ``training.seed`` also makes the weights and the synthetic data, and
+            splits a file into training and held-out samples.
+        ambient_dim, manifold_dim: d and r of synthetic data.
+        data_folder: where the image files are; None searches, then downloads.
+        device: of model and data.
+        models: trained side by side, of the seeds from ``training.seed`` on, by :func:`manifold_core.train_ensemble`:
+            the one of lowest −ELBO on the held-out samples is the run's.
+    """
+
+    data: str
+    model: ModelConfig
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    ambient_dim: int = 20
+    manifold_dim: int = 6
+    data_folder: str | None = None
+    device: str = "cpu"
+    models: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "models", check_positive(models=self.models)[0])
+
+    def description(self) -> dict[str, Any]:
+        """What decides the numbers, and where the data come from: as JSON gives it back."""
+        content = asdict(self)
+        content["model"]["channels"] = self.model.chosen_channels
+        if self.data != "synthetic":
+            del content["ambient_dim"], content["manifold_dim"]
+        del content["data_folder"]  # the contents count, not where they lie
+        if self.models == 1:
+            del content["models"]
+        description: dict[str, Any] = as_json(content, "config")
+        return description

@@ -1,0 +1,53 @@
+"""Whose run a folder holds: this one's, or one that is not to be touched."""
+
+from pathlib import Path
+from typing import Any
+
+from .. import checkpoint
+from ..differences import differences
+from ..errors import InputError
+from ..finished import WEIGHTS, finished_run
+from .config import IMAGE_SETS, RunConfig
+from .data import fingerprint_of, load_data
+from .results import PICTURES
+from .several import FOLDER, clear
+
+__all__ = ["already_finished", "identity_of"]
+
+
+def already_finished(config: RunConfig, folder: Path) -> dict[str, Any] | None:
+    """What the folder holds where its run is finished."""
+    if (finished := finished_run(folder, "out")) is not None:
+        holds = f"out must be a new folder: {str(folder)!r} holds a finished run"
+        then = "choose another folder, or remove this one"
+        if where := differences(_without_path(finished["config"]), _without_path(config.description())):
+            raise InputError(f"{holds} of another configuration: its {where}; {then}")
+        if "fingerprint" not in finished:
+            raise InputError(f"{holds} of an earlier version, which does not say of what data it is; {then}")
+        if finished["fingerprint"] != fingerprint_of(load_data(config)):
+            raise InputError(f"{holds} of other data than {config.data!r} holds now; {then}")
+        if checkpoint.is_of(folder, identity_of(config, finished["fingerprint"])):  # killed before it was removed
+            clear(folder)
+        return finished
+    _refuse_foreign_files(folder)
+    return None
+
+
+def identity_of(config: RunConfig, fingerprint: str) -> dict[str, Any]:
+    """What the checkpoint of a run says besides what every training says."""
+    return {"config": _without_path(config.description()), "data": fingerprint}
+
+
+def _without_path(description: dict[str, Any]) -> dict[str, Any]:
+    """What runs are told apart by besides the contents of their data: a file may be named in many ways."""
+    built_in = description.get("data") in ("synthetic", *IMAGE_SETS)
+    return {name: value for name, value in description.items() if built_in or name != "data"}
+
+
+def _refuse_foreign_files(folder: Path) -> None:
+    """Files of our names that no run of ours is known to have left are somebody's work."""
+    if (folder / checkpoint.INDEX).exists():
+        return
+    for name in (WEIGHTS, *PICTURES.values(), FOLDER):
+        if (folder / name).exists():
+            raise InputError(f"out must be a new folder or that of a stopped run: {str(folder / name)!r} is in the way")

@@ -1,0 +1,97 @@
+"""A finished run, read back from its folder."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import checkpoint
+from ..checks import input_shape
+from ..data import Standardisation
+from ..errors import InputError
+from ..finished import METRICS, WEIGHTS, finished_run
+from ..models import VAE
+from .build import build_model
+from .config import ModelConfig
+
+__all__ = ["FinishedRun", "load_model", "load_run"]
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What :func:`load_run` finds.
+
+    Attributes:
+        model: trained, in evaluation mode. Its samples are standardised: images ``[N, C, H, W]``, flattened where it is
+            an MLP, and vectors.
+        standardisation: from the units and the shape of the user's file to those of the model, and from its units back.
+            Of synthetic data and of published images, which are trained on as they are loaded, it changes no number.
+        metrics: the content of ``metrics.json``.
+    """
+
+    model: VAE
+    standardisation: Standardisation
+    metrics: dict[str, Any]
+
+
+def load_run(folder: str | Path) -> FinishedRun:
+    """The trained model of a finished run with what it takes to apply it to data in their own units:
+    ``active_dimensions(found.model, found.standardisation.apply(x))``, ``found.standardisation.undo(model.sample(n))``.
+
+    Raises:
+        InputError: no finished run in that folder, or one of an earlier version, which kept no standardisation.
+    """
+    model, metrics = _trained(Path(folder))
+    try:
+        kept = metrics["standardisation"]
+        mean = torch.tensor(kept["mean"], dtype=torch.float64)
+        standardisation = Standardisation(mean, kept["scale"], input_shape(model.encoder))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"folder must hold a run with the mean and scale of its data, got {str(folder)!r}, whose {METRICS} lacks "
+            f"them: train again, into a new folder"
+        ) from error
+    return FinishedRun(model, standardisation, metrics)
+
+
+def load_model(folder: str | Path) -> VAE:
+    """The trained model of a finished run, in evaluation mode. It takes standardised samples: see :func:`load_run`.
+
+    Raises:
+        InputError: no finished run in that folder.
+    """
+    return _trained(Path(folder))[0]
+
+
+def _trained(folder: Path) -> tuple[VAE, dict[str, Any]]:
+    metrics = finished_run(folder, "folder")
+    if metrics is None:
+        raise InputError(f"folder must hold a finished run, got {str(folder)!r} without {METRICS}")
+    model = _built(metrics, folder / METRICS)
+    path = folder / WEIGHTS
+    try:
+        model.load_state_dict(checkpoint.load_tensors(path))
+    except RuntimeError as error:
+        raise InputError(f"{str(path)!r} does not hold the weights of the model in {METRICS}: {error}") from error
+    return model.eval(), metrics
+
+
+def _built(metrics: dict[str, Any], path: Path) -> VAE:
+    """The model that the file at ``path`` describes; its weights are anyone's."""
+    described = metrics["config"]["model"]
+    known = {one.name for one in fields(ModelConfig)}
+    for key in described:
+        if key not in known:
+            raise InputError(f"{str(path)!r}: config.model.{key} is unknown here; expected a run of this version")
+    for name, part, key in (("config.model.", described, "latent_dim"), ("", metrics, "sample_shape")):
+        if key not in part:
+            raise InputError(f"{str(path)!r} lacks {name}{key}; expected the whole file of a finished run")
+    try:
+        hidden = described.get("hidden")
+        config = ModelConfig(**(described | {"hidden": tuple(hidden) if hidden is not None else None}))
+        return build_model(config, metrics["sample_shape"])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{str(path)!r} does not describe a model ({error}); expected config.model and sample_shape of a run"
+        ) from error

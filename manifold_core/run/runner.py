@@ -1,0 +1,62 @@
+"""One training run from a description to a folder of results."""
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from ..distributed import Group, everywhere, from_first
+from ..ensemble import explain_ensemble
+from ..errors import InputError
+from ..files import locked, output_folder
+from ..models import VAE
+from ..training import train
+from .build import build_model, spec_of
+from .config import RunConfig
+from .data import as_input, fingerprint_of, load_data
+from .folder import already_finished, identity_of
+from .results import finish
+from .several import train_several
+
+__all__ = ["run"]
+
+
+def run(config: RunConfig, folder: str | Path, progress: bool = True, process_group: Group = None) -> dict[str, Any]:
+    """Train, evaluate, and write ``metrics.json``, ``weights.safetensors`` and PNG pictures into one folder.
+
+    Stopped at any moment, the same call goes on where it was; finished, it returns what is there. With a process group
+    all processes make this call and train together; the folder is the first one's alone.
+
+    Raises:
+        InputError: bad input, a folder that holds something else, or one in which another process is at work; several
+            models with a process group.
+        Diverged: the loss became NaN or infinite, of several models that of each.
+    """
+    if process_group is not None and config.models > 1:
+        raise InputError(f"models must be 1 with torchrun, whose processes train one together, got {config.models}")
+    folder = Path(folder)
+    with ExitStack() as stack:
+
+        def begin() -> dict[str, Any] | None:
+            stack.enter_context(locked(output_folder(folder)))
+            return already_finished(config, folder)
+
+        finished = from_first(begin, process_group)
+        return finished if finished is not None else _run(config, folder, progress, process_group)
+
+
+def _run(config: RunConfig, folder: Path, progress: bool, group: Group) -> dict[str, Any]:
+    data = everywhere(lambda: load_data(config), group)
+    sample_shape = tuple(data.train.shape[1:])
+    x, held_out = (as_input(part, config, sample_shape).to(config.device) for part in (data.train, data.validation))
+    fingerprint = fingerprint_of(data)
+    identity = identity_of(config, fingerprint)
+    seeds = range(config.training.seed, config.training.seed + config.models)
+    specs = [spec_of(config.model, sample_shape, replace(config.training, seed=seed)) for seed in seeds]
+    if config.models > 1 or (group is None and explain_ensemble(specs, x).backend == "cpu"):
+        best, models = train_several(specs, x, held_out, folder, identity, progress)
+        more = {"models": models, "seed": best.spec.training.seed} if config.models > 1 else {}
+        return finish(config, folder, data, fingerprint, cast(VAE, best.model), x, held_out, best.history, more)
+    model = build_model(config.model, sample_shape, config.training.seed).to(config.device)
+    history = train(model, x, config.training, folder=folder, identity=identity, progress=progress, process_group=group)
+    return from_first(lambda: finish(config, folder, data, fingerprint, model, x, held_out, history, {}), group)

@@ -1,0 +1,141 @@
+"""The table of runs, and what is said below it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from manifold_core import cli
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class TestTable:
+    def test_the_table_holds_the_numbers(self, earlier: Path) -> None:
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+        head, _, first, second = cli.table([metrics, metrics | {"manifold_dim": 6}]).splitlines()[:4]
+        assert len(head) == len(first) == len(second)
+        columns = ["data", "r", "active", "of", "gap", "-ELBO", "recon", "KL", "gamma", "held-out"]
+        assert head.replace("held-out -ELBO", "held-out").split() == columns
+        shown = dict(zip(columns, first.split(), strict=True))
+        measured = metrics["train"]
+        assert (shown["data"], shown["r"], shown["of"]) == ("good", "?", "3")
+        assert shown["active"] == str(metrics["active_dimensions"])
+        wanted = {"-ELBO": "neg_elbo", "recon": "recon", "KL": "kl", "gamma": "gamma"}
+        for column, name in wanted.items():
+            assert float(shown[column]) == pytest.approx(measured[name], rel=5e-3, abs=1e-3)
+        assert float(shown["held-out"]) == pytest.approx(metrics["validation"]["neg_elbo"], rel=5e-3)
+        assert second.split()[1] == "6"
+        for gap, printed in ((None, "-"), (123.4, "123")):
+            line = cli.table([metrics | {"train": measured | {"gap": gap}}]).splitlines()[2]
+            assert dict(zip(columns, line.split(), strict=True))["gap"] == printed
+
+    def test_the_table_says_why_there_is_no_gap(self, earlier: Path) -> None:
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+        there = metrics | {"train": metrics["train"] | {"gap": 123.4}}
+        none, every = (metrics | {"train": metrics["train"] | {"gap": None}, "active_dimensions": n} for n in (0, 3))
+        rest = cli.table([there]).splitlines()[4:]
+        assert all("no gap" not in line for line in rest)
+        notes = [line for line in cli.table([none, there, every]).splitlines() if "no gap" in line]
+        assert ["train longer, with more --steps" in line for line in notes] == [True, False]
+        assert ["all 3 dimensions are active" in line and "raise --latent-dim" in line for line in notes] == [
+            False,
+            True,
+        ]
+
+    def test_the_table_says_that_a_training_blew_up(self, earlier: Path) -> None:
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+        first = metrics["history"]["neg_elbo"][0]
+        for last, higher in ((first + 1, True), (first, False), (first - 1, False)):
+            lines = cli.table([metrics | {"train": metrics["train"] | {"neg_elbo": last}}]).splitlines()
+            notes = [line for line in lines if line.startswith("good ends at a higher -ELBO")]
+            assert [f"{last:.4g} after {first:.4g}" in line and "--learning-rate" in line for line in notes] == (
+                [True] if higher else []
+            )
+
+    def test_the_table_says_what_several_models_read(self, earlier: Path) -> None:
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+        one = {"active_dimensions": 2, "spectrum_count": 3, "diverged_at": None}
+        several = metrics | {"seed": 7, "models": [one, one | {"diverged_at": 12}, one | {"active_dimensions": 1}]}
+        model = metrics["config"]["model"]
+        full = several | {"config": metrics["config"] | {"model": model | {"covariance": "cholesky"}}}
+        for of, counts in ((several, "2, diverged, 1"), (full, "3, diverged, 3")):
+            (note,) = (line for line in cli.table([of]).splitlines() if " models: " in line)
+            assert note == (
+                f"good is read by 3 models: {counts}; above is that of seed 7, which has the lowest held-out -ELBO"
+            )
+        assert " models: " not in cli.table([metrics])
+
+    def test_the_table_says_where_nearest_neighbours_see_fewer_dimensions(self, earlier: Path) -> None:
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+        measured = metrics["train"] | {"active_dimensions": 7, "spectrum_count": 14}
+        model = metrics["config"]["model"]
+        for covariance, two_nn, count in (
+            ("diagonal", 4.9, 7),
+            ("diagonal", 5.1, None),
+            ("cholesky", 9.9, 14),
+            ("cholesky", 10.1, None),
+            ("diagonal", None, None),
+        ):
+            config = metrics["config"] | {"model": model | {"covariance": covariance}}
+            lines = cli.table([metrics | {"train": measured, "two_nn": two_nn, "config": config}]).splitlines()
+            notes = [line for line in lines if "TwoNN" in line]
+            assert [f"see {two_nn} dim" in line and f"fewer than {count}," in line for line in notes] == (
+                [] if count is None else [True]
+            )
+        older = {name: value for name, value in metrics.items() if name != "two_nn"}
+        assert "TwoNN" not in cli.table([older])
+
+    def test_long_names_and_shapes_of_images_stand_in_columns(self, earlier: Path) -> None:
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+        long = metrics | {"data": "a_name_of_more_than_twenty_letters"}
+        photographs = metrics | {"data": "photographs", "sample_shape": [28, 30, 3]}
+        for runs in ([long, metrics], [long, metrics, photographs]):
+            head, rule, *lines = cli.table(runs).splitlines()[: 2 + len(runs)]
+            assert {len(line) for line in (rule, *lines)} == {len(head)}
+            assert [line.index("?") for line in lines] == [head.index(" r ") + 1] * len(runs)
+        assert [line.split()[1] for line in (head, *lines)] == ["C×H×W", "-", "-", "28×30×3"]
+
+    def test_columns_never_touch(self, earlier: Path) -> None:
+        """Numbers may be longer than any that were thought of; head and rule go with them."""
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+        numbers = {"gap": None, "neg_elbo": -1000018.484, "recon": 1e-100, "kl": 12345678.125, "gamma": -1.23e-300}
+        long = metrics | {"sample_shape": [1000, 10000, 100000], "latent_dim": 10**7, "manifold_dim": 10**7}
+        long |= {"active_dimensions": 10**9, "validation": metrics["validation"] | {"neg_elbo": -(2.0**60)}}
+        long |= {"train": metrics["train"] | numbers | {"spectrum_count": 10**20}}
+        long["config"] = {"model": {"covariance": "cholesky"}}
+        head, rule, one, other = cli.table([long, metrics]).splitlines()[:4]
+        assert len(head) == len(rule) == len(one) == len(other)
+        assert one.split() == [
+            *("good", "1000×10000×100000", str(10**7), str(10**9), str(10**20), str(10**7), "-", "-1000018.484"),
+            *("1e-100", "12345678.125", "-1.23e-300", f"-{2**60}.000"),
+        ]
+
+    def test_the_table_says_what_its_units_are(self, earlier: Path) -> None:
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+        kept = metrics["standardisation"]
+        five = cli.table([metrics | {"standardisation": kept | {"scale": 10.0}}]).splitlines()
+        assert five[-1] == (
+            "good was measured as (x - mean) / 10; in the units of the data recon and gamma are 100 times as large, "
+            "-ELBO is greater by 11.51"  # five times log 10
+        )
+        as_it_is = metrics | {"standardisation": kept | {"scale": 1.0}}
+        assert cli.table([as_it_is]).splitlines() == five[:-1]
+
+    def test_the_table_has_both_counts_of_a_full_covariance(self, earlier: Path) -> None:
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+        model = metrics["config"]["model"]
+        rotated = metrics | {
+            "active_dimensions": 1,
+            "train": metrics["train"] | {"spectrum_count": 2},
+            "config": metrics["config"] | {"model": model | {"covariance": "cholesky"}},
+        }
+        older = metrics | {"config": {"model": {k: v for k, v in model.items() if k != "covariance"}}}
+        head, rule, *lines = cli.table([rotated, metrics, older]).splitlines()[:5]
+        assert {len(line) for line in (rule, *lines)} == {len(head)}
+        assert head.replace("by eigenvalue", "eigenvalue").split()[2:5] == ["active", "eigenvalue", "of"]
+        assert [line.split()[2:5] for line in lines] == [
+            ["1", "2", "3"],
+            *2 * [[str(metrics["active_dimensions"]), "-", "3"]],
+        ]
+        assert "eigenvalue" not in cli.table([metrics, older])

@@ -1,0 +1,203 @@
+"""``manifold-core train``: what it prints and writes, its options and their defaults."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command_line import ENVIRONMENT, PICTURES, RESULTS, SMALL, only_line
+from runs import contents
+
+from manifold_core import cli
+from manifold_core.cli import commands
+from manifold_core.run import IMAGE_SETS, RunConfig, build_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class TestTrain:
+    def test_a_whole_run(self, inputs: Path, tmp_path: Path) -> None:
+        """In a process of its own, with pictures and the progress bar."""
+        pytest.importorskip("matplotlib", reason="pictures need matplotlib, of the extra 'experiments'")
+        out = tmp_path / "new" / "out"
+        done = subprocess.run(
+            [sys.executable, "-m", "manifold_core.cli", "train", "--data", "good.npy", "--out", str(out), *SMALL[:-1]],
+            cwd=inputs,
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "30/30" in done.stderr
+        assert "Warning" not in done.stderr
+        assert contents(out).keys() == RESULTS | PICTURES
+        metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+        assert cli.table([metrics]) in done.stdout
+        assert str(out) in done.stdout
+        for name in PICTURES:
+            assert f"picture: {out / name}\n" in done.stdout
+
+    @pytest.mark.parametrize("kind", ["npy", "npz", "csv"])
+    def test_every_kind_of_file(
+        self, inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], no_pictures: None, kind: str
+    ) -> None:
+        path = inputs / f"good.{kind}"
+        assert cli.main(["train", "--data", str(path), "--out", str(tmp_path), *SMALL]) == 0
+        printed = capfd.readouterr()
+        assert printed.err == ""
+        assert "no pictures: matplotlib is missing; pip install 'manifold-core[experiments]'" in printed.out
+        metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+        assert (metrics["data"], metrics["latent_dim"], metrics["train"]["samples"]) == ("good", 3, 108)
+        # The numbers are those of the .npy file, but for the rounding of decimal text.
+        reference = cli.main(["train", "--data", str(inputs / "good.npy"), "--out", str(tmp_path / "npy"), *SMALL])
+        assert reference == 0
+        expected = json.loads((tmp_path / "npy" / "metrics.json").read_text(encoding="utf-8"))
+        assert metrics["train"]["neg_elbo"] == pytest.approx(expected["train"]["neg_elbo"], rel=1e-4)
+
+    def test_images_out_of_a_folder(self, inputs: Path, tmp_path: Path, no_pictures: None) -> None:
+        command = ["train", "--data", "mnist", "--data-dir", str(inputs / "small"), "--out", str(tmp_path / "out")]
+        assert cli.main([*command, "--channels", "1", "--steps", "1", "--batch-size", "2", "--quiet"]) == 0
+        assert contents(tmp_path / "out").keys() == RESULTS
+
+    def test_a_finished_run_is_printed_again(
+        self, inputs: Path, earlier: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = contents(earlier)
+        for training in ("train", "train_several"):
+            monkeypatch.setattr(f"manifold_core.run.runner.{training}", None)
+        assert cli.main(["train", "--data", str(inputs / "good.npy"), "--out", str(earlier), *SMALL]) == 0
+        assert cli.table([json.loads(before["metrics.json"])]) in capfd.readouterr().out
+        assert contents(earlier) == before
+
+    def test_a_changed_file_is_not_a_finished_run(
+        self, inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], no_pictures: None
+    ) -> None:
+        path, out = tmp_path / "points.npy", tmp_path / "out"
+        command = ["train", "--data", str(path), "--out", str(out), *SMALL]
+        np.save(path, np.load(inputs / "good.npy"))
+        assert cli.main(command) == 0
+        before = contents(out)
+        capfd.readouterr()
+        np.save(path, np.load(inputs / "good.npy")[::-1])
+        assert cli.main(command) == 2
+        printed = capfd.readouterr()
+        assert f"{str(out)!r} holds a finished run of other data than {str(path)!r} holds now" in only_line(printed.err)
+        assert printed.out == ""
+        assert contents(out) == before
+
+    def test_another_seed_is_another_run(
+        self, inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], no_pictures: None
+    ) -> None:
+        for seed in ("0", "1"):
+            out = str(tmp_path / seed)
+            command = ["train", "--data", str(inputs / "good.npy"), "--out", out, *SMALL, "--seed", seed]
+            assert cli.main(command) == 0
+        assert contents(tmp_path)["0/weights.safetensors"] != contents(tmp_path)["1/weights.safetensors"]
+
+    @pytest.fixture
+    def configurations(self, monkeypatch: pytest.MonkeyPatch, earlier: Path) -> list[tuple[RunConfig, Path, bool]]:
+        """What ``run`` was called with, in place of running."""
+        called: list[tuple[RunConfig, Path, bool]] = []
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+
+        def watched(config: RunConfig, folder: Path, progress: bool, process_group: object) -> dict[str, Any]:
+            assert process_group is None  # it was not torchrun that started this
+            called.append((config, folder, progress))
+            return metrics
+
+        monkeypatch.setattr(commands, "run", watched)
+        return called
+
+    def test_every_option_arrives_where_it_belongs(self, configurations: list[tuple[RunConfig, Path, bool]]) -> None:
+        command = "train --data synthetic --out here --latent-dim 11 --seed 12 --ambient-dim 13 --manifold-dim 7"
+        command += " --data-dir there --steps 15 --batch-size 16 --learning-rate 0.17 --hidden 18 19 --channels 20"
+        command += " --gamma fixed --log-gamma -2.1 --covariance cholesky --device cpu --quiet --precision bfloat16"
+        assert cli.main(command.split()) == 0
+        ((config, folder, progress),) = configurations
+        assert (folder, progress) == (Path("here"), False)
+        model, training = config.model, config.training
+        assert (config.data, config.data_folder, config.device) == ("synthetic", "there", "cpu")
+        assert (config.ambient_dim, config.manifold_dim) == (13, 7)
+        assert (model.latent_dim, model.hidden, model.channels) == (11, (18, 19), 20)
+        assert (model.gamma, model.log_gamma, model.covariance) == ("fixed", -2.1, "cholesky")
+        assert (training.steps, training.batch_size, training.learning_rate, training.seed) == (15, 16, 0.17, 12)
+        assert training.precision == "bfloat16"
+
+    @pytest.mark.parametrize(
+        ("arguments", "kind"),
+        [
+            (["--data", "synthetic"], "vectors"),
+            (["--data", "x.npy"], "vectors"),
+            *((["--data", name], "images") for name in IMAGE_SETS),
+            (["--data", "mnist", "--hidden", "64"], "vectors"),
+        ],
+    )
+    def test_defaults_are_those_of_the_kind_of_data(
+        self, configurations: list[tuple[RunConfig, Path, bool]], arguments: list[str], kind: str
+    ) -> None:
+        assert commands.DEFAULTS["images"] != commands.DEFAULTS["vectors"]
+        names = ("steps", "batch_size", "learning_rate")
+        given = [str(12 + i) for i in range(3)]
+        options = [("--" + name.replace("_", "-"), value) for name, value in zip(names, given, strict=True)]
+        for chosen in range(4):  # the first few on the command line, the others by default
+            assert cli.main(["train", "--out", "here", *arguments, *sum(options[:chosen], ())]) == 0
+            config, _, progress = configurations.pop()
+            expected = [float(value) for value in given[:chosen]]
+            expected += [commands.DEFAULTS[kind][name] for name in names[chosen:]]
+            assert [getattr(config.training, name) for name in names] == expected
+            assert (config.model.latent_dim, config.model.gamma, config.training.seed, progress) == (
+                20,
+                "learned",
+                0,
+                True,
+            )
+            assert config.device == ("cuda" if torch.cuda.is_available() else "cpu")
+
+    def test_the_help_names_the_defaults(self, help_of: Callable[[str], str]) -> None:
+        text = help_of("train")
+        for name, vectors in commands.DEFAULTS["vectors"].items():
+            images = commands.DEFAULTS["images"][name]
+            assert f"default {vectors}; {images} for mnist and fashion-mnist without --hidden" in text
+        assert "the manifold's (default: 20)" in text
+        assert "--channels CHANNELS of the residual networks, default 5; an MLP has none" in text
+        assert "of the split of a file into training and held-out samples" in text
+        assert "(default: None)" not in text
+        assert "(default: False)" not in text
+
+    def test_a_users_images_have_the_defaults_of_vectors(
+        self, inputs: Path, configurations: list[tuple[RunConfig, Path, bool]]
+    ) -> None:
+        """As the help says, though they are trained with residual networks."""
+        assert cli.main(["train", "--out", "here", "--data", str(inputs / "images.npy")]) == 0
+        ((config, _, _),) = configurations
+        defaults = commands.DEFAULTS["vectors"]
+        assert {name: getattr(config.training, name) for name in defaults} == defaults
+        for shape, networks in (((1, 8, 12), "ConvEncoder"), ((1, 8, 10), "MLPEncoder"), ((5,), "MLPEncoder")):
+            assert type(build_model(config.model, shape).encoder).__name__ == networks
+
+    def test_several_models(
+        self, inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], no_pictures: None
+    ) -> None:
+        data = ["--data", str(inputs / "good.npy")]
+        assert cli.main(["train", *data, "--out", str(tmp_path / "out"), "--models", "2", "--seed", "5", *SMALL]) == 0
+        metrics = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+        assert [one["seed"] for one in metrics["models"]] == [5, 6]
+        assert "good is read by 2 models: " in capfd.readouterr().out
+        assert cli.main(["train", *data, "--out", str(tmp_path / "no"), "--models", "0", *SMALL]) == 2
+        assert "models must be a positive integer, got 0" in capfd.readouterr().err
+
+    def test_a_full_covariance_is_trained_and_printed(
+        self, inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], no_pictures: None
+    ) -> None:
+        command = ["train", "--data", str(inputs / "good.npy"), "--out", str(tmp_path), *SMALL]
+        assert cli.main([*command, "--covariance", "cholesky"]) == 0
+        metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+        assert metrics["config"]["model"]["covariance"] == "cholesky"
+        line = capfd.readouterr().out.splitlines()[2].split()
+        assert line[2:4] == [str(metrics["active_dimensions"]), str(metrics["train"]["spectrum_count"])]
+        assert cli.main(command) == 2  # a diagonal one is another run

@@ -1,0 +1,23 @@
+"""A model that is a user's own, not the library's."""
+
+import torch
+from torch import Tensor, nn
+
+import manifold_core as mc
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 6))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mu, log_var = self.layers(x).chunk(2, dim=1)
+        return mu, log_var
+
+
+def dropout_model(seed: int = 0) -> mc.VAE:
+    """A user's own: its dropout takes numbers from torch's global generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return mc.VAE(Encoder(), nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 6)), 3)

@@ -1,0 +1,150 @@
+"""The pictures of a run."""
+
+import struct
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from dropout import Encoder
+from runs import IMAGES, TRAINING, configuration, contents, metrics_of, timeless
+from torch import Tensor, nn
+
+import manifold_core as mc
+from manifold_core import plots
+from manifold_core.data import load_file
+from manifold_core.run import RunConfig, run
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    content = path.read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    assert content[12:16] == b"IHDR"
+    assert content.endswith(b"IEND\xaeB`\x82")
+    width, height = struct.unpack(">II", content[16:24])
+    return width, height
+
+
+class TestPictures:
+    @pytest.fixture(autouse=True)
+    def matplotlib(self) -> None:
+        pytest.importorskip("matplotlib", reason="pictures need matplotlib, of the extra 'experiments'")
+
+    @pytest.mark.parametrize(
+        ("kind", "expected"),
+        [("vectors", ["variances.png", "curves.png"]), ("images", ["variances.png", "curves.png", "images.png"])],
+    )
+    def test_they_are_png_files_of_a_sensible_size(
+        self, data: Path, tmp_path: Path, kind: str, expected: list[str]
+    ) -> None:
+        from matplotlib.image import imread
+
+        metrics = run(configuration(data, kind, steps=5), tmp_path, progress=False)
+        assert metrics["pictures"] == expected
+        assert contents(tmp_path).keys() == {"metrics.json", "weights.safetensors", *expected}
+        for name in expected:
+            width, height = png_size(tmp_path / name)
+            assert 400 <= width <= 2000
+            assert 300 <= height <= 2000
+            pixels = imread(tmp_path / name)  # which checks the sums in the file
+            assert pixels.shape[:2] == (height, width)
+            assert pixels[..., :3].std() > 0.05  # something is drawn
+
+    def test_eigenvalues_stand_beside_the_variances_of_a_full_covariance(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from matplotlib.axes import Axes
+
+        titles: list[str] = []
+        lines: list[list[float]] = []
+        plot, set_title = Axes.plot, Axes.set_title
+
+        def watched_plot(self: Any, *arguments: Any, **more: Any) -> Any:
+            if more.get("label") == "eigenvalues":
+                lines.append(arguments[1])
+            return plot(self, *arguments, **more)
+
+        def watched_title(self: Any, title: str, *arguments: Any, **more: Any) -> Any:
+            titles.append(title)
+            return set_title(self, title, *arguments, **more)
+
+        monkeypatch.setattr(Axes, "plot", watched_plot)
+        monkeypatch.setattr(Axes, "set_title", watched_title)
+        metrics = run(configuration(data, "full", steps=5), tmp_path / "full", progress=False)
+        assert metrics["pictures"] == ["variances.png", "curves.png"]
+        assert lines == [metrics["train"]["spectrum"]]
+        plots.plot_variances(tmp_path / "x.png", [0.9, 0.01], spectrum=[0.95, 0.03, 0.02], manifold_dim=2)
+        plots.plot_variances(tmp_path / "y.png", [0.9, 0.01])
+        assert lines[1:] == [[0.02, 0.03, 0.95]]
+        assert titles[1:] == [
+            "1 active of 2 dimensions, 2 by eigenvalue, true dimension 2",
+            "1 active of 2 dimensions",
+        ]
+
+    def test_without_matplotlib_the_run_succeeds(self, data: Path, tmp_path: Path, no_pictures: None) -> None:
+        metrics = run(configuration(data, "images", steps=2), tmp_path, progress=False)
+        assert metrics["pictures"] == metrics_of(tmp_path)["pictures"] == []
+        assert contents(tmp_path).keys() == {"metrics.json", "weights.safetensors"}
+
+    def test_pictures_change_no_number(self, data: Path, tmp_path: Path, finished: dict[str, Path]) -> None:
+        metrics = timeless(run(configuration(data, "images"), tmp_path, progress=False))
+        assert metrics | {"pictures": []} == timeless(metrics_of(finished["images"]))
+
+    @pytest.mark.parametrize("channels", [2, 3, 4])
+    def test_images_of_any_number_of_channels(self, tmp_path: Path, channels: int) -> None:
+        np.save(tmp_path / "x.npy", np.random.default_rng(0).random((40, channels, 8, 8)))
+        config = RunConfig(str(tmp_path / "x.npy"), IMAGES, replace(TRAINING, steps=2))
+        metrics = run(config, tmp_path / "run", progress=False)
+        png_size(tmp_path / "run" / "images.png")
+        assert metrics["sample_shape"] == [channels, 8, 8]
+
+    @pytest.fixture
+    def sheets(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+        """What is given to matplotlib to be shown."""
+        from matplotlib.axes import Axes
+
+        shown: list[Any] = []
+        show = Axes.imshow
+
+        def watched(self: Any, picture: Any, *arguments: Any, **more: Any) -> Any:
+            shown.append(np.array(picture))
+            return show(self, picture, *arguments, **more)
+
+        monkeypatch.setattr(Axes, "imshow", watched)
+        return shown
+
+    @pytest.mark.parametrize("held_out", [30, 20, 7, 1])
+    def test_originals_reconstructions_and_samples_are_where_they_are_labelled(
+        self, tmp_path: Path, sheets: list[Any], held_out: int
+    ) -> None:
+        class Stub(mc.VAE):
+            """Each kind of picture has a shade of its own."""
+
+            def reconstruct(self, x: Tensor) -> Tensor:
+                return torch.full_like(x, 0.5)
+
+            def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+                return torch.full((n, 1, 8, 8), 0.25)
+
+        plots.plot_images(
+            tmp_path / "x.png", Stub(Encoder(), nn.Linear(3, 6), 3), torch.full((held_out, 1, 8, 8), 0.75)
+        )
+        (sheet,) = sheets
+        thirds = np.array_split(sheet, 3)
+        background = {0.0, 1.0}
+        assert [set(np.unique(third).tolist()) - background for third in thirds] == [{0.75}, {0.5}, {0.25}]
+
+    def test_a_users_images_look_like_themselves(self, tmp_path: Path, sheets: list[Any]) -> None:
+        """However they were scaled for training."""
+        generator = np.random.default_rng(0)
+        x = generator.random((300, 1, 8, 8)) + 3 * (np.arange(64).reshape(8, 8) % 3 == 0)
+        np.save(tmp_path / "x.npy", x)
+        config = RunConfig(str(tmp_path / "x.npy"), IMAGES, replace(TRAINING, steps=2))
+        run(config, tmp_path / "run", progress=False)
+        first = load_file(tmp_path / "x.npy", seed=TRAINING.seed).validation[0, 0].numpy()
+        shown = sheets[0][:8, :8]  # the first tile
+        assert np.corrcoef(shown.ravel(), first.ravel())[0, 1] > 0.95

@@ -1,0 +1,227 @@
+"""Training into a folder: checkpoints, and what goes on from them; what is refused there."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from dropout import dropout_model
+from runs import STEPS, TRAINING, VECTORS, Stopped, contents, standardised, stop_at_save, write_data
+from torch import Tensor
+
+import manifold_core as mc
+from manifold_core import checkpoint
+from manifold_core.run import build_model
+from manifold_core.training import train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def x(tmp_path_factory: pytest.TempPathFactory) -> Tensor:
+    """Points near a plane in six dimensions, standardised."""
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
+    return standardised(folder / "vectors.npy", 0)[0].float()
+
+
+class FakeTime:
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self.monotonic = monotonic
+
+
+class TestTrain:
+    """Also with a model that is not the library's."""
+
+    def outcome(self, model: mc.VAE, history: mc.History, folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that the last checkpoint holds: weights, moments of the optimizer, random state, schedule, history."""
+        found = checkpoint.load(folder)
+        assert found is not None
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, found.tensors[f"model.{name}"]), name
+        state = found.state | {"history": asdict(history) | {"seconds": 0.0}}
+        return found.tensors, state
+
+    def assert_same(self, found: tuple[Any, Any], expected: tuple[Any, Any]) -> None:
+        assert found[0].keys() == expected[0].keys()
+        for name, tensor in found[0].items():
+            assert torch.equal(tensor, expected[0][name]), name
+        assert found[1] == expected[1]
+
+    @pytest.mark.parametrize("steps", [1, 13, STEPS - 1, STEPS])
+    def test_dropout_and_moments_go_on_where_they_were(
+        self, x: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+    ) -> None:
+        for name in ("undisturbed", "run"):
+            (tmp_path / name).mkdir()
+        model = dropout_model()
+        history = train(model, x, TRAINING, folder=tmp_path / "undisturbed", progress=False)
+        expected = self.outcome(model, history, tmp_path / "undisturbed")
+
+        with monkeypatch.context() as patch:
+            stop_at_save(patch, steps)
+            with pytest.raises(Stopped):
+                train(dropout_model(), x, TRAINING, folder=tmp_path / "run", checkpoint_seconds=0.0, progress=False)
+        torch.manual_seed(99)
+        model = dropout_model(seed=steps)  # weights that the checkpoint has to replace
+        history = train(model, x, TRAINING, folder=tmp_path / "run", progress=False)
+        assert not model.training
+        self.assert_same(self.outcome(model, history, tmp_path / "run"), expected)
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+    def test_other_dtypes_go_on_where_they_were(
+        self, x: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+    ) -> None:
+        """301 steps: more than bfloat16 can count."""
+        config = replace(TRAINING, steps=310)
+        x = x.to(dtype)
+        for name in ("undisturbed", "run"):
+            (tmp_path / name).mkdir()
+        model = build_model(VECTORS, (6,)).to(dtype)
+        history = train(model, x, config, folder=tmp_path / "undisturbed", progress=False)
+        expected = self.outcome(model, history, tmp_path / "undisturbed")
+
+        done = 0
+        step = torch.optim.Adam.step
+
+        def counted(*arguments: Any, **more: Any) -> Any:
+            nonlocal done
+            if done == 301:
+                raise Stopped
+            done += 1
+            return step(*arguments, **more)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.optim.Adam, "step", counted)
+            patch.setattr("manifold_core.training.loop.time", FakeTime(lambda: 10.0 * (done == 301)))
+            with pytest.raises(Stopped):
+                train(build_model(VECTORS, (6,)).to(dtype), x, config, folder=tmp_path / "run", progress=False)
+        model = build_model(VECTORS, (6,)).to(dtype)
+        history = train(model, x, config, folder=tmp_path / "run", progress=False)
+        self.assert_same(self.outcome(model, history, tmp_path / "run"), expected)
+
+    def test_a_folder_that_is_missing_is_made(self, x: Tensor, tmp_path: Path) -> None:
+        """Or else the work up to the first checkpoint is lost."""
+        train(mc.VAE.mlp(6, 2), x, replace(TRAINING, steps=2), folder=tmp_path / "new" / "folder", progress=False)
+        assert checkpoint.load(tmp_path / "new" / "folder") is not None
+
+    def test_a_folder_that_is_a_file_has_the_name_of_its_argument(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        said = "folder must be a folder that can be written to, got .*file"
+        with pytest.raises(mc.InputError, match=said):
+            mc.train(mc.VAE.mlp(6, 2), torch.rand(9, 6), TRAINING, folder=tmp_path / "file", progress=False)
+        with pytest.raises(mc.InputError, match=said):
+            mc.train_ensemble([mc.ModelSpec(2)], torch.rand(9, 6), folder=tmp_path / "file", progress=False)
+
+    def test_another_model_or_identity_is_refused(
+        self, x: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config = replace(TRAINING, steps=2)
+        train(mc.VAE.mlp(6, 3), x, config, folder=tmp_path, identity={"about": "x"}, progress=False)
+        before = contents(tmp_path)
+        models = {
+            "latent dimensions": mc.VAE.mlp(6, 4),
+            "wider": mc.VAE.mlp(6, 3, (65,)),
+            "deeper": mc.VAE.mlp(6, 3, (64, 64)),
+            "shallower": mc.VAE.mlp(6, 3, ()),
+            "fixed gamma": mc.VAE.mlp(6, 3, elbo=mc.GaussianELBO("fixed")),
+            "weight of the KL": mc.VAE.mlp(6, 3, elbo=mc.GaussianELBO(beta=2.0)),
+            "a user's": dropout_model(),
+        }
+        for what, model in models.items():
+            with pytest.raises(mc.InputError, match=r"checkpoint is of another run: its (model|log_gamma) is"):
+                train(model, x, config, folder=tmp_path, identity={"about": "x"}, progress=False)
+            assert contents(tmp_path) == before, what
+        for identity in ({"about": "y"}, {}, None, {"about": "x", "and": 1}):
+            with pytest.raises(mc.InputError, match=r"checkpoint is of another run: its (about|and) is"):
+                train(mc.VAE.mlp(6, 3), x, config, folder=tmp_path, identity=identity, progress=False)
+        other = replace(config, seed=1)
+        with pytest.raises(
+            mc.InputError, match=r"checkpoint is of another run: its training\.seed is 3, expected 1; choose"
+        ):
+            train(mc.VAE.mlp(6, 3), x, other, folder=tmp_path, identity={"about": "x"}, progress=False)
+        assert contents(tmp_path) == before
+
+    def test_other_data_are_refused(self, x: Tensor, tmp_path: Path) -> None:
+        """Or else the numbers of the first data would be returned as those of the second."""
+        condition = x[:, :2].to(torch.bfloat16).float()
+        config = replace(TRAINING, steps=2)
+
+        def run(x: torch.Tensor, condition: torch.Tensor) -> mc.History:
+            model = mc.CVAE.mlp(6, 2, 3)
+            return train(model, x, config, condition=condition, folder=str(tmp_path), progress=False)
+
+        history = run(x, condition)
+        before = contents(tmp_path)
+        other = x.clone()
+        other[-1, -1] += 1e-3
+        for changed, what in (
+            ((other, condition), "x"),
+            ((x, condition + 1), "condition"),
+            ((x[:-1], condition[:-1]), ""),
+        ):
+            with pytest.raises(mc.InputError, match=f"checkpoint is of another run: its {what}"):
+                run(*changed)
+            assert contents(tmp_path) == before
+        assert run(x, condition) == history
+
+    def test_a_fixed_gamma_is_part_of_the_model(self, x: Tensor, tmp_path: Path) -> None:
+        """It is no weight: the checkpoint's would take the place of the one asked for."""
+        config = replace(TRAINING, steps=2)
+        for log_gamma in (-3.0, -3.1):
+            model = mc.VAE.mlp(6, 3, elbo=mc.GaussianELBO("fixed", log_gamma))
+            if log_gamma == -3.0:
+                train(model, x, config, folder=tmp_path, progress=False)
+            else:
+                with pytest.raises(mc.InputError, match=r"its log_gamma is -3\.0, expected -3\.0999"):
+                    train(model, x, config, folder=tmp_path, progress=False)
+
+
+class TestSaves:
+    def test_checkpoints_are_written_at_the_interval_asked_for(
+        self, x: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seconds = iter(range(10**6))  # a clock that is read once a step
+        monkeypatch.setattr("manifold_core.training.loop.time", FakeTime(lambda: float(next(seconds))))
+        saved = []
+        save = checkpoint.save
+
+        def watched(folder: Path, step: int, *content: Any) -> None:
+            saved.append(step)
+            save(folder, step, *content)
+
+        monkeypatch.setattr(checkpoint, "save", watched)
+        model = mc.VAE.mlp(6, 2)
+        train(model, x, replace(TRAINING, steps=12), folder=tmp_path, checkpoint_seconds=5.0, progress=False)
+        assert saved == [5, 10, 12]
+
+    def test_the_time_taken_is_that_of_all_parts(
+        self, x: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config = replace(TRAINING, steps=12)
+
+        def stop(*content: Any) -> None:
+            save(*content)
+            raise Stopped
+
+        save = checkpoint.save
+        for part in (1, 2):
+            seconds = iter(range(100 * part, 10**6))  # a clock that is read once a step, and runs on between the parts
+            with monkeypatch.context() as patch:
+                patch.setattr("manifold_core.training.loop.time", FakeTime(lambda clock=seconds: float(next(clock))))
+                if part == 1:
+                    patch.setattr(checkpoint, "save", stop)
+                    with pytest.raises(Stopped):
+                        train(mc.VAE.mlp(6, 2), x, config, folder=tmp_path, checkpoint_seconds=5.0, progress=False)
+                else:
+                    history = train(mc.VAE.mlp(6, 2), x, config, folder=tmp_path, progress=False)
+        assert history.seconds == 12.0
+
+    def test_nothing_is_saved_without_a_folder(
+        self, x: Tensor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        train(mc.VAE.mlp(6, 2), x, replace(TRAINING, steps=3), checkpoint_seconds=0.0, progress=False)
+        assert contents(tmp_path) == {}
