@@ -1,5 +1,6 @@
 """Runs that are stopped or killed go on to the same numbers."""
 
+import inspect
 import json
 import math
 import os
@@ -7,6 +8,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,8 +27,8 @@ from runs import (
     timeless,
 )
 
-import manifold_core as mc
 from manifold_core import checkpoint
+from manifold_core.ensemble.train import _run
 from manifold_core.run import RunConfig, run, several
 from manifold_core.training import train
 
@@ -164,8 +166,8 @@ class TestResumption:
 class Calls:
     """Counts the calls of Python functions from the beginning of the training on, and stops the run at the n-th.
 
-    Not in destructors, nor in what the garbage collector calls, as hypothesis's watch on it: there Python takes an
-    exception for no more than a warning.
+    Not in destructors, nor in what the garbage collector calls, as hypothesis's watch on it, nor where a generator goes
+    on, which it does a last time when it is thrown away: there Python takes an exception for no more than a warning.
     """
 
     HARMLESS = ("__del__", "gc_callback")
@@ -177,9 +179,10 @@ class Calls:
     def stop(self, monkeypatch: pytest.MonkeyPatch, config: RunConfig, folder: Path) -> bool:
         """Whether the run was stopped, and did not end before."""
         with monkeypatch.context() as patch:
-            patch.setattr("manifold_core.run.runner.train", self.counted(train))
-            patch.setattr("manifold_core.run.several.train_ensemble", self.counted(mc.train_ensemble))
-            patch.setattr("manifold_core.ensemble.train.CALL_SECONDS", 0.0)
+            save_every_step(patch)
+            patch.setattr("manifold_core.run.runner.train", self.counted(partial(train, checkpoint_seconds=0.0)))
+            # Not what comes before: torch.device("meta") does not stand a stop on its way in or out.
+            patch.setattr("manifold_core.ensemble.train._run", self.counted(_run))
             try:
                 run(config, folder, progress=False)
             except Stopped:
@@ -191,12 +194,13 @@ class Calls:
     def counted(self, training: Callable[..., Any]) -> Callable[..., Any]:
         def begin(*arguments: Any, **more: Any) -> Any:
             sys.setprofile(self.count)
-            return training(*arguments, **more, checkpoint_seconds=0.0)
+            return training(*arguments, **more)
 
         return begin
 
     def count(self, frame: FrameType, event: str, _: Any) -> None:
         self.seen += event == "call"
-        if event == "call" and self.seen >= self.n and frame.f_code.co_name not in self.HARMLESS:
+        harmless = frame.f_code.co_name in self.HARMLESS or frame.f_code.co_flags & inspect.CO_GENERATOR
+        if event == "call" and self.seen >= self.n and not harmless:
             sys.setprofile(None)
             raise Stopped
