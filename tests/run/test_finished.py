@@ -53,7 +53,7 @@ class TestFinishedRun:
         metrics = run(config, tmp_path, progress=False)
         before = contents(tmp_path)
         changed = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-        for name in ("train", "build_model"):
+        for name in ("train", "train_several", "build_model"):
             monkeypatch.setattr(f"manifold_core.run.runner.{name}", None)
         assert run(config, tmp_path, progress=False) == metrics
         assert contents(tmp_path) == before
