@@ -4,7 +4,7 @@
     python -m benchmarks.report --add FILE      # first keep what `manifold-core bench --json` has written
 
 A table in MEASURED.md stands between ``<!-- bench: NAME -->`` and ``<!-- end -->``; the newest file in which NAME was
-measured has its figures. A test holds the pages against the files.
+measured has its figures, of each processor one. A test holds the pages against the files.
 """
 
 import argparse
@@ -142,12 +142,20 @@ def with_tables(
                 made = estimators.summary(json.loads(path.read_text(encoding="utf-8")))
                 return f"{begin}\n{made}{_from(path)}\n{end}"
             return f"{begin}\n{estimators.NOT_YET}\n{end}"
+        newest = {}
         for path, results in found:
             if rows := _rows(results, COMPARISONS[name]):
-                return f"{begin}\n{_table(results, rows)}{_from(path)}\n{end}"
-        return f"{begin}\n{NOT_YET}\n{end}"
+                newest.setdefault(results["provenance"]["device"], f"{_table(results, rows)}{_of(path, results)}")
+        made = "\n".join(newest.values()) or NOT_YET
+        return f"{begin}\n{made}\n{end}"
 
     return TABLE.sub(table, text)
+
+
+def _of(path: Path, results: Results) -> str:
+    where = results["provenance"]
+    processor = ", ".join(where[part] for part in ("device", "instruction_set") if part in where)
+    return f"\n{processor}, at {where['commit']}: [`{path.name}`](benchmarks/results/{path.name}).\n"
 
 
 def main() -> None:

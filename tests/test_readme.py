@@ -62,12 +62,15 @@ def test_speed_figures_are_those_of_the_result_files() -> None:
 
 
 def column(table: str, title: str, only: str = "") -> list[float]:
-    """The numbers that the rows with that text begin with in that column, where there are any."""
-    marked = re.search(rf"<!-- bench: {table} -->\n\n(.*?)\n\n", MEASURED, re.DOTALL)
+    """The numbers that the rows with that text begin with in that column, where there are any; of every processor."""
+    marked = re.search(rf"<!-- bench: {table} -->\n(.*?)<!-- end -->", MEASURED, re.DOTALL)
     assert marked is not None
-    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in marked[1].splitlines())
-    cells = [row[head.index(title)] for row in rows if any(only in cell for cell in row)]
-    return [float(found[0].replace(",", "")) for cell in cells if (found := re.match(r"[\d,.]+", cell))]
+    numbers = []
+    for one in re.findall(r"(?:^\|.*\n)+", marked[1], re.MULTILINE):
+        head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in one.splitlines())
+        cells = [row[head.index(title)] for row in rows if any(only in cell for cell in row)]
+        numbers += [float(found[0].replace(",", "")) for cell in cells if (found := re.match(r"[\d,.]+", cell))]
+    return numbers
 
 
 def test_the_summary_is_of_the_tables() -> None:

@@ -39,6 +39,19 @@ def test_the_newest_figures_stand_in_the_text(tmp_path: Path) -> None:
     assert page.count("Training step of an MLP VAE") == 3
 
 
+def test_the_newest_figures_of_each_processor_stand_in_the_text(tmp_path: Path) -> None:
+    for day, device, ours in (("2026-01-01", "Fast", 10.0), ("2026-01-02", "Slow", 50.0), ("2025-12-31", "Slow", 1.0)):
+        made = results(day, eager=100.0, manifold_core=ours)
+        made["provenance"] |= {"device": device, "instruction_set": "avx2"}
+        report.add(suite.to_json(made), tmp_path)
+    text = report.with_tables(README, report.files(tmp_path))
+    slow, fast = text.index("| 128 | 50 µs |"), text.index("| 128 | 10 µs |")
+    assert "| 128 | 1 µs |" not in text
+    assert slow < text.index("Slow, avx2, at abc: [`cpu-slow-2026-01-02.json`]") < fast
+    assert fast < text.index("Fast, avx2, at abc: [`cpu-fast-2026-01-01.json`]") < text.index("<!-- end -->")
+    assert report.with_tables(text, report.files(tmp_path)) == text
+
+
 def test_another_commit_of_the_day_has_a_file_of_its_own(tmp_path: Path) -> None:
     for commit, time, ours in (
         ("abc", "", 50.0),
