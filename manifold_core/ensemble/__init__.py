@@ -1,6 +1,7 @@
 """Many small VAEs and CVAEs trained side by side, whole training steps fused."""
 
+from .choice import explain_ensemble
 from .spec import ConvSpec, ModelSpec, SequentialSpec, Spec
-from .train import TrainedModel, explain_ensemble, train_ensemble
+from .train import TrainedModel, train_ensemble
 
 __all__ = ["ConvSpec", "ModelSpec", "SequentialSpec", "Spec", "TrainedModel", "explain_ensemble", "train_ensemble"]

@@ -17,18 +17,17 @@ from ..errors import InputError
 from ..evaluation import Metrics, metrics_of
 from ..files import as_json
 from ..finished import taken
-from ..kernels import extension
-from ..kernels.dispatch import Choice, explain
 from ..models import CVAE, VAE
 from ..networks.checks import check_positive
 from ..training import History, announce, check_identity
+from .choice import BACKENDS, choose
 from .data import DataSet, Samples, check_data, check_specs
 from .memory import check_memory
 from .reference import train_in_turn
 from .spec import ModelSpec, Spec
 from .state import State
 
-__all__ = ["TrainedModel", "explain_ensemble", "train_ensemble"]
+__all__ = ["TrainedModel", "train_ensemble"]
 
 CALL_SECONDS = 0.3  # between two looks at the clock, the keyboard and the progress
 
@@ -56,67 +55,6 @@ class TrainedModel:
     metrics: Metrics
     history: History
     diverged_at: int | None
-
-
-# Weights of a model from which on PyTorch's products of matrices are faster than a fused step whose threads are all at
-# work, and samples that make work for a thread. On two cores the engine was this many times as fast as the loop: one
-# MLP of 784-256-20 1.6, 1.1 and 1.9 for B = 128, 512 and 2,048; of 784-400-20 1.0, 0.8 and 1.1, four of them 1.3 and
-# 1.2; of 784-512-512-32 0.7, 0.5 and 1.0, four of them 1.4 and 1.0; four of 3,072-256-32 0.8 and 0.6.
-LARGE = 2**20
-OF_A_THREAD = 512
-
-
-def explain_ensemble(specs: Sequence[Spec], x: Tensor, *, backend: str = "auto", threads: int | None = None) -> Choice:
-    """Which backend :func:`train_ensemble` takes for these specifications, and why.
-
-    Args:
-        specs: the models.
-        x: ``[N, d]``; of a tensor without columns only the device counts, and how large the models become does not.
-        backend, threads: as of :func:`train_ensemble`.
-
-    Raises:
-        RuntimeError: the named backend cannot serve; says why.
-        ValueError: an unknown backend.
-    """
-    shapes = [(len(x), x.shape[1])] * len(specs) if x.dim() == 2 else []
-    return _choose(specs, x, shapes, backend, threads or torch.get_num_threads())
-
-
-def _choose(specs: Sequence[Spec], x: Tensor, shapes: Sequence[tuple[int, int]], backend: str, threads: int) -> Choice:
-    """``shapes`` are samples and width of the data of each."""
-    if backend == "triton":
-        raise ValueError("backend must be one of ('auto', 'reference', 'cpu', 'cuda'), got 'triton'")
-    choice = explain(x, backend=backend)
-    if choice.backend == "triton":
-        return Choice("reference", f"there is no engine in Triton, and {extension.cuda_missing_because}")
-    if choice.backend != "reference":
-        for index, spec in enumerate(specs):
-            if spec.beyond_engines:
-                obstacle = f"specs[{index}] {spec.beyond_engines}, which only 'reference' trains"
-                if backend != "auto":
-                    raise RuntimeError(f"backend {backend!r} cannot serve this ensemble: {obstacle}")
-                return Choice("reference", obstacle)
-    if choice.backend == "cpu" and backend == "auto" and shapes:
-        return _unless_large(choice, cast("Sequence[ModelSpec]", specs), shapes, threads)
-    return choice
-
-
-def _unless_large(
-    choice: Choice, specs: Sequence[ModelSpec], shapes: Sequence[tuple[int, int]], threads: int
-) -> Choice:
-    batches = [min(spec.training.batch_size, samples) for spec, (samples, _) in zip(specs, shapes, strict=True)]
-    busy = min(threads, sum(-(-batch // OF_A_THREAD) for batch in batches))
-    most = LARGE * busy // threads
-    work = large = 0
-    for spec, batch, (_, width) in zip(specs, batches, shapes, strict=True):
-        weights = spec.weights(width)
-        of_all_steps = weights * batch * spec.training.steps
-        work += of_all_steps
-        large += of_all_steps if weights > most else 0
-    if 2 * large > work:
-        reason = f"most of the work is of models with more than {most:,} weights, for {busy} of {threads} threads"
-        return Choice("reference", reason)
-    return choice
 
 
 def train_ensemble(
@@ -176,10 +114,12 @@ def train_ensemble(
         (threads,) = check_positive(threads=threads)
     threads = threads or torch.get_num_threads()
     shapes = [(len(samples[spec.data].x), samples[spec.data].x.shape[1]) for spec in specs]
-    choice = _choose(specs, samples[0].x, shapes, backend, threads).backend
+    choice = choose(specs, samples[0].x, shapes, backend, threads).backend
     place = Path(folder) if folder is not None else None
     with ExitStack() as stack:
         begun = stack.enter_context(taken(place)) if place is not None else None
+        if begun is not None and backend == "auto":
+            choice = _as_begun(begun, specs, samples[0].x) or choice
         if choice == "reference":
             return _by_reference(specs, samples, place, begun, checkpoint_seconds, progress)
         state = State(cast("Sequence[ModelSpec]", specs), samples)  # an engine was chosen: there are no others
@@ -192,6 +132,16 @@ def train_ensemble(
         _trained(spec, state.model(i), samples[spec.data], state.history(i, seconds), ended[i] or None)
         for i, spec in enumerate(specs)
     ]
+
+
+def _as_begun(begun: checkpoint.Checkpoint, specs: Sequence[Spec], x: Tensor) -> str | None:
+    """The backend of the checkpoint where it serves here: with other threads, the choice might be another."""
+    identity = begun.state.get("identity")
+    backend = identity.get("backend") if isinstance(identity, dict) else None
+    try:
+        return choose(specs, x, (), backend).backend if backend in BACKENDS else None
+    except RuntimeError:
+        return None
 
 
 def _trained(spec: Spec, model: VAE | CVAE, data: Samples, history: History, diverged_at: int | None) -> TrainedModel:

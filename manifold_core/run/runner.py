@@ -53,7 +53,8 @@ def _run(config: RunConfig, folder: Path, progress: bool, group: Group) -> dict[
     identity = identity_of(config, fingerprint)
     seeds = range(config.training.seed, config.training.seed + config.models)
     specs = [spec_of(config.model, sample_shape, replace(config.training, seed=seed)) for seed in seeds]
-    if config.models > 1 or (group is None and explain_ensemble(specs, x).backend == "cpu"):
+    # With whatever number of threads a stopped run goes on: how large the model is plays no part here.
+    if config.models > 1 or (group is None and explain_ensemble(specs, x.new_empty(0)).backend == "cpu"):
         best, models = train_several(specs, x, held_out, folder, identity, progress)
         more = {"models": models, "seed": best.spec.training.seed} if config.models > 1 else {}
         return finish(config, folder, data, fingerprint, cast(VAE, best.model), x, held_out, best.history, more)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 import manifold_core as mc
 from manifold_core import TrainedModel, checkpoint
+from manifold_core.ensemble import explain_ensemble
 
 pytestmark = NEEDS_COMPILED
 STEPS = 40
@@ -277,3 +278,22 @@ def test_backends_do_not_take_each_others_checkpoints(tmp_path: Path) -> None:
     mc.train_ensemble(kinds(2)[:1], toy(), backend="reference", folder=tmp_path / "reference", progress=False)
     with pytest.raises(mc.InputError, match="checkpoint is of another run: its backend is 'reference'"):
         mc.train_ensemble(kinds(2)[:1], toy(), backend="cpu", folder=tmp_path / "reference", progress=False)
+
+
+@pytest.mark.parametrize("begun", ["cpu", "reference"])
+def test_auto_goes_on_with_the_backend_that_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: str) -> None:
+    """On a machine of other threads it would begin with another."""
+    specs, x = [dataclasses.replace(kinds(3)[0], data=0)], toy()[0]
+    (expected,) = mc.train_ensemble(specs, x, backend=begun, folder=tmp_path, progress=False)
+    monkeypatch.setattr("manifold_core.ensemble.choice.LARGE", 0 if begun == "cpu" else 2**20)
+    assert explain_ensemble(specs, x).backend != begun
+    (found,) = mc.train_ensemble(specs, x, folder=tmp_path, progress=False)
+    assert same([found], [expected])
+
+
+@pytest.mark.parametrize("identity", [None, 3, {}, {"backend": "cuda"}, {"backend": ["cpu"]}, {"backend": "auto"}])
+def test_of_a_checkpoint_without_a_backend_of_ours_nothing_is_taken(tmp_path: Path, identity: object) -> None:
+    train(tmp_path)
+    edit_index(tmp_path, lambda state: state.update(identity=identity))
+    with pytest.raises(mc.InputError, match=r"checkpoint (is of another run|does not say of which run)"):
+        train(tmp_path, backend="auto")

@@ -160,7 +160,7 @@ def test_threads_without_work_make_the_reference_faster_sooner() -> None:
 
 @NEEDS_COMPILED
 def test_each_model_is_as_large_as_its_own_data_make_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("manifold_core.ensemble.train.LARGE", 500)
+    monkeypatch.setattr("manifold_core.ensemble.choice.LARGE", 500)
     operator, called = torch.ops.manifold_core.ensemble_steps, []
     monkeypatch.setattr(torch.ops.manifold_core, "ensemble_steps", lambda *words: called.append(operator(*words)))
     specs = [mc.ModelSpec(2, (8,), training=mc.TrainingConfig(2, 4), data=one) for one in (0, 1)]

@@ -1,0 +1,77 @@
+"""Which backend trains an ensemble: an engine, or the one training loop."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from ..kernels import extension
+from ..kernels.dispatch import Choice, explain
+from .spec import ModelSpec, Spec
+
+__all__ = ["BACKENDS", "choose", "explain_ensemble"]
+
+BACKENDS = ("reference", "cpu", "cuda")
+
+# Weights of a model from which on PyTorch's products of matrices are faster than a fused step whose threads are all at
+# work, and samples that make work for a thread. On two cores the engine was this many times as fast as the loop: one
+# MLP of 784-256-20 1.6, 1.1 and 1.9 for B = 128, 512 and 2,048; of 784-400-20 1.0, 0.8 and 1.1, four of them 1.3 and
+# 1.2; of 784-512-512-32 0.7, 0.5 and 1.0, four of them 1.4 and 1.0; four of 3,072-256-32 0.8 and 0.6.
+LARGE = 2**20
+OF_A_THREAD = 512
+
+
+def explain_ensemble(specs: Sequence[Spec], x: Tensor, *, backend: str = "auto", threads: int | None = None) -> Choice:
+    """Which backend :func:`train_ensemble` takes for these specifications, and why.
+
+    Args:
+        specs: the models.
+        x: ``[N, d]``; of a tensor without columns only the device counts, and how large the models become does not.
+        backend, threads: as of :func:`train_ensemble`.
+
+    Raises:
+        RuntimeError: the named backend cannot serve; says why.
+        ValueError: an unknown backend.
+    """
+    shapes = [(len(x), x.shape[1])] * len(specs) if x.dim() == 2 else []
+    return choose(specs, x, shapes, backend, threads or torch.get_num_threads())
+
+
+def choose(
+    specs: Sequence[Spec], x: Tensor, shapes: Sequence[tuple[int, int]], backend: str, threads: int = 1
+) -> Choice:
+    """``shapes`` are samples and width of the data of each; where there are none, no model is large."""
+    if backend == "triton":
+        raise ValueError(f"backend must be one of {('auto', *BACKENDS)}, got 'triton'")
+    choice = explain(x, backend=backend)
+    if choice.backend == "triton":
+        return Choice("reference", f"there is no engine in Triton, and {extension.cuda_missing_because}")
+    if choice.backend != "reference":
+        for index, spec in enumerate(specs):
+            if spec.beyond_engines:
+                obstacle = f"specs[{index}] {spec.beyond_engines}, which only 'reference' trains"
+                if backend != "auto":
+                    raise RuntimeError(f"backend {backend!r} cannot serve this ensemble: {obstacle}")
+                return Choice("reference", obstacle)
+    if choice.backend == "cpu" and backend == "auto" and shapes:
+        return _unless_large(choice, cast("Sequence[ModelSpec]", specs), shapes, threads)
+    return choice
+
+
+def _unless_large(
+    choice: Choice, specs: Sequence[ModelSpec], shapes: Sequence[tuple[int, int]], threads: int
+) -> Choice:
+    batches = [min(spec.training.batch_size, samples) for spec, (samples, _) in zip(specs, shapes, strict=True)]
+    busy = min(threads, sum(-(-batch // OF_A_THREAD) for batch in batches))
+    most = LARGE * busy // threads
+    work = large = 0
+    for spec, batch, (_, width) in zip(specs, batches, shapes, strict=True):
+        weights = spec.weights(width)
+        of_all_steps = weights * batch * spec.training.steps
+        work += of_all_steps
+        large += of_all_steps if weights > most else 0
+    if 2 * large > work:
+        reason = f"most of the work is of models with more than {most:,} weights, for {busy} of {threads} threads"
+        return Choice("reference", reason)
+    return choice
