@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..bench.cholesky import unpacked
 from ..data import Dataset
 from ..errors import InputError
-from ..files import write_json
+from ..files import output_folder, write_json
 from ..models import CVAE, VAE
 from ..networks.convolution import by_pytorch
 from ..sequential import EveryStepCVAE
@@ -45,6 +45,7 @@ def measure(folder: Path, device: str = "cpu") -> None:
     if not paths:
         raise InputError(f"folder must hold result files such as table1.json, got {str(folder)!r}: none in it")
     plans = {name: _plan(path) for name, path in paths.items()}
+    output_folder(folder)  # or else it is only known at the end that nothing can be written there
     for name, plan in tqdm(plans.items(), unit="table", file=sys.stderr):
         table = TABLES[name]
         found = {"same_steps": eager_seconds(table.cells(plan), plan, device)}

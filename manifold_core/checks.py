@@ -1,8 +1,10 @@
 """Checks of samples, conditions and what networks make of them.
 
-Only :func:`check_finite` and :func:`check_exact` read numbers. The rest looks at shapes and types: a forward pass may
-not wait for the device.
+Only :func:`check_finite`, :func:`check_exact` and :func:`warn_of_scale` read numbers. The rest looks at shapes and
+types: a forward pass may not wait for the device.
 """
+
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +26,11 @@ __all__ = [
     "check_x",
     "input_dtype",
     "input_shape",
+    "warn_of_scale",
 ]
 
 Gaussian = tuple[Tensor, Tensor]  # mu and log_var, or mu and tril
+LARGE = 10.0  # root mean square: up to 9 a manifold of dimension 3 was read right, from 11 on with 5 dimensions or more
 
 
 def check_tensor(name: str, value: object) -> None:
@@ -154,3 +158,15 @@ def as_condition(
             f"{name} must be a tensor of shape [{first}, {sizes}], one row for each sample, got shape {shape}{hint}"
         )
     return condition if dtype is None or condition.is_floating_point() else condition.to(dtype)
+
+
+def warn_of_scale(name: str, x: Tensor) -> None:
+    """Where x is far from a scale of 1, for which our networks, γ and learning rates are made: dimensions read off such
+    a training can be wrong, with a wide gap."""
+    size = float(x.detach().float().square().mean().sqrt())
+    if size > LARGE:
+        warnings.warn(
+            f"{name} is about {size:.3g} in size, where training expects about 1: the dimensions read off may be "
+            f"wrong; standardise it, mc.Standardisation.of(x).apply(x)",
+            stacklevel=3,
+        )

@@ -1,5 +1,6 @@
 """The numbers a trained model is judged by."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ class Metrics:
         gamma: decoder variance.
         active_dimensions: latent dimensions of mean variance below ``threshold``.
         interval, spectrum_count, gap: as of :class:`manifold_core.ActiveDimensions`. Like ``active_dimensions``, the
-            last two are None where a variance is not finite, as of a model of an ensemble that diverged.
+            last two are None where a variance or the loss is not finite, as of a model of an ensemble that diverged.
         variance: σ_j², over the prior's, averaged over the samples, for each latent dimension.
         spectrum: eigenvalues of the posterior's covariance against the prior's, ascending, averaged likewise.
         samples: how many were averaged over.
@@ -89,7 +90,6 @@ def metrics_of(
     said of its dimensions, it says None. Waits for the device twice, however many batches there are."""
     samples, batch_size = len(inputs[0]), samples_at_a_time(model, inputs, batch_size)
     dimensions = averages(model, inputs, threshold, batch_size)
-    known = bool(dimensions.variance.isfinite().all())
     with evaluation_mode(model):
         sums = torch.zeros(3, dtype=torch.float64, device=inputs[0].device)
         for first in range(0, samples, batch_size):
@@ -97,6 +97,7 @@ def metrics_of(
             sums += torch.stack([term.double().sum() for term in (terms.nll, terms.kl, terms.recon)])
     gammas = terms.log_gamma.double().exp().reshape(1)  # in evaluation mode the same in every batch
     nll, kl, recon, gamma = torch.cat((sums / samples, gammas)).tolist()
+    known = math.isfinite(nll + kl) and bool(dimensions.variance.isfinite().all())
     return Metrics(
         neg_elbo=nll + kl,
         nll=nll,

@@ -65,6 +65,8 @@ def _check_modules(**networks: nn.Module | None) -> None:
     for name, network in networks.items():
         if network is not None and not isinstance(network, nn.Module):
             raise InputError(f"{name} must be a torch.nn.Module, got {network!r}")
+        if isinstance(network, GaussianELBO):  # the fourth argument of VAE, not of CVAE
+            raise InputError(f"{name} must be a network, got a GaussianELBO: give elbo=")
 
 
 @contextmanager
@@ -171,7 +173,7 @@ class VAE(nn.Module):
     def posterior(self, x: Tensor) -> Gaussian:
         """mu and log_var of q(z|x), each ``[B, κ]``; with full covariance mu and tril."""
         check_x(x, self.encoder)
-        return check_posterior(self.encoder(x), (len(x),), self.latent_dim, self.elbo.covariance)
+        return check_posterior(self.encoder(x), x.shape[:1], self.latent_dim, self.elbo.covariance)
 
     def variance_ratio(self, x: Tensor) -> Tensor:
         """σ²(x), float64 ``[B, κ]``: over the prior's variance, which is 1. With full covariance (Σ_q)_jj."""
@@ -183,15 +185,18 @@ class VAE(nn.Module):
             return self.variance_ratio(x).sort(dim=1).values
         return spectrum(self.posterior(x), None)
 
+    @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """x̂ at the mean of the posterior; in evaluation mode, as of :meth:`sample`."""
+        """x̂ at the mean of the posterior; in evaluation mode and without gradients, as of :meth:`sample`."""
         with evaluation_mode(self):
             x_hat: Tensor = self.decoder(self.posterior(x)[0])
         return x_hat
 
+    @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Means of the decoder at ``n`` draws of the prior, of the decoder's dtype. The model is put into evaluation
-        mode for the while: a batch of noise is none to take statistics from.
+        mode for the while: a batch of noise is none to take statistics from. Gradients are those of
+        ``model.decoder(z)``: here none are kept, and what comes out goes to NumPy as it is.
 
         Raises:
             InputError: ``n`` is no integer, or negative.
@@ -373,15 +378,17 @@ class CVAE(nn.Module):
         c = self._condition(x, c)
         return spectrum(self._posterior(x, c), self._prior_log_var(c))
 
+    @torch.no_grad()
     def reconstruct(self, x: Tensor, c: Tensor) -> Tensor:
-        """x̂ at the mean of the posterior; in evaluation mode, as of :meth:`sample`."""
+        """x̂ at the mean of the posterior; in evaluation mode and without gradients, as of :meth:`sample`."""
         c = self._condition(x, c)
         with evaluation_mode(self):
             return self._decode(self._posterior(x, c)[0], c)
 
+    @torch.no_grad()
     def sample(self, c: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Means of the decoder at one draw of p(z|c) for each condition, of the decoder's dtype. The model is put into
-        evaluation mode for the while: a batch of noise is none to take statistics from."""
+        evaluation mode for the while: a batch of noise is none to take statistics from. Without gradients."""
         c = self._condition(None, c)
         with evaluation_mode(self):
             z = _noise(self, len(c), c.device, generator)
@@ -391,7 +398,7 @@ class CVAE(nn.Module):
             return self._decode(z, c)
 
     def _posterior(self, x: Tensor, c: Tensor) -> Gaussian:
-        return check_posterior(self.encoder(x, c), (len(x),), self.latent_dim, self.elbo.covariance)
+        return check_posterior(self.encoder(x, c), x.shape[:1], self.latent_dim, self.elbo.covariance)
 
     def _prior(self, c: Tensor) -> Gaussian | None:
         if self.prior is None:
@@ -411,7 +418,7 @@ class CVAE(nn.Module):
         if x is not None:
             check_x(x, self.encoder)
         dtype = input_dtype(self.encoder)
-        c = as_condition("c", c, None if x is None else len(x), self.condition_shape, dtype)
+        c = as_condition("c", c, None if x is None else x.shape[0], self.condition_shape, dtype)
         check_dtype("c", c, dtype)
         return c
 

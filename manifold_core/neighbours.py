@@ -28,7 +28,8 @@ def two_nn(x: Any) -> float | None:
             samples the first 5,000, computed in float64; of samples that are the same, one.
 
     Returns:
-        The dimension; None where fewer than ten samples differ, or so little that float64 cannot tell.
+        The dimension; None where fewer than ten samples differ, or so little that float64 cannot tell, and where the
+        ratios are not of samples drawn at random, as on a grid or a regularly sampled curve.
 
     Raises:
         InputError: no numbers, a single number, or NaN or infinity.
@@ -52,7 +53,14 @@ def two_nn(x: Any) -> float | None:
     kept = ratios.sort().values[: int(KEPT * len(ratios))].log()
     below = torch.arange(1, len(kept) + 1, dtype=torch.float64, device=x.device) / max(len(ratios), 1)
     squares = float(kept.square().sum())
-    return float(-(1 - below).log() @ kept) / squares if squares > 0 else None
+    if squares == 0:
+        return None
+    dimension = float(-(1 - below).log() @ kept) / squares
+    # Kolmogorov and Smirnov's distance from 1 − μ⁻ᵈ. Of the 38 manifolds of benchmarks/estimators.py, and of MNIST, it
+    # is 0.02 at most, of 200 samples 0.11; of circles and surfaces on a grid 0.17 to 0.8.
+    distance = float((1 - (-dimension * kept).exp() - below).abs().max())
+    at_random = distance <= 0.1 + 2 / math.sqrt(len(ratios)) and dimension <= 2 * x.shape[1]
+    return dimension if at_random else None
 
 
 def _ratios(x: Tensor) -> Tensor:

@@ -352,6 +352,7 @@ def test_values_are_shared(both: Both) -> None:
         assert (of_first, own, of_all) == ({"rank": 0}, rank, [0.0, 1.0])
 
 
+@pytest.mark.filterwarnings("ignore:x is about")
 @pytest.mark.parametrize("kind", ["vae", "vae analytic"])
 @pytest.mark.parametrize("sample", [0, 11])
 def test_divergence_stops_all_processes_at_the_same_step(both: Both, sample: int, kind: str) -> None:

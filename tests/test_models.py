@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -676,3 +676,28 @@ def test_the_encoder_of_images_sees_the_condition_as_a_channel_and_the_decoder_b
 def test_arguments_of_a_cvae_of_images_are_checked(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(mc.InputError, match=message):
         mc.CVAE.conv(**{"image_shape": (1, 8, 8), "condition_dim": 2, "latent_dim": 3} | arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("covariance", ["diagonal", "cholesky"])
+def test_models_are_exported_for_batches_of_any_size(covariance: Literal["diagonal", "cholesky"]) -> None:
+    batch = {0: torch.export.Dim("B")}
+    model, x, c = mc.VAE.mlp(6, 3, covariance=covariance).eval(), torch.rand(8, 6), torch.rand(8, 2)
+    exported = torch.export.export(model, (x,), dynamic_shapes={"x": batch}).module()
+    assert exported(torch.rand(5, 6)).kl.shape == (5,)
+    conditional = mc.CVAE.mlp(6, 2, 3, attention=True, covariance=covariance).eval()
+    exported = torch.export.export(conditional, (x, c), dynamic_shapes={"x": batch, "c": batch}).module()
+    assert exported(torch.rand(5, 6), torch.rand(5, 2)).kl.shape == (5,)
+
+
+def test_samples_and_reconstructions_go_to_numpy_as_they_are() -> None:
+    x, c = torch.rand(4, 6), torch.rand(4, 2)
+    model, conditional = mc.VAE.mlp(6, 3), mc.CVAE.mlp(6, 2, 3, attention=True)
+    for made in (model.sample(4), model.reconstruct(x), conditional.sample(c), conditional.reconstruct(x, c)):
+        assert made.numpy().shape == (4, 6)
+    assert model(x).loss.requires_grad  # the mode of the caller is what it was
+
+
+def test_the_fourth_argument_of_a_vae_is_no_prior() -> None:
+    parts = mc.CVAE.mlp(6, 2, 3)
+    with pytest.raises(mc.InputError, match="prior must be a network, got a GaussianELBO: give elbo="):
+        mc.CVAE(parts.encoder, parts.decoder, 3, mc.GaussianELBO("analytic"))

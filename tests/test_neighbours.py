@@ -77,3 +77,38 @@ def test_too_little_to_tell(x: Array) -> None:
 def test_what_is_refused(x: Any, complaint: str) -> None:
     with pytest.raises(mc.InputError, match=complaint):
         mc.two_nn(x)
+
+
+def on_a_grid(kind: str) -> torch.Tensor:
+    t, u = torch.linspace(0, 6.28, 2000, dtype=torch.float64), torch.linspace(-1, 1, 45, dtype=torch.float64)
+    a, b = torch.meshgrid(u, u, indexing="ij")
+    helix = torch.stack((t.cos(), t.sin(), t / 3), 1)
+    return {
+        "line": torch.stack((t, 0 * t), 1),
+        "circle": torch.stack((t.cos(), t.sin()), 1),
+        "circle, float32": torch.stack((t.cos(), t.sin()), 1).float(),
+        "helix, float32": helix.float(),
+        "nine tenths of a helix": helix[torch.randperm(2000, generator=torch.Generator().manual_seed(0))[:1800]],
+        "paraboloid": torch.stack((a, b, a * a + b * b), -1).reshape(-1, 3),
+        "torus": torch.stack(
+            ((2 + (3.1 * a).cos()) * (3.1 * b).cos(), (2 + (3.1 * a).cos()) * (3.1 * b).sin(), (3.1 * a).sin()), -1
+        ).reshape(-1, 3),
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["line", "circle", "circle, float32", "helix, float32", "nine tenths of a helix", "paraboloid", "torus"],
+)
+def test_samples_on_a_grid_say_nothing(kind: str) -> None:
+    """Their nearest neighbours are about as far as the second nearest: of any dimension, or of millions."""
+    assert mc.two_nn(on_a_grid(kind)) is None
+
+
+def test_few_samples_two_densities_and_rounded_numbers_still_say_something() -> None:
+    generator = np.random.default_rng(0)
+    for samples in (10, 20, 50):
+        assert mc.two_nn(generator.normal(size=(samples, 3))) is not None
+    dense = generator.normal(size=(2000, 2)) * np.where(np.arange(2000) < 1000, 1, 0.01)[:, None]
+    assert mc.two_nn(dense) == pytest.approx(2, rel=0.1)
+    assert mc.two_nn(np.round(10 * generator.normal(size=(3000, 4)))) == pytest.approx(4, rel=0.1)

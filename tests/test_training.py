@@ -275,6 +275,7 @@ def test_divergence_stops_before_its_step(gamma: str, step: int) -> None:
 
 
 @pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.filterwarnings("ignore:x is about")
 def test_a_batch_that_diverges_leaves_no_trace_in_running_statistics(ours: bool) -> None:
     """One sample is too large, of the batch of step 3; a run that is stopped before it has the same numbers."""
 
@@ -566,3 +567,20 @@ def test_a_condition_has_to_go_with_model_and_samples(function: Callable[..., ob
             call(cvae(), x, bad)
     with pytest.raises(mc.InputError, match="x must hold at least one sample, got none"):
         call(cvae(), x[:0], c[:0])
+
+
+@pytest.mark.parametrize("by", ["loop", "ensemble"])
+def test_data_of_another_scale_are_warned_of(by: str) -> None:
+    x = torch.rand(50, 4, generator=torch.Generator().manual_seed(0))
+    config = mc.TrainingConfig(steps=1, batch_size=8)
+
+    def train(x: Tensor) -> None:
+        if by == "loop":
+            mc.train(mc.VAE.mlp(4, 2), x, config, progress=False)
+        else:
+            mc.train_ensemble([mc.ModelSpec(2, training=config)], x, progress=False)
+
+    train(15 * x)  # 9 in size: no warning, which would be an error here
+    for large in (40 * x, x + 20):
+        with pytest.warns(UserWarning, match=r"x is about .* in size, where training expects about 1.*standardise"):
+            train(large)

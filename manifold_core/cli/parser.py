@@ -33,7 +33,11 @@ def make_parser() -> argparse.ArgumentParser:
 
     add = commands.add_parser("train", help="train a VAE on a data set", formatter_class=_Formatter)
     add.set_defaults(command=train)
-    add.add_argument("--data", required=True, help="synthetic, mnist, fashion-mnist, or a .npy, .npz or .csv file")
+    add.add_argument(
+        "--data",
+        required=True,
+        help="synthetic, mnist, fashion-mnist, or a .npy, .npz or .csv file of shape N,d, images N,H,W or N,C,H,W",
+    )
     add.add_argument("--out", required=True, type=Path, help="folder of the results; goes on with a stopped run there")
     add.add_argument(
         "--latent-dim", type=int, default=20, metavar="K", help="latent dimensions; more than the manifold's"

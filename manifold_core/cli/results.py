@@ -87,6 +87,8 @@ def _why_no_gap(metrics: dict[str, Any]) -> str:
     data, kappa = metrics["data"], metrics["latent_dim"]
     if metrics["active_dimensions"] == 0:
         return f"{data} has no gap, as no dimension is active: this says nothing yet; train longer, with more --steps"
+    if metrics["active_dimensions"] is None:
+        return f"{data} has no gap, as its loss is no number: this says nothing; lower --learning-rate"
     return f"{data} has no gap, as all {kappa} dimensions are active: it may have more; raise --latent-dim"
 
 
@@ -115,7 +117,7 @@ def _of_several(metrics: dict[str, Any]) -> str:
 def _curved(metrics: dict[str, Any]) -> str:
     """Networks that are not able enough read a curved manifold as the flat space around it, with a wide gap."""
     neighbours, count = metrics.get("two_nn"), metrics["train"][_count(metrics)]
-    if neighbours is None or count < CURVED * neighbours:
+    if neighbours is None or count is None or count < CURVED * neighbours:
         return ""
     return (
         f"{metrics['data']}: nearest neighbours see {neighbours:.1f} dimensions (TwoNN). If the manifold is curved it "

@@ -198,6 +198,11 @@ def _samples(source: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
         raise InputError(f"{path}: numbers too large for float32 at {places}; expected at most 3.4e38")
     if all((source[rows] == source[0]).all() for rows in blocks(source)):
         raise InputError(f"{path}: all {len(source)} samples are the same; expected features that vary")
+    if source.ndim == 4 and source.shape[3] in (1, 3, 4) and min(source.shape[1:3]) > 4:
+        raise InputError(
+            f"{path}: array of shape {source.shape}, whose last axis looks like the channels of images; expected "
+            f"(N, C, H, W): np.moveaxis(x, -1, 1)"
+        )
     return source[:, None] if source.ndim == 3 else source
 
 

@@ -65,7 +65,7 @@ class ModelSpec:
         for name in ("hidden", "condition_hidden"):
             widths = getattr(self, name)
             if not isinstance(widths, Sequence) or not widths:
-                raise InputError(f"{name} must be one width or more, got {widths!r}")
+                raise InputError(f"{name} must be a sequence of positive integers, such as (64,), got {widths!r}")
             object.__setattr__(self, name, check_widths(widths, name))
         _take_integers(self)
         _check_condition_dim(self.condition_dim)

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import checkpoint
+from ..checks import warn_of_scale
 from ..errors import InputError
 from ..evaluation import Metrics, metrics_of
 from ..files import as_json
@@ -122,6 +123,8 @@ def train_ensemble(
             choice = _as_begun(begun, specs, samples[0].x) or choice
         if choice == "reference":
             return _by_reference(specs, samples, place, begun, checkpoint_seconds, progress)
+        for index, data_set in enumerate(samples):
+            warn_of_scale(f"data[{index}]: x", data_set.x)
         state = State(cast("Sequence[ModelSpec]", specs), samples)  # an engine was chosen: there are no others
         workspace = torch.ops.manifold_core.ensemble_workspace(state.words, threads)
         what = f"the tiles of {threads} threads" if choice == "cpu" else "the gradients of all models"

@@ -26,6 +26,8 @@ def already_finished(config: RunConfig, folder: Path) -> dict[str, Any] | None:
             raise InputError(f"{holds} of an earlier version, which does not say of what data it is; {then}")
         if finished["fingerprint"] != fingerprint_of(load_data(config)):
             raise InputError(f"{holds} of other data than {config.data!r} holds now; {then}")
+        if not (folder / WEIGHTS).exists():
+            raise InputError(f"{holds} without its {WEIGHTS}; {then}")
         if checkpoint.is_of(folder, identity_of(config, finished["fingerprint"])):  # killed before it was removed
             clear(folder)
         return finished

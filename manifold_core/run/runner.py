@@ -10,13 +10,13 @@ from ..ensemble import explain_ensemble
 from ..errors import InputError
 from ..files import locked, output_folder
 from ..models import VAE
-from ..training import train
+from ..training import Diverged, train
 from .build import build_model, spec_of
 from .config import RunConfig
 from .data import as_input, fingerprint_of, load_data
 from .folder import already_finished, identity_of
 from .results import finish
-from .several import train_several
+from .several import clear, is_side_by_side, train_several
 
 __all__ = ["run"]
 
@@ -42,7 +42,13 @@ def run(config: RunConfig, folder: str | Path, progress: bool = True, process_gr
             return already_finished(config, folder)
 
         finished = from_first(begin, process_group)
-        return finished if finished is not None else _run(config, folder, progress, process_group)
+        if finished is not None:
+            return finished
+        try:
+            return _run(config, folder, progress, process_group)
+        except Diverged:  # from what it left, it would diverge again
+            from_first(lambda: clear(folder), process_group)
+            raise
 
 
 def _run(config: RunConfig, folder: Path, progress: bool, group: Group) -> dict[str, Any]:
@@ -53,8 +59,15 @@ def _run(config: RunConfig, folder: Path, progress: bool, group: Group) -> dict[
     identity = identity_of(config, fingerprint)
     seeds = range(config.training.seed, config.training.seed + config.models)
     specs = [spec_of(config.model, sample_shape, replace(config.training, seed=seed)) for seed in seeds]
-    # With whatever number of threads a stopped run goes on: how large the model is plays no part here.
-    if config.models > 1 or (group is None and explain_ensemble(specs, x.new_empty(0)).backend == "cpu"):
+    side_by_side = from_first(lambda: is_side_by_side(folder), group)  # as it began
+    if side_by_side and group is not None:
+        raise InputError(
+            f"out must be a new folder, or of a run that torchrun began: {str(folder)!r} holds one that was begun "
+            f"without; go on without torchrun"
+        )
+    if side_by_side is None:  # how large the model is plays no part: the number of threads would, too
+        side_by_side = group is None and explain_ensemble(specs, x.new_empty(0)).backend == "cpu"
+    if config.models > 1 or side_by_side:
         best, models = train_several(specs, x, held_out, folder, identity, progress)
         more = {"models": models, "seed": best.spec.training.seed} if config.models > 1 else {}
         return finish(config, folder, data, fingerprint, cast(VAE, best.model), x, held_out, best.history, more)

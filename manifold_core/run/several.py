@@ -13,9 +13,10 @@ from ..ensemble.spec import Spec
 from ..evaluation import metrics_of
 from ..training import Diverged, check_identity
 
-__all__ = ["FOLDER", "clear", "train_several"]
+__all__ = ["FOLDER", "clear", "is_side_by_side", "train_several"]
 
 FOLDER = "models"  # of their checkpoints, within that of the run
+MODELS = "models"  # in the run's own checkpoint, which a training loop has left where it is missing
 
 
 def train_several(
@@ -30,7 +31,7 @@ def train_several(
     """
     begun = checkpoint.load(folder)
     if begun is None:
-        checkpoint.save(folder, 0, {}, {"identity": identity})
+        checkpoint.save(folder, 0, {}, {"identity": identity, MODELS: len(specs)})
     else:
         check_identity(begun.state.get("identity"), identity)
     trained = train_ensemble(specs, x, folder=folder / FOLDER, progress=progress)
@@ -41,6 +42,12 @@ def train_several(
         raise Diverged(float("nan"), first.diverged_at or 0, first.history)
     best = min(ended, key=losses.__getitem__)
     return trained[best], [_said(one, loss) for one, loss in zip(trained, losses, strict=True)]
+
+
+def is_side_by_side(folder: Path) -> bool | None:
+    """Whether a stopped run began with :func:`train_several`; None where none has begun."""
+    begun = checkpoint.load(folder)
+    return None if begun is None else MODELS in begun.state
 
 
 def _said(one: TrainedModel, held_out: float) -> dict[str, Any]:

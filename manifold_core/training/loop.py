@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import checkpoint
+from ..checks import warn_of_scale
 from ..dimension import count_active
 from ..distributed import Group, check_agreed, from_first, is_first, joined_mean, together
 from ..elbo import ELBOTerms
@@ -124,6 +125,7 @@ def turns(
     torch's random numbers put back, by the caller: that goes for all who take turns."""
     check_config("config", config)
     inputs = check_inputs(model, x, condition)
+    warn_of_scale("x", x)
     said = as_json(identity or {}, "identity")  # as the checkpoint will have it
     place = None if folder is None else Path(folder)
     if place is not None:

@@ -3,6 +3,7 @@ import re
 import tracemalloc
 import zipfile
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -493,3 +494,14 @@ def test_standardised_training_samples_must_vary(tmp_path, shape):
         InputError, match=r"a\.npy: all 11 samples to standardise are the same; expected features that vary"
     ):
         load_file(tmp_path / "a.npy", standardise=True)
+
+
+def test_channels_in_the_last_place_are_no_images(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    x = np.random.default_rng(0).random((20, 8, 12, 3))
+    np.save(path, x)
+    with pytest.raises(InputError, match=r"shape \(20, 8, 12, 3\), whose last axis .*np\.moveaxis\(x, -1, 1\)"):
+        load_file(path)
+    for kept in (np.moveaxis(x, -1, 1), x[:, :, :4, :], x[:, :3], x[..., :2]):  # narrow images, or of other numbers
+        np.save(path, kept)
+        assert load_file(path).train.shape[1:] == kept.shape[1:]

@@ -13,6 +13,7 @@ from manifold_core.ensemble.data import check_data
 from manifold_core.ensemble.state import State
 
 STEPS = 12
+pytestmark = pytest.mark.filterwarnings("ignore:.*x is about")  # it is what makes them diverge
 
 
 def diverging(gamma: str, **changes: object) -> mc.ModelSpec:
@@ -29,6 +30,14 @@ BAD = [
     (diverging("fixed", log_gamma=-1e4), 1.0, 1),
     *((diverging(gamma), 1e20, 1) for gamma in ("learned", "analytic", "fixed")),
 ]
+
+
+def test_a_loss_that_is_no_number_says_nothing_of_the_dimension(backend: str) -> None:
+    spec = dataclasses.replace(diverging("learned", learning_rate=1e6), latent_dim=5)
+    (found,) = mc.train_ensemble([spec], toy()[:1], backend=backend, progress=False)
+    assert found.diverged_at is not None
+    assert not math.isfinite(found.metrics.neg_elbo)
+    assert (found.metrics.active_dimensions, found.metrics.spectrum_count, found.metrics.gap) == (None, None, None)
 
 
 def data_of(scale: float) -> list[Tensor | tuple[Tensor, Tensor]]:
@@ -57,12 +66,14 @@ def test_its_step_is_reported_and_its_weights_are_those_before(
 
 
 def test_what_its_weights_do_not_say_is_none(backend: str) -> None:
-    """Of data 1e20 wide variances are infinite, or zero; of γ = e⁻²⁰⁰ they are those of a new model, near 1."""
+    """Of data 1e20 wide variances are infinite, or zero; of γ = e⁻²⁰⁰ they are those of a new model, near 1, of which the
+    loss says that it has learned nothing."""
     specs = [bad_one(diverging("learned"), 1e20), diverging("learned", log_gamma=-200.0)]
     found = mc.train_ensemble(specs, data_of(1e20), backend=backend, progress=False)
     assert [one.diverged_at for one in found] == [1, 1]
-    assert [one.metrics.active_dimensions for one in found] == [None, 0]
-    assert [one.metrics.spectrum_count for one in found] == [None, 0]
+    assert [one.metrics.active_dimensions for one in found] == [None, None]
+    assert [one.metrics.spectrum_count for one in found] == [None, None]
+    assert all(math.isfinite(number) for number in found[1].metrics.variance)
     assert not all(math.isfinite(number) for number in found[0].metrics.variance)
 
 

@@ -76,6 +76,20 @@ def test_a_table_with_steps_of_its_own_is_published_with_the_paper_s(
     assert found == {"same_steps": 0.5 * 4 * 3 * plan.steps, "as_published": 0.5 * 4 * 3 * 50_000}
 
 
+def test_a_folder_that_cannot_be_written_to_is_refused_before_any_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(folder: Path) -> Path:
+        raise mc.InputError(f"{folder.name} cannot be written to")
+
+    content = {"table": "table3", "title": "of conditions", "runs": [], "plan": PLAN.as_dict()}
+    (tmp_path / "table3.json").write_text(json.dumps(content))
+    monkeypatch.setattr(eager, "output_folder", refused)
+    monkeypatch.setattr(eager, "eager_seconds", None)
+    with pytest.raises(mc.InputError, match="cannot be written to"):
+        measure(tmp_path)
+
+
 def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:
     with pytest.raises(mc.InputError, match=r"must hold result files such as table1\.json"):
         measure(tmp_path)

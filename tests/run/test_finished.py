@@ -59,6 +59,11 @@ class TestFinishedRun:
         assert contents(tmp_path) == before
         assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == changed
 
+    def test_one_without_its_weights_is_none(self, data: Path, finished: dict[str, Path], tmp_path: Path) -> None:
+        shutil.copy(finished["vectors"] / "metrics.json", tmp_path)
+        with pytest.raises(mc.InputError, match=r"holds a finished run without its weights\.safetensors; choose"):
+            run(configuration(data, "vectors"), tmp_path, progress=False)
+
     def test_a_checkpoint_left_beside_it_is_cleared_away(
         self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None
     ) -> None:

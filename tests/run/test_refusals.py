@@ -247,7 +247,9 @@ class TestRefusals:
         config = replace(config, model=replace(config.model, gamma=gamma))
         with pytest.raises(mc.Diverged, match=r"the loss is (nan|inf) at step \d+; a lower learning_rate may help"):
             run(config, tmp_path, progress=False)
-        assert not contents(tmp_path).keys() & {"metrics.json", "weights.safetensors", "curves.png", "variances.png"}
+        assert contents(tmp_path) == {}  # no checkpoint from which it would diverge again
+        metrics = run(replace(config, training=TRAINING), tmp_path, progress=False)  # as the message advises
+        assert metrics["train"]["samples"] == 270
 
     @pytest.mark.parametrize("samples", [[[0.0, 0.0], [1.0, 2.0]], [[1.0, 2.0]] * 11 + [[5.0, 5.0]]])
     def test_training_samples_without_variance(self, tmp_path: Path, samples: list[list[float]]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from manifold_core.kernels.dispatch import Choice
 from runs import (
     STEPS,
     Stopped,
@@ -27,6 +28,7 @@ from runs import (
     timeless,
 )
 
+import manifold_core as mc
 from manifold_core import checkpoint
 from manifold_core.ensemble.train import _run
 from manifold_core.run import RunConfig, run, several
@@ -204,3 +206,46 @@ class Calls:
         if event == "call" and self.seen >= self.n and not harmless:
             sys.setprofile(None)
             raise Stopped
+
+
+class TestHowItBegan:
+    """By the training loop, as torchrun has it, or by the engine, as one process does: so it goes on."""
+
+    @staticmethod
+    def by_the_loop(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr("manifold_core.run.runner.explain_ensemble", lambda *_: Choice("reference", ""))
+
+    def test_what_the_loop_began_goes_on_with_it(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None
+    ) -> None:
+        config = configuration(data, "vectors")
+        with monkeypatch.context() as patch:
+            self.by_the_loop(patch)
+            run(config, tmp_path / "undisturbed", progress=False)
+            stop_after(patch, 7, config, tmp_path / "stopped")
+        save_every_step(monkeypatch)
+        saved = steps_of_saves(monkeypatch)
+        run(config, tmp_path / "stopped", progress=False)
+        assert saved == [*range(8, STEPS + 1), STEPS]
+        assert_same_run(tmp_path / "stopped", tmp_path / "undisturbed")
+
+    def test_what_the_engine_began_goes_on_with_it(
+        self, data: Path, finished: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None
+    ) -> None:
+        config = configuration(data, "vectors")
+        stop_after(monkeypatch, 7, config, tmp_path)
+        self.by_the_loop(monkeypatch)
+        run(config, tmp_path, progress=False)
+        assert_same_run(tmp_path, finished["vectors"])
+
+    def test_what_the_engine_began_is_not_for_torchrun(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config = configuration(data, "vectors")
+        stop_after(monkeypatch, 7, config, tmp_path)
+        before = contents(tmp_path)
+        for name in ("from_first", "everywhere"):
+            monkeypatch.setattr(f"manifold_core.run.runner.{name}", lambda call, _: call())
+        with pytest.raises(mc.InputError, match=r"out must be a new folder, or .*; go on without torchrun"):
+            run(config, tmp_path, progress=False, process_group=object())  # type: ignore[arg-type]
+        assert contents(tmp_path) == before
