@@ -66,8 +66,8 @@ def test_its_step_is_reported_and_its_weights_are_those_before(
 
 
 def test_what_its_weights_do_not_say_is_none(backend: str) -> None:
-    """Of data 1e20 wide variances are infinite, or zero; of γ = e⁻²⁰⁰ they are those of a new model, near 1, of which the
-    loss says that it has learned nothing."""
+    """Of data 1e20 wide variances are infinite, or zero; of γ = e⁻²⁰⁰ they are those of a new model, near 1; of
+    either the loss says nothing."""
     specs = [bad_one(diverging("learned"), 1e20), diverging("learned", log_gamma=-200.0)]
     found = mc.train_ensemble(specs, data_of(1e20), backend=backend, progress=False)
     assert [one.diverged_at for one in found] == [1, 1]
