@@ -447,7 +447,9 @@ def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None = None) 
             of which it names the row; no model.
     """
     if not hasattr(model, "elbo"):
-        raise InputError(f"model must be a VAE or a CVAE, or torch.compile of one, got {type(model).__name__}")
+        wrapped = isinstance(unwrapped(model), VAE | CVAE)
+        hint = ": give model.module, and process_group for several processes" if wrapped else ""
+        raise InputError(f"model must be a VAE or a CVAE, or torch.compile of one, got {type(model).__name__}{hint}")
     model = unwrapped(model)
     check_shape(x, model.encoder)
     if not x.is_floating_point():

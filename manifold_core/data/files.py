@@ -2,6 +2,7 @@
 
 import csv
 from array import array
+from collections.abc import Iterable, Iterator
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -117,9 +118,17 @@ def _read_numpy(path: Path, kind: str) -> npt.NDArray[Any]:
 def _read_csv(path: Path) -> npt.NDArray[np.float64]:
     values = array("d")
     n_columns = 0
+    comment = ""
+
+    def without_comments(file: Iterable[str]) -> Iterator[str]:
+        nonlocal comment
+        for line in file:
+            is_comment = line.startswith("#")
+            comment = line[1:] if is_comment else comment
+            yield "\n" if is_comment else line  # blank in its place: the lines of an error stay those of the file
+
     with path.open(encoding="utf-8-sig", newline="") as file:
-        # Blank in their place: the lines of an error stay those of the file.
-        lines = csv.reader("\n" if line.startswith("#") else line for line in file)
+        lines = csv.reader(without_comments(file))
         try:
             for fields in lines:
                 if not fields:
@@ -133,7 +142,7 @@ def _read_csv(path: Path) -> npt.NDArray[np.float64]:
                 if len(fields) != n_columns:
                     raise InputError(f"{place}: {len(fields)} fields; expected {n_columns}")
                 if is_first:
-                    _check_first(fields, numbers, place)
+                    _check_first(fields, numbers, place, comment)
                     if all(number is None for number in numbers):
                         continue
                 for field, number in zip(fields, numbers, strict=True):
@@ -156,8 +165,9 @@ def _check_separated(fields: list[str], numbers: list[float | None], place: str)
                 raise InputError(f"{place}: {field!r}, separated by {name}? expected commas")
 
 
-def _check_first(fields: list[str], numbers: list[float | None], place: str) -> None:
-    """Raise InputError for a first line that makes the index of the rows a feature, or names of columns a sample."""
+def _check_first(fields: list[str], numbers: list[float | None], place: str, comment: str) -> None:
+    """Raise InputError for a first line that makes the index of the rows a feature, or names of columns a sample. Where
+    the comment above has a word for each column, as ``numpy.savetxt(header=)`` writes it, that is the header."""
     names, d = [field.strip() for field in fields], len(fields)
     counted = [str(i) for i in range(d + 1)]
     if "" in names and (all(number is None for number in numbers) or names == ["", *counted[: d - 1]]):
@@ -166,6 +176,9 @@ def _check_first(fields: list[str], numbers: list[float | None], place: str) -> 
             f"the index of the rows, which is no feature; expected a name for each column: "
             f"df.to_csv(path, index=False)"
         )
+    header = comment.split(",")
+    if len(header) == d and all(word.strip() and _number(word) is None for word in header):
+        return
     if names in (counted[:d], counted[1:]):
         raise InputError(
             f"{place}: the numbers of the columns, {names[0]} to {names[-1]}, which may be their names or a sample; "

@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from ..distributed import Group, everywhere, from_first
+from ..distributed import Group, everywhere, from_first, is_first
 from ..ensemble import explain_ensemble
 from ..errors import InputError
 from ..files import locked, output_folder
 from ..models import VAE
-from ..training import Diverged, train
+from ..training import Diverged, announce, train
 from .build import build_model, spec_of
 from .config import RunConfig
 from .data import as_input, fingerprint_of, load_data
@@ -43,6 +43,8 @@ def run(config: RunConfig, folder: str | Path, progress: bool = True, process_gr
 
         finished = from_first(begin, process_group)
         if finished is not None:
+            if progress and is_first(process_group):
+                announce(folder, config.training.steps, config.training.steps)
             return finished
         try:
             return _run(config, folder, progress, process_group)

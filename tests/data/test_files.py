@@ -505,3 +505,16 @@ def test_channels_in_the_last_place_are_no_images(tmp_path: Path) -> None:
     for kept in (np.moveaxis(x, -1, 1), x[:, :, :4, :], x[:, :3], x[..., :2]):  # narrow images, or of other numbers
         np.save(path, kept)
         assert load_file(path).train.shape[1:] == kept.shape[1:]
+
+
+@pytest.mark.parametrize("header", ["# a,b\n", "#a,b\n", "# made by hand\n# a,b\n"])
+def test_a_header_behind_a_comment_sign_is_one(tmp_path: Path, header: str) -> None:
+    """As numpy.savetxt writes it."""
+    path = tmp_path / "x.csv"
+    path.write_text(header + "1,2\n3,4\n5,7\n")
+    data = load_file(path)
+    assert len(data.train) + len(data.validation) == 3
+    for no_header in ("# 1,2\n", "# words of one\n", "# a,\n", ""):
+        path.write_text(no_header + "1,2\n3,4\n5,7\n")
+        with pytest.raises(InputError, match="the numbers of the columns, 1 to 2"):
+            load_file(path)
