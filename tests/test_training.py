@@ -584,11 +584,3 @@ def test_data_of_another_scale_are_warned_of(by: str) -> None:
     for large in (40 * x, x + 20):
         with pytest.warns(UserWarning, match=r"x is about .* in size, where training expects about 1.*standardise"):
             train(large)
-
-
-def test_a_model_that_is_wrapped_for_several_processes_is_told_what_to_give() -> None:
-    model = nn.DataParallel(mc.VAE.mlp(4, 2))
-    with pytest.raises(mc.InputError, match=r"got DataParallel: give model\.module, and process_group for several"):
-        mc.train(model, torch.rand(8, 4), mc.TrainingConfig(steps=1), progress=False)  # type: ignore[arg-type]
-    with pytest.raises(mc.InputError, match=r"got Linear$"):
-        mc.train(nn.Linear(4, 2), torch.rand(8, 4), progress=False)  # type: ignore[arg-type]
