@@ -10,11 +10,13 @@ import torch
 
 from .. import __version__
 from ..data import find_images
+from ..data.files import sample_shape
 from ..distributed import group_of_torchrun
 from ..errors import InputError
 from ..kernels import explain
 from ..kernels.extension import compiled, cuda_missing_because, missing_because, nodes_missing_because
 from ..run import IMAGE_SETS, ModelConfig, RunConfig, run
+from ..run.build import is_convolutional
 from ..training import TrainingConfig
 from .results import table
 
@@ -33,7 +35,7 @@ def train(options: argparse.Namespace) -> int:
         raise InputError(
             f"log_gamma must be left out with gamma 'analytic', the optimum of each batch, got {options.log_gamma}"
         )
-    defaults = DEFAULTS["images" if options.data in IMAGE_SETS and options.hidden is None else "vectors"]
+    defaults = DEFAULTS["images" if _is_of_images(options) else "vectors"]
     chosen = {
         name: value if (value := getattr(options, name)) is not None else default for name, default in defaults.items()
     }
@@ -63,6 +65,18 @@ def train(options: argparse.Namespace) -> int:
     if not metrics["pictures"]:
         print("no pictures: matplotlib is missing; pip install 'manifold-core[experiments]'")
     return 0
+
+
+def _is_of_images(options: argparse.Namespace) -> bool:
+    """Whether residual networks are trained."""
+    if options.data in IMAGE_SETS:
+        return options.hidden is None
+    if Path(options.data).suffix.lower() not in (".npy", ".npz"):
+        return False
+    try:
+        return is_convolutional(options.hidden, sample_shape(options.data))
+    except InputError:  # of which the run says it, once for all processes
+        return False
 
 
 def reproduce(options: argparse.Namespace) -> int:

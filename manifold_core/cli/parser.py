@@ -5,7 +5,6 @@ from pathlib import Path
 
 from .. import __version__
 from ..networks.conv import CHANNELS
-from ..run import IMAGE_SETS
 from .commands import DEFAULTS, bench, eager, info, report, reproduce, train
 
 __all__ = ["make_parser"]
@@ -21,7 +20,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
 
 def _default(name: str) -> str:
     vectors, images = (DEFAULTS[kind][name] for kind in ("vectors", "images"))
-    return f"default {vectors}; {images} for {' and '.join(IMAGE_SETS)} without --hidden"
+    return f"default {vectors}; {images} for images, where they are read by residual networks"
 
 
 def make_parser() -> argparse.ArgumentParser:

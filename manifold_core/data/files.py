@@ -17,7 +17,7 @@ from .dataset import Dataset
 from .seeds import stream
 from .standardisation import Standardisation
 
-__all__ = ["SUFFIXES", "load_file"]
+__all__ = ["SUFFIXES", "load_file", "sample_shape"]
 
 SUFFIXES = (".npy", ".npz", ".csv")
 
@@ -76,6 +76,16 @@ def load_file(
     for block in blocks(source):
         x[block] = standardisation.apply(torch.from_numpy(source[block].astype(np.float64)))
     return Dataset(name=path.stem, train=x[train], validation=x[validation], standardisation=standardisation)
+
+
+def sample_shape(path: str | Path) -> tuple[int, ...]:
+    """Of the samples that :func:`load_file` makes of a .npy or .npz file; of a .npy file without reading them.
+
+    Raises:
+        InputError: the file is missing, empty, damaged or of another kind.
+    """
+    shape = _read(Path(path)).shape
+    return (1, *shape[1:]) if len(shape) == 3 else shape[1:]
 
 
 def _read(path: Path) -> npt.NDArray[Any]:

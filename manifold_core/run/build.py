@@ -13,9 +13,9 @@ from .config import ModelConfig
 __all__ = ["build_model", "is_convolutional", "spec_of"]
 
 
-def is_convolutional(config: ModelConfig, sample_shape: Sequence[int]) -> bool:
-    """Whether the model of samples of this shape is a residual network, or else an MLP."""
-    return config.hidden is None and len(sample_shape) == 3 and sample_shape[1] % 4 == 0 and sample_shape[2] % 4 == 0
+def is_convolutional(hidden: Sequence[int] | None, sample_shape: Sequence[int]) -> bool:
+    """Whether the model of samples of this shape is a residual network, or else an MLP; ``hidden`` are its widths."""
+    return hidden is None and len(sample_shape) == 3 and sample_shape[1] % 4 == 0 and sample_shape[2] % 4 == 0
 
 
 def build_model(config: ModelConfig, sample_shape: Sequence[int], seed: int = 0) -> VAE:
@@ -29,6 +29,6 @@ def build_model(config: ModelConfig, sample_shape: Sequence[int], seed: int = 0)
 def spec_of(model: ModelConfig, sample_shape: Sequence[int], training: TrainingConfig) -> ModelSpec | ConvSpec:
     """Of one of the run's models, for samples of this shape."""
     each: dict[str, Any] = {"gamma": model.gamma, "log_gamma": model.log_gamma, "covariance": model.covariance}
-    if is_convolutional(model, sample_shape):
+    if is_convolutional(model.hidden, sample_shape):
         return ConvSpec(model.latent_dim, model.chosen_channels, training=training, **each)
     return ModelSpec(model.latent_dim, model.hidden or (64,), training=training, **each)

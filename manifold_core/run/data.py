@@ -23,7 +23,7 @@ def load_data(config: RunConfig) -> Dataset:
     """
     data = _loaded(config)
     sample_shape = tuple(data.train.shape[1:])
-    if config.model.channels is not None and not is_convolutional(config.model, sample_shape):
+    if config.model.channels is not None and not is_convolutional(config.model.hidden, sample_shape):
         raise InputError(
             f"channels must be left out where an MLP is trained, as for {config.data!r} of sample shape {sample_shape}"
             f"{'' if config.model.hidden is None else ' with hidden'}, got {config.model.channels}"
@@ -46,7 +46,7 @@ def _loaded(config: RunConfig) -> Dataset:
 
 def as_input(x: Tensor, config: RunConfig, sample_shape: tuple[int, ...]) -> Tensor:
     """Samples of this shape as the model takes them: an MLP takes vectors."""
-    return x if is_convolutional(config.model, sample_shape) else x.flatten(1)
+    return x if is_convolutional(config.model.hidden, sample_shape) else x.flatten(1)
 
 
 def fingerprint_of(data: Dataset) -> str:

@@ -15,6 +15,7 @@ from runs import contents
 
 from manifold_core import cli
 from manifold_core.cli import commands
+from manifold_core.data import load_file
 from manifold_core.run import IMAGE_SETS, RunConfig, build_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -162,23 +163,43 @@ class TestTrain:
         text = help_of("train")
         for name, vectors in commands.DEFAULTS["vectors"].items():
             images = commands.DEFAULTS["images"][name]
-            assert f"default {vectors}; {images} for mnist and fashion-mnist without --hidden" in text
+            assert f"default {vectors}; {images} for images, where they are read by residual networks" in text
         assert "the manifold's (default: 20)" in text
         assert "--channels CHANNELS of the residual networks, default 5; an MLP has none" in text
         assert "of the split of a file into training and held-out samples" in text
         assert "(default: None)" not in text
         assert "(default: False)" not in text
 
-    def test_a_users_images_have_the_defaults_of_vectors(
-        self, inputs: Path, configurations: list[tuple[RunConfig, Path, bool]]
+    @pytest.mark.parametrize("kind", [".npy", ".npz"])
+    @pytest.mark.parametrize(
+        ("shape", "more", "defaults", "networks"),
+        [
+            ((1, 8, 12), [], "images", "ConvEncoder"),
+            ((8, 12), [], "images", "ConvEncoder"),
+            ((1, 8, 12), ["--hidden", "8"], "vectors", "MLPEncoder"),
+            ((1, 8, 10), [], "vectors", "MLPEncoder"),
+            ((5,), [], "vectors", "MLPEncoder"),
+        ],
+    )
+    def test_a_users_images_have_the_defaults_of_images(
+        self,
+        tmp_path: Path,
+        configurations: list[tuple[RunConfig, Path, bool]],
+        shape: tuple[int, ...],
+        more: list[str],
+        defaults: str,
+        networks: str,
+        kind: str,
     ) -> None:
-        """As the help says, though they are trained with residual networks."""
-        assert cli.main(["train", "--out", "here", "--data", str(inputs / "images.npy")]) == 0
+        """Where residual networks read them."""
+        path, x = tmp_path / f"x{kind}", np.random.default_rng(0).random((9, *shape))
+        np.save(path, x) if kind == ".npy" else np.savez(path, x)
+        assert cli.main(["train", "--out", "here", "--data", str(path), *more]) == 0
         ((config, _, _),) = configurations
-        defaults = commands.DEFAULTS["vectors"]
-        assert {name: getattr(config.training, name) for name in defaults} == defaults
-        for shape, networks in (((1, 8, 12), "ConvEncoder"), ((1, 8, 10), "MLPEncoder"), ((5,), "MLPEncoder")):
-            assert type(build_model(config.model, shape).encoder).__name__ == networks
+        expected = commands.DEFAULTS[defaults]
+        assert {name: getattr(config.training, name) for name in expected} == expected
+        loaded = tuple(load_file(path).train.shape[1:])
+        assert type(build_model(config.model, loaded).encoder).__name__ == networks
 
     def test_several_models(
         self, inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], no_pictures: None
