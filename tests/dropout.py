@@ -7,9 +7,13 @@ import manifold_core as mc
 
 
 class Encoder(nn.Module):
-    def __init__(self) -> None:
+    """Draws from torch's own generator, and keeps a running statistic."""
+
+    def __init__(self, hidden: int = 16) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 6))
+        self.layers = nn.Sequential(
+            nn.Linear(6, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Dropout(0.3), nn.Linear(hidden, 6)
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mu, log_var = self.layers(x).chunk(2, dim=1)

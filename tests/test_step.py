@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from dropout import Encoder
 from torch import Tensor, nn
 
 import manifold_core as mc
@@ -26,18 +27,6 @@ def run_again(function: Callable[[], None], warm_ups: int = 3) -> Callable[[], N
     return function
 
 
-class Dropout(nn.Module):
-    """Draws from torch's own generator, and keeps a running statistic."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.3), nn.Linear(12, 6))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mu, log_var = self.layers(x).chunk(2, dim=1)
-        return mu, log_var
-
-
 def problem(kind: str) -> tuple[mc.VAE | mc.CVAE, Tensor, Tensor | None]:
     torch.manual_seed(5)
     x = torch.rand(50, 6)
@@ -46,7 +35,7 @@ def problem(kind: str) -> tuple[mc.VAE | mc.CVAE, Tensor, Tensor | None]:
     if kind == "cvae":
         return mc.CVAE.mlp(6, 2, 3, (8,), attention=True), x, torch.rand(50, 2)
     if kind == "dropout":
-        return mc.VAE(Dropout(), nn.Linear(3, 6), 3), x, None
+        return mc.VAE(Encoder(12), nn.Linear(3, 6), 3), x, None
     if kind in BACKENDS:
         return mc.VAE.mlp(6, 3, (8,), mc.GaussianELBO(backend=kind)), x, None
     return mc.VAE.mlp(6, 3, (8,), mc.GaussianELBO("analytic" if kind == "analytic" else "learned")), x, None
