@@ -121,8 +121,8 @@ def picture(path: Path) -> Path:
     return path.with_suffix(".png")
 
 
-def _from(path: Path) -> str:
-    return f"\nFrom [`{path.name}`](benchmarks/results/{path.name}).\n"
+def _from(path: Path, said: str = "From") -> str:
+    return f"\n{said} [`{path.name}`](benchmarks/results/{path.name}).\n"
 
 
 def with_tables(
@@ -145,17 +145,14 @@ def with_tables(
         newest = {}
         for path, results in found:
             if rows := _rows(results, COMPARISONS[name]):
-                newest.setdefault(results["provenance"]["device"], f"{_table(results, rows)}{_of(path, results)}")
+                where = results["provenance"]
+                processor = ", ".join(where[part] for part in ("device", "instruction_set") if part in where)
+                said = _from(path, f"{processor}, at {where['commit']}:")
+                newest.setdefault(where["device"], f"{_table(results, rows)}{said}")
         made = "\n".join(newest.values()) or NOT_YET
         return f"{begin}\n{made}\n{end}"
 
     return TABLE.sub(table, text)
-
-
-def _of(path: Path, results: Results) -> str:
-    where = results["provenance"]
-    processor = ", ".join(where[part] for part in ("device", "instruction_set") if part in where)
-    return f"\n{processor}, at {where['commit']}: [`{path.name}`](benchmarks/results/{path.name}).\n"
 
 
 def main() -> None:

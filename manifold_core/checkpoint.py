@@ -19,7 +19,7 @@ from torch import Tensor
 from .errors import InputError
 from .files import write_atomically, write_json
 
-__all__ = ["Checkpoint", "fingerprint", "is_of", "load", "load_tensors", "remove", "save", "save_tensors"]
+__all__ = ["Checkpoint", "fingerprint", "is_of", "load", "load_tensors", "remove", "save", "save_tensors", "state_of"]
 
 INDEX = "checkpoint.json"
 # The second kind is what a run leaves that was killed while writing.
@@ -92,16 +92,26 @@ def load(folder: Path) -> Checkpoint | None:
     return Checkpoint(load_tensors(folder / Path(name).name), state)
 
 
+def state_of(folder: Path) -> dict[str, Any] | None:
+    """What the checkpoint in the folder says, without its tensors; None where there is none.
+
+    Raises:
+        InputError: a damaged index.
+    """
+    found = _index(folder)
+    return None if found is None else found[1]
+
+
 def is_of(folder: Path, identity: Mapping[str, Any]) -> bool:
     """Whether the checkpoint in the folder is of the run whose identity says all of this; also where none is left but
     tensors without an index, which are nobody's any more. A damaged index says nothing."""
     try:
-        found = _index(folder)
+        state = state_of(folder)
     except InputError:
         return False
-    if found is None:
+    if state is None:
         return True
-    said = found[1].get("identity")
+    said = state.get("identity")
     return isinstance(said, dict) and all(said.get(part) == value for part, value in identity.items())
 
 

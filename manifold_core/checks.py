@@ -4,6 +4,7 @@ Only :func:`check_finite`, :func:`check_exact` and :func:`warn_of_scale` read nu
 types: a forward pass may not wait for the device.
 """
 
+import math
 import warnings
 
 import torch
@@ -163,7 +164,7 @@ def as_condition(
 def warn_of_scale(name: str, x: Tensor) -> None:
     """Where x is far from a scale of 1, for which our networks, γ and learning rates are made: dimensions read off such
     a training can be wrong, with a wide gap."""
-    size = float(x.detach().float().square().mean().sqrt())
+    size = float(torch.linalg.vector_norm(x.detach())) / math.sqrt(x.numel())
     if size > LARGE:
         warnings.warn(
             f"{name} is about {size:.3g} in size, where training expects about 1: the dimensions read off may be "

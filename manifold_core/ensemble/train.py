@@ -111,6 +111,8 @@ def train_ensemble(
     """
     samples = check_data(data)
     check_specs(specs, samples)
+    for index, data_set in enumerate(samples):
+        warn_of_scale(f"data[{index}]: x", data_set.x)
     if threads is not None:
         (threads,) = check_positive(threads=threads)
     threads = threads or torch.get_num_threads()
@@ -123,8 +125,6 @@ def train_ensemble(
             choice = _as_begun(begun, specs, samples[0].x) or choice
         if choice == "reference":
             return _by_reference(specs, samples, place, begun, checkpoint_seconds, progress)
-        for index, data_set in enumerate(samples):
-            warn_of_scale(f"data[{index}]: x", data_set.x)
         state = State(cast("Sequence[ModelSpec]", specs), samples)  # an engine was chosen: there are no others
         workspace = torch.ops.manifold_core.ensemble_workspace(state.words, threads)
         what = f"the tiles of {threads} threads" if choice == "cpu" else "the gradients of all models"

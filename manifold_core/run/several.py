@@ -46,8 +46,8 @@ def train_several(
 
 def is_side_by_side(folder: Path) -> bool | None:
     """Whether a stopped run began with :func:`train_several`; None where none has begun."""
-    begun = checkpoint.load(folder)
-    return None if begun is None else MODELS in begun.state
+    state = checkpoint.state_of(folder)
+    return None if state is None else MODELS in state
 
 
 def _said(one: TrainedModel, held_out: float) -> dict[str, Any]:

@@ -103,6 +103,7 @@ def train(
         process_group=process_group,
         cuda_graphs=cuda_graphs,
     )
+    warn_of_scale("x", x)
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), torch.enable_grad(), closing(one):
         return deque(one, maxlen=1).pop()
 
@@ -125,7 +126,6 @@ def turns(
     torch's random numbers put back, by the caller: that goes for all who take turns."""
     check_config("config", config)
     inputs = check_inputs(model, x, condition)
-    warn_of_scale("x", x)
     said = as_json(identity or {}, "identity")  # as the checkpoint will have it
     place = None if folder is None else Path(folder)
     if place is not None:
