@@ -35,12 +35,12 @@ def finish(
     data: Dataset,
     fingerprint: str,
     model: VAE,
-    x: Tensor,
+    measured: Metrics,
     held_out: Tensor,
     history: History,
     more: dict[str, Any],
 ) -> dict[str, Any]:
-    measured, validation = evaluate(model, x), evaluate(model, held_out)
+    validation = evaluate(model, held_out)
     others = [one for one in more.get("models", []) if one["seed"] != more["seed"] and one["diverged_at"] is None]
     pictures = _draw(folder, model, history, measured, data.manifold_dim, held_out, others)
     checkpoint.save_tensors(folder / WEIGHTS, model.state_dict())

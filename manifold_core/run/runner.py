@@ -5,9 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
+from ..dimension import check_known
 from ..distributed import Group, everywhere, from_first, is_first
 from ..ensemble import explain_ensemble
 from ..errors import InputError
+from ..evaluation import evaluate
 from ..files import locked, output_folder
 from ..models import VAE
 from ..training import Diverged, announce, train
@@ -72,7 +76,12 @@ def _run(config: RunConfig, folder: Path, progress: bool, group: Group) -> dict[
     if config.models > 1 or side_by_side:
         best, models = train_several(specs, x, held_out, folder, identity, progress)
         more = {"models": models, "seed": best.spec.training.seed} if config.models > 1 else {}
-        return finish(config, folder, data, fingerprint, cast(VAE, best.model), x, held_out, best.history, more)
+        check_known(torch.tensor(best.metrics.variance))
+        return finish(
+            config, folder, data, fingerprint, cast(VAE, best.model), best.metrics, held_out, best.history, more
+        )
     model = build_model(config.model, sample_shape, config.training.seed).to(config.device)
     history = train(model, x, config.training, folder=folder, identity=identity, progress=progress, process_group=group)
-    return from_first(lambda: finish(config, folder, data, fingerprint, model, x, held_out, history, {}), group)
+    return from_first(
+        lambda: finish(config, folder, data, fingerprint, model, evaluate(model, x), held_out, history, {}), group
+    )
