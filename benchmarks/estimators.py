@@ -1,9 +1,8 @@
 """The dimension read off a VAE beside the estimators of scikit-dimension, on manifolds whose dimension is known.
 
 The manifolds are those of the paper's Table 1 that fill no solid, and the 24 of scikit-dimension's own benchmark,
-without noise. All get the same samples, DANCo the first 2,000 of them: it takes its time. *ours* is what
-``manifold-core train`` does by default, with κ as large as d, or 20: the data standardised, a VAE with one hidden
-layer. The estimators have scikit-dimension's defaults. Each works on the whole data set; *local PCA* is the mean over
+without noise. All get the same samples, DANCo the first 2,000 of them: it takes its time. *ours* is ``mc.find_dimension`` with
+its defaults. The estimators have scikit-dimension's defaults. Each works on the whole data set; *local PCA* is the mean over
 the neighbourhoods of 100 samples around each. All on one core.
 
     make estimators, or python -m benchmarks.estimators [--samples N] [--seeds N] [--out FILE]
@@ -18,6 +17,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ from .gpu_tables import markdown
 __all__ = ["Manifold", "files", "manifolds", "measure", "summary", "table"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-KAPPA, TABLE_1_KAPPA = 20, 20
+TABLE_1_KAPPA = 20
 PAPERS, THEIRS = "Table 1 of the paper", "scikit-dimension's benchmark"  # which the manifolds are of
 FEW = 2_000
 KIND = "dimension"  # of the result files
@@ -90,9 +90,10 @@ def _benchmark(n: int, seed: int) -> Mapping[str, Array]:
 
 def ours(x: Array, seed: int) -> tuple[float | None, float | None]:
     """Active dimensions, and the gap between active and inactive variances."""
-    spec = mc.ModelSpec(max(KAPPA, x.shape[1]), (64,), training=mc.TrainingConfig(seed=seed))
-    (found,) = mc.train_ensemble([spec], mc.Standardisation.of(x).apply(x), threads=1, progress=False)
-    return found.metrics.active_dimensions, found.metrics.gap
+    plan = mc.SearchPlan()
+    plan = replace(plan, training=replace(plan.training, seed=seed))
+    found = mc.find_dimension(x, plan, progress=False)
+    return found.dimension or None, found.best.trained.metrics.gap
 
 
 def estimate(name: str, x: Array) -> float:

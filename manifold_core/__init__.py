@@ -22,6 +22,7 @@ from .kernels import gaussian_nll, rsample_kl, rsample_kl_cholesky
 from .models import CVAE, VAE
 from .neighbours import two_nn
 from .run import FinishedRun, load_model, load_run
+from .search import DimensionSearch, SearchPlan, Trial, find_dimension
 from .sequential import EveryStepCVAE, SequentialCVAE
 from .standard_prior import with_standard_prior
 from .training import Diverged, History, TrainingConfig, train
@@ -31,6 +32,7 @@ __all__ = [
     "VAE",
     "ActiveDimensions",
     "ConvSpec",
+    "DimensionSearch",
     "Diverged",
     "ELBOTerms",
     "EveryStepCVAE",
@@ -40,13 +42,16 @@ __all__ = [
     "InputError",
     "Metrics",
     "ModelSpec",
+    "SearchPlan",
     "SequentialCVAE",
     "SequentialSpec",
     "Standardisation",
     "TrainedModel",
     "TrainingConfig",
+    "Trial",
     "active_dimensions",
     "evaluate",
+    "find_dimension",
     "gaussian_nll",
     "load_model",
     "load_run",

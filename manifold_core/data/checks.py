@@ -2,10 +2,16 @@
 
 from collections.abc import Iterable
 from numbers import Integral
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from ..errors import InputError
 
-__all__ = ["check_dims", "check_int"]
+__all__ = ["as_array", "check_dims", "check_int"]
 
 
 def check_int(name: str, value: object, minimum: int | None = None) -> int:
@@ -36,3 +42,24 @@ def check_dims(name: str, values: Iterable[object], *, largest: str, maximum: in
     if not numbers or max(numbers) > maximum:
         raise InputError(f"{name}={values!r}: expected one or more integers from 1 to {largest}={maximum}")
     return numbers
+
+
+def as_array(x: Any) -> npt.NDArray[Any]:
+    """Integers or floating-point numbers that users give as ``x``: a tensor on any device, or what np.asarray makes an
+    array of.
+
+    Raises:
+        InputError: no such numbers.
+    """
+    try:
+        source = np.asarray(_of_a_type_of_numpys(x) if isinstance(x, Tensor) else x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"x must be a tensor or an array of numbers, got {type(x).__name__}: {error}") from error
+    if source.dtype.kind not in "iuf":
+        raise InputError(f"x must be a tensor or an array of numbers, got {type(x).__name__} of {source.dtype}")
+    return source
+
+
+def _of_a_type_of_numpys(x: Tensor) -> Tensor:
+    x = x.detach().cpu()
+    return x.float() if x.dtype == torch.bfloat16 else x

@@ -3,19 +3,15 @@
 import csv
 from array import array
 from collections.abc import Iterable, Iterator
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from ..errors import InputError
-from .blocks import blocks
+from .arrays import checked_samples, split
 from .dataset import Dataset
-from .seeds import stream
-from .standardisation import Standardisation
 
 __all__ = ["SUFFIXES", "load_file", "sample_shape"]
 
@@ -56,26 +52,8 @@ def load_file(
             of range.
     """
     path = Path(path)
-    if (
-        isinstance(validation_fraction, bool)
-        or not isinstance(validation_fraction, Real)
-        or not 0 < validation_fraction < 1
-    ):
-        raise InputError(f"validation_fraction={validation_fraction!r}: expected a number above 0 and below 1")
-    generator = stream(seed, "split")
-    source = _samples(_read(path), path)
-
-    n = len(source)
-    n_validation = min(max(round(n * float(validation_fraction)), 1), n - 1)
-    # Not torch.randperm, whose algorithm is PyTorch's to change.
-    order = torch.rand(n, dtype=torch.float64, generator=generator).argsort(stable=True)
-    validation, train = order[:n_validation], order[n_validation:]
-    rows = train.sort().values.numpy()
-    standardisation = Standardisation.of_rows(source, rows, str(path)) if standardise else Standardisation()
-    x = torch.empty(source.shape)
-    for block in blocks(source):
-        x[block] = standardisation.apply(torch.from_numpy(source[block].astype(np.float64)))
-    return Dataset(name=path.stem, train=x[train], validation=x[validation], standardisation=standardisation)
+    source = checked_samples(_read(path), str(path))
+    return split(source, path.stem, str(path), validation_fraction, seed, standardise)
 
 
 def sample_shape(path: str | Path) -> tuple[int, ...]:
@@ -204,38 +182,3 @@ def _number(field: str) -> float | None:
         return float(field)
     except ValueError:
         return None
-
-
-def _samples(source: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
-    """``[N, d]`` or ``[N, C, H, W]``, N ≥ 2, finite, within float32, not constant; as it is stored."""
-    if source.dtype.kind not in "iuf":
-        raise InputError(f"{path}: array of type {source.dtype}; expected an integer or floating type")
-    if source.ndim not in (2, 3, 4):
-        raise InputError(f"{path}: array of shape {source.shape}; expected (N, d), (N, H, W) or (N, C, H, W)")
-    if len(source) < 2 or source.size == 0:
-        raise InputError(f"{path}: array of shape {source.shape}; expected at least two samples with features")
-    if not all(_within_float32(source[rows]).all() for rows in blocks(source)):
-        if not (finite := np.isfinite(source)).all():
-            raise InputError(f"{path}: NaN or infinity at {_places(~finite)}; expected finite numbers")
-        places = _places(~_within_float32(source))
-        raise InputError(f"{path}: numbers too large for float32 at {places}; expected at most 3.4e38")
-    if all((source[rows] == source[0]).all() for rows in blocks(source)):
-        raise InputError(f"{path}: all {len(source)} samples are the same; expected features that vary")
-    if source.ndim == 4 and source.shape[3] in (1, 3, 4) and min(source.shape[1:3]) > 4:
-        raise InputError(
-            f"{path}: array of shape {source.shape}, whose last axis looks like the channels of images; expected "
-            f"(N, C, H, W): np.moveaxis(x, -1, 1)"
-        )
-    return source[:, None] if source.ndim == 3 else source
-
-
-def _within_float32(x: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    with np.errstate(over="ignore"):
-        return np.isfinite(x.astype(np.float32))
-
-
-def _places(bad: npt.NDArray[np.bool_]) -> str:
-    n_bad = np.count_nonzero(bad)
-    row, *column = (int(i) for i in np.unravel_index(bad.argmax(), bad.shape))
-    first = f"row {row}, column {', '.join(map(str, column))} (counted from 0)"
-    return f"{n_bad} {'place' if n_bad == 1 else 'places'}, first in {first}"

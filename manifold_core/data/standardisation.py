@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .blocks import blocks
+from .checks import as_array
 
 __all__ = ["Standardisation"]
 
@@ -54,12 +55,7 @@ class Standardisation:
         Raises:
             InputError: no numbers, none of these shapes, no samples, NaN or infinity, or all samples the same.
         """
-        try:
-            source = np.asarray(_of_a_type_of_numpys(x) if isinstance(x, Tensor) else x)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"x must be a tensor or an array of numbers, got {type(x).__name__}: {error}") from error
-        if source.dtype.kind not in "iuf":
-            raise InputError(f"x must be a tensor or an array of numbers, got {type(x).__name__} of {source.dtype}")
+        source = as_array(x)
         if source.ndim not in (2, 3, 4) or source.size == 0:
             raise InputError(
                 f"x must be of shape [N, d], [N, H, W] or [N, C, H, W], none of them 0, got {source.shape}"
@@ -143,8 +139,3 @@ class Standardisation:
             sizes = ", ".join(map(str, self.sample_shape))
             raise InputError(f"x must be of shape [N, {sizes}], or as many numbers a sample, got {tuple(x.shape)}")
         return x.reshape(len(x), *self.sample_shape)
-
-
-def _of_a_type_of_numpys(x: Tensor) -> Tensor:
-    x = x.detach().cpu()
-    return x.float() if x.dtype == torch.bfloat16 else x

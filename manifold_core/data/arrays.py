@@ -1,0 +1,80 @@
+"""The user's own data, as an array: what is taken, and how it is split."""
+
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..errors import InputError
+from .blocks import blocks
+from .dataset import Dataset
+from .seeds import stream
+from .standardisation import Standardisation
+
+__all__ = ["checked_samples", "split"]
+
+
+def split(
+    source: npt.NDArray[Any], name: str, where: str, validation_fraction: float, seed: int, standardise: bool
+) -> Dataset:
+    """Samples as :func:`checked_samples` gives them, split at random, as :func:`manifold_core.data.load_file` says.
+
+    Raises:
+        InputError: ``validation_fraction`` or ``seed`` is out of range; with ``standardise`` all training samples are
+            the same.
+    """
+    if (
+        isinstance(validation_fraction, bool)
+        or not isinstance(validation_fraction, Real)
+        or not 0 < validation_fraction < 1
+    ):
+        raise InputError(f"validation_fraction={validation_fraction!r}: expected a number above 0 and below 1")
+    generator = stream(seed, "split")
+    n = len(source)
+    n_validation = min(max(round(n * float(validation_fraction)), 1), n - 1)
+    # Not torch.randperm, whose algorithm is PyTorch's to change.
+    order = torch.rand(n, dtype=torch.float64, generator=generator).argsort(stable=True)
+    validation, train = order[:n_validation], order[n_validation:]
+    rows = train.sort().values.numpy()
+    standardisation = Standardisation.of_rows(source, rows, where) if standardise else Standardisation()
+    x = torch.empty(source.shape)
+    for block in blocks(source):
+        x[block] = standardisation.apply(torch.from_numpy(source[block].astype(np.float64)))
+    return Dataset(name=name, train=x[train], validation=x[validation], standardisation=standardisation)
+
+
+def checked_samples(source: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:
+    """``[N, d]`` or ``[N, C, H, W]``, N ≥ 2, finite, within float32, not constant; as it is stored."""
+    if source.dtype.kind not in "iuf":
+        raise InputError(f"{where}: array of type {source.dtype}; expected an integer or floating type")
+    if source.ndim not in (2, 3, 4):
+        raise InputError(f"{where}: array of shape {source.shape}; expected (N, d), (N, H, W) or (N, C, H, W)")
+    if len(source) < 2 or source.size == 0:
+        raise InputError(f"{where}: array of shape {source.shape}; expected at least two samples with features")
+    if not all(_within_float32(source[rows]).all() for rows in blocks(source)):
+        if not (finite := np.isfinite(source)).all():
+            raise InputError(f"{where}: NaN or infinity at {_places(~finite)}; expected finite numbers")
+        places = _places(~_within_float32(source))
+        raise InputError(f"{where}: numbers too large for float32 at {places}; expected at most 3.4e38")
+    if all((source[rows] == source[0]).all() for rows in blocks(source)):
+        raise InputError(f"{where}: all {len(source)} samples are the same; expected features that vary")
+    if source.ndim == 4 and source.shape[3] in (1, 3, 4) and min(source.shape[1:3]) > 4:
+        raise InputError(
+            f"{where}: array of shape {source.shape}, whose last axis looks like the channels of images; expected "
+            f"(N, C, H, W): np.moveaxis(x, -1, 1)"
+        )
+    return source[:, None] if source.ndim == 3 else source
+
+
+def _within_float32(x: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    with np.errstate(over="ignore"):
+        return np.isfinite(x.astype(np.float32))
+
+
+def _places(bad: npt.NDArray[np.bool_]) -> str:
+    n_bad = np.count_nonzero(bad)
+    row, *column = (int(i) for i in np.unravel_index(bad.argmax(), bad.shape))
+    first = f"row {row}, column {', '.join(map(str, column))} (counted from 0)"
+    return f"{n_bad} {'place' if n_bad == 1 else 'places'}, first in {first}"

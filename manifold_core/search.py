@@ -1,0 +1,245 @@
+"""The dimension of a data manifold, searched for: able networks, fewer and fewer latent dimensions, and the samples
+held out decide."""
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from .data import Standardisation
+from .data.arrays import checked_samples, split
+from .data.checks import as_array
+from .ensemble import ModelSpec, TrainedModel, train_ensemble
+from .errors import InputError
+from .models import CVAE, VAE, evaluation_mode
+from .neighbours import two_nn
+from .networks.checks import check_positive, check_widths
+from .training import Diverged, TrainingConfig, check_config
+
+__all__ = ["DimensionSearch", "SearchPlan", "Trial", "find_dimension", "lowest", "search"]
+
+FIRST = 32  # latent dimensions to begin with, where the data have as many features
+HELD_OUT = 0.1  # of the samples
+KEPT = 0.9  # of those, the share that judges a model
+AT_A_TIME = 4  # numbers of latent dimensions between two looks at the result
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What is trained for each number of latent dimensions.
+
+    Args:
+        latent_dim: κ to begin with, more than the manifold's dimensions; None begins with 32, or d if that is less, and
+            doubles while all are active.
+        networks: widths of the hidden layers of the MLPs that are tried: wide ones learn flat manifolds, deep ones
+            curved ones.
+        models: of each network, of the seeds from ``training.seed`` on.
+        log_gamma: where γ starts, for samples of scale 1: at 0 deep networks, and data that look alike in all
+            directions, shut every latent dimension before they have learned one.
+        training: steps, batch size, learning rate and first seed.
+
+    Raises:
+        InputError: a size below one, no network, no :class:`TrainingConfig`.
+    """
+
+    latent_dim: int | None = None
+    networks: tuple[tuple[int, ...], ...] = ((64,), (64, 64, 64))
+    models: int = 2
+    log_gamma: float = -4.0
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(batch_size=256))
+
+    def __post_init__(self) -> None:
+        check_config("training", self.training)
+        object.__setattr__(self, "models", check_positive(models=self.models)[0])
+        if self.latent_dim is not None:
+            object.__setattr__(self, "latent_dim", check_positive(latent_dim=self.latent_dim)[0])
+        if not isinstance(self.networks, Sequence) or not self.networks:
+            raise InputError(f"networks must be a sequence of widths, such as ((64,), (64, 64)), got {self.networks!r}")
+        object.__setattr__(self, "networks", tuple(check_widths(widths, "networks") for widths in self.networks))
+        self.specs([1])  # refuses what a specification refuses
+
+    def specs(self, kappas: Sequence[int]) -> list[ModelSpec]:
+        """All models of these numbers of latent dimensions."""
+        return [
+            ModelSpec(kappa, hidden, log_gamma=self.log_gamma, training=self._of_seed(index))
+            for kappa in kappas
+            for hidden in self.networks
+            for index in range(self.models)
+        ]
+
+    def _of_seed(self, index: int) -> TrainingConfig:
+        return replace(self.training, seed=self.training.seed + index)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One model of a search.
+
+    Attributes:
+        trained: the model, its specification, metrics over the training samples and curves.
+        held_out: −ELBO of the samples that it was not trained on, without the tenth for which it is highest; nats per
+            standardised sample.
+    """
+
+    trained: TrainedModel
+    held_out: float
+
+    @property
+    def latent_dim(self) -> int:
+        """κ."""
+        return self.trained.spec.latent_dim
+
+    @property
+    def count(self) -> int:
+        """Active dimensions."""
+        return self.trained.metrics.active_dimensions or 0
+
+
+@dataclass(frozen=True)
+class DimensionSearch:
+    """What :func:`find_dimension` finds.
+
+    Attributes:
+        trials: all models, in the order they were trained.
+        two_nn: the dimension by nearest neighbours, as of :func:`manifold_core.two_nn`.
+        standardisation: from the units of x to those of the models, and back.
+    """
+
+    trials: list[Trial]
+    two_nn: float | None
+    standardisation: Standardisation
+
+    @property
+    def best(self) -> Trial:
+        """The one of lowest −ELBO on the samples held out."""
+        return lowest(self.trials)
+
+    @property
+    def dimension(self) -> int:
+        """Active dimensions of the best model; 0 where no model has learned any, which says nothing."""
+        return self.best.count
+
+    @property
+    def model(self) -> VAE:
+        """The best one, in evaluation mode; it takes standardised samples."""
+        return cast(VAE, self.best.trained.model)
+
+    @property
+    def by_latent_dim(self) -> dict[int, float]:
+        """κ: the lowest held-out −ELBO with it. Below the manifold's dimension it is far higher, above it level."""
+        return by_latent_dim(self.trials)
+
+
+def find_dimension(
+    x: Any,
+    plan: SearchPlan | None = None,
+    *,
+    folder: str | Path | None = None,
+    progress: bool = True,
+) -> DimensionSearch:
+    """r = active dimensions of the VAE with the lowest −ELBO on samples that none was trained on (without the tenth that
+    it fits worst: charts have cuts).
+
+    With κ ≥ r the optimum of −ELBO is (d − r)/2 · log γ + O(1) as γ → 0, whatever κ, and with κ < r it is worse
+    (Theorem 1). A network that is not able enough reads a curved manifold as the flat space around it, of more
+    dimensions, at a higher −ELBO; with fewer latent dimensions it has to bend. So this trains several networks with κ
+    latent dimensions, then with ever fewer than the best has active, down to what nearest neighbours see, at least one
+    fewer, and keeps on while fewer are better. A manifold that no one chart covers, such as a sphere or a closed curve,
+    is read as the flat space that holds it: there VAEs have no other answer.
+
+    Args:
+        x: ``[N, d]`` of an integer or floating type, a tensor or what np.asarray makes an array of. It is standardised;
+            a tenth is held out.
+        plan: what is trained; None as :class:`SearchPlan` has it.
+        folder: of the checkpoints: the same call goes on there where it was stopped. None keeps none.
+        progress: show what is tried, and a bar, on standard error.
+
+    Raises:
+        InputError: bad input, or a folder that holds another search.
+        Diverged: the loss of every model became NaN or infinite.
+
+    Source: "Learning Manifold Dimensions with Conditional VAEs", Theorem 1; Facco et al. (2017) for the neighbours.
+    """
+    plan = plan if plan is not None else SearchPlan()
+    if not isinstance(plan, SearchPlan):
+        raise InputError(f"plan must be a SearchPlan, such as SearchPlan(models=4), got {plan!r}")
+    array = as_array(x)
+    if array.ndim != 2:
+        raise InputError(f"x must be of shape [N, d], got {array.shape}; x.reshape(len(x), -1) makes images vectors")
+    data = split(checked_samples(array, "x"), "x", "x", HELD_OUT, plan.training.seed, standardise=True)
+    trials = search(data.train, data.validation, plan, Path(folder) if folder is not None else None, progress)
+    return DimensionSearch(trials, two_nn(data.train), data.standardisation)
+
+
+def search(x: Tensor, held_out: Tensor, plan: SearchPlan, folder: Path | None, progress: bool) -> list[Trial]:
+    """The trials of :func:`find_dimension`, of standardised samples ``[N, d]``; checkpoints go into folders in
+    ``folder``, one for each look at the result."""
+    trials: list[Trial] = []
+    for kappas in iter(lambda: _next(trials, x, plan), []):
+        rounds = len({trial.latent_dim for trial in trials})
+        if progress:
+            print(f"latent dimensions: {', '.join(map(str, kappas))}", file=sys.stderr)
+        place = folder / f"after-{rounds:02d}" if folder is not None else None
+        trained = train_ensemble(plan.specs(kappas), x, folder=place, progress=progress)
+        trials += [Trial(one, _held_out(one.model, held_out)) for one in trained]
+    return trials
+
+
+@torch.no_grad()
+def _held_out(model: VAE | CVAE, x: Tensor) -> float:
+    """A chart of a closed manifold has a cut, and a decoder some samples that it has not learned to reach: at a small γ
+    a few of them would outweigh all others."""
+    with evaluation_mode(model):
+        terms = model(x, seed=0)
+    losses = (terms.nll + terms.kl).double().sort().values  # NaN comes last
+    return float(losses[: math.ceil(KEPT * len(losses))].mean())
+
+
+def _next(trials: Sequence[Trial], x: Tensor, plan: SearchPlan) -> list[int]:
+    """Numbers of latent dimensions that are to be tried; none where the search is over."""
+    features = x.shape[1]
+    if not trials:
+        return [plan.latent_dim or min(features, FIRST)]
+    best, tried = lowest(trials), {trial.latent_dim for trial in trials}
+    if best.count == max(tried) < features and plan.latent_dim is None:
+        return [min(2 * max(tried), features)]
+    if any(kappa < best.count for kappa in tried):
+        low = max(kappa for kappa in tried if kappa < best.count) + 1
+    else:  # neighbours see too few dimensions where these are many, and noise as dimensions
+        low = min(max(round(two_nn(x) or 1), 1), best.count - 1)
+    return _spread(range(max(low, 1), best.count))
+
+
+def _spread(choices: range) -> list[int]:
+    """At most four of them, evenly spaced, the last among them."""
+    n = len(choices)
+    if n <= AT_A_TIME:
+        return list(choices)
+    return [choices[round(index * (n - 1) / (AT_A_TIME - 1))] for index in range(AT_A_TIME)]
+
+
+def lowest(trials: Sequence[Trial]) -> Trial:
+    """The trial of lowest held-out −ELBO.
+
+    Raises:
+        Diverged: there is none, as the loss of each was not finite.
+    """
+    ended = [trial for trial in trials if trial.trained.diverged_at is None and math.isfinite(trial.held_out)]
+    if not ended:
+        first = min((trial.trained for trial in trials), key=lambda one: one.diverged_at or 0)
+        raise Diverged(float("nan"), first.diverged_at or 0, first.history)
+    return min(ended, key=lambda trial: trial.held_out)
+
+
+def by_latent_dim(trials: Sequence[Trial]) -> dict[int, float]:
+    """The lowest held-out −ELBO of each number of latent dimensions, ascending."""
+    kappas = sorted({trial.latent_dim for trial in trials})
+    return {
+        kappa: min((trial.held_out for trial in trials if trial.latent_dim == kappa), default=float("nan"))
+        for kappa in kappas
+    }
