@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from .training import History
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["plot_curves", "plot_images", "plot_variances"]
+__all__ = ["plot_curves", "plot_images", "plot_search", "plot_variances"]
 
 ACTIVE, INACTIVE, ACCENT, EIGEN, OTHERS = "#1f6f8b", "#c8c8c8", "#d1495b", "#7b3fa0", "#e0902e"
 
@@ -85,6 +85,39 @@ def plot_curves(path: Path, history: History) -> Path:
     bottom.yaxis.set_major_locator(MaxNLocator(integer=True))
     bottom.set_xlabel("step")
     figure.suptitle("training")
+    return _save(figure, path)
+
+
+def plot_search(path: Path, trials: Sequence[dict[str, Any]]) -> Path:
+    """Held-out −ELBO over the number of latent dimensions: of each model a dot, the lowest of each number joined, and
+    the best, which has the dimension. ``trials`` are those of ``metrics.json``."""
+    from matplotlib.ticker import MaxNLocator
+
+    ended = [one for one in trials if one["diverged_at"] is None]
+    lowest: dict[int, float] = {}
+    for one in ended:
+        lowest[one["latent_dim"]] = min(one["held_out"], lowest.get(one["latent_dim"], float("inf")))
+    best = min(ended, key=lambda one: float(one["held_out"]))
+    figure = _figure(6.4, 3.4)
+    axes = figure.add_subplot()
+    kappas = sorted(lowest)
+    axes.plot(kappas, [lowest[kappa] for kappa in kappas], color=ACTIVE, linewidth=1.0)
+    for index, hidden in enumerate(dict.fromkeys(tuple(one["hidden"]) for one in ended)):
+        own = [one for one in ended if tuple(one["hidden"]) == hidden]
+        axes.scatter(
+            [one["latent_dim"] for one in own],
+            [one["held_out"] for one in own],
+            s=16,
+            color=(ACTIVE, OTHERS, EIGEN)[index % 3],
+            label="hidden " + "-".join(map(str, hidden)),
+        )
+    found = best["active_dimensions"]
+    axes.scatter([best["latent_dim"]], [best["held_out"]], s=90, facecolors="none", edgecolors=ACCENT, label="best")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("latent dimensions")
+    axes.set_ylabel("held-out −ELBO (nats)")
+    axes.set_title(f"the best of {len(ended)} models has {found} active dimensions")
+    axes.legend(frameon=False)
     return _save(figure, path)
 
 

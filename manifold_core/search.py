@@ -14,6 +14,7 @@ from torch import Tensor
 from .data import Standardisation
 from .data.arrays import checked_samples, split
 from .data.checks import as_array
+from .dimension import samples_at_a_time
 from .ensemble import ModelSpec, TrainedModel, train_ensemble
 from .errors import InputError
 from .models import CVAE, VAE, evaluation_mode
@@ -21,7 +22,7 @@ from .neighbours import two_nn
 from .networks.checks import check_positive, check_widths
 from .training import Diverged, TrainingConfig, check_config
 
-__all__ = ["DimensionSearch", "SearchPlan", "Trial", "find_dimension", "lowest", "search"]
+__all__ = ["DimensionSearch", "SearchPlan", "Trial", "by_latent_dim", "find_dimension", "lowest", "search"]
 
 FIRST = 32  # latent dimensions to begin with, where the data have as many features
 HELD_OUT = 0.1  # of the samples
@@ -90,9 +91,14 @@ class Trial:
     held_out: float
 
     @property
+    def spec(self) -> ModelSpec:
+        """What was trained."""
+        return cast(ModelSpec, self.trained.spec)
+
+    @property
     def latent_dim(self) -> int:
         """κ."""
-        return self.trained.spec.latent_dim
+        return self.spec.latent_dim
 
     @property
     def count(self) -> int:
@@ -142,8 +148,8 @@ def find_dimension(
     folder: str | Path | None = None,
     progress: bool = True,
 ) -> DimensionSearch:
-    """r = active dimensions of the VAE with the lowest −ELBO on samples that none was trained on (without the tenth that
-    it fits worst: charts have cuts).
+    """r = active dimensions of the VAE with the lowest −ELBO on samples that none was trained on, without the tenth of
+    them that it fits worst.
 
     With κ ≥ r the optimum of −ELBO is (d − r)/2 · log γ + O(1) as γ → 0, whatever κ, and with κ < r it is worse
     (Theorem 1). A network that is not able enough reads a curved manifold as the flat space around it, of more
@@ -180,11 +186,10 @@ def search(x: Tensor, held_out: Tensor, plan: SearchPlan, folder: Path | None, p
     """The trials of :func:`find_dimension`, of standardised samples ``[N, d]``; checkpoints go into folders in
     ``folder``, one for each look at the result."""
     trials: list[Trial] = []
-    for kappas in iter(lambda: _next(trials, x, plan), []):
-        rounds = len({trial.latent_dim for trial in trials})
+    while kappas := _next(trials, x, plan):
         if progress:
             print(f"latent dimensions: {', '.join(map(str, kappas))}", file=sys.stderr)
-        place = folder / f"after-{rounds:02d}" if folder is not None else None
+        place = folder / f"{kappas[0]}-{kappas[-1]}" if folder is not None else None
         trained = train_ensemble(plan.specs(kappas), x, folder=place, progress=progress)
         trials += [Trial(one, _held_out(one.model, held_out)) for one in trained]
     return trials
@@ -194,9 +199,10 @@ def search(x: Tensor, held_out: Tensor, plan: SearchPlan, folder: Path | None, p
 def _held_out(model: VAE | CVAE, x: Tensor) -> float:
     """A chart of a closed manifold has a cut, and a decoder some samples that it has not learned to reach: at a small γ
     a few of them would outweigh all others."""
+    size = samples_at_a_time(model, (x,), None)
     with evaluation_mode(model):
-        terms = model(x, seed=0)
-    losses = (terms.nll + terms.kl).double().sort().values  # NaN comes last
+        batches = [model(x[first : first + size], seed=0, first_row=first) for first in range(0, len(x), size)]
+    losses = torch.cat([(terms.nll + terms.kl).double() for terms in batches]).sort().values  # NaN comes last
     return float(losses[: math.ceil(KEPT * len(losses))].mean())
 
 

@@ -15,12 +15,13 @@ from ..distributed import group_of_torchrun
 from ..errors import InputError
 from ..kernels import explain
 from ..kernels.extension import compiled, cuda_missing_because, missing_because, nodes_missing_because
-from ..run import IMAGE_SETS, ModelConfig, RunConfig, run
+from ..run import IMAGE_SETS, ModelConfig, RunConfig, SearchConfig, run
 from ..run.build import is_convolutional
+from ..search import SearchPlan
 from ..training import TrainingConfig
 from .results import table
 
-__all__ = ["DEFAULTS", "bench", "eager", "info", "report", "reproduce", "train"]
+__all__ = ["DEFAULTS", "bench", "dimension", "eager", "info", "report", "reproduce", "train"]
 
 # Where the command line gives no number. The paper trains images for 46,800 steps at 0.002; log γ moves by about a
 # learning rate a step, so a tenth of the steps needs a higher one.
@@ -58,10 +59,30 @@ def train(options: argparse.Namespace) -> int:
     )
     with group_of_torchrun(config.device) as group:
         metrics = run(config, options.out, progress=not options.quiet, process_group=group)
+    return _say(metrics, options.out)
+
+
+def dimension(options: argparse.Namespace) -> int:
+    training = TrainingConfig(options.steps, options.batch_size, options.learning_rate, seed=options.seed)
+    networks = {} if options.hidden is None else {"networks": tuple(map(tuple, options.hidden))}
+    config = SearchConfig(
+        data=options.data,
+        plan=SearchPlan(
+            options.latent_dim, models=options.models, log_gamma=options.log_gamma, training=training, **networks
+        ),
+        ambient_dim=options.ambient_dim,
+        manifold_dim=options.manifold_dim,
+        data_folder=options.data_dir,
+        device=_device(options.device),
+    )
+    return _say(run(config, options.out, progress=not options.quiet), options.out)
+
+
+def _say(metrics: dict[str, Any], out: Path) -> int:
     print(table([metrics]))
-    print(f"\nmetrics and weights: {options.out}")
+    print(f"\nmetrics and weights: {out}")
     for name in metrics["pictures"]:
-        print(f"picture: {options.out / name}")
+        print(f"picture: {out / name}")
     if not metrics["pictures"]:
         print("no pictures: matplotlib is missing; pip install 'manifold-core[experiments]'")
     return 0

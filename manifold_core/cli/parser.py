@@ -1,11 +1,13 @@
 """The commands and their options, and what ``--help`` says of them."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__
 from ..networks.conv import CHANNELS
-from .commands import DEFAULTS, bench, eager, info, report, reproduce, train
+from ..search import FIRST, SearchPlan
+from .commands import DEFAULTS, bench, dimension, eager, info, report, reproduce, train
 
 __all__ = ["make_parser"]
 
@@ -23,24 +25,18 @@ def _default(name: str) -> str:
     return f"default {vectors}; {images} for images, where they are read by residual networks"
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="manifold-core", description="Train a VAE and read off its manifold dimension."
-    )
-    parser.add_argument("--version", action="version", version=f"manifold-core {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="command")
+def _as_options(networks: Sequence[Sequence[int]]) -> str:
+    return " ".join(f"--hidden {' '.join(map(str, widths))}" for widths in networks)
 
-    add = commands.add_parser("train", help="train a VAE on a data set", formatter_class=_Formatter)
-    add.set_defaults(command=train)
+
+def _add_data(add: argparse.ArgumentParser) -> None:
+    """What every command takes that trains on a data set."""
     add.add_argument(
         "--data",
         required=True,
         help="synthetic, mnist, fashion-mnist, or a .npy, .npz or .csv file of shape N,d, images N,H,W or N,C,H,W",
     )
     add.add_argument("--out", required=True, type=Path, help="folder of the results; goes on with a stopped run there")
-    add.add_argument(
-        "--latent-dim", type=int, default=20, metavar="K", help="latent dimensions; more than the manifold's"
-    )
     add.add_argument(
         "--seed",
         type=int,
@@ -51,6 +47,27 @@ def make_parser() -> argparse.ArgumentParser:
     add.add_argument("--ambient-dim", type=int, default=20, metavar="d", help="of synthetic data")
     add.add_argument("--manifold-dim", type=int, default=6, metavar="r", help="of synthetic data")
     add.add_argument("--data-dir", metavar="DIR", help="folder of the image files; default: search, then download")
+    add.add_argument(
+        "--device",
+        default="auto",
+        help="auto is cuda where there is a GPU, else cpu; with torchrun cuda is a GPU a process",
+    )
+    add.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="manifold-core", description="Train a VAE and read off its manifold dimension."
+    )
+    parser.add_argument("--version", action="version", version=f"manifold-core {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    add = commands.add_parser("train", help="train a VAE on a data set", formatter_class=_Formatter)
+    add.set_defaults(command=train)
+    _add_data(add)
+    add.add_argument(
+        "--latent-dim", type=int, default=20, metavar="K", help="latent dimensions; more than the manifold's"
+    )
     add.add_argument("--steps", type=int, help=f"optimizer steps; {_default('steps')}")
     add.add_argument("--batch-size", type=int, help=f"samples a step; {_default('batch_size')}")
     add.add_argument(
@@ -77,18 +94,45 @@ def make_parser() -> argparse.ArgumentParser:
         "--precision", choices=("float32", "bfloat16", "float16"), default="float32", help="of the networks' products"
     )
     add.add_argument(
-        "--device",
-        default="auto",
-        help="auto is cuda where there is a GPU, else cpu; with torchrun cuda is a GPU a process",
-    )
-    add.add_argument(
         "--models",
         type=int,
         default=1,
         metavar="N",
         help="train so many side by side, of seeds from S on; the one of lowest held-out -ELBO is kept",
     )
-    add.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    add = commands.add_parser(
+        "dimension",
+        help="search for the dimension of a data set: several networks, fewer and fewer latent dimensions",
+        formatter_class=_Formatter,
+    )
+    add.set_defaults(command=dimension)
+    _add_data(add)
+    plan = SearchPlan()
+    add.add_argument(
+        "--latent-dim",
+        type=int,
+        metavar="K",
+        help=f"latent dimensions to begin with; default {FIRST}, or the features if they are fewer, and more while all "
+        "are active",
+    )
+    add.add_argument(
+        "--hidden",
+        type=int,
+        nargs="+",
+        action="append",
+        metavar="N",
+        help=f"widths of an MLP; once for each that is tried; default {_as_options(plan.networks)}",
+    )
+    add.add_argument("--models", type=int, default=plan.models, metavar="N", help="of each MLP, of seeds from S on")
+    add.add_argument("--steps", type=int, default=plan.training.steps, help="optimizer steps")
+    add.add_argument("--batch-size", type=int, default=plan.training.batch_size, help="samples a step")
+    add.add_argument(
+        "--learning-rate", type=float, default=plan.training.learning_rate, help="highest of the one-cycle schedule"
+    )
+    add.add_argument(
+        "--log-gamma", type=float, default=plan.log_gamma, help="log of the γ to begin with, of standardised data"
+    )
 
     add = commands.add_parser(
         "reproduce",

@@ -11,7 +11,7 @@ from typing import NoReturn
 from ..distributed import process_of_torchrun
 from ..errors import InputError
 from ..training import Diverged
-from .commands import reproduce, train
+from .commands import dimension, reproduce, train
 from .parser import make_parser
 
 __all__ = ["main"]
@@ -67,7 +67,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         print(f"manifold-core: training diverged: {error}", file=sys.stderr)
         return 3
     except (KeyboardInterrupt, _Terminated) as signalled:
-        resumes = options.command in (train, reproduce)
+        resumes = options.command in (train, dimension, reproduce)
         then = "; the same command goes on from the last checkpoint" if resumes else ""
         print(f"manifold-core: stopped{then}", file=sys.stderr)
         return 143 if isinstance(signalled, _Terminated) else 130

@@ -47,6 +47,7 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     lines += [_why_no_gap(metrics) for metrics in runs if metrics["train"]["gap"] is None]
     lines += [note for metrics in runs if (note := _blown_up(metrics))]
     lines += [note for metrics in runs if (note := _of_several(metrics))]
+    lines += [note for metrics in runs if (note := _of_search(metrics))]
     lines += [note for metrics in runs if (note := _curved(metrics))]
     for metrics in runs:
         if (scale := metrics["standardisation"]["scale"]) != 1:
@@ -89,7 +90,11 @@ def _why_no_gap(metrics: dict[str, Any]) -> str:
         return f"{data} has no gap, as no dimension is active: this says nothing yet; train longer, with more --steps"
     if metrics["active_dimensions"] is None:
         return f"{data} has no gap, as its loss is no number: this says nothing; lower --learning-rate"
-    return f"{data} has no gap, as all {kappa} dimensions are active: it may have more; raise --latent-dim"
+    if "trials" not in metrics:
+        return f"{data} has no gap, as all {kappa} dimensions are active: it may have more; raise --latent-dim"
+    if kappa == math.prod(metrics["sample_shape"]):
+        return f"{data} has no gap, as all of its {kappa} dimensions are active: it fills the space, or is closed"
+    return f"{data} has no gap, as all {kappa} dimensions are active: what speaks for them is the -ELBO with others"
 
 
 def _blown_up(metrics: dict[str, Any]) -> str:
@@ -114,15 +119,27 @@ def _of_several(metrics: dict[str, Any]) -> str:
     )
 
 
+def _of_search(metrics: dict[str, Any]) -> str:
+    """Fewer latent dimensions than the manifold has cost much, more of them nothing."""
+    if "trials" not in metrics:
+        return ""
+    losses = ", ".join(f"{kappa}: {loss:.2f}" for kappa, loss in metrics["by_latent_dim"].items())
+    return (
+        f"{metrics['data']} has {metrics['active_dimensions']} active dimensions in the best of "
+        f"{len(metrics['trials'])} models; lowest held-out -ELBO, without the tenth of the samples that fit worst, by "
+        f"latent dimensions: {losses}"
+    )
+
+
 def _curved(metrics: dict[str, Any]) -> str:
     """Networks that are not able enough read a curved manifold as the flat space around it, with a wide gap."""
     neighbours, count = metrics.get("two_nn"), metrics["train"][_count(metrics)]
     if neighbours is None or count is None or count < CURVED * neighbours:
         return ""
+    able = "manifold-core dimension" if "trials" not in metrics else "wider networks (--hidden), or more --steps,"
     return (
         f"{metrics['data']}: nearest neighbours see {neighbours:.1f} dimensions (TwoNN). If the manifold is curved it "
-        f"has fewer than {count}, and networks with more layers (--hidden 64 64 64) may read them; of a high dimension "
-        "neighbours see too little"
+        f"has fewer than {count}, and {able} may read them; of a high dimension neighbours see too little"
     )
 
 

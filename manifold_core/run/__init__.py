@@ -1,7 +1,7 @@
 """One training run: its description, its data and models, its folder of results."""
 
 from .build import build_model
-from .config import IMAGE_SETS, ModelConfig, RunConfig
+from .config import IMAGE_SETS, ModelConfig, RunConfig, SearchConfig
 from .data import load_data
 from .load import FinishedRun, load_model, load_run
 from .runner import run
@@ -11,6 +11,7 @@ __all__ = [
     "FinishedRun",
     "ModelConfig",
     "RunConfig",
+    "SearchConfig",
     "build_model",
     "load_data",
     "load_model",

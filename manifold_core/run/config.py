@@ -8,9 +8,10 @@ from ..elbo import Gamma, GaussianELBO
 from ..files import as_json
 from ..networks.checks import check_positive
 from ..networks.conv import CHANNELS
+from ..search import SearchPlan
 from ..training import TrainingConfig
 
-__all__ = ["IMAGE_SETS", "ModelConfig", "RunConfig"]
+__all__ = ["IMAGE_SETS", "ModelConfig", "RunConfig", "SearchConfig"]
 
 IMAGE_SETS = ("mnist", "fashion-mnist")
 
@@ -43,6 +44,11 @@ class ModelConfig:
     def chosen_channels(self) -> int:
         return CHANNELS if self.channels is None else self.channels
 
+    def description(self) -> dict[str, Any]:
+        """As JSON gives it back."""
+        description: dict[str, Any] = as_json(asdict(self) | {"channels": self.chosen_channels}, "model")
+        return description
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -73,12 +79,42 @@ class RunConfig:
 
     def description(self) -> dict[str, Any]:
         """What decides the numbers, and where the data come from: as JSON gives it back."""
-        content = asdict(self)
-        content["model"]["channels"] = self.model.chosen_channels
-        if self.data != "synthetic":
-            del content["ambient_dim"], content["manifold_dim"]
-        del content["data_folder"]  # the contents count, not where they lie
+        content = _without_places(self) | {"model": self.model.description()}
         if self.models == 1:
             del content["models"]
         description: dict[str, Any] = as_json(content, "config")
         return description
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """A whole search: :func:`manifold_core.find_dimension` on samples from somewhere. Images are taken as vectors.
+
+    Args:
+        plan: what is trained; ``plan.training.seed`` also makes the synthetic data, and splits a file.
+        data, ambient_dim, manifold_dim, data_folder, device: as of :class:`RunConfig`.
+    """
+
+    data: str
+    plan: SearchPlan = field(default_factory=SearchPlan)
+    ambient_dim: int = 20
+    manifold_dim: int = 6
+    data_folder: str | None = None
+    device: str = "cpu"
+
+    @property
+    def training(self) -> TrainingConfig:
+        return self.plan.training
+
+    def description(self) -> dict[str, Any]:
+        """As of :class:`RunConfig`."""
+        description: dict[str, Any] = as_json(_without_places(self), "config")
+        return description
+
+
+def _without_places(config: RunConfig | SearchConfig) -> dict[str, Any]:
+    content = asdict(config)
+    if config.data != "synthetic":
+        del content["ambient_dim"], content["manifold_dim"]
+    del content["data_folder"]  # the contents count, not where they lie
+    return content

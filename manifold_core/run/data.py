@@ -10,18 +10,20 @@ from ..data import Dataset, load_file, load_images, synthetic_manifold
 from ..data.files import SUFFIXES
 from ..errors import InputError
 from .build import is_convolutional
-from .config import IMAGE_SETS, RunConfig
+from .config import IMAGE_SETS, RunConfig, SearchConfig
 
 __all__ = ["as_input", "fingerprint_of", "load_data"]
 
 
-def load_data(config: RunConfig) -> Dataset:
+def load_data(config: RunConfig | SearchConfig) -> Dataset:
     """The data of a run, users' files standardised.
 
     Raises:
         InputError: as the loaders do; channels for samples that are no images of residual networks.
     """
     data = _loaded(config)
+    if isinstance(config, SearchConfig):
+        return data
     sample_shape = tuple(data.train.shape[1:])
     if config.model.channels is not None and not is_convolutional(config.model.hidden, sample_shape):
         raise InputError(
@@ -31,7 +33,7 @@ def load_data(config: RunConfig) -> Dataset:
     return data
 
 
-def _loaded(config: RunConfig) -> Dataset:
+def _loaded(config: RunConfig | SearchConfig) -> Dataset:
     if config.data == "synthetic":
         return synthetic_manifold(config.ambient_dim, config.manifold_dim, seed=config.training.seed)
     if config.data in IMAGE_SETS:
@@ -44,8 +46,10 @@ def _loaded(config: RunConfig) -> Dataset:
     return load_file(config.data, seed=config.training.seed, standardise=True)
 
 
-def as_input(x: Tensor, config: RunConfig, sample_shape: tuple[int, ...]) -> Tensor:
+def as_input(x: Tensor, config: RunConfig | SearchConfig, sample_shape: tuple[int, ...]) -> Tensor:
     """Samples of this shape as the model takes them: an MLP takes vectors."""
+    if isinstance(config, SearchConfig):
+        return x.flatten(1)
     return x if is_convolutional(config.model.hidden, sample_shape) else x.flatten(1)
 
 

@@ -7,7 +7,7 @@ from .. import checkpoint
 from ..differences import differences
 from ..errors import InputError
 from ..finished import WEIGHTS, finished_run
-from .config import IMAGE_SETS, RunConfig
+from .config import IMAGE_SETS, RunConfig, SearchConfig
 from .data import fingerprint_of, load_data
 from .results import PICTURES
 from .several import FOLDER, clear
@@ -15,12 +15,12 @@ from .several import FOLDER, clear
 __all__ = ["already_finished", "identity_of"]
 
 
-def already_finished(config: RunConfig, folder: Path) -> dict[str, Any] | None:
+def already_finished(config: RunConfig | SearchConfig, folder: Path) -> dict[str, Any] | None:
     """What the folder holds where its run is finished."""
     if (finished := finished_run(folder, "out")) is not None:
         holds = f"out must be a new folder: {str(folder)!r} holds a finished run"
         then = "choose another folder, or remove this one"
-        if where := differences(_without_path(finished["config"]), _without_path(config.description())):
+        if where := differences(_asked(finished["config"]), _asked(config.description())):
             raise InputError(f"{holds} of another configuration: its {where}; {then}")
         if "fingerprint" not in finished:
             raise InputError(f"{holds} of an earlier version, which does not say of what data it is; {then}")
@@ -35,15 +35,18 @@ def already_finished(config: RunConfig, folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def identity_of(config: RunConfig, fingerprint: str) -> dict[str, Any]:
+def identity_of(config: RunConfig | SearchConfig, fingerprint: str) -> dict[str, Any]:
     """What the checkpoint of a run says besides what every training says."""
-    return {"config": _without_path(config.description()), "data": fingerprint}
+    return {"config": _asked(config.description()), "data": fingerprint}
 
 
-def _without_path(description: dict[str, Any]) -> dict[str, Any]:
-    """What runs are told apart by besides the contents of their data: a file may be named in many ways."""
-    built_in = description.get("data") in ("synthetic", *IMAGE_SETS)
-    return {name: value for name, value in description.items() if built_in or name != "data"}
+def _asked(description: dict[str, Any]) -> dict[str, Any]:
+    """What runs are told apart by besides the contents of their data: a file may be named in many ways, and the model
+    of a search was not asked for but found."""
+    left_out = set() if description.get("data") in ("synthetic", *IMAGE_SETS) else {"data"}
+    if "plan" in description:
+        left_out.add("model")
+    return {name: value for name, value in description.items() if name not in left_out}
 
 
 def _refuse_foreign_files(folder: Path) -> None:

@@ -16,7 +16,6 @@ from ..finished import METRICS, WEIGHTS
 from ..models import VAE
 from ..neighbours import two_nn
 from ..training import History
-from .config import RunConfig
 from .several import clear
 
 __all__ = ["PICTURES", "finish"]
@@ -26,11 +25,11 @@ UNITS = (
     "measured as the model takes them, (x - mean) / scale of standardisation: in the units of the data recon and gamma "
     "are scale**2 times as large, neg_elbo and nll of d features greater by d log scale"
 )
-PICTURES = {"variances": "variances.png", "curves": "curves.png", "images": "images.png"}
+PICTURES = {"variances": "variances.png", "curves": "curves.png", "images": "images.png", "search": "search.png"}
 
 
 def finish(
-    config: RunConfig,
+    description: dict[str, Any],
     folder: Path,
     data: Dataset,
     fingerprint: str,
@@ -42,12 +41,12 @@ def finish(
 ) -> dict[str, Any]:
     validation = evaluate(model, held_out)
     others = [one for one in more.get("models", []) if one["seed"] != more["seed"] and one["diverged_at"] is None]
-    pictures = _draw(folder, model, history, measured, data.manifold_dim, held_out, others)
+    pictures = _draw(folder, model, history, measured, data.manifold_dim, held_out, others, more.get("trials"))
     checkpoint.save_tensors(folder / WEIGHTS, model.state_dict())
     metrics = {
         "data": data.name,
         "manifold_dim": data.manifold_dim,
-        "latent_dim": config.model.latent_dim,
+        "latent_dim": model.latent_dim,
         "active_dimensions": measured.active_dimensions,
         "two_nn": two_nn(data.train),
         **more,
@@ -55,7 +54,7 @@ def finish(
         "validation": validation.as_dict(),
         "units": UNITS,
         "standardisation": data.standardisation.as_dict(),
-        "config": config.description(),
+        "config": description,
         "fingerprint": fingerprint,
         "sample_shape": list(data.train.shape[1:]),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -82,6 +81,7 @@ def _draw(
     manifold_dim: int | None,
     held_out: Tensor,
     others: Sequence[dict[str, Any]],
+    trials: Sequence[dict[str, Any]] | None,
 ) -> list[str]:
     try:
         import matplotlib  # noqa: F401
@@ -98,6 +98,8 @@ def _draw(
         ),
         plots.plot_curves(folder / PICTURES["curves"], history),
     ]
+    if trials is not None:
+        drawn.append(plots.plot_search(folder / PICTURES["search"], trials))
     if held_out.dim() == 4:
         drawn.append(plots.plot_images(folder / PICTURES["images"], model, held_out))
     return [path.name for path in drawn]

@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,16 +17,19 @@ from ..files import locked, output_folder
 from ..models import VAE
 from ..training import Diverged, announce, train
 from .build import build_model, spec_of
-from .config import RunConfig
+from .config import RunConfig, SearchConfig
 from .data import as_input, fingerprint_of, load_data
 from .folder import already_finished, identity_of
 from .results import finish
+from .searching import train_search
 from .several import clear, is_side_by_side, train_several
 
 __all__ = ["run"]
 
 
-def run(config: RunConfig, folder: str | Path, progress: bool = True, process_group: Group = None) -> dict[str, Any]:
+def run(
+    config: RunConfig | SearchConfig, folder: str | Path, progress: bool = True, process_group: Group = None
+) -> dict[str, Any]:
     """Train, evaluate, and write ``metrics.json``, ``weights.safetensors`` and PNG pictures into one folder.
 
     Stopped at any moment, the same call goes on where it was; finished, it returns what is there. With a process group
@@ -36,8 +40,9 @@ def run(config: RunConfig, folder: str | Path, progress: bool = True, process_gr
             models with a process group.
         Diverged: the loss became NaN or infinite, of several models that of each.
     """
-    if process_group is not None and config.models > 1:
-        raise InputError(f"models must be 1 with torchrun, whose processes train one together, got {config.models}")
+    if process_group is not None and (isinstance(config, SearchConfig) or config.models > 1):
+        got = "a search" if isinstance(config, SearchConfig) else config.models
+        raise InputError(f"models must be 1 with torchrun, whose processes train one together, got {got}")
     folder = Path(folder)
     with ExitStack() as stack:
 
@@ -57,12 +62,17 @@ def run(config: RunConfig, folder: str | Path, progress: bool = True, process_gr
             raise
 
 
-def _run(config: RunConfig, folder: Path, progress: bool, group: Group) -> dict[str, Any]:
+def _run(config: RunConfig | SearchConfig, folder: Path, progress: bool, group: Group) -> dict[str, Any]:
     data = everywhere(lambda: load_data(config), group)
     sample_shape = tuple(data.train.shape[1:])
     x, held_out = (as_input(part, config, sample_shape).to(config.device) for part in (data.train, data.validation))
     fingerprint = fingerprint_of(data)
     identity = identity_of(config, fingerprint)
+    write = partial(finish, folder=folder, data=data, fingerprint=fingerprint, held_out=held_out)
+    if isinstance(config, SearchConfig):
+        best, found, more = train_search(config.plan, x, held_out, folder, identity, progress)
+        description = config.description() | {"model": found.description()}
+        return write(description, model=cast(VAE, best.model), measured=best.metrics, history=best.history, more=more)
     seeds = range(config.training.seed, config.training.seed + config.models)
     specs = [spec_of(config.model, sample_shape, replace(config.training, seed=seed)) for seed in seeds]
     side_by_side = from_first(lambda: is_side_by_side(folder), group)  # as it began
@@ -77,11 +87,15 @@ def _run(config: RunConfig, folder: Path, progress: bool, group: Group) -> dict[
         best, models = train_several(specs, x, held_out, folder, identity, progress)
         more = {"models": models, "seed": best.spec.training.seed} if config.models > 1 else {}
         check_known(torch.tensor(best.metrics.variance))
-        return finish(
-            config, folder, data, fingerprint, cast(VAE, best.model), best.metrics, held_out, best.history, more
+        return write(
+            config.description(),
+            model=cast(VAE, best.model),
+            measured=best.metrics,
+            history=best.history,
+            more=more,
         )
     model = build_model(config.model, sample_shape, config.training.seed).to(config.device)
     history = train(model, x, config.training, folder=folder, identity=identity, progress=progress, process_group=group)
     return from_first(
-        lambda: finish(config, folder, data, fingerprint, model, evaluate(model, x), held_out, history, {}), group
+        lambda: write(config.description(), model=model, measured=evaluate(model, x), history=history, more={}), group
     )

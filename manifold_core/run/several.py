@@ -13,7 +13,7 @@ from ..ensemble.spec import Spec
 from ..evaluation import metrics_of
 from ..training import Diverged, check_identity
 
-__all__ = ["FOLDER", "clear", "is_side_by_side", "train_several"]
+__all__ = ["FOLDER", "claim", "clear", "is_side_by_side", "train_several"]
 
 FOLDER = "models"  # of their checkpoints, within that of the run
 MODELS = "models"  # in the run's own checkpoint, which a training loop has left where it is missing
@@ -29,11 +29,7 @@ def train_several(
         InputError: as :func:`manifold_core.train_ensemble`; a checkpoint of another run.
         Diverged: all did.
     """
-    begun = checkpoint.load(folder)
-    if begun is None:
-        checkpoint.save(folder, 0, {}, {"identity": identity, MODELS: len(specs)})
-    else:
-        check_identity(begun.state.get("identity"), identity)
+    claim(folder, identity)
     trained = train_ensemble(specs, x, folder=folder / FOLDER, progress=progress)
     losses = [metrics_of(one.model, (held_out,)).neg_elbo for one in trained]
     ended = [index for index, one in enumerate(trained) if one.diverged_at is None]
@@ -42,6 +38,19 @@ def train_several(
         raise Diverged(float("nan"), first.diverged_at or 0, first.history)
     best = min(ended, key=losses.__getitem__)
     return trained[best], [_said(one, loss) for one, loss in zip(trained, losses, strict=True)]
+
+
+def claim(folder: Path, identity: dict[str, Any]) -> None:
+    """Say in the folder whose the checkpoints in its folder of models are.
+
+    Raises:
+        InputError: they are of another run.
+    """
+    begun = checkpoint.load(folder)
+    if begun is None:
+        checkpoint.save(folder, 0, {}, {"identity": identity, MODELS: True})
+    else:
+        check_identity(begun.state.get("identity"), identity)
 
 
 def is_side_by_side(folder: Path) -> bool | None:

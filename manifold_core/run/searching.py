@@ -1,0 +1,49 @@
+"""A search for the dimension, in the folder of a run."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..ensemble import TrainedModel
+from ..search import SearchPlan, Trial, by_latent_dim, lowest, search
+from .config import ModelConfig
+from .several import FOLDER, claim
+
+__all__ = ["train_search"]
+
+
+def train_search(
+    plan: SearchPlan, x: Tensor, held_out: Tensor, folder: Path, identity: dict[str, Any], progress: bool
+) -> tuple[TrainedModel, ModelConfig, dict[str, Any]]:
+    """The best model, its description, and what JSON says of all. The folder's own checkpoint says whose they are.
+
+    Raises:
+        InputError: as :func:`manifold_core.train_ensemble`; a checkpoint of another run.
+        Diverged: all did.
+    """
+    claim(folder, identity)
+    trials = search(x, held_out, plan, folder / FOLDER, progress)
+    best = lowest(trials)
+    spec = best.spec
+    said = {
+        "seed": spec.training.seed,
+        "trials": [_said(trial) for trial in trials],
+        "by_latent_dim": {str(kappa): loss for kappa, loss in by_latent_dim(trials).items()},
+    }
+    return best.trained, ModelConfig(spec.latent_dim, spec.hidden, log_gamma=spec.log_gamma), said
+
+
+def _said(trial: Trial) -> dict[str, Any]:
+    measured, spec = trial.trained.metrics, trial.spec
+    return {
+        "latent_dim": trial.latent_dim,
+        "hidden": list(spec.hidden),
+        "seed": spec.training.seed,
+        "active_dimensions": measured.active_dimensions,
+        "gap": measured.gap,
+        "neg_elbo": measured.neg_elbo,
+        "held_out": trial.held_out,
+        "gamma": measured.gamma,
+        "diverged_at": trial.trained.diverged_at,
+    }
