@@ -2,7 +2,9 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -44,23 +46,24 @@ def test_a_row(made_up: list[tuple[str, int]]) -> None:
     assert made_up == [(name, 30 if name == "DANCo" else 40) for name in estimators.ESTIMATORS]
 
 
-def test_our_way_is_that_of_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Standardised, with the default configuration; κ as large as d."""
-    seen: list[Any] = []
-    train = mc.train_ensemble
+@pytest.mark.parametrize(("dimension", "said"), [(3, 3), (0, None)])  # none active is no answer
+def test_our_way_is_the_search_with_its_defaults(
+    monkeypatch: pytest.MonkeyPatch, dimension: int, said: int | None
+) -> None:
+    asked: list[Any] = []
 
-    def short(specs: Any, x: Any, **rest: Any) -> Any:
-        seen.append((specs[0], x))
-        config = mc.TrainingConfig(steps=2, batch_size=8, seed=specs[0].training.seed)
-        return train([mc.ModelSpec(specs[0].latent_dim, (4,), training=config)], x, **rest)
+    def find_dimension(x: Any, plan: Any, progress: bool) -> Any:
+        asked.append((x, plan, progress))
+        metrics = SimpleNamespace(gap=40.0)
+        return SimpleNamespace(dimension=dimension, best=SimpleNamespace(trained=SimpleNamespace(metrics=metrics)))
 
-    monkeypatch.setattr(mc, "train_ensemble", short)
-    data = np.random.default_rng(0).normal(7, 3, (60, 25))
-    count, _ = estimators.ours(data, 6)
-    ((spec, x),) = seen
-    assert count in range(26)
-    assert spec == mc.ModelSpec(25, (64,), training=mc.TrainingConfig(seed=6))
-    np.testing.assert_allclose(x.numpy(), (data - data.mean(0)) / (data - data.mean(0)).std(), rtol=1e-5, atol=1e-6)
+    monkeypatch.setattr(mc, "find_dimension", find_dimension)
+    data = np.zeros((6, 2))
+    assert estimators.ours(data, 6) == (said, 40.0)
+    ((x, plan, progress),) = asked
+    defaults = mc.SearchPlan()
+    assert x is data
+    assert (plan, progress) == (replace(defaults, training=replace(defaults.training, seed=6)), False)
 
 
 def test_tables() -> None:

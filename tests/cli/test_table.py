@@ -43,6 +43,25 @@ class TestTable:
             True,
         ]
 
+    def test_the_table_says_what_a_search_makes_of_no_gap(self, earlier: Path) -> None:
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+        every = metrics | {
+            "train": metrics["train"] | {"gap": None},
+            "trials": [{}] * 4,
+            "by_latent_dim": {"3": -1.234},
+        }
+        for kappa, count, said in (
+            (3, 3, "what speaks for them is the -ELBO with others"),
+            (5, 5, "all of its 5 dimensions are active: it fills the space, or is closed"),
+            (3, 0, "train longer, with more --steps"),
+        ):
+            lines = cli.table([every | {"latent_dim": kappa, "active_dimensions": count}]).splitlines()
+            (note,) = (line for line in lines if "no gap" in line)
+            assert said in note
+            (note,) = (line for line in lines if "in the best of" in line)
+            assert note.startswith(f"good has {count} active dimensions in the best of 4 models;")
+            assert note.endswith("by latent dimensions: 3: -1.23")
+
     def test_the_table_says_that_a_training_blew_up(self, earlier: Path) -> None:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
         first = metrics["history"]["neg_elbo"][0]
@@ -83,6 +102,12 @@ class TestTable:
             assert [f"see {two_nn} dim" in line and f"fewer than {count}," in line for line in notes] == (
                 [] if count is None else [True]
             )
+            able = ["wider networks (--hidden), or more --steps, may" in line for line in notes]
+            searched = {"trials": [], "by_latent_dim": {}, "train": measured, "two_nn": two_nn, "config": config}
+            lines = cli.table([metrics | searched]).splitlines()
+            notes = [line for line in lines if "TwoNN" in line]
+            assert not any(able)
+            assert ["wider networks (--hidden), or more --steps, may" in line for line in notes] == [True] * len(able)
         older = {name: value for name, value in metrics.items() if name != "two_nn"}
         assert "TwoNN" not in cli.table([older])
 

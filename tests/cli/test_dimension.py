@@ -1,0 +1,89 @@
+"""``manifold-core dimension``: what it prints, its options and their defaults."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import RESULTS, only_line
+from runs import contents
+
+import manifold_core as mc
+from manifold_core import cli
+from manifold_core.cli import commands
+from manifold_core.run import SearchConfig
+from manifold_core.search import FIRST
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SMALL = ["--hidden", "8", "--hidden", "8", "8", "--models", "1", "--steps", "300", "--learning-rate", "0.02", "--quiet"]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_whole_search(inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["dimension", "--data", str(inputs / "good.npy"), "--out", str(tmp_path), *SMALL]) == 0
+    printed = capfd.readouterr()
+    assert printed.err == ""
+    assert contents(tmp_path).keys() == RESULTS
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert cli.table([metrics]) in printed.out
+    assert f"metrics and weights: {tmp_path}\n" in printed.out
+    losses = ", ".join(f"{kappa}: {loss:.2f}" for kappa, loss in metrics["by_latent_dim"].items())
+    note = only_line("\n".join(line for line in printed.out.splitlines() if "in the best of" in line))
+    assert note == (
+        f"good has {metrics['active_dimensions']} active dimensions in the best of {len(metrics['trials'])} models; "
+        f"lowest held-out -ELBO, without the tenth of the samples that fit worst, by latent dimensions: {losses}"
+    )
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, *options: str) -> SearchConfig:
+    configs: list[SearchConfig] = []
+
+    def run(config: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        configs.append(config)
+        return {"pictures": []}
+
+    monkeypatch.setattr(commands, "run", run)
+    monkeypatch.setattr(commands, "table", lambda runs: "")
+    assert cli.main(["dimension", "--data", "x.npy", "--out", "out", "--device", "cpu", *options]) == 0
+    return configs[0]
+
+
+def test_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asked(monkeypatch) == SearchConfig("x.npy", mc.SearchPlan())
+    options = ["--latent-dim", "7", "--hidden", "8", "--hidden", "8", "4", "--models", "3", "--steps", "5"]
+    options += ["--batch-size", "6", "--learning-rate", "0.25", "--log-gamma", "-2", "--seed", "9"]
+    options += ["--ambient-dim", "11", "--manifold-dim", "4", "--data-dir", "there"]
+    training = mc.TrainingConfig(5, 6, 0.25, seed=9)
+    plan = mc.SearchPlan(7, ((8,), (8, 4)), 3, -2.0, training)
+    assert asked(monkeypatch, *options) == SearchConfig("x.npy", plan, 11, 4, "there")
+
+
+def test_the_help_has_the_defaults(help_of: Callable[[str], str]) -> None:
+    text, plan = help_of("dimension"), mc.SearchPlan()
+    assert f"default {FIRST}, or the features" in text
+    assert "default --hidden 64 --hidden 64 64 64" in text
+    assert plan.networks == ((64,), (64, 64, 64))
+    for name in ("steps", "batch_size", "learning_rate"):
+        assert f"(default: {getattr(plan.training, name)})" in text
+    assert f"(default: {plan.models})" in text
+    assert f"(default: {plan.log_gamma})" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--models", "0"], "models must be a positive integer, got 0"),
+        (["--latent-dim", "0"], "latent_dim must be a positive integer, got 0"),
+        (["--hidden", "8", "--hidden", "0"], "networks[0] must be a positive integer, got 0"),
+        (["--log-gamma", "nan"], "log_gamma"),
+    ],
+)
+def test_bad_options(
+    inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    out = tmp_path / "out"
+    assert cli.main(["dimension", "--data", str(inputs / "good.npy"), "--out", str(out), *options]) == 2
+    assert message in only_line(capfd.readouterr().err)
+    assert not out.exists()

@@ -1,0 +1,259 @@
+"""The search for a dimension: what it tries, by what it judges, that it finds the dimension, stops and goes on."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from runs import Stopped, stop_at_save
+from threads import on_one_thread
+
+import manifold_core as mc
+from manifold_core import search
+from manifold_core.data.seeds import stream
+from manifold_core.search import SearchPlan, Trial, find_dimension
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+QUICK = mc.TrainingConfig(steps=1500, batch_size=128, learning_rate=0.01, seed=5)
+SHORT = SearchPlan(networks=((16,), (8, 8)), models=1, training=mc.TrainingConfig(300, 64, 0.02, seed=5))
+
+
+def plane(samples: int = 600, features: int = 6) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Of two dimensions, far from the origin and large."""
+    generator = np.random.default_rng(0)
+    return 300 + 50 * generator.normal(size=(samples, 2)) @ generator.normal(size=(2, features))
+
+
+@pytest.fixture(scope="module")
+def found() -> mc.DimensionSearch:
+    with on_one_thread():
+        return find_dimension(plane(), SearchPlan(networks=((16,), (16, 16)), training=QUICK), progress=False)
+
+
+class TestFound:
+    def test_the_dimension_of_a_plane(self, found: mc.DimensionSearch) -> None:
+        assert found.dimension == 2
+        assert found.best.trained.metrics.gap > 100
+        assert found.two_nn == pytest.approx(2, abs=0.4)
+
+    def test_one_fewer_is_tried_and_costs_much(self, found: mc.DimensionSearch) -> None:
+        assert [(one.latent_dim, one.spec.hidden, one.spec.training.seed) for one in found.trials] == [
+            (kappa, hidden, seed) for kappa in (6, 1) for hidden in ((16,), (16, 16)) for seed in (5, 6)
+        ]
+        assert found.by_latent_dim[1] > found.by_latent_dim[6] + 5
+
+    def test_the_model_is_the_best_and_reads_samples_in_their_units(self, found: mc.DimensionSearch) -> None:
+        assert found.best.held_out == min(one.held_out for one in found.trials)
+        assert found.best.held_out == found.by_latent_dim[6]
+        assert found.model is found.best.trained.model
+        x = plane(3000)[600:]
+        assert mc.active_dimensions(found.model, found.standardisation.apply(x)).count == 2
+        drawn = found.standardisation.undo(found.model.sample(2000)).numpy()
+        assert drawn.mean(axis=0) == pytest.approx(plane().mean(axis=0), abs=25)
+
+    def test_a_tenth_is_held_out(self, found: mc.DimensionSearch) -> None:
+        assert found.best.trained.metrics.samples == 540
+
+    def test_tensors_and_integers_are_taken(self) -> None:
+        x = np.round(plane(60)).astype(np.int64)
+        of_array, of_tensor, of_floats = (
+            find_dimension(form, SHORT, progress=False).trials[0].held_out
+            for form in (x, torch.from_numpy(x), torch.from_numpy(x).float())
+        )
+        assert of_array == of_tensor == of_floats
+
+
+class TestJudgement:
+    def test_the_tenth_that_fits_worst_is_left_out(self) -> None:
+        spec = mc.ModelSpec(2, (8,), training=mc.TrainingConfig(seed=1))
+        model = spec.build(5).double().eval()
+        x = torch.randn(57, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        x[3], x[20] = 1e4, torch.nan
+        with torch.no_grad():
+            terms = model(x, seed=0)
+        losses = sorted((terms.nll + terms.kl).tolist(), key=lambda loss: math.inf if math.isnan(loss) else loss)
+        assert search._held_out(model, x) == pytest.approx(math.fsum(losses[:52]) / 52, rel=1e-12)
+
+    def test_batches_change_rounding_only(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = mc.ModelSpec(2, (8,)).build(5).double().eval()
+        x = torch.randn(57, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        whole = search._held_out(model, x)
+        monkeypatch.setattr(search, "samples_at_a_time", lambda *_: 10)
+        assert search._held_out(model, x) == pytest.approx(whole, rel=1e-12)
+
+
+Outcome = Callable[[int], tuple[int, float]]  # of κ: active dimensions, held-out −ELBO
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[list[int]], int]]:
+    """The numbers of latent dimensions that a search tries with models of these outcomes, and what it finds."""
+
+    def run(
+        outcome: Outcome, features: int, neighbours: float | None, latent_dim: int | None = None
+    ) -> tuple[list[list[int]], int]:
+        rounds: list[list[int]] = []
+
+        def train(specs: Sequence[mc.ModelSpec], *_: Any, **__: Any) -> list[Any]:
+            rounds.append([spec.latent_dim for spec in specs])
+            return [
+                SimpleNamespace(
+                    spec=spec,
+                    model=spec.latent_dim,
+                    metrics=SimpleNamespace(active_dimensions=outcome(spec.latent_dim)[0]),
+                    history=None,
+                    diverged_at=7 if math.isnan(outcome(spec.latent_dim)[1]) else None,
+                )
+                for spec in specs
+            ]
+
+        monkeypatch.setattr(search, "train_ensemble", train)
+        monkeypatch.setattr(search, "_held_out", lambda kappa, _: outcome(kappa)[1])
+        monkeypatch.setattr(search, "two_nn", lambda _: neighbours)
+        x = torch.zeros(10, features)
+        trials = search.search(x, x, SearchPlan(latent_dim, ((4,),), models=1), None, progress=False)
+        return rounds, search.lowest(trials).count
+
+    return run
+
+
+def able(r: int) -> Outcome:
+    """Of networks that learn the manifold with any number of latent dimensions."""
+    return lambda kappa: (min(kappa, r), -10.0 if kappa >= r else 5.0 * (r - kappa))
+
+
+def bent_by_force(r: int, flat: int) -> Outcome:
+    """Of networks that learn the flat space of so many dimensions where they have the latent dimensions for it."""
+
+    def outcome(kappa: int) -> tuple[int, float]:
+        loss = -5.0 if kappa >= flat else kappa - 20.0 if kappa >= r else 5.0 * (r - kappa)
+        return min(kappa, flat), loss
+
+    return outcome
+
+
+@pytest.mark.parametrize(
+    ("outcome", "features", "neighbours", "rounds", "dimension"),
+    [
+        (able(6), 20, 5.6, [[20], [5]], 6),  # at least one fewer
+        (able(9), 30, 6.4, [[30], [6, 7, 8]], 9),
+        (able(3), 20, None, [[20], [1, 2]], 3),
+        (able(3), 3, 3.2, [[3], [2]], 3),
+        (able(1), 5, 1.0, [[5]], 1),
+        (able(0), 5, 4.0, [[5]], 0),
+        (able(40), 100, 25.2, [[32], [64], [33, 35, 37, 39]], 40),  # more where all are active
+        (able(100), 100, 25.2, [[32], [64], [100], [65, 76, 88, 99]], 100),
+        (bent_by_force(2, 3), 3, 2.0, [[3], [2], [1]], 2),
+        (bent_by_force(6, 12), 36, 5.9, [[32], [6, 8, 9, 11], [5]], 6),
+        (bent_by_force(7, 12), 36, 3.0, [[32], [3, 6, 8, 11], [7]], 7),
+        (bent_by_force(2, 4), 4, 9.0, [[4], [3], [2], [1]], 2),  # noise has neighbours see too many
+    ],
+)
+def test_what_is_tried(
+    tried: Callable[..., tuple[list[list[int]], int]],
+    outcome: Outcome,
+    features: int,
+    neighbours: float | None,
+    rounds: list[list[int]],
+    dimension: int,
+) -> None:
+    assert tried(outcome, features, neighbours) == (rounds, dimension)
+
+
+def test_a_named_number_of_latent_dimensions_is_not_raised(
+    tried: Callable[..., tuple[list[list[int]], int]],
+) -> None:
+    assert tried(able(9), 20, 8.0, latent_dim=4) == ([[4], [3]], 4)
+
+
+def test_a_diverged_model_is_never_the_best(tried: Callable[..., tuple[list[list[int]], int]]) -> None:
+    def outcome(kappa: int) -> tuple[int, float]:
+        return (kappa, math.nan) if kappa == 2 else able(3)(kappa)
+
+    assert tried(outcome, 6, 2.0) == ([[6], [2]], 3)
+    with pytest.raises(mc.Diverged) as all_diverged:
+        tried(lambda kappa: (kappa, math.nan), 6, 2.0)
+    assert all_diverged.value.step == 7
+
+
+def test_stopped_it_goes_on_to_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def losses(trials: Sequence[Trial]) -> list[float]:
+        return [one.held_out for one in trials]
+
+    x = plane(100)
+    undisturbed = find_dimension(x, SHORT, progress=False)
+    assert [one.latent_dim for one in undisturbed.trials] == [6, 6, 1, 1]
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        with monkeypatch.context() as patch:
+            stop_at_save(patch, number)
+            with pytest.raises(Stopped):
+                find_dimension(x, SHORT, folder=folder, progress=False)
+        assert losses(find_dimension(x, SHORT, folder=folder, progress=False).trials) == losses(undisturbed.trials)
+
+
+def test_the_folder_of_another_search_is_refused(tmp_path: Path) -> None:
+    find_dimension(plane(100), SHORT, folder=tmp_path, progress=False)
+    for x, plan in (
+        (plane(101), SHORT),
+        (plane(100), SearchPlan(networks=((16,),), models=1, training=SHORT.training)),
+    ):
+        with pytest.raises(mc.InputError, match="checkpoint"):
+            find_dimension(x, plan, folder=tmp_path, progress=False)
+
+
+def test_it_says_what_it_tries(capsys: pytest.CaptureFixture[str]) -> None:
+    find_dimension(plane(60), SHORT, progress=False)
+    assert capsys.readouterr() == ("", "")
+    find_dimension(plane(60), SHORT)
+    assert "latent dimensions: 6\n" in capsys.readouterr().err
+
+
+def test_the_samples_held_out_are_drawn_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, str]] = []
+    monkeypatch.setattr("manifold_core.data.arrays.stream", lambda *given: (asked.append(given), stream(*given))[1])
+    find_dimension(plane(60), SHORT, progress=False)
+    assert asked == [(5, "split")]
+
+
+@pytest.mark.parametrize(
+    ("x", "match"),
+    [
+        (np.zeros(5), r"shape \[N, d\], got \(5,\)"),
+        (np.random.default_rng(0).normal(size=(9, 4, 4)), r"got \(9, 4, 4\); x.reshape\(len\(x\), -1\)"),
+        ([["a"]], "array of numbers, got list"),
+        (np.full((9, 2), np.nan), "NaN or infinity at 18 places"),
+        (np.ones((9, 2)), "all 9 samples are the same"),
+        (np.ones((1, 2)), "at least two samples"),
+    ],
+)
+def test_bad_samples_are_refused(x: Any, match: str) -> None:
+    with pytest.raises(mc.InputError, match=match):
+        find_dimension(x, SHORT, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({"models": 0}, "models must be a positive integer, got 0"),
+        ({"latent_dim": 0}, "latent_dim must be a positive integer, got 0"),
+        ({"networks": ()}, "networks must be a sequence of widths"),
+        ({"networks": (64, 64)}, "must be a sequence of positive integers"),
+        ({"networks": ((64, 0),)}, r"networks\[1\] must be a positive integer, got 0"),
+        ({"log_gamma": math.nan}, "log_gamma"),
+        ({"training": {"steps": 3}}, "training must be a TrainingConfig"),
+    ],
+)
+def test_bad_plans_are_refused(changed: dict[str, Any], match: str) -> None:
+    with pytest.raises(mc.InputError, match=match):
+        SearchPlan(**changed)
+
+
+def test_a_plan_is_a_plan() -> None:
+    with pytest.raises(mc.InputError, match=r"plan must be a SearchPlan, such as SearchPlan\(models=4\), got 4"):
+        find_dimension(plane(60), 4)  # type: ignore[arg-type]
