@@ -60,6 +60,16 @@ def test_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked(monkeypatch, *options) == SearchConfig("x.npy", plan, 11, 4, "there")
 
 
+def test_stopped_it_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "run", stop)
+    assert cli.main(["dimension", "--data", "x.npy", "--out", "out", "--device", "cpu"]) == 130
+    line = only_line(capfd.readouterr().err)
+    assert line == "manifold-core: stopped; the same command goes on from the last checkpoint"
+
+
 def test_the_help_has_the_defaults(help_of: Callable[[str], str]) -> None:
     text, plan = help_of("dimension"), mc.SearchPlan()
     assert f"default {FIRST}, or the features" in text
