@@ -15,8 +15,10 @@ from .data import Standardisation
 from .data.arrays import checked_samples, split
 from .data.checks import as_array
 from .dimension import samples_at_a_time
+from .directions import Directions
 from .ensemble import ModelSpec, TrainedModel, train_ensemble
 from .errors import InputError
+from .evaluation import metrics_of
 from .models import CVAE, VAE, evaluation_mode
 from .neighbours import two_nn
 from .networks.checks import check_positive, check_widths
@@ -84,7 +86,7 @@ class Trial:
     Attributes:
         trained: the model, its specification, metrics over the training samples and curves.
         held_out: −ELBO of the samples that it was not trained on, without the tenth for which it is highest; nats per
-            standardised sample.
+            sample, of the coordinates of :class:`manifold_core.directions.Directions`.
     """
 
     trained: TrainedModel
@@ -155,12 +157,13 @@ def find_dimension(
     (Theorem 1). A network that is not able enough reads a curved manifold as the flat space around it, of more
     dimensions, at a higher −ELBO; with fewer latent dimensions it has to bend. So this trains several networks with κ
     latent dimensions, then with ever fewer than the best has active, down to what nearest neighbours see, at least one
-    fewer, and keeps on while fewer are better. A manifold that no one chart covers, such as a sphere or a closed curve,
-    is read as the flat space that holds it: there VAEs have no other answer.
+    fewer, and keeps on while fewer are better. They are trained on coordinates in the directions in which the samples
+    vary, and one in which they do not: :class:`manifold_core.directions.Directions` says why. A manifold that no one chart covers, such
+    as a sphere or a closed curve, may be read as the flat space that holds it.
 
     Args:
-        x: ``[N, d]`` of an integer or floating type, a tensor or what np.asarray makes an array of. It is standardised;
-            a tenth is held out.
+        x: ``[N, d]`` of an integer or floating type, a tensor, on whose device the models are trained, or what
+            np.asarray makes an array of. It is standardised; a tenth is held out.
         plan: what is trained; None as :class:`SearchPlan` has it.
         folder: of the checkpoints: the same call goes on there where it was stopped. None keeps none.
         progress: show what is tried, and a bar, on standard error.
@@ -178,30 +181,38 @@ def find_dimension(
     if array.ndim != 2:
         raise InputError(f"x must be of shape [N, d], got {array.shape}; x.reshape(len(x), -1) makes images vectors")
     data = split(checked_samples(array, "x"), "x", "x", HELD_OUT, plan.training.seed, standardise=True)
-    trials = search(data.train, data.validation, plan, Path(folder) if folder is not None else None, progress)
-    return DimensionSearch(trials, two_nn(data.train), data.standardisation)
+    train, held_out = (part.to(x.device if isinstance(x, Tensor) else "cpu") for part in (data.train, data.validation))
+    trials = search(train, held_out, plan, Path(folder) if folder is not None else None, progress)
+    return DimensionSearch(trials, two_nn(train), data.standardisation)
 
 
 def search(x: Tensor, held_out: Tensor, plan: SearchPlan, folder: Path | None, progress: bool) -> list[Trial]:
     """The trials of :func:`find_dimension`, of standardised samples ``[N, d]``; checkpoints go into folders in
     ``folder``, one for each look at the result."""
+    directions = Directions(x)
+    y, others = directions.of(x), directions.of(held_out)
     trials: list[Trial] = []
     while kappas := _next(trials, x, plan):
         if progress:
             print(f"latent dimensions: {', '.join(map(str, kappas))}", file=sys.stderr)
         place = folder / f"{kappas[0]}-{kappas[-1]}" if folder is not None else None
-        trained = train_ensemble(plan.specs(kappas), x, folder=place, progress=progress)
-        trials += [Trial(one, _held_out(one.model, held_out)) for one in trained]
+        trained = train_ensemble(plan.specs(kappas), y, folder=place, progress=progress)
+        trials += [Trial(_of_samples(one, directions, x), _held_out(one.model, others)) for one in trained]
     return trials
 
 
+def _of_samples(one: TrainedModel, directions: Directions, x: Tensor) -> TrainedModel:
+    model = directions.lifted(cast(VAE, one.model), cast(ModelSpec, one.spec))
+    return replace(one, model=model, metrics=metrics_of(model, (x,)), history=directions.history(one.history))
+
+
 @torch.no_grad()
-def _held_out(model: VAE | CVAE, x: Tensor) -> float:
+def _held_out(model: VAE | CVAE, y: Tensor) -> float:
     """A chart of a closed manifold has a cut, and a decoder some samples that it has not learned to reach: at a small γ
     a few of them would outweigh all others."""
-    size = samples_at_a_time(model, (x,), None)
+    size = samples_at_a_time(model, (y,), None)
     with evaluation_mode(model):
-        batches = [model(x[first : first + size], seed=0, first_row=first) for first in range(0, len(x), size)]
+        batches = [model(y[first : first + size], seed=0, first_row=first) for first in range(0, len(y), size)]
     losses = torch.cat([(terms.nll + terms.kl).double() for terms in batches]).sort().values  # NaN comes last
     return float(losses[: math.ceil(KEPT * len(losses))].mean())
 
@@ -214,11 +225,13 @@ def _next(trials: Sequence[Trial], x: Tensor, plan: SearchPlan) -> list[int]:
     best, tried = lowest(trials), {trial.latent_dim for trial in trials}
     if best.count == max(tried) < features and plan.latent_dim is None:
         return [min(2 * max(tried), features)]
-    if any(kappa < best.count for kappa in tried):
-        low = max(kappa for kappa in tried if kappa < best.count) + 1
-    else:  # neighbours see too few dimensions where these are many, and noise as dimensions
-        low = min(max(round(two_nn(x) or 1), 1), best.count - 1)
-    return _spread(range(max(low, 1), best.count))
+    most = best.count or best.latent_dim  # data that look alike in all directions may have none active of too many
+    if below := [kappa for kappa in tried if kappa < most]:
+        return _spread(range(max(below) + 1, most))
+    low = max(round(two_nn(x) or 1), 1)
+    if best.count:  # neighbours see too few dimensions where these are many, and noise as dimensions
+        low = max(min(low, most - 1), 1)
+    return _spread(range(low, most))
 
 
 def _spread(choices: range) -> list[int]:

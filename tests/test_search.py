@@ -116,7 +116,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[list[int]
         monkeypatch.setattr(search, "train_ensemble", train)
         monkeypatch.setattr(search, "_held_out", lambda kappa, _: outcome(kappa)[1])
         monkeypatch.setattr(search, "two_nn", lambda _: neighbours)
-        x = torch.zeros(10, features)
+        x = torch.randn(200, features, generator=torch.Generator().manual_seed(0))
         trials = search.search(x, x, SearchPlan(latent_dim, ((4,),), models=1), None, progress=False)
         return rounds, search.lowest(trials).count
 
@@ -146,7 +146,8 @@ def bent_by_force(r: int, flat: int) -> Outcome:
         (able(3), 20, None, [[20], [1, 2]], 3),
         (able(3), 3, 3.2, [[3], [2]], 3),
         (able(1), 5, 1.0, [[5]], 1),
-        (able(0), 5, 4.0, [[5]], 0),
+        (able(0), 5, 5.2, [[5]], 0),
+        (able(0), 9, 5.2, [[9], [5, 6, 7, 8]], 0),  # too many of them may shut all
         (able(40), 100, 25.2, [[32], [64], [33, 35, 37, 39]], 40),  # more where all are active
         (able(100), 100, 25.2, [[32], [64], [100], [65, 76, 88, 99]], 100),
         (bent_by_force(2, 3), 3, 2.0, [[3], [2], [1]], 2),

@@ -1,0 +1,74 @@
+"""Coordinates in which samples are trained on by a search, and models of them made models of the samples."""
+
+import math
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from .ensemble import ModelSpec
+from .models import VAE
+from .training import History
+
+__all__ = ["Directions"]
+
+LEAST = 1e-8  # of a direction's variance, over the mean over all; float32 rounds to 1e-14, and γ never falls so far
+
+
+class Directions:
+    """y = (s Bᵀ x, 0): coordinates in the q principal directions in which standardised samples vary, the columns of B,
+    with a scale of 1, and one coordinate in which they do not.
+
+    Theorem 1 wants r < d: where samples fill their space, no γ is better than another, and one constant coordinate is
+    room enough. The d − q that the samples have of their own would pay (d − q)/2 · log γ to whatever model has the
+    smallest γ, and the −ELBO of models that have learned the manifold, and of such as have learned the flat space around
+    it, would say little else.
+
+    Args:
+        x: ``[N, d]``, standardised.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        centred = x.double() - x.double().mean(dim=0)
+        variance, directions = torch.linalg.eigh(centred.T @ centred / len(x))
+        self.basis = directions[:, variance > LEAST * variance.mean()]  # ``[d, q]``
+        self.scale = math.sqrt(self.count / float(variance.sum()))
+
+    @property
+    def count(self) -> int:
+        """q."""
+        return self.basis.shape[1]
+
+    def of(self, x: Tensor) -> Tensor:
+        """Coordinates ``[N, q + 1]`` of samples ``[N, d]``, float32."""
+        y = self.scale * (x.double() @ self.basis)
+        return torch.nn.functional.pad(y, (0, 1)).float()
+
+    def lifted(self, model: VAE, spec: ModelSpec) -> VAE:
+        """The model of samples that says of x what ``model`` says of y: the first matrix of its encoder and the last of
+        its decoder take s B in."""
+        made = cast(VAE, spec.build(len(self.basis))).to(self.basis.device)
+        last = f"decoder.layers.{2 * len(spec.hidden)}"
+        state = {name: tensor.double() for name, tensor in model.state_dict().items()}
+        first = state["encoder.layers.0.weight"][:, : self.count]
+        state["encoder.layers.0.weight"] = first @ (self.scale * self.basis.T)
+        for name in (f"{last}.weight", f"{last}.bias"):
+            state[name] = self.basis @ state[name][: self.count] / self.scale
+        state["elbo.log_gamma"] = state["elbo.log_gamma"] - 2 * math.log(self.scale)
+        made.load_state_dict(state)
+        return made.eval()
+
+    def history(self, history: History) -> History:
+        """Its curves as those of the lifted model, but for the error in the constant coordinate, which that has not."""
+        gamma = [value / self.scale**2 for value in history.gamma]
+        coordinates = self.count + 1
+        more = len(self.basis) - coordinates
+        return replace(
+            history,
+            gamma=gamma,
+            neg_elbo=[
+                loss + more / 2 * math.log(2 * math.pi * value) - coordinates * math.log(self.scale)
+                for loss, value in zip(history.neg_elbo, gamma, strict=True)
+            ],
+        )
