@@ -22,8 +22,7 @@ class Directions:
 
     Theorem 1 wants r < d: where samples fill their space, no γ is better than another, and one constant coordinate is
     room enough. The d − q that the samples have of their own would pay (d − q)/2 · log γ to whatever model has the
-    smallest γ, and the −ELBO of models that have learned the manifold, and of such as have learned the flat space around
-    it, would say little else.
+    smallest γ, whether it has learned the manifold or the flat space around it, and the −ELBO would say little else.
 
     Args:
         x: ``[N, d]``, standardised.
