@@ -14,7 +14,9 @@ from threads import on_one_thread
 
 import manifold_core as mc
 from manifold_core import search
+from manifold_core.data.arrays import split
 from manifold_core.data.seeds import stream
+from manifold_core.directions import Directions
 from manifold_core.search import SearchPlan, Trial, find_dimension
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -55,6 +57,11 @@ class TestFound:
         assert mc.active_dimensions(found.model, found.standardisation.apply(x)).count == 2
         drawn = found.standardisation.undo(found.model.sample(2000)).numpy()
         assert drawn.mean(axis=0) == pytest.approx(plane().mean(axis=0), abs=25)
+
+    def test_its_curves_end_where_it_does(self, found: mc.DimensionSearch) -> None:
+        best = found.best.trained
+        assert best.history.gamma[-1] == pytest.approx(best.metrics.gamma, rel=0.02)
+        assert best.history.neg_elbo[-1] == pytest.approx(best.metrics.neg_elbo, abs=0.5)
 
     def test_a_tenth_is_held_out(self, found: mc.DimensionSearch) -> None:
         assert found.best.trained.metrics.samples == 540
@@ -215,6 +222,18 @@ def test_it_says_what_it_tries(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
     find_dimension(plane(60), SHORT)
     assert "latent dimensions: 6\n" in capsys.readouterr().err
+
+
+def test_models_are_judged_by_the_samples_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[torch.Tensor] = []
+    monkeypatch.setattr(search, "_held_out", lambda _, y: (judged.append(y), 1.0)[1])
+    find_dimension(plane(), SHORT, progress=False)
+    data = split(plane(), "x", "x", 0.1, SHORT.training.seed, standardise=True)
+    assert len(data.validation) == 60
+    expected = Directions(data.train).of(data.validation)
+    assert len(judged) >= 2
+    for y in judged:
+        assert torch.equal(y, expected)
 
 
 def test_the_samples_held_out_are_drawn_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
