@@ -2,12 +2,16 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor
 
+from . import checkpoint
 from .ensemble import ModelSpec
+from .errors import InputError
+from .files import output_folder
 from .models import VAE
 from .training import History
 
@@ -25,14 +29,47 @@ class Directions:
     smallest γ, whether it has learned the manifold or the flat space around it, and the −ELBO would say little else.
 
     Args:
-        x: ``[N, d]``, standardised.
+        basis: B, ``[d, q]`` float64, orthonormal.
+        scale: s.
     """
 
-    def __init__(self, x: Tensor) -> None:
+    def __init__(self, basis: Tensor, scale: float) -> None:
+        self.basis, self.scale = basis, scale
+
+    @classmethod
+    def of_samples(cls, x: Tensor) -> "Directions":
+        """Of samples ``[N, d]``, standardised."""
+        samples, features = x.shape
         centred = x.double() - x.double().mean(dim=0)
-        variance, directions = torch.linalg.eigh(centred.T @ centred / len(x))
-        self.basis = directions[:, variance > LEAST * variance.mean()]  # ``[d, q]``
-        self.scale = math.sqrt(self.count / float(variance.sum()))
+        few = samples < features
+        variance, vectors = torch.linalg.eigh((centred @ centred.T if few else centred.T @ centred) / samples)
+        varies = variance > LEAST * variance.sum() / features
+        basis = vectors[:, varies]
+        if few:  # directions of features from those of samples
+            basis = centred.T @ basis / (samples * variance[varies]).sqrt()
+        return cls(basis, math.sqrt(basis.shape[1] / float(variance.sum())))
+
+    @classmethod
+    def kept_in(cls, folder: Path, x: Tensor) -> "Directions":
+        """Those in the folder, or else those of the samples, put there: with other threads, or on another machine, they
+        would round otherwise, and a search go on with other numbers.
+
+        Raises:
+            InputError: the folder cannot be written to, or holds those of something else.
+        """
+        path = output_folder(folder) / "directions.safetensors"
+        if path.exists():
+            kept = checkpoint.load_tensors(path)
+            if kept.keys() != {"basis", "scale"} or len(kept["basis"]) != x.shape[1]:
+                raise InputError(
+                    f"folder must be a new one or that of a stopped search of these samples, got {str(folder)!r}, whose "
+                    f"{path.name} is of something else"
+                )
+            return cls(kept["basis"].to(x.device), float(kept["scale"]))
+        found = cls.of_samples(x)
+        scale = torch.tensor(found.scale, dtype=torch.float64)
+        checkpoint.save_tensors(path, {"basis": found.basis.contiguous(), "scale": scale})
+        return found
 
     @property
     def count(self) -> int:

@@ -189,7 +189,7 @@ def find_dimension(
 def search(x: Tensor, held_out: Tensor, plan: SearchPlan, folder: Path | None, progress: bool) -> list[Trial]:
     """The trials of :func:`find_dimension`, of standardised samples ``[N, d]``; checkpoints go into folders in
     ``folder``, one for each look at the result."""
-    directions = Directions(x)
+    directions = Directions.of_samples(x) if folder is None else Directions.kept_in(folder, x)
     y, others = directions.of(x), directions.of(held_out)
     trials: list[Trial] = []
     while kappas := _next(trials, x, plan):

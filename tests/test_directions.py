@@ -29,13 +29,26 @@ FLAT = [4.0, 2.0, 1.0, 0.0, 0.0, 0.0, 0.0]
     ("variances", "count"), [(FLAT, 3), ([1.0, 1.0, 1e-7], 3), ([1.0, 1.0, 1e-10], 2), ([5.0, 0.0], 1)]
 )
 def test_directions_without_variance_are_left_out(variances: list[float], count: int) -> None:
-    assert Directions(samples(variances)).count == count
+    assert Directions.of_samples(samples(variances)).count == count
+
+
+@pytest.mark.parametrize("variances", [FLAT, [2.0**-i for i in range(12)]])
+def test_of_fewer_samples_than_features_they_are_the_same(variances: list[float]) -> None:
+    x = samples(variances, count=6)
+    found = Directions.of_samples(x)
+    count = min(5, sum(variance > 0 for variance in variances))  # six samples, less their mean
+    assert found.count == count
+    torch.testing.assert_close(found.basis.T @ found.basis, torch.eye(count, dtype=torch.float64), rtol=0, atol=1e-9)
+    _, singular, rows = torch.linalg.svd(x - x.mean(dim=0))
+    assert float(singular[count - 1]) > 1e-3
+    torch.testing.assert_close(found.basis @ found.basis.T, rows[:count].T @ rows[:count], rtol=0, atol=1e-9)
+    assert float(found.of(x)[:, :-1].double().square().mean()) == pytest.approx(1, rel=1e-5)
 
 
 def test_coordinates_have_a_scale_of_one_and_the_distances_of_the_samples() -> None:
     for variances, count in ((FLAT, 3), ([3.0, 1.0, 1e-3], 3)):
         x = samples(variances)
-        y = Directions(x).of(x.float())
+        y = Directions.of_samples(x).of(x.float())
         assert (y.shape, y.dtype) == ((400, count + 1), torch.float32)
         assert float(y.double().square().mean()) == pytest.approx(count / (count + 1), rel=1e-5)
         assert not y[:, -1].any()
@@ -48,7 +61,7 @@ def test_the_lifted_model_says_the_same_of_the_samples(variances: list[float], c
     """KL, noise, and squared error over γ but for that in the constant coordinate; the Gaussian has d features in place
     of q + 1."""
     x = samples(variances)
-    features, directions = len(variances), Directions(x)
+    features, directions = len(variances), Directions.of_samples(x)
     model = SPEC.build(count + 1).double().eval()
     y = directions.of(x).double()
     lifted = directions.lifted(model, SPEC).double()
@@ -72,7 +85,7 @@ def test_the_lifted_model_says_the_same_of_the_samples(variances: list[float], c
 
 def test_the_lifted_model_stays_among_the_directions() -> None:
     x = samples(FLAT)
-    directions = Directions(x)
+    directions = Directions.of_samples(x)
     lifted = directions.lifted(SPEC.build(4), SPEC)
     assert not lifted.training
     drawn = lifted.sample(50).double()

@@ -207,6 +207,20 @@ def test_stopped_it_goes_on_to_the_same_numbers(tmp_path: Path, monkeypatch: pyt
         assert losses(find_dimension(x, SHORT, folder=folder, progress=False).trials) == losses(undisturbed.trials)
 
 
+def test_it_goes_on_where_directions_come_out_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on another machine: the other way around, or rounded otherwise."""
+    x = plane(100)
+    undisturbed = find_dimension(x, SHORT, progress=False)
+    with monkeypatch.context() as patch:
+        stop_at_save(patch, 1)
+        with pytest.raises(Stopped):
+            find_dimension(x, SHORT, folder=tmp_path, progress=False)
+    eigh = torch.linalg.eigh
+    monkeypatch.setattr("torch.linalg.eigh", lambda matrix: (eigh(matrix)[0], -eigh(matrix)[1]))
+    found = find_dimension(x, SHORT, folder=tmp_path, progress=False)
+    assert [one.held_out for one in found.trials] == [one.held_out for one in undisturbed.trials]
+
+
 def test_the_folder_of_another_search_is_refused(tmp_path: Path) -> None:
     find_dimension(plane(100), SHORT, folder=tmp_path, progress=False)
     for x, plan in (
@@ -215,6 +229,8 @@ def test_the_folder_of_another_search_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(mc.InputError, match="checkpoint"):
             find_dimension(x, plan, folder=tmp_path, progress=False)
+    with pytest.raises(mc.InputError, match=r"stopped search of these samples, got .* directions\.safetensors is of"):
+        find_dimension(plane(100, features=7), SHORT, folder=tmp_path, progress=False)
 
 
 def test_it_says_what_it_tries(capsys: pytest.CaptureFixture[str]) -> None:
@@ -230,7 +246,7 @@ def test_models_are_judged_by_the_samples_held_out(monkeypatch: pytest.MonkeyPat
     find_dimension(plane(), SHORT, progress=False)
     data = split(plane(), "x", "x", 0.1, SHORT.training.seed, standardise=True)
     assert len(data.validation) == 60
-    expected = Directions(data.train).of(data.validation)
+    expected = Directions.of_samples(data.train).of(data.validation)
     assert len(judged) >= 2
     for y in judged:
         assert torch.equal(y, expected)
