@@ -62,8 +62,8 @@ class Directions:
             kept = checkpoint.load_tensors(path)
             if kept.keys() != {"basis", "scale"} or len(kept["basis"]) != x.shape[1]:
                 raise InputError(
-                    f"folder must be a new one or that of a stopped search of these samples, got {str(folder)!r}, whose "
-                    f"{path.name} is of something else"
+                    f"folder must be a new one or that of a stopped search of these samples, got {str(folder)!r}, "
+                    f"whose {path.name} is of something else"
                 )
             return cls(kept["basis"].to(x.device), float(kept["scale"]))
         found = cls.of_samples(x)
