@@ -17,6 +17,7 @@ from .training import History
 
 __all__ = ["Directions"]
 
+ROWS = 2**14  # of samples in float64 at a time
 LEAST = 1e-8  # of a direction's variance, over the mean over all; float32 rounds to 1e-14, and γ never falls so far
 
 
@@ -40,9 +41,16 @@ class Directions:
     def of_samples(cls, x: Tensor) -> "Directions":
         """Of samples ``[N, d]``, standardised."""
         samples, features = x.shape
-        centred = x.double() - x.double().mean(dim=0)
+        mean = torch.stack([part.double().sum(dim=0) for part in x.split(ROWS)]).sum(dim=0) / samples
         few = samples < features
-        variance, vectors = torch.linalg.eigh((centred @ centred.T if few else centred.T @ centred) / samples)
+        if few:
+            centred = x.double() - mean
+            products = centred @ centred.T
+        else:
+            products = torch.zeros(features, features, dtype=torch.float64, device=x.device)
+            for part in x.split(ROWS):
+                products.addmm_((part - mean).T, part - mean)
+        variance, vectors = torch.linalg.eigh(products / samples)
         varies = variance > LEAST * variance.sum() / features
         basis = vectors[:, varies]
         if few:  # directions of features from those of samples
@@ -78,8 +86,8 @@ class Directions:
 
     def of(self, x: Tensor) -> Tensor:
         """Coordinates ``[N, q + 1]`` of samples ``[N, d]``, float32."""
-        y = self.scale * (x.double() @ self.basis)
-        return torch.nn.functional.pad(y, (0, 1)).float()
+        y = torch.cat([(self.scale * (part.double() @ self.basis)).float() for part in x.split(ROWS)])
+        return torch.nn.functional.pad(y, (0, 1))
 
     def lifted(self, model: VAE, spec: ModelSpec) -> VAE:
         """The model of samples that says of x what ``model`` says of y: the first matrix of its encoder and the last of

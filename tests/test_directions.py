@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import manifold_core as mc
+from manifold_core import directions
 from manifold_core.directions import Directions
 
 SPEC = mc.ModelSpec(3, (8, 4), log_gamma=-2.0, training=mc.TrainingConfig(seed=4))
@@ -30,6 +31,18 @@ FLAT = [4.0, 2.0, 1.0, 0.0, 0.0, 0.0, 0.0]
 )
 def test_directions_without_variance_are_left_out(variances: list[float], count: int) -> None:
     assert Directions.of_samples(samples(variances)).count == count
+
+
+def test_rows_at_a_time_change_rounding_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = samples(FLAT).float() + 3  # also where the mean is not 0
+    whole = Directions.of_samples(x)
+    monkeypatch.setattr(directions, "ROWS", 30)
+    found = Directions.of_samples(x)
+    torch.testing.assert_close(found.basis.abs(), whole.basis.abs(), rtol=0, atol=1e-9)
+    assert found.scale == pytest.approx(whole.scale, rel=1e-12)
+    torch.testing.assert_close(whole.of(x), found.of(x) * (whole.of(x)[0] / found.of(x)[0]).nan_to_num().sign())
+    centred = x.double() - x.double().mean(dim=0)
+    assert float(whole.scale**2 * centred.square().sum() / 400) == pytest.approx(3, rel=1e-9)
 
 
 @pytest.mark.parametrize("variances", [FLAT, [2.0**-i for i in range(12)]])
@@ -61,10 +74,10 @@ def test_the_lifted_model_says_the_same_of_the_samples(variances: list[float], c
     """KL, noise, and squared error over γ but for that in the constant coordinate; the Gaussian has d features in place
     of q + 1."""
     x = samples(variances)
-    features, directions = len(variances), Directions.of_samples(x)
+    features, found = len(variances), Directions.of_samples(x)
     model = SPEC.build(count + 1).double().eval()
-    y = directions.of(x).double()
-    lifted = directions.lifted(model, SPEC).double()
+    y = found.of(x).double()
+    lifted = found.lifted(model, SPEC).double()
     with torch.no_grad():
         of_x, of_y = lifted(x, seed=9), model(y, seed=9)
     scale = math.sqrt(count / features)
@@ -77,7 +90,7 @@ def test_the_lifted_model_says_the_same_of_the_samples(variances: list[float], c
     more = (features - count - 1) / 2 * math.log(2 * math.pi * gamma) - (count + 1) * math.log(scale)
     torch.testing.assert_close(of_x.nll, of_y.nll - constant / 2 / math.exp(-2) + more, rtol=1e-4, atol=1e-4)
     loss = float((of_y.nll + of_y.kl - constant / 2 / math.exp(-2)).mean())
-    curve = directions.history(mc.History([5], [loss], [math.exp(-2)], [3], 1.5))
+    curve = found.history(mc.History([5], [loss], [math.exp(-2)], [3], 1.5))
     assert (curve.step, curve.active_dimensions, curve.seconds) == ([5], [3], 1.5)
     assert curve.gamma == pytest.approx([gamma], rel=1e-6)
     assert curve.neg_elbo == pytest.approx([float((of_x.nll + of_x.kl).mean())], rel=1e-4)
@@ -85,9 +98,9 @@ def test_the_lifted_model_says_the_same_of_the_samples(variances: list[float], c
 
 def test_the_lifted_model_stays_among_the_directions() -> None:
     x = samples(FLAT)
-    directions = Directions.of_samples(x)
-    lifted = directions.lifted(SPEC.build(4), SPEC)
+    found = Directions.of_samples(x)
+    lifted = found.lifted(SPEC.build(4), SPEC)
     assert not lifted.training
     drawn = lifted.sample(50).double()
-    outside = drawn - drawn @ directions.basis @ directions.basis.T
+    outside = drawn - drawn @ found.basis @ found.basis.T
     assert float(outside.abs().max()) < 1e-5 * float(drawn.abs().max())
