@@ -39,8 +39,8 @@ class SearchPlan:
     Args:
         latent_dim: κ to begin with, more than the manifold's dimensions; None begins with 32, or d if that is less, and
             doubles while all are active.
-        networks: widths of the hidden layers of the MLPs that are tried: wide ones learn flat manifolds, deep ones
-            curved ones.
+        networks: widths of the hidden layers of the MLPs that are tried: one layer learns flat manifolds to a
+            smaller γ, several learn curved ones.
         models: of each network, of the seeds from ``training.seed`` on.
         log_gamma: where γ starts, for samples of scale 1: at 0 deep networks, and data that look alike in all
             directions, shut every latent dimension before they have learned one.
@@ -248,17 +248,19 @@ def lowest(trials: Sequence[Trial]) -> Trial:
     Raises:
         Diverged: there is none, as the loss of each was not finite.
     """
-    ended = [trial for trial in trials if trial.trained.diverged_at is None and math.isfinite(trial.held_out)]
-    if not ended:
+    if not (ended := _ended(trials)):
         first = min((trial.trained for trial in trials), key=lambda one: one.diverged_at or 0)
         raise Diverged(float("nan"), first.diverged_at or 0, first.history)
     return min(ended, key=lambda trial: trial.held_out)
 
 
+def _ended(trials: Sequence[Trial]) -> list[Trial]:
+    return [trial for trial in trials if trial.trained.diverged_at is None and math.isfinite(trial.held_out)]
+
+
 def by_latent_dim(trials: Sequence[Trial]) -> dict[int, float]:
-    """The lowest held-out −ELBO of each number of latent dimensions, ascending."""
-    kappas = sorted({trial.latent_dim for trial in trials})
-    return {
-        kappa: min((trial.held_out for trial in trials if trial.latent_dim == kappa), default=float("nan"))
-        for kappa in kappas
-    }
+    """The lowest held-out −ELBO of each number of latent dimensions, ascending, of models that have not diverged."""
+    found: dict[int, float] = {}
+    for trial in sorted(_ended(trials), key=lambda trial: trial.latent_dim):
+        found[trial.latent_dim] = min(trial.held_out, found.get(trial.latent_dim, math.inf))
+    return found

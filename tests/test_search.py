@@ -126,6 +126,9 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[list[int]
         monkeypatch.setattr(search, "two_nn", lambda _: neighbours)
         x = torch.randn(200, features, generator=torch.Generator().manual_seed(0))
         trials = search.search(x, x, SearchPlan(latent_dim, ((4,),), models=1), None, progress=False)
+        kappas = sorted(kappa for one in rounds for kappa in one)
+        losses = {kappa: outcome(kappa)[1] for kappa in kappas if outcome(kappa)[1] > BELOW_ALL}
+        assert list(search.by_latent_dim(trials).items()) == list(losses.items())
         return rounds, search.lowest(trials).count
 
     return run
