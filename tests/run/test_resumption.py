@@ -169,8 +169,8 @@ class Calls:
     """Counts the calls of Python functions from the beginning of the training on, and stops the run at the n-th.
 
     Not in destructors, nor in what the garbage collector calls, as hypothesis's watch on it and the lambdas that
-    torch._dynamo leaves with weak references, nor where a generator goes on, which it does a last time when it is thrown
-    away: there Python takes an exception for no more than a warning.
+    torch._dynamo leaves with weak references, nor where a generator goes on, which it does a last time when it is
+    thrown away: there Python takes an exception for no more than a warning.
     """
 
     HARMLESS = ("__del__", "gc_callback", "<lambda>")
