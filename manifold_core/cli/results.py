@@ -126,8 +126,8 @@ def _of_search(metrics: dict[str, Any]) -> str:
     losses = ", ".join(f"{kappa}: {loss:.2f}" for kappa, loss in metrics["by_latent_dim"].items())
     return (
         f"{metrics['data']} has {metrics['active_dimensions']} active dimensions in the best of "
-        f"{len(metrics['trials'])} models; lowest held-out -ELBO, without the tenth of the samples that fit worst, by "
-        f"latent dimensions: {losses}"
+        f"{len(metrics['trials'])} models; lowest held-out -ELBO by latent dimensions: {losses} (of the coordinates "
+        "that they are trained on, without the tenth of the samples that fit worst)"
     )
 
 

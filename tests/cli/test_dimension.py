@@ -33,7 +33,8 @@ def test_a_whole_search(inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixtu
     note = only_line("\n".join(line for line in printed.out.splitlines() if "in the best of" in line))
     assert note == (
         f"good has {metrics['active_dimensions']} active dimensions in the best of {len(metrics['trials'])} models; "
-        f"lowest held-out -ELBO, without the tenth of the samples that fit worst, by latent dimensions: {losses}"
+        f"lowest held-out -ELBO by latent dimensions: {losses} (of the coordinates that they are trained on, without "
+        "the tenth of the samples that fit worst)"
     )
 
 
