@@ -1,6 +1,7 @@
 """The numbers a trained model is judged by."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,9 +9,10 @@ import torch
 from torch import Tensor
 
 from .dimension import THRESHOLD, averages, check_known, samples_at_a_time
+from .elbo import ELBOTerms
 from .models import CVAE, VAE, check_inputs, evaluation_mode, unwrapped
 
-__all__ = ["Metrics", "evaluate", "metrics_of"]
+__all__ = ["Metrics", "evaluate", "in_batches", "metrics_of"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,12 @@ def evaluate(
     return found
 
 
+def in_batches(model: VAE | CVAE, inputs: tuple[Tensor, ...], seed: int, batch_size: int) -> Iterator[ELBOTerms]:
+    """What the model says of so many samples at a time. The noise of a sample is that of its row among all."""
+    for first in range(0, len(inputs[0]), batch_size):
+        yield model(*(part[first : first + batch_size] for part in inputs), seed=seed, first_row=first)
+
+
 @torch.no_grad()
 def metrics_of(
     model: VAE | CVAE,
@@ -92,8 +100,7 @@ def metrics_of(
     dimensions = averages(model, inputs, threshold, batch_size)
     with evaluation_mode(model):
         sums = torch.zeros(3, dtype=torch.float64, device=inputs[0].device)
-        for first in range(0, samples, batch_size):
-            terms = model(*(part[first : first + batch_size] for part in inputs), seed=seed, first_row=first)
+        for terms in in_batches(model, inputs, seed, batch_size):
             sums += torch.stack([term.double().sum() for term in (terms.nll, terms.kl, terms.recon)])
     gammas = terms.log_gamma.double().exp().reshape(1)  # in evaluation mode the same in every batch
     nll, kl, recon, gamma = torch.cat((sums / samples, gammas)).tolist()

@@ -18,7 +18,7 @@ from .dimension import samples_at_a_time
 from .directions import Directions
 from .ensemble import ModelSpec, TrainedModel, train_ensemble
 from .errors import InputError
-from .evaluation import metrics_of
+from .evaluation import in_batches, metrics_of
 from .models import CVAE, VAE, evaluation_mode
 from .neighbours import two_nn
 from .networks.checks import check_positive, check_widths
@@ -210,10 +210,9 @@ def _of_samples(one: TrainedModel, directions: Directions, x: Tensor) -> Trained
 def _held_out(model: VAE | CVAE, y: Tensor) -> float:
     """A chart of a closed manifold has a cut, and a decoder some samples that it has not learned to reach: at a small γ
     a few of them would outweigh all others."""
-    size = samples_at_a_time(model, (y,), None)
     with evaluation_mode(model):
-        batches = [model(y[first : first + size], seed=0, first_row=first) for first in range(0, len(y), size)]
-    losses = torch.cat([(terms.nll + terms.kl).double() for terms in batches]).sort().values  # NaN comes last
+        batches = in_batches(model, (y,), seed=0, batch_size=samples_at_a_time(model, (y,), None))
+        losses = torch.cat([(terms.nll + terms.kl).double() for terms in batches]).sort().values  # NaN comes last
     return float(losses[: math.ceil(KEPT * len(losses))].mean())
 
 

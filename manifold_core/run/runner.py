@@ -10,7 +10,7 @@ import torch
 
 from ..dimension import check_known
 from ..distributed import Group, everywhere, from_first, is_first
-from ..ensemble import explain_ensemble
+from ..ensemble import TrainedModel, explain_ensemble
 from ..errors import InputError
 from ..evaluation import evaluate
 from ..files import locked, output_folder
@@ -69,10 +69,13 @@ def _run(config: RunConfig | SearchConfig, folder: Path, progress: bool, group: 
     fingerprint = fingerprint_of(data)
     identity = identity_of(config, fingerprint)
     write = partial(finish, folder=folder, data=data, fingerprint=fingerprint, held_out=held_out)
+
+    def write_best(description: dict[str, Any], best: TrainedModel, more: dict[str, Any]) -> dict[str, Any]:
+        return write(description, model=cast(VAE, best.model), measured=best.metrics, history=best.history, more=more)
+
     if isinstance(config, SearchConfig):
         best, found, more = train_search(config.plan, x, held_out, folder, identity, progress)
-        description = config.description() | {"model": found.description()}
-        return write(description, model=cast(VAE, best.model), measured=best.metrics, history=best.history, more=more)
+        return write_best(config.description() | {"model": found.description()}, best, more)
     seeds = range(config.training.seed, config.training.seed + config.models)
     specs = [spec_of(config.model, sample_shape, replace(config.training, seed=seed)) for seed in seeds]
     side_by_side = from_first(lambda: is_side_by_side(folder), group)  # as it began
@@ -87,13 +90,7 @@ def _run(config: RunConfig | SearchConfig, folder: Path, progress: bool, group: 
         best, models = train_several(specs, x, held_out, folder, identity, progress)
         more = {"models": models, "seed": best.spec.training.seed} if config.models > 1 else {}
         check_known(torch.tensor(best.metrics.variance))
-        return write(
-            config.description(),
-            model=cast(VAE, best.model),
-            measured=best.metrics,
-            history=best.history,
-            more=more,
-        )
+        return write_best(config.description(), best, more)
     model = build_model(config.model, sample_shape, config.training.seed).to(config.device)
     history = train(model, x, config.training, folder=folder, identity=identity, progress=progress, process_group=group)
     return from_first(
