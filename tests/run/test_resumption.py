@@ -1,6 +1,5 @@
 """Runs that are stopped or killed go on to the same numbers."""
 
-import inspect
 import json
 import math
 import os
@@ -168,12 +167,9 @@ class TestResumption:
 class Calls:
     """Counts the calls of Python functions from the beginning of the training on, and stops the run at the n-th.
 
-    Not in destructors, nor in what the garbage collector calls, as hypothesis's watch on it and the lambdas that
-    torch._dynamo leaves with weak references, nor where a generator goes on, which it does a last time when it is
-    thrown away: there Python takes an exception for no more than a warning.
+    Where Python takes an exception for no more than a warning, as in destructors, in what the garbage collector and
+    weak references call and in generators that are thrown away, the stop falls on the first call after it.
     """
-
-    HARMLESS = ("__del__", "gc_callback", "<lambda>")
 
     def __init__(self, n: float = math.inf) -> None:
         self.n = n
@@ -186,6 +182,7 @@ class Calls:
             patch.setattr("manifold_core.run.runner.train", self.counted(partial(train, checkpoint_seconds=0.0)))
             # Not what comes before: torch.device("meta") does not stand a stop on its way in or out.
             patch.setattr("manifold_core.ensemble.train._run", self.counted(_run))
+            patch.setattr("sys.unraisablehook", partial(self.ignored, sys.unraisablehook))
             try:
                 run(config, folder, progress=False)
             except Stopped:
@@ -203,10 +200,15 @@ class Calls:
 
     def count(self, frame: FrameType, event: str, _: Any) -> None:
         self.seen += event == "call"
-        harmless = frame.f_code.co_name in self.HARMLESS or frame.f_code.co_flags & inspect.CO_GENERATOR
-        if event == "call" and self.seen >= self.n and not harmless:
+        if event == "call" and self.seen >= self.n:
             sys.setprofile(None)
             raise Stopped
+
+    def ignored(self, others: Callable[[Any], None], exception: Any) -> None:
+        if exception.exc_type is Stopped:
+            sys.setprofile(self.count)
+        else:
+            others(exception)
 
 
 class TestHowItBegan:
