@@ -51,7 +51,7 @@ SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 RUNTIMES = $(foreach name,asan ubsan stdc++,$(shell $(CXX) -print-file-name=lib$(name).so))
 sanitize: $(READY)  ## the tests of the compiled kernels, built with AddressSanitizer and UndefinedBehaviorSanitizer
 	$(call link_tree,build/sanitize)
-	CXXFLAGS='$(SANITIZERS) -fno-omit-frame-pointer -g1 -O1 -w' LDFLAGS='$(SANITIZERS)' \
+	MANIFOLD_CORE_CXXFLAGS='$(SANITIZERS) -fno-omit-frame-pointer -g1 -O0 -w' LDFLAGS='$(SANITIZERS)' \
 	    $(BIN)/python setup.py --quiet build_ext --parallel 2 \
 	    --build-lib build/sanitize --build-temp build/sanitize/objects
 	cd build/sanitize && LD_PRELOAD='$(RUNTIMES)' ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. \

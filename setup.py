@@ -1,6 +1,8 @@
 """The package map and the compiled modules. Everything else is in pyproject.toml."""
 
+import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ COMPILE_ARGS = [
     "-fno-trapping-math",
     "-ffp-contract=fast",
     "-fopenmp-simd",
+    # After ours, where CXXFLAGS come before and lose: conda sets -O2 there, which would cost speed.
+    *shlex.split(os.environ.get("MANIFOLD_CORE_CXXFLAGS", "")),
 ]
 # What the device code is made of: square roots to one unit in the last place, and quotients to two. The noise and the
 # gate need no more. benchmarks/resources compiles with the same.
