@@ -20,6 +20,7 @@ __all__ = ["LAYERS_BY_REFERENCE", "LIBRARIES", "Operator"]
 LIBRARIES = {"cpu": "manifold_core", "cuda": "manifold_core", "triton": "manifold_core_triton"}
 NODES = "manifold_core"  # the namespace that the nodes in C++ call
 PLAIN = (Tensor, torch.nn.Parameter)
+PLAIN_BACKENDS = ("auto", "cpu")
 # What has the derivatives that an op lacks; the ops of layers are called by a model, out of reach of its caller.
 REFERENCE = "backend='reference'"
 LAYERS_BY_REFERENCE = f"{REFERENCE}, which manifold_core.networks.by_pytorch(model) sets for the layers of a model,"
@@ -78,6 +79,7 @@ class Operator:
         self._setup_context = setup_context
         self._backward = backward
         self._backward_name = f"{backward_of or name}_backward"
+        self._plain = getattr(extension.nodes, f"plain_{name}", None)
         libraries = {LIBRARIES[backend] for backend in backends}
         self._of_library = {library: self.define(library) for library in libraries}
         self._of_backend = {backend: self._of_library[LIBRARIES[backend]] for backend in backends}
@@ -85,6 +87,15 @@ class Operator:
             # On the CPU it runs in Triton's interpreter.
             implement = torch.library.impl(f"{LIBRARIES['triton']}::{operator}", ("CUDA", "CPU"))
             implement(partial(self._triton, operator))
+
+    def plain(self, backend: str, *arguments: Any) -> Any:
+        """What the public function gives for these arguments of its own, where the call is a plain one, of a training
+        loop on the CPU, that needs no checks (csrc/autograd/plain.h); None for every other call."""
+        if torch.compiler.is_compiling() or backend not in PLAIN_BACKENDS:
+            return None
+        if self._plain is None or extension.compiled is None:
+            return None
+        return self._plain(*arguments)
 
     def __call__(self, backend: str, *inputs: Any) -> Any:
         calls = self._of_backend[backend]

@@ -132,8 +132,15 @@ struct GaussianNll : Function<GaussianNll> {
 // loss.backward() begins with 1: nothing to multiply. On the CPU looking costs nothing, waits for nothing. Many gradients
 // at once (is_grads_batched) are not one number.
 inline bool is_one(const Tensor& gradient) {
-  const bool many = gradient.key_set().has(c10::DispatchKey::Batched);
-  return gradient.is_cpu() && !many && gradient.item<double>() == 1;
+  if (!is_usual(gradient)) return false;
+  if (gradient.scalar_type() == at::kFloat) return *gradient.const_data_ptr<float>() == 1;
+  return gradient.scalar_type() == at::kDouble && *gradient.const_data_ptr<double>() == 1;
+}
+
+// One number for so many rows.
+inline Tensor for_each_row(const Tensor& number, int64_t rows) {
+  const at::AutoDispatchBelowADInplaceOrView below;  // nobody sees the number itself
+  return number.expand({rows});
 }
 
 struct GaussianElbo : Function<GaussianElbo> {
@@ -168,7 +175,7 @@ struct GaussianElbo : Function<GaussianElbo> {
         if (!is_one(grad_loss)) {
           for (Tensor& gradient : early) gradient = gradient * grad_loss;
         }
-        return {early[0], with_data ? -early[0] : Tensor(), early[1], early[2].expand({rows}), Tensor(), Tensor()};
+        return {early[0], with_data ? -early[0] : Tensor(), early[1], for_each_row(early[2], rows), Tensor(), Tensor()};
       }
       Tensor grad_kl;
       if (grad_loss.defined()) {

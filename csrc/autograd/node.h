@@ -1,8 +1,10 @@
 // What a node is made of: its kernel, and the pass back, which can be differentiated no further.
 #pragma once
 
+#include <ATen/EmptyTensor.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/core/InferenceMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <optional>
@@ -33,6 +35,15 @@ class Kernel<Result(Args...)> {
  private:
   c10::TypedOperatorHandle<Result(Args...)> operator_;
 };
+
+// On the CPU, with no subclass, wrapper, batch of vmap or lazy negation about it: its numbers are where it says.
+inline bool is_usual(const Tensor& t) {
+  static const c10::DispatchKeySet usual = [] {  // of a tensor made here, whatever mode the first call finds in force
+    const c10::InferenceMode normal(false);
+    return at::detail::empty_cpu({0}, at::kFloat).key_set();
+  }();
+  return t.key_set() == usual;
+}
 
 inline OptionalTensor maybe(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
 

@@ -175,6 +175,9 @@ def rsample_kl(
 
     Source: "Learning Manifold Dimensions with Conditional VAEs", Definitions 1, 4, 5; section 4.4 (gate).
     """
+    tensors, flags = (mu, log_var, prior_mu, prior_log_var, gate_logits), (per_dimension, return_variance_ratio)
+    if (served := _operator.plain(backend, *tensors, *flags, seed, generator, first_row)) is not None:
+        return served
     check_alike("mu", mu, "log_var", log_var)
     if mu.dim() != 2:
         raise ValueError(f"mu must have shape [B, κ], got {tuple(mu.shape)}")

@@ -196,6 +196,9 @@ def rsample_kl_cholesky(
     Source: Kingma and Welling, "An Introduction to Variational Autoencoders" (2019), section 2.5.1, with the diagonal
     of L in logarithms.
     """
+    tensors, flags = (mu, tril, prior_mu, prior_log_var), (per_dimension, return_variance_ratio)
+    if (served := _operator.plain(backend, *tensors, *flags, seed, generator, first_row)) is not None:
+        return served
     _check_packed(mu, tril)
     prior_mu, prior_log_var = check_prior(prior_mu, prior_log_var, mu)
     first_row = check_first_row(first_row, mu.shape[0])
