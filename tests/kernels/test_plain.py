@@ -187,6 +187,7 @@ def test_calls_of_a_training_loop_are_plain(name: str, monkeypatch: pytest.Monke
     assert served(name, monkeypatch, backend="cpu")
     with torch.no_grad():
         assert served(name, monkeypatch)
+        assert not any(result.requires_grad for result in OPERATORS[name][0](**usual(name)))
     if "mu" in usual(name):
         row = normal(1, K)
         assert served(name, monkeypatch, prior_mu=normal(B, K), prior_log_var=row, return_variance_ratio=True, seed=3)
@@ -239,6 +240,7 @@ def test_others_are_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         dual = forward_ad.make_dual(value, value)
         with pytest.raises(RuntimeError, match="forward mode"):
             served(name, monkeypatch, **{first: dual})
+    assert served(name, monkeypatch)  # nothing of it stays behind
 
 
 FIRST_CALL = """
