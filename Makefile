@@ -56,7 +56,7 @@ sanitize: $(READY)  ## the tests of the compiled kernels, built with AddressSani
 	    --build-lib build/sanitize --build-temp build/sanitize/objects
 	cd build/sanitize && LD_PRELOAD='$(RUNTIMES)' ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. \
 	    $(PYTEST) -c ../../pyproject.toml --rootdir ../.. \
-	    ../../tests/kernels ../../tests/ensemble -m "not slow" -k cpu --capture=sys
+	    ../../tests/kernels ../../tests/ensemble -m "not slow" -k "cpu or test_plain" --capture=sys
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
