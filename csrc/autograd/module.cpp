@@ -18,13 +18,13 @@ PYBIND11_MODULE(MC_MODULE, m) {
   m.def("rsample_kl_cholesky", torch::wrap_pybind_function_no_gil(&rsample_kl_cholesky));
   m.def("gaussian_nll", torch::wrap_pybind_function_no_gil(&gaussian_nll));
   m.def("gaussian_elbo", torch::wrap_pybind_function_no_gil(&gaussian_elbo));
+  m.def("conv_norm", torch::wrap_pybind_function_no_gil(&conv_norm));
+  m.def("conv_transpose", torch::wrap_pybind_function_no_gil(&conv_transpose));
   // These begin with it, to look at what they are given.
   m.def("plain_rsample_kl", torch::wrap_pybind_function(&plain_rsample_kl));
   m.def("plain_rsample_kl_cholesky", torch::wrap_pybind_function(&plain_rsample_kl_cholesky));
   m.def("plain_gaussian_nll", torch::wrap_pybind_function(&plain_gaussian_nll));
   m.def("plain_gaussian_elbo", torch::wrap_pybind_function(&plain_gaussian_elbo));
-  m.def("conv_norm", torch::wrap_pybind_function_no_gil(&conv_norm));
-  m.def("conv_transpose", torch::wrap_pybind_function_no_gil(&conv_transpose));
 }
 
 }  // namespace manifold_core::autograd

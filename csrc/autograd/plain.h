@@ -57,21 +57,30 @@ inline std::optional<bool> flag(py::handle given) {
   return std::nullopt;
 }
 
-// A row for each of mu, or one for all; `good` turns false for anything else but None.
-inline OptionalTensor rows_of(py::handle given, const Tensor& mu, bool& good) {
-  if (given.is_none()) return std::nullopt;
+// None, a row for each of mu, or one for all.
+inline bool none_or_rows(py::handle given, const Tensor& mu) {
+  if (given.is_none()) return true;
   const Tensor* const t = plain_floating(given);
-  good = good && t != nullptr && t->dim() == 2 && t->size(1) == mu.size(1) &&
+  return t != nullptr && t->dim() == 2 && t->size(1) == mu.size(1) &&
          (t->size(0) == mu.size(0) || t->size(0) == 1);
-  return good ? OptionalTensor(*t) : std::nullopt;
 }
 
-// From 0 on; negative for anything but an int that is none.
-inline int64_t count(py::handle given) {
-  if (!PyLong_CheckExact(given.ptr())) return -1;
+inline OptionalTensor unpacked(py::handle none_or_tensor) {
+  return none_or_tensor.is_none() ? std::nullopt : OptionalTensor(THPVariable_Unpack(none_or_tensor.ptr()));
+}
+
+// From 0 on.
+inline std::optional<int64_t> count(py::handle given) {
+  if (!PyLong_CheckExact(given.ptr())) return std::nullopt;
   int overflow = 0;
   const int64_t value = PyLong_AsLongLongAndOverflow(given.ptr(), &overflow);
-  return overflow == 0 ? value : -1;
+  return overflow == 0 && value >= 0 ? std::optional(value) : std::nullopt;
+}
+
+template <class F>
+auto without_lock(const F& f) {
+  const py::gil_scoped_release released;
+  return f();
 }
 
 inline Tensor as_tensor(int64_t number) {
@@ -92,33 +101,29 @@ inline Tensor seed_of(py::handle seed, py::handle generator) {
   if (!generator.is_none()) return {};
   if (seed.is_none()) return as_tensor(draw());
   if (const Tensor* const t = plain(seed)) return t->scalar_type() == at::kLong && t->dim() == 0 ? *t : Tensor();
-  const int64_t number = count(seed);
-  return number >= 0 ? as_tensor(number) : Tensor();
+  const auto number = count(seed);
+  return number ? as_tensor(*number) : Tensor();
 }
 
 // What the two ops that sample have in common, checked.
 struct Sampling {
   OptionalTensor prior_mu, prior_log_var;
   Tensor seed;
-  int64_t first_row = 0;
-  bool per_dimension = false, with_variance_ratio = false;
+  int64_t first_row;
+  bool per_dimension, with_variance_ratio;
 };
 
 inline std::optional<Sampling> sampling(const Tensor& mu, py::handle prior_mu, py::handle prior_log_var,
                                         py::handle per_dimension, py::handle with_variance_ratio, py::handle seed,
                                         py::handle generator, py::handle first_row) {
-  bool good = prior_mu.is_none() == prior_log_var.is_none();
-  Sampling s;
-  s.prior_mu = rows_of(prior_mu, mu, good);
-  s.prior_log_var = rows_of(prior_log_var, mu, good);
-  s.first_row = count(first_row);
+  if (prior_mu.is_none() != prior_log_var.is_none()) return std::nullopt;
+  if (!none_or_rows(prior_mu, mu) || !none_or_rows(prior_log_var, mu)) return std::nullopt;
   const auto each = flag(per_dimension), ratio = flag(with_variance_ratio);
-  if (!good || !each || !ratio || s.first_row < 0) return std::nullopt;
-  if (s.first_row > std::numeric_limits<int64_t>::max() - mu.size(0)) return std::nullopt;
-  s.per_dimension = *each;
-  s.with_variance_ratio = *ratio;
-  s.seed = seed_of(seed, generator);  // last: where it is drawn, the call is served here
-  return s.seed.defined() ? std::optional(s) : std::nullopt;
+  const auto row = count(first_row);
+  if (!each || !ratio || !row || *row > std::numeric_limits<int64_t>::max() - mu.size(0)) return std::nullopt;
+  const Tensor used = seed_of(seed, generator);  // last: where it is drawn, the call is served here
+  if (!used.defined()) return std::nullopt;
+  return Sampling{unpacked(prior_mu), unpacked(prior_log_var), used, *row, *each, *ratio};
 }
 
 inline py::object sampled(const std::tuple<Tensor, Tensor, Tensor>& found, bool with_variance_ratio) {
@@ -133,17 +138,14 @@ inline py::object plain_rsample_kl(py::handle mu_given, py::handle log_var_given
                                    py::handle first_row) {
   const Tensor *const mu = plain_floating(mu_given), *const log_var = plain_floating(log_var_given);
   if (!alike(mu, log_var) || mu->dim() != 2 || !nothing_in_force()) return py::none();
-  bool good = true;
-  const OptionalTensor gate = rows_of(gate_logits, *mu, good);
-  if (!good) return py::none();
+  if (!none_or_rows(gate_logits, *mu)) return py::none();
   const auto s = sampling(*mu, prior_mu, prior_log_var, per_dimension, with_variance_ratio, seed, generator, first_row);
   if (!s) return py::none();
-  std::tuple<Tensor, Tensor, Tensor> found;
-  {
-    const py::gil_scoped_release no_gil;
-    found = rsample_kl(*mu, *log_var, s->prior_mu, s->prior_log_var, gate, s->seed, s->first_row, s->per_dimension,
-                       s->with_variance_ratio);
-  }
+  const OptionalTensor gate = unpacked(gate_logits);
+  const auto found = without_lock([&] {
+    return rsample_kl(*mu, *log_var, s->prior_mu, s->prior_log_var, gate, s->seed, s->first_row, s->per_dimension,
+                      s->with_variance_ratio);
+  });
   return sampled(found, s->with_variance_ratio);
 }
 
@@ -157,12 +159,10 @@ inline py::object plain_rsample_kl_cholesky(py::handle mu_given, py::handle tril
   if (tril->size(0) != mu->size(0) || tril->size(1) != latents * (latents + 1) / 2) return py::none();
   const auto s = sampling(*mu, prior_mu, prior_log_var, per_dimension, with_variance_ratio, seed, generator, first_row);
   if (!s) return py::none();
-  std::tuple<Tensor, Tensor, Tensor> found;
-  {
-    const py::gil_scoped_release no_gil;
-    found = rsample_kl_cholesky(*mu, *tril, s->prior_mu, s->prior_log_var, s->seed, s->first_row, s->per_dimension,
-                                s->with_variance_ratio);
-  }
+  const auto found = without_lock([&] {
+    return rsample_kl_cholesky(*mu, *tril, s->prior_mu, s->prior_log_var, s->seed, s->first_row, s->per_dimension,
+                               s->with_variance_ratio);
+  });
   return sampled(found, s->with_variance_ratio);
 }
 
@@ -188,13 +188,8 @@ inline py::object plain_gaussian_nll(py::handle x_hat, py::handle x, py::handle 
   if (!with_squared_error) return py::none();
   const auto given = reconstruction(x_hat, x, log_gamma);
   if (!given) return py::none();
-  std::tuple<Tensor, Tensor> found;
-  {
-    const py::gil_scoped_release no_gil;
-    found = gaussian_nll(given->x_hat, given->x, given->log_gamma);
-  }
-  if (*with_squared_error) return py::make_tuple(std::get<0>(found), std::get<1>(found));
-  return py::cast(std::get<0>(found));
+  const auto [nll, error] = without_lock([&] { return gaussian_nll(given->x_hat, given->x, given->log_gamma); });
+  return *with_squared_error ? py::object(py::make_tuple(nll, error)) : py::cast(nll);
 }
 
 inline py::object plain_gaussian_elbo(py::handle x_hat, py::handle x, py::handle log_gamma, py::handle kl_given,
@@ -211,12 +206,9 @@ inline py::object plain_gaussian_elbo(py::handle x_hat, py::handle x, py::handle
   const bool with_gradients = c10::GradMode::is_enabled() && given->x_hat.requires_grad() &&
                               (type == at::kFloat || type == at::kDouble) &&
                               (type == other || !given->x.requires_grad());
-  std::tuple<Tensor, Tensor, Tensor> found;
-  {
-    const py::gil_scoped_release no_gil;
-    found = gaussian_elbo(given->x_hat, given->x, given->log_gamma, *kl, beta, with_gradients);
-  }
-  return py::make_tuple(std::get<0>(found), std::get<1>(found), std::get<2>(found));
+  const auto [loss, nll, squared_error] = without_lock(
+      [&] { return gaussian_elbo(given->x_hat, given->x, given->log_gamma, *kl, beta, with_gradients); });
+  return py::make_tuple(loss, nll, squared_error);
 }
 
 }  // namespace manifold_core::autograd
