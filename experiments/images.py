@@ -2,9 +2,9 @@
 
 The paper trains 400 epochs of 512 images, 46,800 steps, with Adam at 0.002 and a one-cycle schedule: the budget `full`.
 The smaller budgets have smaller batches, since steps bring a model on, and on a CPU a step costs what its images do. On
-two cores, two models side by side, a model takes some 8 minutes at `reduced` and 30 seconds at `quick`, a CVAE of Table
-4 a little less; at `full`, which wants a GPU, two hours. An H100 trained all 14 models of the three tables at `full` in
-13 minutes. (All of these before the MLPs of :func:`.recipe.hidden`.)
+two cores, two models side by side and beside other work, a model of Table 2 takes some 25 minutes at `reduced`. Before
+the MLPs of :func:`.recipe.hidden`, which Table 4 does without, it took 8 minutes at `reduced`, 30 seconds at `quick`
+and two hours at `full`, which wants a GPU: an H100 trained all 14 models of the three tables at `full` in 13 minutes.
 """
 
 from collections.abc import Iterable, Sequence

@@ -20,7 +20,8 @@ __all__ = ["Part", "Shard", "in_order", "train_shard"]
 class Shard:
     """Every ``of``-th job of a table, from job ``index`` on: so each shard has a like share of every cell.
 
-    What a shard holds depends on these two numbers alone: it can be stopped on one device and go on on another.
+    What a shard holds depends on these two numbers alone: it can be stopped on one device and go on on another of its
+    kind. (The fused engines of CPUs and GPUs round differently, and neither takes up a checkpoint of the other.)
     """
 
     index: int = 0

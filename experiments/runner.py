@@ -23,6 +23,7 @@ from .workers import train_table
 
 __all__ = ["finished", "provenance", "run_table"]
 
+SITTINGS = "sittings.json"
 CONVENTION = (
     "neg_elbo and kl doubled, as the paper prints them; recon is the squared error; averages over the "
     "training samples, where no others are named"
@@ -48,8 +49,8 @@ def run_table(
     checkpoints = folder / f".{table.name}"
     plan = table.plan(plan)
     if (found := finished(table, plan, folder)) is None:
-        where = provenance(devices)
-        specs, there = [cell.spec for cell in table.cells(plan)], torch.empty(0, device=devices[0])
+        where = provenance(devices) | {"backend": _backends(table, plan, devices, backend)}
+        sittings = _sittings(checkpoints, where)
         runs, seconds = train_table(table, plan, checkpoints, devices=devices, backend=backend, progress=progress)
         found = {
             "table": table.name,
@@ -59,7 +60,7 @@ def run_table(
             "plan": plan.as_dict(),
             "convention": CONVENTION,
             "seconds": seconds,
-            "provenance": where | {"backend": explain_ensemble(specs, there, backend=backend).backend},
+            "provenance": where | ({"earlier": sittings} if sittings else {}),
         }
         found |= table.summary(runs) if table.summary is not None else {"runs": runs, "paper": list(table.paper)}
         write_json(output_folder(folder) / f"{table.name}.json", found)
@@ -102,6 +103,24 @@ def provenance(devices: Sequence[str]) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "versions": {"manifold_core": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
+
+
+def _backends(table: Table, plan: Plan, devices: Sequence[str], backend: str) -> str:
+    """What trains the models on each of the devices."""
+    specs = [cell.spec for cell in table.cells(plan)]
+    chosen = (explain_ensemble(specs, torch.empty(0, device=one), backend=backend).backend for one in devices)
+    return ", ".join(dict.fromkeys(chosen))
+
+
+def _sittings(checkpoints: Path, now: dict[str, Any]) -> list[str]:
+    """The earlier ones, by another commit, on another device or day, in which a table was begun. They are kept beside
+    its checkpoints, with this one."""
+    path = output_folder(checkpoints) / SITTINGS
+    said = f"{now['commit']} on {now['device']}, {now['date']}"
+    known = json.loads(path.read_text(encoding="utf-8"))["sittings"] if path.exists() else []
+    earlier = [one for one in known if one != said]
+    write_json(path, {"sittings": [*earlier, said]})
+    return earlier
 
 
 def _command(arguments: Sequence[str]) -> str:

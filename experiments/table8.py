@@ -32,19 +32,19 @@ STEPS = 0.3  # of the plan's
 VARIANTS = {"every step, equation (3)": True, "last step of six": False}  # name → every_step
 
 
-def _cell(variant: str, shared: bool) -> Cell:
+def _cell(variant: str, shared: bool, plan: Plan) -> Cell:
     spec = SequentialSpec(
         LATENT_DIM,
         every_step=VARIANTS[variant],
         share_weights=shared,
-        training=TrainingConfig(learning_rate=LEARNING_RATE),
+        training=TrainingConfig() if plan.published else TrainingConfig(learning_rate=LEARNING_RATE),
     )
     data = partial(arma_windows, n_series=SERIES)
     return Cell({"shared_weights": shared}, spec, data, (None if shared else SERIES,), variant)
 
 
-def _cells(_plan: Plan) -> list[Cell]:
-    return [_cell(variant, shared) for variant in VARIANTS for shared in (True, False)]
+def _cells(plan: Plan) -> list[Cell]:
+    return [_cell(variant, shared, plan) for variant in VARIANTS for shared in (True, False)]
 
 
 def _plan(plan: Plan) -> Plan:

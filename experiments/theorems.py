@@ -94,10 +94,17 @@ def _summary(
     value: Callable[[dict[str, Any]], float],
     expected: Callable[[dict[str, Any]], float],
 ) -> dict[str, Any]:
-    """Of every cell and seed the line through a quantity of its runs over log γ, and the slope that is expected."""
+    """Of every cell and seed the line through a quantity of its runs over log γ, and the slope that is expected; how
+    many models there are, and which of them diverged."""
     return {
         "statement": statement,
         "quantity": quantity,
+        "models": len(runs),
+        "diverged": [
+            {name: run[name] for name in ("cell", "seed", "diverged_at")}
+            for run in runs
+            if run["diverged_at"] is not None
+        ],
         "fits": [
             {
                 "cell": cell,

@@ -31,7 +31,7 @@ def train_table(
     table: Table, plan: Plan, folder: Path, *, devices: Sequence[str], backend: str = "auto", progress: bool = True
 ) -> tuple[list[dict[str, Any]], float]:
     """The runs of a table, and the seconds of training, side by side, that they took. With their checkpoints in
-    ``folder``; goes on from where it was stopped, also with other devices.
+    ``folder``; goes on from where it was stopped, also with more or fewer devices, of the same kind.
 
     Args:
         devices: each gets a worker. A single CPU gets one for each of its cores where the models have no fused engine,

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .data.checks import as_array, as_tensor
 from .errors import InputError
 
 __all__ = ["MOST_SAMPLES", "two_nn"]
@@ -24,8 +25,9 @@ def two_nn(x: Any) -> float | None:
     samples, and they see too few.
 
     Args:
-        x: ``[N, ...]``, in any units; a tensor on any device or what torch.as_tensor makes one of. Of more than 5,000
-            samples the first 5,000, computed in float64; of samples that are the same, one.
+        x: ``[N, ...]``, in any units and of an integer or floating type; a tensor on any device or what np.asarray
+            makes an array of. Of more than 5,000 samples the first 5,000, computed in float64; of samples that are the
+            same, one.
 
     Returns:
         The dimension; None where fewer than ten samples differ, or so little that float64 cannot tell, and where the
@@ -37,13 +39,10 @@ def two_nn(x: Any) -> float | None:
     Source: Facco, d'Errico, Rodriguez and Laio, "Estimating the intrinsic dimension of datasets by a minimal
     neighborhood information", 2017.
     """
-    try:
-        x = torch.as_tensor(x)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"x must be a tensor or an array of numbers, got {type(x).__name__}: {error}") from error
-    if x.dim() == 0 or x.is_complex():
-        raise InputError(f"x must be real numbers of shape [N, ...], got {x.dtype} of shape {tuple(x.shape)}")
-    x = x[:MOST_SAMPLES, None].flatten(1).double()
+    source = x if isinstance(x, Tensor) else as_array(x)
+    if source.ndim == 0:
+        raise InputError(f"x must be of shape [N, ...], got a single number, {source}")
+    x = as_tensor(source[:MOST_SAMPLES])[:, None].flatten(1).double()
     if not x.isfinite().all():
         raise InputError("x must be finite, got NaN or infinity")
     x = x.unique(dim=0) if x.numel() else x

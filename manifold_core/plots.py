@@ -1,5 +1,6 @@
 """Pictures of a run, as PNG files. Needs matplotlib (extra ``experiments``), imported where it is used."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +94,7 @@ def plot_search(path: Path, trials: Sequence[dict[str, Any]]) -> Path:
     the best, which has the dimension. ``trials`` are those of ``metrics.json``."""
     from matplotlib.ticker import MaxNLocator
 
-    ended = [one for one in trials if one["diverged_at"] is None]
+    ended = [one for one in trials if one["diverged_at"] is None and math.isfinite(one["held_out"])]
     lowest: dict[int, float] = {}
     for one in ended:
         lowest[one["latent_dim"]] = min(one["held_out"], lowest.get(one["latent_dim"], float("inf")))

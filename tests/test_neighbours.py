@@ -58,6 +58,8 @@ def test_the_first_of_many_and_of_any_shape_and_type(monkeypatch: pytest.MonkeyP
     assert mc.two_nn(images) == pytest.approx(by_hand(images[:100].flatten(1).double().numpy()), rel=1e-6)
     pixels = (255 * images).to(torch.uint8)
     assert mc.two_nn(pixels) == mc.two_nn(pixels.double()) == mc.two_nn(pixels.tolist())
+    array = pixels.double().numpy()
+    assert mc.two_nn(array.astype(">f8")) == mc.two_nn(array[:, :, ::-1]) == mc.two_nn(pixels)
 
 
 @pytest.mark.parametrize("x", [np.zeros((0, 3)), np.zeros((50, 3)), np.ones((50, 0)), cube(2, 9), np.zeros(40)])
@@ -69,8 +71,13 @@ def test_too_little_to_tell(x: Array) -> None:
     ("x", "complaint"),
     [
         ("points", "x must be a tensor or an array of numbers, got str"),
-        (3.0, r"x must be real numbers of shape \[N, ...\], got torch.float32 of shape \(\)"),
-        (torch.zeros(20, 2, dtype=torch.complex64), "x must be real numbers.*complex64"),
+        (3.0, r"x must be of shape \[N, ...\], got a single number, 3.0"),
+        (torch.tensor(3.0), r"x must be of shape \[N, ...\], got a single number"),
+        (
+            torch.zeros(20, 2, dtype=torch.complex64),
+            "x must be a tensor or an array of numbers, got Tensor of.*complex64",
+        ),
+        (np.zeros((20, 2), dtype=complex), "x must be a tensor or an array of numbers, got ndarray of complex128"),
         (np.full((20, 2), np.nan), "x must be finite, got NaN or infinity"),
     ],
 )

@@ -210,6 +210,7 @@ class TestSdist:
         assert len(needed) > 40
         assert needed | {"pyproject.toml", "setup.py", "LICENSE", "README.md", "PKG-INFO"} <= found
         assert not [name for name in found if name.endswith((".so", ".pyc", ".o")) or name.startswith("build/")]
+        assert not [name for name in found if name.startswith("tests/") or name == "Makefile"]  # or all of either
 
     def test_built_without_torch_it_holds_the_same(self, work: Path, source: Path, sdist: Path) -> None:
         """Whoever builds from it may have torch."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from dropout import Encoder
+from runs import Stopped, stop_at_save
 from torch import Tensor, nn
 
 import manifold_core as mc
@@ -216,3 +217,23 @@ def test_a_replay_sees_other_samples_and_other_noise() -> None:
     assert not torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
     assert torch.equal(found[0], found[3])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+def test_dropout_on_a_gpu_goes_on_where_it_was(
+    cuda_graphs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, config = torch.rand(50, 6).cuda(), mc.TrainingConfig(steps=20, batch_size=16, seed=1)
+    given: dict[str, Any] = {"progress": False, "cuda_graphs": cuda_graphs, "checkpoint_seconds": 0.0}
+    undisturbed = problem("dropout")[0].cuda()
+    mc.train(undisturbed, x, config, **given)
+    with monkeypatch.context() as patch:
+        stop_at_save(patch, 9)
+        with pytest.raises(Stopped):
+            mc.train(problem("dropout")[0].cuda(), x, config, folder=tmp_path, **given)
+    stopped = problem("dropout")[0].cuda()
+    mc.train(stopped, x, config, folder=tmp_path, **given)
+    for name, tensor in undisturbed.state_dict().items():
+        torch.testing.assert_close(stopped.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)

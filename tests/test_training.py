@@ -68,6 +68,23 @@ def test_order_never_changes_its_meaning() -> None:
     ]
 
 
+def test_samples_may_come_out_of_a_network() -> None:
+    """Features that were computed with gradients: training is not of that network."""
+    images = torch.rand(40, 9, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    network, conditions = nn.Linear(9, 6), nn.Linear(9, 2)
+    config, trained = mc.TrainingConfig(steps=3, batch_size=8), []
+    for detached in (False, True):
+        x, c = network(images), conditions(images)
+        model = mc.CVAE.mlp(6, 2, 3, (4,), elbo=mc.GaussianELBO(log_gamma=0.5))
+        torch.manual_seed(1)
+        for parameter in model.parameters():
+            torch.nn.init.uniform_(parameter, -0.1, 0.1)
+        mc.train(model, x.detach() if detached else x, config, condition=c.detach() if detached else c, progress=False)
+        trained.append(model.state_dict())
+    assert images.grad is network.weight.grad is conditions.weight.grad is None
+    assert all(torch.equal(trained[0][name], tensor) for name, tensor in trained[1].items())
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 101, 20_000])
 def test_schedule_is_one_cycle_and_its_corrections(steps: int) -> None:
     """Cosines: lr/25 up to lr for three tenths of the steps and down to lr/250,000; β₁ from 0.95 to 0.85 and back."""

@@ -22,7 +22,6 @@ struct ConvNorm : Function<ConvNorm> {
     ctx->saved_data["eps"] = eps;
     ctx->saved_data["relu"] = relu;
     ctx->saved_data["with_residual"] = wants_gradient(residual);
-    ctx->mark_non_differentiable({mean, variance});
     ctx->set_materialize_grads(false);
     return {y, mean, variance};
   }
@@ -87,7 +86,7 @@ inline std::tuple<Tensor, Tensor, Tensor> conv_norm(const Tensor& x, const Tenso
                                                     const Tensor& norm_bias, const OptionalTensor& residual,
                                                     int64_t stride, int64_t padding, double eps, bool relu) {
   const variable_list out = ConvNorm::apply(x, weight, norm_weight, norm_bias, residual, stride, padding, eps, relu);
-  return {out[0], out[1], out[2]};
+  return {out[0], not_differentiable(out[1]), not_differentiable(out[2])};
 }
 
 inline std::tuple<Tensor> conv_transpose(const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t stride,

@@ -26,7 +26,6 @@ struct RsampleKl : Function<RsampleKl> {
     ctx->saved_data["first_row"] = first_row;
     ctx->saved_data["with_prior"] = wants_gradient(prior_mu) || wants_gradient(prior_log_var);
     ctx->saved_data["with_gate"] = wants_gradient(gate_logits);
-    ctx->mark_non_differentiable({variance_ratio});
     ctx->set_materialize_grads(false);
     return {z, kl, variance_ratio};
   }
@@ -66,7 +65,6 @@ struct RsampleKlCholesky : Function<RsampleKlCholesky> {
     ctx->save_for_backward({mu, tril, or_undefined(prior_mu), or_undefined(prior_log_var), seed});
     ctx->saved_data["first_row"] = first_row;
     ctx->saved_data["with_prior"] = wants_gradient(prior_mu) || wants_gradient(prior_log_var);
-    ctx->mark_non_differentiable({variance_ratio});
     ctx->set_materialize_grads(false);
     return {z, kl, variance_ratio};
   }
@@ -199,7 +197,7 @@ inline std::tuple<Tensor, Tensor, Tensor> rsample_kl(const Tensor& mu, const Ten
   const variable_list out =
       RsampleKl::apply(mu, log_var, prior_mu, prior_log_var, gate_logits, seed, first_row, per_dimension,
                        with_variance_ratio);
-  return {out[0], out[1], out[2]};
+  return {out[0], out[1], not_differentiable(out[2])};
 }
 
 inline std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(const Tensor& mu, const Tensor& tril,
@@ -209,7 +207,7 @@ inline std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(const Tensor& mu, 
                                                        bool with_variance_ratio) {
   const variable_list out =
       RsampleKlCholesky::apply(mu, tril, prior_mu, prior_log_var, seed, first_row, per_dimension, with_variance_ratio);
-  return {out[0], out[1], out[2]};
+  return {out[0], out[1], not_differentiable(out[2])};
 }
 
 inline std::tuple<Tensor, Tensor> gaussian_nll(const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma) {

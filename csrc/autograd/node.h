@@ -51,6 +51,9 @@ inline Tensor or_undefined(const OptionalTensor& t) { return t.value_or(Tensor()
 
 inline bool wants_gradient(const OptionalTensor& t) { return t.has_value() && t->requires_grad(); }
 
+// A result of a node that has no gradient. Not by mark_non_differentiable, with which compiled autograd takes no node.
+inline Tensor not_differentiable(const Tensor& t) { return t.requires_grad() ? t.detach() : t; }
+
 // A gradient that refuses to be differentiated; kernels/autograd.py says why torch's own way will not do.
 struct Once : Function<Once> {
   static Tensor forward(AutogradContext*, const Tensor& gradient, at::TensorList) { return gradient.view_as(gradient); }

@@ -129,6 +129,10 @@ Geometry geometry(const Tensor& x, const Tensor& weight, int64_t stride, int64_t
     g.width = (g.out_width - 1) * stride - 2 * padding + g.kernel;
     STD_TORCH_CHECK(g.height > 0 && g.width > 0, "manifold_core: the padding leaves no images");
   }
+  // From a single pixel there is nowhere to step, however far: what follows takes time and memory as the stride's square.
+  if (g.out_height == 1 && g.out_width == 1) {
+    g.stride = std::min(stride, std::max(g.height, g.width) + 2 * padding);
+  }
   check_dense(x, {g.batch, large ? g.inputs : g.outputs, x.size(2), x.size(3)}, type, "x");
   check_dense(weight, {g.outputs, g.inputs, g.kernel, g.kernel}, type, "weight");
   return g;

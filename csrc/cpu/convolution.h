@@ -347,7 +347,7 @@ MC_INLINE void for_each_gradient(const NormaliseBackward<C>& a, const C* grad_y,
 #pragma GCC ivdep
     for (int64_t i = 0; i < a.size; ++i) {
       const C d = u[i] - a.mean[i], g = grad_y[i];
-      f(i, a.scale[i] * d + a.shift[i] > 0 ? g : C(0), d);
+      f(i, a.scale[i] * d + a.shift[i] <= 0 ? C(0) : g, d);  // NaN lets it pass, as everywhere
     }
   } else {
 #pragma GCC ivdep

@@ -42,7 +42,7 @@ struct PriorTile {
 
 template <class C, bool has_prior, bool has_gate>
 void rsample_kl_tiles(const cpu::RsampleKl& a, int64_t begin, int64_t end) {
-  Tile<C> mu_tile = {}, log_var_tile = {}, gate_tile = {}, z_tile, kl_tile, ratio, noise;
+  Tile<C> mu_tile = {}, log_var_tile = {}, gate_tile = {}, z_tile, kl_tile, root, noise;
   PriorTile<C> prior;
   for_each_noise_tile<C>(a.seed, begin, end, a.cols, [&](const Rectangle& at, const NoiseTile<C>& tile) {
     const C* const mu = read<C>(a.mu, at, mu_tile);
@@ -69,10 +69,10 @@ void rsample_kl_tiles(const cpu::RsampleKl& a, int64_t begin, int64_t end) {
       const C sample = mu[i] + sigma * noise[i];
       z[i] = has_gate ? sample * sigmoid(gate_logits[i]).weight : sample;
       kl[i] = kl_divergence(scaled, v);
-      ratio[i] = v.root * v.root;
+      root[i] = v.root;
     }
     finish(a.z, at, z);
-    if (a.variance_ratio) add_to_sums(a.variance_ratio, at, ratio.at);
+    if (a.variance_ratio) add_squares_to_sums(a.variance_ratio, at, root.at);
     if (a.kl_per_dimension) {
       finish(a.kl, at, kl);
       return;
@@ -125,7 +125,7 @@ void rsample_kl_backward_tiles(const cpu::RsampleKlBackward& a, int64_t begin, i
       C sigma, d;
       Ratio<C> v;
       if constexpr (has_prior) {
-        const C inv_scale = exponential(C(-0.5) * prior.log_var[i]).exp;
+        const C inv_scale = with_kl ? exponential(C(-0.5) * prior.log_var[i]).exp : C(0);
         const C scaled = with_kl ? (mu[i] - prior.mu[i]) * inv_scale : C(0);
         sigma = exponential(C(0.5) * log_var[i]).exp;
         v = variance_ratio(log_var[i], prior.log_var[i]);

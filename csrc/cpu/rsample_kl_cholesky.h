@@ -116,7 +116,7 @@ void rsample_kl_cholesky_groups(const cpu::RsampleKlCholesky& a, int64_t begin, 
   C* const products = arrays[2];
   C* const squares = arrays[3];
   C* const scale = arrays[4];  // 1 / the prior's standard deviation
-  C* const ratio = arrays[5];
+  C* const root = arrays[5];  // of the part of the variance ratio that is not in squares
   RowSums<C> sums;
   for (int64_t i = 0; i < arrays.rows * arrays.pitch; ++i) scale[i] = C(1);
   for_each_group(arrays, a.seed, a.first_row, begin, end, a.cols, noise, [&](const Rectangle& at) {
@@ -159,10 +159,13 @@ void rsample_kl_cholesky_groups(const cpu::RsampleKlCholesky& a, int64_t begin, 
       }
       z[i] = (mu[i] + sigma * noise[i]) + products[i];
       kl[i] = kl_divergence(scaled, v) + C(0.5) * squares[i];
-      ratio[i] = v.root * v.root + squares[i];
+      root[i] = v.root;
     }
     finish(a.z, at, z);
-    if (a.variance_ratio) add_to_sums(a.variance_ratio, at, ratio);
+    if (a.variance_ratio) {
+      add_squares_to_sums(a.variance_ratio, at, root);
+      add_to_sums(a.variance_ratio, at, squares);
+    }
     if (a.kl_per_dimension) {
       finish(a.kl, at, kl);
       return;

@@ -114,6 +114,18 @@ inline void add_to_sums(const Result& result, const Rectangle& at, const C* tile
   }
 }
 
+// The same of the squares of what is there, each of which may be too large for C where their mean is not.
+template <class C>
+inline void add_squares_to_sums(const Result& result, const Rectangle& at, const C* tile) {
+  double* const sums = result.sums + at.row / result.block * result.cols + at.col;
+  for (int64_t i = 0; i < at.rows; ++i) {
+    for (int64_t j = 0; j < at.cols; ++j) {
+      const double v = tile[i * at.pitch + j];
+      sums[j] += v * v;
+    }
+  }
+}
+
 template <class C>
 inline C* target(const Result& result, const Rectangle& at, C* tile) {
   return result.matrix.data ? target(result.matrix, at, tile) : tile;

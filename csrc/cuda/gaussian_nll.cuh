@@ -61,8 +61,12 @@ __global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 4 : 1) gaussian_nll
   leave_part(a.sum, 0, loss);
   leave_part(a.sum, 1, grad_log_gamma);
   sum_over_blocks(a.sum, [&](int64_t which, double sum) {
-    store_scalar(which == 0 ? a.loss : a.grad_log_gamma, sum / a.rows);
-    if (which == 0) store_scalar(a.grad_kl, a.beta / a.rows);
+    if (which == 0) {
+      store_scalar(a.loss, sum / a.rows);  // of no samples NaN, as every mean
+      store_scalar(a.grad_kl, a.beta / a.rows);
+    } else {
+      store_scalar(a.grad_log_gamma, a.rows > 0 ? sum / a.rows : 0.0);
+    }
   });
 }
 

@@ -140,13 +140,11 @@ template <class C, int sums>
 __device__ __forceinline__ OfLine<C> start_line(const CholeskyBackward& a, int64_t row, int i, C t,
                                                 LineSums<sums>& summed) {
   OfLine<C> of;
-  C grad_mu = 0, p = 0;
-  if (a.prior_mu.data != nullptr) {
-    p = load_one<C>(a.prior_log_var, row, i);
-    of.factor = exponential(C(-0.5) * p).exp;
-  }
-  if (a.grad_kl.data != nullptr) {
+  C grad_mu = 0;
+  if (a.grad_kl.data != nullptr) {  // what an absent gradient would be multiplied by is not looked at: it may be infinite
     const bool with_prior = a.prior_mu.data != nullptr;
+    const C p = with_prior ? load_one<C>(a.prior_log_var, row, i) : C(0);
+    if (with_prior) of.factor = exponential(C(-0.5) * p).exp;
     const C m = with_prior ? load_one<C>(a.prior_mu, row, i) : C(0);
     const Ratio<C> ratio = with_prior ? variance_ratio(C(2) * t, p) : variance(C(2) * t);
     of.k = load_one<C>(a.grad_kl, row, i);

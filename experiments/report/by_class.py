@@ -1,12 +1,11 @@
 """What the runs of a row say of each class of the data."""
 
 import math
-import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..tables import on_training_images
-from .results import ClassNumbers, Paper, Result, Run
+from .results import ClassNumbers, Paper, Result
 from .summary import Row, rows
 
 __all__ = ["ByClass", "OneClass", "by_class"]
@@ -53,17 +52,14 @@ def by_class(result: Result) -> list[ByClass]:
             )
             for numbers in row.best.classes
         )
-        found.append(ByClass(row, classes, _mean(row.best), _ends(map(_mean, runs)), printed.get(_key(row))))
+        found.append(
+            ByClass(row, classes, row.best.class_mean, _ends(run.class_mean for run in runs), printed.get(_key(row)))
+        )
     return found
 
 
 def _key(row: Row | Paper) -> object:
     return frozenset(row.cell.items())
-
-
-def _mean(run: Run) -> float:
-    known = [one.active_dimensions for one in run.classes if one.active_dimensions is not None]
-    return statistics.fmean(known) if known else math.nan
 
 
 def _ends(counts: Iterable[float | None]) -> tuple[float, float] | None:

@@ -10,7 +10,7 @@ from functools import partial
 from .by_class import by_class
 from .classes import CLASS_HEADS, READING_CLASSES, lines
 from .matrices import Filled, filled
-from .notes import EXPONENTS, notes, overview, provenance, reading, totals, verdict
+from .notes import EXPONENTS, facts, notes, overview, provenance, reading, totals, verdict
 from .results import Fit, Result
 from .summary import Row, by_eigenvalue, columns_of, in_variants, rows, trained
 from .text import QUANTITIES, duration, fixed, integer, label, significant, symbol, value
@@ -27,8 +27,8 @@ def markdown(results: Sequence[Result], title: str) -> str:
         parts += _section(result)
     for found in filled(results):
         parts += _matrix(found)
-    facts = [f"- {plain(symbol(name))}: {plain('; '.join(values))}" for name, values in provenance(results)]
-    parts += ["## Provenance", "\n".join(facts)]
+    origins = [f"- {plain(symbol(name))}: {plain('; '.join(values))}" for name, values in provenance(results)]
+    parts += ["## Provenance", "\n".join(origins)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -53,12 +53,12 @@ def _overview(results: Sequence[Result]) -> list[str]:
         (
             line.result.name if line.first else "",
             line.variant,
-            f"{line.runs:,}",
+            "" if line.runs is None else f"{line.runs:,}",
             *(
                 f"{part} of {whole}" if whole else ""
                 for part, whole in ((line.share.right, line.share.whole), line.compared, line.slopes)
             ),
-            str(line.diverged),
+            "" if line.diverged is None else str(line.diverged),
             duration(line.result.seconds) if line.first else "",
         )
         for line in overview(results)
@@ -76,7 +76,8 @@ def _overview(results: Sequence[Result]) -> list[str]:
 
 def _section(result: Result) -> list[str]:
     listed = rows(result)
-    parts = [f"## {plain(result.name)}", plain(result.title), plain(result.statement), plain(verdict(listed))]
+    parts = [f"## {plain(result.name)}", plain(result.title), *map(plain, facts(result)), plain(result.statement)]
+    parts.append(plain(verdict(listed)))
     if listed:
         parts.append(_table(listed))
     if result.fits:
@@ -129,7 +130,8 @@ def _of_cell(name: str, row: Row) -> str:
 
 
 def _counted(of: Callable[[Row], Row], row: Row) -> str:
-    return integer(of(row).active_dimensions)
+    mean = of(row).class_mean
+    return fixed(mean, 1) if math.isfinite(mean) else integer(of(row).active_dimensions)
 
 
 def _by_eigenvalue(of: Callable[[Row], Row], row: Row) -> str:
@@ -185,6 +187,6 @@ def _matrix(found: Filled) -> list[str]:
     lines = [[fixed(v, 4) for v in (*printed, *own)] for printed, own in zip(found.printed, found.ours, strict=True)]
     return [
         f"## {plain(found.name)}",
-        plain(f"Encoder variances, {label(found.run)}, the run of lowest −ELBO, seed {found.run.seed}"),
+        plain(f"{found.matrix.title}. {label(found.run)}: the run of lowest −ELBO, seed {found.run.seed}."),
         _grid(["paper", *rest, "ours", *rest], lines, ()),
     ]

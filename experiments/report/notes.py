@@ -8,7 +8,7 @@ from typing import Any
 
 from ..tables import on_test_images
 from .published import READING_PUBLISHED, of_published
-from .results import Fit, Result, Run
+from .results import Diverged, Fit, Result, Run
 from .summary import (
     ENOUGH,
     SLOPE_TOLERANCE,
@@ -26,7 +26,7 @@ from .summary import (
 from .text import NOTHING, duration, enumeration, fixed, flat, integer, label, percent, significant, symbol
 from .trends import trends
 
-__all__ = ["EXPONENTS", "Line", "notes", "overview", "provenance", "reading", "totals", "verdict"]
+__all__ = ["EXPONENTS", "Line", "facts", "notes", "overview", "provenance", "reading", "totals", "verdict"]
 
 # What falls with γ, and as which power of it.
 EXPONENTS: tuple[tuple[str, Callable[[Fit], tuple[float, ...]]], ...] = (
@@ -47,6 +47,7 @@ READING_EIGENVALUES = (
     "With full covariance the active directions need not lie along the axes: “by eigenvalue” counts the eigenvalues of "
     "the posterior’s covariance, relative to the prior’s, below 0.05, which no rotation of the latent space changes."
 )
+READING_CLASS_MEANS = "Where the classes of the data are measured, ours is the mean over them, as the paper’s."
 READING_TEST_IMAGES = (
     "Models of images are measured on the training images and on test images. The paper does not say on which it "
     "measured; its numbers stand beside the test images."
@@ -59,6 +60,8 @@ def reading(results: Sequence[Result]) -> list[str]:
     found = [READING]
     if by_eigenvalue(own for row in listed for own in (row, row.published)):
         found.append(READING_EIGENVALUES)
+    if any(math.isfinite(own.class_mean) for row in listed for own in (row, row.published)):
+        found.append(READING_CLASS_MEANS)
     if _on_test_images([*listed, *(row.published for row in listed)]):
         found.append(READING_TEST_IMAGES)
     if any(result.published is not None for result in results):
@@ -104,6 +107,7 @@ def notes(result: Result) -> list[str]:
     found += [sentence for contrast in contrasts(listed) for sentence in _of_contrast(contrast)]
     found += [s for own in in_variants(listed).values() for row in own for s in _of_row(row)]
     found += [sentence for fit in result.fits for sentence in _of_fit(fit)]
+    found += [f"{label(one)}: diverged: {_divergence(one)}." for one in result.diverged]
     measured = dict.fromkeys(name for run in result.runs for name in run.measured)
     found += [f"{name}: {_range(result.runs, name)}" for name in measured]
     return [*found, *of_published(result)]
@@ -157,7 +161,7 @@ def _by_count(item: tuple[int | None, int]) -> int:
     return -1 if item[0] is None else item[0]
 
 
-def _divergence(run: Run) -> str:
+def _divergence(run: Run | Diverged) -> str:
     where = "(no finite −ELBO)" if run.diverged_at is None else f"at step {run.diverged_at:,}"
     return f"seed {run.seed} {where}"
 
@@ -182,10 +186,10 @@ class Line:
     result: Result
     variant: str
     first: bool  # of its table
-    runs: int
+    runs: int | None  # models, where there are fits; None where the file does not say
     share: Share
     compared: tuple[int, int]  # rows at or below the paper’s −ELBO, of how many
-    diverged: int
+    diverged: int | None
     slopes: tuple[int, int]  # within the tolerance, of how many
 
 
@@ -200,32 +204,33 @@ def overview(results: Sequence[Result]) -> list[Line]:
                     result,
                     variant,
                     first=i == 0,
-                    runs=sum(len(row.runs) for row in listed),
+                    runs=result.models if result.fits else sum(len(row.runs) for row in listed),
                     share=share(run for row in listed for run in row.runs),
                     compared=at_or_below(listed),
-                    diverged=sum(len(row.diverged) for row in listed),
+                    diverged=_diverged(result) if result.fits else sum(len(row.diverged) for row in listed),
                     slopes=within(result.fits if i == 0 else ()),
                 )
             )
     return lines
 
 
+def _diverged(result: Result) -> int | None:
+    return None if result.models is None else len(result.diverged)
+
+
 def totals(results: Sequence[Result]) -> list[tuple[str, str]]:
     """(number, what it counts): the whole in a few numbers."""
     lines = overview(results)
-    runs = [run for result in results for run in result.runs]
-    counted = share(runs)
     below, compared = (sum(line.compared[i] for line in lines) for i in (0, 1))
     good, fits = (sum(line.slopes[i] for line in lines) for i in (0, 1))
     twice = "; of a model of images, two" if any(_on_test_images(rows(result)) for result in results) else ""
-    found = [(f"{len(runs):,}", f"runs; of a model with classes, one for each class{twice}")]
-    if counted.whole:
-        found.append((percent(counted.right, counted.whole), f"right: {counted.right:,} of {counted.whole:,} runs"))
+    runs = sum(line.runs or 0 for line in lines)
+    found = [(f"{runs:,}", f"runs; of a model with classes, one for each class{twice}")]
     if compared:
         found.append((f"{below} of {compared}", "rows with a median −ELBO at or below the paper’s"))
     if fits:
         found.append((f"{good} of {fits}", f"slopes within {100 * SLOPE_TOLERANCE:.0f} % of the theorem’s"))
-    found.append((duration(_sum(result.seconds for result in results)), "in all"))
+    found += [(duration(seconds), f"on {device}") for device, seconds in _by_device(results).items()]
     if published := [result.published for result in results if result.published is not None]:
         found.append((duration(_sum(result.seconds for result in published)), "more for the runs as published"))
     for name, words in EAGER.items():
@@ -233,6 +238,34 @@ def totals(results: Sequence[Result]) -> list[tuple[str, str]]:
             took = _sum(result.eager_seconds.get(name, 0.0) for result in results)
             found.append((duration(took), f"in eager PyTorch, {words}"))
     return found
+
+
+def _by_device(results: Sequence[Result]) -> dict[str, float]:
+    """Device → what was trained on it took so many seconds."""
+    found: dict[str, float] = {}
+    for result in results:
+        if math.isfinite(result.seconds):
+            device = _plain(result.provenance.get("device", "an unknown device"))
+            found[device] = found.get(device, 0.0) + result.seconds
+    return found
+
+
+def facts(result: Result) -> list[str]:
+    """How the models of a table were trained, in a line, and those as published in another."""
+    lines = [] if result.only_published else [_facts(result)]
+    if result.published is not None:
+        lines.append(f"as published: {_facts(result.published)}")
+    return [line for line in lines if line]
+
+
+def _facts(result: Result) -> str:
+    found = [f"budget {result.budget}"] if result.budget else []
+    found += [f"{result.seeds} seed{'' if result.seeds == 1 else 's'}"] if result.seeds is not None else []
+    steps, batch = (result.plan.get(name) for name in ("steps", "batch_size"))
+    found += [f"{steps:,} steps of {batch:,}"] if isinstance(steps, int) and isinstance(batch, int) else []
+    found += [_plain(result.provenance["device"])] if "device" in result.provenance else []
+    found += [duration(result.seconds)] if math.isfinite(result.seconds) else []
+    return " · ".join(found)
 
 
 def _sum(seconds: Iterable[float]) -> float:

@@ -1,6 +1,5 @@
 """``report.html``: one page that needs nothing but itself, for screen and paper."""
 
-import math
 import re
 from collections.abc import Sequence
 from importlib.resources import files
@@ -9,10 +8,10 @@ from .classes import classes
 from .heat import heat
 from .markup import Markup, element, joined
 from .matrices import MATRICES, filled
-from .notes import Line, notes, overview, provenance, reading, totals, verdict
+from .notes import Line, facts, notes, overview, provenance, reading, totals, verdict
 from .pictures import slopes, spectra
 from .results import Result
-from .summary import rows
+from .summary import ENOUGH, rows
 from .table import results_table, scrolling
 from .text import duration, symbol, unbroken
 
@@ -20,6 +19,11 @@ __all__ = ["TITLE", "page"]
 
 TITLE = "Manifold dimensions, replayed"
 SUBTITLE = "The tables of “Learning Manifold Dimensions with Conditional Variational Autoencoders”, paper and ours"
+READING_MARKS = (
+    "✓ and ≠ say whether active dimensions are the true ones, ▲ that a median −ELBO is above the paper’s, and a shaded "
+    f"share of right runs that it is below {100 * ENOUGH:.0f} %. The strips show −ELBO, lower to the left: ours as a "
+    "dot on the bar from its lowest to its highest, the paper’s as a diamond."
+)
 # Names within the page.
 OVERVIEW, PROVENANCE = "overview", "provenance"
 VARIANCES = {matrix.table: f"variances-{matrix.table}" for matrix in MATRICES}
@@ -82,7 +86,7 @@ def _overview(results: Sequence[Result], names: Sequence[str]) -> Markup:
         element("dl", *figures, class_="figures"),
         scrolling(table, "Overview"),
         element("h3", "How to read the tables"),
-        *(element("p", paragraph) for paragraph in reading(results)),
+        *(element("p", paragraph) for paragraph in (*reading(results), READING_MARKS)),
         *(element("p", f"Convention: {text}.") for text in conventions),
         id=OVERVIEW,
     )
@@ -90,11 +94,11 @@ def _overview(results: Sequence[Result], names: Sequence[str]) -> Markup:
 
 def _provenance(results: Sequence[Result]) -> Markup:
     """At the end: it is looked up, not read."""
-    facts = [
+    origins = [
         joined(element("dt", symbol(name)), *(element("dd", text) for text in values))
         for name, values in provenance(results)
     ]
-    return element("section", element("h2", "Provenance"), element("dl", *facts, class_="facts"), id=PROVENANCE)
+    return element("section", element("h2", "Provenance"), element("dl", *origins, class_="facts"), id=PROVENANCE)
 
 
 def _line(line: Line, name: str) -> Markup:
@@ -104,11 +108,11 @@ def _line(line: Line, name: str) -> Markup:
         "tr",
         element("th", table, scope="row", class_="words"),
         element("td", line.variant, class_="words"),
-        element("td", f"{line.runs:,}" if line.runs else ""),
+        element("td", f"{line.runs:,}" if line.runs is not None else ""),
         element("td", f"{share.right} of {share.whole}" if share.whole else ""),
         element("td", _meter(share.right / share.whole) if share.whole else Markup()),
         *(element("td", f"{part} of {whole}" if whole else "") for part, whole in (line.compared, line.slopes)),
-        element("td", str(line.diverged) if line.diverged else ""),
+        element("td", str(line.diverged) if line.diverged is not None else ""),
         element("td", duration(line.result.seconds) if line.first else ""),
         class_="first" if line.first else None,
     )
@@ -120,20 +124,10 @@ def _meter(part: float) -> Markup:
     return element("svg", *bars, width=72, height=6, aria_hidden="true", class_="meter")
 
 
-def _facts(result: Result) -> str:
-    facts = [f"budget {result.budget}"] if result.budget else []
-    facts += [f"{result.seeds} seed{'' if result.seeds == 1 else 's'}"] if result.seeds is not None else []
-    facts += [duration(result.seconds)] if math.isfinite(result.seconds) else []
-    return " · ".join(facts)
-
-
 def _section(result: Result, name: str) -> Markup:
     listed = rows(result)
     parts = [element("h2", result.name), element("p", result.title, class_="title")]
-    if not result.only_published:
-        parts.append(element("p", _facts(result), class_="meta"))
-    if result.published is not None:
-        parts.append(element("p", f"as published: {_facts(result.published)}", class_="meta"))
+    parts += [element("p", line, class_="meta") for line in facts(result)]
     if result.statement:
         parts.append(element("p", result.statement, class_="statement"))
     if listed:

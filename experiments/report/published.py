@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
+from ..tables import BUDGETS
 from .results import Result
 from .summary import SLOPE_TOLERANCE, Row, at_or_below, rows, share, within
 from .text import enumeration
 
 __all__ = ["READING_PUBLISHED", "of_published"]
 
+_WHOLE, _QUICK = (BUDGETS[name].as_published() for name in ("full", "quick"))
 READING_PUBLISHED = (
-    "“As published” are models that we trained as well, but with the widths, steps, batches and schedules that the "
-    "paper’s published code has. Their numbers are read as ours are; counts are of ours alone, where nothing else is "
-    "said."
+    "“As published” are models that we trained as well, but with the widths, batches and schedules that the paper’s "
+    f"published code has. MLPs have its {_WHOLE.steps:,} steps on {_WHOLE.samples:,} samples by the budget full alone; "
+    f"by quick they have {_QUICK.steps:,} on {_QUICK.samples:,}, and may end before they are trained. Their numbers "
+    "are read as ours are; counts are of ours alone, where nothing else is said."
 )
 
 

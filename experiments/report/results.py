@@ -12,7 +12,18 @@ from typing import Any, TypeVar
 from ...errors import InputError
 from ..tables import AS_PUBLISHED
 
-__all__ = ["Cell", "ClassNumbers", "Fit", "Paper", "Result", "Run", "read_result", "read_results", "table_name"]
+__all__ = [
+    "Cell",
+    "ClassNumbers",
+    "Diverged",
+    "Fit",
+    "Paper",
+    "Result",
+    "Run",
+    "read_result",
+    "read_results",
+    "table_name",
+]
 
 T = TypeVar("T")
 Cell = dict[str, str | int | float | bool]
@@ -67,6 +78,12 @@ class Run:
     measured: dict[str, float]  # what else there is, by its name
 
     @property
+    def class_mean(self) -> float:
+        """Active dimensions averaged over the classes, as the paper does; NaN where these are not measured."""
+        known = [one.active_dimensions for one in self.classes if one.active_dimensions is not None]
+        return statistics.fmean(known) if known else math.nan
+
+    @property
     def finished(self) -> bool:
         """Its numbers mean something."""
         return self.diverged_at is None and math.isfinite(self.neg_elbo)
@@ -74,6 +91,15 @@ class Run:
     @property
     def right(self) -> bool:
         return self.finished and self.active_dimensions == self.true_active
+
+
+@dataclass(frozen=True)
+class Diverged:
+    """A model whose loss became NaN or infinite, of those that fits are made of."""
+
+    cell: Cell
+    seed: int
+    diverged_at: int | None
 
 
 @dataclass(frozen=True)
@@ -147,6 +173,8 @@ class Result:
     runs: tuple[Run, ...]
     paper: tuple[Paper, ...]
     fits: tuple[Fit, ...]
+    models: int | None  # that its fits are made of; None where the file does not say
+    diverged: tuple[Diverged, ...]  # of these
     published: "Result | None" = None
 
     @property
@@ -209,6 +237,8 @@ def _without_runs(result: Result) -> Result:
         provenance={},
         runs=(),
         fits=(),
+        models=None,
+        diverged=(),
     )
 
 
@@ -247,6 +277,8 @@ def read_result(path: Path) -> Result:
         runs=tuple(map(_run, of.entries("runs"))),
         paper=tuple(map(_paper, of.entries("paper"))),
         fits=tuple(map(_fit, of.entries("fits"))),
+        models=of.get("models", _count, "a count", None),
+        diverged=tuple(map(_diverged, of.entries("diverged"))),
     )
 
 
@@ -267,6 +299,14 @@ def _run(of: "_Entry") -> Run:
         classes=tuple(map(_class, of.entries("classes"))),
         diverged_at=of.get("diverged_at", _count_or_none, "a step or null", None),
         measured=of.get("measured", _named_numbers, "an object of numbers", {}),
+    )
+
+
+def _diverged(of: "_Entry") -> Diverged:
+    return Diverged(
+        cell=of.get("cell", _cell, "an object of names and plain values"),
+        seed=of.get("seed", _count, "an integer"),
+        diverged_at=of.get("diverged_at", _count_or_none, "a step or null"),
     )
 
 

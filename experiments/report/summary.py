@@ -101,6 +101,11 @@ class Row:
         return self.best.active_dimensions if self.best else None
 
     @property
+    def class_mean(self) -> float:
+        """Of that run, averaged over the classes; NaN where these are not measured."""
+        return self.best.class_mean if self.best else math.nan
+
+    @property
     def spectrum_count(self) -> int | None:
         """Of that run, counted by eigenvalue; None where there is no spectrum."""
         return self.best.spectrum_count if self.best else None

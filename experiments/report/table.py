@@ -108,6 +108,8 @@ def _style(head: str) -> str:
 
 
 def _counted(of: Callable[[Row], Row], whose: str, row: Row) -> Markup:
+    if math.isfinite(mean := of(row).class_mean):
+        return element("td", fixed(mean, 1), class_=whose)
     return _dimensions(row.true_active, of(row).active_dimensions, whose)
 
 
@@ -144,6 +146,8 @@ def _median(quantity: str, of: Callable[[Row], Row], whose: str, row: Row) -> Ma
         return element("td", integer(None), class_=whose)
     above = quantity == "neg_elbo" and of(row).above_paper
     parts = [element("span", _number(quantity, found.median, 3), class_="median above" if above else "median")]
+    if above:
+        parts.append(element("span", " above the paper’s", class_="hidden"))
     if found.count > 1:
         ends = f"{_number(quantity, found.lowest, 2)} … {_number(quantity, found.highest, 2)}"
         parts.append(element("span", ends, class_="spread"))

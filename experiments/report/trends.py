@@ -18,15 +18,14 @@ HELD = (("neg_elbo", "−ELBO", fixed), ("recon", "squared error", significant))
 
 
 def trends(result: Result) -> list[str]:
-    """Nothing where the theorems predict the active dimensions, or where columns say yes or no: there every row is held
-    against the prediction, or against the other one."""
-    listed = [
-        row
-        for row in rows(result)
-        if row.true_active is None and not any(isinstance(content, bool) for content in row.cell.values())
-    ]
+    """Nothing of variants for which the theorems predict active dimensions, or whose columns say yes or no: there every
+    row is held against the prediction, or against the other one."""
     found = []
-    for own in in_variants(listed).values():
+    for own in in_variants(rows(result)).values():
+        if any(row.true_active is not None for row in own):
+            continue
+        if any(isinstance(content, bool) for row in own for content in row.cell.values()):
+            continue
         found += [*_saturations(own), *_order(own), *_full_against_diagonal(own)]
     return [*found, *(sentence for each in by_class(result) for sentence in _over_classes(each))]
 

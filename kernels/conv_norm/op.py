@@ -1,5 +1,6 @@
 """``conv_norm``: a convolution without bias, batch normalisation over the batch and a ReLU, as one op."""
 
+import math
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from ..batch_norm_relu import batch_norm_relu
-from ..checks import check_convolution, check_floating, check_of_channels
+from ..checks import check_convolution, check_flag, check_floating, check_of_channels, real
 from ..dispatch import choose_for_images
 from ..registration import LAYERS_BY_REFERENCE, Operator
 from . import reference
@@ -131,8 +132,10 @@ def conv_norm(
     check_convolution(x, weight, 1, stride, padding)
     check_of_channels("norm_weight", norm_weight, weight.shape[0])
     check_of_channels("norm_bias", norm_bias, weight.shape[0])
-    if not isinstance(eps, float | int) or not eps >= 0:
-        raise ValueError(f"eps must be a number, at least 0, got {eps!r}")
+    check_flag("relu", relu)
+    eps = real("eps", eps)
+    if not 0 <= eps < math.inf:
+        raise ValueError(f"eps must be finite and at least 0, got {eps!r}")
     kernel, shape = weight.shape[2], _shape(x, weight, stride, padding)
     if min(shape[1:]) < 1:
         raise ValueError(f"x must have images of at least the {kernel} × {kernel} of weight, got {tuple(x.shape)}")

@@ -5,7 +5,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from ..checks import accumulation_dtype, check_alike, check_floating, real
+from ..checks import accumulation_dtype, check_alike, check_flag, check_floating, real
 from ..dispatch import choose
 from ..registration import Operator
 from . import reference
@@ -158,7 +158,7 @@ def gaussian_nll(
         that, else float32. Differentiable in ``x_hat``, ``x`` and ``log_gamma``, once.
 
     Raises:
-        TypeError: an argument is no floating-point tensor.
+        TypeError: an argument is no floating-point tensor, or ``return_squared_error`` no bool.
         ValueError: shapes or devices differ, there is no feature dimension, or ``log_gamma`` is not one number.
         RuntimeError: the named backend cannot serve the call.
 
@@ -166,6 +166,7 @@ def gaussian_nll(
     """
     if (served := _operator.plain(backend, x_hat, x, log_gamma, return_squared_error)) is not None:
         return served
+    check_flag("return_squared_error", return_squared_error)
     inputs = prepare(x_hat, x, 0.0 if log_gamma is None else log_gamma)
     chosen = choose(backend, *inputs[:2])
     nll, squared_error = reference.gaussian_nll(*inputs) if chosen == "reference" else _operator(chosen, *inputs)

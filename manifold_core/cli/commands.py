@@ -13,6 +13,7 @@ from ..data import find_images
 from ..data.files import sample_shape
 from ..distributed import group_of_torchrun
 from ..errors import InputError
+from ..files import output_folder
 from ..kernels import explain
 from ..kernels.extension import compiled, cuda_missing_because, missing_because, nodes_missing_because
 from ..run import IMAGE_SETS, ModelConfig, RunConfig, SearchConfig, run
@@ -142,8 +143,12 @@ def bench(options: argparse.Namespace) -> int:
         raise InputError(f"seconds must be positive, got {options.seconds:g}")
     if options.plot is not None and importlib.util.find_spec("matplotlib") is None:
         raise InputError("a plot needs matplotlib: pip install 'manifold-core[experiments]'")
-    if options.plot is not None and not options.plot.absolute().parent.is_dir():
-        raise InputError(f"--plot: there is no folder {options.plot.absolute().parent}")
+    if options.plot is not None:
+        if not options.plot.absolute().parent.is_dir():
+            raise InputError(f"--plot: there is no folder {options.plot.absolute().parent}")
+        if options.plot.is_dir():
+            raise InputError(f"--plot must be a file to write, got {str(options.plot)!r}, which is a folder")
+        output_folder(options.plot.absolute().parent, "--plot")
     progress = (lambda _: None) if options.quiet else (lambda what: print(what, file=sys.stderr))
     results = suite.measure(suite.chosen(options.comparisons), options.rounds, options.seconds, progress)
     print(suite.to_json(results) if options.json else text(results))

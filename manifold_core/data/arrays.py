@@ -23,7 +23,7 @@ def split(
 
     Raises:
         InputError: ``validation_fraction`` or ``seed`` is out of range; with ``standardise`` all training samples are
-            the same.
+            the same, or one that is held out is too far from them for float32.
     """
     if (
         isinstance(validation_fraction, bool)
@@ -35,13 +35,18 @@ def split(
     n = len(source)
     n_validation = min(max(round(n * float(validation_fraction)), 1), n - 1)
     # Not torch.randperm, whose algorithm is PyTorch's to change.
-    order = torch.rand(n, dtype=torch.float64, generator=generator).argsort(stable=True)
+    order = torch.rand(n, dtype=torch.float64, generator=generator, device="cpu").argsort(stable=True)
     validation, train = order[:n_validation], order[n_validation:]
     rows = train.sort().values.numpy()
     standardisation = Standardisation.of_rows(source, rows, where) if standardise else Standardisation()
-    x = torch.empty(source.shape)
+    x = torch.empty(source.shape, dtype=torch.float32, device="cpu")
     for block in blocks(source):
         x[block] = standardisation.apply(torch.from_numpy(source[block].astype(np.float64)))
+        if not (finite := x[block].isfinite()).all():  # one that was held out, whose scale is that of the others
+            raise InputError(
+                f"{where}: a number too far from the others at {_places(~finite.numpy(), block.start)}; expected, "
+                f"standardised, at most 3.4e38"
+            )
     return Dataset(name=name, train=x[train], validation=x[validation], standardisation=standardisation)
 
 
@@ -73,8 +78,8 @@ def _within_float32(x: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         return np.isfinite(x.astype(np.float32))
 
 
-def _places(bad: npt.NDArray[np.bool_]) -> str:
+def _places(bad: npt.NDArray[np.bool_], first_row: int = 0) -> str:
     n_bad = np.count_nonzero(bad)
     row, *column = (int(i) for i in np.unravel_index(bad.argmax(), bad.shape))
-    first = f"row {row}, column {', '.join(map(str, column))} (counted from 0)"
+    first = f"row {first_row + row}, column {', '.join(map(str, column))} (counted from 0)"
     return f"{n_bad} {'place' if n_bad == 1 else 'places'}, first in {first}"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import InputError
 
-__all__ = ["as_array", "check_dims", "check_int"]
+__all__ = ["as_array", "as_tensor", "check_dims", "check_int"]
 
 
 def check_int(name: str, value: object, minimum: int | None = None) -> int:
@@ -58,6 +58,20 @@ def as_array(x: Any) -> npt.NDArray[Any]:
     if source.dtype.kind not in "iuf":
         raise InputError(f"x must be a tensor or an array of numbers, got {type(x).__name__} of {source.dtype}")
     return source
+
+
+def as_tensor(x: Any) -> Tensor:
+    """The same as a tensor, where it is; what is none yet becomes float64, on the CPU. A copy: torch warns of arrays
+    that cannot be written to, and takes none of another byte order or with rows in reverse.
+
+    Raises:
+        InputError: as :func:`as_array`; complex numbers.
+    """
+    if not isinstance(x, Tensor):
+        return torch.from_numpy(as_array(x).astype(np.float64))
+    if x.is_complex():
+        raise InputError(f"x must be a tensor or an array of numbers, got {type(x).__name__} of {x.dtype}")
+    return x
 
 
 def _of_a_type_of_numpys(x: Tensor) -> Tensor:

@@ -132,8 +132,8 @@ def varying_condition(
 
     def samples(n: int, purpose: str) -> tuple[Tensor, Tensor, Tensor]:
         u, x = manifold.samples(n, stream(seed, purpose))
-        labels = torch.arange(n) % len(dims)
-        is_seen = torch.arange(max(dims)) < torch.tensor(dims)[labels, None]
+        labels = torch.arange(n, device="cpu") % len(dims)
+        is_seen = torch.arange(max(dims), device="cpu") < torch.tensor(dims, device="cpu")[labels, None]
         return x, torch.where(is_seen, u[:, : max(dims)], 0.0).to(torch.float32), labels
 
     train, train_condition, train_labels = samples(n_train, "train")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .blocks import blocks
-from .checks import as_array
+from .checks import as_array, as_tensor
 
 __all__ = ["Standardisation"]
 
@@ -35,7 +35,7 @@ class Standardisation:
         InputError: ``scale`` is not positive and finite.
     """
 
-    mean: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    mean: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64, device="cpu"))
     scale: float = 1.0
     sample_shape: tuple[int, ...] | None = None
 
@@ -93,15 +93,15 @@ class Standardisation:
             raise InputError(
                 f"{where}: standard deviation {scale:.2g}; expected at least {smallest:.2g}, as float64 needs"
             )
-        return cls(torch.as_tensor(mean, dtype=torch.float64), scale)
+        return cls(torch.as_tensor(mean, dtype=torch.float64, device="cpu"), scale)
 
     def apply(self, x: Any) -> Tensor:
         """(x − mean) / scale, float32: samples as the model takes them.
 
         Args:
-            x: ``[..., d]``, or images of any shape, in the units of the data and of any real type, a tensor or what
-                torch.as_tensor makes one of; computed in float64, so that a mean far from 0 costs no digits if x comes
-                in float64.
+            x: ``[..., d]``, or images of any shape, in the units of the data and of an integer or floating type, a
+                tensor or what np.asarray makes an array of; computed in float64, so that a mean far from 0 costs no
+                digits if x comes in float64.
 
         Raises:
             InputError: no numbers, vectors of another length, or samples of another size than ``sample_shape``.
@@ -123,10 +123,7 @@ class Standardisation:
         return {"mean": self.mean.tolist(), "scale": self.scale}
 
     def _checked(self, x: Any) -> Tensor:
-        try:
-            tensor = torch.as_tensor(x)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"x must be a tensor or an array of numbers, got {type(x).__name__}: {error}") from error
+        tensor = as_tensor(x)
         if self.mean.dim() and tensor.shape[-1:] != self.mean.shape:
             raise InputError(f"x must be of shape [..., {len(self.mean)}], got shape {tuple(tensor.shape)}")
         return tensor

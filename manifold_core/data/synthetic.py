@@ -231,14 +231,14 @@ def _probabilities(weights: Sequence[float], n_components: int) -> Tensor:
         raise InputError(f"weights={weights!r}: {expected}") from None
     if len(numbers) != n_components or not all(isinstance(w, Real) and 0 <= w <= _LARGEST for w in numbers):
         raise InputError(f"weights={weights!r}: {expected}")
-    values = torch.tensor([float(w) for w in numbers], dtype=torch.float64)
+    values = torch.tensor([float(w) for w in numbers], dtype=torch.float64, device="cpu")
     if values.sum() == 0:
         raise InputError(f"weights={weights!r}: {expected}")
     return values / values.sum()
 
 
 def _uniform(rows: int, columns: int, generator: torch.Generator) -> Tensor:
-    return torch.rand(rows, columns, dtype=torch.float64, generator=generator)
+    return torch.rand(rows, columns, dtype=torch.float64, generator=generator, device="cpu")
 
 
 def normal(rows: int, columns: int, generator: torch.Generator) -> Tensor:

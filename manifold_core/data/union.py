@@ -71,11 +71,11 @@ def union_of_manifolds(
     ]
 
     def samples(n: int, purpose: str) -> tuple[Tensor, Tensor, Tensor]:
-        x = torch.empty(n, ambient_dim)
+        x = torch.empty(n, ambient_dim, dtype=torch.float32, device="cpu")
         for k, manifold in enumerate(manifolds):
             _, x[k :: len(dims)] = manifold.samples(len(x[k :: len(dims)]), stream(seed, f"class {k}/{purpose}"))
-        labels = torch.arange(n) % len(dims)
-        return x, torch.eye(len(dims))[labels], labels
+        labels = torch.arange(n, device="cpu") % len(dims)
+        return x, torch.eye(len(dims), dtype=torch.float32, device="cpu")[labels], labels
 
     train, train_condition, train_labels = samples(n_train, "train")
     validation, validation_condition, validation_labels = samples(n_validation, "validation")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Literal
 
+import numpy as np
 import torch
 
 from ..covariance import Covariance
@@ -67,7 +68,7 @@ class ModelSpec:
             if not isinstance(widths, Sequence) or not widths:
                 raise InputError(f"{name} must be a sequence of positive integers, such as (64,), got {widths!r}")
             object.__setattr__(self, name, check_widths(widths, name))
-        _take_integers(self)
+        _take_numbers(self)
         _check_condition_dim(self.condition_dim)
         self.outline(1)  # refuses what the networks refuse
 
@@ -154,7 +155,7 @@ class SequentialSpec:
         if not isinstance(self.decoder_hidden, Sequence):
             raise InputError(f"decoder_hidden must be widths, got {self.decoder_hidden!r}")
         object.__setattr__(self, "decoder_hidden", check_widths(self.decoder_hidden, "decoder_hidden"))
-        _take_integers(self)
+        _take_numbers(self)
         with torch.device("meta"):
             self.build(1)  # refuses what the networks refuse
 
@@ -214,7 +215,7 @@ class ConvSpec:
 
     def __post_init__(self) -> None:
         check_config("training", self.training)
-        _take_integers(self)
+        _take_numbers(self)
         object.__setattr__(self, "hidden", check_widths(self.hidden))
         _check_condition_dim(self.condition_dim)
         with torch.device("meta"):
@@ -250,10 +251,12 @@ class ConvSpec:
             )
 
 
-def _take_integers(spec: "Spec") -> None:
+def _take_numbers(spec: "Spec") -> None:
     """Those of NumPy become Python's: a checkpoint has the specification as JSON."""
     for one in fields(spec):
-        if (number := integer(getattr(spec, one.name))) is not None:
+        value = getattr(spec, one.name)
+        number = value.item() if isinstance(value, np.generic) else integer(value)
+        if number is not None:
             object.__setattr__(spec, one.name, number)
 
 

@@ -18,6 +18,7 @@ from .spec import ModelSpec
 
 __all__ = ["State"]
 
+SCHEDULED = 5  # numbers a step of the table of a cycle
 ALIGNED = 16  # numbers: where a model begins, a line of the cache begins
 
 
@@ -33,13 +34,15 @@ class State:
         device = data[0].x.device
         self.specs = list(specs)
         self._programs = [Program.of(spec.outline(data[spec.data].x.shape[1])) for spec in specs]
-        self._schedules = {cycle: _schedule(cycle).to(device) for cycle in map(_cycle, specs)}
+        cycles = list(dict.fromkeys(map(_cycle, specs)))
         self._parameters_from = _starts([program.parameter_count + 1 for program in self._programs])
         self._records_from = _starts([records(spec) * (RECORDED + spec.latent_dim) for spec in specs])
         copied = sum(samples.x.numel() + samples.condition.numel() for samples in data if samples.condition is not None)
         # Weights and two moments of Adam; in the end the weights once more, in the models that are handed back.
-        needed = 4 * (4 * self._parameters_from[-1] + self._records_from[-1] + copied)
-        check_memory(needed, f"{len(specs)} models, their curves and their data", device)
+        scheduled = SCHEDULED * sum(cycle.steps for cycle in cycles)
+        needed = 4 * (4 * self._parameters_from[-1] + self._records_from[-1] + copied + scheduled)
+        check_memory(needed, f"{len(specs)} models, their curves, schedules and data", device)
+        self._schedules = {cycle: _schedule(cycle).to(device) for cycle in cycles}
         self._data = [samples.joined() for samples in data]
         self.parameters = torch.zeros(self._parameters_from[-1], dtype=torch.float32, device=device)
         self.exp_avg, self.exp_avg_sq = torch.zeros_like(self.parameters), torch.zeros_like(self.parameters)
@@ -68,7 +71,7 @@ class State:
             if tensors[name].shape != tensor.shape or tensors[name].dtype != tensor.dtype:
                 raise RuntimeError(f"{name} is {tensors[name].dtype} {tuple(tensors[name].shape)}")
         done, ended = tensors["progress"].cpu().unbind(1)  # the engines follow it into memory
-        steps = torch.tensor([spec.training.steps for spec in self.specs])
+        steps = torch.tensor([spec.training.steps for spec in self.specs], device="cpu")
         wrong = (done < 0) | (done > steps) | ((ended != 0) & ((ended != done + 1) | (ended > steps)))
         if wrong.any():
             model = int(wrong.nonzero()[0])

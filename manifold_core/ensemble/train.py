@@ -87,6 +87,13 @@ def train_ensemble(
     undisturbed. The checkpoint stays in the folder until the caller removes it. Meanwhile the folder is this process's
     alone.
 
+    A thread needs 512 samples of a batch to be of use, a block 64 or 128. Memory that the engines take, beside the
+    data: 16 bytes a parameter, 4 of them those of the models that are handed back; of the curves at most 1,000 points
+    of κ + 4 numbers a model; 20 bytes for each step of every schedule, which models of the same learning rate share;
+    data with a condition once more. On a CPU for each thread a tile of 2,112 bytes a neuron, and 4 bytes a parameter
+    for every 512 samples of a batch, up to 64 times; on a GPU 4 bytes a parameter for every 64 or 128 samples, up to 16
+    times.
+
     Args:
         specs: the models.
         data: x ``[N, d]``, or a tuple (x ``[N, d]``, condition ``[N, t]``, of sequences ``[N, T, d]``), float32, images

@@ -51,43 +51,56 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class _Config:
+    """What a run and a search have in common: the samples, and the device of model and samples."""
+
+    data: str
+    ambient_dim: int = field(default=20, kw_only=True)
+    manifold_dim: int = field(default=6, kw_only=True)
+    data_folder: str | None = field(default=None, kw_only=True)
+    device: str = field(default="cpu", kw_only=True)
+
+    def description(self) -> dict[str, Any]:
+        """What decides the numbers, and where the data come from: as JSON gives it back."""
+        content = asdict(self)
+        if self.data != "synthetic":
+            del content["ambient_dim"], content["manifold_dim"]
+        del content["data_folder"]  # the contents count, not where they lie
+        description: dict[str, Any] = as_json(content, "config")
+        return description
+
+
+@dataclass(frozen=True)
+class RunConfig(_Config):
     """A whole run.
 
     Args:
         data: ``"synthetic"``, ``"mnist"``, ``"fashion-mnist"``, or the path of a ``.npy``, ``.npz`` or ``.csv`` file.
         model, training: what to train and how; ``training.seed`` also makes the weights and the synthetic data, and
             splits a file into training and held-out samples.
+        models: trained side by side, of the seeds from ``training.seed`` on, by :func:`manifold_core.train_ensemble`:
+            the one of lowest −ELBO on the held-out samples is the run's.
         ambient_dim, manifold_dim: d and r of synthetic data.
         data_folder: where the image files are; None searches, then downloads.
         device: of model and data.
-        models: trained side by side, of the seeds from ``training.seed`` on, by :func:`manifold_core.train_ensemble`:
-            the one of lowest −ELBO on the held-out samples is the run's.
     """
 
-    data: str
     model: ModelConfig
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    ambient_dim: int = 20
-    manifold_dim: int = 6
-    data_folder: str | None = None
-    device: str = "cpu"
     models: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "models", check_positive(models=self.models)[0])
 
     def description(self) -> dict[str, Any]:
-        """What decides the numbers, and where the data come from: as JSON gives it back."""
-        content = _without_places(self) | {"model": self.model.description()}
+        content = super().description() | {"model": self.model.description()}
         if self.models == 1:
             del content["models"]
-        description: dict[str, Any] = as_json(content, "config")
-        return description
+        return content
 
 
 @dataclass(frozen=True)
-class SearchConfig:
+class SearchConfig(_Config):
     """A whole search: :func:`manifold_core.find_dimension` on samples from somewhere. Images are taken as vectors.
 
     Args:
@@ -95,26 +108,8 @@ class SearchConfig:
         data, ambient_dim, manifold_dim, data_folder, device: as of :class:`RunConfig`.
     """
 
-    data: str
     plan: SearchPlan = field(default_factory=SearchPlan)
-    ambient_dim: int = 20
-    manifold_dim: int = 6
-    data_folder: str | None = None
-    device: str = "cpu"
 
     @property
     def training(self) -> TrainingConfig:
         return self.plan.training
-
-    def description(self) -> dict[str, Any]:
-        """As of :class:`RunConfig`."""
-        description: dict[str, Any] = as_json(_without_places(self), "config")
-        return description
-
-
-def _without_places(config: RunConfig | SearchConfig) -> dict[str, Any]:
-    content = asdict(config)
-    if config.data != "synthetic":
-        del content["ambient_dim"], content["manifold_dim"]
-    del content["data_folder"]  # the contents count, not where they lie
-    return content

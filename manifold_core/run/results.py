@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import checkpoint, plots
 from ..data import Dataset
-from ..evaluation import Metrics, evaluate
+from ..evaluation import Metrics, metrics_of
 from ..files import write_json
 from ..finished import METRICS, WEIGHTS
 from ..models import VAE
@@ -39,7 +39,7 @@ def finish(
     history: History,
     more: dict[str, Any],
 ) -> dict[str, Any]:
-    validation = evaluate(model, held_out)
+    validation = metrics_of(model, (held_out,))  # one sample far from all others may have any loss
     others = [one for one in more.get("models", []) if one["seed"] != more["seed"] and one["diverged_at"] is None]
     pictures = _draw(folder, model, history, measured, data.manifold_dim, held_out, others, more.get("trials"))
     checkpoint.save_tensors(folder / WEIGHTS, model.state_dict())

@@ -1,5 +1,6 @@
 """The models of one run, trained side by side: one model says little of a dimension."""
 
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ def train_several(
     if not ended:
         first = min(trained, key=lambda one: one.diverged_at or 0)
         raise Diverged(float("nan"), first.diverged_at or 0, first.history)
-    best = min(ended, key=losses.__getitem__)
+    best = min(ended, key=lambda index: losses[index] if math.isfinite(losses[index]) else math.inf)
     return trained[best], [_said(one, loss) for one, loss in zip(trained, losses, strict=True)]
 
 

@@ -125,7 +125,7 @@ def turns(
     the same each time. Sent to it are the seconds that others took, which do not count. Gradients are enabled, and
     torch's random numbers put back, by the caller: that goes for all who take turns."""
     check_config("config", config)
-    inputs = check_inputs(model, x, condition)
+    inputs = tuple(part.detach() for part in check_inputs(model, x, condition))  # features keep their network's graph
     said = as_json(identity or {}, "identity")  # as the checkpoint will have it
     place = None if folder is None else Path(folder)
     if place is not None:
@@ -137,7 +137,7 @@ def turns(
 
     def one_by_one() -> Turns:
         with ExitStack() as stack, together(model, process_group):
-            torch.manual_seed(config.seed)
+            _seed(config.seed, x.device)
             about = from_first(lambda: _about(model, inputs), process_group) if place is not None else {}
             run = Run(model, inputs, config, said | about)
             if process_group is not None:
@@ -154,6 +154,15 @@ def turns(
         yield run.history
 
     return one_by_one()
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """For what a network draws from torch's own generators, as dropout does. Not ``torch.manual_seed``: that seeds
+    those of all devices, and the caller puts back but the two that are used here."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
 
 
 def _about(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class Run:
         self, model: VAE | CVAE, inputs: tuple[Tensor, ...], config: TrainingConfig, identity: dict[str, Any]
     ) -> None:
         self.model = model
+        self.device = inputs[0].device
         self.config = config
         self.probe = Probe(model, inputs, config)
         self.identity = identity | {"training": asdict(config)}
@@ -59,7 +60,10 @@ class Run:
         found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             found |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
-        return found | {"random": torch.get_rng_state()}  # a user's network may have dropout
+        found["random"] = torch.get_rng_state()  # a user's network may have dropout
+        if self.device.type == "cuda":
+            found["random_cuda"] = torch.cuda.get_rng_state(self.device)
+        return found
 
     def state(self) -> dict[str, Any]:
         return {
@@ -81,6 +85,9 @@ class Run:
         tensors = dict(found.tensors)
         try:
             torch.set_rng_state(tensors.pop("random"))
+            random = tensors.pop("random_cuda", None)  # not there where a CPU, or an earlier version, wrote it
+            if random is not None and self.device.type == "cuda":
+                torch.cuda.set_rng_state(random.cpu(), self.device)
             moments: dict[int, dict[str, Tensor]] = {}
             parameters = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
             for index, parameter in enumerate(parameters):

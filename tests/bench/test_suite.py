@@ -219,6 +219,8 @@ class TestCommand:
             (["--seconds", "nan"], "seconds must be positive, got nan"),
             (["elbow"], "a comparison is one of elbo, "),
             (["--plot", "/no/such/folder/a.png"], "--plot"),
+            (["--plot", "/"], "--plot must be a file to write, got '/', which is a folder"),
+            (["--plot", "/proc/a.png"], "--plot must be a folder that can be written to, got '/proc'"),
         ],
     )
     def test_bad_options(self, options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,7 +58,9 @@ def test_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
     options += ["--ambient-dim", "11", "--manifold-dim", "4", "--data-dir", "there"]
     training = mc.TrainingConfig(5, 6, 0.25, seed=9)
     plan = mc.SearchPlan(7, ((8,), (8, 4)), 3, -2.0, training)
-    assert asked(monkeypatch, *options) == SearchConfig("x.npy", plan, 11, 4, "there")
+    assert asked(monkeypatch, *options) == SearchConfig(
+        "x.npy", plan, ambient_dim=11, manifold_dim=4, data_folder="there"
+    )
 
 
 def test_stopped_it_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

@@ -453,13 +453,16 @@ def test_standardisations_can_be_compared() -> None:
 def test_arrays_and_lists_are_standardised_as_tensors_are() -> None:
     standardisation = Standardisation(torch.tensor([1.0, -7.0], dtype=torch.float64), 2.0)
     array = np.array([[9.0, 3], [2, -7]])
-    for given in (array, array.tolist(), torch.from_numpy(array)):
+    read_only = array.astype(">f4")  # as of another machine, mapped from its file
+    read_only.flags.writeable = False
+    backwards = np.ascontiguousarray(array[::-1, ::-1])[::-1, ::-1]
+    for given in (array, array.tolist(), torch.from_numpy(array), read_only, backwards, array.astype(np.longdouble)):
         found = standardisation.apply(given)
         assert found.dtype == torch.float32
         assert found.tolist() == [[4, 5], [0.5, 0]]
         assert standardisation.undo(given).tolist() == [[19, -1], [5, -21]]
     for method in (standardisation.apply, standardisation.undo):
-        with pytest.raises(InputError, match=r"^x must be a tensor or an array of numbers, got str: "):
+        with pytest.raises(InputError, match=r"^x must be a tensor or an array of numbers, got str of <U1$"):
             method("0")
         with pytest.raises(InputError, match=r"^x must be of shape \[\.\.\., 2\], got shape \(2, 3\)$"):
             method(np.zeros((2, 3)))

@@ -68,11 +68,17 @@ def test_where_nobody_can_tell_nothing_is_refused(free: Path) -> None:
     ("specs", "data", "what"),
     [
         # weights, their moments
-        ([mc.ModelSpec(5, (3000,))], torch.zeros(50, 9), "1 models, their curves and their data"),
+        ([mc.ModelSpec(5, (3000,))], torch.zeros(50, 9), "1 models, their curves, schedules and data"),
         # the copy of conditional data
         ([mc.ModelSpec(2, (3,), condition_dim=1)], (torch.zeros(90_000, 2), torch.zeros(90_000, 1)), "1 models"),
         # curves
         ([mc.ModelSpec(60, (1,), training=mc.TrainingConfig(900))] * 9, torch.zeros(50, 2), "9 models"),
+        # schedules, of which each learning rate has one
+        (
+            [mc.ModelSpec(2, (1,), training=mc.TrainingConfig(900, learning_rate=1 / k)) for k in range(1, 60)],
+            torch.zeros(50, 2),
+            "59 models",
+        ),
         # the gradient of each tile of a batch
         (
             [mc.ModelSpec(5, (900,), training=mc.TrainingConfig(1, 20_000))],
@@ -94,7 +100,7 @@ def test_the_models_that_are_handed_back_count(free: Path) -> None:
     needed = 16 * parameters // 1024
     x = torch.zeros(50, 9)
     free.write_text(f"MemAvailable: {needed - needed // 100} kB\n")
-    with pytest.raises(mc.InputError, match="1 models, their curves and their data must fit"):
+    with pytest.raises(mc.InputError, match="1 models, their curves, schedules and data must fit"):
         mc.train_ensemble([spec], x, backend="cpu", threads=1, progress=False)
     free.write_text(f"MemAvailable: {needed + needed // 100} kB\n")
     with pytest.raises(mc.InputError, match="the tiles of 1 threads must fit"):  # they are asked for next

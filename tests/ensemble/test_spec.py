@@ -1,9 +1,11 @@
 """What a specification refuses, and the model it makes."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -55,6 +57,18 @@ def test_every_kind_wants_a_training_configuration(kind: type[mc.ModelSpec]) -> 
     for bad in (None, {"steps": 3}, mc.TrainingConfig):
         with pytest.raises(mc.InputError, match=r"^training must be a TrainingConfig, such as"):
             kind(3, training=bad)  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_are_taken_as_python_s() -> None:
+    """A checkpoint has the specification as JSON."""
+    spec = mc.ModelSpec(np.int64(3), log_gamma=np.float32(-0.5), condition_dim=np.int8(2), attention=np.True_)
+    assert json.loads(json.dumps(asdict(spec))) == json.loads(
+        json.dumps(asdict(mc.ModelSpec(3, log_gamma=-0.5, condition_dim=2, attention=True)))
+    )
+    images = mc.ConvSpec(3, log_gamma=np.float64(1), condition_dim=2, attention=np.bool_(False))
+    assert (type(images.log_gamma), images.attention) == (float, False)
+    sequences = mc.SequentialSpec(3, every_step=np.True_, share_weights=np.True_)
+    assert sequences.every_step is sequences.share_weights is True
 
 
 def test_lists_of_widths_are_kept_as_tuples() -> None:

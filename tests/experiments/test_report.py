@@ -57,7 +57,7 @@ def file(table: str = "table1", **more: Any) -> dict[str, Any]:
         "seeds": 4,
         "convention": "doubled",
         "seconds": 100.0,
-        "provenance": {"commit": "abc", "versions": {"torch": "2.13.0"}, "threads": 2},
+        "provenance": {"commit": "abc", "device": "a CPU", "versions": {"torch": "2.13.0"}, "threads": 2},
         "runs": runs,
         "paper": [{"cell": {"d": 20, "r": 3}, "variant": "", "AD": 3, "neg_elbo": -45.5, "recon": 0.02}],
         **more,
@@ -233,6 +233,16 @@ class TestNumbers:
         ]
         (line,) = overview([result])
         assert line.slopes == (1, 3)
+        assert (line.runs, line.diverged) == (None, None)  # an older file does not say
+
+    def test_models_of_fits_that_diverged(self, written: Callable[..., list[Result]]) -> None:
+        """They are no points, and their fit may be missing: the file has them by themselves."""
+        diverged = [{"cell": {"d": 15, "r": 5, "log_gamma": -7.0}, "seed": 3, "diverged_at": 1200}]
+        (result,) = written(file("theorem1", fits=[fit(slope=12.5)], runs=[], paper=[], models=40, diverged=diverged))
+        assert notes(result) == ["d = 15, r = 5, log γ = −7.0: diverged: seed 3 at step 1,200."]
+        (line,) = overview([result])
+        assert (line.runs, line.diverged) == (40, 1)
+        assert dict(map(reversed, totals([result])))["runs; of a model with classes, one for each class"] == "40"
 
     def test_powers_of_gamma(self, written: Callable[..., list[Result]]) -> None:
         """A tenth for every two of log γ is the power ln 10 / 2; a zero or a gap has none."""
@@ -279,8 +289,8 @@ class TestNumbers:
         ]
         assert [line.compared for line in lines] == [(0, 1), (0, 0), (0, 0)]
         found = {words: number for number, words in totals(written(file(), other))}
-        assert found["right: 5 of 8 runs"] == "62 %"
-        assert found["in all"] == "1 min 40 s"
+        assert found["runs; of a model with classes, one for each class"] == "8"
+        assert found["on a CPU"] == "1 min 40 s"
 
     def test_provenance_is_said_once_unless_it_differs(self, written: Callable[..., list[Result]]) -> None:
         said = dict(provenance(written(file(), file("table3", budget="full", plan={"steps": 9}))))
@@ -487,7 +497,7 @@ class TestPages:
             ["3", "✓", "right"],
             ["2", "of", "4"],
             ["−45.50"],
-            ["−45.00", "−60.0", "…", "−30.0"],
+            ["−45.00", "above", "the", "paper’s", "−60.0", "…", "−30.0"],
         ]
         assert cells[9:] == [
             *(["0.02"], ["0.0100", "0.010", "…", "0.010"]),

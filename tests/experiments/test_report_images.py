@@ -196,7 +196,7 @@ class TestClasses:
 
     def test_as_a_table(self, pages: Callable[..., tuple[str, str]]) -> None:
         html, markdown = pages(table4())
-        own = html[html.index("by-class") :]
+        own = html[html.index("results by-class") :]
         assert cells(own, "0") == [
             *(["0"], [], ["10"], ["9", "…", "11"], ["10", "…", "12"], ["−1500.25"], ["6.12"], ["81.25"]),
         ]

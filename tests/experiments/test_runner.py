@@ -1,8 +1,9 @@
 """The runner: every cell and seed trained once, results in the form that the report reads, nothing done twice."""
 
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -129,17 +130,42 @@ def test_a_finished_table_is_not_trained_again(tmp_path: Path, monkeypatch: pyte
 
 
 def test_stopped_before_the_end_it_goes_on_to_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    undisturbed = run(tmp_path / "a")["runs"]
+    undisturbed = run(tmp_path / "a")
+    assert "earlier" not in undisturbed["provenance"]
+    with stopped_before_the_end(monkeypatch):
+        run(tmp_path / "b")
+    assert not (tmp_path / "b/tableX.json").exists()
+    found = run(tmp_path / "b")
+    assert found["runs"] == undisturbed["runs"]
+    assert "earlier" not in found["provenance"]  # of the same commit, device and day
 
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+
+@contextmanager
+def stopped_before_the_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """All is trained, and the result file not written."""
+    write = runner.write_json
+
+    def stop(path: Path, content: dict[str, Any]) -> None:
+        if path.name == "tableX.json":
+            raise KeyboardInterrupt
+        write(path, content)
 
     with monkeypatch.context() as patch:
         patch.setattr(runner, "write_json", stop)
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "b")
-    assert not (tmp_path / "b/tableX.json").exists()
-    assert run(tmp_path / "b")["runs"] == undisturbed
+            yield
+
+
+def test_a_table_says_where_it_was_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for commit in ("first", "second", "third"):
+        monkeypatch.setattr(runner, "commit", lambda said=commit: said)
+        if commit != "third":
+            with stopped_before_the_end(monkeypatch):
+                run(tmp_path)
+    found = run(tmp_path)["provenance"]
+    assert found["commit"] == "third"
+    assert [said.split(" on ")[0] for said in found["earlier"]] == ["first", "second"]
+    assert all(said.endswith(f" on {found['device']}, {found['date']}") for said in found["earlier"])
 
 
 @pytest.mark.parametrize("out", [["--out", "/home/me/x"], ["--out=/home/me/x"]])
@@ -292,14 +318,9 @@ class TestAsPublished:
     ) -> None:
         self.reproduce(tmp_path / "undisturbed", as_published=True)
 
-        def stop(*_: object) -> None:
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch:
-            patch.setattr(runner, "write_json", stop)
-            with pytest.raises(KeyboardInterrupt):
-                self.reproduce(tmp_path / "b", as_published=True)
-        (begun,) = (tmp_path / "b/as_published/.tableX").iterdir()
+        with stopped_before_the_end(monkeypatch):
+            self.reproduce(tmp_path / "b", as_published=True)
+        (begun,) = (tmp_path / "b/as_published/.tableX").glob("*-of-*")
         kept = {path: path.read_bytes() for path in begun.iterdir()}
         assert kept
         self.reproduce(tmp_path / "b", as_published=False)

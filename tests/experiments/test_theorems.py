@@ -52,8 +52,14 @@ def test_runs_that_diverged_are_no_points_and_two_points_no_line() -> None:
     extra = runs[0] | {"cell": runs[0]["cell"] | {"log_gamma": -9.0}, "neg_elbo": 1e9, "diverged_at": 7}
     runs[3]["diverged_at"] = 5
     assert THEOREM_1.summary is not None
-    (found,) = THEOREM_1.summary([*runs, extra])["fits"]
+    summary = THEOREM_1.summary([*runs, extra])
+    (found,) = summary["fits"]
     assert (found["cell"]["seed"], found["slope"], len(found["points"])) == (0, pytest.approx(18), 3)
+    assert summary["models"] == 7
+    assert [(one["cell"]["log_gamma"], one["seed"], one["diverged_at"]) for one in summary["diverged"]] == [
+        (-4.0, 1, 5),
+        (-9.0, 0, 7),
+    ]
 
 
 def test_slope_of_theorem_2_counts_what_the_condition_fixes() -> None:

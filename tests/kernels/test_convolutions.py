@@ -255,6 +255,29 @@ def test_not_a_number_stays(backend: str, relu: bool) -> None:
         assert result[[0, 1, 3]].isfinite().all()
 
 
+def test_a_gradient_passes_what_is_not_a_number(backend: str) -> None:
+    """As PyTorch's ReLU lets it: a channel whose numbers are lost does not look like one that is shut."""
+    x, weight, *rest = (tensor.detach() for tensor in arguments(F32, 5))
+    weight[2, 1, 0, 0] = torch.nan
+    norm_bias = rest[1].requires_grad_()
+    y, _, _ = conv_norm(x, weight, *rest, padding=1, backend=backend)
+    (found,) = grad(y.sum(), norm_bias)
+    assert found[2] == y[:, 2].numel()
+
+
+@pytest.mark.parametrize("stride", [5, 8, 9, 10**5, 10**9])
+def test_from_a_single_pixel_there_is_nowhere_to_step(backend: str, stride: int) -> None:
+    x, weight, bias = draw(Case(9, 3, 6, 5, 4, 3, 1, 1, True, True, F64, 3), (9, 3, 5, 4), (4, 3, 3, 3), (4,))
+    y, *_ = conv_norm(x, weight, bias, bias, stride=stride, padding=1, backend=backend)
+    z = conv_transpose(x[:, :, :1, :1], weight.transpose(0, 1), bias, stride=stride, backend=backend)
+    expected_y, *_ = conv_norm(x[:, :, :2, :2], weight, bias, bias, stride=5, padding=1, backend="reference")
+    expected_z = conv_transpose(x[:, :, :1, :1], weight.transpose(0, 1), bias, backend="reference")
+    for one, other in ((y, expected_y), (z, expected_z)):
+        torch.testing.assert_close(one, other)
+        for a, b in zip(grad(one.sin().sum(), (x, weight)), grad(other.sin().sum(), (x, weight)), strict=True):
+            torch.testing.assert_close(a, b)
+
+
 def test_strides_make_no_difference(cpu: str) -> None:
     inputs = arguments()
     plain = both(inputs)
@@ -451,7 +474,7 @@ X, WEIGHT, FOUR = torch.zeros(2, 3, 6, 5), torch.zeros(4, 3, 3, 3), torch.zeros(
         ((X, WEIGHT, FOUR, FOUR), {"padding": -1}, ValueError, "padding must be an integer, at least 0, got -1"),
         ((X, WEIGHT, FOUR, FOUR), {"stride": 2.0}, ValueError, "stride must be an integer, at least 1, got 2.0"),
         ((X, WEIGHT, FOUR, FOUR), {"padding": True}, ValueError, "padding must be an integer, at least 0, got True"),
-        ((X, WEIGHT, FOUR, FOUR), {"eps": -1.0}, ValueError, "eps must be a number, at least 0, got -1.0"),
+        ((X, WEIGHT, FOUR, FOUR), {"eps": -1.0}, ValueError, "eps must be finite and at least 0, got -1.0"),
         ((X, WEIGHT, FOUR, FOUR), {"backend": "cudnn"}, ValueError, "backend must be one of .* got 'cudnn'"),
         ((X, WEIGHT, FOUR, FOUR), {"backend": "triton"}, RuntimeError, "of this convolution there is 'cpu' and 'cuda'"),
     ],

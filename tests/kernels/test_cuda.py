@@ -520,8 +520,28 @@ def test_nothing_to_do(
     if rows == 0:
         assert all(torch.equal(g, torch.zeros_like(one)) for g in grads)
     assert grad_log_gamma == 0
-    loss = run.gaussian_elbo(x, x, log_gamma, kl, 1.0, True)[0]
+    loss, *_, early_grad_log_gamma, _ = run.gaussian_elbo(x, x, log_gamma, kl, 1.0, True)
     assert loss.isnan() if rows == 0 else loss == 1
+    assert early_grad_log_gamma == 0
+
+
+@pytest.mark.parametrize("cols", [5, 40, 600])
+def test_what_is_not_asked_for_may_be_infinite(kernels: Kernels, cols: int) -> None:
+    """Of a prior as narrow as this even e^(-p/2) is, of which the gradients of z know nothing."""
+    run, device = kernels.operators, kernels.device
+    mu, tril = torch.zeros(3, cols, device=device), torch.full((3, cols * (cols + 1) // 2), 0.5, device=device)
+    prior = torch.zeros(3, cols, device=device), torch.full((3, cols), -200.0, device=device)
+    seed, grad_z = kernels.scalar(2, torch.int64), torch.ones_like(mu)
+    diagonal = run.rsample_kl_backward(grad_z, None, mu, mu, *prior, None, seed, 0, True, False)
+    full = run.rsample_kl_cholesky_backward(grad_z, None, mu, tril, *prior, seed, 0, True)
+    plain = run.rsample_kl_cholesky_backward(grad_z, None, mu, tril, None, None, seed, 0, False)
+    noise = standard_normal(torch.tensor(2), 3, cols)
+    torch.testing.assert_close(diagonal[1].cpu().double(), 0.5 * noise, rtol=1e-6, atol=1e-12)
+    assert torch.equal(full[1], plain[1])
+    for grad_mu, *_ in (diagonal, full):
+        assert torch.equal(grad_mu, grad_z)
+    for of_prior in (*diagonal[2:4], *full[2:4]):
+        assert (of_prior == 0).all()
 
 
 @pytest.mark.parametrize("cols", [5, 32, 600])

@@ -517,6 +517,13 @@ def test_bad_arguments_are_refused(
         mc.gaussian_nll(*arguments, backend=backend_name)
 
 
+@pytest.mark.parametrize("backend_name", ["auto", "reference"])
+@pytest.mark.parametrize("flag", ["False", None, 0])
+def test_a_flag_that_is_no_bool_is_refused(backend_name: str, flag: object) -> None:
+    with pytest.raises(TypeError, match=f"^return_squared_error must be True or False, got {flag!r}$"):
+        mc.gaussian_nll(X, X, 0.0, return_squared_error=flag, backend=backend_name)  # type: ignore[call-overload]
+
+
 @pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5), np.float16(0.5), Fraction(1, 2)])
 def test_any_real_number_is_a_gamma(number: float) -> None:
     x_hat = X + torch.arange(3)

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from itertools import product
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,7 @@ from manifold_core.kernels.gaussian_nll import op as gaussian_nll
 from manifold_core.kernels.rsample_kl import op as rsample_kl
 from manifold_core.kernels.rsample_kl_cholesky import op as rsample_kl_cholesky
 from torch import Tensor
+from torch._dynamo import compiled_autograd
 from torch.autograd import grad
 
 pytestmark = [
@@ -174,6 +176,23 @@ def test_many_gradients_at_once_are_a_loop(name: str, way: str) -> None:
             loop = torch.stack([grad(result, given[:1], one, retain_graph=True)[0] for one in many])
             tolerance = {"rtol": 1e-2, "atol": 1e-2} if loop.dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-6}
             torch.testing.assert_close(at_once, loop, **tolerance)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("name", OPERATORS)
+def test_compiled_autograd_takes_the_nodes_of_an_ordinary_forward_pass(name: str) -> None:
+    """As after a graph break: the pass back is compiled, of nodes that no compiler has seen made."""
+    *_, arguments = arguments_of(name)
+    found = []
+    for compiled in (False, True):
+        given = leaves(arguments, lambda _: True)
+        loss = eager(name, "nodes")(*given)[0].double().sin().sum()
+        with compiled_autograd._enable(torch.compile(backend="eager")) if compiled else nullcontext():
+            loss.backward()
+        torch._dynamo.reset()
+        found.append([value.grad for value in given if isinstance(value, Tensor) and value.is_floating_point()])
+    for compiled_one, ordinary in zip(*found, strict=True):
+        torch.testing.assert_close(compiled_one, ordinary, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", OPERATORS)

@@ -319,7 +319,8 @@ def test_nan_gradients_stay_where_they_are(backend: str, cols: int) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 40)])
 @pytest.mark.parametrize(
-    ("mu", "log_var", "prior_log_var"), [(0.0, 10.0, -80.0), (1e5, 0.0, -80.0), (0.0, 80.0, -80.0), (0.0, 120.0, None)]
+    ("mu", "log_var", "prior_log_var"),
+    [(0.0, 10.0, -80.0), (1e5, 0.0, -80.0), (0.0, 80.0, -80.0), (0.0, 120.0, None), (0.0, 0.0, -200.0)],
 )
 def test_what_is_not_asked_for_may_be_infinite(
     backend: str, shape: tuple[int, int], mu: float, log_var: float, prior_log_var: float | None
@@ -334,6 +335,17 @@ def test_what_is_not_asked_for_may_be_infinite(
     for one, other in zip(found[:2], expected, strict=True):
         torch.testing.assert_close(one.double(), other, rtol=1e-6, atol=0)
     assert all((one == 0).all() for one in found[2:])
+
+
+def test_a_variance_ratio_may_be_large_where_its_mean_is_not(backend: str) -> None:
+    """Of one sample in ten it is e⁹⁰, more than float32 holds."""
+    log_var, prior_log_var = torch.zeros(10, 3), torch.zeros(10, 3)
+    log_var[4, 1], prior_log_var[4, 1] = 50, -40
+    *_, ratio = mc.rsample_kl(
+        log_var * 0, log_var, log_var * 0, prior_log_var, return_variance_ratio=True, seed=1, backend=backend
+    )
+    expected = torch.tensor([1, float((9 + mpmath.exp(90)) / 10), 1])
+    torch.testing.assert_close(ratio, expected, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 40)])

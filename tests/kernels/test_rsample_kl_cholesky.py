@@ -412,7 +412,8 @@ def test_autocast_changes_nothing(backend: str) -> None:
 
 @pytest.mark.parametrize("latents", [1, 40])
 @pytest.mark.parametrize(
-    ("mu", "log_diagonal", "prior_log_var"), [(0.0, 5.0, -80.0), (1e5, 0.0, -80.0), (0.0, 60.0, None)]
+    ("mu", "log_diagonal", "prior_log_var"),
+    [(0.0, 5.0, -80.0), (1e5, 0.0, -80.0), (0.0, 60.0, None), (0.0, 0.0, -200.0)],
 )
 def test_what_is_not_asked_for_may_be_infinite(
     backend: str, latents: int, mu: float, log_diagonal: float, prior_log_var: float | None
@@ -431,6 +432,14 @@ def test_what_is_not_asked_for_may_be_infinite(
     torch.testing.assert_close(found[0], torch.ones(3, latents), rtol=0, atol=0)
     torch.testing.assert_close(found[1].double(), expected, rtol=1e-6, atol=0)
     assert all((one == 0).all() for one in found[2:])
+
+
+def test_a_variance_ratio_may_be_large_where_its_mean_is_not(backend: str) -> None:
+    """Of one sample in ten it is e⁹⁰, more than float32 holds."""
+    mu, tril, prior_log_var = torch.zeros(10, 2), torch.zeros(10, 3), torch.zeros(10, 2)
+    tril[4, 2], prior_log_var[4, 1] = 25, -40
+    *_, ratio = mc.rsample_kl_cholesky(mu, tril, mu, prior_log_var, return_variance_ratio=True, seed=1, backend=backend)
+    torch.testing.assert_close(ratio, torch.tensor([1, float((9 + mpmath.exp(90)) / 10)]), rtol=1e-5, atol=0)
 
 
 def test_an_infinite_sigma_is_no_matter_of_kl(backend: str) -> None:

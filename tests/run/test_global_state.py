@@ -53,12 +53,22 @@ class TestGlobalState:
         action()
         assert torch.equal(torch.get_rng_state(), before)
 
+    @pytest.mark.gpu
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, whose generator it is about")
     def test_that_of_a_gpu_is_not_moved(self, action: Callable[[], Any]) -> None:
         torch.cuda.manual_seed(1)
         before = torch.cuda.get_rng_state()
         action()
         assert torch.equal(torch.cuda.get_rng_state(), before)
+
+    def test_those_of_all_devices_are_not_seeded(
+        self, action: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As torch.manual_seed does, where nobody puts them back."""
+        seeded: list[int] = []
+        monkeypatch.setattr(torch, "manual_seed", seeded.append)
+        action()
+        assert seeded in ([], [0])  # the second by tests/dropout.py
 
     def test_pictures_do_not_move_it(self, finished: dict[str, Path], tmp_path: Path) -> None:
         pytest.importorskip("matplotlib")

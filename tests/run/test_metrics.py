@@ -16,6 +16,7 @@ from safetensors.torch import load_file as load_safetensors
 from torch import Tensor
 
 import manifold_core as mc
+from manifold_core.data.arrays import split
 from manifold_core.run import RunConfig, load_model, load_run, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -231,3 +232,31 @@ class TestMetrics:
         x, _ = standardised(data / "images.npy", TRAINING.seed)
         again = mc.evaluate(load_model(tmp_path), x.float().flatten(1))
         assert again.neg_elbo == pytest.approx(metrics["train"]["neg_elbo"], rel=1e-5)
+
+    def test_a_sample_far_from_all_others_is_no_obstacle(self, tmp_path: Path, no_pictures: None) -> None:
+        """Held out it takes no part in training, and may have any loss: what was trained is kept."""
+        x = np.random.default_rng(0).normal(size=(100, 6))
+        x[of_those_held_out(x)] *= 1e6
+        np.save(tmp_path / "x.npy", x)
+        config = RunConfig(str(tmp_path / "x.npy"), VECTORS, replace(TRAINING, steps=3), models=2)
+        metrics = run(config, tmp_path / "out", progress=False)
+        assert not math.isfinite(metrics["validation"]["neg_elbo"])
+        assert math.isfinite(metrics["train"]["neg_elbo"])
+        assert metrics_of(tmp_path / "out")["seed"] == metrics["seed"]
+
+    def test_one_too_far_for_float32_is_refused_before_training(self, tmp_path: Path) -> None:
+        x = 1e-5 * np.random.default_rng(0).normal(size=(100, 6))
+        row = of_those_held_out(x)
+        x[row, 2] = 1e35
+        np.save(tmp_path / "x.npy", x)
+        message = (
+            rf"x\.npy: a number too far from the others at 1 place, first in row {row}, column 2 \(.* at most 3\.4e38"
+        )
+        with pytest.raises(mc.InputError, match=message):
+            run(RunConfig(str(tmp_path / "x.npy"), VECTORS, replace(TRAINING, steps=10**9)), tmp_path / "out")
+
+
+def of_those_held_out(x: np.ndarray[Any, Any]) -> int:
+    """The number of a row."""
+    held_out = split(x, "x", "x", 0.1, TRAINING.seed, standardise=False).validation[0]
+    return int((torch.from_numpy(x).float() == held_out).all(dim=1).nonzero())

@@ -125,7 +125,8 @@ def test_images_are_taken_as_vectors(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_pictures")
 def test_synthetic_data(tmp_path: Path) -> None:
-    config = SearchConfig("synthetic", replace(PLAN, training=replace(TRAINING, steps=2)), 7, 3)
+    plan = replace(PLAN, training=replace(TRAINING, steps=2))
+    config = SearchConfig("synthetic", plan, ambient_dim=7, manifold_dim=3)
     metrics = run(config, tmp_path, progress=False)
     assert (metrics["manifold_dim"], metrics["sample_shape"]) == (3, [7])
     assert metrics["config"]["ambient_dim"] == 7
