@@ -217,3 +217,35 @@ def test_figures_of_images_as_published_are_those_of_the_result_file() -> None:
     fashion = next(one for one in content["paper"] if tuple(one["cell"].values()) == ("fashion-mnist", 32))
     gamma = runs["fashion-mnist", 32]["gamma"]
     assert fashion["recon"] / gamma + 28 * 28 * math.log(2 * math.pi * gamma) > fashion["neg_elbo"]
+
+
+def test_figures_of_two_cores_are_those_of_the_result_files() -> None:
+    said = " ".join(MEASURED[MEASURED.index("- **Cost**") :].split())
+    files = [
+        json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "experiments/results/two_cores").iterdir()
+    ]
+    of = {content["table"]: content for content in files}
+    seconds = {name: content["seconds"] for name, content in of.items()}
+    assert f"{sum(seconds.values()) / 60:.0f} of these minutes for training" in said
+    longest = sorted(seconds, key=seconds.__getitem__)[-2:]
+    assert longest == ["table7", "table6"]
+    assert (
+        "Tables 6 and 7 take longest, {:.0f} and {:.0f} minutes".format(
+            *(seconds[name] / 60 for name in reversed(longest))
+        )
+        in said
+    )
+
+    def right(table: str, *variants: str) -> str:
+        runs = [run for run in of[table]["runs"] if run["variant"] in variants and run["true_active"] is not None]
+        return f"{sum(run['active_dimensions'] == run['true_active'] for run in runs)} of {len(runs)}"
+
+    with_attention, without = right("table6", "with attention"), right("table6", "without attention")
+    assert f"{right('table1', '')} in Table 1, {with_attention} in Table 6 with attention" in said
+    assert f"and {without.split()[0]} without" in said
+    assert f"{right('table7', 'VAE', 'CVAE, fixed prior', 'CVAE, learned prior')} in the paper's models" in said
+    eager = [content["eager_seconds"] for content in files]
+    published = {name: content["eager_seconds"].get("as_published", 0) / 86_400 for name, content in of.items()}
+    assert f"would take {sum(one['same_steps'] for one in eager) / 3600:.0f} hours" in said
+    assert f"{sum(published.values()):.0f} days" in said
+    assert f"{published['table8']:.0f} of them for Table 8" in said
