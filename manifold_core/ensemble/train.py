@@ -138,9 +138,11 @@ def train_ensemble(
         check_memory(workspace, what, samples[0].x.device)
         seconds = _run(state, choice, threads, samples, place, begun, checkpoint_seconds, progress)
     ended = state.progress[:, 1].tolist()
+    # Of many models it takes a while: then this has a bar as well.
+    measured = tqdm(specs, desc="measuring", unit="model", delay=2.0, disable=not progress, file=sys.stderr)
     return [
         _trained(spec, state.model(i), samples[spec.data], state.history(i, seconds), ended[i] or None)
-        for i, spec in enumerate(specs)
+        for i, spec in enumerate(measured)
     ]
 
 
