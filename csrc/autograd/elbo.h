@@ -197,7 +197,7 @@ inline std::tuple<Tensor, Tensor, Tensor> rsample_kl(const Tensor& mu, const Ten
   const variable_list out =
       RsampleKl::apply(mu, log_var, prior_mu, prior_log_var, gate_logits, seed, first_row, per_dimension,
                        with_variance_ratio);
-  return {out[0], out[1], not_differentiable(out[2])};
+  return {out[0], out[1], not_differentiable_or_empty(out[2], with_variance_ratio)};
 }
 
 inline std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(const Tensor& mu, const Tensor& tril,
@@ -207,7 +207,7 @@ inline std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(const Tensor& mu, 
                                                        bool with_variance_ratio) {
   const variable_list out =
       RsampleKlCholesky::apply(mu, tril, prior_mu, prior_log_var, seed, first_row, per_dimension, with_variance_ratio);
-  return {out[0], out[1], not_differentiable(out[2])};
+  return {out[0], out[1], not_differentiable_or_empty(out[2], with_variance_ratio)};
 }
 
 inline std::tuple<Tensor, Tensor> gaussian_nll(const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma) {

@@ -54,6 +54,11 @@ inline bool wants_gradient(const OptionalTensor& t) { return t.has_value() && t-
 // A result of a node that has no gradient. Not by mark_non_differentiable, with which compiled autograd takes no node.
 inline Tensor not_differentiable(const Tensor& t) { return t.requires_grad() ? t.detach() : t; }
 
+// The same of one that may not have been asked for: then nobody sees it, and nothing is called for it.
+inline Tensor not_differentiable_or_empty(const Tensor& t, bool asked_for) {
+  return asked_for ? not_differentiable(t) : at::detail::empty_cpu({0}, t.scalar_type());
+}
+
 // A gradient that refuses to be differentiated; kernels/autograd.py says why torch's own way will not do.
 struct Once : Function<Once> {
   static Tensor forward(AutogradContext*, const Tensor& gradient, at::TensorList) { return gradient.view_as(gradient); }

@@ -27,11 +27,11 @@ class TestLoading:
         """The one that was evaluated."""
         trained: list[Any] = []
 
-        def watched(model: Any, x: Tensor, *arguments: Any, **more: Any) -> Any:
-            trained.extend((model, x))
-            return mc.evaluate(model, x, *arguments, **more)
+        def watched(model: Any, inputs: tuple[Tensor, ...]) -> Any:
+            trained.extend((model, *inputs))
+            return mc.evaluate(model, *inputs)
 
-        monkeypatch.setattr("manifold_core.run.results.evaluate", watched)
+        monkeypatch.setattr("manifold_core.run.results.metrics_of", watched)
         run(configuration(data, kind), tmp_path, progress=False)
         model, x, *_ = trained
         loaded = load_model(tmp_path)

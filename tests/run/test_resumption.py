@@ -131,7 +131,7 @@ class TestResumption:
         assert_same_run(tmp_path / "run", finished[kind])
 
     @pytest.mark.parametrize("kind", ["vectors", "images"])
-    @pytest.mark.parametrize("place", ["evaluate", "_draw", "write_json", "checkpoint.save_tensors"])
+    @pytest.mark.parametrize("place", ["metrics_of", "_draw", "write_json", "checkpoint.save_tensors"])
     def test_a_stop_after_the_training(
         self,
         data: Path,
