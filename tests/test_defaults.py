@@ -41,7 +41,7 @@ def tensors_of(made: Dataset) -> list[Any]:
 
 @pytest.mark.parametrize("name", MADE)
 def test_data_are_on_the_cpu(name: str) -> None:
-    """ "meta" is a device on which tensors have no numbers."""
+    """Whatever the default is, here one on which tensors have no numbers."""
     expected = tensors_of(MADE[name]())
     with torch.device("meta"):
         found = tensors_of(MADE[name]())
@@ -52,8 +52,8 @@ def test_data_are_on_the_cpu(name: str) -> None:
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", MADE)
 def test_data_are_float32(name: str) -> None:
-    samples, conditions = tensors_of(MADE[name]())[:2], tensors_of(MADE[name]())[2:4]
-    assert all(part.dtype == torch.float32 for part in (*samples, *conditions) if part is not None)
+    samples_and_conditions = tensors_of(MADE[name]())[:4]
+    assert all(part.dtype == torch.float32 for part in samples_and_conditions if part is not None)
 
 
 @pytest.mark.usefixtures("float64")

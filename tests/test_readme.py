@@ -222,7 +222,7 @@ def test_figures_of_images_as_published_are_those_of_the_result_file() -> None:
 def test_figures_of_two_cores_are_those_of_the_result_files() -> None:
     said = " ".join(MEASURED[MEASURED.index("- **Cost**") :].split())
     files = [
-        json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "experiments/results/two_cores").iterdir()
+        json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "experiments/results/two_cores").glob("*.json")
     ]
     of = {content["table"]: content for content in files}
     seconds = {name: content["seconds"] for name, content in of.items()}

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..tables import on_test_images
 from .published import READING_PUBLISHED, of_published
-from .results import Diverged, Fit, Result, Run
+from .results import DivergedModel, Fit, Result, Run
 from .summary import (
     ENOUGH,
     SLOPE_TOLERANCE,
@@ -161,7 +161,7 @@ def _by_count(item: tuple[int | None, int]) -> int:
     return -1 if item[0] is None else item[0]
 
 
-def _divergence(run: Run | Diverged) -> str:
+def _divergence(run: Run | DivergedModel) -> str:
     where = "(no finite −ELBO)" if run.diverged_at is None else f"at step {run.diverged_at:,}"
     return f"seed {run.seed} {where}"
 

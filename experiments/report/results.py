@@ -15,7 +15,7 @@ from ..tables import AS_PUBLISHED
 __all__ = [
     "Cell",
     "ClassNumbers",
-    "Diverged",
+    "DivergedModel",
     "Fit",
     "Paper",
     "Result",
@@ -94,7 +94,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Diverged:
+class DivergedModel:
     """A model whose loss became NaN or infinite, of those that fits are made of."""
 
     cell: Cell
@@ -174,7 +174,7 @@ class Result:
     paper: tuple[Paper, ...]
     fits: tuple[Fit, ...]
     models: int | None  # that its fits are made of; None where the file does not say
-    diverged: tuple[Diverged, ...]  # of these
+    diverged: tuple[DivergedModel, ...]  # of these
     published: "Result | None" = None
 
     @property
@@ -302,8 +302,8 @@ def _run(of: "_Entry") -> Run:
     )
 
 
-def _diverged(of: "_Entry") -> Diverged:
-    return Diverged(
+def _diverged(of: "_Entry") -> DivergedModel:
+    return DivergedModel(
         cell=of.get("cell", _cell, "an object of names and plain values"),
         seed=of.get("seed", _count, "an integer"),
         diverged_at=of.get("diverged_at", _count_or_none, "a step or null"),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .results import Cell, Diverged, Fit, Run
+from .results import Cell, DivergedModel, Fit, Run
 from .summary import Contrast, Row
 
 __all__ = [
@@ -48,7 +48,7 @@ def value(content: Any) -> str:
     return str(content).replace("-", "−") if isinstance(content, (int, float)) else str(content)
 
 
-def label(row: Contrast | Diverged | Fit | Row | Run) -> str:
+def label(row: Contrast | DivergedModel | Fit | Row | Run) -> str:
     """``κ = 20, d = 30, r = 6, without attention``."""
     return ", ".join(part for part in (cell_label(row.cell), getattr(row, "variant", "")) if part) or "all"
 

@@ -29,14 +29,14 @@ class Run:
         self, model: VAE | CVAE, inputs: tuple[Tensor, ...], config: TrainingConfig, identity: dict[str, Any]
     ) -> None:
         self.model = model
-        self.device = inputs[0].device
         self.config = config
         self.probe = Probe(model, inputs, config)
         self.identity = identity | {"training": asdict(config)}
         log_gamma = model.elbo.log_gamma
+        self.device = log_gamma.device
         networks = [parameter for parameter in model.parameters() if parameter is not log_gamma]
         self.optimizer, self.schedule = make_optimizer(networks, log_gamma, config)
-        self.scaler = torch.amp.GradScaler(log_gamma.device.type, enabled=config.precision == "float16")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.history = History()
         self.step = 0
 
