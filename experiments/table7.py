@@ -49,4 +49,10 @@ def _cells(plan: Plan) -> list[Cell]:
     return [*cells, _cell(0, ANALYTIC, plan)]
 
 
-TABLE = Table("table7", paper.title("table7"), _cells, paper.printed("table7", ("init_log_gamma",), VARIANTS))
+TABLE = Table(
+    "table7",
+    paper.title("table7"),
+    _cells,
+    paper.printed("table7", ("init_log_gamma",), VARIANTS),
+    recipe.half_batches,
+)
