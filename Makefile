@@ -12,7 +12,8 @@ help:  ## list the targets
 # A folder $(1) from which Python finds the package as it stands here, but for the compiled modules.
 define link_tree
 	rm -rf $(1)/manifold_core && mkdir -p $(1)/manifold_core
-	ln -s $(filter-out %.so,$(wildcard $(CURDIR)/manifold_core/*)) $(CURDIR)/kernels $(CURDIR)/experiments $(1)/manifold_core/
+	for part in manifold_core/* kernels experiments; do \
+	    case $$part in *.so) ;; *) ln -s "$(CURDIR)/$$part" $(1)/manifold_core/ ;; esac; done
 endef
 
 # torch comes first, pinned: the extension is built against its headers in this environment, not in a second one that
@@ -28,7 +29,7 @@ demo: $(READY)  ## train on a synthetic manifold and on Fashion-MNIST, print a t
 
 # On all cores, up to the four that there is work for, the tests of a file in one process, the files in their order.
 # Threads that wait for each other leave the cores to other processes.
-PYTEST := OMP_WAIT_POLICY=passive $(CURDIR)/$(BIN)/python -m pytest \
+PYTEST := OMP_WAIT_POLICY=passive "$(CURDIR)/$(BIN)/python" -m pytest \
     -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PYTEST_OPTIONS :=
 test: $(READY)  ## the whole test suite but the slow part
@@ -62,7 +63,7 @@ lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(call link_tree,build/types)
-	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p manifold_core
+	cd build/types && "$(CURDIR)/$(BIN)/mypy" --config-file "$(CURDIR)/pyproject.toml" -p manifold_core
 
 peers: $(READY)  ## install what the benchmarks compare with besides PyTorch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/peers.txt
@@ -73,13 +74,13 @@ bench: peers  ## ours against PyTorch and other peers on this machine, then the 
 	$(BIN)/manifold-core bench elbo cholesky ensemble step images growth --rounds 9 --seconds 3000 --json > build/bench.json
 	$(BIN)/python -m benchmarks.report --add build/bench.json
 
-estimators: peers  ## the dimension read by ours and by scikit-dimension's estimators; half an hour
+estimators: peers  ## the dimension read by ours and by scikit-dimension's estimators; an hour
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.estimators
 	$(BIN)/python -m benchmarks.report
 
 # asv writes what it knows of the machine into the home folder: here, one of its own. Its environments obey
 # constraints.txt: left alone, it would fetch the newest torch of the index.
-ASV = HOME=$(CURDIR)/build/asv PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/asv
+ASV = HOME="$(CURDIR)/build/asv" PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(BIN)/asv
 build/asv/.asv-machine.json: $(READY)
 	mkdir -p build/asv
 	$(ASV) machine --yes > build/asv/machine.txt
@@ -99,7 +100,7 @@ resources: $(READY)  ## compile every GPU kernel; fails where one spills; the ta
 # On a bare machine with a GPU, where torch is installed and nothing can be fetched: built in place, found by a tree of
 # links. Each step has its time, some eight minutes in all; a step that fails, or whose time is over, takes no other with
 # it, and is named at the end. Plugins of pytest that happen to be there stay out.
-GPU_PYTHON := env PYTHONPATH=$(CURDIR)/build/gpu PYTHONSAFEPATH=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(PYTHON)
+GPU_PYTHON := env PYTHONPATH="$(CURDIR)/build/gpu" PYTHONSAFEPATH=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(PYTHON)
 GPU_PYTEST := -m pytest -m gpu $(shell $(PYTHON) -c 'import xdist' 2> /dev/null && echo -p xdist -n 8)
 SANITIZER := $(shell PATH=$$PATH:/usr/local/cuda/bin command -v compute-sanitizer)
 # A call of the driver that only asks is no error. Every kernel, batch sums and all; few launches, each of which the tools
@@ -111,8 +112,8 @@ gpu:  ## build in place, run the tests that need a GPU, measure, check memory an
 	timeout 150 $(PYTHON) setup.py build_ext --inplace --parallel 3
 	ls manifold_core/_C_cuda.*.so  # a build without it is a warning to others
 	$(call link_tree,build/gpu)
-	ln -s $(CURDIR)/manifold_core/*.so build/gpu/manifold_core/
-	ln -sfn $(CURDIR)/benchmarks build/gpu/benchmarks
+	ln -s "$(CURDIR)"/manifold_core/*.so build/gpu/manifold_core/
+	ln -sfn "$(CURDIR)/benchmarks" build/gpu/benchmarks
 	@failed=''; \
 	step() { echo "make gpu: $$*"; timeout -s INT -k 10 "$$@" || failed="$$failed\n  $$*"; }; \
 	step 110 $(GPU_PYTHON) $(GPU_PYTEST) tests/kernels tests/ensemble tests/test_step.py tests/test_update.py \

@@ -180,7 +180,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--samples", type=int, default=5_000, help="of each manifold (default: 5000)")
-    parser.add_argument("--seeds", type=int, default=3, help="of samples, weights and noise (default: 3)")
+    parser.add_argument("--seeds", type=int, default=1, help="of samples, weights and noise (default: 1)")
     parser.add_argument("--out", type=Path, help="the results; default: a file of this device and day")
     options = parser.parse_args()
     import skdim

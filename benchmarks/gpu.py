@@ -432,7 +432,15 @@ def asked(kind: str, description: str | None, seconds: float) -> Asked:
     arguments = parser.parse_args()
     end = time.monotonic() + arguments.seconds
     where = about(torch.device("cuda"))
-    return Asked(where, arguments.out or results_file(kind, where["device"], where["date"]), end)
+    out = arguments.out or set_aside(results_file(kind, where["device"], where["date"]), where["commit"])
+    return Asked(where, out, end)
+
+
+def set_aside(out: Path, commit: str) -> Path:
+    """The same place: what another commit has left there takes its commit into its name."""
+    if out.exists() and (other := json.loads(out.read_text(encoding="utf-8"))["commit"]) != commit:
+        out.rename(out.with_stem(f"{out.stem}-{other}"))
+    return out
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from manifold_core.bench.comparison import Comparison
 from manifold_core.bench.roofline import plot_roofline
 from manifold_core.bench.suite import COMPARISONS, Row, from_json, to_json
-from manifold_core.bench.table import heading, machine_speeds, markdown, notes
+from manifold_core.bench.table import heading, machine_speeds, markdown, notes, rough
 from manifold_core.errors import InputError
 
 from . import estimators, gpu_tables
@@ -147,7 +147,8 @@ def with_tables(
             if rows := _rows(results, COMPARISONS[name]):
                 where = results["provenance"]
                 processor = ", ".join(where[part] for part in ("device", "instruction_set") if part in where)
-                said = _from(path, f"{processor}, at {where['commit']}:")
+                quiet = "".join(f"; {one}" for one in rough(where))
+                said = _from(path, f"{processor}, at {where['commit']}{quiet}:")
                 newest.setdefault(where["device"], f"{_table(results, rows)}{said}")
         made = "\n".join(newest.values()) or NOT_YET
         return f"{begin}\n{made}\n{end}"

@@ -1,7 +1,7 @@
 """Checks of samples, conditions and what networks make of them.
 
-Only :func:`check_finite`, :func:`check_exact` and :func:`warn_of_scale` read numbers. The rest looks at shapes and
-types: a forward pass may not wait for the device.
+Only :func:`check_finite`, :func:`check_exact` and those that warn read numbers. The rest looks at shapes and types: a
+forward pass may not wait for the device.
 """
 
 import math
@@ -17,6 +17,7 @@ from .networks.precision import autocast_enabled
 __all__ = [
     "Gaussian",
     "as_condition",
+    "check_decoded",
     "check_dtype",
     "check_exact",
     "check_finite",
@@ -27,19 +28,31 @@ __all__ = [
     "check_x",
     "input_dtype",
     "input_shape",
+    "warn_of_condition",
     "warn_of_scale",
 ]
 
 Gaussian = tuple[Tensor, Tensor]  # mu and log_var, or mu and tril
-LARGE = 10.0  # root mean square: up to 9 a manifold of dimension 3 was read right, from 11 on with 5 dimensions or more
+# Root mean square: from 0.05 to 9 a manifold of dimension 3 was read right, from 11 on with 5 dimensions or more, at
+# 0.01 with none.
+SMALL, LARGE = 0.03, 10.0
 
 
 def check_tensor(name: str, value: object) -> None:
     """Raise InputError for anything but a tensor with a dimension for the samples."""
     if not isinstance(value, Tensor):
-        raise InputError(f"{name} must be a tensor, got {type(value).__name__}")
+        raise InputError(f"{name} must be a tensor, got {type(value).__name__}{_made_tensor(value)}")
     if value.dim() == 0:
         raise InputError(f"{name} must have shape [N, ...], one row for each sample, got a tensor of no dimensions")
+
+
+def _made_tensor(value: object) -> str:
+    """How what was given in place of a tensor becomes one."""
+    if hasattr(value, "__array__") or isinstance(value, (list, tuple)):
+        return "; torch.as_tensor(…, dtype=torch.float32) makes one of it"
+    if hasattr(value, "dataset") or hasattr(value, "__getitem__"):  # a DataLoader, a Dataset
+        return "; give all samples as one tensor, or train by model(batch).loss.backward() in a loop of your own"
+    return ""
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
@@ -80,6 +93,13 @@ def check_posterior(found: object, rows: tuple[int, ...], latent_dim: int, covar
             f"got {_described(found)}"
         )
     return pair
+
+
+def check_decoded(found: object, x: Tensor) -> Tensor:
+    """What a decoder made of the latent variables of x; raise InputError where it is something else."""
+    if not isinstance(found, Tensor) or found.shape != x.shape:
+        raise InputError(f"decoder must return a tensor of the shape of x, {tuple(x.shape)}, got {_described(found)}")
+    return found
 
 
 def _as_pair(found: object) -> Gaussian | None:
@@ -164,10 +184,31 @@ def as_condition(
 def warn_of_scale(name: str, x: Tensor) -> None:
     """Where x is far from a scale of 1, for which our networks, γ and learning rates are made: dimensions read off such
     a training can be wrong, with a wide gap."""
-    size = float(torch.linalg.vector_norm(x.detach())) / math.sqrt(x.numel())
-    if size > LARGE:
+    if (size := _size(x)) and not SMALL <= size <= LARGE:  # of zeros alone there is nothing to scale
         warnings.warn(
             f"{name} is about {size:.3g} in size, where training expects about 1: the dimensions read off may be "
             f"wrong; standardise it, mc.Standardisation.of(x).apply(x)",
             stacklevel=3,
         )
+
+
+def warn_of_condition(name: str, condition: Tensor | None, dtype: torch.dtype | None) -> None:
+    """Where a condition is far greater than 1, at which the networks that read it may blow up; one that is small, such
+    as a class of many in one-hot form, does no harm.
+
+    Args:
+        dtype: of the numbers that the encoder takes it for; None where it takes integers for labels.
+    """
+    if condition is None or not (condition.is_floating_point() or dtype is not None):
+        return
+    if (size := _size(condition if condition.is_floating_point() else condition.float())) > LARGE:
+        warnings.warn(
+            f"{name} is about {size:.3g} in size, where training expects about 1: the loss may blow up; standardise "
+            "it, (condition - condition.mean(0)) / condition.std(0)",
+            stacklevel=3,
+        )
+
+
+def _size(x: Tensor) -> float:
+    """Root mean square."""
+    return float(torch.linalg.vector_norm(x.detach())) / math.sqrt(x.numel())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .checks import (
     Gaussian,
     as_condition,
+    check_decoded,
     check_dtype,
     check_exact,
     check_finite,
@@ -166,7 +167,12 @@ class VAE(nn.Module):
     ) -> ELBOTerms:
         """The ELBO of a batch and its terms; the noise as of :func:`manifold_core.rsample_kl`."""
         terms: ELBOTerms = self.elbo(
-            x, self.posterior(x), self.decoder, seed=seed, generator=generator, first_row=first_row
+            x,
+            self.posterior(x),
+            lambda z: check_decoded(self.decoder(z), x),
+            seed=seed,
+            generator=generator,
+            first_row=first_row,
         )
         return terms
 
@@ -353,7 +359,7 @@ class CVAE(nn.Module):
         terms: ELBOTerms = self.elbo(
             x,
             self._posterior(x, c),
-            lambda z: self.decoder(z, c),
+            lambda z: check_decoded(self.decoder(z, c), x),
             self._prior(c),
             gate_logits=self.gate(c) if self.gate is not None else None,
             seed=seed,
@@ -453,7 +459,9 @@ def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None = None) 
     model = unwrapped(model)
     check_shape(x, model.encoder)
     if not x.is_floating_point():
-        raise InputError(f"x must be of a floating-point dtype, got {x.dtype}")
+        raise InputError(
+            f"x must be of a floating-point dtype, got {x.dtype}; mc.Standardisation.of(x).apply(x) makes float32 of it"
+        )
     if len(x) == 0:
         raise InputError("x must hold at least one sample, got none")
     if condition is not None:

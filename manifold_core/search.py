@@ -3,6 +3,7 @@ held out decide."""
 
 import math
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -183,7 +184,14 @@ def find_dimension(
     data = split(checked_samples(array, "x"), "x", "x", HELD_OUT, plan.training.seed, standardise=True)
     train, held_out = (part.to(x.device if isinstance(x, Tensor) else "cpu") for part in (data.train, data.validation))
     trials = search(train, held_out, plan, Path(folder) if folder is not None else None, progress)
-    return DimensionSearch(trials, two_nn(train), data.standardisation)
+    found = DimensionSearch(trials, two_nn(train), data.standardisation)
+    if found.dimension == 0:
+        warnings.warn(
+            f"no model has learned any dimension of the {len(train)} samples trained on: the 0 says nothing; train "
+            f"longer, SearchPlan(training=TrainingConfig(steps=…)), or on more samples",
+            stacklevel=2,
+        )
+    return found
 
 
 def search(x: Tensor, held_out: Tensor, plan: SearchPlan, folder: Path | None, progress: bool) -> list[Trial]:

@@ -233,8 +233,11 @@ def test_other_things_that_networks_give_are_named() -> None:
     for call in (lambda m: m(x, c), lambda m: m.sample(c), lambda m: m.variance_ratio(x, c)):
         with pytest.raises(mc.InputError, match=rf"^prior must return \(prior_mu, .* got {one}$"):
             call(mc.CVAE(mc.CVAE.mlp(3, 3, 3).encoder, First(), 3, prior=First()))
-    with pytest.raises(ValueError, match=r"x_hat and x must have the same shape, got \(2, 4\) and \(2, 3\)"):
+    decoded = r"^decoder must return a tensor of the shape of x, \(2, 3\), got "
+    with pytest.raises(mc.InputError, match=rf"{decoded}a tensor of shape \(2, 4\)$"):
         mc.VAE(MLPEncoder(3, 2), nn.Linear(2, 4), 2)(x)
+    with pytest.raises(mc.InputError, match=rf"{decoded}\({one}, NoneType, {one}\)$"):
+        mc.CVAE(mc.CVAE.mlp(3, 3, 3).encoder, Several(), 3)(x, c)
 
 
 @pytest.mark.parametrize("wrap", [lambda m: torch.compile(m, backend="eager"), nn.DataParallel])
@@ -341,7 +344,7 @@ def test_x_of_another_dtype_is_named(dtype: torch.dtype) -> None:
         for call in (model, model.posterior, model.variance_ratio, model.reconstruct):
             with pytest.raises(mc.InputError, match=shown):
                 call(*inputs)
-        message = shown if dtype.is_floating_point else f"^x must be of a floating-point dtype, got {dtype}$"
+        message = shown if dtype.is_floating_point else f"^x must be of a floating-point dtype, got {dtype}; .*apply"
         with pytest.raises(mc.InputError, match=message):
             mc.train(model, inputs[0], mc.TrainingConfig(steps=1), condition=condition, progress=False)
 

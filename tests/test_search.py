@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -73,6 +74,15 @@ class TestFound:
             for form in (x, torch.from_numpy(x), torch.from_numpy(x).float())
         )
         assert of_array == of_tensor == of_floats
+
+
+def test_a_search_that_learned_nothing_is_warned_of() -> None:
+    x = np.random.default_rng(0).normal(size=(60, 5))
+    with pytest.warns(
+        UserWarning, match=r"no model has learned any dimension of the 54 samples .*: the 0 says nothing"
+    ):
+        found = find_dimension(x, replace(SHORT, training=mc.TrainingConfig(1, log_gamma_rate=1.0)), progress=False)
+    assert found.dimension == 0
 
 
 class TestJudgement:

@@ -16,6 +16,7 @@ import torch
 from manifold_core.kernels.random import permutation, standard_normal
 from runs import VECTORS, standardised, write_data
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import manifold_core as mc
 from manifold_core import checkpoint
@@ -271,7 +272,7 @@ def test_divergence_stops_before_its_step(gamma: str, step: int) -> None:
 
     x, config = torch.rand(64, 5), mc.TrainingConfig(steps=2000, batch_size=8)
     found, expected = model(step), model(0)
-    first = ", before any training: the model gives none that is finite"
+    first = ", before any training: the model gives none that is finite; x and condition should have a scale of about 1"
     then = first if step == 1 else "; a lower learning_rate may help"
     with pytest.raises(mc.Diverged, match=rf"^the loss is nan at step {step}{then}$") as caught:
         mc.train(found, x, config, progress=False)
@@ -362,6 +363,8 @@ def test_no_samples_are_refused() -> None:
 def test_something_else_than_a_configuration_is_refused() -> None:
     with pytest.raises(mc.InputError, match=r"^config must be a TrainingConfig, such as .*, got \{'steps': 3\}$"):
         mc.train(mc.VAE.mlp(5, 2), torch.rand(9, 5), {"steps": 3}, progress=False)  # type: ignore[arg-type]
+    with pytest.raises(mc.InputError, match=r"got Tensor of shape \(9, 2\): give a condition by its name"):
+        mc.train(mc.VAE.mlp(5, 2), torch.rand(9, 5), torch.rand(9, 2), progress=False)  # type: ignore[arg-type]
 
 
 def test_the_bar_shows_what_it_names(capsys: pytest.CaptureFixture[str]) -> None:
@@ -597,7 +600,83 @@ def test_data_of_another_scale_are_warned_of(by: str) -> None:
         else:
             mc.train_ensemble([mc.ModelSpec(2, training=config)], x, progress=False)
 
-    train(15 * x)  # 9 in size: no warning, which would be an error here
-    for large in (40 * x, x + 20):
+    for fitting in (15 * x, x / 10):  # 9 in size, and 0.06: no warning, which would be an error here
+        train(fitting)
+    for other in (40 * x, x + 20, x / 50):
         with pytest.warns(UserWarning, match=r"x is about .* in size, where training expects about 1.*standardise"):
+            train(other)
+
+
+@pytest.mark.parametrize("by", ["loop", "ensemble"])
+def test_a_large_condition_is_warned_of(by: str) -> None:
+    x, years = torch.rand(50, 4), torch.arange(1990, 2040)[:, None]
+    config = mc.TrainingConfig(steps=1, batch_size=8)
+
+    def train(condition: Tensor) -> None:
+        if by == "loop":
+            mc.train(mc.CVAE.mlp(4, condition.shape[1], 2), x, config, condition=condition, progress=False)
+        else:
+            spec = mc.ModelSpec(2, condition_dim=condition.shape[1], training=config)
+            mc.train_ensemble([spec], (x, condition), progress=False)
+
+    train(torch.eye(50).bool())  # classes: no warning
+    for large in (years, (years - 1900).float()):
+        with pytest.warns(UserWarning, match=r"condition is about .* in size, where .* about 1: the loss may blow up"):
             train(large)
+
+
+def test_labels_that_a_network_embeds_are_no_large_numbers() -> None:
+    class Embedded(nn.Module):
+        condition_shape = ()
+
+        def __init__(self, outputs: int, pair: bool) -> None:
+            super().__init__()
+            self.of_label, self.layer, self.pair = nn.Embedding(3000, 4), nn.Linear(8, outputs), pair
+
+        def forward(self, x: Tensor, label: Tensor) -> Any:
+            y = self.layer(torch.cat([nn.functional.pad(x, (0, 4 - x.shape[1])), self.of_label(label)], 1))
+            return y.chunk(2, 1) if self.pair else y
+
+    model = mc.CVAE(Embedded(4, True), Embedded(4, False), 2)
+    config = mc.TrainingConfig(steps=1, batch_size=8)
+    mc.train(model, torch.rand(50, 4), config, condition=torch.arange(2000, 2050), progress=False)
+
+
+def test_weights_that_cannot_be_trained_are_refused() -> None:
+    x, config = torch.rand(50, 4), mc.TrainingConfig(steps=1)
+    for dtype in (torch.bfloat16, torch.float16):
+        model = mc.VAE.mlp(4, 2).to(dtype)
+        with pytest.raises(mc.InputError, match=rf"^model must have trainable weights of float32 or .* of {dtype}"):
+            mc.train(model, x.to(dtype), config, progress=False)
+    model = mc.VAE.mlp(4, 2).requires_grad_(False)
+    with pytest.raises(mc.InputError, match=r"^model must have a parameter that requires a gradient, got none$"):
+        mc.train(model, x, config, progress=False)
+
+
+def test_training_where_there_are_no_gradients_is_refused() -> None:
+    model, x = mc.VAE.mlp(4, 2), torch.rand(50, 4)
+    with torch.inference_mode(), pytest.raises(mc.InputError, match=r"outside of torch\.inference_mode\(\)"):
+        mc.train(model, x, mc.TrainingConfig(steps=1), progress=False)
+
+
+@pytest.mark.parametrize("seconds", ["5", None, True, -1, float("nan")])
+def test_seconds_that_are_none_are_refused(seconds: Any) -> None:
+    x, config = torch.rand(50, 4), mc.TrainingConfig(steps=1)
+    with pytest.raises(mc.InputError, match=rf"^checkpoint_seconds must .*, got {seconds!r}$"):
+        mc.train(mc.VAE.mlp(4, 2), x, config, checkpoint_seconds=seconds, progress=False)
+    with pytest.raises(mc.InputError, match=rf"^checkpoint_seconds must .*, got {seconds!r}$"):
+        mc.train_ensemble([mc.ModelSpec(2, training=config)], x, checkpoint_seconds=seconds, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        (np.zeros((5, 4)), "got ndarray; torch.as_tensor"),
+        ([[0.0] * 4], "got list; torch.as_tensor"),
+        (DataLoader(TensorDataset(torch.rand(5, 4))), "got DataLoader; give all samples as one tensor, or train by "),
+        (3, "got int$"),
+    ],
+)
+def test_what_is_no_tensor_is_named_and_how_it_becomes_one(given: Any, hint: str) -> None:
+    with pytest.raises(mc.InputError, match=rf"^x must be a tensor, {hint}"):
+        mc.train(mc.VAE.mlp(4, 2), given, mc.TrainingConfig(steps=1), progress=False)

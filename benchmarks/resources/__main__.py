@@ -10,17 +10,18 @@ from .table import SHARED_LIMIT, Row, faults, markdown
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.resources", description=__doc__)
-    parser.add_argument("--out", type=Path, help="write the table there, not to the terminal")
+    parser.add_argument("--out", type=Path, help="write the table there, if it is whole, not to the terminal")
     arguments = parser.parse_args()
-    lines, rows = ["Made by `make resources`, which needs no GPU."], list[Row]()
+    lines, rows, whole = ["Made by `make resources`, which needs no GPU."], list[Row](), True
     for backend, compiler in (("triton", triton_kernels), ("cuda", cuda_kernels)):
         try:
             lines.append(f"Backend {backend}: compiled by {compiler.version()}.")
             rows += compiler.rows()
         except FileNotFoundError as missing:
             lines.append(f"Backend {backend}: missing here; {missing}.")
+            whole = False
     text = " ".join(lines) + "\n\n" + markdown(rows)
-    if arguments.out is None:
+    if arguments.out is None or not whole:  # half a table takes no whole one's place
         print(text, end="")
     else:
         arguments.out.write_text(text, encoding="utf-8")

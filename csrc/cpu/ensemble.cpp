@@ -181,9 +181,11 @@ class Team {
       for (int64_t g = member; g < groups; g += threads_) kernels.gradient(step, group(m, g, member));
       barrier_.wait();
       const double squared_error = total(m, 0) / static_cast<double>(m.batch), kl = total(m, 1) / static_cast<double>(m.batch);
-      const double features = static_cast<double>(m.features), scaled = squared_error * std::exp(-step.log_gamma);
+      const double inv_gamma = std::exp(-step.log_gamma);
+      const double features = static_cast<double>(m.features), scaled = squared_error * inv_gamma;
       const double nll = 0.5 * (scaled + features * (std::log(2 * M_PI) + step.log_gamma));
-      if (!std::isfinite(static_cast<float>(nll + kl))) {  // gradients, in float, are not either
+      // Gradients, in float, are not finite where either is not.
+      if (!std::isfinite(static_cast<float>(nll + kl)) || !std::isfinite(static_cast<float>(inv_gamma))) {
         if (member == 0) state_of(m)[1] = i + 1;
         return;
       }

@@ -119,7 +119,8 @@ __device__ __forceinline__ void finish_loss(Known& s) {
   if (threadIdx.x % kWarp != 0) return;
   loss.scaled = loss.squared_error * s.inverse_gamma;
   loss.nll = 0.5 * (loss.scaled + features * (kLog2Pi + s.log_gamma));
-  loss.finite = fabsf(static_cast<float>(loss.nll + loss.kl)) < HUGE_VALF;
+  // Gradients, in float, are not finite where either is not.
+  loss.finite = fabsf(static_cast<float>(loss.nll + loss.kl)) < HUGE_VALF && static_cast<float>(s.inverse_gamma) < HUGE_VALF;
   s.loss = loss;
 }
 
@@ -247,7 +248,7 @@ __device__ __forceinline__ bool train_step(Known& s, const Memory& m) {
   team.wait();
   if (threadIdx.x < kWarp) finish_loss(s);
   __syncthreads();
-  if (!s.loss.finite) {  // gradients, in float, are not either
+  if (!s.loss.finite) {
     if (threadIdx.x == 0 && team.member == 0) reinterpret_cast<int64_t*>(model.state)[1] = s.step.number + 1;
     return false;
   }

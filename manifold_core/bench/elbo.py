@@ -76,10 +76,10 @@ def exact(p: Problem) -> tuple[Tensor, Tensor]:
 
 
 def error(*size: int) -> float:
-    """Of the gradients, against the definition in float64."""
-    p = problem(*size)
-    ours = gradients(lambda given: fused(given, seed=7), p)
-    return largest_difference(ours, gradients(exact, in_float64(p)))
+    """Of what it gives and of the gradients, against the definition in float64."""
+    p, q = problem(*size), in_float64(problem(*size))
+    ours = (*fused(p, seed=7), *gradients(lambda given: fused(given, seed=7), p))
+    return largest_difference(ours, (*exact(q), *gradients(exact, q)))
 
 
 def bytes_moved(batch: int, features: int, latents: int) -> int:

@@ -34,6 +34,7 @@ MAIN = tuple(module.COMPARISON for module in (elbo, cholesky, ensemble, step))
 FURTHER = (images.COMPARISON, *growth.COMPARISONS)  # when they are asked for: all would not fit into 90 seconds
 COMPARISONS = {c.name: c for c in (machine.COMPARISON, *MAIN, *FURTHER)}
 SECONDS_A_SIZE = 0.15
+FOUND = "found: "  # how a contender's own lines begin
 SECONDS_TO_COMPILE = 15.0  # with less time left, what is slow is not begun
 
 
@@ -175,7 +176,9 @@ def _in_own_process(comparison: Comparison, contender: str, seconds_left: float)
     except subprocess.TimeoutExpired as late:
         printed = late.stdout.decode() if isinstance(late.stdout, bytes) else late.stdout or ""
         missing = f"left out: not done after {seconds_left:.0f} s"
-    lines = [json.loads(line) for line in printed.splitlines() if line.endswith(("]", '"'))]
+    # What a peer prints is none of ours, and the last line may have been cut off.
+    own = [line.removeprefix(FOUND) for line in printed.splitlines() if line.startswith(FOUND)]
+    lines = [json.loads(line) for line in own if line.endswith(("]", '"'))]
     found: list[Quartiles | str] = [line if isinstance(line, str) else tuple(line) for line in lines]
     return found + [missing] * (len(comparison.sizes) - len(found))
 
@@ -222,4 +225,4 @@ def _contender(name: str, contender: str, seconds: float) -> Iterable[Quartiles 
 
 if __name__ == "__main__":
     for found in _contender(sys.argv[1], sys.argv[2], float(sys.argv[3])):
-        print(json.dumps(found), flush=True)
+        print(FOUND + json.dumps(found), flush=True)

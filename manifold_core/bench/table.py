@@ -8,7 +8,7 @@ from .comparison import Comparison
 from .machine import COPY, PRODUCT
 from .suite import Row
 
-__all__ = ["heading", "machine_speeds", "markdown", "notes", "text"]
+__all__ = ["heading", "machine_speeds", "markdown", "notes", "rough", "text"]
 
 NOTHING = "–"
 
@@ -91,9 +91,14 @@ def heading(results: dict[str, Any]) -> list[str]:
     lines = [", ".join(f"{name} {value}" for name, value in where.items() if value is not None)]
     if not math.isnan(copy):
         lines.append(f"a copy moves {copy / 1e9:.1f} GB/s, a matrix product makes {product / 1e9:,.0f} GFLOP/s")
-    if (where["load"] or 0) > where["threads"] / 2:
-        lines.append(f"other programs were running (load {where['load']}): the figures are rough")
-    return lines
+    return lines + rough(where)
+
+
+def rough(where: dict[str, Any]) -> list[str]:
+    """That the machine was not quiet, where it was not."""
+    if (where["load"] or 0) <= where["threads"] / 2:
+        return []
+    return [f"other programs were running (load {where['load']}): the figures are rough"]
 
 
 def text(results: dict[str, Any]) -> str:

@@ -52,9 +52,7 @@ def train(options: argparse.Namespace) -> int:
             options.covariance,
         ),
         training=TrainingConfig(seed=options.seed, precision=options.precision, **chosen),
-        ambient_dim=options.ambient_dim,
-        manifold_dim=options.manifold_dim,
-        data_folder=options.data_dir,
+        **_of_data(options),
         device=_device(options.device),
         models=options.models,
     )
@@ -71,12 +69,22 @@ def dimension(options: argparse.Namespace) -> int:
         plan=SearchPlan(
             options.latent_dim, models=options.models, log_gamma=options.log_gamma, training=training, **networks
         ),
-        ambient_dim=options.ambient_dim,
-        manifold_dim=options.manifold_dim,
-        data_folder=options.data_dir,
+        **_of_data(options),
         device=_device(options.device),
     )
     return _say(run(config, options.out, progress=not options.quiet), options.out)
+
+
+def _of_data(options: argparse.Namespace) -> dict[str, Any]:
+    """What is said of the data; refused where it would be of no effect."""
+    if options.data_dir is not None and options.data not in IMAGE_SETS:
+        raise InputError(f"data_dir must be left out with data {options.data!r}, got {options.data_dir!r}")
+    dimensions = ("ambient_dim", "manifold_dim")
+    given = {name: value for name in dimensions if (value := getattr(options, name)) is not None}
+    for name, value in given.items():
+        if options.data != "synthetic":
+            raise InputError(f"{name} must be left out with data {options.data!r}, which has its own, got {value}")
+    return given | {"data_folder": options.data_dir}
 
 
 def _say(metrics: dict[str, Any], out: Path) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..networks.conv import CHANNELS
+from ..run import RunConfig
 from ..search import FIRST, SearchPlan
 from .commands import DEFAULTS, bench, dimension, eager, info, report, reproduce, train
 
@@ -44,8 +45,9 @@ def _add_data(add: argparse.ArgumentParser) -> None:
         metavar="S",
         help="of synthetic data, of the split of a file into training and held-out samples, of weights, batches, noise",
     )
-    add.add_argument("--ambient-dim", type=int, default=20, metavar="d", help="of synthetic data")
-    add.add_argument("--manifold-dim", type=int, default=6, metavar="r", help="of synthetic data")
+    for name, letter in (("ambient", "d"), ("manifold", "r")):
+        default = RunConfig.__dataclass_fields__[f"{name}_dim"].default
+        add.add_argument(f"--{name}-dim", type=int, metavar=letter, help=f"of synthetic data, default {default}")
     add.add_argument("--data-dir", metavar="DIR", help="folder of the image files; default: search, then download")
     add.add_argument(
         "--device",

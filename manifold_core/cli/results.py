@@ -87,7 +87,11 @@ def _why_no_gap(metrics: dict[str, Any]) -> str:
     """All dimensions are of one kind: their number says nothing of the manifold's."""
     data, kappa = metrics["data"], metrics["latent_dim"]
     if metrics["active_dimensions"] == 0:
-        return f"{data} has no gap, as no dimension is active: this says nothing yet; train longer, with more --steps"
+        filled = "" if "trials" in metrics else "; or data that fill their space, which manifold-core dimension reads"
+        return (
+            f"{data} has no gap, as no dimension is active: this says nothing yet; train longer, with more --steps"
+            f"{filled}"
+        )
     if metrics["active_dimensions"] is None:
         return f"{data} has no gap, as its loss is no number: this says nothing; lower --learning-rate"
     if "trials" not in metrics:

@@ -6,9 +6,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from ..checks import check_tensor
 from ..kernels import extension
 from ..kernels.dispatch import Choice, explain
-from .spec import ModelSpec, Spec
+from ..networks.checks import check_positive
+from .spec import ModelSpec, Spec, check_kinds
 
 __all__ = ["BACKENDS", "choose", "explain_ensemble"]
 
@@ -31,9 +33,14 @@ def explain_ensemble(specs: Sequence[Spec], x: Tensor, *, backend: str = "auto",
         backend, threads: as of :func:`train_ensemble`.
 
     Raises:
+        InputError: no specifications, no tensor, or no positive number of threads.
         RuntimeError: the named backend cannot serve; says why.
         ValueError: an unknown backend.
     """
+    check_tensor("x", x)
+    check_kinds(specs)
+    if threads is not None:
+        (threads,) = check_positive(threads=threads)
     shapes = [(len(x), x.shape[1])] * len(specs) if x.dim() == 2 else []
     return choose(specs, x, shapes, backend, threads or torch.get_num_threads())
 

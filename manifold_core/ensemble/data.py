@@ -9,7 +9,7 @@ from torch import Tensor
 from ..checkpoint import fingerprint
 from ..checks import check_exact, check_finite
 from ..errors import InputError
-from .spec import ConvSpec, SequentialSpec, Spec
+from .spec import ConvSpec, SequentialSpec, Spec, check_kinds
 
 __all__ = ["DataSet", "check_data", "check_specs"]
 
@@ -39,6 +39,13 @@ class Samples:
         """Of one; () where there is none."""
         return () if self.condition is None else tuple(self.condition.shape[1:])
 
+    @property
+    def copied(self) -> int:
+        """Numbers that :meth:`joined` copies."""
+        if self.condition is not None:
+            return self.x.numel() + self.condition.numel()
+        return 0 if self.x.is_contiguous() else self.x.numel()
+
     def joined(self) -> Tensor:
         """``[N, d + t]``: what belongs to a sample stands together, as the engines read it."""
         parts = [part.flatten(1) for part in (self.x, self.condition) if part is not None]
@@ -48,7 +55,7 @@ class Samples:
         return fingerprint(self.joined())
 
 
-def check_data(data: DataSet | Sequence[DataSet]) -> list[Samples]:
+def check_data(data: DataSet | list[DataSet]) -> list[Samples]:
     """One data set or a list of them; each ``x``, or ``(x, condition)``. Integers and booleans in a condition, such as
     labels in one-hot form, become float32.
 
@@ -84,7 +91,7 @@ def check_data(data: DataSet | Sequence[DataSet]) -> list[Samples]:
 
 def _condition(name: str, given: Tensor) -> Tensor:
     """As float32; what has another shape than a condition stays what it is, for the error to name."""
-    shapes, numbers = SHAPES["condition"], given.is_floating_point()
+    shapes, numbers = SHAPES["condition"], given.is_floating_point() or given.is_complex()
     made = given.float() if not numbers and given.dim() in shapes else given.detach()
     labels = not numbers and given.dim() == 1
     _check(name, made, shapes, "; for labels, torch.nn.functional.one_hot(labels)" if labels else "")
@@ -106,15 +113,8 @@ def check_specs(specs: Sequence[Spec], data: list[Samples]) -> None:
     Raises:
         InputError: says which specification, and what it must be.
     """
-    if not isinstance(specs, Sequence):
-        raise InputError(f"specs must be a sequence of specifications, such as a list, got {type(specs).__name__}")
-    if not specs:
-        raise InputError("specs must hold at least one specification, got none")
+    check_kinds(specs)
     for index, spec in enumerate(specs):
-        if not isinstance(spec, Spec):
-            raise InputError(
-                f"specs[{index}] must be a ModelSpec, a SequentialSpec or a ConvSpec, got {type(spec).__name__}"
-            )
         if isinstance(spec.data, bool) or not isinstance(spec.data, int) or not 0 <= spec.data < len(data):
             raise InputError(f"specs[{index}]: data must be a number from 0 to {len(data) - 1}, got {spec.data!r}")
         _check_samples(f"specs[{index}]", spec, data[spec.data])

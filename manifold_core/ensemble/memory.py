@@ -32,7 +32,9 @@ def check_memory(needed: int, what: str, device: torch.device) -> None:
 
 def _available(device: torch.device) -> int | None:
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        # What PyTorch keeps of the device without a use for it is free to this process.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     found = [free for free in (_of_machine(), _of_container()) if free is not None]
     return min(found, default=None)
 

@@ -20,7 +20,7 @@ from ..networks.seeded import drawn_from
 from ..sequential import EveryStepCVAE, SequentialCVAE
 from ..training import TrainingConfig, check_config
 
-__all__ = ["ConvSpec", "ModelSpec", "SequentialSpec", "Spec"]
+__all__ = ["ConvSpec", "ModelSpec", "SequentialSpec", "Spec", "check_kinds"]
 
 MOST_LAYERS = 24  # that the engines take: those of a CVAE with everything and three hidden layers
 
@@ -251,13 +251,29 @@ class ConvSpec:
             )
 
 
+def check_kinds(specs: object) -> None:
+    """Raise InputError for anything but a sequence of specifications, at least one."""
+    if not isinstance(specs, Sequence):
+        raise InputError(f"specs must be a sequence of specifications, such as a list, got {type(specs).__name__}")
+    if not specs:
+        raise InputError("specs must hold at least one specification, got none")
+    for index, spec in enumerate(specs):
+        if not isinstance(spec, Spec):
+            raise InputError(
+                f"specs[{index}] must be a ModelSpec, a SequentialSpec or a ConvSpec, got {type(spec).__name__}"
+            )
+
+
 def _take_numbers(spec: "Spec") -> None:
-    """Those of NumPy become Python's: a checkpoint has the specification as JSON."""
+    """Those of NumPy become Python's: a checkpoint has the specification as JSON. Raises InputError where a flag is
+    none."""
     for one in fields(spec):
         value = getattr(spec, one.name)
         number = value.item() if isinstance(value, np.generic) else integer(value)
         if number is not None:
             object.__setattr__(spec, one.name, number)
+        if one.type is bool and not isinstance(getattr(spec, one.name), bool):
+            raise InputError(f"{one.name} must be True or False, got {value!r}")
 
 
 def _check_condition_dim(width: int) -> None:

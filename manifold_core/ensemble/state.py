@@ -37,7 +37,7 @@ class State:
         cycles = list(dict.fromkeys(map(_cycle, specs)))
         self._parameters_from = _starts([program.parameter_count + 1 for program in self._programs])
         self._records_from = _starts([records(spec) * (RECORDED + spec.latent_dim) for spec in specs])
-        copied = sum(samples.x.numel() + samples.condition.numel() for samples in data if samples.condition is not None)
+        copied = sum(samples.copied for samples in data)
         # Weights and two moments of Adam; in the end the weights once more, in the models that are handed back.
         scheduled = SCHEDULED * sum(cycle.steps for cycle in cycles)
         needed = 4 * (4 * self._parameters_from[-1] + self._records_from[-1] + copied + scheduled)

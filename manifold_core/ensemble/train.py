@@ -13,14 +13,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import checkpoint
-from ..checks import warn_of_scale
+from ..checks import warn_of_condition, warn_of_scale
 from ..errors import InputError
 from ..evaluation import Metrics, metrics_of
 from ..files import as_json
 from ..finished import taken
 from ..models import CVAE, VAE
 from ..networks.checks import check_positive
-from ..training import History, announce, check_identity
+from ..training import History, announce, check_identity, check_seconds
 from .choice import BACKENDS, choose
 from .data import DataSet, Samples, check_data, check_specs
 from .memory import check_memory
@@ -60,7 +60,7 @@ class TrainedModel:
 
 def train_ensemble(
     specs: Sequence[Spec],
-    data: DataSet | Sequence[DataSet],
+    data: DataSet | list[DataSet],
     *,
     backend: str = "auto",
     threads: int | None = None,
@@ -82,17 +82,19 @@ def train_ensemble(
     - ``"cuda"``: a model a thread block, and with fewer models than the GPU has room for, up to 16 blocks a model. The
       numbers do not depend on the number of blocks.
 
-    A model whose loss is not finite stops alone, before the step that would have spoilt its weights. Stopped in any way
-    and started again with the same arguments and folder, the ensemble goes on to the numbers it would have reached
-    undisturbed. The checkpoint stays in the folder until the caller removes it. Meanwhile the folder is this process's
-    alone.
+    A model whose loss is not finite stops alone, before the step that would have spoilt its weights; by the reference
+    on a GPU, which looks at the loss in 500 of the steps, up to so many later, with what its weights are then. Stopped
+    in any way and started again with the same arguments and folder, the ensemble goes on to the numbers it would have
+    reached undisturbed. The checkpoint stays in the folder until the caller removes it. Meanwhile the folder is this
+    process's alone.
 
-    A thread needs 512 samples of a batch to be of use, a block 64 or 128. Memory that the engines take, beside the
+    A thread needs 512 samples of a batch to be of use, a block 32, 64 or 128. Memory that the engines take, beside the
     data: 16 bytes a parameter, 4 of them those of the models that are handed back; of the curves at most 1,000 points
-    of κ + 4 numbers a model; 20 bytes for each step of every schedule, which models of the same learning rate share;
-    data with a condition once more. On a CPU for each thread a tile of 2,112 bytes a neuron, and 4 bytes a parameter
-    for every 512 samples of a batch, up to 64 times; on a GPU 4 bytes a parameter for every 64 or 128 samples, up to 16
-    times.
+    of κ + 4 numbers a model; 20 bytes for each step of every schedule, which models of the same training but for seed
+    and batch share; data with a condition, or that are not contiguous, once more, and with a folder those with a
+    condition twice while it is looked into. On a CPU for each thread a tile of 2,112 bytes a neuron, and 4 bytes a
+    parameter for every 512 samples of a batch, up to 64 times; on a GPU 4 bytes a parameter for every 32, 64 or 128
+    samples of a batch, up to 16 times, and once more, for each model as much as for the largest.
 
     Args:
         specs: the models.
@@ -116,10 +118,12 @@ def train_ensemble(
         RuntimeError: the named backend cannot serve; says why.
         ValueError: an unknown backend.
     """
+    check_seconds("checkpoint_seconds", checkpoint_seconds)
     samples = check_data(data)
     check_specs(specs, samples)
     for index, data_set in enumerate(samples):
         warn_of_scale(f"data[{index}]: x", data_set.x)
+        warn_of_condition(f"data[{index}]: condition", data_set.condition, torch.float32)
     if threads is not None:
         (threads,) = check_positive(threads=threads)
     threads = threads or torch.get_num_threads()
@@ -225,9 +229,13 @@ def _run(
             before = _restore(state, begun, identity)
     steps = [spec.training.steps for spec in state.specs]
     totals = torch.tensor(steps, device="cpu")
+
+    def over(done: Tensor, ended: Tensor) -> int:
+        """Steps that are done, or will not be: of a model that has diverged, all."""
+        return int(torch.where(ended > 0, totals, done).sum())
+
     if folder is not None and begun is not None and progress:
-        done, ended = state.progress.cpu().unbind(1)
-        announce(folder, int(torch.where(ended > 0, totals, done).sum()), sum(steps))
+        announce(folder, over(*state.progress.cpu().unbind(1)), sum(steps))
     started = saved = time.monotonic()
 
     def save() -> None:
@@ -241,7 +249,7 @@ def _run(
         try:
             while True:
                 done, ended = state.progress.cpu().unbind(1)
-                bar.update(int(done.sum()) - bar.n)
+                bar.update(over(done, ended) - bar.n)
                 going_on = ((done < totals) & (ended == 0)).nonzero().flatten()
                 bar.set_postfix(_shown(state, len(going_on), int((ended > 0).sum())), refresh=False)
                 if not len(going_on):

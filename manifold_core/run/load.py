@@ -36,7 +36,9 @@ class FinishedRun:
 
 
 def load_run(folder: str | Path) -> FinishedRun:
-    """The trained model of a finished run with what it takes to apply it to data in their own units:
+    """The trained model of a finished run of ``manifold-core train`` or ``dimension`` (what :func:`manifold_core.train`
+    and :func:`manifold_core.find_dimension` keep in a folder are checkpoints, to go on with), with what it takes to
+    apply it to data in their own units:
     ``active_dimensions(found.model, found.standardisation.apply(x))``, ``found.standardisation.undo(model.sample(n))``.
 
     Raises:
@@ -67,7 +69,10 @@ def load_model(folder: str | Path) -> VAE:
 def _trained(folder: Path) -> tuple[VAE, dict[str, Any]]:
     metrics = finished_run(folder, "folder")
     if metrics is None:
-        raise InputError(f"folder must hold a finished run, got {str(folder)!r} without {METRICS}")
+        raise InputError(
+            f"folder must hold a finished run of manifold-core train or dimension, got {str(folder)!r}, "
+            f"without {METRICS}"
+        )
     model = _built(metrics, folder / METRICS)
     path = folder / WEIGHTS
     try:

@@ -1,6 +1,6 @@
 """The one training loop, and what it is made of."""
 
-from .config import Diverged, History, TrainingConfig, check_config, record_every
+from .config import Diverged, History, TrainingConfig, check_config, check_seconds, record_every
 from .loop import Turns, train, turns
 from .schedule import batches, noise_seed, schedule_table
 from .state import announce, check_identity
@@ -14,6 +14,7 @@ __all__ = [
     "batches",
     "check_config",
     "check_identity",
+    "check_seconds",
     "noise_seed",
     "record_every",
     "schedule_table",

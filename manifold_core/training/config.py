@@ -8,7 +8,7 @@ from ..errors import InputError
 from ..kernels.checks import integer
 from ..networks.checks import check_positive
 
-__all__ = ["Diverged", "History", "Precision", "TrainingConfig", "check_config", "record_every"]
+__all__ = ["Diverged", "History", "Precision", "TrainingConfig", "check_config", "check_seconds", "record_every"]
 
 Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -73,8 +73,18 @@ class TrainingConfig:
 
 def check_config(name: str, value: object) -> None:
     """Raise InputError for anything but a :class:`TrainingConfig`, such as a dictionary of its arguments."""
-    if not isinstance(value, TrainingConfig):
-        raise InputError(f"{name} must be a TrainingConfig, such as TrainingConfig(steps=1000), got {value!r}")
+    if isinstance(value, TrainingConfig):
+        return
+    got = repr(value)
+    if hasattr(value, "shape"):  # many numbers, which say less than that they are no configuration
+        got = f"{type(value).__name__} of shape {tuple(value.shape)}: give a condition by its name, condition=…"
+    raise InputError(f"{name} must be a TrainingConfig, such as TrainingConfig(steps=1000), got {got}")
+
+
+def check_seconds(name: str, value: object) -> None:
+    """Raise InputError for anything but a number that is not negative; infinity is never."""
+    if not _number(name, value) >= 0:
+        raise InputError(f"{name} must not be negative, got {value!r}")
 
 
 def _number(name: str, value: object) -> float:
@@ -122,7 +132,10 @@ class Diverged(ArithmeticError):
 
     def __str__(self) -> str:
         if self.step == 1:  # no weight has moved
-            return f"the loss is {self.loss} at step 1, before any training: the model gives none that is finite"
+            return (
+                f"the loss is {self.loss} at step 1, before any training: the model gives none that is finite; x and "
+                "condition should have a scale of about 1"
+            )
         return f"the loss is {self.loss} at step {self.step}; a lower learning_rate may help"
 
 

@@ -15,15 +15,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import checkpoint
-from ..checks import warn_of_scale
+from ..checks import input_dtype, warn_of_condition, warn_of_scale
 from ..dimension import count_active
 from ..distributed import Group, check_agreed, from_first, is_first, joined_mean, together
 from ..elbo import ELBOTerms
 from ..errors import InputError
 from ..files import as_json
 from ..finished import taken
-from ..models import CVAE, VAE, check_inputs
-from .config import Diverged, History, TrainingConfig, check_config, record_every
+from ..models import CVAE, VAE, check_inputs, unwrapped
+from .config import Diverged, History, TrainingConfig, check_config, check_seconds, record_every
 from .schedule import batches, noise_seed
 from .state import Run, announce, check_tensors
 from .step import GraphStep, PlainStep, Step, check_group, check_precision, cuda_graph, kept
@@ -104,6 +104,7 @@ def train(
         cuda_graphs=cuda_graphs,
     )
     warn_of_scale("x", x)
+    warn_of_condition("condition", condition, input_dtype(unwrapped(model).encoder))
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), torch.enable_grad(), closing(one):
         return deque(one, maxlen=1).pop()
 
@@ -125,6 +126,9 @@ def turns(
     the same each time. Sent to it are the seconds that others took, which do not count. Gradients are enabled, and
     torch's random numbers put back, by the caller: that goes for all who take turns."""
     check_config("config", config)
+    check_seconds("checkpoint_seconds", checkpoint_seconds)
+    if torch.is_inference_mode_enabled():  # in which tensors are made that can never be trained with
+        raise InputError("training must be outside of torch.inference_mode(), which has no gradients")
     inputs = tuple(part.detach() for part in check_inputs(model, x, condition))  # features keep their network's graph
     said = as_json(identity or {}, "identity")  # as the checkpoint will have it
     place = None if folder is None else Path(folder)

@@ -2,15 +2,17 @@ import json
 import math
 import subprocess
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from manifold_core.kernels.rsample_kl import reference
 
 from manifold_core import InputError, cli
-from manifold_core.bench import roofline, suite, table
-from manifold_core.bench.comparison import Call, Comparison, timed
+from manifold_core.bench import cholesky, elbo, roofline, suite, table
+from manifold_core.bench.comparison import Call, Comparison, in_float64, largest_difference, timed
 from manifold_core.bench.machine import COMPARISON as MACHINE
 from manifold_core.bench.suite import Row
 
@@ -49,6 +51,48 @@ class TestRight:
         comparison = suite.COMPARISONS[name]
         size = comparison.sizes[0]
         assert comparison.error(*size) < comparison.allowed
+
+    @pytest.mark.parametrize(
+        ("of", "name", "size"),
+        [
+            *((elbo, name, (64, 20, 5)) for name in ("eager", "distributions")),
+            *((cholesky, name, (64, 8)) for name in ("eager", "tuned", "distributions")),
+        ],
+    )
+    def test_peers_compute_the_same(
+        self, monkeypatch: pytest.MonkeyPatch, of: Any, name: str, size: tuple[int, ...]
+    ) -> None:
+        """On the noise of the definition, in float64: values and gradients."""
+        p = in_float64(of.problem(*size))
+        zeros = torch.zeros(size[0], size[-1], dtype=torch.float64)
+        noise = reference.rsample_kl(zeros, zeros, None, None, None, torch.tensor(7))[0]
+        monkeypatch.setattr(torch, "randn_like", lambda _: noise)
+        for module in (torch.distributions.normal, torch.distributions.multivariate_normal):
+            monkeypatch.setattr(module, "_standard_normal", lambda *_, **__: noise)
+        peer = getattr(of, name)
+        monkeypatch.setattr(torch, "zeros", partial(torch.zeros, dtype=torch.float64))  # of the peers' priors
+        monkeypatch.setattr(torch, "ones", partial(torch.ones, dtype=torch.float64))
+        monkeypatch.setattr(torch, "eye", partial(torch.eye, dtype=torch.float64))
+        assert largest_difference(peer(p), of.exact(p)) < 1e-14
+        assert largest_difference(of.gradients(peer, p), of.gradients(of.exact, p)) < 1e-14
+
+    @pytest.mark.parametrize(
+        ("of", "size", "moved"),
+        [
+            (elbo, (3, 20, 5), ("mu", "mu", "log_var", "log_var", "mu", "mu", "x", "x_hat", "x_hat")),
+            (cholesky, (3, 5), ("mu", "mu", "mu", "mu", "tril", "tril")),
+        ],
+    )
+    def test_each_array_is_counted_once(self, of: Any, size: tuple[int, ...], moved: tuple[str, ...]) -> None:
+        """Of what the op reads, with its gradient; z, as large as mu, and its gradient."""
+        p = of.problem(*size)
+        assert of.bytes_moved(*size) == sum(4 * p[name].numel() for name in moved)
+
+    @pytest.mark.parametrize("of", [elbo, cholesky])
+    def test_a_value_that_is_wrong_by_a_constant_is_seen(self, monkeypatch: pytest.MonkeyPatch, of: Any) -> None:
+        right = of.fused
+        monkeypatch.setattr(of, "fused", lambda p, seed=None: tuple(value + 1 for value in right(p, seed)))
+        assert of.error(*of.COMPARISON.sizes[0]) > of.COMPARISON.allowed
 
     @pytest.mark.parametrize("comparison", suite.growth.COMPARISONS, ids=lambda c: c.name)
     def test_what_grows_is_right_and_runs(self, comparison: Comparison) -> None:
@@ -107,7 +151,7 @@ class TestMeasure:
 
     def test_what_was_found_before_the_end_is_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def late(*_: Any, **__: Any) -> None:
-            raise subprocess.TimeoutExpired("", 20, output=b"[1.0, 2.0, 3.0]\n[4.0, 5")
+            raise subprocess.TimeoutExpired("", 20, output=b"[peer]\nfound: [1.0, 2.0, 3.0]\n0%]\nfound: [4.0, 5")
 
         monkeypatch.setattr(subprocess, "run", late)
         found = suite._in_own_process(SLEEP, "theirs", 20)

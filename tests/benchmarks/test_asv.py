@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import benchmark_gpu, benchmark_ops
+from benchmarks import benchmark_gpu, benchmark_ops, gpu
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
@@ -17,6 +17,13 @@ def test_every_op_has_its_gradients(op: str, backend: str) -> None:
 
 def test_every_op_of_the_gpu_benchmark_is_there() -> None:
     assert benchmark_ops.PUBLIC.keys() == benchmark_ops.OPS.keys() == benchmark_ops.SHAPES.keys()
+
+
+def test_every_op_of_the_gpu_has_large_and_small_shapes() -> None:
+    assert {op.name for op in gpu.OPS} == benchmark_gpu.OPS.keys()
+    for op in benchmark_gpu.OPS.values():
+        assert op.large
+        assert op.small
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

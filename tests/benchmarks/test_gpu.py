@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,7 +99,7 @@ def test_ratios_leave_out_what_was_not_measured() -> None:
 
 
 def test_all_benchmarks_are_asked_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "about", lambda _: {"device": "A GPU", "date": "2026-01-02"})
+    monkeypatch.setattr(gpu, "about", lambda _: {"device": "A GPU", "date": "2026-01-02", "commit": "123"})
     monkeypatch.setattr("sys.argv", ["images_on_gpu", "--seconds", "3"])
     begin = gpu.time.monotonic()
     where, out, end = gpu.asked("images", "What it does.", 100)
@@ -107,3 +108,12 @@ def test_all_benchmarks_are_asked_alike(monkeypatch: pytest.MonkeyPatch) -> None
     assert begin + 3 <= end <= gpu.time.monotonic() + 3
     monkeypatch.setattr("sys.argv", ["gpu", "--out", "here.json"])
     assert gpu.asked("gpu", None, 100).out.name == "here.json"
+
+
+def test_what_another_commit_measured_is_kept(tmp_path: Path) -> None:
+    out = tmp_path / "gpu-a-2026-01-02.json"
+    assert gpu.set_aside(out, "123") == out
+    out.write_text('{"commit": "123"}')
+    assert gpu.set_aside(out, "123") == out
+    assert gpu.set_aside(out, "456") == out
+    assert [path.name for path in tmp_path.iterdir()] == ["gpu-a-2026-01-02-123.json"]

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -31,9 +32,12 @@ def test_a_release_is_read_off_what_the_compiler_says() -> None:
 
 
 def test_without_nvcc_the_other_half_is_made(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["resources"])
+    """And takes no whole table's place."""
+    whole = tmp_path / "table.md"
+    whole.write_text("whole", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["resources", "--out", str(whole)])
     monkeypatch.setattr(cuda_kernels.shutil, "which", lambda *_, **__: None)
     for found, status in (([GOOD], 0), ([GOOD, SPILLS], 1)):
         monkeypatch.setattr(triton_kernels, "rows", lambda found=found: iter(found))
@@ -42,6 +46,7 @@ def test_without_nvcc_the_other_half_is_made(
         assert "Backend cuda: missing here; nvcc is needed" in said.out
         assert said.out.endswith(markdown(found))
         assert ("These spill" in said.err) == (status == 1)
+        assert whole.read_text(encoding="utf-8") == "whole"
 
 
 def test_a_kernel_is_compiled_without_a_gpu() -> None:

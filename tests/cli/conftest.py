@@ -22,9 +22,10 @@ def signal_handlers() -> Iterator[None]:
 
 
 def idx(path: Path, *shape: int, short: int = 0) -> None:
-    """An IDX file of ones that lacks its last ``short`` bytes."""
+    """An IDX file of one number that lacks its last ``short`` bytes."""
     content = bytes([0, 0, 8, len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
-    path.write_bytes((content + b"\1" * int(np.prod(shape)))[: -short or None])
+    number = b"\1" if len(shape) == 1 else b"\x80"  # a label, or a pixel
+    path.write_bytes((content + number * int(np.prod(shape)))[: -short or None])
 
 
 def images(folder: Path, *, train: int = 4, labels: int = 4, short: int = 0) -> None:

@@ -40,6 +40,9 @@ BAD: dict[str, tuple[str, ...]] = {
     "--gamma analytic --log-gamma 0": ("log_gamma", "got 0.0", "left out", "analytic"),
     "--data index.csv": ("index.csv", "line 1", "column 0", "index=False"),
     "--data semicolons.csv": ("semicolons.csv", "line 1", "';'", "expected commas"),
+    "--data good.npy --ambient-dim 5": ("ambient_dim must be left out", "'good.npy'", "got 5"),
+    "--data mnist --manifold-dim 5": ("manifold_dim must be left out", "'mnist'", "got 5"),
+    "--data good.csv --data-dir small": ("data_dir must be left out", "'good.csv'", "got 'small'"),
     "--data synthetic --ambient-dim 0": ("ambient_dim", "0", "at least 1"),
     "--data synthetic --manifold-dim 0": ("manifold_dim", "0", "at least 1"),
     "--data synthetic --ambient-dim 6 --manifold-dim 7": ("manifold_dim", "7", "at most", "ambient_dim", "6"),
@@ -63,7 +66,7 @@ BAD: dict[str, tuple[str, ...]] = {
     "--data infinity.csv": ("infinity.csv", "infinity", "row 7, column 2", "finite"),
     "--data overflow.npy": ("overflow.npy", "too large", "row 7, column 2", "at most"),
     "--data constant.npy": ("constant.npy", "the same", "vary"),
-    "--data two.npy": ("two.npy", "vary"),  # one sample to train on: it has no variance
+    "--data two.npy": ("one sample to standardise", "held out", "at least two"),
     "--data one.npy": ("one.npy", "(1, 5)", "at least two samples"),
     "--data none.npy": ("none.npy", "(0, 5)", "at least two samples"),
     "--data vector.npy": ("vector.npy", "(120,)", "(N, d)"),

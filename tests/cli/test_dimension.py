@@ -47,20 +47,20 @@ def asked(monkeypatch: pytest.MonkeyPatch, *options: str) -> SearchConfig:
 
     monkeypatch.setattr(commands, "run", run)
     monkeypatch.setattr(commands, "table", lambda runs: "")
-    assert cli.main(["dimension", "--data", "x.npy", "--out", "out", "--device", "cpu", *options]) == 0
+    assert cli.main(["dimension", "--out", "out", "--device", "cpu", *options]) == 0
     return configs[0]
 
 
 def test_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert asked(monkeypatch) == SearchConfig("x.npy", mc.SearchPlan())
+    assert asked(monkeypatch, "--data", "x.npy") == SearchConfig("x.npy", mc.SearchPlan())
     options = ["--latent-dim", "7", "--hidden", "8", "--hidden", "8", "4", "--models", "3", "--steps", "5"]
     options += ["--batch-size", "6", "--learning-rate", "0.25", "--log-gamma", "-2", "--seed", "9"]
-    options += ["--ambient-dim", "11", "--manifold-dim", "4", "--data-dir", "there"]
     training = mc.TrainingConfig(5, 6, 0.25, seed=9)
     plan = mc.SearchPlan(7, ((8,), (8, 4)), 3, -2.0, training)
-    assert asked(monkeypatch, *options) == SearchConfig(
-        "x.npy", plan, ambient_dim=11, manifold_dim=4, data_folder="there"
-    )
+    synthetic = ["--data", "synthetic", "--ambient-dim", "11", "--manifold-dim", "4"]
+    assert asked(monkeypatch, *synthetic, *options) == SearchConfig("synthetic", plan, ambient_dim=11, manifold_dim=4)
+    images = ["--data", "mnist", "--data-dir", "there"]
+    assert asked(monkeypatch, *images, *options) == SearchConfig("mnist", plan, data_folder="there")
 
 
 def test_stopped_it_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

@@ -116,18 +116,20 @@ class TestTrain:
 
     def test_every_option_arrives_where_it_belongs(self, configurations: list[tuple[RunConfig, Path, bool]]) -> None:
         command = "train --data synthetic --out here --latent-dim 11 --seed 12 --ambient-dim 13 --manifold-dim 7"
-        command += " --data-dir there --steps 15 --batch-size 16 --learning-rate 0.17 --hidden 18 19 --channels 20"
+        command += " --steps 15 --batch-size 16 --learning-rate 0.17 --hidden 18 19 --channels 20"
         command += " --gamma fixed --log-gamma -2.1 --covariance cholesky --device cpu --quiet --precision bfloat16"
         assert cli.main(command.split()) == 0
         ((config, folder, progress),) = configurations
         assert (folder, progress) == (Path("here"), False)
         model, training = config.model, config.training
-        assert (config.data, config.data_folder, config.device) == ("synthetic", "there", "cpu")
+        assert (config.data, config.data_folder, config.device) == ("synthetic", None, "cpu")
         assert (config.ambient_dim, config.manifold_dim) == (13, 7)
         assert (model.latent_dim, model.hidden, model.channels) == (11, (18, 19), 20)
         assert (model.gamma, model.log_gamma, model.covariance) == ("fixed", -2.1, "cholesky")
         assert (training.steps, training.batch_size, training.learning_rate, training.seed) == (15, 16, 0.17, 12)
         assert training.precision == "bfloat16"
+        assert cli.main(["train", "--data", "mnist", "--data-dir", "there", "--out", "here", "--device", "cpu"]) == 0
+        assert configurations[1][0].data_folder == "there"
 
     @pytest.mark.parametrize(
         ("arguments", "kind"),

@@ -1,3 +1,4 @@
+import json
 import math
 import re
 import tracemalloc
@@ -440,6 +441,22 @@ def test_standardisation_there_and_back():
     for call in (standardisation.apply, standardisation.undo):
         with pytest.raises(InputError, match=r"x must be of shape \[\.\.\., 2\], got shape \(5, 3\)"):
             call(as_it_is)
+
+
+def test_a_standardisation_comes_back_out_of_plain_numbers() -> None:
+    one = Standardisation.of(torch.arange(6.0).reshape(3, 2) + 0.1)
+    again = Standardisation(**json.loads(json.dumps(one.as_dict())))
+    assert torch.equal(one.apply([[1.0, 2.0]]), again.apply([[1.0, 2.0]]))
+
+
+def test_columns_of_unlike_units_are_warned_of() -> None:
+    x = np.random.default_rng(0).normal(size=(500, 9))
+    x[:, 3] = 7.0  # varies not at all, which is no small unit
+    Standardisation.of(x * np.array([20, *[1] * 8]))  # no warning, which would be an error here
+    Standardisation.of(x * np.array([1, 1e-6, *[1] * 7]))  # nor of a pixel that hardly varies
+    Standardisation.of(np.stack([x, 1000 * x], axis=1))  # nor of images
+    with pytest.warns(UserWarning, match=r"^x: column 5 varies \d+ times as much as column \d does"):
+        Standardisation.of(x * np.array([*[1] * 5, 100, 1, 1, 1]))
 
 
 def test_standardisations_can_be_compared() -> None:

@@ -38,6 +38,11 @@ def spoilt(row: int, value: float) -> Tensor:
             "got torch.float16 (20, 4)",
         ),
         (
+            (X, X.to(torch.complex64)),
+            "data[0]: condition must be float32 [N, features] or [N, steps, features], not empty, "
+            "got torch.complex64 (20, 4)",
+        ),
+        (
             X[0],
             f"data[0]: x must be {FLOATS}, not empty, got torch.float32 (4,)",
         ),

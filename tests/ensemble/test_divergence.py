@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,11 +23,13 @@ def diverging(gamma: str, **changes: object) -> mc.ModelSpec:
 
 
 # Of each the step whose loss is not finite: 1 where γ or the data are such from the start, 2 where the first step is
-# too long. A γ that float cannot divide by, though double could, is not let through to the gradients.
+# too long. A γ that float cannot divide by, though double could, is not let through to the gradients, not even where
+# the data are so small that their loss is finite.
 BAD = [
     *((diverging(gamma, learning_rate=1e6), 1.0, 2) for gamma in ("learned", "analytic", "fixed")),
     *((diverging(gamma, log_gamma=-200.0), 1.0, 1) for gamma in ("learned", "fixed")),
     *((diverging(gamma, log_gamma=-90.0), 1.0, 1) for gamma in ("learned", "fixed")),
+    *((diverging(gamma, log_gamma=-89.0), 1e-3, 1) for gamma in ("learned", "fixed")),
     (diverging("fixed", log_gamma=-1e4), 1.0, 1),
     *((diverging(gamma), 1e20, 1) for gamma in ("learned", "analytic", "fixed")),
 ]
@@ -121,3 +124,14 @@ def test_the_reference_goes_on_without_it_too() -> None:
     without = mc.train_ensemble(good, toy(), backend="reference", progress=False)
     assert [one.diverged_at for one in found] == [None, 1, None]
     assert [found[0].metrics, found[2].metrics] == [one.metrics for one in without]
+
+
+def test_the_bar_ends_with_the_last_model(backend: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where one diverged, and where all was over before."""
+    x, _ = toy()
+    for _ in range(2):
+        mc.train_ensemble(
+            [diverging("learned", learning_rate=1e6), diverging("learned")], x, backend=backend, folder=tmp_path
+        )
+        last = capsys.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]
+        assert last.startswith("100%")

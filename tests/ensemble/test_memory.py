@@ -71,6 +71,8 @@ def test_where_nobody_can_tell_nothing_is_refused(free: Path) -> None:
         ([mc.ModelSpec(5, (3000,))], torch.zeros(50, 9), "1 models, their curves, schedules and data"),
         # the copy of conditional data
         ([mc.ModelSpec(2, (3,), condition_dim=1)], (torch.zeros(90_000, 2), torch.zeros(90_000, 1)), "1 models"),
+        # that of data that are not contiguous
+        ([mc.ModelSpec(2, (3,))], torch.zeros(2, 200_000).T, "1 models"),
         # curves
         ([mc.ModelSpec(60, (1,), training=mc.TrainingConfig(900))] * 9, torch.zeros(50, 2), "9 models"),
         # schedules, of which each learning rate has one

@@ -39,6 +39,8 @@ CONDITIONAL = {"condition_dim": 2}
         (CONDITIONAL | {"condition_hidden": (0,)}, "condition_hidden[0] must be a positive integer, got 0"),
         (CONDITIONAL | {"condition_features": 0}, "condition_features must be a positive integer, got 0"),
         (CONDITIONAL | {"prior": "flat"}, "prior must be 'learned' or 'standard', got 'flat'"),
+        ({"attention": "no"}, "attention must be True or False, got 'no'"),
+        (CONDITIONAL | {"attention": 2}, "attention must be True or False, got 2"),
         ({"covariance": "full"}, "covariance must be 'diagonal' or 'cholesky', got 'full'"),
         (
             {"training": {"steps": 3}},
@@ -57,6 +59,15 @@ def test_every_kind_wants_a_training_configuration(kind: type[mc.ModelSpec]) -> 
     for bad in (None, {"steps": 3}, mc.TrainingConfig):
         with pytest.raises(mc.InputError, match=r"^training must be a TrainingConfig, such as"):
             kind(3, training=bad)  # type: ignore[arg-type]
+
+
+def test_flags_are_flags() -> None:
+    for name in ("every_step", "share_weights"):
+        with pytest.raises(mc.InputError, match=rf"^{name} must be True or False, got 'no'$"):
+            mc.SequentialSpec(3, **{name: "no"})  # type: ignore[arg-type]
+    with pytest.raises(mc.InputError, match=r"^attention must be True or False, got None$"):
+        mc.ConvSpec(3, attention=None)  # type: ignore[arg-type]
+    assert mc.ModelSpec(3, condition_dim=2, attention=np.True_).attention is True  # type: ignore[arg-type]
 
 
 def test_numbers_of_numpy_are_taken_as_python_s() -> None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -113,6 +114,26 @@ def test_networks_of_many_layers(layers: int) -> None:
     weights = largest(list(found.model.state_dict().values()), list(expected.model.state_dict().values()))
     assert weights <= AT_A_KINK[10][0]
     assert (weights == 0) == (layers == 12 or explain_ensemble([spec], x).backend == "reference")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([], torch.empty(0)), "specs must hold at least one specification, got none"),
+        (
+            (mc.ModelSpec(2), torch.empty(0)),
+            "specs must be a sequence of specifications, such as a list, got ModelSpec",
+        ),
+        (([3], torch.empty(0)), r"specs\[0\] must be a ModelSpec, a SequentialSpec or a ConvSpec, got int"),
+        (([mc.ModelSpec(2)], [[1.0]]), "x must be a tensor, got list"),
+    ],
+)
+def test_a_backend_for_what_cannot_be_trained(arguments: tuple[Any, Any], message: str) -> None:
+    with pytest.raises(mc.InputError, match=message):
+        explain_ensemble(*arguments)
+    for threads in (0, -1, "2"):
+        with pytest.raises(mc.InputError, match=rf"threads must be a positive integer, got {threads!r}"):
+            explain_ensemble([mc.ModelSpec(2)], torch.empty(0), threads=threads)  # type: ignore[arg-type]
 
 
 @NEEDS_COMPILED
