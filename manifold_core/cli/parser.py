@@ -35,7 +35,8 @@ def _add_data(add: argparse.ArgumentParser) -> None:
     add.add_argument(
         "--data",
         required=True,
-        help="synthetic, mnist, fashion-mnist, or a .npy, .npz or .csv file of shape N,d, images N,H,W or N,C,H,W",
+        help="synthetic, mnist, fashion-mnist, or a .npy, .npz or .csv file of shape N,d, images N,H,W or N,C,H,W; of "
+        "several arrays in an .npz file the one called x",
     )
     add.add_argument("--out", required=True, type=Path, help="folder of the results; goes on with a stopped run there")
     add.add_argument(
