@@ -48,7 +48,8 @@ class Launch {
       if (layout.room != Where::room) continue;
       chosen_.push_back(static_cast<int64_t>(i));
       shared_ = std::max(shared_, layout.shared);
-      scratch_ = std::max(scratch_, layout.scratch);
+      scratch_from_.push_back(scratch_);
+      scratch_ += layout.scratch;
       chunks = std::max<int64_t>(chunks, layout.chunks);
       if (Where::room == Room::none_shared) tile_ = std::max(tile_, layout.tile);
     }
@@ -56,12 +57,13 @@ class Launch {
   }
 
   // Of float, in global memory.
-  int64_t numbers() const { return models() * (scratch_ + blocks_a_model_ * tile_); }
+  int64_t numbers() const { return scratch_ + models() * blocks_a_model_ * tile_; }
 
   void run(const Tensor& models, int64_t steps, cudaStream_t stream) {
     if (chosen_.empty()) return;
-    std::vector<int64_t> words = chosen_;  // and behind them the counters, of which two have the room of a word
-    words.resize(chosen_.size() * (1 + kApart / 2));
+    std::vector<int64_t> words = chosen_;
+    words.insert(words.end(), scratch_from_.begin(), scratch_from_.end());
+    words.resize(chosen_.size() * (2 + kApart / 2));  // with the counters, of which two have the room of a word
     const size_t bytes = words.size() * sizeof(int64_t);
     const Tensor teams = allocate(models, {static_cast<int64_t>(words.size())}, ScalarType::Long);
     check(cudaMemcpyAsync(teams.data_ptr(), words.data(), bytes, cudaMemcpyHostToDevice, stream));
@@ -70,12 +72,12 @@ class Launch {
     EnsembleSteps a{};
     a.models = static_cast<const int64_t*>(models.const_data_ptr());
     a.chosen = static_cast<const int64_t*>(teams.const_data_ptr());
-    a.arrived = reinterpret_cast<unsigned*>(static_cast<int64_t*>(teams.data_ptr()) + chosen_.size());
+    a.scratch_from = a.chosen + chosen_.size();
+    a.arrived = reinterpret_cast<unsigned*>(static_cast<int64_t*>(teams.data_ptr()) + 2 * chosen_.size());
     a.steps = steps;
     a.shared_limit = shared_limit();
     a.scratch = static_cast<float*>(memory.data_ptr());
-    a.scratch_of_model = scratch_;
-    a.tiles = a.scratch + this->models() * scratch_;
+    a.tiles = a.scratch + scratch_;
     a.numbers_of_tile = tile_;
     const size_t shared = static_cast<size_t>(shared_);
     if (blocks_a_model_ > 1) {
@@ -107,9 +109,9 @@ class Launch {
     blocks_a_model_ = (chunks + turns - 1) / turns;
   }
 
-  std::vector<int64_t> chosen_;
-  int64_t shared_ = 0;                       // bytes of a block
-  int64_t scratch_ = 0, tile_ = 0;           // numbers: of a model, and of a block
+  std::vector<int64_t> chosen_, scratch_from_;
+  int64_t shared_ = 0;               // bytes of a block
+  int64_t scratch_ = 0, tile_ = 0;   // numbers: of all models, and of a block
   int64_t blocks_a_model_ = 1;
 };
 

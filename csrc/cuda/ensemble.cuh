@@ -77,7 +77,7 @@ __device__ inline void place_team(Known& s, const EnsembleSteps& a) {
   team.blocks = a.blocks_a_model;
   team.arrived = a.arrived + number * kApart;
   team.awaited = 0;
-  team.parameters = a.scratch + number * a.scratch_of_model;
+  team.parameters = a.scratch + a.scratch_from[number];
   team.gradients = team.parameters + s.layout.parameters;
   team.sums = reinterpret_cast<double*>(team.gradients + s.layout.chunks * s.layout.parameters);
 }

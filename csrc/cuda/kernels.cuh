@@ -198,9 +198,9 @@ struct EnsembleSteps {
   unsigned* arrived;      // of each chosen model, kApart apart; zero before the kernel starts
   int64_t steps;          // of each model, at most
   int64_t shared_limit;   // bytes that the device gives to a block
-  float* scratch;         // of each chosen model
-  int64_t scratch_of_model;
-  float* tiles;  // of each block, where tiles do not fit in shared memory
+  const int64_t* scratch_from;  // where that of each chosen model begins
+  float* scratch;
+  float* tiles;           // of each block, where tiles do not fit in shared memory
   int64_t numbers_of_tile;
 };
 

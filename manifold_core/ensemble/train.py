@@ -94,7 +94,7 @@ def train_ensemble(
     and batch share; data with a condition, or that are not contiguous, once more, and with a folder those with a
     condition twice while it is looked into. On a CPU for each thread a tile of 2,112 bytes a neuron, and 4 bytes a
     parameter for every 512 samples of a batch, up to 64 times; on a GPU 4 bytes a parameter for every 32, 64 or 128
-    samples of a batch, up to 16 times, and once more, for each model as much as for the largest.
+    samples of a batch, up to 16 times, and once more.
 
     Args:
         specs: the models.
