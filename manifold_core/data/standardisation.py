@@ -31,7 +31,7 @@ class Standardisation:
     d log scale.
 
     Attributes:
-        mean: float64, ``[d]`` for vectors, one number ``[]`` for images.
+        mean: float64, ``[d]`` for vectors, one number ``[]`` for images; given as numbers, a tensor is made of them.
         scale: above 0; the standard deviation, of all features together.
         sample_shape: of one sample as the model takes it, where that is known: ``apply`` gives samples of that shape,
             for a channel that the data do not name, or images that the model takes flattened.

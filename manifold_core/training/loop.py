@@ -85,9 +85,10 @@ def train(
         InputError: no :class:`TrainingConfig`; an identity that JSON cannot hold; no samples, a condition that does not
             go with model and samples, or a checkpoint of another run or damaged; a folder in which another process is
             at work or that holds a finished run of the command line; with a folder, a model whose ``get_extra_state``
-            gives no tensor, which a checkpoint could not hold; a precision that model or device does not have; in a
-            group, a mini-batch that cannot be shared out equally, arguments that differ, another batch normalisation,
-            or parameters without a gradient.
+            gives no tensor, which a checkpoint could not hold; a precision that model or device does not have; no
+            parameter to train, or one of half precision; no gradients, inside ``torch.inference_mode()``; in a group, a
+            mini-batch that cannot be shared out equally, arguments that differ, another batch normalisation, or
+            parameters without a gradient.
         Diverged: the loss became NaN or infinite. Weights and buffers, running statistics among them, are those before
             the step of which that was seen: on a CPU the first such step.
     """
