@@ -52,8 +52,8 @@ class Standardisation:
 
     @classmethod
     def of(cls, x: Any) -> "Standardisation":
-        """mean and scale of these samples: what ``manifold-core train`` does to a file. Warns where one column varies 30
-        times as much as a quarter of the others, as in a table of unlike units.
+        """mean and scale of these samples: what ``manifold-core train`` does to a file. Warns where one column varies
+        30 times as much as a quarter of the others, as in a table of unlike units.
 
         Args:
             x: ``[N, d]``, each feature with a mean of its own, or images ``[N, H, W]`` or ``[N, C, H, W]``, with one
