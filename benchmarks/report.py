@@ -147,8 +147,8 @@ def with_tables(
             if rows := _rows(results, COMPARISONS[name]):
                 where = results["provenance"]
                 processor = ", ".join(where[part] for part in ("device", "instruction_set") if part in where)
-                quiet = "".join(f"; {one}" for one in rough(where))
-                said = _from(path, f"{processor}, at {where['commit']}{quiet}:")
+                beside = "".join(f"; {one}" for one in rough(where))
+                said = _from(path, f"{processor}, at {where['commit']}{beside}:")
                 newest.setdefault(where["device"], f"{_table(results, rows)}{said}")
         made = "\n".join(newest.values()) or NOT_YET
         return f"{begin}\n{made}\n{end}"

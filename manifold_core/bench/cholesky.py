@@ -17,11 +17,9 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from ..kernels.rsample_kl import rsample_kl
 from ..kernels.rsample_kl_cholesky import reference, rsample_kl_cholesky
-from .comparison import Call, Comparison, Problem, in_float64, largest_difference
+from .comparison import Call, Comparison, Forward, Problem, largest_error
 
 __all__ = ["COMPARISON", "from_standard", "unpacked"]
-
-Forward = Callable[[Problem], tuple[Tensor, Tensor]]  # z and KL
 
 
 def problem(batch: int, latents: int) -> Problem:
@@ -100,9 +98,7 @@ def exact(p: Problem) -> tuple[Tensor, Tensor]:
 
 def error(*size: int) -> float:
     """Of what it gives and of the gradients, against the definition in float64."""
-    p, q = problem(*size), in_float64(problem(*size))
-    ours = (*fused(p, seed=7), *gradients(lambda given: fused(given, seed=7), p))
-    return largest_difference(ours, (*exact(q), *gradients(exact, q)))
+    return largest_error(lambda p: fused(p, seed=7), exact, gradients, problem(*size))
 
 
 def bytes_moved(batch: int, latents: int) -> int:

@@ -10,11 +10,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Call", "Comparison", "Problem", "Quartiles", "in_float64", "largest_difference", "timed"]
+__all__ = [
+    "Call",
+    "Comparison",
+    "Forward",
+    "Problem",
+    "Quartiles",
+    "in_float64",
+    "largest_difference",
+    "largest_error",
+    "timed",
+]
 
 UNTIMED = 3  # calls at the beginning, after the first of all, which may compile
 FEWEST = 4  # timed calls
 Problem = dict[str, Tensor]
+Forward = Callable[[Problem], tuple[Tensor, Tensor]]  # what gradients are taken of: loss and z, or z and KL
 Quartiles = tuple[float, float, float]
 
 
@@ -96,3 +107,11 @@ def largest_difference(ours: Iterable[Tensor], exact: Iterable[Tensor], floor: f
 def in_float64(p: Problem) -> Problem:
     """The same numbers, for the reference."""
     return {name: tensor.detach().double().requires_grad_(tensor.requires_grad) for name, tensor in p.items()}
+
+
+def largest_error(
+    ours: Forward, exact: Forward, gradients: Callable[[Forward, Problem], tuple[Tensor, ...]], p: Problem
+) -> float:
+    """Of what ours gives and of its gradients, against the definition in float64."""
+    q = in_float64(p)
+    return largest_difference((*ours(p), *gradients(ours, p)), (*exact(q), *gradients(exact, q)))

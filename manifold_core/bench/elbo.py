@@ -16,11 +16,9 @@ from ..kernels.gaussian_elbo import gaussian_elbo
 from ..kernels.gaussian_elbo import reference as elbo_reference
 from ..kernels.rsample_kl import reference as sample_reference
 from ..kernels.rsample_kl import rsample_kl
-from .comparison import Call, Comparison, Problem, in_float64, largest_difference
+from .comparison import Call, Comparison, Forward, Problem, largest_error
 
 __all__ = ["COMPARISON"]
-
-Forward = Callable[[Problem], tuple[Tensor, Tensor]]  # loss and z
 
 
 def problem(batch: int, features: int, latents: int) -> Problem:
@@ -77,9 +75,7 @@ def exact(p: Problem) -> tuple[Tensor, Tensor]:
 
 def error(*size: int) -> float:
     """Of what it gives and of the gradients, against the definition in float64."""
-    p, q = problem(*size), in_float64(problem(*size))
-    ours = (*fused(p, seed=7), *gradients(lambda given: fused(given, seed=7), p))
-    return largest_difference(ours, (*exact(q), *gradients(exact, q)))
+    return largest_error(lambda p: fused(p, seed=7), exact, gradients, problem(*size))
 
 
 def bytes_moved(batch: int, features: int, latents: int) -> int:

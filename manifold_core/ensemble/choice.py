@@ -12,7 +12,7 @@ from ..kernels.dispatch import Choice, explain
 from ..networks.checks import check_positive
 from .spec import ModelSpec, Spec, check_kinds
 
-__all__ = ["BACKENDS", "choose", "explain_ensemble"]
+__all__ = ["BACKENDS", "check_threads", "choose", "explain_ensemble"]
 
 BACKENDS = ("reference", "cpu", "cuda")
 
@@ -39,10 +39,13 @@ def explain_ensemble(specs: Sequence[Spec], x: Tensor, *, backend: str = "auto",
     """
     check_tensor("x", x)
     check_kinds(specs)
-    if threads is not None:
-        (threads,) = check_positive(threads=threads)
     shapes = [(len(x), x.shape[1])] * len(specs) if x.dim() == 2 else []
-    return choose(specs, x, shapes, backend, threads or torch.get_num_threads())
+    return choose(specs, x, shapes, backend, check_threads(threads))
+
+
+def check_threads(threads: int | None) -> int:
+    """PyTorch's number where none is given. Raises InputError where it is no positive integer."""
+    return torch.get_num_threads() if threads is None else check_positive(threads=threads)[0]
 
 
 def choose(

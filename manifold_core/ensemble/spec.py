@@ -68,7 +68,7 @@ class ModelSpec:
             if not isinstance(widths, Sequence) or not widths:
                 raise InputError(f"{name} must be a sequence of positive integers, such as (64,), got {widths!r}")
             object.__setattr__(self, name, check_widths(widths, name))
-        _take_numbers(self)
+        _take_plain_values(self)
         _check_condition_dim(self.condition_dim)
         self.outline(1)  # refuses what the networks refuse
 
@@ -155,7 +155,7 @@ class SequentialSpec:
         if not isinstance(self.decoder_hidden, Sequence):
             raise InputError(f"decoder_hidden must be widths, got {self.decoder_hidden!r}")
         object.__setattr__(self, "decoder_hidden", check_widths(self.decoder_hidden, "decoder_hidden"))
-        _take_numbers(self)
+        _take_plain_values(self)
         with torch.device("meta"):
             self.build(1)  # refuses what the networks refuse
 
@@ -215,7 +215,7 @@ class ConvSpec:
 
     def __post_init__(self) -> None:
         check_config("training", self.training)
-        _take_numbers(self)
+        _take_plain_values(self)
         object.__setattr__(self, "hidden", check_widths(self.hidden))
         _check_condition_dim(self.condition_dim)
         with torch.device("meta"):
@@ -264,8 +264,8 @@ def check_kinds(specs: object) -> None:
             )
 
 
-def _take_numbers(spec: "Spec") -> None:
-    """Those of NumPy become Python's: a checkpoint has the specification as JSON. Raises InputError where a flag is
+def _take_plain_values(spec: "Spec") -> None:
+    """NumPy's numbers become Python's: a checkpoint has the specification as JSON. Raises InputError where a flag is
     none."""
     for one in fields(spec):
         value = getattr(spec, one.name)

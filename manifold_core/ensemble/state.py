@@ -26,6 +26,7 @@ class State:
     """Models side by side.
 
     Attributes:
+        data: each data set as the engines read it.
         progress: int64 ``[M, 2]``, for each model the steps done, and the step from 1 whose loss was not finite, or 0.
         words: int64 ``[M, …]``, what the engines are called with.
     """
@@ -43,7 +44,7 @@ class State:
         needed = 4 * (4 * self._parameters_from[-1] + self._records_from[-1] + copied + scheduled)
         check_memory(needed, f"{len(specs)} models, their curves, schedules and data", device)
         self._schedules = {cycle: _schedule(cycle).to(device) for cycle in cycles}
-        self._data = [samples.joined() for samples in data]
+        self.data = [samples.joined() for samples in data]
         self.parameters = torch.zeros(self._parameters_from[-1], dtype=torch.float32, device=device)
         self.exp_avg, self.exp_avg_sq = torch.zeros_like(self.parameters), torch.zeros_like(self.parameters)
         self.records = torch.zeros(self._records_from[-1], dtype=torch.float32, device=device)
@@ -83,7 +84,7 @@ class State:
         return self.specs[index].build(self._programs[index].numbers["features"])
 
     def _words(self, index: int) -> list[int]:
-        spec, program, data = self.specs[index], self._programs[index], self._data[self.specs[index].data]
+        spec, program, data = self.specs[index], self._programs[index], self.data[self.specs[index].data]
         first = self._parameters_from[index]
         numbers = {
             "data": data.data_ptr(),

@@ -19,9 +19,8 @@ from ..evaluation import Metrics, metrics_of
 from ..files import as_json
 from ..finished import taken
 from ..models import CVAE, VAE
-from ..networks.checks import check_positive
 from ..training import History, announce, check_identity, check_seconds
-from .choice import BACKENDS, choose
+from .choice import BACKENDS, check_threads, choose
 from .data import DataSet, Samples, check_data, check_specs
 from .memory import check_memory
 from .reference import train_in_turn
@@ -91,10 +90,9 @@ def train_ensemble(
     A thread needs 512 samples of a batch to be of use, a block 32, 64 or 128. Memory that the engines take, beside the
     data: 16 bytes a parameter, 4 of them those of the models that are handed back; of the curves at most 1,000 points
     of κ + 4 numbers a model; 20 bytes for each step of every schedule, which models of the same training but for seed
-    and batch share; data with a condition, or that are not contiguous, once more, and with a folder those with a
-    condition twice while it is looked into. On a CPU for each thread a tile of 2,112 bytes a neuron, and 4 bytes a
-    parameter for every 512 samples of a batch, up to 64 times; on a GPU 4 bytes a parameter for every 32, 64 or 128
-    samples of a batch, up to 16 times, and once more.
+    and batch share; data with a condition, or that are not contiguous, once more. On a CPU for each thread a tile of
+    2,112 bytes a neuron, and 4 bytes a parameter for every 512 samples of a batch, up to 64 times; on a GPU 4 bytes a
+    parameter for every 32, 64 or 128 samples of a batch, up to 16 times, and once more.
 
     Args:
         specs: the models.
@@ -124,9 +122,7 @@ def train_ensemble(
     for index, data_set in enumerate(samples):
         warn_of_scale(f"data[{index}]: x", data_set.x)
         warn_of_condition(f"data[{index}]: condition", data_set.condition, torch.float32)
-    if threads is not None:
-        (threads,) = check_positive(threads=threads)
-    threads = threads or torch.get_num_threads()
+    threads = check_threads(threads)
     shapes = [(len(samples[spec.data].x), samples[spec.data].x.shape[1]) for spec in specs]
     choice = choose(specs, samples[0].x, shapes, backend, threads).backend
     place = Path(folder) if folder is not None else None
@@ -140,7 +136,7 @@ def train_ensemble(
         workspace = torch.ops.manifold_core.ensemble_workspace(state.words, threads)
         what = f"the tiles of {threads} threads" if choice == "cpu" else "the gradients of all models"
         check_memory(workspace, what, samples[0].x.device)
-        seconds = _run(state, choice, threads, samples, place, begun, checkpoint_seconds, progress)
+        seconds = _run(state, choice, threads, place, begun, checkpoint_seconds, progress)
     ended = state.progress[:, 1].tolist()
     # Of many models it takes a while: then this has a bar as well.
     measured = tqdm(specs, desc="measuring", unit="model", delay=2.0, disable=not progress, file=sys.stderr)
@@ -175,7 +171,7 @@ def _by_reference(
 ) -> list[TrainedModel]:
     whole: dict[str, Any] = {}
     if folder is not None:
-        whole = _identity("reference", specs, samples)
+        whole = _identity("reference", specs, [data.fingerprint() for data in samples])
         if begun is not None:
             check_identity(begun.state.get("identity"), whole)
         else:  # of whom the folder is; the numbers of each model go into one of its own
@@ -195,9 +191,8 @@ def _by_reference(
     return trained
 
 
-def _identity(backend: str, specs: Sequence[Spec], samples: list[Samples]) -> dict[str, Any]:
+def _identity(backend: str, specs: Sequence[Spec], fingerprints: list[str]) -> dict[str, Any]:
     """Of an ensemble: what its checkpoint must agree on."""
-    fingerprints = [data.fingerprint() for data in samples]
     return {"backend": backend, "data": fingerprints, "specs": as_json([asdict(spec) for spec in specs], "specs")}
 
 
@@ -214,7 +209,6 @@ def _run(
     state: State,
     backend: str,
     threads: int,
-    samples: list[Samples],
     folder: Path | None,
     begun: checkpoint.Checkpoint | None,
     checkpoint_seconds: float,
@@ -224,7 +218,7 @@ def _run(
     before = 0.0
     identity: dict[str, Any] = {}
     if folder is not None:
-        identity = _identity(backend, state.specs, samples)
+        identity = _identity(backend, state.specs, [checkpoint.fingerprint(data) for data in state.data])
         if begun is not None:
             before = _restore(state, begun, identity)
     steps = [spec.training.steps for spec in state.specs]

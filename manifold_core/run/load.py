@@ -4,8 +4,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .. import checkpoint
 from ..checks import input_shape
 from ..data import Standardisation
@@ -47,8 +45,7 @@ def load_run(folder: str | Path) -> FinishedRun:
     model, metrics = _trained(Path(folder))
     try:
         kept = metrics["standardisation"]
-        mean = torch.tensor(kept["mean"], dtype=torch.float64)
-        standardisation = Standardisation(mean, kept["scale"], input_shape(model.encoder))
+        standardisation = Standardisation(kept["mean"], kept["scale"], input_shape(model.encoder))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"folder must hold a run with the mean and scale of its data, got {str(folder)!r}, whose {METRICS} lacks "

@@ -26,7 +26,7 @@ from ..models import CVAE, VAE, check_inputs, unwrapped
 from .config import Diverged, History, TrainingConfig, check_config, check_seconds, record_every
 from .schedule import batches, noise_seed
 from .state import Run, announce, check_tensors
-from .step import GraphStep, PlainStep, Step, check_group, check_precision, cuda_graph, kept
+from .step import GraphStep, PlainStep, Step, check_group, check_precision, check_weights, cuda_graph, kept
 from .update import GraphUpdate
 
 __all__ = ["Turns", "train", "turns"]
@@ -135,6 +135,7 @@ def turns(
     place = None if folder is None else Path(folder)
     if place is not None:
         check_tensors(model)
+    check_weights(model)
     check_precision(config.precision, model, x.device)
     check_group(model, min(config.batch_size, len(x)), process_group)
     if x.is_cuda and x.dim() == 4:  # as tensor cores want it; CPUs of several threads are faster without

@@ -221,8 +221,8 @@ def cuda_graph(function: Replay, warm_ups: int = WARM_UPS) -> Replay:
     return replay
 
 
-def check_precision(precision: Precision, model: nn.Module, device: torch.device) -> None:
-    """Raise InputError where model or device cannot be trained, or not in that precision."""
+def check_weights(model: nn.Module) -> None:
+    """Raise InputError where there is nothing to train, or nothing that Adam's steps could move."""
     trained = {name: parameter.dtype for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not trained:
         raise InputError("model must have a parameter that requires a gradient, got none")
@@ -232,6 +232,10 @@ def check_precision(precision: Precision, model: nn.Module, device: torch.device
                 f"model must have trainable weights of float32 or float64, got {name} of {dtype}, in which an "
                 "optimizer's steps are lost: TrainingConfig(precision='bfloat16') keeps float32 and computes in that"
             )
+
+
+def check_precision(precision: Precision, model: nn.Module, device: torch.device) -> None:
+    """Raise InputError where model or device cannot be trained in that precision."""
     if precision == "float32":
         return
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):

@@ -92,7 +92,7 @@ def test_memory_is_written_before_it_is_read(
 
 def test_data_and_schedule_are_left_alone(cpu: str) -> None:
     state = State(kinds(3), check_data(toy()))
-    read = [*state._data, *state._schedules.values()]
+    read = [*state.data, *state._schedules.values()]
     before = [tensor.clone() for tensor in read]
     torch.ops.manifold_core.ensemble_steps(state.words, 3, 2)
     assert (state.progress == torch.tensor([3, 0])).all()
