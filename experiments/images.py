@@ -12,9 +12,8 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
-from torch.nn.functional import one_hot
-
 from ..data import Dataset, load_images
+from ..data.images import under_labels
 from ..training import TrainingConfig
 from . import paper
 from .tables import Plan, on_test_images
@@ -76,13 +75,7 @@ def _first(name: str, labelled: bool, n_train: int, n_validation: int) -> Datase
         whole.train_labels[:n_train],
         whole.validation_labels[:n_validation],
     )
-    if not labelled:
-        return data
-    condition, held_out = (
-        one_hot(part, len(CLASSES[name])).float()
-        for part in (whole.train_labels[:n_train], whole.validation_labels[:n_validation])
-    )
-    return replace(data, train_condition=condition, validation_condition=held_out)
+    return under_labels(data) if labelled else data
 
 
 @lru_cache

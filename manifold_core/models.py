@@ -39,7 +39,7 @@ from .networks import (
 from .networks.checks import check_positive
 from .networks.conv import CHANNELS, CONDITIONAL_CHANNELS
 
-__all__ = ["CVAE", "VAE", "check_inputs", "evaluation_mode", "unwrapped"]
+__all__ = ["CVAE", "VAE", "Prior", "check_inputs", "evaluation_mode", "unwrapped"]
 
 Prior = Literal["learned", "standard"]
 

@@ -10,14 +10,15 @@ from torch import Tensor
 
 from .dimension import THRESHOLD
 from .files import write_atomically
-from .models import VAE
+from .models import CVAE, VAE
 from .training import History
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["plot_curves", "plot_images", "plot_search", "plot_variances"]
+__all__ = ["plot_classes", "plot_curves", "plot_images", "plot_search", "plot_variances"]
 
+NAMED_CLASSES = 40  # at most; of more the names would not fit
 ACTIVE, INACTIVE, ACCENT, EIGEN, OTHERS = "#1f6f8b", "#c8c8c8", "#d1495b", "#7b3fa0", "#e0902e"
 
 
@@ -122,13 +123,43 @@ def plot_search(path: Path, trials: Sequence[dict[str, Any]]) -> Path:
     return _save(figure, path)
 
 
+def plot_classes(path: Path, classes: Sequence[dict[str, Any]]) -> Path:
+    """The variance of every latent dimension under every class, dark where it is small, the dimensions in the order of
+    their mean, and how many are active. ``classes`` are those of ``metrics.json``."""
+    from matplotlib.colors import LogNorm
+    from matplotlib.ticker import MaxNLocator
+
+    variance = torch.tensor([one["variance"] for one in classes], dtype=torch.float64)
+    variance = variance[:, variance.mean(dim=0).argsort(stable=True)]
+    figure = _figure(6.4, 1.6 + 0.22 * min(len(classes), NAMED_CLASSES))
+    axes = figure.add_subplot()
+    # Below a thousandth nothing more is to be seen, and zero has no logarithm.
+    drawn = axes.imshow(variance.clamp(1e-3, 1).numpy(), norm=LogNorm(1e-3, 1), cmap="Blues_r", aspect="auto")
+    figure.colorbar(drawn, label="mean σ² over the prior's")
+    if len(classes) <= NAMED_CLASSES:
+        names = [f"{one['label']}: {one['active_dimensions']} active" for one in classes]
+        axes.set_yticks(range(len(classes)), names)
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_ylabel("class")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("latent dimension, sorted")
+    axes.set_title(f"{len(classes)} classes")
+    return _save(figure, path)
+
+
 @torch.no_grad()
-def plot_images(path: Path, model: VAE, x: Tensor, columns: int = 10) -> Path:
-    """Two rows each of originals, reconstructions and samples of the prior; images ``[N, C, H, W]``, shown in the
-    range of the originals, at least [0, 1]."""
+def plot_images(path: Path, model: VAE | CVAE, x: Tensor, condition: Tensor | None = None, columns: int = 10) -> Path:
+    """Two rows each of originals, reconstructions and samples of the prior, of a CVAE under the originals' conditions;
+    images ``[N, C, H, W]``, shown in the range of the originals, at least [0, 1]."""
     originals = x[: 2 * columns]
     generator = torch.Generator(x.device).manual_seed(0)
-    parts = [originals, model.reconstruct(originals), model.sample(2 * columns, generator)]
+    if isinstance(model, CVAE):
+        assert condition is not None
+        under = condition[: 2 * columns]
+        parts = [originals, model.reconstruct(originals, under), model.sample(under, generator)]
+    else:
+        parts = [originals, model.reconstruct(originals), model.sample(2 * columns, generator)]
     low, high = originals.min().clamp_max(0), originals.max().clamp_min(1)
     channels, height, width = x.shape[1:]
     gap = 2

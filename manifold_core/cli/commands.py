@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..files import output_folder
 from ..kernels import explain
 from ..kernels.extension import compiled, cuda_missing_because, missing_because, nodes_missing_because
-from ..run import IMAGE_SETS, ModelConfig, RunConfig, SearchConfig, run
+from ..run import IMAGE_SETS, ConditionConfig, ModelConfig, RunConfig, SearchConfig, run
 from ..run.build import is_convolutional
 from ..search import SearchPlan
 from ..training import TrainingConfig
@@ -50,6 +50,7 @@ def train(options: argparse.Namespace) -> int:
             options.gamma,
             options.log_gamma if options.log_gamma is not None else 0.0,
             options.covariance,
+            _condition(options),
         ),
         training=TrainingConfig(seed=options.seed, precision=options.precision, **chosen),
         **_of_data(options),
@@ -85,6 +86,18 @@ def _of_data(options: argparse.Namespace) -> dict[str, Any]:
         if options.data != "synthetic":
             raise InputError(f"{name} must be left out with data {options.data!r}, which has its own, got {value}")
     return given | {"data_folder": options.data_dir}
+
+
+def _condition(options: argparse.Namespace) -> ConditionConfig | None:
+    """What the model is under; refused where it would be of no effect."""
+    asked: dict[str, Any] = {} if options.prior is None else {"prior": options.prior}
+    if options.attention:
+        asked["attention"] = True
+    if options.condition is not None:
+        return ConditionConfig(options.condition, **asked)
+    for name, value in asked.items():
+        raise InputError(f"{name} must be left out without a condition, got {value!r}")
+    return None
 
 
 def _say(metrics: dict[str, Any], out: Path) -> int:

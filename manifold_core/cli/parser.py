@@ -3,9 +3,11 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from .. import __version__
-from ..networks.conv import CHANNELS
+from ..models import Prior
+from ..networks.conv import CHANNELS, CONDITIONAL_CHANNELS
 from ..run import RunConfig
 from ..search import FIRST, SearchPlan
 from .commands import DEFAULTS, bench, dimension, eager, info, report, reproduce, train
@@ -19,6 +21,9 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str | None:
         silent = action.default is None or action.default is False
         return action.help if silent else super()._get_help_string(action)
+
+
+_CHANNELS = f"of the residual networks, default {CHANNELS}, of a CVAE {CONDITIONAL_CHANNELS}; an MLP has none"
 
 
 def _default(name: str) -> str:
@@ -65,7 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"manifold-core {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    add = commands.add_parser("train", help="train a VAE on a data set", formatter_class=_Formatter)
+    add = commands.add_parser("train", help="train a VAE on a data set, or a CVAE", formatter_class=_Formatter)
     add.set_defaults(command=train)
     _add_data(add)
     add.add_argument(
@@ -83,7 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="widths of an MLP; default 64, residual networks for images whose sides are multiples of 4",
     )
-    add.add_argument("--channels", type=int, help=f"of the residual networks, default {CHANNELS}; an MLP has none")
+    add.add_argument("--channels", type=int, help=_CHANNELS)
     add.add_argument("--gamma", choices=("learned", "analytic", "fixed"), default="learned", help="decoder variance")
     add.add_argument(
         "--log-gamma",
@@ -92,6 +97,18 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add.add_argument(
         "--covariance", choices=("diagonal", "cholesky"), default="diagonal", help="of the posterior; cholesky is full"
+    )
+    add.add_argument(
+        "--condition",
+        metavar="SOURCE",
+        help="train a CVAE: labels, of mnist and fashion-mnist; or a .npy, .npz or .csv file, in the order of the "
+        "samples, of class labels N (integers) or numbers N,t; of several arrays in an .npz file the one called c",
+    )
+    add.add_argument(
+        "--prior", choices=get_args(Prior), help="of a CVAE: p(z|c), default learned, or standard, N(0, I)"
+    )
+    add.add_argument(
+        "--attention", action="store_true", help="of a CVAE: let the condition switch latent dimensions off"
     )
     add.add_argument(
         "--precision", choices=("float32", "bfloat16", "float16"), default="float32", help="of the networks' products"

@@ -46,6 +46,7 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     )
     lines += [_why_no_gap(metrics) for metrics in runs if metrics["train"]["gap"] is None]
     lines += [note for metrics in runs if (note := _blown_up(metrics))]
+    lines += [note for metrics in runs if (note := _under_condition(metrics))]
     lines += [note for metrics in runs if (note := _of_several(metrics))]
     lines += [note for metrics in runs if (note := _of_search(metrics))]
     lines += [note for metrics in runs if (note := _curved(metrics))]
@@ -88,6 +89,8 @@ def _why_no_gap(metrics: dict[str, Any]) -> str:
     data, kappa = metrics["data"], metrics["latent_dim"]
     if metrics["active_dimensions"] == 0:
         filled = "" if "trials" in metrics else "; or data that fill their space, which manifold-core dimension reads"
+        if "condition" in metrics:
+            filled = "; or the condition leaves the samples no dimension"
         return (
             f"{data} has no gap, as no dimension is active: this says nothing yet; train longer, with more --steps"
             f"{filled}"
@@ -110,6 +113,17 @@ def _blown_up(metrics: dict[str, Any]) -> str:
         f"{metrics['data']} ends at a higher -ELBO than it had near the beginning, {last:.4g} after {first:.4g}: this "
         "says nothing; lower --learning-rate, or train longer, with more --steps"
     )
+
+
+def _under_condition(metrics: dict[str, Any]) -> str:
+    """What the condition was taken for, and of classes what each has."""
+    if (condition := metrics.get("condition")) is None:
+        return ""
+    if "classes" not in condition:
+        width = len(condition["mean"])
+        return f"{metrics['data']} is under a condition of {width} number{'s' if width > 1 else ''}"
+    counts = ", ".join(f"{one['label']}: {one[_count(metrics)]}" for one in metrics["classes"])
+    return f"{metrics['data']} is under {len(condition['classes'])} classes; active dimensions of each: {counts}"
 
 
 def _of_several(metrics: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """The user's own data, as an array: what is taken, and how it is split."""
 
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -9,7 +10,9 @@ import torch
 
 from ..errors import InputError
 from .blocks import blocks
+from .checks import check_within_float32, places
 from .dataset import Dataset
+from .encoding import OneHot, encoding_of
 from .seeds import stream
 from .standardisation import Standardisation
 
@@ -17,9 +20,16 @@ __all__ = ["checked_samples", "split"]
 
 
 def split(
-    source: npt.NDArray[Any], name: str, where: str, validation_fraction: float, seed: int, standardise: bool
+    source: npt.NDArray[Any],
+    name: str,
+    where: str,
+    validation_fraction: float,
+    seed: int,
+    standardise: bool,
+    condition: npt.NDArray[Any] | None = None,
 ) -> Dataset:
-    """Samples as :func:`checked_samples` gives them, split at random, as :func:`manifold_core.data.load_file` says.
+    """Samples as :func:`checked_samples` gives them, and conditions as :func:`.encoding.checked_condition` does, split
+    at random, as :func:`manifold_core.data.load_file` says.
 
     Raises:
         InputError: ``validation_fraction`` or ``seed`` is out of range; with ``standardise`` all training samples are
@@ -44,10 +54,28 @@ def split(
         x[block] = standardisation.apply(torch.from_numpy(source[block].astype(np.float64)))
         if not (finite := x[block].isfinite()).all():  # one that was held out, whose scale is that of the others
             raise InputError(
-                f"{where}: a number too far from the others at {_places(~finite.numpy(), block.start)}; expected, "
+                f"{where}: a number too far from the others at {places(~finite.numpy(), block.start)}; expected, "
                 f"standardised, at most 3.4e38"
             )
-    return Dataset(name=name, train=x[train], validation=x[validation], standardisation=standardisation)
+    data = Dataset(name=name, train=x[train], validation=x[validation], standardisation=standardisation)
+    if condition is None:
+        return data
+    encoding = encoding_of(condition, rows, standardise)
+    c = encoding.apply(condition)
+    if not (finite := c.isfinite()).all():  # one that was held out, whose scale is that of the others
+        raise InputError(
+            f"{where}: a number of the condition too far from the others at {places(~finite.numpy())}; expected, "
+            f"standardised, at most 3.4e38"
+        )
+    labels = encoding.places(condition) if isinstance(encoding, OneHot) else None
+    return replace(
+        data,
+        train_condition=c[train],
+        validation_condition=c[validation],
+        train_labels=None if labels is None else labels[train],
+        validation_labels=None if labels is None else labels[validation],
+        condition_encoding=encoding,
+    )
 
 
 def checked_samples(source: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:
@@ -58,11 +86,7 @@ def checked_samples(source: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:
         raise InputError(f"{where}: array of shape {source.shape}; expected (N, d), (N, H, W) or (N, C, H, W)")
     if len(source) < 2 or source.size == 0:
         raise InputError(f"{where}: array of shape {source.shape}; expected at least two samples with features")
-    if not all(_within_float32(source[rows]).all() for rows in blocks(source)):
-        if not (finite := np.isfinite(source)).all():
-            raise InputError(f"{where}: NaN or infinity at {_places(~finite)}; expected finite numbers")
-        places = _places(~_within_float32(source))
-        raise InputError(f"{where}: numbers too large for float32 at {places}; expected at most 3.4e38")
+    check_within_float32(source, where)
     if all((source[rows] == source[0]).all() for rows in blocks(source)):
         raise InputError(f"{where}: all {len(source)} samples are the same; expected features that vary")
     if source.ndim == 4 and source.shape[3] in (1, 3, 4) and min(source.shape[1:3]) > 4:
@@ -71,15 +95,3 @@ def checked_samples(source: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:
             f"(N, C, H, W): np.moveaxis(x, -1, 1)"
         )
     return source[:, None] if source.ndim == 3 else source
-
-
-def _within_float32(x: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    with np.errstate(over="ignore"):
-        return np.isfinite(x.astype(np.float32))
-
-
-def _places(bad: npt.NDArray[np.bool_], first_row: int = 0) -> str:
-    n_bad = np.count_nonzero(bad)
-    row, *column = (int(i) for i in np.unravel_index(bad.argmax(), bad.shape))
-    first = f"row {first_row + row}, column {', '.join(map(str, column))} (counted from 0)"
-    return f"{n_bad} {'place' if n_bad == 1 else 'places'}, first in {first}"

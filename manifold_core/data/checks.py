@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .blocks import blocks
 
-__all__ = ["as_array", "as_tensor", "check_dims", "check_int"]
+__all__ = ["as_array", "as_tensor", "check_dims", "check_int", "check_within_float32", "places"]
 
 
 def check_int(name: str, value: object, minimum: int | None = None) -> int:
@@ -44,9 +45,9 @@ def check_dims(name: str, values: Iterable[object], *, largest: str, maximum: in
     return numbers
 
 
-def as_array(x: Any) -> npt.NDArray[Any]:
-    """Integers or floating-point numbers that users give as ``x``: a tensor on any device, or what np.asarray makes an
-    array of.
+def as_array(x: Any, name: str = "x") -> npt.NDArray[Any]:
+    """Integers or floating-point numbers that users give as the argument of this name: a tensor on any device, or what
+    np.asarray makes an array of.
 
     Raises:
         InputError: no such numbers.
@@ -54,13 +55,13 @@ def as_array(x: Any) -> npt.NDArray[Any]:
     try:
         source = np.asarray(_of_a_type_of_numpys(x) if isinstance(x, Tensor) else x)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"x must be a tensor or an array of numbers, got {type(x).__name__}: {error}") from error
+        raise InputError(f"{name} must be a tensor or an array of numbers, got {type(x).__name__}: {error}") from error
     if source.dtype.kind not in "iuf":
-        raise InputError(f"x must be a tensor or an array of numbers, got {type(x).__name__} of {source.dtype}")
+        raise InputError(f"{name} must be a tensor or an array of numbers, got {type(x).__name__} of {source.dtype}")
     return source
 
 
-def as_tensor(x: Any) -> Tensor:
+def as_tensor(x: Any, name: str = "x") -> Tensor:
     """The same as a tensor, where it is; what is none yet becomes float64, on the CPU. A copy: torch warns of arrays
     that cannot be written to, and takes none of another byte order or with rows in reverse.
 
@@ -68,12 +69,36 @@ def as_tensor(x: Any) -> Tensor:
         InputError: as :func:`as_array`; complex numbers.
     """
     if not isinstance(x, Tensor):
-        return torch.from_numpy(as_array(x).astype(np.float64))
+        return torch.from_numpy(as_array(x, name).astype(np.float64))
     if x.is_complex():
-        raise InputError(f"x must be a tensor or an array of numbers, got {type(x).__name__} of {x.dtype}")
+        raise InputError(f"{name} must be a tensor or an array of numbers, got {type(x).__name__} of {x.dtype}")
     return x
 
 
 def _of_a_type_of_numpys(x: Tensor) -> Tensor:
     x = x.detach().cpu()
     return x.float() if x.dtype == torch.bfloat16 else x
+
+
+def check_within_float32(source: npt.NDArray[Any], where: str) -> None:
+    """Raise InputError for NaN, infinity, and what float32 would make infinite."""
+    if all(_within_float32(source[rows]).all() for rows in blocks(source)):
+        return
+    if not (finite := np.isfinite(source)).all():
+        raise InputError(f"{where}: NaN or infinity at {places(~finite)}; expected finite numbers")
+    raise InputError(
+        f"{where}: numbers too large for float32 at {places(~_within_float32(source))}; expected at most 3.4e38"
+    )
+
+
+def _within_float32(x: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    with np.errstate(over="ignore"):
+        return np.isfinite(x.astype(np.float32))
+
+
+def places(bad: npt.NDArray[np.bool_], first_row: int = 0) -> str:
+    """How many there are, and where the first one is."""
+    n_bad = np.count_nonzero(bad)
+    row, *column = (int(i) for i in np.unravel_index(bad.argmax(), bad.shape))
+    first = f"row {first_row + row}, column {', '.join(map(str, column))} (counted from 0)"
+    return f"{n_bad} {'place' if n_bad == 1 else 'places'}, first in {first}"

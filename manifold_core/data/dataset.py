@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from .encoding import Encoding
 from .standardisation import Standardisation
 
 __all__ = ["Dataset"]
@@ -22,6 +23,7 @@ class Dataset:
         train_condition, validation_condition: c of every sample, ``[N, t]`` or ``[N, steps, d]``, float32, finite, CPU,
             where there is one.
         standardisation: by which the samples were made of what the source holds.
+        condition_encoding: by which its conditions were made of what the user has, where a user has some.
     """
 
     name: str
@@ -33,3 +35,4 @@ class Dataset:
     train_condition: Tensor | None = None
     validation_condition: Tensor | None = None
     standardisation: Standardisation = field(default_factory=Standardisation)
+    condition_encoding: Encoding | None = None

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ..errors import InputError
 from .arrays import checked_samples, split
 from .dataset import Dataset
+from .encoding import checked_condition
 
 __all__ = ["SUFFIXES", "load_file", "sample_shape"]
 
@@ -19,7 +20,12 @@ SUFFIXES = (".npy", ".npz", ".csv")
 
 
 def load_file(
-    path: str | Path, validation_fraction: float = 0.1, seed: int = 0, *, standardise: bool = False
+    path: str | Path,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+    *,
+    standardise: bool = False,
+    condition: str | Path | None = None,
 ) -> Dataset:
     """Numbers in a .npy, .npz or .csv file as float32, split at random into training and validation samples.
 
@@ -39,21 +45,29 @@ def load_file(
             least one on either side.
         seed: of the split; any integer.
         standardise: centre in float64, vectors feature by feature, images by one number, and divide by one number, the
-            standard deviation; mean and deviation are those of the training samples.
+            standard deviation; mean and deviation are those of the training samples. The numbers of a condition each
+            by their own.
+        condition: a file of the same kinds with a condition of each sample, in their order: class labels ``[N]`` of an
+            integer type, which become one-hot, or numbers ``[N, t]``. Of several arrays in an ``.npz`` file, which may
+            be that of the samples, the one called ``c``.
 
     Returns:
         Data set called by the file's stem, with ``train`` and ``validation`` ``[N, d]`` or ``[N, C, H, W]``
-        (C = 1 for arrays ``[N, H, W]``), float32, and their ``standardisation``; no labels.
+        (C = 1 for arrays ``[N, H, W]``), float32, and their ``standardisation``; with a condition that as well, its
+        ``condition_encoding``, and of classes the labels, as places in ``condition_encoding.classes``.
 
     Raises:
         InputError: the file is missing, empty, damaged or of another kind; the array has another shape or type, fewer
             than two samples or no features; it holds NaN, infinity or numbers too large for float32; all features are
             constant, or with ``standardise`` those of the training samples; ``validation_fraction`` or ``seed`` is out
-            of range.
+            of range. Of a condition the same, or not one for each sample, or half as many classes as samples.
     """
     path = Path(path)
-    source = checked_samples(_read(path), str(path))
-    return split(source, path.stem, str(path), validation_fraction, seed, standardise)
+    source = checked_samples(_read(path, "x"), str(path))
+    conditions = None
+    if condition is not None:
+        conditions = checked_condition(_read(Path(condition), "c"), len(source), str(condition))
+    return split(source, path.stem, str(path), validation_fraction, seed, standardise, conditions)
 
 
 def sample_shape(path: str | Path) -> tuple[int, ...]:
@@ -62,25 +76,26 @@ def sample_shape(path: str | Path) -> tuple[int, ...]:
     Raises:
         InputError: the file is missing, empty, damaged or of another kind.
     """
-    shape = _read(Path(path)).shape
+    shape = _read(Path(path), "x").shape
     return (1, *shape[1:]) if len(shape) == 3 else shape[1:]
 
 
-def _read(path: Path) -> npt.NDArray[Any]:
+def _read(path: Path, name: str) -> npt.NDArray[Any]:
+    """The array in the file; of several the one of this name."""
     kind = path.suffix.lower()
     if kind not in SUFFIXES:
         raise InputError(f"{path}: file of kind {kind!r}; expected .npy, .npz or .csv")
     try:
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty")
-        return _read_csv(path) if kind == ".csv" else _read_numpy(path, kind)
+        return _read_csv(path) if kind == ".csv" else _read_numpy(path, kind, name)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
 
 
-def _read_numpy(path: Path, kind: str) -> npt.NDArray[Any]:
+def _read_numpy(path: Path, kind: str, wanted: str) -> npt.NDArray[Any]:
     try:
         if kind == ".npy":
             return np.lib.format.open_memmap(path, mode="r")
@@ -90,9 +105,9 @@ def _read_numpy(path: Path, kind: str) -> npt.NDArray[Any]:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InputError(f"{path}: a single array; expected an archive, as the name says")
             names = archive.files
-            name = names[0] if len(names) == 1 else "x"
+            name = names[0] if len(names) == 1 else wanted
             if name not in names:
-                raise InputError(f"{path}: arrays {names}; expected exactly one, or one called 'x'")
+                raise InputError(f"{path}: arrays {names}; expected exactly one, or one called {wanted!r}")
             found = archive[name]
             if not isinstance(found, np.ndarray):  # NumPy gives the bytes of a member that is no .npy file
                 raise InputError(f"{path}: member {name!r} is no array; expected .npy files, as numpy.savez has")

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,11 +14,13 @@ from torch import Tensor
 
 from ..errors import InputError
 from .dataset import Dataset
+from .encoding import OneHot
 from .idx import read_idx, unpacked
 
-__all__ = ["ENVIRONMENT_VARIABLE", "find_images", "load_images"]
+__all__ = ["ENVIRONMENT_VARIABLE", "find_images", "load_images", "under_labels"]
 
 ENVIRONMENT_VARIABLE = "MANIFOLD_CORE_DATA"
+CLASSES = 10  # of either set
 
 # Of the unpacked files: the mirrors pack them differently.
 SHA256 = {
@@ -81,6 +84,17 @@ def load_images(name: str, folder: str | Path | None = None) -> Dataset:
         validation=validation,
         train_labels=train_labels,
         validation_labels=validation_labels,
+    )
+
+
+def under_labels(data: Dataset) -> Dataset:
+    """The same images with their class, in one-hot form, as the condition."""
+    encoding = OneHot(tuple(range(CLASSES)))
+    return replace(
+        data,
+        train_condition=encoding.apply(data.train_labels),
+        validation_condition=encoding.apply(data.validation_labels),
+        condition_encoding=encoding,
     )
 
 
@@ -160,8 +174,8 @@ def _read_split(folder: Path, split: str) -> tuple[Tensor, Tensor]:
         raise InputError(f"{images_path}: shape {images.shape}; expected (N, 28, 28)")
     if labels.shape != images.shape[:1]:
         raise InputError(f"{labels_path}: shape {labels.shape}; expected ({len(images)},), one label for each image")
-    if labels.max() > 9:
-        raise InputError(f"{labels_path}: label {labels.max()}; expected 0 to 9")
+    if labels.max() >= CLASSES:
+        raise InputError(f"{labels_path}: label {labels.max()}; expected 0 to {CLASSES - 1}")
     pixels = torch.from_numpy(images).to(torch.float32).div_(255).unsqueeze(1)
     return pixels, torch.from_numpy(labels).to(torch.int64)
 

@@ -11,7 +11,7 @@ from ..checks import check_exact, check_finite
 from ..errors import InputError
 from .spec import ConvSpec, SequentialSpec, Spec, check_kinds
 
-__all__ = ["DataSet", "check_data", "check_specs"]
+__all__ = ["DataSet", "Samples", "check_data", "check_specs"]
 
 DataSet = Tensor | tuple[Tensor, Tensor]
 # Of each part, by the number of its dimensions.
@@ -35,6 +35,11 @@ class Samples:
     condition: Tensor | None
 
     @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """x, and the condition where there is one."""
+        return (self.x,) if self.condition is None else (self.x, self.condition)
+
+    @property
     def condition_shape(self) -> tuple[int, ...]:
         """Of one; () where there is none."""
         return () if self.condition is None else tuple(self.condition.shape[1:])
@@ -48,7 +53,7 @@ class Samples:
 
     def joined(self) -> Tensor:
         """``[N, d + t]``: what belongs to a sample stands together, as the engines read it."""
-        parts = [part.flatten(1) for part in (self.x, self.condition) if part is not None]
+        parts = [part.flatten(1) for part in self.parts]
         return (torch.cat(parts, 1) if len(parts) > 1 else parts[0]).contiguous()
 
     def fingerprint(self) -> str:

@@ -157,8 +157,8 @@ def _as_begun(begun: checkpoint.Checkpoint, specs: Sequence[Spec], x: Tensor) ->
 
 
 def _trained(spec: Spec, model: VAE | CVAE, data: Samples, history: History, diverged_at: int | None) -> TrainedModel:
-    inputs = (data.x,) if data.condition is None else (data.x, data.condition)  # checked before all training
-    return TrainedModel(spec, model, metrics_of(model, inputs), history, diverged_at)
+    metrics = metrics_of(model, data.parts)  # checked before all training
+    return TrainedModel(spec, model, metrics, history, diverged_at)
 
 
 def _by_reference(

@@ -1,12 +1,12 @@
 """The models that a configuration describes."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from ..ensemble import ConvSpec, ModelSpec
-from ..models import VAE
+from ..models import CVAE, VAE
 from ..training import TrainingConfig
 from .config import ModelConfig
 
@@ -18,17 +18,22 @@ def is_convolutional(hidden: Sequence[int] | None, sample_shape: Sequence[int]) 
     return hidden is None and len(sample_shape) == 3 and sample_shape[1] % 4 == 0 and sample_shape[2] % 4 == 0
 
 
-def build_model(config: ModelConfig, sample_shape: Sequence[int], seed: int = 0) -> VAE:
-    """The VAE for samples of this shape, its weights drawn from ``seed``."""
-    spec = spec_of(config, sample_shape, TrainingConfig(seed=seed))
+def build_model(config: ModelConfig, sample_shape: Sequence[int], seed: int = 0, condition_dim: int = 0) -> VAE | CVAE:
+    """The model for samples of this shape, under conditions of so many numbers where it has some, its weights drawn
+    from ``seed``."""
+    spec = spec_of(config, sample_shape, condition_dim, TrainingConfig(seed=seed))
     if isinstance(spec, ConvSpec):
-        return cast(VAE, spec.build(*sample_shape))
-    return cast(VAE, spec.build(torch.Size(sample_shape).numel()))
+        return spec.build(*sample_shape)
+    return spec.build(torch.Size(sample_shape).numel())
 
 
-def spec_of(model: ModelConfig, sample_shape: Sequence[int], training: TrainingConfig) -> ModelSpec | ConvSpec:
-    """Of one of the run's models, for samples of this shape."""
+def spec_of(
+    model: ModelConfig, sample_shape: Sequence[int], condition_dim: int, training: TrainingConfig
+) -> ModelSpec | ConvSpec:
+    """Of one of the run's models, for samples of this shape, and conditions of so many numbers."""
     each: dict[str, Any] = {"gamma": model.gamma, "log_gamma": model.log_gamma, "covariance": model.covariance}
+    if (under := model.condition) is not None:
+        each |= {"condition_dim": condition_dim, "prior": under.prior, "attention": under.attention}
     if is_convolutional(model.hidden, sample_shape):
         return ConvSpec(model.latent_dim, model.chosen_channels, training=training, **each)
     return ModelSpec(model.latent_dim, model.hidden or (64,), training=training, **each)

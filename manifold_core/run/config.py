@@ -6,25 +6,43 @@ from typing import Any
 from ..covariance import Covariance
 from ..elbo import Gamma, GaussianELBO
 from ..files import as_json
+from ..models import Prior
 from ..networks.checks import check_positive
-from ..networks.conv import CHANNELS
+from ..networks.conv import CHANNELS, CONDITIONAL_CHANNELS
 from ..search import SearchPlan
 from ..training import TrainingConfig
 
-__all__ = ["IMAGE_SETS", "ModelConfig", "RunConfig", "SearchConfig"]
+__all__ = ["IMAGE_SETS", "LABELS", "ConditionConfig", "ModelConfig", "RunConfig", "SearchConfig"]
 
 IMAGE_SETS = ("mnist", "fashion-mnist")
+LABELS = "labels"  # of these, as the condition
+
+
+@dataclass(frozen=True)
+class ConditionConfig:
+    """What makes a CVAE of the model.
+
+    Args:
+        source: of the conditions: ``"labels"`` of the image sets, else the path of a ``.npy``, ``.npz`` or ``.csv``
+            file, as of :func:`manifold_core.data.load_file`.
+        prior, attention: as of :meth:`manifold_core.CVAE.mlp`.
+    """
+
+    source: str
+    prior: Prior = "learned"
+    attention: bool = False
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A VAE to build: residual-convolutional for images, else an MLP.
+    """A VAE or CVAE to build: residual-convolutional for images, else an MLP.
 
     Args:
         latent_dim: κ.
         hidden: widths of the MLP's hidden layers; given for images, these are flattened into vectors.
-        channels: of the first residual block, None for 5; an MLP has none to choose.
+        channels: of the first residual block, None for 5, under a condition 32; an MLP has none to choose.
         gamma, log_gamma, covariance: as of :class:`manifold_core.GaussianELBO`.
+        condition: makes it a CVAE.
     """
 
     latent_dim: int
@@ -33,6 +51,7 @@ class ModelConfig:
     gamma: Gamma = "learned"
     log_gamma: float = 0.0
     covariance: Covariance = "diagonal"
+    condition: ConditionConfig | None = None
 
     def __post_init__(self) -> None:
         self.elbo()  # refuses what it refuses
@@ -42,11 +61,15 @@ class ModelConfig:
 
     @property
     def chosen_channels(self) -> int:
-        return CHANNELS if self.channels is None else self.channels
+        default = CHANNELS if self.condition is None else CONDITIONAL_CHANNELS
+        return default if self.channels is None else self.channels
 
     def description(self) -> dict[str, Any]:
         """As JSON gives it back."""
-        description: dict[str, Any] = as_json(asdict(self) | {"channels": self.chosen_channels}, "model")
+        content = asdict(self) | {"channels": self.chosen_channels}
+        if self.condition is None:
+            del content["condition"]
+        description: dict[str, Any] = as_json(content, "model")
         return description
 
 

@@ -8,18 +8,21 @@ from torch import Tensor
 from .. import checkpoint
 from ..data import Dataset, load_file, load_images, synthetic_manifold
 from ..data.files import SUFFIXES
+from ..data.images import under_labels
+from ..ensemble.data import Samples
 from ..errors import InputError
 from .build import is_convolutional
-from .config import IMAGE_SETS, RunConfig, SearchConfig
+from .config import IMAGE_SETS, LABELS, RunConfig, SearchConfig
 
-__all__ = ["as_input", "fingerprint_of", "load_data"]
+__all__ = ["condition_dim_of", "fingerprint_of", "inputs_of", "load_data"]
 
 
 def load_data(config: RunConfig | SearchConfig) -> Dataset:
     """The data of a run, users' files standardised.
 
     Raises:
-        InputError: as the loaders do; channels for samples that are no images of residual networks.
+        InputError: as the loaders do; channels for samples that are no images of residual networks; a condition of
+            other data than it goes with.
     """
     data = _loaded(config)
     if isinstance(config, SearchConfig):
@@ -34,27 +37,52 @@ def load_data(config: RunConfig | SearchConfig) -> Dataset:
 
 
 def _loaded(config: RunConfig | SearchConfig) -> Dataset:
+    condition = _condition_of(config)
     if config.data == "synthetic":
+        if condition is not None:
+            raise InputError(f"condition must be left out with data 'synthetic', which has none, got {condition!r}")
         return synthetic_manifold(config.ambient_dim, config.manifold_dim, seed=config.training.seed)
     if config.data in IMAGE_SETS:
-        return load_images(config.data, config.data_folder)
+        if condition not in (None, LABELS):
+            raise InputError(f"condition must be {LABELS!r} with data {config.data!r}, got {condition!r}")
+        data = load_images(config.data, config.data_folder)
+        return data if condition is None else under_labels(data)
     if Path(config.data).suffix.lower() not in SUFFIXES:
         raise InputError(
             f"data must be 'synthetic', 'mnist', 'fashion-mnist' or the path of a .npy, .npz or .csv file, "
             f"got {config.data!r}"
         )
-    return load_file(config.data, seed=config.training.seed, standardise=True)
+    if condition == LABELS:
+        raise InputError(f"condition {LABELS!r} is of {' and '.join(IMAGE_SETS)}; expected the path of a file")
+    return load_file(config.data, seed=config.training.seed, standardise=True, condition=condition)
 
 
-def as_input(x: Tensor, config: RunConfig | SearchConfig, sample_shape: tuple[int, ...]) -> Tensor:
-    """Samples of this shape as the model takes them: an MLP takes vectors."""
-    if isinstance(config, SearchConfig):
-        return x.flatten(1)
-    return x if is_convolutional(config.model.hidden, sample_shape) else x.flatten(1)
+def _condition_of(config: RunConfig | SearchConfig) -> str | None:
+    """Where its conditions come from, if it has some."""
+    if isinstance(config, SearchConfig) or config.model.condition is None:
+        return None
+    return config.model.condition.source
+
+
+def condition_dim_of(data: Dataset) -> int:
+    """Numbers of one condition; 0 where there is none."""
+    return 0 if data.train_condition is None else data.train_condition.shape[1]
+
+
+def inputs_of(data: Dataset, config: RunConfig | SearchConfig) -> tuple[Samples, Samples]:
+    """Training and held-out samples as the model takes them, on the device: an MLP takes vectors."""
+    images = isinstance(config, RunConfig) and is_convolutional(config.model.hidden, data.train.shape[1:])
+
+    def inputs(x: Tensor, condition: Tensor | None) -> Samples:
+        x = x if images else x.flatten(1)
+        return Samples(x.to(config.device), None if condition is None else condition.to(config.device))
+
+    return inputs(data.train, data.train_condition), inputs(data.validation, data.validation_condition)
 
 
 def fingerprint_of(data: Dataset) -> str:
     """Of all of the data that decides the numbers of a run."""
     units = data.standardisation
     scale = torch.tensor(units.scale, dtype=torch.float64)
-    return checkpoint.fingerprint(data.train, data.validation, units.mean, scale)
+    conditions = [part for part in (data.train_condition, data.validation_condition) if part is not None]
+    return checkpoint.fingerprint(data.train, data.validation, units.mean, scale, *conditions)

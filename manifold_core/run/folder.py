@@ -46,7 +46,11 @@ def _asked(description: dict[str, Any]) -> dict[str, Any]:
     left_out = set() if description.get("data") in ("synthetic", *IMAGE_SETS) else {"data"}
     if "plan" in description:
         left_out.add("model")
-    return {name: value for name, value in description.items() if name not in left_out}
+    asked = {name: value for name, value in description.items() if name not in left_out}
+    if "data" in left_out and "condition" in (model := asked.get("model", {})):
+        condition = {name: value for name, value in model["condition"].items() if name != "source"}
+        asked["model"] = model | {"condition": condition}
+    return asked
 
 
 def _refuse_foreign_files(folder: Path) -> None:

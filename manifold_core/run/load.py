@@ -7,11 +7,12 @@ from typing import Any
 from .. import checkpoint
 from ..checks import input_shape
 from ..data import Standardisation
+from ..data.encoding import Columns, Encoding, OneHot
 from ..errors import InputError
 from ..finished import METRICS, WEIGHTS, finished_run
-from ..models import VAE
+from ..models import CVAE, VAE
 from .build import build_model
-from .config import ModelConfig
+from .config import ConditionConfig, ModelConfig
 
 __all__ = ["FinishedRun", "load_model", "load_run"]
 
@@ -21,23 +22,27 @@ class FinishedRun:
     """What :func:`load_run` finds.
 
     Attributes:
-        model: trained, in evaluation mode. Its samples are standardised: images ``[N, C, H, W]``, flattened where it is
-            an MLP, and vectors.
+        model: trained, in evaluation mode; a CVAE where the run had a condition. Its samples are standardised: images
+            ``[N, C, H, W]``, flattened where it is an MLP, and vectors.
         standardisation: from the units and the shape of the user's file to those of the model, and from its units back.
             Of synthetic data and of published images, which are trained on as they are loaded, it changes no number.
         metrics: the content of ``metrics.json``.
+        condition: from the labels or numbers of the user's file of conditions to those of the model,
+            ``found.condition.apply(c)``; None without a condition.
     """
 
-    model: VAE
+    model: VAE | CVAE
     standardisation: Standardisation
     metrics: dict[str, Any]
+    condition: Encoding | None = None
 
 
 def load_run(folder: str | Path) -> FinishedRun:
     """The trained model of a finished run of ``manifold-core train`` or ``dimension`` (what :func:`manifold_core.train`
     and :func:`manifold_core.find_dimension` keep in a folder are checkpoints, to go on with), with what it takes to
     apply it to data in their own units:
-    ``active_dimensions(found.model, found.standardisation.apply(x))``, ``found.standardisation.undo(model.sample(n))``.
+    ``active_dimensions(found.model, found.standardisation.apply(x))``, ``found.standardisation.undo(model.sample(n))``,
+    under a condition with ``found.condition.apply(c)``.
 
     Raises:
         InputError: no finished run in that folder, or one of an earlier version, which kept no standardisation.
@@ -51,10 +56,10 @@ def load_run(folder: str | Path) -> FinishedRun:
             f"folder must hold a run with the mean and scale of its data, got {str(folder)!r}, whose {METRICS} lacks "
             f"them: train again, into a new folder"
         ) from error
-    return FinishedRun(model, standardisation, metrics)
+    return FinishedRun(model, standardisation, metrics, _encoding(metrics))
 
 
-def load_model(folder: str | Path) -> VAE:
+def load_model(folder: str | Path) -> VAE | CVAE:
     """The trained model of a finished run, in evaluation mode. It takes standardised samples: see :func:`load_run`.
 
     Raises:
@@ -63,7 +68,7 @@ def load_model(folder: str | Path) -> VAE:
     return _trained(Path(folder))[0]
 
 
-def _trained(folder: Path) -> tuple[VAE, dict[str, Any]]:
+def _trained(folder: Path) -> tuple[VAE | CVAE, dict[str, Any]]:
     metrics = finished_run(folder, "folder")
     if metrics is None:
         raise InputError(
@@ -79,7 +84,12 @@ def _trained(folder: Path) -> tuple[VAE, dict[str, Any]]:
     return model.eval(), metrics
 
 
-def _built(metrics: dict[str, Any], path: Path) -> VAE:
+def _encoding(metrics: dict[str, Any]) -> Encoding | None:
+    kept = metrics.get("condition")
+    return None if kept is None else OneHot(**kept) if "classes" in kept else Columns(**kept)
+
+
+def _built(metrics: dict[str, Any], path: Path) -> VAE | CVAE:
     """The model that the file at ``path`` describes; its weights are anyone's."""
     described = metrics["config"]["model"]
     known = {one.name for one in fields(ModelConfig)}
@@ -90,9 +100,14 @@ def _built(metrics: dict[str, Any], path: Path) -> VAE:
         if key not in part:
             raise InputError(f"{str(path)!r} lacks {name}{key}; expected the whole file of a finished run")
     try:
-        hidden = described.get("hidden")
-        config = ModelConfig(**(described | {"hidden": tuple(hidden) if hidden is not None else None}))
-        return build_model(config, metrics["sample_shape"])
+        hidden, condition = described.get("hidden"), described.get("condition")
+        made = {
+            "hidden": tuple(hidden) if hidden is not None else None,
+            "condition": ConditionConfig(**condition) if condition is not None else None,
+        }
+        encoding = _encoding(metrics)
+        width = 0 if encoding is None else encoding.width
+        return build_model(ModelConfig(**(described | made)), metrics["sample_shape"], condition_dim=width)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{str(path)!r} does not describe a model ({error}); expected config.model and sample_shape of a run"

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .. import checkpoint, plots
 from ..data import Dataset
-from ..evaluation import Metrics, metrics_of
+from ..data.encoding import OneHot
+from ..ensemble.data import Samples
+from ..evaluation import Metrics, metrics_of, metrics_of_class
 from ..files import write_json
 from ..finished import METRICS, WEIGHTS
-from ..models import VAE
+from ..models import CVAE, VAE
 from ..neighbours import two_nn
 from ..training import History
 from .several import clear
@@ -25,7 +26,7 @@ UNITS = (
     "measured as the model takes them, (x - mean) / scale of standardisation: in the units of the data recon and gamma "
     "are scale**2 times as large, neg_elbo and nll of d features greater by d log scale"
 )
-PICTURES = {"variances": "variances.png", "curves": "curves.png", "images": "images.png", "search": "search.png"}
+PICTURES = {name: f"{name}.png" for name in ("variances", "curves", "classes", "images", "search")}
 
 
 def finish(
@@ -33,15 +34,18 @@ def finish(
     folder: Path,
     data: Dataset,
     fingerprint: str,
-    model: VAE,
+    samples: Samples,
+    held_out: Samples,
+    model: VAE | CVAE,
     measured: Metrics,
-    held_out: Tensor,
     history: History,
     more: dict[str, Any],
 ) -> dict[str, Any]:
-    validation = metrics_of(model, (held_out,))  # one sample far from all others may have any loss
+    """Write all of it; the samples as :func:`.data.inputs_of` gives them, of which ``measured`` is."""
+    validation = metrics_of(model, held_out.parts)  # one sample far from all others may have any loss
     others = [one for one in more.get("models", []) if one["seed"] != more["seed"] and one["diverged_at"] is None]
-    pictures = _draw(folder, model, history, measured, data.manifold_dim, held_out, others, more.get("trials"))
+    more |= _under_condition(data, model, samples)
+    pictures = _draw(folder, model, history, measured, data.manifold_dim, held_out, others, more)
     checkpoint.save_tensors(folder / WEIGHTS, model.state_dict())
     metrics = {
         "data": data.name,
@@ -67,6 +71,22 @@ def finish(
     return metrics
 
 
+def _under_condition(data: Dataset, model: VAE | CVAE, samples: Samples) -> dict[str, Any]:
+    """What a run with conditions says besides: their encoding, and of classes the training samples of each."""
+    encoding, labels = data.condition_encoding, data.train_labels
+    if encoding is None:
+        return {}
+    said = {"condition": encoding.as_dict()}
+    if not isinstance(encoding, OneHot) or labels is None:
+        return said
+    measured = {
+        label: metrics_of_class(model, samples.parts, labels, place)
+        for place, label in enumerate(encoding.classes)
+        if (labels == place).any()  # those of a rare class may all be held out
+    }
+    return said | {"classes": [{"label": label, **metrics.as_dict()} for label, metrics in measured.items()]}
+
+
 def _versions() -> dict[str, str]:
     from .. import __version__
 
@@ -75,13 +95,13 @@ def _versions() -> dict[str, str]:
 
 def _draw(
     folder: Path,
-    model: VAE,
+    model: VAE | CVAE,
     history: Any,
     measured: Metrics,
     manifold_dim: int | None,
-    held_out: Tensor,
+    held_out: Samples,
     others: Sequence[dict[str, Any]],
-    trials: Sequence[dict[str, Any]] | None,
+    more: dict[str, Any],
 ) -> list[str]:
     try:
         import matplotlib  # noqa: F401
@@ -98,8 +118,10 @@ def _draw(
         ),
         plots.plot_curves(folder / PICTURES["curves"], history),
     ]
-    if trials is not None:
-        drawn.append(plots.plot_search(folder / PICTURES["search"], trials))
-    if held_out.dim() == 4:
-        drawn.append(plots.plot_images(folder / PICTURES["images"], model, held_out))
+    if "trials" in more:
+        drawn.append(plots.plot_search(folder / PICTURES["search"], more["trials"]))
+    if "classes" in more:
+        drawn.append(plots.plot_classes(folder / PICTURES["classes"], more["classes"]))
+    if held_out.x.dim() == 4:
+        drawn.append(plots.plot_images(folder / PICTURES["images"], model, held_out.x, held_out.condition))
     return [path.name for path in drawn]

@@ -4,7 +4,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -14,11 +14,10 @@ from ..ensemble import TrainedModel, explain_ensemble
 from ..errors import InputError
 from ..evaluation import evaluate
 from ..files import locked, output_folder
-from ..models import VAE
 from ..training import Diverged, announce, train
 from .build import build_model, spec_of
 from .config import RunConfig, SearchConfig
-from .data import as_input, fingerprint_of, load_data
+from .data import condition_dim_of, fingerprint_of, inputs_of, load_data
 from .folder import already_finished, identity_of
 from .results import finish
 from .searching import train_search
@@ -64,20 +63,20 @@ def run(
 
 def _run(config: RunConfig | SearchConfig, folder: Path, progress: bool, group: Group) -> dict[str, Any]:
     data = everywhere(lambda: load_data(config), group)
-    sample_shape = tuple(data.train.shape[1:])
-    x, held_out = (as_input(part, config, sample_shape).to(config.device) for part in (data.train, data.validation))
+    samples, held_out = inputs_of(data, config)
     fingerprint = fingerprint_of(data)
     identity = identity_of(config, fingerprint)
-    write = partial(finish, folder=folder, data=data, fingerprint=fingerprint, held_out=held_out)
+    write = partial(finish, folder=folder, data=data, fingerprint=fingerprint, samples=samples, held_out=held_out)
 
     def write_best(description: dict[str, Any], best: TrainedModel, more: dict[str, Any]) -> dict[str, Any]:
-        return write(description, model=cast(VAE, best.model), measured=best.metrics, history=best.history, more=more)
+        return write(description, model=best.model, measured=best.metrics, history=best.history, more=more)
 
     if isinstance(config, SearchConfig):
-        best, found, more = train_search(config.plan, x, held_out, folder, identity, progress)
+        best, found, more = train_search(config.plan, samples.x, held_out.x, folder, identity, progress)
         return write_best(config.description() | {"model": found.description()}, best, more)
     seeds = range(config.training.seed, config.training.seed + config.models)
-    specs = [spec_of(config.model, sample_shape, replace(config.training, seed=seed)) for seed in seeds]
+    sample_shape, condition_dim = data.train.shape[1:], condition_dim_of(data)
+    specs = [spec_of(config.model, sample_shape, condition_dim, replace(config.training, seed=seed)) for seed in seeds]
     side_by_side = from_first(lambda: is_side_by_side(folder), group)  # as it began
     if side_by_side and group is not None:
         raise InputError(
@@ -85,14 +84,26 @@ def _run(config: RunConfig | SearchConfig, folder: Path, progress: bool, group: 
             f"without; go on without torchrun"
         )
     if side_by_side is None:  # how large the model is plays no part: the number of threads would, too
-        side_by_side = group is None and explain_ensemble(specs, x.new_empty(0)).backend == "cpu"
+        side_by_side = group is None and explain_ensemble(specs, samples.x.new_empty(0)).backend == "cpu"
     if config.models > 1 or side_by_side:
-        best, models = train_several(specs, x, held_out, folder, identity, progress)
+        best, models = train_several(specs, samples, held_out, folder, identity, progress)
         more = {"models": models, "seed": best.spec.training.seed} if config.models > 1 else {}
         check_known(torch.tensor(best.metrics.variance))
         return write_best(config.description(), best, more)
-    model = build_model(config.model, sample_shape, config.training.seed).to(config.device)
-    history = train(model, x, config.training, folder=folder, identity=identity, progress=progress, process_group=group)
-    return from_first(
-        lambda: write(config.description(), model=model, measured=evaluate(model, x), history=history, more={}), group
+    model = build_model(config.model, sample_shape, config.training.seed, condition_dim).to(config.device)
+    history = train(
+        model,
+        samples.x,
+        config.training,
+        condition=samples.condition,
+        folder=folder,
+        identity=identity,
+        progress=progress,
+        process_group=group,
     )
+
+    def write_it() -> dict[str, Any]:
+        measured = evaluate(model, *samples.parts)
+        return write(config.description(), model=model, measured=measured, history=history, more={})
+
+    return from_first(write_it, group)

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from .. import checkpoint
 from ..ensemble import TrainedModel, train_ensemble
+from ..ensemble.data import Samples
 from ..ensemble.spec import Spec
 from ..evaluation import metrics_of
 from ..training import Diverged, check_identity
@@ -21,7 +20,12 @@ MODELS = "models"  # in the run's own checkpoint, which a training loop has left
 
 
 def train_several(
-    specs: Sequence[Spec], x: Tensor, held_out: Tensor, folder: Path, identity: dict[str, Any], progress: bool
+    specs: Sequence[Spec],
+    samples: Samples,
+    held_out: Samples,
+    folder: Path,
+    identity: dict[str, Any],
+    progress: bool,
 ) -> tuple[TrainedModel, list[dict[str, Any]]]:
     """The model of lowest −ELBO on the held-out samples, and what became of each, for JSON. The folder's own checkpoint
     says whose they are.
@@ -31,8 +35,9 @@ def train_several(
         Diverged: all did.
     """
     claim(folder, identity)
-    trained = train_ensemble(specs, x, folder=folder / FOLDER, progress=progress)
-    losses = [metrics_of(one.model, (held_out,)).neg_elbo for one in trained]
+    data = samples.x if samples.condition is None else (samples.x, samples.condition)
+    trained = train_ensemble(specs, data, folder=folder / FOLDER, progress=progress)
+    losses = [metrics_of(one.model, held_out.parts).neg_elbo for one in trained]
     ended = [index for index, one in enumerate(trained) if one.diverged_at is None]
     if not ended:
         first = min(trained, key=lambda one: one.diverged_at or 0)

@@ -43,6 +43,18 @@ class TestTable:
             True,
         ]
 
+    def test_the_table_says_what_the_model_is_under(self, earlier: Path) -> None:
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+        numbers = metrics | {"condition": {"mean": [1.0, 2.0], "scale": [1.0, 1.0]}}
+        classes = [{"label": 4, "active_dimensions": 2}, {"label": 9, "active_dimensions": 0}]
+        labels = metrics | {"condition": {"classes": [4, 9]}, "classes": classes}
+        assert "under" not in cli.table([metrics])
+        assert "good is under a condition of 2 numbers\n" in cli.table([numbers])
+        assert "good is under 2 classes; active dimensions of each: 4: 2, 9: 0\n" in cli.table([labels])
+        none = {"train": metrics["train"] | {"gap": None}, "active_dimensions": 0}
+        assert "the condition leaves the samples no dimension" in cli.table([labels | none])
+        assert "condition" not in cli.table([metrics | none])
+
     def test_the_table_says_what_a_search_makes_of_no_gap(self, earlier: Path) -> None:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
         every = metrics | {

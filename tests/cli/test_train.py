@@ -16,7 +16,7 @@ from runs import contents
 from manifold_core import cli
 from manifold_core.cli import commands
 from manifold_core.data import load_file
-from manifold_core.run import IMAGE_SETS, RunConfig, build_model
+from manifold_core.run import IMAGE_SETS, ConditionConfig, RunConfig, build_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -64,6 +64,19 @@ class TestTrain:
         command = ["train", "--data", "mnist", "--data-dir", str(inputs / "small"), "--out", str(tmp_path / "out")]
         assert cli.main([*command, "--channels", "1", "--steps", "1", "--batch-size", "2", "--quiet"]) == 0
         assert contents(tmp_path / "out").keys() == RESULTS
+
+    def test_images_under_their_labels(self, inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        pytest.importorskip("matplotlib", reason="pictures need matplotlib, of the extra 'experiments'")
+        command = ["train", "--data", "mnist", "--data-dir", str(inputs / "small"), "--condition", "labels"]
+        command += ["--out", str(tmp_path / "out"), "--channels", "1", "--steps", "1", "--batch-size", "2", "--quiet"]
+        assert cli.main(command) == 0
+        assert contents(tmp_path / "out").keys() == RESULTS | PICTURES | {"images.png", "classes.png"}
+        metrics = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+        assert metrics["condition"] == {"classes": list(range(10))}
+        (one,) = metrics["classes"]  # all four images are of class 1
+        assert (one["label"], one["samples"]) == (1, 4)
+        assert one["active_dimensions"] == metrics["active_dimensions"]
+        assert f"under 10 classes; active dimensions of each: 1: {one['active_dimensions']}\n" in capfd.readouterr().out
 
     def test_a_finished_run_is_printed_again(
         self, inputs: Path, earlier: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -128,8 +141,16 @@ class TestTrain:
         assert (model.gamma, model.log_gamma, model.covariance) == ("fixed", -2.1, "cholesky")
         assert (training.steps, training.batch_size, training.learning_rate, training.seed) == (15, 16, 0.17, 12)
         assert training.precision == "bfloat16"
+        assert model.condition is None
         assert cli.main(["train", "--data", "mnist", "--data-dir", "there", "--out", "here", "--device", "cpu"]) == 0
         assert configurations[1][0].data_folder == "there"
+        under = "train --data x.npy --out here --condition c.npy"
+        for more, expected in (
+            ("", ConditionConfig("c.npy", "learned", attention=False)),
+            (" --prior standard --attention", ConditionConfig("c.npy", "standard", attention=True)),
+        ):
+            assert cli.main((under + more).split()) == 0
+            assert configurations[-1][0].model.condition == expected
 
     @pytest.mark.parametrize(
         ("arguments", "kind"),
@@ -167,7 +188,7 @@ class TestTrain:
             images = commands.DEFAULTS["images"][name]
             assert f"default {vectors}; {images} for images, where they are read by residual networks" in text
         assert "the manifold's (default: 20)" in text
-        assert "--channels CHANNELS of the residual networks, default 5; an MLP has none" in text
+        assert "--channels CHANNELS of the residual networks, default 5, of a CVAE 32; an MLP has none" in text
         assert "of the split of a file into training and held-out samples" in text
         assert "(default: None)" not in text
         assert "(default: False)" not in text

@@ -94,6 +94,40 @@ class TestPictures:
         metrics = timeless(run(configuration(data, "images"), tmp_path, progress=False))
         assert metrics | {"pictures": []} == timeless(metrics_of(finished["images"]))
 
+    @pytest.mark.parametrize("number", [2, 41])
+    def test_the_variances_of_the_classes_are_drawn(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        """A row a class, the columns in the order of their mean; classes have names where there is room."""
+        from matplotlib.axes import Axes
+
+        drawn: list[tuple[Any, list[str]]] = []
+        imshow, set_yticks = Axes.imshow, Axes.set_yticks
+
+        def watched(axes: Axes, values: Any, **more: Any) -> Any:
+            drawn.append((values, []))
+            return imshow(axes, values, **more)
+
+        def named(axes: Axes, ticks: Any, labels: Any = None, **more: Any) -> Any:
+            if labels is not None:
+                drawn[-1][1].extend(labels)
+            return set_yticks(axes, ticks, labels, **more)
+
+        monkeypatch.setattr(Axes, "imshow", watched)
+        monkeypatch.setattr(Axes, "set_yticks", named)
+        one = {"label": 7, "variance": [1.2, 0.0, 0.04], "active_dimensions": 2}
+        other = {"label": -3, "variance": [0.9, 0.5, 0.02], "active_dimensions": 1}
+        classes = [one, *[other] * (number - 1)]
+        path = plots.plot_classes(tmp_path / "classes.png", classes)
+        ((values, names),) = drawn
+        order = [2, 1, 0]
+        clipped = [[1.0, 1e-3, 0.04], *[[0.9, 0.5, 0.02]] * (number - 1)]
+        assert values.tolist() == [[row[column] for column in order] for row in clipped]
+        assert names == (["7: 2 active", "-3: 1 active"] if number == 2 else [])
+        width, height = png_size(path)
+        assert 400 <= width <= 2000
+        assert 200 <= height <= 2000
+
     @pytest.mark.parametrize("channels", [2, 3, 4])
     def test_images_of_any_number_of_channels(self, tmp_path: Path, channels: int) -> None:
         np.save(tmp_path / "x.npy", np.random.default_rng(0).random((40, channels, 8, 8)))

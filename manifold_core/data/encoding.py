@@ -1,0 +1,151 @@
+"""A condition as users have it, and as the networks of a CVAE take it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from ..errors import InputError
+from .checks import as_array, as_tensor, check_within_float32
+
+__all__ = ["Columns", "Encoding", "OneHot", "checked_condition", "encoding_of"]
+
+
+@dataclass(frozen=True)
+class OneHot:
+    """Class labels: label k ↦ the unit vector of its place among all classes.
+
+    Attributes:
+        classes: the labels, integers, ascending.
+    """
+
+    classes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(map(int, self.classes)))  # of what as_dict gave, too
+
+    @property
+    def width(self) -> int:
+        """Numbers of one condition."""
+        return len(self.classes)
+
+    def places(self, c: Any) -> Tensor:
+        """Of labels ``[N]`` of an integer type among the classes, int64.
+
+        Raises:
+            InputError: no such labels, or one of another class.
+        """
+        labels = as_array(c, "condition")
+        if labels.ndim != 1 or labels.dtype.kind not in "iu":
+            raise InputError(
+                f"condition must be class labels, integers of shape [N], got shape {labels.shape} of {labels.dtype}"
+            )
+        if unknown := sorted(set(np.unique(labels).tolist()) - set(self.classes)):
+            raise InputError(f"condition must be of the classes {_listed(self.classes)}, got {_listed(unknown)}")
+        return torch.from_numpy(np.searchsorted(np.array(self.classes), labels.astype(np.int64)))
+
+    def apply(self, c: Any) -> Tensor:
+        """float32 ``[N, classes]`` of labels ``[N]``, as the model takes them; raises as :meth:`places`."""
+        return one_hot(self.places(c), self.width).float()
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON gives it back."""
+        return {"classes": list(self.classes)}
+
+
+@dataclass(frozen=True, eq=False)  # tensors have no one answer
+class Columns:
+    """Numbers: c ↦ (c − mean) / scale, column by column.
+
+    Each column has a scale of its own, unlike those of x: no γ is shared between them.
+
+    Attributes:
+        mean, scale: float64 ``[t]``; given as numbers, tensors are made of them.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "scale"):
+            value = torch.as_tensor(getattr(self, name), dtype=torch.float64, device="cpu")
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def of_rows(cls, source: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> "Columns":
+        """By the mean and the standard deviation of these rows of ``[N, t]``; what does not vary keeps its scale."""
+        chosen = source[rows].astype(np.float64)
+        deviation = chosen.std(axis=0)
+        scale = np.where((chosen == chosen[0]).all(axis=0) | (deviation == 0), 1.0, deviation)
+        return cls(torch.from_numpy(chosen.mean(axis=0)), torch.from_numpy(scale))
+
+    @property
+    def width(self) -> int:
+        """Numbers of one condition."""
+        return len(self.mean)
+
+    def apply(self, c: Any) -> Tensor:
+        """float32 ``[N, t]`` of numbers ``[N, t]``, or ``[N]`` where t is 1, as the model takes them.
+
+        Raises:
+            InputError: no numbers, or of another shape.
+        """
+        numbers = as_tensor(c, "condition")
+        if numbers.dim() == 1 and self.width == 1:
+            numbers = numbers[:, None]
+        if numbers.dim() != 2 or numbers.shape[1] != self.width:
+            raise InputError(f"condition must be of shape [N, {self.width}], got {tuple(numbers.shape)}")
+        return ((numbers.double() - self.mean.to(numbers.device)) / self.scale.to(numbers.device)).float()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, of which JSON keeps all digits."""
+        return {"mean": self.mean.tolist(), "scale": self.scale.tolist()}
+
+
+Encoding = OneHot | Columns
+
+
+def checked_condition(source: npt.NDArray[Any], samples: int, where: str) -> npt.NDArray[Any]:
+    """Labels ``[N]`` of an integer type, or numbers ``[N, t]``; one dimension of floating type is t = 1.
+
+    Raises:
+        InputError: none of these, not one for each sample, NaN or infinity, all the same, or nearly as many classes as
+            samples.
+    """
+    if source.dtype.kind not in "iuf":
+        raise InputError(f"{where}: array of type {source.dtype}; expected an integer or floating type")
+    if source.ndim not in (1, 2) or source.size == 0:
+        raise InputError(f"{where}: array of shape {source.shape}; expected class labels (N,) or numbers (N, t)")
+    if len(source) != samples:
+        raise InputError(f"{where}: {len(source)} conditions; expected one for each of the {samples} samples")
+    if source.ndim == 1 and source.dtype.kind == "f":
+        source = source[:, None]
+    check_within_float32(source, where)
+    if (source == source[0]).all():
+        raise InputError(f"{where}: all {samples} conditions are the same; expected some that differ")
+    if source.ndim == 1 and (classes := len(np.unique(source))) > samples // 2:
+        raise InputError(
+            f"{where}: {classes} different labels of {samples} samples; expected classes of two samples and more, or "
+            f"numbers of shape (N, 1)"
+        )
+    return source
+
+
+def encoding_of(source: npt.NDArray[Any], rows: npt.NDArray[np.int64], standardise: bool) -> Encoding:
+    """Of what :func:`checked_condition` gives; numbers by these rows, or as they are."""
+    if source.ndim == 1:
+        return OneHot(tuple(np.unique(source).tolist()))
+    return Columns.of_rows(source, rows) if standardise else Columns(*_unchanged(source.shape[1]))
+
+
+def _unchanged(width: int) -> tuple[Tensor, Tensor]:
+    return torch.zeros(width), torch.ones(width)
+
+
+def _listed(labels: Any) -> str:
+    shown = [str(label) for label in labels[:12]]
+    return ", ".join([*shown, "…"] if len(labels) > len(shown) else shown)
