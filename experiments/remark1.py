@@ -6,7 +6,6 @@ Trained as those of Table 3, with and without the attention of Section 4.4, then
 
 import copy
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -51,7 +50,9 @@ def _cells(plan: Plan) -> list[Cell]:
         Cell(
             {"t": t},
             replace(spec, condition_dim=t, attention=variant == "with attention"),
-            partial(conditional_manifold, ambient_dim=AMBIENT_DIM, manifold_dim=MANIFOLD_DIM, condition_dim=t),
+            recipe.under_condition(
+                conditional_manifold, plan, ambient_dim=AMBIENT_DIM, manifold_dim=MANIFOLD_DIM, condition_dim=t
+            ),
             (MANIFOLD_DIM - t,),
             variant,
             measure=differences,

@@ -1,7 +1,5 @@
 """Table 3: a condition that fixes t of the r dimensions leaves r − t active (Theorem 2)."""
 
-from functools import partial
-
 from ..data import conditional_manifold
 from ..ensemble import ModelSpec
 from . import paper, recipe
@@ -14,7 +12,9 @@ MANIFOLD_DIM = 10
 
 
 def _cell(t: int, plan: Plan) -> Cell:
-    data = partial(conditional_manifold, ambient_dim=AMBIENT_DIM, manifold_dim=MANIFOLD_DIM, condition_dim=t)
+    data = recipe.under_condition(
+        conditional_manifold, plan, ambient_dim=AMBIENT_DIM, manifold_dim=MANIFOLD_DIM, condition_dim=t
+    )
     spec = ModelSpec(LATENT_DIM, recipe.hidden("manifold", plan), condition_dim=t)
     return Cell({"t": t}, spec, data, (MANIFOLD_DIM - t,))
 

@@ -4,10 +4,8 @@ The caption and the published code say κ = 90, the text κ = 20: both are here,
 """
 
 from dataclasses import replace
-from functools import partial
-from typing import Any
 
-from ..data import Dataset, varying_condition
+from ..data import varying_condition
 from ..ensemble import ModelSpec
 from . import paper, recipe
 from .tables import Cell, Plan, Table
@@ -31,8 +29,9 @@ def _cells(plan: Plan) -> list[Cell]:
                 condition_hidden=recipe.condition_hidden(plan),
                 attention=variant == "with attention",
             ),
-            partial(
-                varying_condition if plan.published else _scaled_condition,
+            recipe.under_condition(
+                varying_condition,
+                plan,
                 ambient_dim=AMBIENT_DIM,
                 manifold_dim=MANIFOLD_DIM,
                 condition_dims=DIMENSIONS,
@@ -44,19 +43,6 @@ def _cells(plan: Plan) -> list[Cell]:
         for kappa in LATENT_DIMS
         for variant in paper.ATTENTION.values()
     ]
-
-
-def _scaled_condition(**arguments: Any) -> Dataset:
-    """Each of the condition's numbers over its standard deviation (recipe.py); what is not known stays zero."""
-    data = varying_condition(**arguments)
-    assert data.train_condition is not None
-    assert data.validation_condition is not None
-    scale = data.train_condition.double().std(dim=0).float()  # whatever the number of threads
-    return replace(
-        data,
-        train_condition=data.train_condition / scale,
-        validation_condition=data.validation_condition / scale,
-    )
 
 
 def _plan(asked: Plan) -> Plan:

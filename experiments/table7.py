@@ -36,8 +36,8 @@ def _cell(start: int, variant: str, plan: Plan) -> Cell:
         data = partial(synthetic_manifold, ambient_dim=AMBIENT_DIM, manifold_dim=MANIFOLD_DIM)
         return Cell(columns, spec, data, (MANIFOLD_DIM,), variant)
     spec = model(condition_dim=CONDITION_DIM, prior="learned" if "learned prior" in variant else "standard")
-    conditional = partial(
-        conditional_manifold, ambient_dim=AMBIENT_DIM, manifold_dim=MANIFOLD_DIM, condition_dim=CONDITION_DIM
+    conditional = recipe.under_condition(
+        conditional_manifold, plan, ambient_dim=AMBIENT_DIM, manifold_dim=MANIFOLD_DIM, condition_dim=CONDITION_DIM
     )
     return Cell(columns, spec, conditional, (MANIFOLD_DIM - CONDITION_DIM,), variant)
 

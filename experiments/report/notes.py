@@ -24,6 +24,7 @@ from .summary import (
     within,
 )
 from .text import NOTHING, duration, enumeration, fixed, flat, integer, label, percent, significant, symbol
+from .thresholds import by_threshold
 from .trends import trends
 
 __all__ = ["EXPONENTS", "Line", "facts", "notes", "overview", "provenance", "reading", "totals", "verdict"]
@@ -36,7 +37,6 @@ EXPONENTS: tuple[tuple[str, Callable[[Fit], tuple[float, ...]]], ...] = (
 )
 # What was not run, but measured step by step: see manifold_core.experiments.eager.
 EAGER = {"same_steps": "the same steps", "as_published": "the paper’s own steps and batches"}
-OTHER_THRESHOLDS = (0.01, 0.5)  # of scripts in the paper's published code
 READING = (
     "Beside each of the paper’s numbers stands ours: the median over the seeds, with the lowest and the highest. "
     "Our active dimensions are those of the run of lowest −ELBO; “right” counts the runs whose active dimensions equal "
@@ -84,30 +84,20 @@ def verdict(listed: Sequence[Row]) -> str:
         right = sum(s.enough for s in known)
         words = f"rue active dimensions in at least {100 * ENOUGH:.0f} % of the runs in {right} of {len(known)} rows"
         parts.append(("t" if parts else "T") + words)
-    sentences = ["; ".join(parts) + "."] if parts else []
-    if any(run.variance for row in listed for run in row.runs if run.true_active is not None):
-        counted = enumeration(f"{threshold:g}: {_right_at(threshold, listed)}" for threshold in OTHER_THRESHOLDS)
-        sentences.append(f"With other thresholds, right at {counted}.")
-    return " ".join(sentences)
-
-
-def _right_at(threshold: float, listed: Sequence[Row]) -> str:
-    """Runs whose variances below this threshold are as many as there are true active dimensions."""
-    runs = [run for row in listed for run in row.runs if run.true_active is not None and run.variance]
-    right = sum(run.finished and sum(v < threshold for v in run.variance) == run.true_active for run in runs)
-    return f"{right} of {len(runs)} runs"
+    return "; ".join(parts) + "." if parts else ""
 
 
 def notes(result: Result) -> list[str]:
     """What rows say beside each other; what every yes or no makes of the loss; every row that is above the paper’s
-    −ELBO, too seldom right, or has diverged runs; every slope that is off; what else was measured; how the runs as
-    published compare."""
+    −ELBO, too seldom right, or has diverged runs; every slope that is off; what other thresholds would count; what else
+    was measured; how the runs as published compare."""
     listed = rows(result)
     found = trends(result)
     found += [sentence for contrast in contrasts(listed) for sentence in _of_contrast(contrast)]
     found += [s for own in in_variants(listed).values() for row in own for s in _of_row(row)]
     found += [sentence for fit in result.fits for sentence in _of_fit(fit)]
     found += [f"{label(one)}: diverged: {_divergence(one)}." for one in result.diverged]
+    found += by_threshold(listed)
     measured = dict.fromkeys(name for run in result.runs for name in run.measured)
     found += [f"{name}: {_range(result.runs, name)}" for name in measured]
     return [*found, *of_published(result)]

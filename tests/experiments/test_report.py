@@ -175,8 +175,7 @@ class TestNumbers:
         ]
         assert verdict(rows(results[0])) == (
             "Median −ELBO at or below the paper’s in 0 of 1 rows; "
-            "true active dimensions in at least 90 % of the runs in 0 of 1 rows. "
-            "With other thresholds, right at 0.01: 4 of 6 runs and 0.5: 4 of 6 runs."  # two did not finish
+            "true active dimensions in at least 90 % of the runs in 0 of 1 rows."
         )
 
     def test_nothing_to_note_where_all_is_well(self, written: Callable[..., list[Result]]) -> None:
@@ -259,9 +258,28 @@ class TestNumbers:
         ]
 
     def test_other_thresholds_count_again(self, written: Callable[..., list[Result]]) -> None:
+        """Those of each variant; a run that did not finish is right at none."""
         runs = [run(s, 3, -50.0, variance=[0.002, 0.02, 0.2, 0.9][: 4 - s] + [1.0] * s) for s in range(2)]
-        said = verdict(rows(written(file(runs=runs))[0]))
-        assert said.endswith("With other thresholds, right at 0.01: 0 of 2 runs and 0.5: 2 of 2 runs.")
+        runs += [run(2, 3, None, variance=[0.002, 0.02, 0.2, 0.9])]
+        clear = [run(s, 3, -50.0, variance=[0.001, 0.001, 0.001, 0.9], variant="clear") for s in range(2)]
+        found = notes(written(file(runs=[*runs, *clear]))[0])
+        assert [sentence for sentence in found if "below 0.01" in sentence] == [
+            "Right below 0.01, 0.05 and 0.5: in 0, 0 and 2 of 3 runs."
+        ]
+        found = notes(written(file(runs=[one | {"variant": "a"} for one in runs]))[0])
+        assert "a: right below 0.01, 0.05 and 0.5: in 0, 0 and 2 of 3 runs." in found
+
+    def test_where_no_truth_is_known_they_are_counted(self, written: Callable[..., list[Result]]) -> None:
+        """Of the run of lowest −ELBO, where the paper has the row."""
+        runs = [
+            run(0, 2, -50.0, true_active=None, variance=[0.002, 0.02, 0.2, 0.9]),
+            run(1, 3, -40.0, true_active=None, variance=[0.002, 0.002, 0.002, 0.9]),
+            run(0, 2, -50.0, true_active=None, variance=[0.002, 0.02, 0.2, 0.9], cell={"d": 9}),
+        ]
+        found = notes(written(file(runs=runs))[0])
+        assert [sentence for sentence in found if "below 0.01" in sentence] == [
+            "d = 20, r = 3: active below 0.01, 0.05 and 0.5: 1, 2 and 3; the paper’s 3."
+        ]
 
     def test_what_eager_pytorch_would_take(self, written: Callable[..., list[Result]]) -> None:
         first = file(eager_seconds={"same_steps": 600.0, "as_published": 7200.0})
