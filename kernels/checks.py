@@ -24,11 +24,14 @@ __all__ = [
 
 
 def check_floating(name: str, tensor: Tensor) -> None:
-    """Raise TypeError for anything but a floating-point tensor."""
+    """Raise TypeError for anything but a dense floating-point tensor."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
     if not tensor.is_floating_point():
         raise TypeError(f"{name} must be of a floating-point dtype, got {tensor.dtype}")
+    if tensor.layout != torch.strided or tensor.is_nested:
+        kind = "a nested tensor" if tensor.is_nested else tensor.layout
+        raise TypeError(f"{name} must be a dense tensor, got {kind}")
 
 
 def check_alike(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:

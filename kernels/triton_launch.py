@@ -57,10 +57,12 @@ def tile_elements(dtype: torch.dtype, sums_kept: bool = False) -> int:
     return (2048 if sums_kept else 4096) // dtype.itemsize
 
 
-def most_registers(dtype: torch.dtype) -> int:
+def most_registers(dtype: torch.dtype, *inputs: Tensor | None) -> int:
     """Of a thread, for kernels that hold much: left alone the compiler spills some bytes to fit one more block on a
-    processor. Two blocks of ``WARPS`` warps, in float64 one."""
-    return 128 if dtype == torch.float32 else 255
+    processor. Two blocks of ``WARPS`` warps; one in float64, and where the columns of an input do not lie side by side,
+    whose addresses take registers as well."""
+    side_by_side = all(tensor is None or tensor.dim() < 2 or tensor.stride(1) == 1 for tensor in inputs)
+    return 128 if dtype == torch.float32 and side_by_side else 255
 
 
 def tile_cols(cols: int, widest: int) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .covariance import Covariance
 from .distributed import Joined, joined_mean
 from .errors import InputError
+from .kernels.batch import mean_of_batch, sum_of_batch
 from .kernels.checks import accumulation_dtype, check_optional_rows, real
 from .kernels.dispatch import BACKENDS
 from .kernels.gaussian_elbo import gaussian_elbo
@@ -207,12 +208,12 @@ class GaussianELBO(Joined, nn.Module):
             )
             if analytic:
                 features = x.shape[1:].numel()
-                log_gamma = optimal_log_gamma(joined_mean(recon.mean(), self.process_group), features)
+                log_gamma = optimal_log_gamma(joined_mean(mean_of_batch(recon), self.process_group), features)
                 nll = nll_of(recon, features, log_gamma)
                 self._keep(log_gamma)
             loss = nll + self.beta * kl
             if self.reduction != "none":
-                loss = loss.mean() if self.reduction == "mean" else loss.sum()
+                loss = mean_of_batch(loss) if self.reduction == "mean" else sum_of_batch(loss)
         if not analytic:  # a copy: training writes into the parameter or buffer
             log_gamma = log_gamma.clone()
         return ELBOTerms(loss, nll, kl, recon, z, x_hat, posterior, log_gamma, variance_ratio)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import manifold_core as mc
 from manifold_core.covariance import Covariance
-from manifold_core.elbo import Gamma
+from manifold_core.elbo import Gamma, Reduction
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -113,6 +113,27 @@ def test_full_covariance_is_that_of_torch_distributions(backend: str) -> None:
     torch.testing.assert_close(terms.kl, torch.distributions.kl_divergence(posterior, conditional))
     torch.testing.assert_close(terms.z, (mu + (scale @ noise.unsqueeze(2)).squeeze(2)) / (1 + torch.exp(-gate_logits)))
     torch.testing.assert_close(terms.variance_ratio, (posterior.variance / prior[1].exp()).mean(dim=0).detach())
+
+
+@pytest.mark.parametrize("gamma", ["learned", "analytic", "fixed"])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_large_batch_has_one_loss_whatever_the_number_of_threads(gamma: Gamma, reduction: Reduction) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, x_hat, mu, log_var = torch.randn(4, 50_000, 5, generator=generator)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            elbo = mc.GaussianELBO(gamma, reduction=reduction)
+            leaves = [part.clone().requires_grad_() for part in (mu, log_var)]
+            terms = elbo(x, (leaves[0], leaves[1]), lambda z: z + x_hat, seed=1)
+            wanted = [*leaves, *elbo.parameters()]
+            found.append([terms.loss, terms.log_gamma, *torch.autograd.grad(terms.loss, wanted)])
+    finally:
+        torch.set_num_threads(before)
+    for others in found[1:]:
+        for a, b in zip(found[0], others, strict=True):
+            assert torch.equal(a, b)
 
 
 def test_analytic_gamma_of_images_is_the_mean_square_of_all_their_features() -> None:

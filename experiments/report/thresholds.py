@@ -1,4 +1,4 @@
-"""How the counts hang on the threshold: what those of other scripts in the paper's published code would make of them."""
+"""How the counts hang on the threshold: at those of other scripts in the paper's published code."""
 
 from collections.abc import Sequence
 

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from ..batch import mean_of_batch
 from ..gaussian_nll import reference
 
 __all__ = ["gaussian_elbo"]
@@ -11,4 +12,4 @@ def gaussian_elbo(
     x_hat: Tensor, x: Tensor, log_gamma: Tensor, kl: Tensor, beta: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     nll, squared_error = reference.gaussian_nll(x_hat, x, log_gamma)
-    return (nll + beta * kl.to(nll.dtype)).mean(), nll, squared_error
+    return mean_of_batch(nll + beta * kl.to(nll.dtype)), nll, squared_error

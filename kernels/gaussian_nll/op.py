@@ -5,6 +5,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from ..batch import mean_of_batch
 from ..checks import accumulation_dtype, check_alike, check_flag, check_floating, real
 from ..dispatch import choose
 from ..registration import Operator
@@ -172,5 +173,6 @@ def gaussian_nll(
     nll, squared_error = reference.gaussian_nll(*inputs) if chosen == "reference" else _operator(chosen, *inputs)
     if log_gamma is None:
         features = inputs[0].shape[1]
-        nll = reference.nll_of(squared_error, features, reference.optimal_log_gamma(squared_error, features))
+        best = reference.optimal_log_gamma(mean_of_batch(squared_error), features)
+        nll = reference.nll_of(squared_error, features, best)
     return (nll, squared_error) if return_squared_error else nll

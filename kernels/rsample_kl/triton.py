@@ -180,7 +180,7 @@ def rsample_kl(
         ROWS=tile_rows,
         COLS=tile_width,
         num_warps=WARPS,
-        maxnreg=most_registers(dtype) if optional else None,
+        maxnreg=most_registers(dtype, mu, log_var, prior_mu, prior_log_var, gate_logits) if optional else None,
     )
     return z, kl, ratio
 
@@ -392,6 +392,8 @@ def rsample_kl_backward(
         ROWS=tile_rows,
         COLS=tile_width,
         num_warps=WARPS,
-        maxnreg=None if prior_mu is None and gate_logits is None else most_registers(dtype),
+        maxnreg=most_registers(dtype, grad_z, grad_kl, mu, log_var, prior_mu, prior_log_var, gate_logits)
+        if prior_mu is not None or gate_logits is not None
+        else None,
     )
     return results

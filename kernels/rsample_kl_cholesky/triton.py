@@ -35,6 +35,12 @@ from ..triton_math import (
 __all__ = ["rsample_kl_cholesky", "rsample_kl_cholesky_backward"]
 
 
+def _most_registers(dtype: torch.dtype, *inputs: Tensor | None) -> int:
+    """As of the other kernels, but for numbers of half precision, whose conversion takes some as well."""
+    half = any(tensor is not None and tensor.dtype.itemsize < 4 for tensor in inputs)
+    return 255 if half else most_registers(dtype, *inputs)
+
+
 @triton.jit(do_not_specialize=["first_row", "rows", "rows_each", "group_size"])
 def forward_kernel(
     mu_ptr,  # [rows, cols]
@@ -191,7 +197,7 @@ def rsample_kl_cholesky(
         HEIGHT=at.height,
         WIDTH=at.width,
         num_warps=WARPS,
-        maxnreg=most_registers(dtype),
+        maxnreg=_most_registers(dtype, mu, tril, prior_mu, prior_log_var),
     )
     return z, kl, ratio
 
@@ -402,6 +408,6 @@ def rsample_kl_cholesky_backward(
         HEIGHT=at.height,
         WIDTH=at.width,
         num_warps=WARPS,
-        maxnreg=most_registers(dtype),
+        maxnreg=_most_registers(dtype, grad_z, grad_kl, mu, tril, prior_mu, prior_log_var),
     )
     return results

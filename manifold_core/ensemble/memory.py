@@ -1,12 +1,13 @@
 """Whether an ensemble fits into memory, asked before it is trained."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from ..errors import InputError
 
-__all__ = ["check_memory"]
+__all__ = ["check_memory", "largest"]
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
@@ -28,6 +29,12 @@ def check_memory(needed: int, what: str, device: torch.device) -> None:
         raise InputError(
             f"{what} must fit into the {available / 1e9:.1f} GB free on {device}, but take {needed / 1e9:.1f} GB"
         )
+
+
+def largest(weights: Sequence[int]) -> str:
+    """Of models with so many weights, for :func:`check_memory` to name."""
+    index = max(range(len(weights)), key=lambda i: weights[i])
+    return f"the largest: specs[{index}], {weights[index]:,} weights"
 
 
 def _available(device: torch.device) -> int | None:

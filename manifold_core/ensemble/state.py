@@ -12,7 +12,7 @@ from ..dimension import THRESHOLD
 from ..models import CVAE, VAE
 from ..training import History, TrainingConfig, record_every, schedule_table
 from .data import Samples
-from .memory import check_memory
+from .memory import check_memory, largest
 from .program import RECORDED, Program, words
 from .spec import ModelSpec
 
@@ -42,7 +42,8 @@ class State:
         # Weights and two moments of Adam; in the end the weights once more, in the models that are handed back.
         scheduled = SCHEDULED * sum(cycle.steps for cycle in cycles)
         needed = 4 * (4 * self._parameters_from[-1] + self._records_from[-1] + copied + scheduled)
-        check_memory(needed, f"{len(specs)} models, their curves, schedules and data", device)
+        named = largest([program.parameter_count for program in self._programs])
+        check_memory(needed, f"{len(specs)} models ({named}), their curves, schedules and data", device)
         self._schedules = {cycle: _schedule(cycle).to(device) for cycle in cycles}
         self.data = [samples.joined() for samples in data]
         self.parameters = torch.zeros(self._parameters_from[-1], dtype=torch.float32, device=device)

@@ -23,7 +23,7 @@ from ..training import History, announce, check_identity, check_seconds
 from .choice import BACKENDS, check_threads, choose
 from .data import DataSet, Samples, check_data, check_specs
 from .memory import check_memory
-from .reference import train_in_turn
+from .reference import check_room, train_in_turn
 from .spec import ModelSpec, Spec
 from .state import State
 
@@ -91,8 +91,10 @@ def train_ensemble(
     data: 16 bytes a parameter, 4 of them those of the models that are handed back; of the curves at most 1,000 points
     of κ + 4 numbers a model; 20 bytes for each step of every schedule, which models of the same training but for seed
     and batch share; data with a condition, or that are not contiguous, once more. On a CPU for each thread a tile of
-    2,112 bytes a neuron, and 4 bytes a parameter for every 512 samples of a batch, up to 64 times; on a GPU 4 bytes a
-    parameter for every 32, 64 or 128 samples of a batch, up to 16 times, and once more.
+    2,112 bytes a neuron, with PReLU twice that for a hidden one, and for two numbers a latent dimension, and 4 bytes a
+    parameter for every 512 samples of a batch, up to 64 times; on a GPU 4 bytes a parameter for every 32, 64 or 128
+    samples of a batch, up to 16 times, and once more. The reference takes 4 bytes a parameter, and of a model at work
+    12 more and what its layers hold of a batch.
 
     Args:
         specs: the models.
@@ -131,6 +133,7 @@ def train_ensemble(
         if begun is not None and backend == "auto":
             choice = _as_begun(begun, specs, samples[0].x) or choice
         if choice == "reference":
+            check_room(specs, samples)
             return _by_reference(specs, samples, place, begun, checkpoint_seconds, progress)
         state = State(cast("Sequence[ModelSpec]", specs), samples)  # an engine was chosen: there are no others
         workspace = torch.ops.manifold_core.ensemble_workspace(state.words, threads)

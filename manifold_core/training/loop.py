@@ -22,6 +22,7 @@ from ..elbo import ELBOTerms
 from ..errors import InputError
 from ..files import as_json
 from ..finished import taken
+from ..kernels.batch import mean_of_batch
 from ..models import CVAE, VAE, check_inputs, unwrapped
 from .config import Diverged, History, TrainingConfig, check_config, check_seconds, record_every
 from .schedule import batches, noise_seed
@@ -270,7 +271,7 @@ def _bar(run: Run, steps: int, shown: bool) -> "tqdm[Any]":
 
 def _record(history: History, step: int, terms: ELBOTerms, group: Group) -> None:
     """Of the joined batch. One tensor: a device is waited for once."""
-    neg_elbo = (terms.nll + terms.kl).detach().mean().double()
+    neg_elbo = mean_of_batch((terms.nll + terms.kl).detach()).double()
     gamma = terms.log_gamma.detach().double().exp()
     of_all = joined_mean(torch.cat((torch.stack((neg_elbo, gamma)), terms.variance_ratio.detach().double())), group)
     of_all = of_all.cpu()

@@ -1,6 +1,7 @@
 """An ensemble that does not fit is refused before memory is taken for it."""
 
 import resource
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ def test_where_nobody_can_tell_nothing_is_refused(free: Path) -> None:
     ("specs", "data", "what"),
     [
         # weights, their moments
-        ([mc.ModelSpec(5, (3000,))], torch.zeros(50, 9), "1 models, their curves, schedules and data"),
+        ([mc.ModelSpec(5, (3000,))], torch.zeros(50, 9), r"1 models \(.*\), their curves, schedules and data"),
         # the copy of conditional data
         ([mc.ModelSpec(2, (3,), condition_dim=1)], (torch.zeros(90_000, 2), torch.zeros(90_000, 1)), "1 models"),
         # that of data that are not contiguous
@@ -102,7 +103,7 @@ def test_the_models_that_are_handed_back_count(free: Path) -> None:
     needed = 16 * parameters // 1024
     x = torch.zeros(50, 9)
     free.write_text(f"MemAvailable: {needed - needed // 100} kB\n")
-    with pytest.raises(mc.InputError, match="1 models, their curves, schedules and data must fit"):
+    with pytest.raises(mc.InputError, match=r"1 models \(.*\), their curves, schedules and data must fit"):
         mc.train_ensemble([spec], x, backend="cpu", threads=1, progress=False)
     free.write_text(f"MemAvailable: {needed + needed // 100} kB\n")
     with pytest.raises(mc.InputError, match="the tiles of 1 threads must fit"):  # they are asked for next
@@ -124,3 +125,34 @@ def test_huge_models_are_refused_before_memory_is_taken() -> None:
         with pytest.raises(mc.InputError, match=r"must fit into the .* GB free on cpu, but take \d{6,}\.\d GB"):
             mc.train_ensemble([spec, mc.ModelSpec(2)], torch.zeros(50, 9), backend="cpu", progress=False)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+def test_the_reference_names_the_largest(free: Path) -> None:
+    """It trains one model after the other; all weights stay, and of the one at work its gradients and moments too."""
+    specs = [mc.ModelSpec(2, (3,)), mc.ModelSpec(5, (4000,)), mc.ModelSpec(2, (4,))]
+    weights = [sum(parameter.numel() for parameter in spec.build(9).parameters()) for spec in specs]
+    needed = (4 * sum(weights) + 12 * weights[1]) // 1024
+    free.write_text(f"MemAvailable: {needed - 1} kB\n")
+    with pytest.raises(mc.InputError, match=rf"^3 models \(the largest: specs\[1\], {weights[1]:,} weights\) must fit"):
+        mc.train_ensemble(specs, torch.zeros(50, 9), backend="reference", progress=False)
+    free.write_text(f"MemAvailable: {needed + 1} kB\n")
+    quick = [replace(spec, training=mc.TrainingConfig(1, 10)) for spec in specs]
+    assert len(mc.train_ensemble(quick, torch.randn(50, 9), backend="reference", progress=False)) == 3
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize(
+    ("huge", "x"),
+    [
+        (mc.ModelSpec(5, (10**7, 10**7)), torch.zeros(50, 9)),
+        (mc.ModelSpec(5, (10**7, 10**7), covariance="cholesky"), torch.zeros(50, 9)),
+        (mc.ConvSpec(5, hidden=(10**7, 10**7)), torch.zeros(50, 1, 8, 8)),
+    ],
+)
+def test_huge_models_of_the_reference_are_refused_before_any_is_trained(
+    backend: str, huge: mc.ModelSpec | mc.ConvSpec, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With this machine's own memory."""
+    monkeypatch.setattr("manifold_core.ensemble.train.train_in_turn", None)
+    with pytest.raises(mc.InputError, match=r"the largest: specs\[1\], 200,\d{3},\d{3},\d{3},\d{3} weights"):
+        mc.train_ensemble([replace(huge, hidden=(8,)), huge], x, backend=backend, progress=False)
