@@ -1,6 +1,6 @@
 """All tables that can be replayed, by name."""
 
-from . import remark1, table1, table2, table3, table4, table5, table6, table7, table8, table9, theorems
+from . import remark1, table1, table2, table3, table4, table5, table6, table7, table8, table9, theorem3, theorems
 from .tables import Table
 
 __all__ = ["IMAGES", "TABLES"]
@@ -18,6 +18,7 @@ TABLES: dict[str, Table] = {
         table8.TABLE,
         table9.TABLE,
         *theorems.TABLES,
+        theorem3.TABLE,
         remark1.TABLE,
     )
 }

@@ -5,6 +5,7 @@ import math
 import re
 import statistics
 import sys
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,46 @@ def test_figures_of_table_7_as_published_are_those_of_the_result_file() -> None:
     assert f"the paper has {counts(content['paper'], vae, 'AD')}, the CVAEs {ours[1]} and {ours[2]}," in said
     printed = [one["AD"] for one in content["paper"] if one["variant"] in (fixed, learned)]
     assert sorted(printed) == [4, *[5] * 9]  # "5 but once"
+
+
+def test_counts_at_the_threshold_of_the_published_code_are_those_of_the_result_files() -> None:
+    """The variances of every class are kept: they can be counted again."""
+    said = " ".join(MEASURED[MEASURED.index("- **Attention**") : MEASURED.index("- **Weights that")].split())
+    folder = ROOT / "experiments/results"
+
+    def runs_of(file: str, variant: str) -> list[dict[str, Any]]:
+        content = json.loads((folder / file).read_text(encoding="utf-8"))
+        return [run for run in content["runs"] if run["variant"] == variant]
+
+    def count(variances: Iterable[float], threshold: float = 0.5) -> int:
+        return sum(variance < threshold for variance in variances)
+
+    with_it, without = "with attention", "without attention"
+    right = {
+        (variant, threshold): sum(
+            count(run["variance"], threshold) == run["true_active"] for run in runs_of("table6.json", variant)
+        )
+        for variant in (with_it, without)
+        for threshold in (0.05, 0.5)
+    }
+    assert f"right in {right[with_it, 0.5]} of 80 with attention and in {right[without, 0.5]} of 80 without" in said
+    assert f"{right[with_it, 0.05]} of 80 are right with it, all four others of one model" in said
+    assert f"and {right[without, 0.05]} of 80 without" in said
+    for variant, words in (
+        (with_it, "{} active dimensions with it, which are the paper's"),
+        (without, "{} without, where the paper has 10 five times"),
+    ):
+        published = [run for run in runs_of("as_published/table6.json", variant) if run["cell"]["kappa"] == 90]
+        *first, last = (str(count(run["variance"])) for run in sorted(published, key=lambda run: run["cell"]["t"]))
+        assert words.format(f"{', '.join(first)} and {last}") in said
+    # The classes of Table 5 are equally large: the mean over all samples is that of the classes' means.
+    for file, expected in (("table5.json", {3, 4}), ("as_published/table5.json", {3})):
+        by_seed: dict[int, list[list[float]]] = {}
+        for run in runs_of(file, without):
+            by_seed.setdefault(run["seed"], []).append(run["variance"])
+        found = {count(map(statistics.fmean, zip(*classes, strict=True))) for classes in by_seed.values()}
+        assert found == expected
+    assert "models without attention have 3 or 4 active dimensions, as published 3:" in said
 
 
 def test_figures_of_images_as_published_are_those_of_the_result_file() -> None:

@@ -113,8 +113,10 @@ def compiled(name: str, variant: str, launch: Launch, sm: int) -> Row:
     return Row(name, variant, sm, int(registers[1]), binary.metadata.shared, sum(map(int, spills)))
 
 
-def matrices(number: int, rows: int, cols: int, dtype: torch.dtype) -> list[Tensor]:
-    return [torch.zeros(rows, cols, dtype=dtype) for _ in range(number)]
+def matrices(number: int, rows: int, cols: int, dtype: torch.dtype, apart: bool = False) -> list[Tensor]:
+    """Dense, or with columns that do not lie side by side, whose addresses take registers."""
+    step = 2 if apart else 1
+    return [torch.zeros(rows, step * cols, dtype=dtype)[:, ::step] for _ in range(number)]
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -124,30 +126,36 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 Calls = Iterator[tuple[str, Callable[[], object]]]  # variants, and calls that launch one kernel each
 
 
-def diagonal(rows: int, cols: int, dtype: torch.dtype) -> Calls:
-    mu, log_var, prior_mu, prior_log_var, gate, grad_z = matrices(6, rows, cols, dtype)
+def diagonal(rows: int, cols: int, dtype: torch.dtype, apart: bool = False) -> Calls:
+    mu, log_var, prior_mu, prior_log_var, gate, grad_z = matrices(6, rows, cols, dtype, apart)
     grad_kl = torch.zeros(rows, dtype=wide(dtype))
     bare, options = (None, None, None), (prior_mu, prior_log_var, gate)
     shared = (prior_mu[:1], prior_log_var[:1], gate[:1])
     incoming = (grad_z, grad_kl)
-    at = f"κ = {cols}"
-    yield at, lambda: rsample_kl(mu, log_var, *bare, SEED, 0, False, False)
+    at = _at(cols, apart)
+    if not apart:
+        yield at, lambda: rsample_kl(mu, log_var, *bare, SEED, 0, False, False)
+        yield f"{at}, per dimension", lambda: rsample_kl(mu, log_var, *bare, SEED, 0, True, True)
+        yield at, lambda: rsample_kl_backward(*incoming, mu, log_var, *bare, SEED, 0, False, False)
     yield f"{at}, all options", lambda: rsample_kl(mu, log_var, *options, SEED, 0, False, True)
-    yield f"{at}, per dimension", lambda: rsample_kl(mu, log_var, *bare, SEED, 0, True, True)
-    yield at, lambda: rsample_kl_backward(*incoming, mu, log_var, *bare, SEED, 0, False, False)
     yield f"{at}, all options", lambda: rsample_kl_backward(*incoming, mu, log_var, *options, SEED, 0, True, True)
     yield f"{at}, shared prior", lambda: rsample_kl_backward(*incoming, mu, log_var, *shared, SEED, 0, True, True)
 
 
-def cholesky(rows: int, cols: int, dtype: torch.dtype) -> Calls:
-    mu, prior_mu, prior_log_var, grad_z = matrices(4, rows, cols, dtype)
-    tril = torch.zeros(rows, cols * (cols + 1) // 2, dtype=dtype)
+def _at(cols: int, apart: bool) -> str:
+    return f"κ = {cols}, columns apart" if apart else f"κ = {cols}"
+
+
+def cholesky(rows: int, cols: int, dtype: torch.dtype, apart: bool = False) -> Calls:
+    mu, prior_mu, prior_log_var, grad_z = matrices(4, rows, cols, dtype, apart)
+    (tril,) = matrices(1, rows, cols * (cols + 1) // 2, dtype, apart)
     bare, prior, shared = (None, None), (prior_mu, prior_log_var), (prior_mu[:1], prior_log_var[:1])
     incoming = (grad_z, torch.zeros(rows, dtype=wide(dtype)))
-    at = f"κ = {cols}"
-    yield at, lambda: rsample_kl_cholesky(mu, tril, *bare, SEED, 0, False, False)
+    at = _at(cols, apart)
+    if not apart:
+        yield at, lambda: rsample_kl_cholesky(mu, tril, *bare, SEED, 0, False, False)
+        yield at, lambda: rsample_kl_cholesky_backward(*incoming, mu, tril, *bare, SEED, 0, False)
     yield f"{at}, all options", lambda: rsample_kl_cholesky(mu, tril, *prior, SEED, 0, False, True)
-    yield at, lambda: rsample_kl_cholesky_backward(*incoming, mu, tril, *bare, SEED, 0, False)
     yield f"{at}, all options", lambda: rsample_kl_cholesky_backward(*incoming, mu, tril, *prior, SEED, 0, True)
     yield f"{at}, shared prior", lambda: rsample_kl_cholesky_backward(*incoming, mu, tril, *shared, SEED, 0, True)
 
@@ -164,14 +172,20 @@ def reconstruction(rows: int, cols: int, dtype: torch.dtype) -> Calls:
 
 
 def calls(dtype: torch.dtype) -> Calls:
-    """Few options and all of them; narrow and wide, multiples of 16 and not; in half precision one size. And one row of
-    one column: a 1 among the arguments is made a constant, which Triton's interpreter does not do."""
+    """Few options and all of them; narrow and wide, multiples of 16 and not; in half precision one size, of the full
+    covariance in float16 two. One row of one column: a 1 among the arguments is made a constant, which Triton's interpreter does
+    not do. And columns that do not lie side by side, where most is held in registers."""
     half = dtype in (torch.bfloat16, torch.float16)
     one = ((1, 1),) if dtype == torch.float32 else ()
     for rows, cols in ((8192, 64),) if half else ((8192, 20), (600, 1024), *one):
         yield from diagonal(rows, cols, dtype)
-    for rows, cols in ((1024, 32),) if half else ((1024, 32), (1024, 300), *one):
+    for rows, cols in ((1024, 32),) if dtype == torch.bfloat16 else ((1024, 32), (1024, 300), *one):
         yield from cholesky(rows, cols, dtype)
+    if dtype == torch.float32:
+        yield from diagonal(600, 1024, dtype, apart=True)
+        yield from cholesky(1024, 300, dtype, apart=True)
+    if dtype in (torch.float32, torch.float16):
+        yield from cholesky(1024, 32, dtype, apart=True)
     for rows, cols in ((4096, 784),) if half else ((4096, 20), (60, 30_000), *one):
         yield from reconstruction(rows, cols, dtype)
 

@@ -10,7 +10,7 @@ from functools import partial
 from .by_class import by_class
 from .classes import CLASS_HEADS, READING_CLASSES, lines
 from .matrices import Filled, filled
-from .notes import EXPONENTS, facts, notes, overview, provenance, reading, totals, verdict
+from .notes import facts, falls, notes, overview, provenance, reading, totals, verdict
 from .results import Fit, Result
 from .summary import Row, by_eigenvalue, columns_of, in_variants, rows, trained
 from .text import QUANTITIES, duration, fixed, integer, label, significant, symbol, value
@@ -164,7 +164,7 @@ def _classes(result: Result) -> list[str]:
 
 def _fits(fits: Sequence[Fit]) -> str:
     head = ["models", "active dimensions", "expected slope", "slope", "off by", "intercept", "R²", "points"]
-    head += [name for name, _ in EXPONENTS]
+    head += falls(fits[0])
     lines = [
         (
             label(fit),
@@ -175,7 +175,7 @@ def _fits(fits: Sequence[Fit]) -> str:
             fixed(fit.intercept),
             fixed(fit.r_squared, 4),
             str(len(fit.points)),
-            *(fixed(fit.exponent(values(fit))) for _, values in EXPONENTS),
+            *falls(fit).values(),
         )
         for fit in fits
     ]

@@ -27,14 +27,15 @@ from .text import NOTHING, duration, enumeration, fixed, flat, integer, label, p
 from .thresholds import by_threshold
 from .trends import trends
 
-__all__ = ["EXPONENTS", "Line", "facts", "notes", "overview", "provenance", "reading", "totals", "verdict"]
+__all__ = ["Line", "facts", "falls", "notes", "overview", "provenance", "reading", "totals", "verdict"]
 
 # What falls with γ, and as which power of it.
-EXPONENTS: tuple[tuple[str, Callable[[Fit], tuple[float, ...]]], ...] = (
+_EXPONENTS: tuple[tuple[str, Callable[[Fit], tuple[float, ...]]], ...] = (
     ("squared error ∝ γ^", lambda fit: fit.recon),
     ("active variances ∝ γ^", lambda fit: fit.active_variance),
     ("inactive ∝ γ^", lambda fit: fit.inactive_variance),
 )
+LEVEL = "inactive at the smallest γ"  # 1 by the theorems: as a power of γ, any constant is as good
 # What was not run, but measured step by step: see manifold_core.experiments.eager.
 EAGER = {"same_steps": "the same steps", "as_published": "the paper’s own steps and batches"}
 READING = (
@@ -42,6 +43,10 @@ READING = (
     "Our active dimensions are those of the run of lowest −ELBO; “right” counts the runs whose active dimensions equal "
     "the true ones. A diverged run counts as wrong there and is left out of medians and spreads. A dimension is active "
     "below a variance of 0.05, of a conditional model relative to its prior’s."
+)
+READING_TRIED = (
+    "How the models are trained, and what else was tried where they fall short of the paper or of the theorems, with "
+    "its figures, says manifold_core/experiments/recipe.py; the project’s MEASURED.md says what the tables show."
 )
 READING_EIGENVALUES = (
     "With full covariance the active directions need not lie along the axes: “by eigenvalue” counts the eigenvalues of "
@@ -54,10 +59,16 @@ READING_TEST_IMAGES = (
 )
 
 
+def falls(fit: Fit) -> dict[str, str]:
+    """The columns of a fit that say what else falls with γ, and what does not."""
+    found = {name: fixed(fit.exponent(values(fit))) for name, values in _EXPONENTS}
+    return found | {LEVEL: fixed(fit.inactive_variance[-1], 3) if fit.inactive_variance else NOTHING}
+
+
 def reading(results: Sequence[Result]) -> list[str]:
     """How to read the tables; what concerns some of them alone is said where these are there."""
     listed = [row for result in results for row in rows(result)]
-    found = [READING]
+    found = [READING, READING_TRIED]
     if by_eigenvalue(own for row in listed for own in (row, row.published)):
         found.append(READING_EIGENVALUES)
     if any(math.isfinite(own.class_mean) for row in listed for own in (row, row.published)):

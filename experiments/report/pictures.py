@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from ...dimension import THRESHOLD
 from .markup import Markup, element, joined
-from .notes import EXPONENTS
+from .notes import falls
 from .results import Fit, Result, Run
 from .summary import Row, in_variants, spread
 from .svg import decades, proportions, slope, spectrum
@@ -63,7 +63,7 @@ def key(kind: str, words: str) -> Markup:
 
 def slopes(result: Result) -> Markup:
     """The fits as numbers and as pictures."""
-    numbers = ("expected", "slope", "off by", "intercept", "R²", "points", *(name for name, _ in EXPONENTS))
+    numbers = ("expected", "slope", "off by", "intercept", "R²", "points", *falls(result.fits[0]))
     head = element(
         "tr",
         element("th", "models", scope="col", class_="words"),
@@ -112,6 +112,6 @@ def _fit(fit: Fit) -> Markup:
         element("th", label(fit), scope="row", class_="words"),
         *(element("td", text) for text in (significant(fit.expected, 4), significant(fit.slope, 4, padded=True), off)),
         *(element("td", text) for text in (fixed(fit.intercept), fixed(fit.r_squared, 4), str(len(fit.points)))),
-        *(element("td", fixed(fit.exponent(values(fit)))) for _, values in EXPONENTS),
+        *(element("td", text) for text in falls(fit).values()),
         element("td", counts, class_="words"),
     )

@@ -45,7 +45,7 @@ def exponent(value: float) -> float:
     return math.log10(value) if value > 0 else -math.inf
 
 
-def spectrum(row: Row, bounds: tuple[int, int], width: int = 216, height: int = 156) -> Markup:
+def spectrum(row: Row, bounds: tuple[int, int], width: int = 216, height: int = 168) -> Markup:
     """Variances of all latent dimensions, sorted: a line a seed, the run of lowest −ELBO on top; and the eigenvalues
     of full covariances likewise. Of the runs as published that of lowest −ELBO alone."""
     drawn = [_sorted(run.variance) for run in row.finished]
@@ -54,7 +54,7 @@ def spectrum(row: Row, bounds: tuple[int, int], width: int = 216, height: int = 
     as_published = _sorted(published.variance) if published is not None else []
     latent = max(map(len, [*drawn, *eigenvalues, as_published]), default=1)
     x = Axis(0.5, max(latent, 1) + 0.5, 34, width - 6)
-    y = Axis(*bounds, height - 22, 16)
+    y = Axis(*bounds, height - 34, 16)
     parts = _decade_grid(y, bounds, x)
     if (true := row.true_active) is not None:
         edge = x(true + 0.5)
@@ -63,7 +63,7 @@ def spectrum(row: Row, bounds: tuple[int, int], width: int = 216, height: int = 
         parts.append(_line(edge, y.end, edge, y.start, "true"))
         anchor = "end" if edge > (x.start + x.end) / 2 else "start"
         parts.append(_text(edge + (3 if anchor == "start" else -3), y.end - 4, f"true {true}", "truth", anchor))
-        parts.append(_text(edge, height - 8, str(true), "tick", "middle") if 2 < true < latent - 1 else Markup())
+        parts.append(_text(edge, y.start + 14, str(true), "tick", "middle") if 2 < true < latent - 1 else Markup())
     threshold = y(exponent(THRESHOLD))
     parts.append(_line(x.start, threshold, x.end, threshold, "threshold"))
 
@@ -77,7 +77,9 @@ def spectrum(row: Row, bounds: tuple[int, int], width: int = 216, height: int = 
         places = places_of(_sorted(best.variance))
         parts.append(_path(places_of(_sorted(best.spectrum)), "best eigenvalues"))
         parts += [_path(places, "best"), *(_dot(place, 1.6 if latent <= 40 else 1.0, "best") for place in places)]
-    parts += [_text(x(i), height - 8, str(i), "tick", "middle") for i in sorted({1, latent})]
+    parts += [_text(x(i), y.start + 14, str(i), "tick", "middle") for i in sorted({1, latent})]
+    parts.append(_text(x.start - 5, y.end - 6, "σ²", "axis", "end"))
+    parts.append(_text((x.start + x.end) / 2, y.start + 28, "latent dimension, sorted", "axis", "middle"))
     found = ", ".join(integer(run.active_dimensions) for run in row.finished)
     said = f"Variances of the latent dimensions, {label(row)}. Active dimensions of the runs: {found or 'none'}"
     if any(eigenvalues):
@@ -157,6 +159,7 @@ def proportions(fits: Sequence[Fit], name: str, width: int = 272, height: int = 
     x, _y = _axes(everything, width, height)
     y = Axis(*bounds, height - 34, 14)
     parts = [*_decade_grid(y, bounds, x), *_below(x, y, "log γ")]
+    parts.append(_text(x.start, y.end - 4, "squared error, mean σ²", "axis", "start"))
     for kind, points in drawn:
         places = sorted((x(a), y(exponent(value))) for a, value in points)
         if places:

@@ -165,7 +165,7 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="table",
         help="table1, table2, table3, table4, table5, table6, table7, table8, table9, theorem1, theorem1_too_few, "
-        "theorem2, remark1; synthetic, images or all for all such",
+        "theorem2, theorem3, remark1; synthetic, images or all for all such",
     )
     add.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="folder of the results; goes on with what is begun there"

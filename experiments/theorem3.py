@@ -1,0 +1,48 @@
+"""Theorem 3 itself: the loss of equation (3) at fixed γ, over a range, with an encoder and a prior that share weights.
+
+It says that such a loss is bounded from below, whatever the weights: as γ falls 2L does not fall, and no dimension
+becomes active. Beside it the same with two networks, of which Theorem 2 speaks. Data and networks are those of Table 8.
+"""
+
+from dataclasses import replace
+from functools import partial
+
+from ..data import arma_windows
+from ..ensemble import SequentialSpec
+from ..training import TrainingConfig
+from .table8 import BATCH_SIZE, LATENT_DIM, LEARNING_RATE, SERIES
+from .tables import Cell, Plan, Table
+
+__all__ = ["TABLE"]
+
+LOG_GAMMAS = (-3.0, -5.0, -7.0)
+STEPS = 0.15  # of the plan's: by then they lie far apart
+
+
+def _cells(_plan: Plan) -> list[Cell]:
+    return [
+        Cell(
+            {"shared_weights": shared, "log_gamma": log_gamma},
+            SequentialSpec(
+                LATENT_DIM,
+                every_step=True,
+                share_weights=shared,
+                gamma="fixed",
+                log_gamma=log_gamma,
+                training=TrainingConfig(learning_rate=LEARNING_RATE),
+            ),
+            partial(arma_windows, n_series=SERIES),
+            (None,),  # with two networks ten, at a γ that is small enough
+        )
+        for shared in (True, False)
+        for log_gamma in LOG_GAMMAS
+    ]
+
+
+def _planned(plan: Plan) -> Plan:
+    if plan.published:
+        return plan
+    return replace(plan, steps=max(1, round(STEPS * plan.steps)), batch_size=BATCH_SIZE)
+
+
+TABLE = Table("theorem3", "Theorem 3: an encoder and a prior that share weights, at fixed γ", _cells, plan=_planned)
