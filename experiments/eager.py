@@ -36,7 +36,8 @@ WARM_UP, FEWEST, PATIENCE = 2, 7, 0.3  # steps that are not counted; counted one
 
 def measure(folder: Path, device: str = "cpu") -> None:
     """Write into each result file of a known table, as ``eager_seconds``, what its models would take one after the
-    other: for the steps that were trained, and for what the paper trained. Wants a machine that does nothing else.
+    other: for the steps that were trained, and for what the paper trained; and of either one step, averaged over the
+    models. Wants a machine that does nothing else.
 
     Raises:
         InputError: no result file of a table in the folder, or a damaged one; nothing is measured then.
@@ -48,10 +49,14 @@ def measure(folder: Path, device: str = "cpu") -> None:
     output_folder(folder)  # or else it is only known at the end that nothing can be written there
     for name, plan in tqdm(plans.items(), unit="table", file=sys.stderr):
         table = TABLES[name]
-        found = {"same_steps": eager_seconds(table.cells(plan), plan, device)}
+        plans_of = {"same_steps": plan}
         if table.paper:
-            published = table.plan(replace(BUDGETS["full"], seeds=plan.seeds).as_published())
-            found["as_published"] = eager_seconds(table.cells(published), published, device)
+            plans_of["as_published"] = table.plan(replace(BUDGETS["full"], seeds=plan.seeds).as_published())
+        found = {}
+        for what, one in plans_of.items():
+            cells = table.cells(one)
+            found[what] = eager_seconds(cells, one, device)
+            found[f"{what}_a_step"] = found[what] / (one.seeds * one.steps * len(cells))
         content = json.loads(paths[name].read_text(encoding="utf-8"))
         write_json(paths[name], content | {"eager_seconds": found})
 

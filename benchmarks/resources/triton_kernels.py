@@ -173,8 +173,8 @@ def reconstruction(rows: int, cols: int, dtype: torch.dtype) -> Calls:
 
 def calls(dtype: torch.dtype) -> Calls:
     """Few options and all of them; narrow and wide, multiples of 16 and not; in half precision one size, of the full
-    covariance in float16 two. One row of one column: a 1 among the arguments is made a constant, which Triton's interpreter does
-    not do. And columns that do not lie side by side, where most is held in registers."""
+    covariance in float16 two. One row of one column: a 1 among the arguments is made a constant, which Triton's
+    interpreter does not do. And columns that do not lie side by side, where most is held in registers."""
     half = dtype in (torch.bfloat16, torch.float16)
     one = ((1, 1),) if dtype == torch.float32 else ()
     for rows, cols in ((8192, 64),) if half else ((8192, 20), (600, 1024), *one):

@@ -266,7 +266,15 @@ def _facts(result: Result) -> str:
     found += [f"{steps:,} steps of {batch:,}"] if isinstance(steps, int) and isinstance(batch, int) else []
     found += [_plain(result.provenance["device"])] if "device" in result.provenance else []
     found += [duration(result.seconds)] if math.isfinite(result.seconds) else []
+    found += [_eager(result, name, words) for name, words in EAGER.items() if name in result.eager_seconds]
     return " · ".join(found)
+
+
+def _eager(result: Result, name: str, words: str) -> str:
+    """What a step would take, where the file says it, and all of them."""
+    step = result.eager_seconds.get(f"{name}_a_step")
+    of_a_step = "" if step is None else f"{significant(1000 * step)} ms a step, "
+    return f"in eager PyTorch, {words}: {of_a_step}{duration(result.eager_seconds[name])}"
 
 
 def _sum(seconds: Iterable[float]) -> float:

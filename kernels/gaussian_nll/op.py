@@ -146,7 +146,8 @@ def gaussian_nll(
 
     Args:
         x_hat: ``[B, ...]``, the decoder's mean; features are summed over all dimensions but the first. float32,
-            float64, bfloat16 or float16; any strides.
+            float64, bfloat16 or float16; any strides. Of more than two dimensions, such as images, what is neither
+            contiguous nor channels-last, or of other strides than ``x``, is copied.
         x: the data, of the same shape and device; another floating-point dtype is allowed.
         log_gamma: log γ, one number: a tensor of one element, differentiable, or a float, fixed. Not clamped. None is
             the optimum of the batch, γ = Σ_b ‖x_b − x̂_b‖² / (B d), differentiated through; where no sample has an

@@ -179,6 +179,7 @@ def rsample_kl_cholesky(
             small. Not differentiable. It costs no second pass.
         seed: of the noise, an int from 0 to 2⁶³ − 1 or an int64 tensor of no dimensions on the device of ``mu``.
         generator: where a seed is drawn from when none is given; torch's global generator when this is None, too.
+            Activation checkpointing rewinds that one alone: with another, give it a ``seed``.
         first_row: number of the first row, from 0, for a batch that is part of a larger one.
         backend: ``"auto"`` or a name; see :func:`manifold_core.kernels.explain`.
 

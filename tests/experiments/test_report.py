@@ -15,7 +15,7 @@ from manifold_core.experiments import paper
 from manifold_core.experiments.report import write_report
 from manifold_core.experiments.report.markdown import plain
 from manifold_core.experiments.report.matrices import MATRICES, matrix_run
-from manifold_core.experiments.report.notes import notes, overview, provenance, totals, verdict
+from manifold_core.experiments.report.notes import facts, notes, overview, provenance, totals, verdict
 from manifold_core.experiments.report.results import Result
 from manifold_core.experiments.report.summary import Row, contrasts, rows
 from manifold_core.experiments.report.svg import decades
@@ -289,6 +289,14 @@ class TestNumbers:
         }
         assert found["in eager PyTorch, the same steps"] == "11 min 0 s"
         assert found["in eager PyTorch, the paper’s own steps and batches"] == "2 h 0 min"
+
+    def test_what_a_step_of_eager_pytorch_takes(self, written: Callable[..., list[Result]]) -> None:
+        seconds = {"same_steps": 600.0, "same_steps_a_step": 0.0123, "as_published": 7200.0}
+        (line,) = facts(written(file(eager_seconds=seconds))[0])
+        assert line.endswith(
+            " · in eager PyTorch, the same steps: 12.3 ms a step, 10 min 0 s"
+            " · in eager PyTorch, the paper’s own steps and batches: 2 h 0 min"
+        )
 
     def test_what_else_was_measured(self, written: Callable[..., list[Result]]) -> None:
         runs = [run(s, 3, -50.0, measured={"difference": 10.0**-s}) for s in range(3)]

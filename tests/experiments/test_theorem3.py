@@ -25,4 +25,3 @@ def test_what_is_trained() -> None:
     assert data.train.shape == (7, 20)
     assert data.train_condition is not None
     assert data.train_condition.shape == (7, 5, 20)
-
