@@ -85,4 +85,7 @@ def fingerprint_of(data: Dataset) -> str:
     units = data.standardisation
     scale = torch.tensor(units.scale, dtype=torch.float64)
     conditions = [part for part in (data.train_condition, data.validation_condition) if part is not None]
+    if data.condition_encoding is not None:
+        numbers = data.condition_encoding.as_dict().values()
+        conditions += [torch.tensor(part, dtype=torch.float64) for part in numbers]
     return checkpoint.fingerprint(data.train, data.validation, units.mean, scale, *conditions)

@@ -124,16 +124,17 @@ def test_a_finished_run_is_of_its_condition(data: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "moved.npy", np.load(condition.source))  # the same content, elsewhere
     moved = replace(config, model=replace(model, condition=replace(condition, source=str(tmp_path / "moved.npy"))))
     assert run(moved, tmp_path / "out", progress=False) == metrics
-    np.save(tmp_path / "moved.npy", np.roll(np.load(condition.source), 1))
-    with pytest.raises(mc.InputError, match="holds a finished run of other data"):
-        run(moved, tmp_path / "out", progress=False)
-    for other, where in (
+    for other in (np.roll(np.load(condition.source), 1), np.load(condition.source) + 1):  # the second, other classes
+        np.save(tmp_path / "moved.npy", other)
+        with pytest.raises(mc.InputError, match="holds a finished run of other data"):
+            run(moved, tmp_path / "out", progress=False)
+    for changed, where in (
         (replace(model, condition=None), "model.condition"),
         (replace(model, condition=replace(condition, attention=False)), "model.condition.attention"),
         (replace(model, condition=replace(condition, prior="standard")), "model.condition.prior"),
     ):
         with pytest.raises(mc.InputError, match=f"finished run of another configuration: .*{where} is"):
-            run(replace(config, model=other), tmp_path / "out", progress=False)
+            run(replace(config, model=changed), tmp_path / "out", progress=False)
 
 
 def test_without_a_condition_nothing_is_said_of_one(tmp_path: Path, data: Path) -> None:
