@@ -292,6 +292,30 @@ def test_divergence_stops_before_its_step(gamma: str, step: int) -> None:
         assert torch.equal(found.state_dict()[name], tensor), name
 
 
+@pytest.mark.parametrize("gamma", ["learned", "analytic"])
+@pytest.mark.parametrize(("step", "seen_at", "before"), [(2, 4, 1), (4, 4, 1), (6, 8, 4), (9, 12, 8)])
+def test_where_not_every_loss_is_looked_at_the_weights_of_the_last_look_come_back(
+    monkeypatch: pytest.MonkeyPatch, gamma: str, step: int, seen_at: int, before: int
+) -> None:
+    """As on a GPU: of 2,000 steps every fourth makes a record, and its loss alone is read."""
+    monkeypatch.setattr("manifold_core.training.loop._reads_every_loss", lambda _device: False)
+
+    def model(breaks_at: int) -> mc.VAE:
+        torch.manual_seed(0)
+        return mc.VAE(BreaksAt(breaks_at), nn.Linear(2, 5), 2, mc.GaussianELBO(gamma))  # type: ignore[arg-type]
+
+    x, config = torch.rand(64, 5), mc.TrainingConfig(steps=2000, batch_size=8)
+    found, expected = model(step), model(0)
+    with pytest.raises(mc.Diverged) as caught:
+        mc.train(found, x, config, progress=False)
+    assert caught.value.step == seen_at
+    stop_before(expected, before - 1)
+    with pytest.raises(Enough):
+        mc.train(expected, x, config, progress=False)
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
+
+
 @pytest.mark.parametrize("ours", [True, False])
 @pytest.mark.filterwarnings("ignore:x is about")
 def test_a_batch_that_diverges_leaves_no_trace_in_running_statistics(ours: bool) -> None:

@@ -82,7 +82,7 @@ def train_ensemble(
       numbers do not depend on the number of blocks.
 
     A model whose loss is not finite stops alone, before the step that would have spoilt its weights; by the reference
-    on a GPU, which looks at the loss in 500 of the steps, up to so many later, with what its weights are then. Stopped
+    on a GPU, which looks at the loss in 500 of the steps, with the weights of the last look that was well. Stopped
     in any way and started again with the same arguments and folder, the ensemble goes on to the numbers it would have
     reached undisturbed. The checkpoint stays in the folder until the caller removes it. Meanwhile the folder is this
     process's alone.

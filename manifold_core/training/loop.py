@@ -91,7 +91,7 @@ def train(
             mini-batch that cannot be shared out equally, arguments that differ, another batch normalisation, or
             parameters without a gradient.
         Diverged: the loss became NaN or infinite. Weights and buffers, running statistics among them, are those before
-            the step of which that was seen: on a CPU the first such step.
+            that step; on a GPU, whose loss is looked at in 500 of the steps, those before the last look that was well.
     """
     one = turns(
         model,
@@ -217,7 +217,9 @@ def _loop(
     if cuda_graphs and group is None and _has_graphs(device):
         step = graph = GraphStep(plain, cuda_graph)
         update = GraphUpdate(run, graph, partial(cuda_graph, warm_ups=0))
-    buffers = list(model.buffers())
+    every_loss = _reads_every_loss(device)
+    moving = [*model.buffers(), *(() if every_loss else model.parameters())]
+    put_back = kept(moving)
     first = is_first(group)
     started = saved = time.monotonic()
     already = history.seconds
@@ -226,16 +228,16 @@ def _loop(
     try:
         for index in batches(len(inputs[0]), config, run.step, device):
             recorded = (run.step + 1) % every == 0 or run.step + 1 == config.steps
-            # To read the loss costs nothing on a CPU; elsewhere the device would be waited for.
-            looked_at = recorded or device.type == "cpu"
+            looked_at = recorded or every_loss
             if looked_at:  # the forward pass writes running statistics and an analytic γ
-                put_back = kept(buffers)
+                before = kept(moving)
             terms = step(index, noise_seed(config.seed, run.step))
             if looked_at:
                 loss = float(joined_mean(terms.loss.detach(), group))
                 if not math.isfinite(loss):
-                    put_back()
+                    (before if every_loss else put_back)()
                     raise Diverged(loss, run.step + 1, history)
+                put_back = before
             if recorded:  # before the step: γ is the one that the loss was taken with
                 _record(history, run.step + 1, terms, group)
             update()
@@ -259,6 +261,11 @@ def _loop(
         torch.cuda.current_stream(device).synchronize()
     if folder is not None and first:
         run.save(folder)
+
+
+def _reads_every_loss(device: torch.device) -> bool:
+    """It costs nothing on a CPU; elsewhere the device would be waited for."""
+    return device.type == "cpu"
 
 
 def _has_graphs(device: torch.device) -> bool:

@@ -191,15 +191,15 @@ def undone(model: nn.Module, device: torch.device) -> Iterator[None]:
             put_back()
 
 
-def kept(buffers: Sequence[Tensor]) -> Callable[[], None]:
+def kept(tensors: Sequence[Tensor]) -> Callable[[], None]:
     """Puts the numbers back that they have now, when it is called."""
-    buffers = [buffer for buffer in buffers if not is_lazy(buffer)]  # which have no numbers yet
-    copies = [buffer.clone() for buffer in buffers]
+    tensors = [tensor for tensor in tensors if not is_lazy(tensor)]  # which have no numbers yet
+    copies = [tensor.detach().clone() for tensor in tensors]
 
     def put_back() -> None:
         with torch.no_grad():
-            for buffer, before in zip(buffers, copies, strict=True):
-                buffer.copy_(before)
+            for tensor, before in zip(tensors, copies, strict=True):
+                tensor.copy_(before)
 
     return put_back
 
