@@ -40,7 +40,7 @@ def _vae(d: int, r: int, kappa: int, log_gamma: float, plan: Plan) -> Cell:
 def _cvae(d: int, r: int, t: int, log_gamma: float, plan: Plan) -> Cell:
     hidden = recipe.hidden("manifold", plan)
     spec = ModelSpec(LATENT_DIM, hidden, gamma="fixed", log_gamma=log_gamma, condition_dim=t)
-    data = recipe.under_condition(conditional_manifold, plan, ambient_dim=d, manifold_dim=r, condition_dim=t)
+    data = partial(conditional_manifold, ambient_dim=d, manifold_dim=r, condition_dim=t)
     return Cell({"d": d, "r": r, "t": t, "log_gamma": log_gamma}, spec, data, (r - t,))
 
 

@@ -19,7 +19,7 @@ def sum_of_batch(values: Tensor) -> Tensor:
 
 def mean_of_batch(values: Tensor) -> Tensor:
     """The same over B; NaN of an empty batch."""
-    return sum_of_batch(values) / values.shape[0]
+    return sum_of_batch(values) / values.shape[0] if _is_split(values) else values.mean()
 
 
 def for_each(value: Tensor, values: Tensor) -> Tensor:

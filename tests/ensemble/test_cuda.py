@@ -16,6 +16,9 @@ from typing import Any
 import pytest
 import torch
 from cuda_on_host.build import NAMESPACE, load
+from ensemble.apart import assert_the_way_of_the_reference
+from ensemble.kinds import kinds, toy
+from instruction_sets import NEEDS_COMPILED
 from manifold_core.kernels import extension
 from manifold_core.kernels.random import permutation, standard_normal
 from torch import Tensor
@@ -632,6 +635,28 @@ class TestSpecifications:
         engine.library.ensemble_steps(state.words, 9, 1)
         assert state.progress.tolist() == [[spec.training.steps, 0] for spec in SPECS]
         assert_as_the_reference([state.model(index) for index in range(len(SPECS))])
+
+
+@NEEDS_COMPILER
+@NEEDS_COMPILED
+class TestEveryKind:
+    """Of several hidden layers before each head as well, by the bounds of the other engine, which were measured on
+    processors: a device has exponentials of its own."""
+
+    @staticmethod
+    def trained(monkeypatch: pytest.MonkeyPatch, steps: int, limit: int) -> list[mc.TrainedModel]:
+        with engine_at("on host", limit) as engine:
+            for name in ("ensemble_steps", "ensemble_workspace"):  # in the place of those in C++
+                monkeypatch.setattr(torch.ops.manifold_core, name, getattr(engine.library, name))
+            return mc.train_ensemble(kinds(steps), toy(), backend="cpu", progress=False)
+
+    @pytest.mark.parametrize("limit", [25 << 10, 16 << 10])  # between them, models of each place of TestLayout
+    def test_one_step_wherever_it_lies(self, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+        assert_the_way_of_the_reference(self.trained(monkeypatch, 1, limit), 1)
+
+    @pytest.mark.parametrize("steps", [10, pytest.param(100, marks=pytest.mark.slow)])
+    def test_the_way_of_the_reference(self, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+        assert_the_way_of_the_reference(self.trained(monkeypatch, steps, H100), steps)
 
 
 class TestTrainEnsemble:

@@ -9,6 +9,8 @@ import torch
 from manifold_core.kernels import gaussian_elbo
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._functorch import config as functorch
+from torch._inductor import config as inductor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad, grad
 from torch.library import opcheck
@@ -358,17 +360,25 @@ def test_compiled_loss_of_triton_is_that_of_the_reference(fresh_compiler: None) 
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="inductor needs a compiler")
 @pytest.mark.skipif(" " in torch.__file__, reason="inductor links no torch whose path has a space")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # of torch itself
-def test_inductor_gives_the_eager_loss(fresh_compiler: None) -> None:
-    function = torch.compile(vae_loss, fullgraph=True, dynamic=True)
-    for batch in (4, 9):
-        assert_alike(evaluate(function, batch, torch.tensor(3)), evaluate(vae_loss, batch, torch.tensor(3)))
+@pytest.mark.parametrize("loss", [vae_loss, cholesky_loss])
+def test_inductor_gives_the_eager_loss(fresh_compiler: None, loss: Callable[..., tuple[Tensor, ...]]) -> None:
+    function = torch.compile(loss, fullgraph=True, dynamic=True)
+    # A graph that is kept on disk knows the operators as they were when it was made.
+    with inductor.patch(fx_graph_cache=False), functorch.patch(enable_autograd_cache=False):
+        for batch in (4, 9):
+            assert_alike(evaluate(function, batch, torch.tensor(3)), evaluate(loss, batch, torch.tensor(3)))
 
 
 def every_op(mu: Tensor, log_var: Tensor, prior_mu: Tensor, prior_log_var: Tensor, gate_logits: Tensor) -> Tensor:
     """One number that depends on every gradient of every op."""
     z, kl = mc.rsample_kl(mu, log_var, prior_mu, prior_log_var, gate_logits=gate_logits, seed=torch.tensor(3))
     loss, _, squared_error = gaussian_elbo(z, mu, 0.5, kl)
-    return loss + squared_error.mean() + mc.gaussian_nll(z, log_var, -0.5).sin().sum()
+    prior = prior_mu[:2], prior_log_var[:, :2]
+    y, kl_of_y, ratio = mc.rsample_kl_cholesky(
+        mu[:, :2], log_var[:, :3], *prior, seed=torch.tensor(4), return_variance_ratio=True
+    )
+    full = y.sin().sum() + kl_of_y.square().mean() + ratio.sum()
+    return loss + squared_error.mean() + mc.gaussian_nll(z, log_var, -0.5).sin().sum() + full
 
 
 def problems(number: int) -> list[Tensor]:
@@ -442,6 +452,8 @@ def test_a_second_derivative_by_torch_func_is_refused() -> None:
     mu = torch.randn(4, 5)
     for function in (
         lambda m: mc.rsample_kl(m, m, seed=torch.tensor(1))[1].sum(),
+        lambda m: mc.rsample_kl_cholesky(m[:, :2], m[:, 2:], seed=torch.tensor(1))[0].sum(),
+        lambda m: mc.rsample_kl_cholesky(m[:, :2], m[:, 2:], m[:, :2], m[0, 3:], seed=torch.tensor(1))[1].sum(),
         lambda m: mc.gaussian_nll(m, m.detach() * 2, 0.0).sum(),
         lambda m: gaussian_elbo(m, m.detach() * 2, 0.0, m[:, 0])[0],
     ):
@@ -582,25 +594,28 @@ def test_compiled_autograd_gives_the_same_gradients(fresh_compiler: None) -> Non
     torch.testing.assert_close(*found)
 
 
+@pytest.mark.parametrize("seed", [None, 7])
+@pytest.mark.parametrize("op", ["rsample_kl", "rsample_kl_cholesky"])
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_checkpointing_makes_the_same_noise_again(use_reentrant: bool) -> None:
+def test_checkpointing_makes_the_same_noise_again(use_reentrant: bool, op: str, seed: int | None) -> None:
+    """A seed that is drawn comes from torch's generator, which checkpoint sets back; for a given one it need not."""
     generator = torch.Generator().manual_seed(5)
     heads = torch.randn(6, 10, dtype=torch.float64, generator=generator, requires_grad=True)
     weight = torch.randn(5, 7, dtype=torch.float64, generator=generator, requires_grad=True)
     x = torch.randn(6, 7, dtype=torch.float64, generator=generator)
 
     def loss(heads: Tensor, weight: Tensor) -> Tensor:
-        z, kl = mc.rsample_kl(*heads.chunk(2, dim=1))  # the seed is drawn, from torch's generator
-        return gaussian_elbo(z @ weight, x, 0.3, kl)[0]
+        if op == "rsample_kl":
+            z, kl = mc.rsample_kl(*heads.chunk(2, dim=1), seed=seed)
+        else:
+            z, kl = mc.rsample_kl_cholesky(heads[:, :4], heads, seed=seed)
+        return gaussian_elbo(z @ weight[: z.shape[1]], x, 0.3, kl)[0]
 
-    found = []
-    for run in (loss, lambda *a: checkpoint(loss, *a, use_reentrant=use_reentrant)):
-        torch.manual_seed(6)
-        value = run(heads, weight)
-        found.append([value.detach(), *grad(value, (heads, weight))] if run is loss else [value.detach()])
-        if run is not loss:
-            heads.grad = weight.grad = None
-            value.backward()
-            found[-1] += [heads.grad, weight.grad]
-    for a, b in zip(*found, strict=True):
-        assert torch.equal(a, b)
+    torch.manual_seed(6)
+    expected = loss(heads, weight)
+    torch.manual_seed(6)
+    found = checkpoint(loss, heads, weight, use_reentrant=use_reentrant, preserve_rng_state=seed is None)
+    found.backward()
+    assert torch.equal(found, expected)
+    for leaf, gradient in zip((heads, weight), grad(expected, (heads, weight)), strict=True):
+        assert torch.equal(leaf.grad, gradient)

@@ -343,6 +343,14 @@ EDGES_OF_L = (
     # Several tiles of the rows of L, in the second also of its columns.
     Case((2, 33), F32, LAYOUTS[1:7], "one mean", "none", 0.99, True, True, "both", (), 1, 2**32 - 1),
     Case((1, 67), F64, DENSE, "rows", "none", 0.5, False, True, "both", (), 1, 2**62),
+    # Columns of L beyond the widest tile; lines of many tiles.
+    Case((1, 140), F32, DENSE, "rows", "none", 0.5, False, False, "both", (), 1, 0),
+    pytest.param(
+        Case((1, 300), F32, DENSE, "rows", "none", 0.5, False, True, "both", (), 1, 0), marks=pytest.mark.slow
+    ),
+    pytest.param(
+        Case((1, 1024), F32, DENSE, "rows", "none", 0.5, False, True, "both", (), 1, 0), marks=pytest.mark.slow
+    ),
 )
 
 
@@ -487,6 +495,7 @@ EDGES_OF_ROWS = (
     # Rows that programs share; a sum over the batch in groups.
     Reconstruction((3, 40_000), F32, DENSE, -60.0, torch.float64, 1.0, LOSS, ("x",), 1),
     Reconstruction((3, 40_000), F64, DENSE, 1.0, torch.float64, None, NLL, (), 1),
+    Reconstruction((2, 100_000), F32, DENSE, -1.0, torch.float32, None, ALL, (), 1),
     Reconstruction((5000, 3), F32, DENSE, 1.0, torch.float32, 0.37, LOSS, ("x",), 1),
     Reconstruction((5000, 3), F32, DENSE, 1.0, torch.float32, None, ALL, (), 1),
 )

@@ -1,0 +1,104 @@
+"""Inputs and incoming gradients are read where they lie: a kernel allocates its results and nothing else."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from manifold_core.kernels import gaussian_elbo
+from torch import Tensor
+from torch.autograd import grad
+
+import manifold_core as mc
+
+pytestmark = pytest.mark.usefixtures("compiled")
+LAYOUTS = ("dense", "first head", "second head", "transposed", "steps", "offset", "one row", "one column", "one number")
+B, K = 30, 20
+Layout = Callable[[Tensor, str], Tensor]
+Results = tuple[Tensor, ...]
+
+
+@pytest.fixture
+def check(
+    operators_around_the_kernel: Callable[[Callable[[], object]], list[str]],
+    memory_of_the_kernel: Callable[[Callable[[], object]], int],
+) -> Callable[[Callable[[], Results], set[str]], None]:
+    """That a function asks torch for no more than these operators, and its kernel for the memory of its results."""
+
+    def of(call: Callable[[], Results], operators: set[str]) -> None:
+        assert {*operators_around_the_kernel(call)} <= operators
+        assert memory_of_the_kernel(call) == sum(result.nbytes for result in call())
+
+    return of
+
+
+Check = Callable[[Callable[[], Results], set[str]], None]
+SEED = {"aten.full.default"}  # makes it
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+@pytest.fixture
+def incoming(lay_out: Layout, lay_out_vector: Layout) -> Callable[[str], list[list[Tensor]]]:
+    """Gradients of z and of kl: of a number a row, of one for all, as of kl.sum(), and per dimension."""
+    return lambda layout: [
+        [lay_out(normal(B, K), layout), of_kl]
+        for of_kl in (lay_out_vector(normal(B), layout), torch.ones(()).expand(B), lay_out(normal(B, K), layout))
+    ]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_rsample_kl(check: Check, lay_out: Layout, incoming: Callable[[str], list[list[Tensor]]], layout: str) -> None:
+    inputs = [lay_out(normal(B, K), layout).requires_grad_() for _ in range(5)]
+    for gradients in incoming(layout):
+
+        def call(per_dimension: bool = gradients[1].dim() == 2) -> tuple[Tensor, Tensor]:
+            given = {"gate_logits": inputs[4], "seed": 20, "per_dimension": per_dimension}
+            return mc.rsample_kl(*inputs[:4], **given, backend="cpu")
+
+        check(call, SEED)
+        results = call()
+        check(lambda r=results, g=gradients: grad(r, inputs, g, retain_graph=True), set())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_rsample_kl_cholesky(
+    check: Check, lay_out: Layout, incoming: Callable[[str], list[list[Tensor]]], layout: str
+) -> None:
+    inputs = [lay_out(normal(B, cols), layout).requires_grad_() for cols in (K, K * (K + 1) // 2, K, K)]
+    for gradients in incoming(layout):
+
+        def call(per_dimension: bool = gradients[1].dim() == 2) -> tuple[Tensor, Tensor]:
+            return mc.rsample_kl_cholesky(*inputs, seed=20, per_dimension=per_dimension, backend="cpu")
+
+        check(call, SEED)
+        results = call()
+        check(lambda r=results, g=gradients: grad(r, inputs, g, retain_graph=True), set())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gaussian_nll(check: Check, lay_out: Layout, lay_out_vector: Layout, layout: str) -> None:
+    x_hat, x = lay_out(normal(B, K), layout).requires_grad_(), lay_out(normal(K, B).T, layout)
+    log_gamma = torch.tensor(0.1, requires_grad=True)
+    results = mc.gaussian_nll(x_hat, x, log_gamma, return_squared_error=True, backend="cpu")
+    each, one = lay_out_vector(normal(B), layout), torch.ones(()).expand(B)
+    saved = {"aten.detach.default"}  # a result: from its graph
+    for gradients in ((each, one), (one, each)):
+        check(lambda g=gradients: grad(results, (x_hat, log_gamma), g, retain_graph=True), saved)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gaussian_elbo(
+    memory_of_the_kernel: Callable[[Callable[[], object]], int], lay_out: Layout, lay_out_vector: Layout, layout: str
+) -> None:
+    """Which makes the gradients with the loss."""
+    x_hat, x = lay_out(normal(B, K), layout).requires_grad_(), lay_out(normal(K, B).T, layout)
+    kl, log_gamma = lay_out_vector(normal(B), layout), torch.tensor(0.1)
+
+    def call() -> Results:
+        return gaussian_elbo(x_hat, x, log_gamma, kl, backend="cpu")
+
+    of_log_gamma_and_kl = 2 * 4
+    found = memory_of_the_kernel(call)
+    assert found == sum(result.nbytes for result in call()) + x_hat.numel() * 4 + of_log_gamma_and_kl
