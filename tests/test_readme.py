@@ -199,6 +199,12 @@ def test_figures_of_table_7_as_published_are_those_of_the_result_file() -> None:
     assert f"the paper has {counts(content['paper'], vae, 'AD')}, the CVAEs {ours[1]} and {ours[2]}," in said
     printed = [one["AD"] for one in content["paper"] if one["variant"] in (fixed, learned)]
     assert sorted(printed) == [4, *[5] * 9]  # "5 but once"
+    runs = json.loads((ROOT / "experiments/results/table7.json").read_text(encoding="utf-8"))["runs"]
+    right = dict.fromkeys((False, True), 0)
+    for run in (run for run in runs if not run["variant"].endswith("analytic γ")):
+        right[run["variant"].endswith("Adam as it is")] += run["active_dimensions"] == run["true_active"]
+    assert f"in {right[False]} of 120" in said
+    assert f"is right {right[True]} times of 120" in said
 
 
 def test_counts_at_the_threshold_of_the_published_code_are_those_of_the_result_files() -> None:
@@ -239,6 +245,41 @@ def test_counts_at_the_threshold_of_the_published_code_are_those_of_the_result_f
         found = {count(map(statistics.fmean, zip(*classes, strict=True))) for classes in by_seed.values()}
         assert found == expected
     assert "models without attention have 3 or 4 active dimensions, as published 3:" in said
+
+
+def test_figures_of_the_theorems_are_those_of_the_result_files() -> None:
+    said = " ".join(MEASURED[MEASURED.index("- **Theorems 1 and 2**") : MEASURED.index("- **Images**")].split())
+    first, second = (
+        json.loads((ROOT / f"experiments/results/{name}.json").read_text(encoding="utf-8"))["fits"]
+        for name in ("theorem1", "theorem2")
+    )
+    within = [sum(abs(fit["slope"] / fit["expected"] - 1) <= 0.1 for fit in fits) for fits in (first, second)]
+    assert f"10 % of d − r in {within[0]} of 24 fits, and of d − r + t in {within[1]} of 24" in said
+    right = sum(fit["active_dimensions"][-1] == fit["true_active"] for fit in (*first, *second))
+    assert f"in {right} of 48, and" in said
+    levels = [fit["inactive_variance"][-1] for fit in (*first, *second)]
+    assert f"are {min(levels):.2f} to {max(levels):.2f} in the mean" in said
+
+    def powers(fits: list[dict[str, Any]], values: str) -> str:
+        found = [np.polyfit([x for x, _ in fit["points"]], np.log(fit[values]), 1)[0] for fit in fits]
+        return f"{min(found):.2f} to {max(found):.2f}"
+
+    assert f"fall as γ to the power of {powers([*first, *second], 'active_variance')};" in said
+    assert f"{powers(first, 'recon')} for Theorem 1 and {powers(second, 'recon')} for Theorem 2" in said
+    content = json.loads((ROOT / "experiments/results/theorem3.json").read_text(encoding="utf-8"))
+    losses: dict[bool, list[float]] = {}
+    for shared in (True, False):
+        runs = [run for run in content["runs"] if run["cell"]["shared_weights"] is shared]
+        for seed in range(content["seeds"]):
+            own = [run["neg_elbo"] for run in runs if run["seed"] == seed]  # from the largest γ on
+            assert own == sorted(own, reverse=not shared)
+        for log_gamma in (-3.0, -5.0, -7.0):
+            own = [run["neg_elbo"] for run in runs if run["cell"]["log_gamma"] == log_gamma]
+            losses.setdefault(shared, []).append(statistics.median(own))
+        assert not shared or all(run["active_dimensions"] == 0 for run in runs)
+    assert content["seeds"] == 3
+    assert "2L is {:.1f}, {:.1f} and {:.1f} at log γ = −3, −5 and −7".format(*losses[True]) in said
+    assert "it falls, −{:.1f}, −{:.1f} and −{:.1f};".format(*(-loss for loss in losses[False])) in said
 
 
 def test_figures_of_images_as_published_are_those_of_the_result_file() -> None:
