@@ -1,5 +1,6 @@
 """Sums over the batch, also those of a gradient, in an order that does not depend on the number of threads."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -31,4 +32,5 @@ def for_each(value: Tensor, values: Tensor) -> Tensor:
 
 
 def _is_split(values: Tensor) -> bool:
-    return values.device.type == "cpu" and values.shape[0] >= MOST
+    """Never where torch compiles or exports: to ask for the size would make a program for small batches alone."""
+    return values.device.type == "cpu" and not torch.compiler.is_compiling() and values.shape[0] >= MOST

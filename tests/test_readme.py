@@ -33,8 +33,9 @@ def test_python_blocks_run_one_after_the_other(
     assert len(blocks) == 8
     monkeypatch.chdir(tmp_path)
     np.save("points.npy", np.random.default_rng(0).normal(5, 3, (200, 4)))
+    np.save("labels.npy", np.arange(200) % 3)
     commands = re.findall(r"manifold-core (\w+ --data points.npy .*)", README)
-    assert [command.split()[0] for command in commands] == ["dimension", "train"]
+    assert [command.split()[0] for command in commands] == ["dimension", "train", "train"]
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # pictures take time
     for command in commands:
         assert cli.main([*command.split(), "--steps", "2", "--quiet"]) == 0
