@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..ensemble import TrainedModel
-from ..evaluation import Metrics, metrics_of, metrics_of_class
+from ..evaluation import Metrics, metrics_of, of_class
 from ..models import CVAE, VAE, check_inputs
 from .tables import Cell, on_test_images, on_training_images
 
@@ -66,7 +66,7 @@ def _parts(samples: Samples) -> tuple[Tensor, ...]:
 
 def _of_class(model: VAE | CVAE, samples: Samples, labels: Tensor | None, index: int) -> Metrics:
     assert labels is not None
-    return metrics_of_class(model, check_inputs(model, *_parts(samples)), labels, index)
+    return _metrics_of(model, of_class(_parts(samples), labels, index))
 
 
 def _metrics_of(model: VAE | CVAE, samples: tuple[Tensor, ...]) -> Metrics:

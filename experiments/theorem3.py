@@ -4,13 +4,12 @@ It says that such a loss is bounded from below, whatever the weights: as γ fall
 becomes active. Beside it the same with two networks, of which Theorem 2 speaks. Data and networks are those of Table 8.
 """
 
-from dataclasses import replace
 from functools import partial
 
 from ..data import arma_windows
 from ..ensemble import SequentialSpec
 from ..training import TrainingConfig
-from .table8 import BATCH_SIZE, LATENT_DIM, LEARNING_RATE, SERIES
+from .table8 import LATENT_DIM, LEARNING_RATE, SERIES, small_batches
 from .tables import Cell, Plan, Table
 
 __all__ = ["TABLE"]
@@ -39,10 +38,9 @@ def _cells(_plan: Plan) -> list[Cell]:
     ]
 
 
-def _planned(plan: Plan) -> Plan:
-    if plan.published:
-        return plan
-    return replace(plan, steps=max(1, round(STEPS * plan.steps)), batch_size=BATCH_SIZE)
-
-
-TABLE = Table("theorem3", "Theorem 3: an encoder and a prior that share weights, at fixed γ", _cells, plan=_planned)
+TABLE = Table(
+    "theorem3",
+    "Theorem 3: an encoder and a prior that share weights, at fixed γ",
+    _cells,
+    plan=partial(small_batches, steps=STEPS),
+)

@@ -12,7 +12,7 @@ from .dimension import THRESHOLD, averages, check_known, samples_at_a_time
 from .elbo import ELBOTerms
 from .models import CVAE, VAE, check_inputs, evaluation_mode, unwrapped
 
-__all__ = ["Metrics", "evaluate", "in_batches", "metrics_of", "metrics_of_class"]
+__all__ = ["Metrics", "evaluate", "in_batches", "metrics_of", "of_class"]
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def metrics_of(
     )
 
 
-def metrics_of_class(model: VAE | CVAE, inputs: tuple[Tensor, ...], labels: Tensor, label: int) -> Metrics:
-    """:func:`metrics_of` the samples with this label, at least one, each with the noise of its place among them."""
+def of_class(inputs: tuple[Tensor, ...], labels: Tensor, label: int) -> tuple[Tensor, ...]:
+    """Of the inputs of a model those of the samples with this label."""
     own = labels == label
-    return metrics_of(model, tuple(part[own.to(part.device)] for part in inputs))
+    return tuple(part[own.to(part.device)] for part in inputs)

@@ -11,7 +11,7 @@ from .. import checkpoint, plots
 from ..data import Dataset
 from ..data.encoding import OneHot
 from ..ensemble.data import Samples
-from ..evaluation import Metrics, metrics_of, metrics_of_class
+from ..evaluation import Metrics, metrics_of, of_class
 from ..files import write_json
 from ..finished import METRICS, WEIGHTS
 from ..models import CVAE, VAE
@@ -44,7 +44,7 @@ def finish(
     """Write all of it; the samples as :func:`.data.inputs_of` gives them, of which ``measured`` is."""
     validation = metrics_of(model, held_out.parts)  # one sample far from all others may have any loss
     others = [one for one in more.get("models", []) if one["seed"] != more["seed"] and one["diverged_at"] is None]
-    more |= _under_condition(data, model, samples)
+    more = more | _under_condition(data, model, samples)
     pictures = _draw(folder, model, history, measured, data.manifold_dim, held_out, others, more)
     checkpoint.save_tensors(folder / WEIGHTS, model.state_dict())
     metrics = {
@@ -80,7 +80,7 @@ def _under_condition(data: Dataset, model: VAE | CVAE, samples: Samples) -> dict
     if not isinstance(encoding, OneHot) or labels is None:
         return said
     measured = {
-        label: metrics_of_class(model, samples.parts, labels, place)
+        label: metrics_of(model, of_class(samples.parts, labels, place))
         for place, label in enumerate(encoding.classes)
         if (labels == place).any()  # those of a rare class may all be held out
     }

@@ -353,15 +353,17 @@ PLANS = {
     "remark1": (20_000, 1024, 100_000),
 }
 
+# The columns of Tables 5 and 6, as printed.
+WITH_AND_WITHOUT = [
+    ("without attention", "AD"),
+    ("with attention", "AD"),
+    ("without attention", "neg_elbo"),
+    ("with attention", "neg_elbo"),
+]
 # The paper's tables: the columns, by the model that each is of, and the numbers as they are printed.
 PRINTED: dict[str, tuple[list[tuple[str, str]], dict[str, tuple[float, ...]]]] = {
     "table5": (
-        [
-            ("without attention", "AD"),
-            ("with attention", "AD"),
-            ("without attention", "neg_elbo"),
-            ("with attention", "neg_elbo"),
-        ],
+        WITH_AND_WITHOUT,
         {
             "r=1": (4, 1, -102.25, -114.22),
             "r=2": (4, 2, -62.42, -99.81),
@@ -371,12 +373,7 @@ PRINTED: dict[str, tuple[list[tuple[str, str]], dict[str, tuple[float, ...]]]] =
         },
     ),
     "table6": (
-        [
-            ("without attention", "AD"),
-            ("with attention", "AD"),
-            ("without attention", "neg_elbo"),
-            ("with attention", "neg_elbo"),
-        ],
+        WITH_AND_WITHOUT,
         {
             "kappa=90 t=2": (10, 10, -9.69, -41.49),
             "kappa=90 t=4": (10, 8, -33.71, -20.52),
