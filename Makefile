@@ -116,7 +116,7 @@ gpu:  ## build in place, run the tests that need a GPU, measure, check memory an
 	ln -sfn "$(CURDIR)/benchmarks" build/gpu/benchmarks
 	@failed=''; \
 	step() { echo "make gpu: $$*"; timeout -s INT -k 10 "$$@" || failed="$$failed\n  $$*"; }; \
-	step 110 $(GPU_PYTHON) $(GPU_PYTEST) tests/kernels tests/ensemble tests/test_step.py tests/test_update.py \
+	step 110 $(GPU_PYTHON) $(GPU_PYTEST) tests/kernels tests/ensemble tests/training/test_step.py tests/training/test_update.py \
 	    tests/run/test_global_state.py; \
 	step 85 $(GPU_PYTHON) -m benchmarks.ensemble_on_gpu --seconds 60; \
 	step 120 $(GPU_PYTHON) -m benchmarks.gpu --seconds 100; \

@@ -21,7 +21,12 @@ TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 
 @dataclass(frozen=True)
 class Choice:
-    """Which backend serves a call, and why."""
+    """Which backend serves a call, and why.
+
+    Attributes:
+        backend: its name, as ``backend=`` takes it.
+        reason: a sentence without a full stop.
+    """
 
     backend: str
     reason: str

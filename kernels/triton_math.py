@@ -40,7 +40,7 @@ def exponential(x):
     """(e^x, e^x - 1, e^x - 1 - x), the last two relatively exact near 0. NaN in gives NaN out."""
     if x.dtype == tl.float32:
         y = tl.where(x < -88.0, -88.0, x)
-        y = tl.where(y > 89.0, 89.0, y)
+        y = tl.where(y > 88.376, 89.0, y)
         shifted = y * 1.4426950408889634 + 12582912.0  # 1.5 * 2^23: the nearest integer n sits in the low bits
         n = shifted - 12582912.0
         scale = ((shifted.to(tl.int32, bitcast=True) << 23) + 0x3F800000).to(tl.float32, bitcast=True)
@@ -48,7 +48,7 @@ def exponential(x):
         q = r * r * polynomial(EXP_32, 7, r)
     else:
         y = tl.where(x < -709.0, -709.0, x)
-        y = tl.where(y > 710.0, 710.0, y)
+        y = tl.where(y > 709.436, 710.0, y)
         shifted = y * 1.4426950408889634 + 6755399441055744.0  # 1.5 * 2^52
         n = shifted - 6755399441055744.0
         scale = ((shifted.to(tl.int64, bitcast=True) << 52) + 0x3FF0000000000000).to(tl.float64, bitcast=True)
@@ -61,16 +61,19 @@ def exponential(x):
 
 @triton.jit
 def exponential_of_difference(a, b):
-    """e^d, e^d - 1 and e^d - 1 - d of d = a - b. The rounding of d, which costs 4e-6 of e^80 in float32, is undone."""
-    x = a - b
-    shift = x - a
-    error = (a - (x - shift)) - (b + shift)
-    # Where the result is infinite, 0 or NaN there is nothing to correct, and 0 * infinity to avoid.
-    error = tl.where(tl.abs(x) < 88.0, error, 0.0) if x.dtype == tl.float32 else tl.where(tl.abs(x) < 709.0, error, 0.0)
-    exp, exp_minus_1, exp_minus_1_minus_x = exponential(x)
-    most = 3.4028234663852886e38 if x.dtype == tl.float32 else 1.7976931348623157e308
-    slope = tl.where(exp > most, most, exp)
-    return exp + slope * error, exp_minus_1 + slope * error, exp_minus_1_minus_x + (slope - 1.0) * error
+    """e^d, e^d - 1 and e^d - 1 - d of d = a - b, out of t = e^(d/2) - 1 and s = t - d/2, as in gaussian.h: the last two
+    are t (t + 2) and t^2 + 2 s. The rounding of d, which costs 4e-6 of e^80 in float32, is undone."""
+    d = a - b
+    used = d - a
+    lost = (a - (d - used)) - (b + used)
+    half_lost = 0.5 * tl.where(lost == lost, lost, 0.0)  # infinities lose nothing
+    root, t, s = exponential(0.5 * d)
+    most = 3.4028234663852886e38 if d.dtype == tl.float32 else 1.7976931348623157e308
+    slope = tl.where(root > most, most, root)  # 0 * infinity would be NaN
+    root += slope * half_lost
+    t += slope * half_lost
+    s += (slope - 1.0) * half_lost
+    return root * root, t * (t + 2.0), t * t + 2.0 * s
 
 
 @triton.jit

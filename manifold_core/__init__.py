@@ -2,11 +2,11 @@
 
 __version__ = "0.1.0"
 
-from importlib.util import find_spec
+from importlib.util import find_spec as _find_spec
 
 # In a checkout the kernels lie beside this folder, and only an installation joins them. One that is not editable is
 # hidden by this folder where Python looks into the checkout first.
-if find_spec(f"{__name__}.kernels") is None:
+if _find_spec(f"{__name__}.kernels") is None:
     raise ImportError(
         f"manifold_core was imported from the checkout {__path__[0]}, which has no kernels inside; "
         "run Python from another folder, or install the checkout with 'pip install -e .'"

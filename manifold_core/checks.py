@@ -39,11 +39,13 @@ SMALL, LARGE = 0.03, 10.0
 
 
 def check_tensor(name: str, value: object) -> None:
-    """Raise InputError for anything but a tensor with a dimension for the samples."""
+    """Raise InputError for anything but a dense tensor with a dimension for the samples."""
     if not isinstance(value, Tensor):
         raise InputError(f"{name} must be a tensor, got {type(value).__name__}{_made_tensor(value)}")
     if value.dim() == 0:
         raise InputError(f"{name} must have shape [N, ...], one row for each sample, got a tensor of no dimensions")
+    if value.layout != torch.strided:
+        raise InputError(f"{name} must be dense, got a tensor of layout {value.layout}; {name}.to_dense() makes one")
 
 
 def _made_tensor(value: object) -> str:
@@ -211,4 +213,4 @@ def warn_of_condition(name: str, condition: Tensor | None, dtype: torch.dtype | 
 
 def _size(x: Tensor) -> float:
     """Root mean square."""
-    return float(torch.linalg.vector_norm(x.detach())) / math.sqrt(x.numel())
+    return float(torch.linalg.vector_norm(x.detach())) / math.sqrt(x.numel()) if x.numel() else 0.0

@@ -1,6 +1,7 @@
 """The dimension of the data manifold, read off a trained model."""
 
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -30,7 +31,11 @@ MOST_IMAGE_NUMBERS = 2**18
 
 @dataclass(frozen=True, eq=False)  # tensors have no one answer
 class ActiveDimensions:
-    """Encoder variances and what follows from them. :func:`active_dimensions` gives none that is not finite.
+    """Encoder variances, σ̄_j² = (1/N) Σ_i σ_j²(x_i) / σ_p,j²(c_i), and what follows from them: the dimensions with σ̄_j²
+    below the threshold are active. :func:`active_dimensions` gives none that is not finite.
+
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Definitions 3 and 5, Appendix B;
+    interval, spectrum and gap are ours.
 
     Attributes:
         variance: ``[κ]`` float64, σ_j² averaged over the samples; of a CVAE σ_j² over the prior's.
@@ -45,6 +50,14 @@ class ActiveDimensions:
     standard_error: Tensor
     spectrum: Tensor
     threshold: float
+
+    def __repr__(self) -> str:
+        variance = ", ".join(f"{value:.3g}" for value in self.variance.tolist())
+        gap = "None" if self.gap is None else f"{self.gap:.3g}"
+        return (
+            f"ActiveDimensions(count={self.count}, interval={self.interval}, gap={gap}, "
+            f"spectrum_count={self.spectrum_count}, threshold={self.threshold}, variance=[{variance}])"
+        )
 
     @property
     def active(self) -> Tensor:
@@ -110,7 +123,8 @@ def active_dimensions(
             batch size below 1, or a threshold outside (0, 1); a variance that is not finite, which says nothing of the
             dimension.
 
-    Source: "Learning Manifold Dimensions with Conditional VAEs", Definitions 3 and 5, and Appendix B.
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Definitions 3 and 5, and Appendix
+    B.
     """
     model = unwrapped(model)
     inputs = check_inputs(model, x, condition)
@@ -150,8 +164,8 @@ def samples_at_a_time(model: VAE | CVAE, inputs: tuple[Tensor, ...], asked: int 
 def averages(model: VAE | CVAE, inputs: tuple[Tensor, ...], threshold: float, batch_size: int) -> ActiveDimensions:
     """What :func:`active_dimensions` says, of inputs as :func:`check_inputs` gives them, finite or not."""
     full = model.elbo.covariance == "cholesky"
-    if not 0 < threshold < 1:
-        raise InputError(f"threshold must lie between 0 and 1, got {threshold}")
+    if isinstance(threshold, bool) or not isinstance(threshold, Real) or not 0 < threshold < 1:
+        raise InputError(f"threshold must lie between 0 and 1, got {threshold!r}")
     with evaluation_mode(model):
         sums = torch.zeros(3, model.latent_dim, dtype=torch.float64, device=inputs[0].device)
         for batch in zip(*(part.split(batch_size) for part in inputs), strict=True):

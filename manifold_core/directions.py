@@ -11,7 +11,6 @@ from torch import Tensor
 from . import checkpoint
 from .ensemble import ModelSpec
 from .errors import InputError
-from .files import output_folder
 from .models import VAE
 from .training import History
 
@@ -63,20 +62,21 @@ class Directions:
         would round otherwise, and a search go on with other numbers.
 
         Raises:
-            InputError: the folder cannot be written to, or holds those of something else.
+            InputError: the folder holds those of other samples.
         """
-        path = output_folder(folder) / "directions.safetensors"
+        path = folder / "directions.safetensors"
+        samples = torch.frombuffer(bytearray.fromhex(checkpoint.fingerprint(x)), dtype=torch.uint8)
         if path.exists():
             kept = checkpoint.load_tensors(path)
-            if kept.keys() != {"basis", "scale"} or len(kept["basis"]) != x.shape[1]:
+            if kept.keys() != {"basis", "scale", "samples"} or not torch.equal(kept["samples"], samples):
                 raise InputError(
                     f"folder must be a new one or that of a stopped search of these samples, got {str(folder)!r}, "
-                    f"whose {path.name} is of something else"
+                    f"whose {path.name} is of others"
                 )
             return cls(kept["basis"].to(x.device), float(kept["scale"]))
         found = cls.of_samples(x)
         scale = torch.tensor(found.scale, dtype=torch.float64)
-        checkpoint.save_tensors(path, {"basis": found.basis.contiguous(), "scale": scale})
+        checkpoint.save_tensors(path, {"basis": found.basis.contiguous(), "scale": scale, "samples": samples})
         return found
 
     @property

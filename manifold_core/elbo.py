@@ -105,7 +105,8 @@ class GaussianELBO(Joined, nn.Module):
     Raises:
         InputError: an unknown ``gamma``, ``covariance``, ``reduction`` or ``backend``, or no finite number.
 
-    Source: "Learning Manifold Dimensions with Conditional VAEs", equation (1), Definitions 1, 4; β as in β-VAE.
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", equation (1), Definitions 1, 4; β
+    as in β-VAE.
     """
 
     log_gamma: Tensor

@@ -64,8 +64,20 @@ def evaluate(
     batch_size: int | None = None,
     threshold: float = THRESHOLD,
 ) -> Metrics:
-    """Losses and active dimensions over all of ``x``, of a CVAE with its ``condition``, in evaluation mode, with the
-    noise of ``seed``. Of a model that is compiled or wrapped, those of the model within.
+    """L = (1/N) Σ_i (½ (‖x_i − x̂_i‖²/γ + d log 2πγ) + KL[q(z|x_i) ‖ p(z)]), nats, with its terms and the active
+    dimensions, over all samples and with one draw of z for each, in evaluation mode. Of a model that is compiled or
+    wrapped, those of the model within.
+
+    Args:
+        model: a VAE or CVAE.
+        x: ``[N, ...]`` samples, of the dtype that the model reads, on its device.
+        condition: ``[N, t]``, of a CVAE.
+        seed: of the noise.
+        batch_size: samples at a time.
+        threshold: variances below it are those of active dimensions.
+
+    Returns:
+        :class:`Metrics`.
 
     Sums are kept in float64 and the noise of a sample depends on its row alone: the batch size, None as of
     :func:`manifold_core.active_dimensions`, changes rounding only.
@@ -73,6 +85,8 @@ def evaluate(
     Raises:
         InputError: no samples, or one that is not finite, a condition that does not go with model and samples, a
             batch size below 1, or a threshold outside (0, 1); a variance that is not finite.
+
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", equations (1) and (2), Appendix B.
     """
     model = unwrapped(model)
     found = metrics_of(model, check_inputs(model, x, condition), seed, batch_size, threshold)

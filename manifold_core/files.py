@@ -26,8 +26,9 @@ _held = _Held()
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """``write`` a temporary file beside ``path``, bring it to the disk, then rename it: all of the file, or none."""
-    for left_by_a_killed_process in path.parent.glob(f".{path.name}.*.tmp"):
-        left_by_a_killed_process.unlink()
+    for other in path.parent.glob(f".{path.name}.*.tmp"):
+        if not _runs(other.suffixes[-2].lstrip(".")):  # left by a process that was killed
+            other.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
@@ -36,6 +37,17 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _runs(process: str) -> bool:
+    """Whether there is a process of that number, on this machine."""
+    try:
+        os.kill(int(process), 0)
+    except PermissionError:  # another user's
+        return True
+    except (ProcessLookupError, OverflowError, ValueError):
+        return False
+    return int(process) != os.getpid()
 
 
 def as_json(content: Any, name: str) -> Any:

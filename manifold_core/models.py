@@ -36,7 +36,7 @@ from .networks import (
     MLPDecoder,
     MLPEncoder,
 )
-from .networks.checks import check_positive
+from .networks.checks import check_positive, check_widths
 from .networks.conv import CHANNELS, CONDITIONAL_CHANNELS
 
 __all__ = ["CVAE", "VAE", "Prior", "check_inputs", "evaluation_mode", "unwrapped"]
@@ -82,6 +82,19 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def training_mode(model: nn.Module) -> None:
+    """But for modules without a parameter that trains that were put into evaluation mode: with their weights, their
+    running statistics are frozen, and what they drop."""
+    frozen = [
+        module
+        for module in model.modules()
+        if not module.training and (own := list(module.parameters())) and not any(one.requires_grad for one in own)
+    ]
+    model.train()
+    for module in frozen:
+        module.eval()
+
+
 class VAE(nn.Module):
     """κ-simple VAE: q(z|x) = N(μ(x), diag σ²(x)),  p(x|z) = N(x̂(z), γI),  p(z) = N(0, I).
 
@@ -103,7 +116,8 @@ class VAE(nn.Module):
             GaussianELBO, or ``covariance`` unknown or not that of ``elbo``; later, x of another shape or dtype than the
             encoder reads, or an encoder that gives something else.
 
-    Source: "Learning Manifold Dimensions with Conditional VAEs", Definition 1; Section 4.7 for full covariance.
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Definition 1; Section 4.7 for full
+    covariance.
     """
 
     def __init__(
@@ -134,8 +148,20 @@ class VAE(nn.Module):
         activation: Activation = "relu",
         covariance: Covariance | None = None,
     ) -> "VAE":
-        """Vectors of ``data_dim`` numbers; the decoder's hidden layers are the encoder's in reverse."""
+        """A VAE of vectors: MLPs from x ``[B, d]`` to ``[B, κ]`` and back, of float32 weights.
+
+        Args:
+            data_dim: d.
+            latent_dim: κ.
+            hidden: widths of the encoder's hidden layers; the decoder's are these in reverse.
+            elbo, covariance: as of :class:`VAE`.
+            activation: ``"relu"`` or ``"prelu"``, between the layers.
+
+        Raises:
+            InputError: a size or width is no positive integer, or an option is unknown.
+        """
         elbo = _elbo(elbo, covariance)
+        hidden = check_widths(hidden)
         encoder = MLPEncoder(data_dim, latent_dim, hidden, activation, elbo.covariance)
         return cls(encoder, MLPDecoder(latent_dim, data_dim, tuple(reversed(hidden)), activation), latent_dim, elbo)
 
@@ -150,10 +176,23 @@ class VAE(nn.Module):
         hidden: Sequence[int] = (),
         covariance: Covariance | None = None,
     ) -> "VAE":
-        """Images (channels, height, width) through the residual networks of Appendix A. Between them and the
-        latent space stands a linear layer, to which ``hidden`` adds an MLP of these widths, in the decoder in reverse:
-        so the latent space can bend with the images, and the loss is lower."""
+        """A VAE of images ``[B, C, H, W]``: the residual networks of Appendix A, of float32 weights.
+
+        Args:
+            image_shape: (C, H, W), H and W multiples of 4.
+            latent_dim: κ.
+            channels: of the encoder's first block and the decoder's last; the others have twice as many.
+            elbo, covariance: as of :class:`VAE`.
+            hidden: widths of an MLP beside the linear layer between blocks and latent space, in the decoder in reverse:
+                with it the latent space can bend with the images, and the loss is lower. Empty is no MLP, as in the
+                paper.
+
+        Raises:
+            InputError: a size or width is no positive integer, ``image_shape`` is not as above, or an option is
+                unknown.
+        """
         elbo = _elbo(elbo, covariance)
+        hidden = check_widths(hidden)
         encoder = ConvEncoder(image_shape, latent_dim, channels, elbo.covariance, hidden)
         return cls(encoder, ConvDecoder(latent_dim, image_shape, channels, tuple(reversed(hidden))), latent_dim, elbo)
 
@@ -165,7 +204,16 @@ class VAE(nn.Module):
         generator: torch.Generator | None = None,
         first_row: int = 0,
     ) -> ELBOTerms:
-        """The ELBO of a batch and its terms; the noise as of :func:`manifold_core.rsample_kl`."""
+        """The ELBO of a batch and its terms.
+
+        Args:
+            x: ``[B, ...]``, of the encoder's dtype.
+            seed, generator, first_row: of the noise, as of :func:`manifold_core.rsample_kl`.
+
+        Raises:
+            InputError: x of another shape or dtype than the encoder reads, or a network that gives something else than
+                :class:`VAE` says.
+        """
         terms: ELBOTerms = self.elbo(
             x,
             self.posterior(x),
@@ -177,7 +225,8 @@ class VAE(nn.Module):
         return terms
 
     def posterior(self, x: Tensor) -> Gaussian:
-        """mu and log_var of q(z|x), each ``[B, κ]``; with full covariance mu and tril."""
+        """mu and log_var of q(z|x), each ``[B, κ]``; with full covariance mu and tril ``[B, κ(κ+1)/2]``. Raises
+        InputError as :meth:`forward`, which holds for all that takes x here."""
         check_x(x, self.encoder)
         return check_posterior(self.encoder(x), x.shape[:1], self.latent_dim, self.elbo.covariance)
 
@@ -193,19 +242,20 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """x̂ at the mean of the posterior; in evaluation mode and without gradients, as of :meth:`sample`."""
+        """x̂ at the mean of the posterior, of the shape of x; in evaluation mode and without gradients, as of
+        :meth:`sample`."""
         with evaluation_mode(self):
             x_hat: Tensor = self.decoder(self.posterior(x)[0])
         return x_hat
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Means of the decoder at ``n`` draws of the prior, of the decoder's dtype. The model is put into evaluation
-        mode for the while: a batch of noise is none to take statistics from. Gradients are those of
+        """Means of the decoder at ``n`` draws of the prior, ``[n, ...]`` of the decoder's dtype. The model is put into
+        evaluation mode for the while: a batch of noise is none to take statistics from. Gradients are those of
         ``model.decoder(z)``: here none are kept, and what comes out goes to NumPy as it is.
 
         Raises:
-            InputError: ``n`` is no integer, or negative.
+            InputError: ``n`` is no integer, or negative; no generator.
         """
         number = integer(n)
         if number is None or number < 0:
@@ -243,8 +293,8 @@ class CVAE(nn.Module):
             condition that does not go with the samples, x or c of another floating-point dtype than the weights, or an
             encoder or prior that gives something else.
 
-    Source: "Learning Manifold Dimensions with Conditional VAEs", equation (2), Definition 4; Sections 2.3, 4.4 and
-    Appendix A for the attention and the networks.
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", equation (2), Definition 4;
+    Sections 2.3, 4.4 and Appendix A for the attention and the networks.
     """
 
     any_condition: ClassVar[tuple[None, ...]] = (None,)  # the shape of one, where the encoder says nothing
@@ -287,11 +337,27 @@ class CVAE(nn.Module):
         elbo: GaussianELBO | None = None,
         covariance: Covariance | None = None,
     ) -> "CVAE":
-        """Vectors of ``data_dim`` numbers under conditions of ``condition_dim``. Encoder and decoder each have an MLP
-        that makes ``condition_features`` (None: κ) numbers of c, and the decoder's hidden layers are the encoder's in
-        reverse; prior and gate are MLPs of c.
+        """A CVAE of vectors x ``[B, d]`` under conditions c ``[B, t]``: MLPs, of float32 weights.
+
+        Args:
+            data_dim: d.
+            condition_dim: t.
+            latent_dim: κ.
+            hidden: widths of the encoder's hidden layers, which read x beside features of c; the decoder's, which read
+                z beside such features, are these in reverse.
+            condition_hidden: widths of the hidden layers of the MLPs that read c alone: those that make its features,
+                the prior's and the gate's.
+            condition_features: how many features of c encoder and decoder read; None is κ.
+            activation: ``"relu"`` or ``"prelu"``, between the layers.
+            prior: ``"learned"``, p(z|c) by an MLP, or ``"standard"``, N(0, I).
+            attention: with a gate, an MLP of c.
+            elbo, covariance: as of :class:`CVAE`.
+
+        Raises:
+            InputError: a size or width is no positive integer, or an option is unknown.
         """
         _check_prior(prior)
+        hidden, condition_hidden = check_widths(hidden), check_widths(condition_hidden, "condition_hidden")
         elbo = _elbo(elbo, covariance)
         features = latent_dim if condition_features is None else condition_features
         of_condition = condition_hidden, features, activation
@@ -320,12 +386,24 @@ class CVAE(nn.Module):
         elbo: GaussianELBO | None = None,
         covariance: Covariance | None = None,
     ) -> "CVAE":
-        """Images (channels, height, width) under conditions of ``condition_dim``, such as class labels in one-hot
-        form, through the residual networks of Appendix A. The encoder sees c as one more channel of the image, the
-        decoder sees ``condition_features`` (None: κ) numbers that an MLP makes of c; prior and gate are MLPs of c.
-        ``hidden`` as of :meth:`VAE.conv`.
+        """A CVAE of images ``[B, C, H, W]`` under conditions c ``[B, t]``, such as class labels in one-hot form: the
+        residual networks of Appendix A, of float32 weights. The encoder sees c as one more channel of the image, the
+        decoder as features beside z.
+
+        Args:
+            image_shape, channels, hidden: as of :meth:`VAE.conv`.
+            condition_dim: t.
+            latent_dim: κ.
+            condition_hidden, condition_features, prior, attention: as of :meth:`CVAE.mlp`, the features of the decoder
+                alone.
+            elbo, covariance: as of :class:`CVAE`.
+
+        Raises:
+            InputError: a size or width is no positive integer, ``image_shape`` is not (C, H, W) with H and W multiples
+                of 4, or an option is unknown.
         """
         _check_prior(prior)
+        hidden, condition_hidden = check_widths(hidden), check_widths(condition_hidden, "condition_hidden")
         elbo = _elbo(elbo, covariance)
         features = latent_dim if condition_features is None else condition_features
         return cls(
@@ -354,7 +432,17 @@ class CVAE(nn.Module):
         generator: torch.Generator | None = None,
         first_row: int = 0,
     ) -> ELBOTerms:
-        """The ELBO of a batch and its terms; the noise as of :func:`manifold_core.rsample_kl`."""
+        """The ELBO of a batch and its terms.
+
+        Args:
+            x: ``[B, ...]``, of the encoder's dtype.
+            c: ``[B, t]``; numbers of that dtype, or integers or booleans.
+            seed, generator, first_row: of the noise, as of :func:`manifold_core.rsample_kl`.
+
+        Raises:
+            InputError: x or c of another shape or dtype, conditions of another number than samples, or a network that
+                gives something else than :class:`CVAE` says.
+        """
         c = self._condition(x, c)
         terms: ELBOTerms = self.elbo(
             x,
@@ -369,7 +457,8 @@ class CVAE(nn.Module):
         return terms
 
     def posterior(self, x: Tensor, c: Tensor) -> Gaussian:
-        """mu and log_var of q(z|x, c), each ``[B, κ]``; with full covariance mu and tril."""
+        """mu and log_var of q(z|x, c), each ``[B, κ]``; with full covariance mu and tril ``[B, κ(κ+1)/2]``. Raises
+        InputError as :meth:`forward`, which holds for all that takes x and c here."""
         return self._posterior(x, self._condition(x, c))
 
     def variance_ratio(self, x: Tensor, c: Tensor) -> Tensor:
@@ -386,15 +475,24 @@ class CVAE(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, c: Tensor) -> Tensor:
-        """x̂ at the mean of the posterior; in evaluation mode and without gradients, as of :meth:`sample`."""
+        """x̂ at the mean of the posterior, of the shape of x; in evaluation mode and without gradients, as of
+        :meth:`sample`."""
         c = self._condition(x, c)
         with evaluation_mode(self):
             return self._decode(self._posterior(x, c)[0], c)
 
     @torch.no_grad()
     def sample(self, c: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Means of the decoder at one draw of p(z|c) for each condition, of the decoder's dtype. The model is put into
-        evaluation mode for the while: a batch of noise is none to take statistics from. Without gradients."""
+        """Means of the decoder at one draw of p(z|c) for each condition, ``[n, ...]`` of the decoder's dtype. The model
+        is put into evaluation mode for the while: a batch of noise is none to take statistics from. Without gradients.
+
+        Args:
+            c: ``[n, t]``, as of :meth:`forward`.
+            generator: of the draws; None is PyTorch's own.
+
+        Raises:
+            InputError: conditions of another shape or dtype; no generator.
+        """
         c = self._condition(None, c)
         with evaluation_mode(self):
             z = _noise(self, len(c), c.device, generator)
@@ -431,6 +529,10 @@ class CVAE(nn.Module):
 
 def _noise(model: VAE | CVAE, n: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
     """ε ``[n, κ]`` of the dtype that the decoder computes in; the ELBO's is not always that."""
+    if not isinstance(generator, torch.Generator | None):
+        raise InputError(
+            f"generator must be a torch.Generator, such as torch.Generator().manual_seed(0), or None, got {generator!r}"
+        )
     weights = (weight for weight in model.decoder.parameters() if weight.is_floating_point())
     dtype = next(weights, model.elbo.log_gamma).dtype
     return torch.randn(n, model.latent_dim, generator=generator, device=device, dtype=dtype)
@@ -448,9 +550,9 @@ def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None = None) 
     """What the model is called with: x, and for a CVAE the condition. Waits for the device, once.
 
     Raises:
-        InputError: x is no floating-point tensor with at least one sample, of the shape that the encoder reads; a
-            condition for a VAE, none for a CVAE, or one that does not go with the samples; a number that is not finite,
-            of which it names the row; no model.
+        InputError: x is no dense floating-point tensor with at least one sample, of the shape and, where it is known,
+            the dtype that the encoder reads, on the device of the model; a condition for a VAE, none for a CVAE, or one
+            that does not go with the samples; a number that is not finite, of which it names the row; no model.
     """
     if not hasattr(model, "elbo"):
         wrapped = isinstance(unwrapped(model), VAE | CVAE)
@@ -458,6 +560,12 @@ def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None = None) 
         raise InputError(f"model must be a VAE or a CVAE, or torch.compile of one, got {type(model).__name__}{hint}")
     model = unwrapped(model)
     check_shape(x, model.encoder)
+    device = model.elbo.log_gamma.device
+    for name, value in (("x", x), ("condition", condition)):
+        if isinstance(value, Tensor) and value.device != device:
+            raise InputError(
+                f"{name} must be on the device of the model, {device}, got {value.device}: {name}.to(device)"
+            )
     if not x.is_floating_point():
         raise InputError(
             f"x must be of a floating-point dtype, got {x.dtype}; mc.Standardisation.of(x).apply(x) makes float32 of it"

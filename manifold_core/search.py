@@ -5,6 +5,7 @@ import math
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,13 +18,14 @@ from .data.arrays import checked_samples, split
 from .data.checks import as_array
 from .dimension import samples_at_a_time
 from .directions import Directions
-from .ensemble import ModelSpec, TrainedModel, train_ensemble
+from .ensemble import ModelSpec, TrainedModel, all_diverged, train_ensemble
 from .errors import InputError
 from .evaluation import in_batches, metrics_of
+from .files import locked, output_folder
 from .models import CVAE, VAE, evaluation_mode
 from .neighbours import two_nn
 from .networks.checks import check_positive, check_widths
-from .training import Diverged, TrainingConfig, check_config
+from .training import TrainingConfig, check_config
 
 __all__ = ["DimensionSearch", "SearchPlan", "Trial", "by_latent_dim", "find_dimension", "lowest", "search"]
 
@@ -123,6 +125,15 @@ class DimensionSearch:
     two_nn: float | None
     standardisation: Standardisation
 
+    def __repr__(self) -> str:
+        losses = ", ".join(f"{kappa}: {loss:.4g}" for kappa, loss in self.by_latent_dim.items())
+        neighbours = "None" if self.two_nn is None else f"{self.two_nn:.3g}"
+        gap = "None" if self.gap is None else f"{self.gap:.3g}"
+        return (
+            f"DimensionSearch(dimension={self.dimension}, gap={gap}, by_latent_dim={{{losses}}}, "
+            f"two_nn={neighbours}, {len(self.trials)} trials)"
+        )
+
     @property
     def best(self) -> Trial:
         """The one of lowest −ELBO on the samples held out."""
@@ -132,6 +143,11 @@ class DimensionSearch:
     def dimension(self) -> int:
         """Active dimensions of the best model; 0 where no model has learned any, which says nothing."""
         return self.best.count
+
+    @property
+    def gap(self) -> float | None:
+        """Of the best model's variances, as of :class:`manifold_core.ActiveDimensions`."""
+        return self.best.trained.metrics.gap
 
     @property
     def model(self) -> VAE:
@@ -170,10 +186,11 @@ def find_dimension(
         progress: show what is tried, and a bar, on standard error.
 
     Raises:
-        InputError: bad input, or a folder that holds another search.
+        InputError: bad input; a folder that holds another search, or in which another process is at work.
         Diverged: the loss of every model became NaN or infinite.
 
-    Source: "Learning Manifold Dimensions with Conditional VAEs", Theorem 1; Facco et al. (2017) for the neighbours.
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Theorem 1; Facco et al. (2017) for
+    the neighbours.
     """
     plan = plan if plan is not None else SearchPlan()
     if not isinstance(plan, SearchPlan):
@@ -183,12 +200,21 @@ def find_dimension(
         raise InputError(f"x must be of shape [N, d], got {array.shape}; x.reshape(len(x), -1) makes images vectors")
     data = split(checked_samples(array, "x"), "x", "x", HELD_OUT, plan.training.seed, standardise=True)
     train, held_out = (part.to(x.device if isinstance(x, Tensor) else "cpu") for part in (data.train, data.validation))
-    trials = search(train, held_out, plan, Path(folder) if folder is not None else None, progress)
+    with ExitStack() as stack:
+        if folder is not None:
+            stack.enter_context(locked(output_folder(Path(folder), "folder"), "folder"))
+        trials = search(train, held_out, plan, Path(folder) if folder is not None else None, progress)
     found = DimensionSearch(trials, two_nn(train), data.standardisation)
     if found.dimension == 0:
         warnings.warn(
             f"no model has learned any dimension of the {len(train)} samples trained on: the 0 says nothing; train "
             f"longer, SearchPlan(training=TrainingConfig(steps=…)), or on more samples",
+            stacklevel=2,
+        )
+    elif found.dimension == max(found.by_latent_dim) < train.shape[1]:
+        warnings.warn(
+            f"all {found.dimension} latent dimensions of the best model are active, and none had more: the manifold "
+            f"may have more; give SearchPlan(latent_dim=…) more than you expect, or leave it out",
             stacklevel=2,
         )
     return found
@@ -256,8 +282,7 @@ def lowest(trials: Sequence[Trial]) -> Trial:
         Diverged: there is none, as the loss of each was not finite.
     """
     if not (ended := _ended(trials)):
-        first = min((trial.trained for trial in trials), key=lambda one: one.diverged_at or 0)
-        raise Diverged(float("nan"), first.diverged_at or 0, first.history)
+        raise all_diverged([trial.trained for trial in trials])
     return min(ended, key=lambda trial: trial.held_out)
 
 

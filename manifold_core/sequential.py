@@ -30,7 +30,7 @@ class SequentialCVAE(CVAE):
     sequences of different lengths, and a network that counts steps can tell the two apart; with
     :class:`EveryStepCVAE` it gains nothing by that.
 
-    Source: "Learning Manifold Dimensions with Conditional VAEs", equation (3), Sections 3.3, 4.6.
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", equation (3), Sections 3.3, 4.6.
     """
 
     any_condition: ClassVar[tuple[None, ...]] = (None, None)
@@ -95,7 +95,7 @@ class EveryStepCVAE(SequentialCVAE):
     Raises:
         InputError: networks without that method, or another reduction or covariance.
 
-    Source: "Learning Manifold Dimensions with Conditional VAEs", equation (3), Theorem 3.
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", equation (3), Theorem 3.
     """
 
     encoder: NextStepEncoder

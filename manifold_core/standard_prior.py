@@ -31,7 +31,7 @@ def with_standard_prior(model: CVAE) -> CVAE:
     Raises:
         InputError: the model is no CVAE or an :class:`EveryStepCVAE`, or its posterior has a full covariance.
 
-    Source: "Learning Manifold Dimensions with Conditional VAEs", Remark 1 and Appendix F.
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Remark 1 and Appendix F.
     """
     inner = unwrapped(model)
     if not isinstance(inner, CVAE):

@@ -180,8 +180,16 @@ def test_a_module_that_was_frozen_stays_that(function: Callable[..., object]) ->
 def test_bad_input_is_named() -> None:
     with pytest.raises(mc.InputError, match="x must hold at least one sample"):
         mc.active_dimensions(model(), torch.rand(0, 3))
-    with pytest.raises(mc.InputError, match=r"threshold must lie between 0 and 1, got 1\.5"):
-        mc.active_dimensions(model(), torch.rand(2, 3), threshold=1.5)
+    for threshold in (1.5, "0.05", None, True):
+        with pytest.raises(mc.InputError, match=rf"threshold must lie between 0 and 1, got {threshold!r}"):
+            mc.active_dimensions(model(), torch.rand(2, 3), threshold=threshold)  # type: ignore[arg-type]
+
+
+def test_what_is_found_is_told_in_a_line() -> None:
+    found = mc.ActiveDimensions(torch.tensor([0.01, 0.9]), torch.tensor([0.001, 0.01]), torch.tensor([0.01, 0.9]), 0.05)
+    assert repr(found) == (
+        "ActiveDimensions(count=1, interval=(1, 1), gap=90, spectrum_count=1, threshold=0.05, variance=[0.01, 0.9])"
+    )
 
 
 def spoilt(row: int, value: float, *shape: int) -> Tensor:

@@ -16,7 +16,7 @@ from manifold_core.experiments.reproduce import reproduce
 import manifold_core as mc
 from manifold_core import checkpoint, cli
 from manifold_core.cli import commands
-from manifold_core.files import locked
+from manifold_core.files import locked, write_json
 
 HOLDER = """
 import sys
@@ -127,6 +127,17 @@ def test_an_ensemble_holds_its_folder(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(refused) == (2 if backend == "reference" else 1)
     with locked(tmp_path):
         pass
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        path, half = tmp_path / "a.b.json", tmp_path / f".a.b.json.{other.pid}.tmp"
+        half.touch()
+        write_json(path, {})
+        assert half.exists()
+        other.communicate(b"\n")
+    write_json(path, {})
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_who_holds_a_folder_may_take_it_again(tmp_path: Path) -> None:

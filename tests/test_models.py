@@ -443,6 +443,41 @@ def test_image_shape_is_checked(make: object, shape: tuple[int, ...]) -> None:
         make(shape)  # type: ignore[operator]
 
 
+def test_widths_may_come_one_by_one() -> None:
+    """Each is read by two networks."""
+    widths = (4, 3)
+    for made, expected in (
+        (mc.VAE.mlp(5, 2, (width for width in widths)), mc.VAE.mlp(5, 2, widths)),  # type: ignore[arg-type]
+        (
+            mc.CVAE.mlp(5, 2, 2, iter(widths), condition_hidden=iter(widths)),  # type: ignore[arg-type]
+            mc.CVAE.mlp(5, 2, 2, widths, condition_hidden=widths),
+        ),
+        (
+            mc.VAE.conv((1, 8, 8), 2, 3, hidden=iter(widths)),  # type: ignore[arg-type]
+            mc.VAE.conv((1, 8, 8), 2, 3, hidden=widths),
+        ),
+        (
+            mc.CVAE.conv((1, 8, 8), 2, 2, 3, hidden=iter(widths), condition_hidden=iter(widths)),  # type: ignore[arg-type]
+            mc.CVAE.conv((1, 8, 8), 2, 2, 3, hidden=widths, condition_hidden=widths),
+        ),
+    ):
+        assert repr(made) == repr(expected)
+
+
+@pytest.mark.parametrize("generator", [0, "seed", torch.Generator])
+def test_a_generator_is_a_generator(generator: Any) -> None:
+    with pytest.raises(mc.InputError, match=r"generator must be a torch\.Generator, such as .* or None, got "):
+        mc.VAE.mlp(5, 2).sample(3, generator)
+    with pytest.raises(mc.InputError, match=r"generator must be a torch\.Generator"):
+        mc.CVAE.mlp(5, 2, 2).sample(torch.rand(3, 2), generator)
+
+
+@pytest.mark.parametrize("activation", ["tanh", ["relu"], None, torch.nn.ReLU])
+def test_activations_are_checked(activation: Any) -> None:
+    with pytest.raises(mc.InputError, match="activation must be 'relu' or 'prelu', got "):
+        mc.VAE.mlp(5, 2, activation=activation)
+
+
 def test_hidden_widths_are_checked() -> None:
     with pytest.raises(mc.InputError, match=r"hidden\[1\] must be a positive integer, got 0"):
         mc.VAE.mlp(7, 3, (8, 0))

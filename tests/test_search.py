@@ -1,6 +1,7 @@
 """The search for a dimension: what it tries, by what it judges, that it finds the dimension, stops and goes on."""
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +84,29 @@ def test_a_search_that_learned_nothing_is_warned_of() -> None:
     ):
         found = find_dimension(x, replace(SHORT, training=mc.TrainingConfig(1, log_gamma_rate=1.0)), progress=False)
     assert found.dimension == 0
+
+
+def test_a_search_whose_latent_dimensions_are_all_active_is_warned_of() -> None:
+    """Two latent dimensions for a plane of dimension 2 are just enough, which nobody can see."""
+    with pytest.warns(UserWarning, match="all 2 latent dimensions of the best model are active, and none had more"):
+        found = find_dimension(plane(), replace(SHORT, latent_dim=2), progress=False)
+    assert found.dimension == 2
+    assert found.gap is None
+
+
+def test_what_is_found_is_told_in_a_line() -> None:
+    with pytest.warns(UserWarning, match="learned"):
+        found = find_dimension(
+            plane(60), replace(SHORT, training=mc.TrainingConfig(1, log_gamma_rate=1.0)), progress=False
+        )
+    text = repr(found)
+    assert text.startswith("DimensionSearch(dimension=0, gap=None, by_latent_dim={")
+    assert text.endswith(f"two_nn={found.two_nn:.3g}, {len(found.trials)} trials)")
+    one = repr(found.best.trained)
+    assert one.startswith(
+        f"TrainedModel(active_dimensions=0, neg_elbo={found.best.trained.metrics.neg_elbo:.4g}, spec="
+    )
+    assert len(one) < 600
 
 
 class TestJudgement:
@@ -236,14 +260,39 @@ def test_it_goes_on_where_directions_come_out_otherwise(tmp_path: Path, monkeypa
 
 def test_the_folder_of_another_search_is_refused(tmp_path: Path) -> None:
     find_dimension(plane(100), SHORT, folder=tmp_path, progress=False)
+    with pytest.raises(mc.InputError, match="checkpoint"):
+        find_dimension(plane(100), replace(SHORT, networks=((16,),)), folder=tmp_path, progress=False)
     for x, plan in (
         (plane(101), SHORT),
-        (plane(100), SearchPlan(networks=((16,),), models=1, training=SHORT.training)),
+        (plane(100, features=7), SHORT),
+        (plane(101), replace(SHORT, latent_dim=4)),  # whose models have a folder of their own there
     ):
-        with pytest.raises(mc.InputError, match="checkpoint"):
+        with pytest.raises(mc.InputError, match=r"stopped search of these samples, .* directions\.safetensors is of"):
             find_dimension(x, plan, folder=tmp_path, progress=False)
-    with pytest.raises(mc.InputError, match=r"stopped search of these samples, got .* directions\.safetensors is of"):
-        find_dimension(plane(100, features=7), SHORT, folder=tmp_path, progress=False)
+
+
+def test_a_search_holds_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its first file on: directions are put there before any model is trained."""
+    errors = []
+
+    def another() -> None:
+        try:
+            find_dimension(plane(101), SHORT, folder=tmp_path, progress=False)
+        except mc.InputError as error:
+            errors.append(str(error))
+
+    of_samples = Directions.of_samples
+
+    def at_work(x: torch.Tensor) -> Directions:
+        if not errors:
+            thread = threading.Thread(target=another)
+            thread.start()
+            thread.join()
+        return of_samples(x)
+
+    monkeypatch.setattr(Directions, "of_samples", at_work)
+    find_dimension(plane(100), SHORT, folder=tmp_path, progress=False)
+    assert [error.partition(",")[0] for error in errors] == ["folder must be left to one process"]
 
 
 def test_it_says_what_it_tries(capsys: pytest.CaptureFixture[str]) -> None:

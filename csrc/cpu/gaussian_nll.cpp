@@ -1,8 +1,11 @@
 #include "ops.h"
 #include "tensors.h"
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <type_traits>
+#include <vector>
 
 namespace manifold_core::cpu {
 
@@ -19,7 +22,10 @@ Tensor scalar_tensor(ScalarType type, double value) {
   return t;
 }
 
-// sum_i f(i, a[i], b[i]) in one order and in double: the result does not depend on the number of threads.
+constexpr int64_t kSummedRows = 8192;  // by one thread, in kLanes sums that need not wait for each other
+constexpr int64_t kLanes = 8;
+
+// sum_i f(a[i], b[i]) in double and in an order that the number of rows alone decides, not the number of threads.
 template <class F>
 double sum_over_rows(const Tensor& a, const Tensor& b, const F& f) {
   const auto run = [&](auto* type) {
@@ -27,9 +33,25 @@ double sum_over_rows(const Tensor& a, const Tensor& b, const F& f) {
     const C* const x = static_cast<const C*>(a.const_data_ptr());
     const C* const y = static_cast<const C*>(b.const_data_ptr());
     const int64_t rows = a.size(0), x_stride = a.stride(0), y_stride = b.stride(0);
-    double sum = 0;
-    for (int64_t i = 0; i < rows; ++i) sum += f(double{x[i * x_stride]}, double{y[i * y_stride]});
-    return sum;
+    const auto of_rows = [&](int64_t begin, int64_t end) {
+      const auto term = [&](int64_t i) { return f(double{x[i * x_stride]}, double{y[i * y_stride]}); };
+      double lane[kLanes] = {}, sum = 0;
+      for (; begin + kLanes <= end; begin += kLanes) {
+        for (int64_t l = 0; l < kLanes; ++l) lane[l] += term(begin + l);
+      }
+      for (; begin < end; ++begin) sum += term(begin);
+      for (const double one : lane) sum += one;
+      return sum;
+    };
+    if (rows <= kSummedRows) return of_rows(0, rows);
+    std::vector<double> sums(static_cast<size_t>((rows + kSummedRows - 1) / kSummedRows));
+    torch::stable::parallel_for(0, static_cast<int64_t>(sums.size()), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; ++block) {
+        const int64_t first = block * kSummedRows;
+        sums[static_cast<size_t>(block)] = of_rows(first, std::min(rows, first + kSummedRows));
+      }
+    });
+    return std::accumulate(sums.begin(), sums.end(), 0.0);
   };
   return a.scalar_type() == ScalarType::Double ? run(static_cast<double*>(nullptr)) : run(static_cast<float*>(nullptr));
 }
@@ -97,8 +119,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_elbo(const T
                          inv_gamma / rows};
   MC_RUN(gaussian_nll, args, arithmetic, rows);
   const double loss = sum_over_rows(nll, kl, [&](double n, double k) { return n + beta * k; }) / rows;
-  const double grad_log_gamma =
-      sum_over_rows(squared_error, squared_error, [&](double s, double) { return 0.5 * (cols - s * inv_gamma) / rows; });
+  const double share = 1.0 / rows;  // of a sample in the mean; the terms are those of the backward pass, bit for bit
+  const double grad_log_gamma = sum_over_rows(
+      squared_error, squared_error, [&](double s, double) { return 0.5 * share * (cols - s * inv_gamma); });
   return {scalar_tensor(arithmetic, loss),
           nll,
           squared_error,

@@ -47,22 +47,30 @@ void gaussian_nll(const cpu::GaussianNll& a, int64_t begin, int64_t end) {
 
 template <class C>
 void gaussian_nll_backward(const cpu::GaussianNllBackward& a, int64_t begin, int64_t end) {
-  Tile<C> x_hat_tile, x_tile, grad_tile;
+  Tile<C> x_hat_tile, x_tile, grad_tile, scale;
   const double inv_gamma = std::exp(-a.log_gamma);
-  for (int64_t row = begin; row < end; ++row) {
-    C grad_nll = 0, grad_squared_error = 0;
-    if (a.grad_nll.data) grad_nll = *element<C>(a.grad_nll, row, 0);
-    if (a.grad_squared_error.data) grad_squared_error = *element<C>(a.grad_squared_error, row, 0);
-    // In double: 1 / gamma alone may leave the range of float where its product with the gradient does not.
-    const C scale = static_cast<C>(grad_nll * inv_gamma + 2.0 * grad_squared_error);
+  const int64_t height = rows_at_once(a.cols);
+  for (int64_t row = begin; row < end; row += height) {
+    const int64_t rows = end - row < height ? end - row : height;
+    for (int64_t i = 0; i < rows; ++i) {
+      C grad_nll = 0, grad_squared_error = 0;
+      if (a.grad_nll.data) grad_nll = *element<C>(a.grad_nll, row + i, 0);
+      if (a.grad_squared_error.data) grad_squared_error = *element<C>(a.grad_squared_error, row + i, 0);
+      // In double: 1 / gamma alone may leave the range of float where its product with the gradient does not.
+      scale[i] = static_cast<C>(grad_nll * inv_gamma + 2.0 * grad_squared_error);
+    }
     for (int64_t col = 0; col < a.cols; col += kTile) {
       const int64_t cols = a.cols - col < kTile ? a.cols - col : kTile;
-      const Rectangle at{row, 1, col, cols, cols};
+      const Rectangle at{row, rows, col, cols, cols};
       const C* const x_hat = read<C>(a.x_hat, at, x_hat_tile);
       const C* const x = read<C>(a.x, at, x_tile);
       C* const grad = target<C>(a.grad_x_hat, at, grad_tile);
+      for (int64_t i = 0; i < rows; ++i) {
+        const C s = scale[i];
+        const int64_t first = i * cols, last = first + cols;
 #pragma GCC ivdep
-      for (int64_t j = 0; j < cols; ++j) grad[j] = scale * (x_hat[j] - x[j]);
+        for (int64_t j = first; j < last; ++j) grad[j] = s * (x_hat[j] - x[j]);
+      }
       finish(a.grad_x_hat, at, grad);
     }
   }

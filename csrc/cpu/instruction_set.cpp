@@ -3,6 +3,9 @@
 
 #include <atomic>
 #include <cstring>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 namespace manifold_core::cpu {
 
@@ -17,14 +20,24 @@ struct Candidates {
   Candidate at[3];
 };
 
+#if defined(__x86_64__)
+// Conversions of half precision, of which not every compiler's __builtin_cpu_supports knows.
+bool has_f16c() {
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 const Candidates& candidates() {
 #if defined(__x86_64__)
+  // All that isa_avx2.cpp and isa_avx512.cpp are compiled for: a virtual machine may hide any of it.
+  static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                           __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && has_f16c();
   static const Candidates all = {{
       {&portable_kernels, true},
-      {&avx2_kernels, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
-      {&avx512_kernels, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                            __builtin_cpu_supports("fma")},
+      {&avx2_kernels, avx2},
+      {&avx512_kernels, avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")},
   }};
 #else
   static const Candidates all = {{{&portable_kernels, true}, {&avx2_kernels, false}, {&avx512_kernels, false}}};

@@ -1,4 +1,4 @@
-// What the operators (ops/*.cpp) and the kernels (one copy per instruction set) say to each other.
+// What the operators (<op>.cpp) and the kernels (one copy per instruction set) say to each other.
 #pragma once
 
 #include "manifold_core/program.h"

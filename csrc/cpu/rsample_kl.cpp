@@ -17,7 +17,7 @@ std::tuple<Tensor, Tensor, Tensor> rsample_kl(const Tensor& mu, const Tensor& lo
   Tensor variance_ratio = allocate({with_variance_ratio ? cols : 0}, arithmetic);
   ColumnSums sums;
   const RsampleKl args{cols,
-                       static_cast<uint64_t>(scalar<int64_t>(seed)),
+                       seed_of(seed),
                        static_cast<uint64_t>(first_row),
                        matrix(mu),
                        matrix(log_var),
@@ -38,7 +38,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rsample_kl_backward(
     const std::optional<Tensor>& gate_logits, const Tensor& seed, int64_t first_row, bool with_prior, bool with_gate) {
   check_same_shape(mu, log_var, "mu, log_var");
   if (grad_z.has_value()) check_same_shape(mu, *grad_z, "mu, grad_z");
-  if (grad_kl.has_value()) STD_TORCH_CHECK(grad_kl->size(0) == mu.size(0), "manifold_core: grad_kl has another batch");
   const int64_t rows = mu.size(0), cols = mu.size(1), block = block_rows(cols);
   Tensor grad_mu = allocate({rows, cols}, mu.scalar_type());
   Tensor grad_log_var = allocate({rows, cols}, log_var.scalar_type());
@@ -46,14 +45,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rsample_kl_backward(
   const Gradient grad_prior_log_var(prior_log_var, with_prior, rows, cols, block);
   const Gradient grad_gate_logits(gate_logits, with_gate, rows, cols, block);
   const RsampleKlBackward args{cols,
-                               static_cast<uint64_t>(scalar<int64_t>(seed)),
+                               seed_of(seed),
                                static_cast<uint64_t>(first_row),
                                matrix(mu),
                                matrix(log_var),
                                prior_of(prior_mu, prior_log_var, rows, cols),
                                broadcast(gate_logits, rows, cols, "gate_logits"),
                                per_row(grad_z),
-                               per_row(grad_kl),
+                               gradient_of_kl(grad_kl, rows, cols),
                                matrix(grad_mu),
                                matrix(grad_log_var),
                                grad_prior_mu.result(),

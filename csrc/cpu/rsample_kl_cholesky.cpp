@@ -27,7 +27,7 @@ std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(const Tensor& mu, const T
   Tensor variance_ratio = allocate({with_variance_ratio ? cols : 0}, arithmetic);
   ColumnSums sums;
   const RsampleKlCholesky args{cols,
-                               static_cast<uint64_t>(scalar<int64_t>(seed)),
+                               seed_of(seed),
                                static_cast<uint64_t>(first_row),
                                matrix(mu),
                                matrix(tril),
@@ -47,20 +47,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rsample_kl_cholesky_backward(
     int64_t first_row, bool with_prior) {
   check_packed(mu, tril);
   if (grad_z.has_value()) check_same_shape(mu, *grad_z, "mu, grad_z");
-  if (grad_kl.has_value()) STD_TORCH_CHECK(grad_kl->size(0) == mu.size(0), "manifold_core: grad_kl has another batch");
   const int64_t rows = mu.size(0), cols = mu.size(1), block = block_triangles(cols);
   Tensor grad_mu = allocate({rows, cols}, mu.scalar_type());
   Tensor grad_tril = allocate({rows, tril.size(1)}, tril.scalar_type());
   const Gradient grad_prior_mu(prior_mu, with_prior, rows, cols, block);
   const Gradient grad_prior_log_var(prior_log_var, with_prior, rows, cols, block);
   const RsampleKlCholeskyBackward args{cols,
-                                       static_cast<uint64_t>(scalar<int64_t>(seed)),
+                                       seed_of(seed),
                                        static_cast<uint64_t>(first_row),
                                        matrix(mu),
                                        matrix(tril),
                                        prior_of(prior_mu, prior_log_var, rows, cols),
                                        per_row(grad_z),
-                                       per_row(grad_kl),
+                                       gradient_of_kl(grad_kl, rows, cols),
                                        matrix(grad_mu),
                                        matrix(grad_tril),
                                        grad_prior_mu.result(),

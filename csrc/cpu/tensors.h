@@ -121,13 +121,24 @@ class ColumnSums {
 };
 
 template <class T>
-T scalar(const Tensor& t) {
-  STD_TORCH_CHECK(t.numel() == 1, "manifold_core: expected a tensor of one element");
+T scalar(const Tensor& t, ScalarType type) {
+  STD_TORCH_CHECK(t.numel() == 1 && t.scalar_type() == type,
+                  "manifold_core: expected one element, log_gamma of float32 or float64, a seed of int64");
   return *static_cast<const T*>(t.const_data_ptr());
 }
 
 inline double real_scalar(const Tensor& t) {
-  return t.scalar_type() == ScalarType::Double ? scalar<double>(t) : double{scalar<float>(t)};
+  return is_wide(t) ? scalar<double>(t, ScalarType::Double) : double{scalar<float>(t, ScalarType::Float)};
+}
+
+inline uint64_t seed_of(const Tensor& t) { return static_cast<uint64_t>(scalar<int64_t>(t, ScalarType::Long)); }
+
+// The gradient of a KL per sample or per dimension.
+inline Matrix gradient_of_kl(const std::optional<Tensor>& t, int64_t rows, int64_t cols) {
+  if (!t.has_value()) return {};
+  STD_TORCH_CHECK(t->size(0) == rows && (t->dim() == 1 || (t->dim() == 2 && t->size(1) == cols)),
+                  "manifold_core: expected grad_kl of shape [rows] or [rows, cols]");
+  return per_row(*t);
 }
 
 // Runs kernel(args, begin, end) over all rows on torch's threads, block by block; a single block stays on this one.

@@ -47,7 +47,7 @@ std::tuple<Tensor, Tensor> gaussian_nll_backward(const Optional& grad_nll, const
   const Batch batch(x_hat, "x_hat");
   const OnDeviceOf device(x_hat);
   const int threads = threads_a_row(batch.rows, batch.cols);
-  const SumMemory memory(true, batch, x_hat, threads, 1, device.stream);
+  const SumMemory memory(grad_nll.has_value(), batch, x_hat, threads, 1, device.stream);
   Tensor grad_x_hat = allocate(x_hat, {batch.rows, batch.cols}, x_hat.scalar_type());
   Tensor grad_log_gamma = allocate(x_hat, {}, log_gamma.scalar_type());
   GaussianNllBackward a{batch.rows, batch.cols, threads, batch.scalar(log_gamma, "log_gamma")};

@@ -98,6 +98,10 @@ __global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 4 : 1) gaussian_nll
       store<C, S>(a.grad_x_hat, row, col, a.cols, grad);
     }
   }
+  if (a.sum.parts == nullptr) {  // the squared error alone has a gradient, which knows nothing of gamma
+    if (blockIdx.x == 0 && threadIdx.x == 0) store_scalar(a.grad_log_gamma, 0.0);
+    return;
+  }
   leave_part(a.sum, 0, grad_log_gamma);
   sum_over_blocks(a.sum, [&](int64_t, double sum) { store_scalar(a.grad_log_gamma, sum); });
 }

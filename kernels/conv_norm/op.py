@@ -128,6 +128,8 @@ def conv_norm(
     Raises:
         TypeError, ValueError: an argument has another type or shape than said above; names it.
         RuntimeError: the named backend cannot serve the call.
+
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Appendix A.
     """
     check_convolution(x, weight, 1, stride, padding)
     check_of_channels("norm_weight", norm_weight, weight.shape[0])

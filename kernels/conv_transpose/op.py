@@ -81,6 +81,8 @@ def conv_transpose(
     Raises:
         TypeError, ValueError: an argument has another type or shape than said above; names it.
         RuntimeError: the named backend cannot serve the call.
+
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Appendix A.
     """
     check_convolution(x, weight, 0, stride, padding)
     check_of_channels("bias", bias, weight.shape[1])

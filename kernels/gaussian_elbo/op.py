@@ -110,7 +110,7 @@ def gaussian_elbo(
         TypeError, ValueError, RuntimeError: as of :func:`manifold_core.gaussian_nll`; ``kl`` is not ``[B]`` or ``beta``
             no number.
 
-    Source: "Learning Manifold Dimensions with Conditional VAEs", equation (1).
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", equation (1).
     """
     if (served := _operator.plain(backend, x_hat, x, log_gamma, kl, beta)) is not None:
         return served

@@ -164,7 +164,7 @@ def gaussian_nll(
         ValueError: shapes or devices differ, there is no feature dimension, or ``log_gamma`` is not one number.
         RuntimeError: the named backend cannot serve the call.
 
-    Source: "Learning Manifold Dimensions with Conditional VAEs", Definition 1 and equation (1).
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Definition 1 and equation (1).
     """
     if (served := _operator.plain(backend, x_hat, x, log_gamma, return_squared_error)) is not None:
         return served

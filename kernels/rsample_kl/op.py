@@ -174,7 +174,8 @@ def rsample_kl(
             the seed is invalid.
         RuntimeError: the named backend cannot serve the call.
 
-    Source: "Learning Manifold Dimensions with Conditional VAEs", Definitions 1, 4, 5; section 4.4 (gate).
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Definitions 1, 4, 5; section 4.4
+    (gate).
     """
     tensors, flags = (mu, log_var, prior_mu, prior_log_var, gate_logits), (per_dimension, return_variance_ratio)
     if (served := _operator.plain(backend, *tensors, *flags, seed, generator, first_row)) is not None:

@@ -55,7 +55,7 @@ def forward_kernel(
     z_ptr,  # [rows, cols], dense
     kl_ptr,  # [rows], or [rows, cols], dense
     ratio_ptr,  # [cols], or None
-    partial_ptr,  # [programs + groups, cols], or None
+    partial_ptr,  # [programs + groups, cols] float64, or None
     counter_ptr,  # [groups + 1], or None
     first_row: tl.int64,
     rows: tl.int64,
@@ -152,7 +152,7 @@ def rsample_kl(
     tile_width = tile_cols(cols, elements)
     tile_rows = elements // tile_width
     batch = split_batch(rows, tile_rows, with_variance_ratio)
-    sums, counters, group_size = partials(z, batch.programs if with_variance_ratio else 0, cols, dtype)
+    sums, counters, group_size = partials(z, batch.programs if with_variance_ratio else 0, cols, torch.float64)
     forward_kernel[(batch.programs,)](
         mu,
         log_var,

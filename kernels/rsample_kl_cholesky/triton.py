@@ -51,7 +51,7 @@ def forward_kernel(
     z_ptr,  # [rows, cols], dense
     kl_ptr,  # [rows], or [rows, cols], dense
     ratio_ptr,  # [cols], or None
-    partial_ptr,  # [programs + groups, cols], or None
+    partial_ptr,  # [programs + groups, cols] float64, or None
     counter_ptr,  # [groups + 1], or None
     first_row: tl.int64,
     rows: tl.int64,
@@ -170,7 +170,7 @@ def rsample_kl_cholesky(
         return z, kl.zero_(), ratio.fill_(torch.nan)
     at = tile(cols, tile_elements(dtype, with_variance_ratio))
     batch = split_batch(rows, at.rows, with_variance_ratio)
-    sums, counters, group_size = partials(z, batch.programs if with_variance_ratio else 0, cols, dtype)
+    sums, counters, group_size = partials(z, batch.programs if with_variance_ratio else 0, cols, torch.float64)
     forward_kernel[(batch.programs,)](
         mu,
         tril,

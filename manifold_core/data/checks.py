@@ -50,8 +50,12 @@ def as_array(x: Any, name: str = "x") -> npt.NDArray[Any]:
     np.asarray makes an array of.
 
     Raises:
-        InputError: no such numbers.
+        InputError: no such numbers, or some that are masked.
     """
+    if np.ma.is_masked(x):
+        raise InputError(
+            f"{name} must have a number everywhere, got a masked array that lacks {np.ma.count_masked(x):,}"
+        )
     try:
         source = np.asarray(_of_a_type_of_numpys(x) if isinstance(x, Tensor) else x)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -44,9 +44,11 @@ class OneHot:
             raise InputError(
                 f"condition must be class labels, integers of shape [N], got shape {labels.shape} of {labels.dtype}"
             )
-        if unknown := sorted(set(np.unique(labels).tolist()) - set(self.classes)):
+        found, which = np.unique(labels, return_inverse=True)
+        place = {label: index for index, label in enumerate(self.classes)}
+        if unknown := [label for label in found.tolist() if label not in place]:
             raise InputError(f"condition must be of the classes {_listed(self.classes)}, got {_listed(unknown)}")
-        return torch.from_numpy(np.searchsorted(np.array(self.classes), labels.astype(np.int64)))
+        return torch.tensor([place[label] for label in found.tolist()], dtype=torch.int64)[torch.from_numpy(which)]
 
     def apply(self, c: Any) -> Tensor:
         """float32 ``[N, classes]`` of labels ``[N]``, as the model takes them; raises as :meth:`places`."""

@@ -48,8 +48,9 @@ def load_file(
             standard deviation; mean and deviation are those of the training samples. The numbers of a condition each
             by their own.
         condition: a file of the same kinds with a condition of each sample, in their order: class labels ``[N]`` of an
-            integer type, which become one-hot, or numbers ``[N, t]``. Of several arrays in an ``.npz`` file, which may
-            be that of the samples, the one called ``c``.
+            integer type, which become one-hot, or numbers ``[N, t]``. One column of a ``.csv`` file is labels where all
+            of it are whole numbers, written without a point. Of several arrays in an ``.npz`` file, which may be that
+            of the samples, the one called ``c``.
 
     Returns:
         Data set called by the file's stem, with ``train`` and ``validation`` ``[N, d]`` or ``[N, C, H, W]``
@@ -88,7 +89,7 @@ def _read(path: Path, name: str) -> npt.NDArray[Any]:
     try:
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty")
-        return _read_csv(path) if kind == ".csv" else _read_numpy(path, kind, name)
+        return _read_csv(path, name) if kind == ".csv" else _read_numpy(path, kind, name)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
@@ -118,10 +119,12 @@ def _read_numpy(path: Path, kind: str, wanted: str) -> npt.NDArray[Any]:
         raise InputError(f"{path}: expected a {kind} file without pickled objects ({error})") from error
 
 
-def _read_csv(path: Path) -> npt.NDArray[np.float64]:
+def _read_csv(path: Path, wanted: str) -> npt.NDArray[Any]:
+    """Numbers ``[N, d]``; of a condition, one column of whole numbers is labels ``[N]``."""
     values = array("d")
     n_columns = 0
     comment = ""
+    labels: list[int] | None = [] if wanted == "c" else None
 
     def without_comments(file: Iterable[str]) -> Iterator[str]:
         nonlocal comment
@@ -145,16 +148,28 @@ def _read_csv(path: Path) -> npt.NDArray[np.float64]:
                 if len(fields) != n_columns:
                     raise InputError(f"{place}: {len(fields)} fields; expected {n_columns}")
                 if is_first:
-                    _check_first(fields, numbers, place, comment)
+                    _check_first(fields, numbers, place, comment, wanted)
                     if all(number is None for number in numbers):
                         continue
                 for field, number in zip(fields, numbers, strict=True):
                     if number is None:
                         raise InputError(f"{place}: {field!r}; expected a number")
                     values.append(number)
+                labels = _with_label(labels, fields)
         except (csv.Error, UnicodeDecodeError) as error:
             raise InputError(f"{path}, after line {lines.line_num}: expected comma-separated text ({error})") from error
+    if labels:
+        return np.array(labels)
     return np.array(values, dtype=np.float64).reshape(-1, max(n_columns, 1))
+
+
+def _with_label(labels: list[int] | None, fields: list[str]) -> list[int] | None:
+    """None from the first line on that is no label: one whole number without a point or an exponent."""
+    text = fields[0].strip()
+    if labels is None or len(fields) > 1 or not text.removeprefix("-").isdecimal():
+        return None
+    labels.append(int(text))
+    return labels
 
 
 def _check_separated(fields: list[str], numbers: list[float | None], place: str) -> None:
@@ -168,7 +183,7 @@ def _check_separated(fields: list[str], numbers: list[float | None], place: str)
                 raise InputError(f"{place}: {field!r}, separated by {name}? expected commas")
 
 
-def _check_first(fields: list[str], numbers: list[float | None], place: str, comment: str) -> None:
+def _check_first(fields: list[str], numbers: list[float | None], place: str, comment: str, wanted: str) -> None:
     """Raise InputError for a first line that makes the index of the rows a feature, or names of columns a sample. Where
     the comment above has a word for each column, as ``numpy.savetxt(header=)`` writes it, that is the header."""
     names, d = [field.strip() for field in fields], len(fields)
@@ -182,7 +197,7 @@ def _check_first(fields: list[str], numbers: list[float | None], place: str, com
     header = comment.split(",")
     if len(header) == d and all(word.strip() and _number(word) is None for word in header):
         return
-    if names in (counted[:d], counted[1:]):
+    if wanted == "x" and names in (counted[:d], counted[1:]):  # one condition too many would be seen
         raise InputError(
             f"{place}: the numbers of the columns, {names[0]} to {names[-1]}, which may be their names or a sample; "
             f"expected a header of words above the samples, or none"

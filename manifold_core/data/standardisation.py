@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ class Standardisation:
             for a channel that the data do not name, or images that the model takes flattened.
 
     Raises:
-        InputError: ``scale`` is not positive and finite.
+        InputError: ``scale`` is no positive, finite number, or ``mean`` not finite.
     """
 
     mean: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64, device="cpu"))
@@ -47,7 +48,9 @@ class Standardisation:
     def __post_init__(self) -> None:
         # Of what as_dict gave, too.
         object.__setattr__(self, "mean", torch.as_tensor(self.mean, dtype=torch.float64, device="cpu"))
-        if not 0 < self.scale < math.inf:
+        if self.mean.dim() > 1 or not self.mean.isfinite().all():
+            raise InputError(f"mean must be finite, one number or one for each feature, got {self.mean}")
+        if isinstance(self.scale, bool) or not isinstance(self.scale, Real) or not 0 < self.scale < math.inf:
             raise InputError(f"scale must be a positive, finite number, got {self.scale!r}")
 
     @classmethod

@@ -2,6 +2,15 @@
 
 from .choice import explain_ensemble
 from .spec import ConvSpec, ModelSpec, SequentialSpec, Spec
-from .train import TrainedModel, train_ensemble
+from .train import TrainedModel, all_diverged, train_ensemble
 
-__all__ = ["ConvSpec", "ModelSpec", "SequentialSpec", "Spec", "TrainedModel", "explain_ensemble", "train_ensemble"]
+__all__ = [
+    "ConvSpec",
+    "ModelSpec",
+    "SequentialSpec",
+    "Spec",
+    "TrainedModel",
+    "all_diverged",
+    "explain_ensemble",
+    "train_ensemble",
+]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_tensor
+from ..errors import InputError
 from ..kernels import extension
 from ..kernels.dispatch import Choice, explain
 from ..networks.checks import check_positive
@@ -33,9 +34,8 @@ def explain_ensemble(specs: Sequence[Spec], x: Tensor, *, backend: str = "auto",
         backend, threads: as of :func:`train_ensemble`.
 
     Raises:
-        InputError: no specifications, no tensor, or no positive number of threads.
+        InputError: no specifications, no tensor, no positive number of threads, or an unknown backend.
         RuntimeError: the named backend cannot serve; says why.
-        ValueError: an unknown backend.
     """
     check_tensor("x", x)
     check_kinds(specs)
@@ -52,8 +52,8 @@ def choose(
     specs: Sequence[Spec], x: Tensor, shapes: Sequence[tuple[int, int]], backend: str, threads: int = 1
 ) -> Choice:
     """``shapes`` are samples and width of the data of each; where there are none, no model is large."""
-    if backend == "triton":
-        raise ValueError(f"backend must be one of {('auto', *BACKENDS)}, got 'triton'")
+    if backend not in ("auto", *BACKENDS):
+        raise InputError(f"backend must be one of {('auto', *BACKENDS)}, got {backend!r}")
     choice = explain(x, backend=backend)
     if choice.backend == "triton":
         return Choice("reference", f"there is no engine in Triton, and {extension.cuda_missing_because}")

@@ -1,5 +1,6 @@
 """Many small models trained side by side."""
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from ..evaluation import Metrics, metrics_of
 from ..files import as_json
 from ..finished import taken
 from ..models import CVAE, VAE
-from ..training import History, announce, check_identity, check_seconds
+from ..training import Diverged, History, announce, check_identity, check_seconds
 from .choice import BACKENDS, check_threads, choose
 from .data import DataSet, Samples, check_data, check_specs
 from .memory import check_memory
@@ -27,7 +28,7 @@ from .reference import check_room, train_in_turn
 from .spec import ModelSpec, Spec
 from .state import State
 
-__all__ = ["TrainedModel", "train_ensemble"]
+__all__ = ["TrainedModel", "all_diverged", "train_ensemble"]
 
 CALL_SECONDS = 0.3  # between two looks at the clock, the keyboard and the progress
 
@@ -55,6 +56,21 @@ class TrainedModel:
     metrics: Metrics
     history: History
     diverged_at: int | None
+
+    def __repr__(self) -> str:
+        said = (
+            f"active_dimensions={self.metrics.active_dimensions}, neg_elbo={self.metrics.neg_elbo:.4g}"
+            if self.diverged_at is None
+            else f"diverged_at={self.diverged_at}"
+        )
+        return f"TrainedModel({said}, spec={self.spec})"
+
+
+def all_diverged(trained: Sequence[TrainedModel]) -> Diverged:
+    """The error where no model was trained to its end, or none has a loss: that of the first one to diverge."""
+    first = min(trained, key=lambda one: math.inf if one.diverged_at is None else one.diverged_at)
+    step = first.spec.training.steps if first.diverged_at is None else first.diverged_at
+    return Diverged(math.nan, step, first.history)
 
 
 def train_ensemble(

@@ -21,7 +21,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "prelu": nn.PReLU}
 
 def _hidden(sizes: Sequence[int], activation: Activation, reads_z: bool = False) -> list[nn.Module]:
     """Linear layers, each with an activation behind it; PReLU has one slope a layer."""
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise InputError(f"activation must be 'relu' or 'prelu', got {activation!r}")
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):

@@ -44,6 +44,12 @@ def load_run(folder: str | Path) -> FinishedRun:
     ``active_dimensions(found.model, found.standardisation.apply(x))``, ``found.standardisation.undo(model.sample(n))``,
     under a condition with ``found.condition.apply(c)``.
 
+    Args:
+        folder: what the command was given as ``--out``.
+
+    Returns:
+        :class:`FinishedRun`: the model on the CPU, in evaluation mode.
+
     Raises:
         InputError: no finished run in that folder, or one of an earlier version, which kept no standardisation.
     """
@@ -60,7 +66,8 @@ def load_run(folder: str | Path) -> FinishedRun:
 
 
 def load_model(folder: str | Path) -> VAE | CVAE:
-    """The trained model of a finished run, in evaluation mode. It takes standardised samples: see :func:`load_run`.
+    """The trained model of a finished run, on the CPU, in evaluation mode. It takes standardised samples: see
+    :func:`load_run`, which has the same argument.
 
     Raises:
         InputError: no finished run in that folder.

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import checkpoint
-from ..ensemble import TrainedModel, train_ensemble
+from ..ensemble import TrainedModel, all_diverged, train_ensemble
 from ..ensemble.data import Samples
 from ..ensemble.spec import Spec
 from ..evaluation import metrics_of
-from ..training import Diverged, check_identity
+from ..training import check_identity
 
 __all__ = ["FOLDER", "claim", "clear", "is_side_by_side", "train_several"]
 
@@ -40,8 +40,7 @@ def train_several(
     losses = [metrics_of(one.model, held_out.parts).neg_elbo for one in trained]
     ended = [index for index, one in enumerate(trained) if one.diverged_at is None]
     if not ended:
-        first = min(trained, key=lambda one: one.diverged_at or 0)
-        raise Diverged(float("nan"), first.diverged_at or 0, first.history)
+        raise all_diverged(trained)
     best = min(ended, key=lambda index: losses[index] if math.isfinite(losses[index]) else math.inf)
     return trained[best], [_said(one, loss) for one, loss in zip(trained, losses, strict=True)]
 

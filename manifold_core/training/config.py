@@ -96,7 +96,15 @@ def _number(name: str, value: object) -> float:
 
 @dataclass
 class History:
-    """Curves over the steps, of the mini-batches: negative ELBO (nats), γ, active dimensions; and the time taken."""
+    """Curves over the steps, each a list of as many numbers as points were recorded.
+
+    Attributes:
+        step: how many steps had been taken.
+        neg_elbo: of that step's mini-batch, nats, averaged over its samples.
+        gamma: decoder variance.
+        active_dimensions: of that mini-batch.
+        seconds: the time all of it took, that before a resume included.
+    """
 
     step: list[int] = field(default_factory=list)
     neg_elbo: list[float] = field(default_factory=list)

@@ -23,16 +23,27 @@ from ..errors import InputError
 from ..files import as_json
 from ..finished import taken
 from ..kernels.batch import mean_of_batch
-from ..models import CVAE, VAE, check_inputs, unwrapped
+from ..models import CVAE, VAE, check_inputs, training_mode, unwrapped
 from .config import Diverged, History, TrainingConfig, check_config, check_seconds, record_every
 from .schedule import batches, noise_seed
 from .state import Run, announce, check_tensors
-from .step import GraphStep, PlainStep, Step, check_group, check_precision, check_weights, cuda_graph, kept
+from .step import (
+    GraphStep,
+    PlainStep,
+    Step,
+    are_finite,
+    check_group,
+    check_precision,
+    check_weights,
+    cuda_graph,
+    kept,
+)
 from .update import GraphUpdate
 
 __all__ = ["Turns", "train", "turns"]
 
 Turns = Generator[History, float | None, None]
+TAKEN = {"condition", "frozen", "log_gamma", "model", "training", "x"}  # of what every checkpoint says itself
 
 
 def train(
@@ -49,7 +60,8 @@ def train(
     cuda_graphs: bool = True,
 ) -> History:
     """Minimise ``model(batch).loss``, of a CVAE ``model(batch, condition).loss``, by Adam; leaves the trained weights
-    in ``model``, in evaluation mode, and no gradients. Parameters that do not require a gradient stay as they are.
+    in ``model``, in evaluation mode, and no gradients. Parameters that do not require a gradient stay as they are, and
+    modules that have no others and come in evaluation mode stay in it.
 
     With a folder, the run is saved there between steps, now and then. Stopped in any way and started again with the
     same arguments, it goes on from what was saved to the numbers it would have reached undisturbed: bit for bit on a
@@ -90,8 +102,9 @@ def train(
             parameter to train, or one of half precision; no gradients, inside ``torch.inference_mode()``; in a group, a
             mini-batch that cannot be shared out equally, arguments that differ, another batch normalisation, or
             parameters without a gradient.
-        Diverged: the loss became NaN or infinite. Weights and buffers, running statistics among them, are those before
-            that step; on a GPU, whose loss is looked at in 500 of the steps, those before the last look that was well.
+        Diverged: the loss, or a weight, became NaN or infinite. Weights and buffers, running statistics among them, are
+            those before that step; on a GPU, whose loss is looked at in 500 of the steps, and where a gradient was not
+            finite though its loss was, those before the last of these 500 that was well.
     """
     one = turns(
         model,
@@ -132,7 +145,7 @@ def turns(
     if torch.is_inference_mode_enabled():  # in which tensors are made that can never be trained with
         raise InputError("training must be outside of torch.inference_mode(), which has no gradients")
     inputs = tuple(part.detach() for part in check_inputs(model, x, condition))  # features keep their network's graph
-    said = as_json(identity or {}, "identity")  # as the checkpoint will have it
+    said = _said(identity)
     place = None if folder is None else Path(folder)
     if place is not None:
         check_tensors(model)
@@ -161,6 +174,19 @@ def turns(
         yield run.history
 
     return one_by_one()
+
+
+def _said(identity: dict[str, Any] | None) -> dict[str, Any]:
+    """The identity as the checkpoint will have it."""
+    if not isinstance(identity, dict | None):
+        raise InputError(f"identity must be a dictionary, such as {{'data': 'version 2'}}, got {identity!r}")
+    if taken := TAKEN & (identity or {}).keys():
+        raise InputError(
+            f"identity must have other keys than {', '.join(sorted(TAKEN))}, which training says itself, got "
+            f"{min(taken)!r}"
+        )
+    said: dict[str, Any] = as_json(identity or {}, "identity")
+    return said
 
 
 def _seed(seed: int, device: torch.device) -> None:
@@ -206,7 +232,7 @@ def _loop(
     cuda_graphs: bool,
 ) -> Turns:
     model, history = run.model, run.history
-    model.train()
+    training_mode(model)
     model.zero_grad()  # of frozen parameters as well: Adam would follow gradients that another training has left
     every = record_every(config)
     device = inputs[0].device
@@ -218,8 +244,8 @@ def _loop(
         step = graph = GraphStep(plain, cuda_graph)
         update = GraphUpdate(run, graph, partial(cuda_graph, warm_ups=0))
     every_loss = _reads_every_loss(device)
-    moving = [*model.buffers(), *(() if every_loss else model.parameters())]
-    put_back = kept(moving)
+    buffers, parameters = list(model.buffers()), list(model.parameters())
+    put_back = kept([*buffers, *parameters])  # as they were when last looked at and well
     first = is_first(group)
     started = saved = time.monotonic()
     already = history.seconds
@@ -230,14 +256,15 @@ def _loop(
             recorded = (run.step + 1) % every == 0 or run.step + 1 == config.steps
             looked_at = recorded or every_loss
             if looked_at:  # the forward pass writes running statistics and an analytic γ
-                before = kept(moving)
+                before = kept([*buffers, *parameters] if recorded else buffers)
             terms = step(index, noise_seed(config.seed, run.step))
             if looked_at:
                 loss = float(joined_mean(terms.loss.detach(), group))
                 if not math.isfinite(loss):
-                    (before if every_loss else put_back)()
+                    (before if every_loss and are_finite(parameters) else put_back)()
                     raise Diverged(loss, run.step + 1, history)
-                put_back = before
+                if recorded and are_finite(parameters):
+                    put_back = before
             if recorded:  # before the step: γ is the one that the loss was taken with
                 _record(history, run.step + 1, terms, group)
             update()
@@ -248,7 +275,7 @@ def _loop(
                 shown = run.step
             now = time.monotonic()
             history.seconds = already + now - started
-            if folder is not None and first and now - saved >= checkpoint_seconds:
+            if folder is not None and first and now - saved >= checkpoint_seconds and are_finite(parameters):
                 run.save(folder)
                 saved = now
             started += (yield history) or 0.0
@@ -259,6 +286,9 @@ def _loop(
             bar.close()
     if device.type == "cuda":  # else graphs would be destroyed while they run
         torch.cuda.current_stream(device).synchronize()
+    if not are_finite(parameters):  # the last gradient was not, though its loss was
+        put_back()
+        raise Diverged(math.nan, run.step, history)
     if folder is not None and first:
         run.save(folder)
 

@@ -191,6 +191,11 @@ def undone(model: nn.Module, device: torch.device) -> Iterator[None]:
             put_back()
 
 
+def are_finite(tensors: Sequence[Tensor]) -> bool:
+    """Waits for the device."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors if not is_lazy(tensor))
+
+
 def kept(tensors: Sequence[Tensor]) -> Callable[[], None]:
     """Puts the numbers back that they have now, when it is called."""
     tensors = [tensor for tensor in tensors if not is_lazy(tensor)]  # which have no numbers yet

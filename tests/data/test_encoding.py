@@ -50,6 +50,14 @@ class TestOneHot:
             OneHot(tuple(range(1000))).apply([1000])
 
 
+def test_labels_beyond_int64_are_told_apart() -> None:
+    """Hashes, such as names have."""
+    labels = np.array([5, 2**63 + 1, 2**63 + 5, 7], dtype=np.uint64)
+    encoding = OneHot((5, 7, 2**63 + 1, 2**63 + 5))
+    assert encoding.places(labels).tolist() == [0, 2, 3, 1]
+    assert encoding.places(np.array([7, 5], dtype=np.int8)).tolist() == [1, 0]
+
+
 class TestColumns:
     def test_each_column_has_a_scale_of_its_own(self) -> None:
         source = np.array([[1.0, 1e6], [3.0, 3e6], [100.0, 1e20]])
@@ -117,9 +125,26 @@ class TestFiles:
         assert expected.train_condition is not None
         assert torch.equal(found.train_condition, expected.train_condition)
 
-    def test_text_is_read_as_numbers(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("header", ["", "digit\n", "0\n"])
+    def test_whole_numbers_in_text_are_labels(self, tmp_path: Path, header: str) -> None:
+        """Also where the first is a 0 or a 1, which of samples may be the name of a column and here is one too many."""
         path = write(tmp_path, np.arange(N))
-        (tmp_path / "c.csv").write_text("angle\n" + "\n".join(map(str, np.arange(N) % 5)))
+        lines = "\n".join(f" {label}" for label in np.arange(N) % 5 - 1)
+        (tmp_path / "c.csv").write_text(header + lines)
+        if header == "0\n":
+            with pytest.raises(mc.InputError, match="61 conditions; expected one for each of the 60"):
+                load_file(path, condition=tmp_path / "c.csv")
+            return
+        data = load_file(path, condition=tmp_path / "c.csv")
+        assert data.condition_encoding == OneHot((-1, 0, 1, 2, 3))
+        assert torch.equal(data.train_labels, data.train[:, 0].long() % 5)
+
+    @pytest.mark.parametrize("other", ["1.0", "1e0"])
+    def test_text_is_read_as_numbers(self, tmp_path: Path, other: str) -> None:
+        path = write(tmp_path, np.arange(N))
+        (tmp_path / "c.csv").write_text(
+            "angle\n" + "\n".join(map(str, np.arange(N) % 5)).replace("1\n", f"{other}\n", 1)
+        )
         data = load_file(path, condition=tmp_path / "c.csv")
         assert isinstance(data.condition_encoding, Columns)
         assert data.train_condition is not None

@@ -396,6 +396,10 @@ def test_standardisation_of_samples_at_hand(monkeypatch, shape, block):
         (np.array([[1.0, 2.0], [3.0, np.nan]]), "x must be finite, got NaN or infinity"),
         (torch.tensor([[1.0, 2.0], [3.0, torch.inf]]), "x must be finite, got NaN or infinity"),
         ([["a", "b"]], "x must be a tensor or an array of numbers, got list of <U1"),
+        (
+            np.ma.masked_equal([[1.0, -9999.0], [3.0, 4.0]], -9999.0),
+            "x must have a number everywhere, got a masked array that lacks 1",
+        ),
         ([[1.0, 2.0], [3.0]], "x must be a tensor or an array of numbers, got list"),
         (torch.ones(3, 2, dtype=torch.complex64), "x must be a tensor or an array of numbers, got Tensor of complex64"),
     ],
@@ -403,6 +407,26 @@ def test_standardisation_of_samples_at_hand(monkeypatch, shape, block):
 def test_refuses_to_standardise(x, message):
     with pytest.raises(InputError, match=message):
         Standardisation.of(x)
+
+
+@pytest.mark.parametrize(
+    ("mean", "scale", "message"),
+    [
+        (0.0, "2", "scale must be a positive, finite number, got '2'"),
+        (0.0, torch.tensor([1.0, 2.0]), r"scale must be a positive, finite number, got tensor\(\[1., 2.\]\)"),
+        (0.0, True, "scale must be a positive, finite number, got True"),
+        ([0.0, math.nan], 2.0, "mean must be finite, one number or one for each feature, got tensor"),
+        ([[0.0, 1.0]], 2.0, "mean must be finite, one number or one for each feature, got tensor"),
+    ],
+)
+def test_refuses_what_is_no_standardisation(mean, scale, message):
+    with pytest.raises(InputError, match=message):
+        Standardisation(mean, scale)
+
+
+def test_a_masked_array_that_lacks_nothing_is_one_of_numbers() -> None:
+    x = np.ma.masked_equal([[1.0, 2.0], [3.0, 4.0]], -9999.0)
+    assert Standardisation.of(x).scale == 1.0
 
 
 def test_refuses_a_spread_without_digits(tmp_path):

@@ -388,3 +388,30 @@ def test_a_module_that_does_not_load_is_worth_a_warning(monkeypatch: pytest.Monk
         module = load_extension_again(monkeypatch, ImportError("undefined symbol: f"))
     assert module.compiled is None
     assert module.missing_because == "the compiled module does not load: undefined symbol: f"
+
+
+@pytest.mark.parametrize("of", ["seed", "log_gamma", "grad_kl"])
+def test_operators_called_by_name_read_no_other_types(compiled: object, of: str) -> None:
+    """Nor memory that is not theirs: what ``torch.ops`` is given has not been checked in Python."""
+    run, x, seed = torch.ops.manifold_core, torch.zeros(5, 3), torch.tensor(1)
+    tril, bad_kl = torch.zeros(5, 6), torch.zeros(5, 1)
+    calls: dict[str, list[Callable[[], object]]] = {
+        "seed": [
+            lambda: run.rsample_kl(x, x, None, None, None, seed.int(), 0, False, False),
+            lambda: run.rsample_kl_backward(x, None, x, x, None, None, None, seed.float(), 0, False, False),
+            lambda: run.rsample_kl_cholesky(x, tril, None, None, seed.double(), 0, False, False),
+            lambda: run.rsample_kl_cholesky_backward(x, None, x, tril, None, None, seed.short(), 0, False),
+        ],
+        "log_gamma": [
+            lambda: run.gaussian_nll(x, x, torch.tensor(1, dtype=torch.bfloat16)),
+            lambda: run.gaussian_nll_backward(x[:, 0], None, x, x, torch.tensor(1.0).half(), x[:, 0]),
+            lambda: run.gaussian_elbo(x, x, torch.tensor(1), x[:, 0], 1.0, True),
+        ],
+        "grad_kl": [
+            lambda: run.rsample_kl_backward(None, bad_kl, x, x, None, None, None, seed, 0, False, False),
+            lambda: run.rsample_kl_cholesky_backward(None, bad_kl, x, tril, None, None, seed, 0, False),
+        ],
+    }
+    for call in calls[of]:
+        with pytest.raises(RuntimeError, match=f"manifold_core: expected .*{of}"):
+            call()

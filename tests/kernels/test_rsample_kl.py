@@ -213,12 +213,12 @@ def test_kl_and_its_gradients_are_those_of_mpmath(backend: str, dtype: torch.dty
 @pytest.mark.parametrize(("dtype", "relative"), [(torch.float32, 1e-6), (torch.float64, 1e-13)])
 def test_kl_against_a_prior_is_that_of_mpmath(backend: str, dtype: torch.dtype, relative: float) -> None:
     # Both log variances from -80 to 80, with differences of every size: exact ones, rounded ones, and tiny ones.
-    logs = torch.cat([torch.linspace(-80, 80, 33), torch.logspace(-6, 1.5, 12)]).double()
+    logs = torch.cat([torch.linspace(-80, 80, 33), torch.logspace(-6, 1.5, 12), torch.tensor([-8.5, 8.5])]).double()
     log_var, prior_log_var = (t.flatten() for t in torch.meshgrid(logs, logs, indexing="ij"))
     tiny = torch.logspace(-6, 0, len(logs) ** 2, dtype=torch.float64)
     prior_log_var = torch.cat([prior_log_var, log_var + tiny, log_var * (1 - 1e-3)])
     log_var = log_var.repeat(3)
-    keep = (log_var - prior_log_var).abs() <= 80  # beyond it float32 overflows, as it has to
+    keep = (log_var - prior_log_var).abs() <= 88.7  # beyond it float32 overflows, as it has to
     log_var, prior_log_var = log_var[keep].to(dtype), prior_log_var[keep].to(dtype)
     mu = (1e-3 * torch.linspace(-1, 1, len(log_var), dtype=torch.float64)).to(dtype)
     prior_mu = (1e-3 * torch.linspace(1, -0.9, len(log_var), dtype=torch.float64)).to(dtype)
@@ -247,6 +247,24 @@ def test_kl_against_a_prior_is_that_of_mpmath(backend: str, dtype: torch.dtype, 
         error = (result.detach().double().flatten() - values).abs()
         bound = relative * size + torch.finfo(dtype).tiny
         assert (error <= bound).all(), (name, (error / bound).max())
+
+
+@pytest.mark.parametrize(("dtype", "first", "last"), [(torch.float32, 176, 178), (torch.float64, 1418, 1421)])
+def test_what_is_too_large_is_infinite_and_not_nan(backend: str, dtype: torch.dtype, first: int, last: int) -> None:
+    """About where σ is larger than any number of the type."""
+    log_var = torch.linspace(first, last, 301, dtype=dtype)[:, None].requires_grad_()
+    z, kl = mc.rsample_kl(torch.zeros_like(log_var), log_var, seed=1, backend=backend)
+    noise, _ = mc.rsample_kl(torch.zeros_like(log_var), torch.zeros_like(log_var), seed=1, backend=backend)
+    with mpmath.workdps(30):
+        pairs = zip(log_var.flatten().tolist(), noise.flatten().tolist(), strict=True)
+        exact = torch.tensor([float(mpmath.exp(mpmath.mpf(l) / 2) * e) for l, e in pairs], dtype=torch.float64)
+    near = (z.flatten().double() / exact - 1).abs() <= 1e-6
+    infinite = z.flatten() == torch.inf * exact.sign()
+    assert (near | infinite).all()
+    assert near[0]
+    assert infinite[-1]
+    assert (kl == torch.inf).all()
+    assert (grad(kl.sum(), log_var)[0] == torch.inf).all()
 
 
 def test_kl_of_the_prior_is_zero(backend: str) -> None:

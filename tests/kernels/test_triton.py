@@ -190,6 +190,29 @@ def test_exponentials_beyond_the_type_are_infinite(dtype: torch.dtype) -> None:
     assert found[:, 0].isfinite().all()
 
 
+@ON_GPU
+@pytest.mark.parametrize(("dtype", "relative"), [(torch.float32, 6e-7), (torch.float64, 3e-15)])
+def test_exponentials_near_the_largest_number_are_no_nan(dtype: torch.dtype, relative: float) -> None:
+    """e^d may be infinite where it is beyond 2^(n - 1/2), but e^(a - b) comes out of its half."""
+    n = 512
+    largest = math.log(torch.finfo(dtype).max)
+    d = torch.linspace(largest - 0.5, largest + 0.5, n, dtype=torch.float64).to(dtype)
+    b = torch.full_like(d, -8.5)
+    a = (d.double() - 8.5).to(dtype)
+    found = torch.empty(6, n, dtype=dtype, device=DEVICE)
+    exponential_kernel[(1,)](on_device(d), on_device(torch.zeros_like(d)), found, n=n)
+    plain = found.cpu().clone()
+    exponential_kernel[(1,)](on_device(a), on_device(b), found, n=n)
+    with mpmath.workdps(40):
+        of_d = torch.tensor([float(mpmath.exp(x)) for x in d.tolist()], dtype=torch.float64)
+        of_a = torch.tensor([float(mpmath.exp(mpmath.mpf(x) + 8.5)) for x in a.tolist()], dtype=torch.float64)
+    for results, exact in ((plain[:3], of_d), (plain[3:], of_d), (found.cpu()[3:], of_a)):
+        near = (results.double() / exact - 1).abs() <= relative
+        assert (near | (results == torch.inf)).all()
+    certain = of_a < torch.finfo(dtype).max * 0.999
+    assert ((found.cpu()[3:].double() / of_a - 1).abs() <= relative)[:, certain].all()
+
+
 # ---- rsample_kl and rsample_kl_cholesky
 
 

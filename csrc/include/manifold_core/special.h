@@ -28,7 +28,7 @@ struct Float<float> {
   static constexpr float round_magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   static constexpr float ln2_hi = 0.693359375f, ln2_lo = -2.12194440e-4f;  // ln2_hi has 9 bits: n * ln2_hi is exact
   static constexpr float largest = 3.4028234664e38f;
-  static constexpr float exp_low = -88.0f, exp_high = 89.0f;  // n = -127 and 128
+  static constexpr float exp_low = -88.0f, exp_high = 88.376f, infinite = 89.0f;  // n = -127, 127 and 128
   static constexpr Uint sqrt_half = 0x3f3504f3u;                     // bits of sqrt(1/2)
   static constexpr int exp_terms = 7, sin_terms = 5, cos_terms = 6;
 };
@@ -41,7 +41,7 @@ struct Float<double> {
   static constexpr double round_magic = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr double ln2_hi = 0.69314718036912381649, ln2_lo = 1.9082149292705877e-10;  // ln2_hi has 33 bits
   static constexpr double largest = 1.7976931348623157e308;
-  static constexpr double exp_low = -709.0, exp_high = 710.0;  // n = -1023 and 1024
+  static constexpr double exp_low = -709.0, exp_high = 709.436, infinite = 710.0;  // n = -1023, 1023 and 1024
   static constexpr Uint sqrt_half = 0x3fe6a09e667f3bcdull;
   static constexpr int exp_terms = 13, sin_terms = 11, cos_terms = 11;
 };
@@ -109,9 +109,10 @@ template <class T>
 MC_INLINE Exponential<T> exponential(T x) {
   using F = Float<T>;
   using Uint = typename F::Uint;
-  // Bounds where 2^n becomes 0 and infinite. NaN passes through: every comparison with it is false.
+  // Bounds where 2^n becomes 0 and infinite, the latter with r above 0: infinity times a negative r + q would be NaN
+  // once 2^n is added. NaN passes through: every comparison with it is false.
   T y = x < F::exp_low ? F::exp_low : x;
-  y = y > F::exp_high ? F::exp_high : y;
+  y = y > F::exp_high ? F::infinite : y;
   const T shifted = y * T(1.4426950408889634074) + F::round_magic;  // n sits in its low bits
   const T n = shifted - F::round_magic;
   const T scale = bit_cast<T>((bit_cast<Uint>(shifted) << F::mantissa) + (Uint(F::bias) << F::mantissa));

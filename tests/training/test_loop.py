@@ -316,6 +316,71 @@ def test_where_not_every_loss_is_looked_at_the_weights_of_the_last_look_come_bac
         assert torch.equal(found.state_dict()[name], tensor), name
 
 
+class RootOfZero(nn.Linear):
+    """A decoder whose output is finite, and its gradient is not, in the n-th step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(2, 5)
+        self.step, self.seen = step, 0
+
+    def forward(self, z: Tensor) -> Tensor:
+        self.seen += self.training  # not where a checkpoint looks at the loss
+        out = super().forward(z)
+        return out + (0 * out).abs().sqrt() if self.seen == self.step else out
+
+
+@pytest.mark.parametrize(("step", "before", "seen_at"), [(1, 0, 2), (7, 3, 8), (10, 7, 11), (2000, 1999, 2000)])
+def test_a_gradient_that_is_not_finite_leaves_weights_that_are(
+    tmp_path: Path, step: int, before: int, seen_at: int
+) -> None:
+    """Of 2,000 steps every fourth makes a record; those before it have the last weights that were kept. In the last
+    step there is no other loss to see it by."""
+
+    def model(breaks_at: int) -> mc.VAE:
+        torch.manual_seed(0)
+        return mc.VAE(mc.VAE.mlp(5, 2, (4,)).encoder, RootOfZero(breaks_at), 2)
+
+    x, config = torch.rand(64, 5), mc.TrainingConfig(steps=2000, batch_size=8)
+    found, expected = model(step), model(0)
+    with pytest.raises(mc.Diverged) as caught:
+        mc.train(found, x, config, progress=False, folder=tmp_path, checkpoint_seconds=0)
+    assert caught.value.step == seen_at
+    stop_before(expected, before)
+    with pytest.raises(Enough):
+        mc.train(expected, x, config, progress=False)
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
+    kept = checkpoint.load(tmp_path)
+    assert (kept is None) == (step == 1)
+    if kept is not None:
+        assert kept.state["step"] == step - 1
+        assert all(tensor.isfinite().all() for name, tensor in kept.tensors.items() if name.startswith("model."))
+
+
+def test_frozen_modules_stay_in_evaluation_mode() -> None:
+    """With all they have: running statistics do not move, nothing is dropped. One that trains in part is trained."""
+    torch.manual_seed(0)
+    frozen = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)).requires_grad_(False).eval()
+    partly = nn.Sequential(nn.Linear(4, 4).requires_grad_(False), nn.BatchNorm1d(4)).eval()
+    head = mc.VAE.mlp(4, 2, (4,)).encoder
+    modes = []
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.frozen, self.partly, self.head = frozen, partly, head
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            modes.append((frozen[1].training, frozen[2].training, partly[0].training, partly[1].training))
+            pair: tuple[Tensor, Tensor] = self.head(self.partly(self.frozen(x)))
+            return pair
+
+    mc.train(mc.VAE(Encoder(), nn.Linear(2, 5), 2), torch.rand(64, 5), mc.TrainingConfig(3, 16), progress=False)
+    assert set(modes) == {(False, False, False, True)}
+    assert torch.equal(frozen[1].running_mean, torch.zeros(4))
+    assert not torch.equal(partly[1].running_mean, torch.zeros(4))
+
+
 @pytest.mark.parametrize("ours", [True, False])
 @pytest.mark.filterwarnings("ignore:x is about")
 def test_a_batch_that_diverges_leaves_no_trace_in_running_statistics(ours: bool) -> None:
@@ -593,6 +658,22 @@ def test_an_identity_that_is_no_json_is_refused_before_training(tmp_path: Path, 
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("folder", [True, False])
+@pytest.mark.parametrize(
+    ("identity", "said"),
+    [
+        ({"x": "file A", "day": 3}, "identity must have other keys than condition, .*, x, .* got 'x'"),
+        ({"training": {}}, "got 'training'"),
+        ("run1", "identity must be a dictionary, .*, got 'run1'"),
+        ([("day", 3)], "identity must be a dictionary"),
+    ],
+)
+def test_an_identity_that_would_be_lost_is_refused(tmp_path: Path, folder: bool, identity: Any, said: str) -> None:
+    place = tmp_path if folder else None
+    with pytest.raises(mc.InputError, match=said):
+        mc.train(mc.VAE.mlp(5, 2), torch.rand(9, 5), mc.TrainingConfig(1), folder=place, identity=identity)
+
+
 @pytest.mark.parametrize("function", [mc.active_dimensions, mc.evaluate, "train"])
 def test_a_condition_has_to_go_with_model_and_samples(function: Callable[..., object]) -> None:
     def call(model: mc.VAE | mc.CVAE, x: Tensor, condition: Tensor | None) -> None:
@@ -611,6 +692,52 @@ def test_a_condition_has_to_go_with_model_and_samples(function: Callable[..., ob
             call(cvae(), x, bad)
     with pytest.raises(mc.InputError, match="x must hold at least one sample, got none"):
         call(cvae(), x[:0], c[:0])
+
+
+@pytest.mark.parametrize("function", [mc.active_dimensions, mc.evaluate, "train"])
+def test_samples_and_conditions_are_where_the_model_is(function: Callable[..., object]) -> None:
+    """The meta device stands for a GPU."""
+
+    def call(model: mc.VAE | mc.CVAE, x: Tensor, condition: Tensor | None = None) -> None:
+        if callable(function):
+            function(model, x, condition)
+        else:
+            mc.train(model, x, mc.TrainingConfig(steps=1), condition=condition, progress=False)
+
+    x, c, vae, cvae = torch.rand(9, 4), torch.rand(9, 2), mc.VAE.mlp(4, 2), mc.CVAE.mlp(4, 2, 2)
+    with pytest.raises(mc.InputError, match=r"^x must be on the device of the model, meta, got cpu: x\.to\(device\)$"):
+        call(mc.VAE.mlp(4, 2).to("meta"), x)
+    with pytest.raises(mc.InputError, match=r"^x must be on the device of the model, cpu, got meta"):
+        call(vae, x.to("meta"))
+    with pytest.raises(mc.InputError, match=r"^condition must be on the device of the model, cpu, got meta"):
+        call(cvae, x, c.to("meta"))
+    with pytest.raises(
+        mc.InputError, match=r"^x must be dense, got a tensor of layout torch\.sparse_coo; x\.to_dense\(\)"
+    ):
+        call(vae, x.to_sparse())
+    with pytest.raises(mc.InputError, match=r"^condition must be dense, got a tensor of layout torch\.sparse_coo; "):
+        call(cvae, x, c.to_sparse())
+
+
+def test_a_condition_of_nothing_trains() -> None:
+    """To see what it brings: nothing is as if there were none."""
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = mc.VAE.mlp(4, 2, (3,)).encoder
+
+        def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+            pair: tuple[Tensor, Tensor] = self.head(torch.cat((x, c), 1))
+            return pair
+
+    class Decoder(nn.Linear):
+        def forward(self, z: Tensor, c: Tensor) -> Tensor:
+            return super().forward(torch.cat((z, c), 1))
+
+    model, x, c = mc.CVAE(Encoder(), Decoder(2, 4), 2), torch.rand(20, 4), torch.zeros(20, 0)
+    mc.train(model, x, mc.TrainingConfig(steps=2, batch_size=8), condition=c, progress=False)
+    assert mc.evaluate(model, x, c).samples == 20
 
 
 @pytest.mark.parametrize("by", ["loop", "ensemble"])
@@ -637,6 +764,7 @@ def test_a_large_condition_is_warned_of(by: str) -> None:
     config = mc.TrainingConfig(steps=1, batch_size=8)
 
     def train(condition: Tensor) -> None:
+        torch.manual_seed(1)  # with many others the first loss is infinite
         if by == "loop":
             mc.train(mc.CVAE.mlp(4, condition.shape[1], 2), x, config, condition=condition, progress=False)
         else:
