@@ -30,8 +30,8 @@ Evidence for ours:
 - Mini-batches of 1,024 and 20,000 steps reach a lower −ELBO than the paper prints; full batches are not needed. In
   Table 6 batches of 512 are better: with attention 50 of 50 runs are right in place of 48, without 48 in place of 44,
   at a lower −ELBO in 15 of 20 rows, and they take half as long. In Table 7 the paper's models are right as often, 75 of
-  75, at a lower −ELBO in 10 of 15 rows; by Adam as it is 28 in place of 35 are. So are the slopes of Theorem 1: 23 of 24
-  within 10 %, and 16 of 16 with too few latent dimensions, 3.0 and 2.6 % off in the mean in place of 3.1 and 3.0. In
+  75, at a lower −ELBO in 10 of 15 rows; by Adam as it is 28 in place of 35 are. So are the slopes of Theorem 1: 23 of
+  24 within 10 %, and 16 of 16 with too few latent dimensions, 3.0 and 2.6 % off in the mean in place of 3.1 and 3.0. In
   Table 1 they are not as good: d = 10, r = 8 is right in 1 run of 8 in place of 3, all other cells as often; nor for
   Theorem 2: 22 slopes of 24 in place of 23, and 2L at the smallest γ is −89.5 in place of −89.6 (059695a; not kept).
 - Adam where γ may start anywhere, in Table 7. Gradients of −ELBO grow as 1/γ. From a log γ of −20 or −10 the first ones

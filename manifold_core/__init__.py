@@ -25,7 +25,7 @@ from .run import FinishedRun, load_model, load_run
 from .search import DimensionSearch, SearchPlan, Trial, find_dimension
 from .sequential import EveryStepCVAE, SequentialCVAE
 from .standard_prior import with_standard_prior
-from .training import Diverged, History, TrainingConfig, train
+from .training import Diverged, History, TrainingConfig, load_weights, train
 
 __all__ = [
     "CVAE",
@@ -55,6 +55,7 @@ __all__ = [
     "gaussian_nll",
     "load_model",
     "load_run",
+    "load_weights",
     "rsample_kl",
     "rsample_kl_cholesky",
     "train",

@@ -11,6 +11,7 @@ from torch import Tensor
 from . import checkpoint
 from .ensemble import ModelSpec
 from .errors import InputError
+from .files import output_folder
 from .models import VAE
 from .training import History
 
@@ -62,9 +63,9 @@ class Directions:
         would round otherwise, and a search go on with other numbers.
 
         Raises:
-            InputError: the folder holds those of other samples.
+            InputError: the folder cannot be written to, or holds those of other samples.
         """
-        path = folder / "directions.safetensors"
+        path = output_folder(folder) / "directions.safetensors"
         samples = torch.frombuffer(bytearray.fromhex(checkpoint.fingerprint(x)), dtype=torch.uint8)
         if path.exists():
             kept = checkpoint.load_tensors(path)

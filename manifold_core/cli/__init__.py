@@ -1,4 +1,4 @@
-"""The command line: ``manifold-core train``, ``reproduce``, ``eager``, ``report``, ``bench`` and ``info``."""
+"""The command line: ``dimension``, ``train``, ``reproduce``, ``eager``, ``report``, ``bench`` and ``info``."""
 
 from .process import main
 from .results import table

@@ -70,7 +70,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"manifold-core {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    add = commands.add_parser("train", help="train a VAE on a data set, or a CVAE", formatter_class=_Formatter)
+    def add_command(name: str, help: str) -> argparse.ArgumentParser:
+        said = f"{help[0].upper()}{help[1:]}."
+        return commands.add_parser(name, help=help, description=said, formatter_class=_Formatter)
+
+    add = add_command("train", help="train a VAE on a data set, or a CVAE")
     add.set_defaults(command=train)
     _add_data(add)
     add.add_argument(
@@ -121,10 +125,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="train so many side by side, of seeds from S on; the one of lowest held-out -ELBO is kept",
     )
 
-    add = commands.add_parser(
-        "dimension",
-        help="search for the dimension of a data set: several networks, fewer and fewer latent dimensions",
-        formatter_class=_Formatter,
+    add = add_command(
+        "dimension", help="search for the dimension of a data set: several networks, fewer and fewer latent dimensions"
     )
     add.set_defaults(command=dimension)
     _add_data(add)
@@ -154,11 +156,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--log-gamma", type=float, default=plan.log_gamma, help="log of the γ to begin with, of standardised data"
     )
 
-    add = commands.add_parser(
-        "reproduce",
-        help="replay tables and theorems of the paper",
-        formatter_class=_Formatter,
-    )
+    add = add_command("reproduce", help="replay tables and theorems of the paper")
     add.set_defaults(command=reproduce)
     add.add_argument(
         "tables",
@@ -189,26 +187,22 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add.add_argument("--quiet", action="store_true", help="no progress bar")
 
-    add = commands.add_parser(
+    add = add_command(
         "eager", help="measure what the tables in a folder would take in eager PyTorch on this machine, for the report"
     )
     add.set_defaults(command=eager)
     add.add_argument("folder", type=Path, metavar="DIR", help="folder of result files, as table1.json")
     add.add_argument("--device", default="cpu", help="cpu or cuda")
 
-    add = commands.add_parser(
-        "report", help="one page of the result files in a folder, the paper's numbers beside them"
-    )
+    add = add_command("report", help="one page of the result files in a folder, the paper's numbers beside them")
     add.set_defaults(command=report)
     add.add_argument(
         "folder", type=Path, metavar="DIR", help="folder of result files, as table1.json, and of as_published with such"
     )
     add.add_argument("--out", type=Path, metavar="DIR", help="folder of report.html and report.md; default: the same")
 
-    add = commands.add_parser(
-        "bench",
-        help="what the library would give on this machine's CPU, beside eager PyTorch and other peers",
-        formatter_class=_Formatter,
+    add = add_command(
+        "bench", help="what the library would give on this machine's CPU, beside eager PyTorch and other peers"
     )
     add.set_defaults(command=bench)
     add.add_argument(
@@ -216,7 +210,8 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="*",
         metavar="comparison",
         help="elbo, cholesky, ensemble, step: these where none is named; images; batch, features, latents, triangle, "
-        "models, threads, or growth for these six",
+        "models, threads, or growth for these six: how the time grows with the batch, d, κ, κ of a full covariance, "
+        "models side by side, and threads",
     )
     add.add_argument("--rounds", type=int, default=1, metavar="N", help="processes of each contender")
     add.add_argument("--seconds", type=float, default=85, metavar="S", help="after so long nothing new is begun")
@@ -224,6 +219,6 @@ def make_parser() -> argparse.ArgumentParser:
     add.add_argument("--plot", type=Path, metavar="FILE", help="the roofline, as a PNG file")
     add.add_argument("--quiet", action="store_true", help="do not say what is being measured")
 
-    add = commands.add_parser("info", help="versions, backends and data on this machine")
+    add = add_command("info", help="versions, backends and data on this machine")
     add.set_defaults(command=info)
     return parser

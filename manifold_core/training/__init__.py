@@ -1,6 +1,7 @@
 """The one training loop, and what it is made of."""
 
 from .config import Diverged, History, TrainingConfig, check_config, check_seconds, record_every
+from .load import load_weights
 from .loop import Turns, train, turns
 from .schedule import batches, noise_seed, schedule_table
 from .state import announce, check_identity
@@ -15,6 +16,7 @@ __all__ = [
     "check_config",
     "check_identity",
     "check_seconds",
+    "load_weights",
     "noise_seed",
     "record_every",
     "schedule_table",

@@ -24,6 +24,22 @@ class TestReproduce:
         assert f"results go into DIR/{AS_PUBLISHED}" in text
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("train", "Train a VAE on a data set, or a CVAE."),
+        ("dimension", "Search for the dimension of a data set: "),
+        ("reproduce", "Replay tables and theorems of the paper."),
+        ("eager", "Measure what the tables in a folder would take in eager PyTorch "),
+        ("report", "One page of the result files in a folder, "),
+        ("bench", "What the library would give on this machine's CPU, "),
+        ("info", "Versions, backends and data on this machine."),
+    ],
+)
+def test_every_command_says_what_it_does(help_of: Callable[[str], str], command: str, said: str) -> None:
+    assert said in help_of(command)
+
+
 class TestBench:
     def test_the_help_names_every_comparison(self, help_of: Callable[[str], str]) -> None:
         text = help_of("bench")

@@ -175,6 +175,49 @@ class TestTrain:
                     train(model, x, config, folder=tmp_path, progress=False)
 
 
+class TestLoadWeights:
+    @pytest.mark.parametrize("steps", [13, STEPS])
+    def test_those_of_a_training_stopped_or_finished(
+        self, x: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+    ) -> None:
+        trained = dropout_model()
+        with monkeypatch.context() as patch:
+            stop_at_save(patch, steps)
+            with pytest.raises(Stopped):
+                train(trained, x, TRAINING, folder=tmp_path, checkpoint_seconds=0.0, progress=False)
+        model = dropout_model(seed=1)
+        history = mc.load_weights(model, tmp_path)
+        assert not any(module.training for module in model.modules())
+        for name, tensor in trained.state_dict().items():
+            assert torch.equal(model.state_dict()[name], tensor), name
+        assert history.step[-1] == steps
+        assert len(history.neg_elbo) == len(history.step)
+
+    def test_of_another_model_are_refused(self, x: Tensor, tmp_path: Path) -> None:
+        train(mc.VAE.mlp(6, 3, (4,)), x, replace(TRAINING, steps=1), folder=tmp_path, progress=False)
+        model = mc.VAE.mlp(6, 3, (5,))
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        with pytest.raises(mc.InputError, match=r"model must be built as the one trained in .*out_features=4"):
+            mc.load_weights(model, tmp_path)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+    def test_of_no_training_are_refused(self, x: Tensor, tmp_path: Path) -> None:
+        with pytest.raises(
+            mc.InputError, match=r"folder must hold a checkpoint of manifold_core\.train, got .*/missing'"
+        ):
+            mc.load_weights(mc.VAE.mlp(6, 3), tmp_path / "missing")
+        mc.train_ensemble([mc.ModelSpec(3, training=replace(TRAINING, steps=1))], x, folder=tmp_path, progress=False)
+        with pytest.raises(mc.InputError, match=r"folder must hold a checkpoint of manifold_core\.train"):
+            mc.load_weights(mc.VAE.mlp(6, 3), tmp_path)
+
+    def test_that_are_damaged_are_refused(self, x: Tensor, tmp_path: Path) -> None:
+        train(mc.VAE.mlp(6, 3), x, replace(TRAINING, steps=1), folder=tmp_path, progress=False)
+        (weights,) = tmp_path.glob("*.safetensors")
+        weights.write_bytes(weights.read_bytes()[:-1])
+        with pytest.raises(mc.InputError, match="cannot be read"):
+            mc.load_weights(mc.VAE.mlp(6, 3), tmp_path)
+
+
 class TestSaves:
     def test_checkpoints_are_written_at_the_interval_asked_for(
         self, x: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,41 @@
+"""The weights of a training out of its folder."""
+
+from pathlib import Path
+
+from .. import checkpoint
+from ..differences import differences
+from ..errors import InputError
+from ..models import CVAE, VAE, unwrapped
+from .config import History
+
+__all__ = ["load_weights"]
+
+
+def load_weights(model: VAE | CVAE, folder: str | Path) -> History:
+    """Put the weights into ``model`` that :func:`manifold_core.train` has kept in a folder, of a training that was
+    finished or stopped. The model is in evaluation mode then. To train on, call ``train`` with that folder.
+
+    Args:
+        model: built as the one that was trained was; on any device.
+        folder: that of the training.
+
+    Returns:
+        The curves up to there.
+
+    Raises:
+        InputError: no checkpoint of a training in that folder, a damaged one, or one of another model.
+    """
+    model = unwrapped(model)
+    begun = checkpoint.load(Path(folder))
+    if begun is None or not isinstance(said := begun.state.get("identity"), dict) or "model" not in said:
+        raise InputError(f"folder must hold a checkpoint of manifold_core.train, got {str(folder)!r}, which has none")
+    if where := differences(said["model"], repr(model), "model"):
+        raise InputError(f"model must be built as the one trained in {str(folder)!r}: its {where}")
+    weights = {name.removeprefix("model."): part for name, part in begun.tensors.items() if name.startswith("model.")}
+    try:
+        history = History(**begun.state["history"])
+        model.load_state_dict(weights)
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise InputError(f"checkpoint in {str(folder)!r} is damaged, or of another model: {error}") from error
+    model.eval()
+    return history
