@@ -8,7 +8,8 @@ from torch import Tensor
 from ..data import Dataset
 from ..ensemble import TrainedModel
 from ..evaluation import Metrics, metrics_of, of_class
-from ..models import CVAE, VAE, check_inputs
+from ..inputs import check_inputs
+from ..models import CVAE, VAE
 from .tables import Cell, on_test_images, on_training_images
 
 __all__ = ["runs_of", "training_samples"]

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
-from .models import CVAE, VAE, check_inputs, evaluation_mode, unwrapped
+from .inputs import check_inputs, unwrapped
+from .models import CVAE, VAE
+from .modes import evaluation_mode
 from .networks.checks import check_positive
 
 __all__ = [

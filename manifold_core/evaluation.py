@@ -10,7 +10,9 @@ from torch import Tensor
 
 from .dimension import THRESHOLD, averages, check_known, samples_at_a_time
 from .elbo import ELBOTerms
-from .models import CVAE, VAE, check_inputs, evaluation_mode, unwrapped
+from .inputs import check_inputs, unwrapped
+from .models import CVAE, VAE
+from .modes import evaluation_mode
 
 __all__ = ["Metrics", "evaluate", "in_batches", "metrics_of", "of_class"]
 

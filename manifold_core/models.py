@@ -1,8 +1,7 @@
 """The models: an encoder, a decoder and an ELBO put together."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, ClassVar, Literal, get_args
+from collections.abc import Sequence
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +11,8 @@ from .checks import (
     as_condition,
     check_decoded,
     check_dtype,
-    check_exact,
-    check_finite,
     check_posterior,
     check_prior,
-    check_shape,
-    check_tensor,
     check_x,
     input_dtype,
 )
@@ -25,6 +20,7 @@ from .covariance import Covariance, spectrum, variance_ratio
 from .elbo import ELBOTerms, Gamma, GaussianELBO
 from .errors import InputError
 from .kernels.checks import integer
+from .modes import evaluation_mode
 from .networks import (
     Activation,
     ConditionalConvDecoder,
@@ -39,7 +35,7 @@ from .networks import (
 from .networks.checks import check_positive, check_widths
 from .networks.conv import CHANNELS, CONDITIONAL_CHANNELS
 
-__all__ = ["CVAE", "VAE", "Prior", "check_inputs", "evaluation_mode", "unwrapped"]
+__all__ = ["CVAE", "VAE", "Prior"]
 
 Prior = Literal["learned", "standard"]
 
@@ -68,31 +64,6 @@ def _check_modules(**networks: nn.Module | None) -> None:
             raise InputError(f"{name} must be a torch.nn.Module, got {network!r}")
         if isinstance(network, GaussianELBO):  # the fourth argument of VAE, not of CVAE
             raise InputError(f"{name} must be a network, got a GaussianELBO: give elbo=")
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """For the while; afterwards each module is in the mode it had, one that was frozen among others that train too."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def training_mode(model: nn.Module) -> None:
-    """But for modules without a parameter that trains that were put into evaluation mode: with their weights, their
-    running statistics are frozen, and what they drop."""
-    frozen = [
-        module
-        for module in model.modules()
-        if not module.training and (own := list(module.parameters())) and not any(one.requires_grad for one in own)
-    ]
-    model.train()
-    for module in frozen:
-        module.eval()
 
 
 class VAE(nn.Module):
@@ -536,54 +507,3 @@ def _noise(model: VAE | CVAE, n: int, device: torch.device, generator: torch.Gen
     weights = (weight for weight in model.decoder.parameters() if weight.is_floating_point())
     dtype = next(weights, model.elbo.log_gamma).dtype
     return torch.randn(n, model.latent_dim, generator=generator, device=device, dtype=dtype)
-
-
-def unwrapped(model: Any) -> VAE | CVAE:
-    """The model in what torch.compile, DataParallel and DistributedDataParallel make of one."""
-    inner = model
-    while inner is not None and not isinstance(inner, VAE | CVAE):
-        inner = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
-    return model if inner is None else inner
-
-
-def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
-    """What the model is called with: x, and for a CVAE the condition. Waits for the device, once.
-
-    Raises:
-        InputError: x is no dense floating-point tensor with at least one sample, of the shape and, where it is known,
-            the dtype that the encoder reads, on the device of the model; a condition for a VAE, none for a CVAE, or one
-            that does not go with the samples; a number that is not finite, of which it names the row; no model.
-    """
-    if not hasattr(model, "elbo"):
-        wrapped = isinstance(unwrapped(model), VAE | CVAE)
-        hint = ": give model.module, and process_group for several processes" if wrapped else ""
-        raise InputError(f"model must be a VAE or a CVAE, or torch.compile of one, got {type(model).__name__}{hint}")
-    model = unwrapped(model)
-    check_shape(x, model.encoder)
-    device = model.elbo.log_gamma.device
-    for name, value in (("x", x), ("condition", condition)):
-        if isinstance(value, Tensor) and value.device != device:
-            raise InputError(
-                f"{name} must be on the device of the model, {device}, got {value.device}: {name}.to(device)"
-            )
-    if not x.is_floating_point():
-        raise InputError(
-            f"x must be of a floating-point dtype, got {x.dtype}; mc.Standardisation.of(x).apply(x) makes float32 of it"
-        )
-    if len(x) == 0:
-        raise InputError("x must hold at least one sample, got none")
-    if condition is not None:
-        check_tensor("condition", condition)
-    if not isinstance(model, CVAE):
-        if condition is not None:
-            raise InputError(f"condition must be None for a VAE, got a tensor of shape {tuple(condition.shape)}")
-        check_finite("x", x)
-        return (x,)
-    if condition is None:
-        raise InputError("condition must be given for a CVAE: a tensor with one row for each sample, got None")
-    given, dtype = condition, input_dtype(model.encoder)
-    condition = as_condition("condition", given, len(x), model.condition_shape, dtype)
-    check_exact("condition", condition, given)
-    check_finite("x", x)
-    check_finite("condition", condition)
-    return x, condition

@@ -22,7 +22,8 @@ from .ensemble import ModelSpec, TrainedModel, all_diverged, train_ensemble
 from .errors import InputError
 from .evaluation import in_batches, metrics_of
 from .files import locked, output_folder
-from .models import CVAE, VAE, evaluation_mode
+from .models import CVAE, VAE
+from .modes import evaluation_mode
 from .neighbours import two_nn
 from .networks.checks import check_positive, check_widths
 from .training import TrainingConfig, check_config

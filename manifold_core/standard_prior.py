@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from .checks import input_dtype, input_shape
 from .errors import InputError
-from .models import CVAE, unwrapped
+from .inputs import unwrapped
+from .models import CVAE
 from .sequential import EveryStepCVAE
 
 __all__ = ["with_standard_prior"]

@@ -16,7 +16,7 @@ from manifold_core.kernels.random import standard_normal
 from torch import Tensor, nn
 
 import manifold_core as mc
-from manifold_core.models import check_inputs
+from manifold_core.inputs import check_inputs
 from manifold_core.networks import ConvDecoder, ConvEncoder, MLPEncoder
 
 

@@ -1,5 +1,6 @@
 """What the command line is as a process: its exit status, signals, closed streams, and beside others of torchrun."""
 
+import errno
 import os
 import signal
 import sys
@@ -16,9 +17,12 @@ from .parser import make_parser
 
 __all__ = ["main"]
 
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 2 bad input, 3 training diverged, 130 or 143 stopped by a signal, 141 nobody reads on."""
+    """Exit status: 0 done, 1 the disk is full or fails, 2 bad input, 3 training diverged, 130 or 143 stopped by a
+    signal, 141 nobody reads on."""
     with _no_stream_closed():
         try:
             try:
@@ -55,6 +59,8 @@ def _of_process(arguments: Sequence[str] | None) -> int:
 
 def _main(arguments: Sequence[str] | None) -> int:
     options = make_parser().parse_args(arguments)
+    resumes = options.command in (train, dimension, reproduce)
+    then = "; the same command goes on from the last checkpoint" if resumes else ""
     signal.signal(signal.SIGTERM, _stop)
     try:
         if process_of_torchrun() is not None and options.command is not train:
@@ -67,10 +73,13 @@ def _main(arguments: Sequence[str] | None) -> int:
         print(f"manifold-core: training diverged: {error}", file=sys.stderr)
         return 3
     except (KeyboardInterrupt, _Terminated) as signalled:
-        resumes = options.command in (train, dimension, reproduce)
-        then = "; the same command goes on from the last checkpoint" if resumes else ""
         print(f"manifold-core: stopped{then}", file=sys.stderr)
         return 143 if isinstance(signalled, _Terminated) else 130
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
+            raise
+        print(f"manifold-core: {error}{then}", file=sys.stderr)
+        return 1
     return status
 
 

@@ -278,6 +278,8 @@ def _run(
                 if now - saved >= checkpoint_seconds:
                     save()
                     saved = now
+        except OSError:  # of a disk that is full: another save would fail as well
+            raise
         except BaseException:  # stopped by the user or by a signal: between two calls all is consistent
             save()
             raise

@@ -5,7 +5,8 @@ from pathlib import Path
 from .. import checkpoint
 from ..differences import differences
 from ..errors import InputError
-from ..models import CVAE, VAE, unwrapped
+from ..inputs import unwrapped
+from ..models import CVAE, VAE
 from .config import History
 
 __all__ = ["load_weights"]

@@ -22,8 +22,10 @@ from ..elbo import ELBOTerms
 from ..errors import InputError
 from ..files import as_json
 from ..finished import taken
+from ..inputs import check_inputs, unwrapped
 from ..kernels.batch import mean_of_batch
-from ..models import CVAE, VAE, check_inputs, training_mode, unwrapped
+from ..models import CVAE, VAE
+from ..modes import training_mode
 from .config import Diverged, History, TrainingConfig, check_config, check_seconds, record_every
 from .schedule import batches, noise_seed
 from .state import Run, announce, check_tensors

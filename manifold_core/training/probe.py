@@ -9,7 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..models import CVAE, VAE, evaluation_mode, unwrapped
+from ..inputs import unwrapped
+from ..models import CVAE, VAE
+from ..modes import evaluation_mode
 from .config import TrainingConfig
 from .step import DTYPES, autocast, undone
 

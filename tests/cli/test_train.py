@@ -245,3 +245,22 @@ class TestTrain:
         line = capfd.readouterr().out.splitlines()[2].split()
         assert line[2:4] == [str(metrics["active_dimensions"]), str(metrics["train"]["spectrum_count"])]
         assert cli.main(command) == 2  # a diagonal one is another run
+
+
+@pytest.mark.parametrize("models", ["1", "2"])
+def test_a_full_disk_is_told_and_the_command_goes_on(inputs: Path, tmp_path: Path, models: str) -> None:
+    """No file may be larger than eight kilobytes."""
+    command = ["train", "--data", str(inputs / "good.npy"), "--out", str(tmp_path), "--models", models, *SMALL]
+    program = f"""
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+from manifold_core import cli
+sys.exit(cli.main({command!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert only_line(done.stderr) == (
+        "manifold-core: [Errno 27] File too large; the same command goes on from the last checkpoint"
+    )
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert cli.main(command) == 0

@@ -1,0 +1,62 @@
+"""A model and the samples that it is called with, as users give them."""
+
+from typing import Any
+
+from torch import Tensor
+
+from .checks import as_condition, check_exact, check_finite, check_shape, check_tensor, input_dtype
+from .errors import InputError
+from .models import CVAE, VAE
+
+__all__ = ["check_inputs", "unwrapped"]
+
+
+def unwrapped(model: Any) -> VAE | CVAE:
+    """The model in what torch.compile, DataParallel and DistributedDataParallel make of one."""
+    inner = model
+    while inner is not None and not isinstance(inner, VAE | CVAE):
+        inner = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
+    return model if inner is None else inner
+
+
+def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
+    """What the model is called with: x, and for a CVAE the condition. Waits for the device, once.
+
+    Raises:
+        InputError: x is no dense floating-point tensor with at least one sample, of the shape and, where it is known,
+            the dtype that the encoder reads, on the device of the model; a condition for a VAE, none for a CVAE, or one
+            that does not go with the samples; a number that is not finite, of which it names the row; no model.
+    """
+    if not hasattr(model, "elbo"):
+        wrapped = isinstance(unwrapped(model), VAE | CVAE)
+        hint = ": give model.module, and process_group for several processes" if wrapped else ""
+        raise InputError(f"model must be a VAE or a CVAE, or torch.compile of one, got {type(model).__name__}{hint}")
+    model = unwrapped(model)
+    check_shape(x, model.encoder)
+    device = model.elbo.log_gamma.device
+    for name, value in (("x", x), ("condition", condition)):
+        if isinstance(value, Tensor) and value.device != device:
+            raise InputError(
+                f"{name} must be on the device of the model, {device}, got {value.device}: {name}.to(device)"
+            )
+    if not x.is_floating_point():
+        raise InputError(
+            f"x must be of a floating-point dtype, got {x.dtype}; mc.Standardisation.of(x).apply(x) makes float32 of it"
+        )
+    if len(x) == 0:
+        raise InputError("x must hold at least one sample, got none")
+    if condition is not None:
+        check_tensor("condition", condition)
+    if not isinstance(model, CVAE):
+        if condition is not None:
+            raise InputError(f"condition must be None for a VAE, got a tensor of shape {tuple(condition.shape)}")
+        check_finite("x", x)
+        return (x,)
+    if condition is None:
+        raise InputError("condition must be given for a CVAE: a tensor with one row for each sample, got None")
+    given, dtype = condition, input_dtype(model.encoder)
+    condition = as_condition("condition", given, len(x), model.condition_shape, dtype)
+    check_exact("condition", condition, given)
+    check_finite("x", x)
+    check_finite("condition", condition)
+    return x, condition
