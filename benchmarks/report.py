@@ -121,7 +121,7 @@ def picture(path: Path) -> Path:
     return path.with_suffix(".png")
 
 
-def _from(path: Path, said: str = "From") -> str:
+def _from(path: Path, said: str) -> str:
     return f"\n{said} [`{path.name}`](benchmarks/results/{path.name}).\n"
 
 
@@ -139,8 +139,9 @@ def with_tables(
             return f"{begin}\n{gpu_tables.table(name, on_gpu) or NOT_YET_ON_A_GPU}\n{end}"
         if name == estimators.KIND:
             for path in of_dimension[:1]:
-                made = estimators.summary(json.loads(path.read_text(encoding="utf-8")))
-                return f"{begin}\n{made}{_from(path)}\n{end}"
+                content = json.loads(path.read_text(encoding="utf-8"))
+                said = f"{content['device']}, at {content['commit']}, scikit-dimension {content['scikit-dimension']}:"
+                return f"{begin}\n{estimators.summary(content)}{_from(path, said)}\n{end}"
             return f"{begin}\n{estimators.NOT_YET}\n{end}"
         newest = {}
         for path, results in found:

@@ -98,14 +98,15 @@ def test_the_newest_file_is_shown(tmp_path: Path) -> None:
     assert estimators.NOT_YET in report.with_tables(text, [])
     row = {"of": "A", "manifold": "M", "d": 9, "r": 2, "seed": 0, "gap": 7.0}
     numbers = dict.fromkeys(estimators.WAYS, 2.0)
+    made_by = {"device": "a chip", "commit": "abc", "scikit-dimension": "0.1"}
     for day in (1, 3, 2):
-        results = {"date": f"2026-01-0{day}", "rows": [{**row, "found": numbers, "seconds": numbers}]}
+        results = {"date": f"2026-01-0{day}", **made_by, "rows": [{**row, "found": numbers, "seconds": numbers}]}
         (tmp_path / f"dimension-{day}.json").write_text(json.dumps(results))
     newest = estimators.files(tmp_path)
     assert [path.stem[-1] for path in newest] == ["3", "2", "1"]
     shown = report.with_tables(text, [], [], newest)
     assert "| A | 1 | 1 |" in shown
-    assert "From [`dimension-3.json`]" in shown
+    assert "a chip, at abc, scikit-dimension 0.1: [`dimension-3.json`]" in shown
     assert report.with_tables(shown, [], [], newest) == shown
     page = report.page([], [], newest)
     assert page.index("date 2026-01-03") < page.index("date 2026-01-01")
