@@ -106,6 +106,9 @@ def test_the_summary_is_of_the_tables() -> None:
         f"{ours:.0f} of 24 right; its own estimators {max(others):.0f} at best",
     ):
         assert figure in summary, figure
+    first = README[: README.index("## Install")]
+    assert f"Triton: {between('elbo', '× eager')} times as fast as eager PyTorch" in " ".join(first.split())
+    assert f"fused, {between('ensemble', '× eager')} times as fast as eager PyTorch" in " ".join(first.split())
 
 
 def test_dimension_figures_are_those_of_the_results_file() -> None:
