@@ -34,7 +34,7 @@ class OneHot:
         return len(self.classes)
 
     def places(self, c: Any) -> Tensor:
-        """Of labels ``[N]`` of an integer type among the classes, int64.
+        """Of labels ``[N]`` of an integer type among the classes, int64, on the device of the labels.
 
         Raises:
             InputError: no such labels, or one of another class.
@@ -48,7 +48,8 @@ class OneHot:
         place = {label: index for index, label in enumerate(self.classes)}
         if unknown := [label for label in found.tolist() if label not in place]:
             raise InputError(f"condition must be of the classes {_listed(self.classes)}, got {_listed(unknown)}")
-        return torch.tensor([place[label] for label in found.tolist()], dtype=torch.int64)[torch.from_numpy(which)]
+        places = torch.tensor([place[label] for label in found.tolist()], dtype=torch.int64)[torch.from_numpy(which)]
+        return places.to(c.device) if isinstance(c, Tensor) else places
 
     def apply(self, c: Any) -> Tensor:
         """float32 ``[N, classes]`` of labels ``[N]``, as the model takes them; raises as :meth:`places`."""

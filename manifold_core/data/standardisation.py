@@ -95,7 +95,7 @@ class Standardisation:
             raise InputError(
                 f"{where}: one sample to standardise, as others are held out, has no variance; expected at least two"
             )
-        if largest == 0:
+        if largest == 0 or all((source[rows[block]] == source[rows[0]]).all() for block in blocks(source)):
             raise InputError(
                 f"{where}: all {len(rows)} samples to standardise are the same; expected features that vary"
             )

@@ -394,6 +394,8 @@ def test_standardisation_of_samples_at_hand(monkeypatch, shape, block):
         (np.ones(5), r"x must be of shape \[N, d\], .* got \(5,\)"),
         (np.ones((0, 2)), r"x must be of shape \[N, d\], .* got \(0, 2\)"),
         (np.array([[1.0, 2.0], [3.0, np.nan]]), "x must be finite, got NaN or infinity"),
+        (np.array([[1.0, 2.0]] * 3), "x: all 3 samples to standardise are the same"),
+        (np.array([[[1.0, 2.0], [3.0, 4.0]]] * 3), "x: all 3 samples to standardise are the same"),
         (torch.tensor([[1.0, 2.0], [3.0, torch.inf]]), "x must be finite, got NaN or infinity"),
         ([["a", "b"]], "x must be a tensor or an array of numbers, got list of <U1"),
         (
