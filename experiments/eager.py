@@ -116,7 +116,8 @@ def _networks(
         steps = torch.cat((c, x.unsqueeze(1)), dim=1)
         encoder: Any = model.encoder.network
         mu, log_var = encoder.at_every_length(steps)
-        prior_mu, prior_log_var = model.prior.at_every_length(c)
+        shared = model.prior is model.encoder.network  # then the steps of the prior are among those of the encoder
+        prior_mu, prior_log_var = (mu[:, :-1], log_var[:, :-1]) if shared else model.prior.at_every_length(c)
 
         def decode_every_step(z: Tensor) -> Tensor:
             return model.decoder.at_every_length(z.unflatten(0, steps.shape[:2]), c).flatten(0, 1)

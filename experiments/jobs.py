@@ -87,7 +87,7 @@ def _sets_and_specs(jobs: list[tuple[Cell, int]], plan: Plan) -> tuple[list[Data
     sets: list[Dataset] = []
     specs: list[Spec] = []
     for cell, seed in jobs:
-        key = (cell.data.func, tuple(sorted(cell.data.keywords.items())), seed)
+        key = (cell.data.func, cell.data.args, tuple(sorted(cell.data.keywords.items())), seed)
         if key not in places:
             data = cell.data(n_train=plan.samples, n_validation=max(1, cell.held_out), seed=seed)
             places[key] = next((place for place, other in enumerate(sets) if other is data), len(sets))

@@ -80,7 +80,7 @@ def finished(table: Table, plan: Plan, folder: Path) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         done = found["plan"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"out must be a folder of results, but {str(path)!r} is no file of a finished table"
         ) from error

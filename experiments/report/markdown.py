@@ -171,7 +171,7 @@ def _fits(fits: Sequence[Fit]) -> str:
             ", ".join(map(integer, fit.active_dimensions)),
             significant(fit.expected, 4),
             significant(fit.slope, 4, padded=True),
-            f"{100 * fit.error:.1f} %" if math.isfinite(fit.error) else integer(None),
+            f"{100 * fit.error:.2f} %" if math.isfinite(fit.error) else integer(None),
             fixed(fit.intercept),
             fixed(fit.r_squared, 4),
             str(len(fit.points)),

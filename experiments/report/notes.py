@@ -37,7 +37,7 @@ _EXPONENTS: tuple[tuple[str, Callable[[Fit], tuple[float, ...]]], ...] = (
 )
 LEVEL = "inactive at the smallest γ"  # 1 by the theorems: as a power of γ, any constant is as good
 # What was not run, but measured step by step: see manifold_core.experiments.eager.
-EAGER = {"same_steps": "the same steps", "as_published": "the paper’s own steps and batches"}
+EAGER = {"same_steps": "the same steps", "as_published": "the paper’s own steps and batches, of as many models"}
 READING = (
     "Beside each of the paper’s numbers stands ours: the median over the seeds, with the lowest and the highest. "
     "Our active dimensions are those of the run of lowest −ELBO; “right” counts the runs whose active dimensions equal "
@@ -170,7 +170,7 @@ def _divergence(run: Run | DivergedModel) -> str:
 def _of_fit(fit: Fit) -> list[str]:
     found = []
     if not fit.error <= SLOPE_TOLERANCE:
-        off = f", {100 * fit.error:.1f} % off" if math.isfinite(fit.error) else ""
+        off = f", {100 * fit.error:.2f} % off" if math.isfinite(fit.error) else ""
         found.append(f"{label(fit)}: slope {significant(fit.slope, 4)}, expected {significant(fit.expected, 4)}{off}.")
     if None not in (fit.true_active, fit.last_active) and fit.true_active != fit.last_active:
         found.append(

@@ -105,7 +105,7 @@ def _over_seeds(fits: Sequence[Fit]) -> list[tuple[str, list[Fit]]]:
 
 
 def _fit(fit: Fit) -> Markup:
-    off = f"{100 * fit.error:.1f} %" if math.isfinite(fit.error) else integer(None)
+    off = f"{100 * fit.error:.2f} %" if math.isfinite(fit.error) else integer(None)
     counts = ", ".join(map(integer, fit.active_dimensions))
     return element(
         "tr",

@@ -48,13 +48,14 @@ class Comparison:
             the yardstick the project wants to be, NaN where nothing was set.
         contenders: name → what prepares a call of one size. The first is the yardstick. An ImportError says that a peer
             is not there.
-        ours: the names of this library's ways; ratios are to the first.
+        ours: the names of this library's ways; ratios are to the first, but for peers in ``beside``.
         error: of our result, relative, at one size.
         allowed: error; a larger one leaves a size without figures.
         bytes_moved: each array once, in bytes, at one size.
         operations: additions, multiplications, exponentials and the like of the formulas, noise left out, at one size.
         slow: contenders that take seconds before their first result, left out where time runs short.
         bound: what the share is of, the machine's copy or its matrix product.
+        beside: peer → which of ours it does the same as, where that is not the first.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Comparison:
     ours: tuple[str, ...] = ("manifold_core",)
     slow: frozenset[str] = field(default=frozenset({"torch.compile"}))
     bound: str = "copy"
+    beside: dict[str, str] = field(default_factory=dict)
 
     @property
     def sizes(self) -> list[tuple[int, ...]]:

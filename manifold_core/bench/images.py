@@ -123,4 +123,5 @@ COMPARISON = Comparison(
     operations=operations,
     ours=("diagonal", "full covariance"),
     bound="product",
+    beside={"eager, full": "full covariance"},
 )

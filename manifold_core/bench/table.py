@@ -31,7 +31,7 @@ def _share(share: float) -> str:
 
 
 def _ratio(row: Row, peer: str, *, quartiles: bool = False) -> str:
-    found = row.ratio(peer, row.of.ours[0])
+    found = row.ratio(peer, row.of.beside.get(peer, row.of.ours[0]))
     if found is None:
         return NOTHING
     low, median, high = found
@@ -110,7 +110,7 @@ def text(results: dict[str, Any]) -> str:
         lines += ["", rows[0].of.title]
         lines += ["  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)) for cells in grid]
         lines += notes(rows)
-    lines += ["", "×: how many times faster the first way of manifold_core is, the time of a peer over its own"]
+    lines += ["", "×: how many times faster manifold_core is, by its way that does the same, the time of a peer over its own"]
     return "\n".join(lines)
 
 

@@ -227,7 +227,7 @@ class TestNumbers:
         (result,) = written(file("theorem1", fits=[fit(), good, broken], runs=[], paper=[]))
         assert [round(f.error, 6) for f in result.fits[:2]] == [0.2, 0.1]
         assert notes(result) == [
-            "d = 15, r = 5: slope 10, expected 12.5, 20.0 % off.",
+            "d = 15, r = 5: slope 10, expected 12.5, 20.00 % off.",
             "d = 9: slope –, expected 12.5.",
         ]
         (line,) = overview([result])
@@ -288,14 +288,14 @@ class TestNumbers:
             for number, words in totals(written(first, file("theorem1", eager_seconds={"same_steps": 60})))
         }
         assert found["in eager PyTorch, the same steps"] == "11 min 0 s"
-        assert found["in eager PyTorch, the paper’s own steps and batches"] == "2 h 0 min"
+        assert found["in eager PyTorch, the paper’s own steps and batches, of as many models"] == "2 h 0 min"
 
     def test_what_a_step_of_eager_pytorch_takes(self, written: Callable[..., list[Result]]) -> None:
         seconds = {"same_steps": 600.0, "same_steps_a_step": 0.0123, "as_published": 7200.0}
         (line,) = facts(written(file(eager_seconds=seconds))[0])
         assert line.endswith(
             " · in eager PyTorch, the same steps: 12.3 ms a step, 10 min 0 s"
-            " · in eager PyTorch, the paper’s own steps and batches: 2 h 0 min"
+            " · in eager PyTorch, the paper’s own steps and batches, of as many models: 2 h 0 min"
         )
 
     def test_what_else_was_measured(self, written: Callable[..., list[Result]]) -> None:
