@@ -110,7 +110,10 @@ def text(results: dict[str, Any]) -> str:
         lines += ["", rows[0].of.title]
         lines += ["  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)) for cells in grid]
         lines += notes(rows)
-    lines += ["", "×: how many times faster manifold_core is, by its way that does the same, the time of a peer over its own"]
+    lines += [
+        "",
+        "×: how many times faster manifold_core is, by its way that does the same, the time of a peer over its own",
+    ]
     return "\n".join(lines)
 
 
