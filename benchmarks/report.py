@@ -98,10 +98,10 @@ def page(found: Sequence[tuple[Path, Results]], on_gpu: Sequence[Path] = (), of_
     parts = [
         "# Results",
         "Written by `python -m benchmarks.report`. × is how many times faster manifold_core is, by its way that does "
-        "the same: the "
-        "median over the rounds, a round being a process of each contender, and in brackets the quartiles. GB/s and "
-        "GFLOP/s are of counted bytes and operations; *of copy* and *of product* are shares of what a plain copy and a "
-        "matrix product reached in the same run. The files hold the quartiles of every process.",
+        "the same: the median over the rounds, a round being a process of each contender, and in brackets the "
+        "quartiles. GB/s and GFLOP/s are of counted bytes and operations; *of copy* and *of product* are shares of "
+        "what a plain copy and a matrix product reached in the same run. The files hold the quartiles of every "
+        "process.",
         "GPU kernels: [registers and shared memory](gpu_kernels.md).",
         *(_of_gpu(path) for path in on_gpu),
         *(_of_dimension(path) for path in of_dimension),

@@ -5,7 +5,7 @@ import math
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -201,10 +201,9 @@ def find_dimension(
         raise InputError(f"x must be of shape [N, d], got {array.shape}; x.reshape(len(x), -1) makes images vectors")
     data = split(checked_samples(array, "x"), "x", "x", HELD_OUT, plan.training.seed, standardise=True)
     train, held_out = (part.to(x.device if isinstance(x, Tensor) else "cpu") for part in (data.train, data.validation))
-    with ExitStack() as stack:
-        if folder is not None:
-            stack.enter_context(locked(output_folder(Path(folder), "folder"), "folder"))
-        trials = search(train, held_out, plan, Path(folder) if folder is not None else None, progress)
+    place = None if folder is None else output_folder(Path(folder), "folder")
+    with nullcontext() if place is None else locked(place, "folder"):
+        trials = search(train, held_out, plan, place, progress)
     found = DimensionSearch(trials, two_nn(train), data.standardisation)
     if found.dimension == 0:
         warnings.warn(

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import manifold_core as mc
 from manifold_core import checkpoint
 from manifold_core.data import load_file
 from manifold_core.ensemble import train_ensemble
 from manifold_core.run import ModelConfig, RunConfig, run
-from manifold_core.training import train
+from manifold_core.training import batches, train
 
 STEPS = 40
 VECTORS = ModelConfig(latent_dim=4, hidden=(16,))
@@ -126,3 +126,32 @@ def steps_of_saves(patch: pytest.MonkeyPatch) -> list[int]:
 def close(value: Any, **tolerance: float) -> Any:
     """pytest's approx knows no None."""
     return value if value is None else pytest.approx(value, **tolerance)
+
+
+class Enough(Exception):
+    pass
+
+
+def stop_before(model: mc.VAE | mc.CVAE, step: int, error: type[BaseException] = Enough) -> None:
+    """In the forward pass of the step, from 0, of a run of seed 0."""
+
+    def stop(_module: nn.Module, _arguments: object, keywords: dict[str, int]) -> None:
+        if keywords["seed"] == step:
+            raise error
+
+    model.register_forward_pre_hook(stop, with_kwargs=True)
+
+
+def toy() -> tuple[Tensor, Tensor]:
+    """Samples, and a condition that says half of what they vary by."""
+    u = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    return torch.tanh(u @ torch.randn(4, 6, generator=torch.Generator().manual_seed(1))), u[:, :2]
+
+
+def cvae(prior: str = "learned") -> mc.CVAE:
+    torch.manual_seed(0)
+    return mc.CVAE.mlp(6, 2, 3, (8,), condition_hidden=(5,), activation="prelu", prior=prior, attention=True)  # type: ignore[arg-type]
+
+
+def orders(samples: int, config: mc.TrainingConfig, first_step: int = 0) -> list[list[int]]:
+    return [batch.tolist() for batch in batches(samples, config, first_step)]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from manifold_core.kernels.random import standard_normal
+from runs import stop_before
 from torch import Tensor, nn
 
 import manifold_core as mc
@@ -253,12 +254,7 @@ def test_a_stopped_run_with_shared_weights_goes_on_to_the_same_numbers(tmp_path:
     x, c = x.float(), c.float()
     expected, stopped, found = model(True), model(True), model(True)
     curve = mc.train(expected, x, config, condition=c, progress=False)
-
-    def interrupt(_module: nn.Module, _arguments: object, keywords: dict[str, int]) -> None:
-        if keywords["seed"] == stop:
-            raise KeyboardInterrupt
-
-    stopped.register_forward_pre_hook(interrupt, with_kwargs=True)
+    stop_before(stopped, stop, KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         mc.train(stopped, x, config, condition=c, folder=tmp_path, checkpoint_seconds=0, progress=False)
     history = mc.train(found, x, config, condition=c, folder=tmp_path, progress=False)

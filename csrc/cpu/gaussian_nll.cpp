@@ -1,7 +1,6 @@
 #include "ops.h"
 #include "tensors.h"
 
-#include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <type_traits>
@@ -33,23 +32,16 @@ double sum_over_rows(const Tensor& a, const Tensor& b, const F& f) {
     const C* const x = static_cast<const C*>(a.const_data_ptr());
     const C* const y = static_cast<const C*>(b.const_data_ptr());
     const int64_t rows = a.size(0), x_stride = a.stride(0), y_stride = b.stride(0);
-    const auto of_rows = [&](int64_t begin, int64_t end) {
-      const auto term = [&](int64_t i) { return f(double{x[i * x_stride]}, double{y[i * y_stride]}); };
-      double lane[kLanes] = {}, sum = 0;
+    const auto term = [&](int64_t i) { return f(double{x[i * x_stride]}, double{y[i * y_stride]}); };
+    std::vector<double> sums(static_cast<size_t>(rows / kSummedRows + 1));
+    parallel_over_rows(rows, kSummedRows, [&](int64_t begin, int64_t end) {
+      double& sum = sums[static_cast<size_t>(begin / kSummedRows)];
+      double lane[kLanes] = {};
       for (; begin + kLanes <= end; begin += kLanes) {
         for (int64_t l = 0; l < kLanes; ++l) lane[l] += term(begin + l);
       }
       for (; begin < end; ++begin) sum += term(begin);
       for (const double one : lane) sum += one;
-      return sum;
-    };
-    if (rows <= kSummedRows) return of_rows(0, rows);
-    std::vector<double> sums(static_cast<size_t>((rows + kSummedRows - 1) / kSummedRows));
-    torch::stable::parallel_for(0, static_cast<int64_t>(sums.size()), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t block = begin; block < end; ++block) {
-        const int64_t first = block * kSummedRows;
-        sums[static_cast<size_t>(block)] = of_rows(first, std::min(rows, first + kSummedRows));
-      }
     });
     return std::accumulate(sums.begin(), sums.end(), 0.0);
   };

@@ -141,23 +141,28 @@ inline Matrix gradient_of_kl(const std::optional<Tensor>& t, int64_t rows, int64
   return per_row(*t);
 }
 
-// Runs kernel(args, begin, end) over all rows on torch's threads, block by block; a single block stays on this one.
-template <class Args>
-void parallel_over_rows(void (*kernel)(const Args&, int64_t, int64_t), const Args& args, int64_t rows, int64_t block) {
+// Runs f(begin, end) over all rows on torch's threads, block by block; a single block stays on this one.
+template <class F>
+void parallel_over_rows(int64_t rows, int64_t block, const F& f) {
   if (rows <= block) {
-    kernel(args, 0, rows);
+    f(0, rows);
     return;
   }
   torch::stable::parallel_for(0, (rows + block - 1) / block, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) kernel(args, i * block, std::min(rows, (i + 1) * block));
+    for (int64_t i = begin; i < end; ++i) f(i * block, std::min(rows, (i + 1) * block));
   });
+}
+
+template <class Args>
+void run_kernel(void (*kernel)(const Args&, int64_t, int64_t), const Args& args, int64_t rows, int64_t block) {
+  parallel_over_rows(rows, block, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
 }
 
 // The kernel of the chosen instruction set for that arithmetic.
 #define MC_RUN_BLOCKS(name, args, arithmetic, rows, block)                         \
   (arithmetic == ScalarType::Double                                                \
-       ? parallel_over_rows(instruction_set().f64.name, args, rows, block)         \
-       : parallel_over_rows(instruction_set().f32.name, args, rows, block))
+       ? run_kernel(instruction_set().f64.name, args, rows, block)                 \
+       : run_kernel(instruction_set().f32.name, args, rows, block))
 #define MC_RUN(name, args, arithmetic, rows) MC_RUN_BLOCKS(name, args, arithmetic, rows, block_rows(args.cols))
 
 }  // namespace manifold_core::cpu

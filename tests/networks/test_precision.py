@@ -2,10 +2,10 @@
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from runs import stop_before
 from torch import Tensor, nn
 
 import manifold_core as mc
@@ -150,12 +150,8 @@ def test_it_is_autocast_and_the_loss_of_float16_is_scaled(precision: str) -> Non
 def test_a_stopped_run_goes_on_with_its_scale(tmp_path: Path) -> None:
     def run(stop: int | None, folder: Path) -> mc.CVAE:
         model, x, c = problem()
-
-        def interrupt(_module: nn.Module, _arguments: object, keywords: dict[str, Any]) -> None:
-            if keywords["seed"] == stop:
-                raise KeyboardInterrupt
-
-        model.register_forward_pre_hook(interrupt, with_kwargs=True)
+        if stop is not None:
+            stop_before(model, stop, KeyboardInterrupt)
         config = mc.TrainingConfig(20, 64, learning_rate=0.01, precision="float16")
         mc.train(model, x, config, condition=c, folder=folder, checkpoint_seconds=0, progress=False)
         return model

@@ -1,11 +1,7 @@
-"""The training loop: order of the samples, schedule, divergence, and a model whose optimum is known in closed form."""
+"""The training loop: order of the samples, schedule, checkpoints, and a model whose optimum is known in closed form."""
 
 import copy
-import json
 import math
-import pickle
-from collections.abc import Callable
-from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,19 +10,14 @@ import numpy as np
 import pytest
 import torch
 from manifold_core.kernels.random import permutation, standard_normal
-from runs import VECTORS, standardised, write_data
+from runs import VECTORS, Enough, cvae, orders, standardised, stop_before, toy, write_data
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
 
 import manifold_core as mc
 from manifold_core import checkpoint
 from manifold_core.run import build_model
 from manifold_core.training import batches, noise_seed, schedule_table
 from manifold_core.training.schedule import PLACES
-
-
-def orders(samples: int, config: mc.TrainingConfig, first_step: int = 0) -> list[list[int]]:
-    return [batch.tolist() for batch in batches(samples, config, first_step)]
 
 
 def test_every_sample_is_met_once_an_epoch() -> None:
@@ -134,6 +125,14 @@ def test_the_table_makes_the_steps_that_training_makes() -> None:
         torch.testing.assert_close(parameter, plain.get_parameter(name), rtol=1e-9, atol=1e-12)
 
 
+def step_by(loss: Tensor, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler) -> None:
+    """As PyTorch's users write it."""
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    schedule.step()
+
+
 def test_it_is_adam_with_one_cycle_and_the_noise_of_the_step(tmp_path: Path) -> None:
     """A plain loop over the definitions: PyTorch's own Adam and schedule, the ELBO written out."""
     config = mc.TrainingConfig(steps=12, batch_size=64, learning_rate=0.01, seed=5)
@@ -156,26 +155,9 @@ def test_it_is_adam_with_one_cycle_and_the_noise_of_the_step(tmp_path: Path) -> 
         assert history.neg_elbo[step] == pytest.approx(loss.item(), rel=1e-4)
         # Of before or after the step: by which log γ moves no more than a learning rate.
         assert history.gamma[step] == pytest.approx(log_gamma.exp().item(), rel=0.011)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+        step_by(loss, optimizer, schedule)
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, plain.state_dict()[name], rtol=1e-3, atol=1e-4)
-
-
-class Enough(Exception):
-    pass
-
-
-def stop_before(model: mc.VAE | mc.CVAE, step: int, error: type[BaseException] = Enough) -> None:
-    """In the forward pass of the step, from 0, of a run of seed 0."""
-
-    def stop(_module: nn.Module, _arguments: object, keywords: dict[str, int]) -> None:
-        if keywords["seed"] == step:
-            raise error
-
-    model.register_forward_pre_hook(stop, with_kwargs=True)
 
 
 @pytest.mark.parametrize("stopped", [False, True])
@@ -196,6 +178,30 @@ def test_frozen_parameters_stay_and_no_gradients_are_left(stopped: bool) -> None
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name]) != parameter.requires_grad, name
         assert parameter.grad is None, name
+
+
+def test_frozen_modules_stay_in_evaluation_mode() -> None:
+    """With all they have: running statistics do not move, nothing is dropped. One that trains in part is trained."""
+    torch.manual_seed(0)
+    frozen = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)).requires_grad_(False).eval()
+    partly = nn.Sequential(nn.Linear(4, 4).requires_grad_(False), nn.BatchNorm1d(4)).eval()
+    head = mc.VAE.mlp(4, 2, (4,)).encoder
+    modes = []
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.frozen, self.partly, self.head = frozen, partly, head
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            modes.append((frozen[1].training, frozen[2].training, partly[0].training, partly[1].training))
+            pair: tuple[Tensor, Tensor] = self.head(self.partly(self.frozen(x)))
+            return pair
+
+    mc.train(mc.VAE(Encoder(), nn.Linear(2, 5), 2), torch.rand(64, 5), mc.TrainingConfig(3, 16), progress=False)
+    assert set(modes) == {(False, False, False, True)}
+    assert torch.equal(frozen[1].running_mean, torch.zeros(4))
+    assert not torch.equal(partly[1].running_mean, torch.zeros(4))
 
 
 def test_no_two_steps_of_any_two_runs_share_their_noise() -> None:
@@ -243,217 +249,6 @@ def test_history_holds_the_last_step_and_finite_numbers() -> None:
     assert len(history.step) == len(history.neg_elbo) == len(history.gamma) == len(history.active_dimensions)
     assert np.isfinite(history.neg_elbo).all()
     assert min(history.gamma) > 0
-
-
-class BreaksAt(nn.Module):
-    """An encoder whose variance is NaN in the n-th step."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.layer, self.step, self.seen = nn.Linear(5, 4), step, 0
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mu, log_var = self.layer(x).chunk(2, dim=1)
-        self.seen += 1
-        return mu, log_var * float("nan") if self.seen == self.step else log_var
-
-
-@pytest.mark.parametrize("gamma", ["learned", "analytic", "fixed"])
-@pytest.mark.parametrize("step", [1, 2, 7, 102])
-def test_divergence_stops_before_its_step(gamma: str, step: int) -> None:
-    """Of 2,000 steps every fourth makes a record; the loss is looked at in all."""
-
-    def model(breaks_at: int) -> mc.VAE:
-        torch.manual_seed(0)
-        return mc.VAE(BreaksAt(breaks_at), nn.Linear(2, 5), 2, mc.GaussianELBO(gamma))  # type: ignore[arg-type]
-
-    class Enough(Exception):
-        pass
-
-    x, config = torch.rand(64, 5), mc.TrainingConfig(steps=2000, batch_size=8)
-    found, expected = model(step), model(0)
-    first = ", before any training: the model gives none that is finite; x and condition should have a scale of about 1"
-    then = first if step == 1 else "; a lower learning_rate may help"
-    with pytest.raises(mc.Diverged, match=rf"^the loss is nan at step {step}{then}$") as caught:
-        mc.train(found, x, config, progress=False)
-    assert caught.value.step == step
-    assert math.isnan(caught.value.loss)
-    copied = pickle.loads(pickle.dumps(caught.value))
-    assert (str(copied), copied.step) == (str(caught.value), step)
-
-    def stop(_module: nn.Module, _arguments: object) -> None:
-        if expected.encoder.seen == step - 1:  # type: ignore[operator]
-            raise Enough
-
-    expected.register_forward_pre_hook(stop)
-    with pytest.raises(Enough):
-        mc.train(expected, x, config, progress=False)
-    for name, tensor in expected.state_dict().items():
-        assert torch.equal(found.state_dict()[name], tensor), name
-
-
-@pytest.mark.parametrize("gamma", ["learned", "analytic"])
-@pytest.mark.parametrize(("step", "seen_at", "before"), [(2, 4, 1), (4, 4, 1), (6, 8, 4), (9, 12, 8)])
-def test_where_not_every_loss_is_looked_at_the_weights_of_the_last_look_come_back(
-    monkeypatch: pytest.MonkeyPatch, gamma: str, step: int, seen_at: int, before: int
-) -> None:
-    """As on a GPU: of 2,000 steps every fourth makes a record, and its loss alone is read."""
-    monkeypatch.setattr("manifold_core.training.loop._reads_every_loss", lambda _device: False)
-
-    def model(breaks_at: int) -> mc.VAE:
-        torch.manual_seed(0)
-        return mc.VAE(BreaksAt(breaks_at), nn.Linear(2, 5), 2, mc.GaussianELBO(gamma))  # type: ignore[arg-type]
-
-    x, config = torch.rand(64, 5), mc.TrainingConfig(steps=2000, batch_size=8)
-    found, expected = model(step), model(0)
-    with pytest.raises(mc.Diverged) as caught:
-        mc.train(found, x, config, progress=False)
-    assert caught.value.step == seen_at
-    stop_before(expected, before - 1)
-    with pytest.raises(Enough):
-        mc.train(expected, x, config, progress=False)
-    for name, tensor in expected.state_dict().items():
-        assert torch.equal(found.state_dict()[name], tensor), name
-
-
-class RootOfZero(nn.Linear):
-    """A decoder whose output is finite, and its gradient is not, in the n-th step."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(2, 5)
-        self.step, self.seen = step, 0
-
-    def forward(self, z: Tensor) -> Tensor:
-        self.seen += self.training  # not where a checkpoint looks at the loss
-        out = super().forward(z)
-        return out + (0 * out).abs().sqrt() if self.seen == self.step else out
-
-
-@pytest.mark.parametrize(("step", "before", "seen_at"), [(1, 0, 2), (7, 3, 8), (10, 7, 11), (2000, 1999, 2000)])
-def test_a_gradient_that_is_not_finite_leaves_weights_that_are(
-    tmp_path: Path, step: int, before: int, seen_at: int
-) -> None:
-    """Of 2,000 steps every fourth makes a record; those before it have the last weights that were kept. In the last
-    step there is no other loss to see it by."""
-
-    def model(breaks_at: int) -> mc.VAE:
-        torch.manual_seed(0)
-        return mc.VAE(mc.VAE.mlp(5, 2, (4,)).encoder, RootOfZero(breaks_at), 2)
-
-    x, config = torch.rand(64, 5), mc.TrainingConfig(steps=2000, batch_size=8)
-    found, expected = model(step), model(0)
-    with pytest.raises(mc.Diverged) as caught:
-        mc.train(found, x, config, progress=False, folder=tmp_path, checkpoint_seconds=0)
-    assert caught.value.step == seen_at
-    stop_before(expected, before)
-    with pytest.raises(Enough):
-        mc.train(expected, x, config, progress=False)
-    for name, tensor in expected.state_dict().items():
-        assert torch.equal(found.state_dict()[name], tensor), name
-    kept = checkpoint.load(tmp_path)
-    assert (kept is None) == (step == 1)
-    if kept is not None:
-        assert kept.state["step"] == step - 1
-        assert all(tensor.isfinite().all() for name, tensor in kept.tensors.items() if name.startswith("model."))
-
-
-def test_frozen_modules_stay_in_evaluation_mode() -> None:
-    """With all they have: running statistics do not move, nothing is dropped. One that trains in part is trained."""
-    torch.manual_seed(0)
-    frozen = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)).requires_grad_(False).eval()
-    partly = nn.Sequential(nn.Linear(4, 4).requires_grad_(False), nn.BatchNorm1d(4)).eval()
-    head = mc.VAE.mlp(4, 2, (4,)).encoder
-    modes = []
-
-    class Encoder(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.frozen, self.partly, self.head = frozen, partly, head
-
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            modes.append((frozen[1].training, frozen[2].training, partly[0].training, partly[1].training))
-            pair: tuple[Tensor, Tensor] = self.head(self.partly(self.frozen(x)))
-            return pair
-
-    mc.train(mc.VAE(Encoder(), nn.Linear(2, 5), 2), torch.rand(64, 5), mc.TrainingConfig(3, 16), progress=False)
-    assert set(modes) == {(False, False, False, True)}
-    assert torch.equal(frozen[1].running_mean, torch.zeros(4))
-    assert not torch.equal(partly[1].running_mean, torch.zeros(4))
-
-
-@pytest.mark.parametrize("ours", [True, False])
-@pytest.mark.filterwarnings("ignore:x is about")
-def test_a_batch_that_diverges_leaves_no_trace_in_running_statistics(ours: bool) -> None:
-    """One sample is too large, of the batch of step 3; a run that is stopped before it has the same numbers."""
-
-    def model() -> mc.VAE:
-        torch.manual_seed(0)
-        made = mc.VAE.conv((1, 8, 8), 2, 3)
-        return made if ours else mc.networks.by_pytorch(made)
-
-    x, config = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0)), mc.TrainingConfig(8, 10)
-    x[orders(40, config)[3][0]] = 1e25
-    found, expected = model(), model()
-    with pytest.raises(mc.Diverged) as caught:
-        mc.train(found, x, config, progress=False)
-    assert caught.value.step == 4
-    stop_before(expected, 3)
-    with pytest.raises(Enough):
-        mc.train(expected, x, config, progress=False)
-    for name, tensor in expected.state_dict().items():
-        assert torch.equal(found.state_dict()[name], tensor), name
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"steps": 0}, "steps must be a positive integer, got 0"),
-        ({"batch_size": -1}, "batch_size must be a positive integer, got -1"),
-        ({"learning_rate": float("nan")}, "learning_rate must be positive and finite, got nan"),
-        ({"learning_rate": float("inf")}, "learning_rate must be positive and finite, got inf"),
-        ({"learning_rate": 0.0}, "learning_rate must be positive and finite, got 0"),
-        ({"log_gamma_rate": 0.0}, "log_gamma_rate must be positive and finite, got 0.0"),
-        ({"beta2": 1.0}, "beta2 must lie between 0 and 1, got 1.0"),
-        ({"beta2": float("nan")}, "beta2 must lie between 0 and 1, got nan"),
-        ({"seed": -1}, "seed must be an integer from 0 to 2"),
-        ({"seed": 2**31}, "seed must be an integer from 0 to 2"),
-        ({"steps": 1.0}, "steps must be a positive integer, got 1.0"),
-        ({"batch_size": True}, "batch_size must be a positive integer, got True"),
-        ({"learning_rate": "0.1"}, "learning_rate must be a number, got '0.1'"),
-        ({"beta2": None}, "beta2 must be a number, got None"),
-        ({"seed": "0"}, "seed must be an integer from 0 to 2"),
-        ({"cycle_steps": 0}, "cycle_steps must be a positive integer, got 0"),
-        ({"steps": 10, "cycle_steps": 9}, "cycle_steps must be at least steps, 10, got 9"),
-    ],
-)
-def test_bad_configuration_is_named(arguments: dict[str, float], message: str) -> None:
-    with pytest.raises(mc.InputError) as caught:
-        mc.TrainingConfig(**arguments)  # type: ignore[arg-type]
-    assert message in str(caught.value)
-
-
-def test_numbers_of_numpy_are_taken_as_python_s() -> None:
-    config = mc.TrainingConfig(np.int64(3), np.int32(4), np.float32(0.5), beta2=np.float64(0.5), seed=np.int8(1))  # type: ignore[arg-type]
-    assert config == mc.TrainingConfig(3, 4, 0.5, beta2=0.5, seed=1)
-    assert json.loads(json.dumps(asdict(config))) == asdict(config)
-
-
-def test_a_loss_that_is_no_number_is_refused() -> None:
-    model = mc.VAE.mlp(5, 2, elbo=mc.GaussianELBO(reduction="none"))
-    with pytest.raises(mc.InputError, match="elbo must have reduction='mean' or 'sum' to be trained, got 'none'"):
-        mc.train(model, torch.rand(9, 5), mc.TrainingConfig(steps=1), progress=False)
-
-
-def test_no_samples_are_refused() -> None:
-    with pytest.raises(mc.InputError, match="x must hold at least one sample"):
-        mc.train(mc.VAE.mlp(5, 2), torch.rand(0, 5), mc.TrainingConfig(steps=1), progress=False)
-
-
-def test_something_else_than_a_configuration_is_refused() -> None:
-    with pytest.raises(mc.InputError, match=r"^config must be a TrainingConfig, such as .*, got \{'steps': 3\}$"):
-        mc.train(mc.VAE.mlp(5, 2), torch.rand(9, 5), {"steps": 3}, progress=False)  # type: ignore[arg-type]
-    with pytest.raises(mc.InputError, match=r"got Tensor of shape \(9, 2\): give a condition by its name"):
-        mc.train(mc.VAE.mlp(5, 2), torch.rand(9, 5), torch.rand(9, 2), progress=False)  # type: ignore[arg-type]
 
 
 def test_the_bar_shows_what_it_names(capsys: pytest.CaptureFixture[str]) -> None:
@@ -537,17 +332,6 @@ def test_lazy_modules_are_trained_but_not_into_a_folder(tmp_path: Path) -> None:
     assert np.isfinite(curve).all()
 
 
-def toy() -> tuple[Tensor, Tensor]:
-    """Samples, and a condition that says half of what they vary by."""
-    u = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
-    return torch.tanh(u @ torch.randn(4, 6, generator=torch.Generator().manual_seed(1))), u[:, :2]
-
-
-def cvae(prior: str = "learned") -> mc.CVAE:
-    torch.manual_seed(0)
-    return mc.CVAE.mlp(6, 2, 3, (8,), condition_hidden=(5,), activation="prelu", prior=prior, attention=True)  # type: ignore[arg-type]
-
-
 def test_samples_and_conditions_stay_together() -> None:
     """A plain loop over pairs, with PyTorch's own Adam and schedule."""
     (x, c), config = toy(), mc.TrainingConfig(30, 64, learning_rate=0.01, log_gamma_rate=7.0, beta2=0.99, seed=5)
@@ -564,10 +348,7 @@ def test_samples_and_conditions_stay_together() -> None:
         index = permutation(torch.tensor(5), torch.tensor([epoch]), places, 200)[0]
         loss = plain(x[index], c[index], seed=5 * 2**32 + step).loss
         assert history.neg_elbo[step] == pytest.approx(loss.item(), rel=1e-4)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+        step_by(loss, optimizer, schedule)
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, plain.state_dict()[name], rtol=1e-3, atol=1e-4)
 
@@ -578,12 +359,7 @@ def test_a_stopped_cvae_goes_on_to_the_same_numbers(tmp_path: Path, prior: str, 
     (x, c), config = toy(), mc.TrainingConfig(steps=40, batch_size=64)
     expected, stopped, found = cvae(prior), cvae(prior), cvae(prior)
     curve = mc.train(expected, x, config, condition=c, progress=False)
-
-    def interrupt(_module: nn.Module, _arguments: object, _keywords: dict[str, int]) -> None:
-        if _keywords["seed"] == stop:
-            raise KeyboardInterrupt
-
-    stopped.register_forward_pre_hook(interrupt, with_kwargs=True)
+    stop_before(stopped, stop, KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         mc.train(stopped, x, config, condition=c, folder=tmp_path, checkpoint_seconds=0, progress=False)
     loaded = checkpoint.load(tmp_path)
@@ -672,163 +448,3 @@ def test_an_identity_that_would_be_lost_is_refused(tmp_path: Path, folder: bool,
     place = tmp_path if folder else None
     with pytest.raises(mc.InputError, match=said):
         mc.train(mc.VAE.mlp(5, 2), torch.rand(9, 5), mc.TrainingConfig(1), folder=place, identity=identity)
-
-
-@pytest.mark.parametrize("function", [mc.active_dimensions, mc.evaluate, "train"])
-def test_a_condition_has_to_go_with_model_and_samples(function: Callable[..., object]) -> None:
-    def call(model: mc.VAE | mc.CVAE, x: Tensor, condition: Tensor | None) -> None:
-        if callable(function):
-            function(model, x, condition)
-        else:
-            mc.train(model, x, mc.TrainingConfig(steps=1), condition=condition, progress=False)
-
-    x, c = toy()
-    with pytest.raises(mc.InputError, match=r"condition must be None for a VAE, got a tensor of shape \(200, 2\)"):
-        call(mc.VAE.mlp(6, 2), x, c)
-    with pytest.raises(mc.InputError, match="condition must be given for a CVAE"):
-        call(cvae(), x, None)
-    for bad, found in ((c[:150], r"\(150, 2\)"), (c[:, :1], r"\(200, 1\)"), (c[:, 0], r"\(200,\)")):
-        with pytest.raises(mc.InputError, match=rf"condition must be .* of shape \[200, 2\], .* got shape {found}"):
-            call(cvae(), x, bad)
-    with pytest.raises(mc.InputError, match="x must hold at least one sample, got none"):
-        call(cvae(), x[:0], c[:0])
-
-
-@pytest.mark.parametrize("function", [mc.active_dimensions, mc.evaluate, "train"])
-def test_samples_and_conditions_are_where_the_model_is(function: Callable[..., object]) -> None:
-    """The meta device stands for a GPU."""
-
-    def call(model: mc.VAE | mc.CVAE, x: Tensor, condition: Tensor | None = None) -> None:
-        if callable(function):
-            function(model, x, condition)
-        else:
-            mc.train(model, x, mc.TrainingConfig(steps=1), condition=condition, progress=False)
-
-    x, c, vae, cvae = torch.rand(9, 4), torch.rand(9, 2), mc.VAE.mlp(4, 2), mc.CVAE.mlp(4, 2, 2)
-    with pytest.raises(mc.InputError, match=r"^x must be on the device of the model, meta, got cpu: x\.to\(device\)$"):
-        call(mc.VAE.mlp(4, 2).to("meta"), x)
-    with pytest.raises(mc.InputError, match=r"^x must be on the device of the model, cpu, got meta"):
-        call(vae, x.to("meta"))
-    with pytest.raises(mc.InputError, match=r"^condition must be on the device of the model, cpu, got meta"):
-        call(cvae, x, c.to("meta"))
-    with pytest.raises(
-        mc.InputError, match=r"^x must be dense, got a tensor of layout torch\.sparse_coo; x\.to_dense\(\)"
-    ):
-        call(vae, x.to_sparse())
-    with pytest.raises(mc.InputError, match=r"^condition must be dense, got a tensor of layout torch\.sparse_coo; "):
-        call(cvae, x, c.to_sparse())
-
-
-def test_a_condition_of_nothing_trains() -> None:
-    """To see what it brings: nothing is as if there were none."""
-
-    class Encoder(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = mc.VAE.mlp(4, 2, (3,)).encoder
-
-        def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-            pair: tuple[Tensor, Tensor] = self.head(torch.cat((x, c), 1))
-            return pair
-
-    class Decoder(nn.Linear):
-        def forward(self, z: Tensor, c: Tensor) -> Tensor:
-            return super().forward(torch.cat((z, c), 1))
-
-    model, x, c = mc.CVAE(Encoder(), Decoder(2, 4), 2), torch.rand(20, 4), torch.zeros(20, 0)
-    mc.train(model, x, mc.TrainingConfig(steps=2, batch_size=8), condition=c, progress=False)
-    assert mc.evaluate(model, x, c).samples == 20
-
-
-@pytest.mark.parametrize("by", ["loop", "ensemble"])
-def test_data_of_another_scale_are_warned_of(by: str) -> None:
-    x = torch.rand(50, 4, generator=torch.Generator().manual_seed(0))
-    config = mc.TrainingConfig(steps=1, batch_size=8)
-
-    def train(x: Tensor) -> None:
-        if by == "loop":
-            mc.train(mc.VAE.mlp(4, 2), x, config, progress=False)
-        else:
-            mc.train_ensemble([mc.ModelSpec(2, training=config)], x, progress=False)
-
-    for fitting in (15 * x, x / 10):  # 9 in size, and 0.06: no warning, which would be an error here
-        train(fitting)
-    for other in (40 * x, x + 20, x / 50):
-        with pytest.warns(UserWarning, match=r"x is about .* in size, where training expects about 1.*standardise"):
-            train(other)
-
-
-@pytest.mark.parametrize("by", ["loop", "ensemble"])
-def test_a_large_condition_is_warned_of(by: str) -> None:
-    x, years = torch.rand(50, 4), torch.arange(1990, 2040)[:, None]
-    config = mc.TrainingConfig(steps=1, batch_size=8)
-
-    def train(condition: Tensor) -> None:
-        torch.manual_seed(1)  # with many others the first loss is infinite
-        if by == "loop":
-            mc.train(mc.CVAE.mlp(4, condition.shape[1], 2), x, config, condition=condition, progress=False)
-        else:
-            spec = mc.ModelSpec(2, condition_dim=condition.shape[1], training=config)
-            mc.train_ensemble([spec], (x, condition), progress=False)
-
-    train(torch.eye(50).bool())  # classes: no warning
-    for large in (years, (years - 1900).float()):
-        with pytest.warns(UserWarning, match=r"condition is about .* in size, where .* about 1: the loss may blow up"):
-            train(large)
-
-
-def test_labels_that_a_network_embeds_are_no_large_numbers() -> None:
-    class Embedded(nn.Module):
-        condition_shape = ()
-
-        def __init__(self, outputs: int, pair: bool) -> None:
-            super().__init__()
-            self.of_label, self.layer, self.pair = nn.Embedding(3000, 4), nn.Linear(8, outputs), pair
-
-        def forward(self, x: Tensor, label: Tensor) -> Any:
-            y = self.layer(torch.cat([nn.functional.pad(x, (0, 4 - x.shape[1])), self.of_label(label)], 1))
-            return y.chunk(2, 1) if self.pair else y
-
-    model = mc.CVAE(Embedded(4, True), Embedded(4, False), 2)
-    config = mc.TrainingConfig(steps=1, batch_size=8)
-    mc.train(model, torch.rand(50, 4), config, condition=torch.arange(2000, 2050), progress=False)
-
-
-def test_weights_that_cannot_be_trained_are_refused() -> None:
-    x, config = torch.rand(50, 4), mc.TrainingConfig(steps=1)
-    for dtype in (torch.bfloat16, torch.float16):
-        model = mc.VAE.mlp(4, 2).to(dtype)
-        with pytest.raises(mc.InputError, match=rf"^model must have trainable weights of float32 or .* of {dtype}"):
-            mc.train(model, x.to(dtype), config, progress=False)
-    model = mc.VAE.mlp(4, 2).requires_grad_(False)
-    with pytest.raises(mc.InputError, match=r"^model must have a parameter that requires a gradient, got none$"):
-        mc.train(model, x, config, progress=False)
-
-
-def test_training_where_there_are_no_gradients_is_refused() -> None:
-    model, x = mc.VAE.mlp(4, 2), torch.rand(50, 4)
-    with torch.inference_mode(), pytest.raises(mc.InputError, match=r"outside of torch\.inference_mode\(\)"):
-        mc.train(model, x, mc.TrainingConfig(steps=1), progress=False)
-
-
-@pytest.mark.parametrize("seconds", ["5", None, True, -1, float("nan")])
-def test_seconds_that_are_none_are_refused(seconds: Any) -> None:
-    x, config = torch.rand(50, 4), mc.TrainingConfig(steps=1)
-    with pytest.raises(mc.InputError, match=rf"^checkpoint_seconds must .*, got {seconds!r}$"):
-        mc.train(mc.VAE.mlp(4, 2), x, config, checkpoint_seconds=seconds, progress=False)
-    with pytest.raises(mc.InputError, match=rf"^checkpoint_seconds must .*, got {seconds!r}$"):
-        mc.train_ensemble([mc.ModelSpec(2, training=config)], x, checkpoint_seconds=seconds, progress=False)
-
-
-@pytest.mark.parametrize(
-    ("given", "hint"),
-    [
-        (np.zeros((5, 4)), "got ndarray; torch.as_tensor"),
-        ([[0.0] * 4], "got list; torch.as_tensor"),
-        (DataLoader(TensorDataset(torch.rand(5, 4))), "got DataLoader; give all samples as one tensor, or train by "),
-        (3, "got int$"),
-    ],
-)
-def test_what_is_no_tensor_is_named_and_how_it_becomes_one(given: Any, hint: str) -> None:
-    with pytest.raises(mc.InputError, match=rf"^x must be a tensor, {hint}"):
-        mc.train(mc.VAE.mlp(4, 2), given, mc.TrainingConfig(steps=1), progress=False)

@@ -1,0 +1,148 @@
+"""A loss, or a gradient, that is not finite: what is raised, and which weights are left."""
+
+import math
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from runs import Enough, orders, stop_before
+from torch import Tensor, nn
+
+import manifold_core as mc
+from manifold_core import checkpoint
+
+
+class BreaksAt(nn.Module):
+    """An encoder whose variance is NaN in the n-th step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.layer, self.step, self.seen = nn.Linear(5, 4), step, 0
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mu, log_var = self.layer(x).chunk(2, dim=1)
+        self.seen += 1
+        return mu, log_var * float("nan") if self.seen == self.step else log_var
+
+
+@pytest.mark.parametrize("gamma", ["learned", "analytic", "fixed"])
+@pytest.mark.parametrize("step", [1, 2, 7, 102])
+def test_divergence_stops_before_its_step(gamma: str, step: int) -> None:
+    """Of 2,000 steps every fourth makes a record; the loss is looked at in all."""
+
+    def model(breaks_at: int) -> mc.VAE:
+        torch.manual_seed(0)
+        return mc.VAE(BreaksAt(breaks_at), nn.Linear(2, 5), 2, mc.GaussianELBO(gamma))  # type: ignore[arg-type]
+
+    class Enough(Exception):
+        pass
+
+    x, config = torch.rand(64, 5), mc.TrainingConfig(steps=2000, batch_size=8)
+    found, expected = model(step), model(0)
+    first = ", before any training: the model gives none that is finite; x and condition should have a scale of about 1"
+    then = first if step == 1 else "; a lower learning_rate may help"
+    with pytest.raises(mc.Diverged, match=rf"^the loss is nan at step {step}{then}$") as caught:
+        mc.train(found, x, config, progress=False)
+    assert caught.value.step == step
+    assert math.isnan(caught.value.loss)
+    copied = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copied), copied.step) == (str(caught.value), step)
+
+    def stop(_module: nn.Module, _arguments: object) -> None:
+        if expected.encoder.seen == step - 1:  # type: ignore[operator]
+            raise Enough
+
+    expected.register_forward_pre_hook(stop)
+    with pytest.raises(Enough):
+        mc.train(expected, x, config, progress=False)
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("gamma", ["learned", "analytic"])
+@pytest.mark.parametrize(("step", "seen_at", "before"), [(2, 4, 1), (4, 4, 1), (6, 8, 4), (9, 12, 8)])
+def test_where_not_every_loss_is_looked_at_the_weights_of_the_last_look_come_back(
+    monkeypatch: pytest.MonkeyPatch, gamma: str, step: int, seen_at: int, before: int
+) -> None:
+    """As on a GPU: of 2,000 steps every fourth makes a record, and its loss alone is read."""
+    monkeypatch.setattr("manifold_core.training.loop._reads_every_loss", lambda _device: False)
+
+    def model(breaks_at: int) -> mc.VAE:
+        torch.manual_seed(0)
+        return mc.VAE(BreaksAt(breaks_at), nn.Linear(2, 5), 2, mc.GaussianELBO(gamma))  # type: ignore[arg-type]
+
+    x, config = torch.rand(64, 5), mc.TrainingConfig(steps=2000, batch_size=8)
+    found, expected = model(step), model(0)
+    with pytest.raises(mc.Diverged) as caught:
+        mc.train(found, x, config, progress=False)
+    assert caught.value.step == seen_at
+    stop_before(expected, before - 1)
+    with pytest.raises(Enough):
+        mc.train(expected, x, config, progress=False)
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
+
+
+class RootOfZero(nn.Linear):
+    """A decoder whose output is finite, and its gradient is not, in the n-th step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(2, 5)
+        self.step, self.seen = step, 0
+
+    def forward(self, z: Tensor) -> Tensor:
+        self.seen += self.training  # not where a checkpoint looks at the loss
+        out = super().forward(z)
+        return out + (0 * out).abs().sqrt() if self.seen == self.step else out
+
+
+@pytest.mark.parametrize(("step", "before", "seen_at"), [(1, 0, 2), (7, 3, 8), (10, 7, 11), (2000, 1999, 2000)])
+def test_a_gradient_that_is_not_finite_leaves_weights_that_are(
+    tmp_path: Path, step: int, before: int, seen_at: int
+) -> None:
+    """Of 2,000 steps every fourth makes a record; those before it have the last weights that were kept. In the last
+    step there is no other loss to see it by."""
+
+    def model(breaks_at: int) -> mc.VAE:
+        torch.manual_seed(0)
+        return mc.VAE(mc.VAE.mlp(5, 2, (4,)).encoder, RootOfZero(breaks_at), 2)
+
+    x, config = torch.rand(64, 5), mc.TrainingConfig(steps=2000, batch_size=8)
+    found, expected = model(step), model(0)
+    with pytest.raises(mc.Diverged) as caught:
+        mc.train(found, x, config, progress=False, folder=tmp_path, checkpoint_seconds=0)
+    assert caught.value.step == seen_at
+    stop_before(expected, before)
+    with pytest.raises(Enough):
+        mc.train(expected, x, config, progress=False)
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
+    kept = checkpoint.load(tmp_path)
+    assert (kept is None) == (step == 1)
+    if kept is not None:
+        assert kept.state["step"] == step - 1
+        assert all(tensor.isfinite().all() for name, tensor in kept.tensors.items() if name.startswith("model."))
+
+
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.filterwarnings("ignore:x is about")
+def test_a_batch_that_diverges_leaves_no_trace_in_running_statistics(ours: bool) -> None:
+    """One sample is too large, of the batch of step 3; a run that is stopped before it has the same numbers."""
+
+    def model() -> mc.VAE:
+        torch.manual_seed(0)
+        made = mc.VAE.conv((1, 8, 8), 2, 3)
+        return made if ours else mc.networks.by_pytorch(made)
+
+    x, config = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0)), mc.TrainingConfig(8, 10)
+    x[orders(40, config)[3][0]] = 1e25
+    found, expected = model(), model()
+    with pytest.raises(mc.Diverged) as caught:
+        mc.train(found, x, config, progress=False)
+    assert caught.value.step == 4
+    stop_before(expected, 3)
+    with pytest.raises(Enough):
+        mc.train(expected, x, config, progress=False)
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name

@@ -1,0 +1,218 @@
+"""What training refuses or warns of: configurations, samples, conditions, weights."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from runs import cvae, toy
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import manifold_core as mc
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"steps": 0}, "steps must be a positive integer, got 0"),
+        ({"batch_size": -1}, "batch_size must be a positive integer, got -1"),
+        ({"learning_rate": float("nan")}, "learning_rate must be positive and finite, got nan"),
+        ({"learning_rate": float("inf")}, "learning_rate must be positive and finite, got inf"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive and finite, got 0"),
+        ({"log_gamma_rate": 0.0}, "log_gamma_rate must be positive and finite, got 0.0"),
+        ({"beta2": 1.0}, "beta2 must lie between 0 and 1, got 1.0"),
+        ({"beta2": float("nan")}, "beta2 must lie between 0 and 1, got nan"),
+        ({"seed": -1}, "seed must be an integer from 0 to 2"),
+        ({"seed": 2**31}, "seed must be an integer from 0 to 2"),
+        ({"steps": 1.0}, "steps must be a positive integer, got 1.0"),
+        ({"batch_size": True}, "batch_size must be a positive integer, got True"),
+        ({"learning_rate": "0.1"}, "learning_rate must be a number, got '0.1'"),
+        ({"beta2": None}, "beta2 must be a number, got None"),
+        ({"seed": "0"}, "seed must be an integer from 0 to 2"),
+        ({"cycle_steps": 0}, "cycle_steps must be a positive integer, got 0"),
+        ({"steps": 10, "cycle_steps": 9}, "cycle_steps must be at least steps, 10, got 9"),
+    ],
+)
+def test_bad_configuration_is_named(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(mc.InputError) as caught:
+        mc.TrainingConfig(**arguments)  # type: ignore[arg-type]
+    assert message in str(caught.value)
+
+
+def test_numbers_of_numpy_are_taken_as_python_s() -> None:
+    config = mc.TrainingConfig(np.int64(3), np.int32(4), np.float32(0.5), beta2=np.float64(0.5), seed=np.int8(1))  # type: ignore[arg-type]
+    assert config == mc.TrainingConfig(3, 4, 0.5, beta2=0.5, seed=1)
+    assert json.loads(json.dumps(asdict(config))) == asdict(config)
+
+
+def test_a_loss_that_is_no_number_is_refused() -> None:
+    model = mc.VAE.mlp(5, 2, elbo=mc.GaussianELBO(reduction="none"))
+    with pytest.raises(mc.InputError, match="elbo must have reduction='mean' or 'sum' to be trained, got 'none'"):
+        mc.train(model, torch.rand(9, 5), mc.TrainingConfig(steps=1), progress=False)
+
+
+def test_no_samples_are_refused() -> None:
+    with pytest.raises(mc.InputError, match="x must hold at least one sample"):
+        mc.train(mc.VAE.mlp(5, 2), torch.rand(0, 5), mc.TrainingConfig(steps=1), progress=False)
+
+
+def test_something_else_than_a_configuration_is_refused() -> None:
+    with pytest.raises(mc.InputError, match=r"^config must be a TrainingConfig, such as .*, got \{'steps': 3\}$"):
+        mc.train(mc.VAE.mlp(5, 2), torch.rand(9, 5), {"steps": 3}, progress=False)  # type: ignore[arg-type]
+    with pytest.raises(mc.InputError, match=r"got Tensor of shape \(9, 2\): give a condition by its name"):
+        mc.train(mc.VAE.mlp(5, 2), torch.rand(9, 5), torch.rand(9, 2), progress=False)  # type: ignore[arg-type]
+
+
+def train_a_step(model: mc.VAE | mc.CVAE, x: Tensor, condition: Tensor | None = None) -> None:
+    mc.train(model, x, mc.TrainingConfig(steps=1), condition=condition, progress=False)
+
+
+@pytest.mark.parametrize("call", [mc.active_dimensions, mc.evaluate, train_a_step])
+def test_a_condition_has_to_go_with_model_and_samples(call: Callable[..., object]) -> None:
+    x, c = toy()
+    with pytest.raises(mc.InputError, match=r"condition must be None for a VAE, got a tensor of shape \(200, 2\)"):
+        call(mc.VAE.mlp(6, 2), x, c)
+    with pytest.raises(mc.InputError, match="condition must be given for a CVAE"):
+        call(cvae(), x, None)
+    for bad, found in ((c[:150], r"\(150, 2\)"), (c[:, :1], r"\(200, 1\)"), (c[:, 0], r"\(200,\)")):
+        with pytest.raises(mc.InputError, match=rf"condition must be .* of shape \[200, 2\], .* got shape {found}"):
+            call(cvae(), x, bad)
+    with pytest.raises(mc.InputError, match="x must hold at least one sample, got none"):
+        call(cvae(), x[:0], c[:0])
+
+
+@pytest.mark.parametrize("call", [mc.active_dimensions, mc.evaluate, train_a_step])
+def test_samples_and_conditions_are_where_the_model_is(call: Callable[..., object]) -> None:
+    """The meta device stands for a GPU."""
+    x, c, vae, cvae = torch.rand(9, 4), torch.rand(9, 2), mc.VAE.mlp(4, 2), mc.CVAE.mlp(4, 2, 2)
+    with pytest.raises(mc.InputError, match=r"^x must be on the device of the model, meta, got cpu: x\.to\(device\)$"):
+        call(mc.VAE.mlp(4, 2).to("meta"), x)
+    with pytest.raises(mc.InputError, match=r"^x must be on the device of the model, cpu, got meta"):
+        call(vae, x.to("meta"))
+    with pytest.raises(mc.InputError, match=r"^condition must be on the device of the model, cpu, got meta"):
+        call(cvae, x, c.to("meta"))
+    with pytest.raises(
+        mc.InputError, match=r"^x must be dense, got a tensor of layout torch\.sparse_coo; x\.to_dense\(\)"
+    ):
+        call(vae, x.to_sparse())
+    with pytest.raises(mc.InputError, match=r"^condition must be dense, got a tensor of layout torch\.sparse_coo; "):
+        call(cvae, x, c.to_sparse())
+
+
+def test_a_condition_of_nothing_trains() -> None:
+    """To see what it brings: nothing is as if there were none."""
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = mc.VAE.mlp(4, 2, (3,)).encoder
+
+        def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+            pair: tuple[Tensor, Tensor] = self.head(torch.cat((x, c), 1))
+            return pair
+
+    class Decoder(nn.Linear):
+        def forward(self, z: Tensor, c: Tensor) -> Tensor:
+            return super().forward(torch.cat((z, c), 1))
+
+    model, x, c = mc.CVAE(Encoder(), Decoder(2, 4), 2), torch.rand(20, 4), torch.zeros(20, 0)
+    mc.train(model, x, mc.TrainingConfig(steps=2, batch_size=8), condition=c, progress=False)
+    assert mc.evaluate(model, x, c).samples == 20
+
+
+@pytest.mark.parametrize("by", ["loop", "ensemble"])
+def test_data_of_another_scale_are_warned_of(by: str) -> None:
+    x = torch.rand(50, 4, generator=torch.Generator().manual_seed(0))
+    config = mc.TrainingConfig(steps=1, batch_size=8)
+
+    def train(x: Tensor) -> None:
+        if by == "loop":
+            mc.train(mc.VAE.mlp(4, 2), x, config, progress=False)
+        else:
+            mc.train_ensemble([mc.ModelSpec(2, training=config)], x, progress=False)
+
+    for fitting in (15 * x, x / 10):  # 9 in size, and 0.06: no warning, which would be an error here
+        train(fitting)
+    for other in (40 * x, x + 20, x / 50):
+        with pytest.warns(UserWarning, match=r"x is about .* in size, where training expects about 1.*standardise"):
+            train(other)
+
+
+@pytest.mark.parametrize("by", ["loop", "ensemble"])
+def test_a_large_condition_is_warned_of(by: str) -> None:
+    x, years = torch.rand(50, 4), torch.arange(1990, 2040)[:, None]
+    config = mc.TrainingConfig(steps=1, batch_size=8)
+
+    def train(condition: Tensor) -> None:
+        torch.manual_seed(1)  # with many others the first loss is infinite
+        if by == "loop":
+            mc.train(mc.CVAE.mlp(4, condition.shape[1], 2), x, config, condition=condition, progress=False)
+        else:
+            spec = mc.ModelSpec(2, condition_dim=condition.shape[1], training=config)
+            mc.train_ensemble([spec], (x, condition), progress=False)
+
+    train(torch.eye(50).bool())  # classes: no warning
+    for large in (years, (years - 1900).float()):
+        with pytest.warns(UserWarning, match=r"condition is about .* in size, where .* about 1: the loss may blow up"):
+            train(large)
+
+
+def test_labels_that_a_network_embeds_are_no_large_numbers() -> None:
+    class Embedded(nn.Module):
+        condition_shape = ()
+
+        def __init__(self, outputs: int, pair: bool) -> None:
+            super().__init__()
+            self.of_label, self.layer, self.pair = nn.Embedding(3000, 4), nn.Linear(8, outputs), pair
+
+        def forward(self, x: Tensor, label: Tensor) -> Any:
+            y = self.layer(torch.cat([nn.functional.pad(x, (0, 4 - x.shape[1])), self.of_label(label)], 1))
+            return y.chunk(2, 1) if self.pair else y
+
+    model = mc.CVAE(Embedded(4, True), Embedded(4, False), 2)
+    config = mc.TrainingConfig(steps=1, batch_size=8)
+    mc.train(model, torch.rand(50, 4), config, condition=torch.arange(2000, 2050), progress=False)
+
+
+def test_weights_that_cannot_be_trained_are_refused() -> None:
+    x, config = torch.rand(50, 4), mc.TrainingConfig(steps=1)
+    for dtype in (torch.bfloat16, torch.float16):
+        model = mc.VAE.mlp(4, 2).to(dtype)
+        with pytest.raises(mc.InputError, match=rf"^model must have trainable weights of float32 or .* of {dtype}"):
+            mc.train(model, x.to(dtype), config, progress=False)
+    model = mc.VAE.mlp(4, 2).requires_grad_(False)
+    with pytest.raises(mc.InputError, match=r"^model must have a parameter that requires a gradient, got none$"):
+        mc.train(model, x, config, progress=False)
+
+
+def test_training_where_there_are_no_gradients_is_refused() -> None:
+    model, x = mc.VAE.mlp(4, 2), torch.rand(50, 4)
+    with torch.inference_mode(), pytest.raises(mc.InputError, match=r"outside of torch\.inference_mode\(\)"):
+        mc.train(model, x, mc.TrainingConfig(steps=1), progress=False)
+
+
+@pytest.mark.parametrize("seconds", ["5", None, True, -1, float("nan")])
+def test_seconds_that_are_none_are_refused(seconds: Any) -> None:
+    x, config = torch.rand(50, 4), mc.TrainingConfig(steps=1)
+    with pytest.raises(mc.InputError, match=rf"^checkpoint_seconds must .*, got {seconds!r}$"):
+        mc.train(mc.VAE.mlp(4, 2), x, config, checkpoint_seconds=seconds, progress=False)
+    with pytest.raises(mc.InputError, match=rf"^checkpoint_seconds must .*, got {seconds!r}$"):
+        mc.train_ensemble([mc.ModelSpec(2, training=config)], x, checkpoint_seconds=seconds, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        (np.zeros((5, 4)), "got ndarray; torch.as_tensor"),
+        ([[0.0] * 4], "got list; torch.as_tensor"),
+        (DataLoader(TensorDataset(torch.rand(5, 4))), "got DataLoader; give all samples as one tensor, or train by "),
+        (3, "got int$"),
+    ],
+)
+def test_what_is_no_tensor_is_named_and_how_it_becomes_one(given: Any, hint: str) -> None:
+    with pytest.raises(mc.InputError, match=rf"^x must be a tensor, {hint}"):
+        mc.train(mc.VAE.mlp(4, 2), given, mc.TrainingConfig(steps=1), progress=False)
