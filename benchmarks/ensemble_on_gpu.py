@@ -14,7 +14,6 @@ or of eager PyTorch in float64 on the same samples and noise (the others). The w
     python -m benchmarks.ensemble_on_gpu [--seconds N] [--out FILE.json]
 """
 
-import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,6 +27,7 @@ import manifold_core as mc
 from manifold_core.bench.ensemble import MANIFOLD, WIDTH, Eager, data, multiply_adds, specs
 from manifold_core.ensemble.data import DataSet, check_data
 from manifold_core.ensemble.state import State
+from manifold_core.files import write_json
 
 from . import gpu
 from .batched import Batched
@@ -271,7 +271,7 @@ def report(sets: Sequence[Tensor], where: dict[str, Any], out: Path, end: float)
 
     def write() -> None:  # each time: the next may never end
         results.update(rows=[as_json(row) for row in rows], ratios=ratios(rows))
-        out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        write_json(out, results)
 
     for asked in plan():
         rows.append(measured(*asked, sets, end - time.monotonic()))

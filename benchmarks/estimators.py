@@ -7,7 +7,7 @@ set; *local PCA* is the mean over the neighbourhoods of 100 samples around each.
 
     make estimators, or python -m benchmarks.estimators [--samples N] [--seeds N] [--out FILE]
 
-What stands in the file already, of the same commit and number of samples, is not measured again.
+What stands in the file already, of the same commit, device, versions and number of samples, is not measured again.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from manifold_core.experiments import paper
 
 import manifold_core as mc
 from manifold_core.data import synthetic_manifold
+from manifold_core.differences import differences
 from manifold_core.files import write_json
 from manifold_core.provenance import commit, processor
 
@@ -192,9 +193,9 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     if out.exists():
         before = json.loads(out.read_text(encoding="utf-8"))
-        if (before["commit"], before["samples"]) != (where["commit"], where["samples"]):
-            parser.error(f"{out} is of commit {before['commit']} and {before['samples']} samples: name another --out")
-        rows = before["rows"]
+        rows = before.pop("rows")
+        if other := differences(before | {"date": where["date"]}, where):
+            parser.error(f"{out} is of another measurement: {other}; name another --out")
     have = {(row["of"], row["manifold"], row["r"], row["seed"]) for row in rows}
     for manifold in manifolds():
         for seed in range(options.seeds):

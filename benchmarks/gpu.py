@@ -23,7 +23,9 @@ from typing import Any, NamedTuple
 import torch
 from manifold_core.kernels.random import standard_normal
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from manifold_core.files import write_json
 from manifold_core.provenance import commit
 from manifold_core.training.step import cuda_graph
 
@@ -121,7 +123,8 @@ def _elbo(run: Any, p: Problem) -> tuple[Tensor, ...]:
 
 
 def _elbo_backward(run: Any, p: Problem, outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Nothing is left to do: the gradients have been written in the forward pass."""
+    """The gradients have been written in the forward pass, and the loss's own is 1: a kernel looks at it."""
+    run.gaussian_elbo_scale(*outputs[3:], p.incoming[0])
     return *outputs[3:5], outputs[5].expand(p.differentiable[2].shape)
 
 
@@ -191,9 +194,11 @@ def problem(op: Op, rows: int, cols: int, dtype: torch.dtype, device: torch.devi
     differentiable, fixed = op.make(normal, rows, cols)
     leaves = tuple(t.detach().requires_grad_() for t in differentiable)
     seed = torch.tensor(SEED, device=device)
-    with torch.no_grad():
-        outputs = op.by_hand(Problem(leaves, fixed, (), seed), None)
-        incoming = tuple(normal(*out.shape).to(out.dtype) if out.dim() else torch.ones_like(out) for out in outputs)
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):  # shapes alone: memory is measured as well
+        shapes = [(out.shape, out.dtype) for out in op.by_hand(Problem(leaves, fixed, (), seed), None)]
+    incoming = tuple(
+        normal(*shape).to(of) if shape else torch.ones((), dtype=of, device=device) for shape, of in shapes
+    )
     return Problem(leaves, fixed, incoming, seed)
 
 
@@ -300,7 +305,8 @@ def of_operators(op: Op, run: Any, problems: Sequence[Problem], copy: float) -> 
         size = moved(problems[0], outputs, incoming=False)
         time_us = in_a_graph(forward)
         yield "forward", time_us, size / (1e-6 * time_us) / copy
-        if op.backward is _elbo_backward:
+        if op.backward is _elbo_backward:  # which moves nothing
+            time_us = in_a_graph([lambda p=p: by_operators(op, run, p) for p in problems])
             yield "both", time_us, size / (1e-6 * time_us) / copy
             return
         saved = [op.forward(run, p) for p in problems]
@@ -432,14 +438,15 @@ def asked(kind: str, description: str | None, seconds: float) -> Asked:
     arguments = parser.parse_args()
     end = time.monotonic() + arguments.seconds
     where = about(torch.device("cuda"))
-    out = arguments.out or set_aside(results_file(kind, where["device"], where["date"]), where["commit"])
-    return Asked(where, out, end)
+    return Asked(where, set_aside(arguments.out or results_file(kind, where["device"], where["date"])), end)
 
 
-def set_aside(out: Path, commit: str) -> Path:
-    """The same place: what another commit has left there takes its commit into its name."""
-    if out.exists() and (other := json.loads(out.read_text(encoding="utf-8"))["commit"]) != commit:
-        out.rename(out.with_stem(f"{out.stem}-{other}"))
+def set_aside(out: Path) -> Path:
+    """The same place: what a run before has left there takes its commit into its name, and a number if need be."""
+    if out.exists():
+        stem = f"{out.stem}-{json.loads(out.read_text(encoding='utf-8'))['commit']}"
+        names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+        out.rename(next(place for name in names if not (place := out.with_stem(name)).exists()))
     return out
 
 
@@ -458,7 +465,7 @@ def main() -> None:
             "rows": [r._replace(microseconds=or_none(r.microseconds))._asdict() for r in rows],
             "ratios": ratios(rows),
         }
-        out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")  # each time: the next may never end
+        write_json(out, results)  # each time: the next may never end
     for ratio in ratios(rows):
         print(ratio)
     print(f"written to {out}")

@@ -11,7 +11,6 @@ The training is as long as the paper's: short ones have a curve of every step, a
     python -m benchmarks.images_on_gpu [--seconds N] [--out FILE.json]
 """
 
-import json
 import math
 import statistics
 import time
@@ -26,6 +25,7 @@ from manifold_core.experiments.eager import eager_loss
 import manifold_core as mc
 from manifold_core.bench.images import CHANNELS, IMAGE, LATENTS, error
 from manifold_core.covariance import Covariance
+from manifold_core.files import write_json
 from manifold_core.networks.convolution import by_pytorch
 from manifold_core.training import turns
 
@@ -118,9 +118,7 @@ def report(where: dict[str, Any], out: Path, end: float) -> None:
                 rows.append(measured(name, batch, covariance, wrong, end - time.monotonic()))
                 print(rows[-1], flush=True)
                 results = {**where, "error": None if math.isnan(wrong) else wrong, "rows": rows}
-                out.write_text(
-                    json.dumps(results, indent=1) + "\n", encoding="utf-8"
-                )  # each time: the next may never end
+                write_json(out, results)  # each time: the next may never end
     print(f"written to {out}")
 
 

@@ -25,6 +25,7 @@ from ..sequential import EveryStepCVAE
 from ..training import TrainingConfig
 from .catalogue import TABLES
 from .report.results import read_result
+from .runner import provenance
 from .tables import BUDGETS, Cell, Plan
 
 __all__ = ["eager_loss", "eager_seconds", "measure"]
@@ -37,7 +38,7 @@ WARM_UP, FEWEST, PATIENCE = 2, 7, 0.3  # steps that are not counted; counted one
 def measure(folder: Path, device: str = "cpu") -> None:
     """Write into each result file of a known table, as ``eager_seconds``, what its models would take one after the
     other: for the steps that were trained, and for what the paper trained; and of either one step, averaged over the
-    models. Wants a machine that does nothing else.
+    models; as ``eager_on``, where that was measured. Wants a machine that does nothing else.
 
     Raises:
         InputError: no result file of a table in the folder, or a damaged one; nothing is measured then.
@@ -58,7 +59,7 @@ def measure(folder: Path, device: str = "cpu") -> None:
             found[what] = eager_seconds(cells, one, device)
             found[f"{what}_a_step"] = found[what] / (one.seeds * one.steps * len(cells))
         content = json.loads(paths[name].read_text(encoding="utf-8"))
-        write_json(paths[name], content | {"eager_seconds": found})
+        write_json(paths[name], content | {"eager_seconds": found, "eager_on": provenance([device])})
 
 
 def _plan(path: Path) -> Plan:
@@ -82,35 +83,43 @@ def eager_loss(model: VAE | CVAE, x: Tensor, c: Tensor | None, noise: Tensor | N
     """½ (‖x − x̂‖²/γ + d log 2πγ) + KL[q ‖ p], averaged over the batch, of the model's networks alone: no op of ours."""
     x, (mu, spread), prior, decode = _networks(model, x, c)
     noise = torch.randn_like(mu) if noise is None else noise
-    z, kl = (_diagonal if model.elbo.covariance == "diagonal" else _full)(mu, spread, *prior, noise)
+    z, kl = (_diagonal if model.elbo.covariance == "diagonal" else _full)(mu, spread, prior, noise)
     error = (x - decode(z)).square().flatten(1).sum(dim=1)
     d = x[0].numel()
     log_gamma = (error.mean() / d).log() if model.elbo.gamma == "analytic" else model.elbo.log_gamma
     return (0.5 * (error / log_gamma.exp() + d * (math.log(2 * math.pi) + log_gamma)) + kl).mean()
 
 
-def _diagonal(mu: Tensor, log_var: Tensor, prior_mu: Tensor, prior_log_var: Tensor, noise: Tensor) -> Gaussian:
+def _diagonal(mu: Tensor, log_var: Tensor, prior: Gaussian | None, noise: Tensor) -> Gaussian:
     """z, and the KL of each sample."""
+    z = mu + torch.exp(0.5 * log_var) * noise
+    if prior is None:
+        return z, 0.5 * (log_var.exp() + mu.square() - 1 - log_var).sum(dim=1)
+    prior_mu, prior_log_var = prior
     distance = (mu - prior_mu).square() / prior_log_var.exp()
     kl = 0.5 * ((log_var - prior_log_var).exp() + distance - 1 - log_var + prior_log_var).sum(dim=1)
-    return mu + torch.exp(0.5 * log_var) * noise, kl
+    return z, kl
 
 
-def _full(mu: Tensor, tril: Tensor, prior_mu: Tensor, prior_log_var: Tensor, noise: Tensor) -> Gaussian:
+def _full(mu: Tensor, tril: Tensor, prior: Gaussian | None, noise: Tensor) -> Gaussian:
     """The same with the packed rows of a Cholesky factor, the logarithm of its diagonal on it."""
     factor, log_diagonal = unpacked(tril, mu.shape[1])
+    z = mu + torch.bmm(factor, noise.unsqueeze(2)).squeeze(2)
+    if prior is None:
+        return z, 0.5 * (factor.square().sum(dim=2) + mu.square() - 1 - 2 * log_diagonal).sum(dim=1)
+    prior_mu, prior_log_var = prior
     scaled = (factor.square().sum(dim=2) + (mu - prior_mu).square()) / prior_log_var.exp()
     kl = 0.5 * (scaled - 1 - 2 * log_diagonal + prior_log_var).sum(dim=1)
-    return mu + torch.bmm(factor, noise.unsqueeze(2)).squeeze(2), kl
+    return z, kl
 
 
 def _networks(
     model: VAE | CVAE, x: Tensor, c: Tensor | None
-) -> tuple[Tensor, Gaussian, Gaussian, Callable[[Tensor], Tensor]]:
-    """What is to be reconstructed, q and p, and the decoder; of a model of every step with a row for each step."""
-    zero = torch.zeros((), device=x.device)
+) -> tuple[Tensor, Gaussian, Gaussian | None, Callable[[Tensor], Tensor]]:
+    """What is to be reconstructed, q, p or None where that is N(0, I), and the decoder; of a model of every step with a
+    row for each step."""
     if not isinstance(model, CVAE):
-        return x, model.encoder(x), (zero, zero), model.decoder
+        return x, model.encoder(x), None, model.decoder
     assert c is not None
     if isinstance(model, EveryStepCVAE):
         steps = torch.cat((c, x.unsqueeze(1)), dim=1)
@@ -129,7 +138,7 @@ def _networks(
         x_hat: Tensor = model.decoder(z if model.gate is None else z * torch.sigmoid(model.gate(c)), c)
         return x_hat
 
-    return x, model.encoder(x, c), (zero, zero) if model.prior is None else model.prior(c), decode
+    return x, model.encoder(x, c), None if model.prior is None else model.prior(c), decode
 
 
 def eager_seconds(cells: Sequence[Cell], plan: Plan, device: str) -> float:
@@ -142,20 +151,21 @@ def eager_seconds(cells: Sequence[Cell], plan: Plan, device: str) -> float:
         # What is left out here changes no time.
         kind = replace(cell.spec, log_gamma=0.0, training=TrainingConfig()), data.train.shape[1:]
         if kind not in of_a_step:
-            of_a_step[kind] = _median_step(cell, data, device)
+            of_a_step[kind] = _median_step(cell, data, device, whole=plan.batch_size == plan.samples)
         seconds += plan.seeds * plan.steps * of_a_step[kind]
     return seconds
 
 
-def _median_step(cell: Cell, data: Dataset, device: str) -> float:
-    """Of the mini-batch of all the data, in another order each time, as from a data set on the device."""
+def _median_step(cell: Cell, data: Dataset, device: str, whole: bool) -> float:
+    """Of the mini-batch of all the data, in another order each time, as from a data set on the device; or ``whole``, as
+    they are."""
     x = data.train.to(device)
     c = None if data.train_condition is None else data.train_condition.to(device)
     model = by_pytorch(cell.spec.build(*x.shape[1:]).to(device))
     optimizer = torch.optim.Adam(model.parameters(), lr=cell.spec.training.learning_rate)
 
     def step() -> None:
-        order = torch.randperm(len(x), device=device)
+        order = slice(None) if whole else torch.randperm(len(x), device=device)
         optimizer.zero_grad()
         eager_loss(model, x[order], None if c is None else c[order]).backward()
         optimizer.step()

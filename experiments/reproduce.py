@@ -10,6 +10,7 @@ from ..ensemble import explain_ensemble
 from ..errors import InputError
 from ..files import locked, output_folder
 from .catalogue import IMAGES, TABLES
+from .report.matrices import MATRICES
 from .runner import finished, run_table
 from .tables import AS_PUBLISHED, BUDGETS, Plan, Table
 
@@ -50,7 +51,8 @@ def reproduce(
     """
     unknown = [name for name in names if name not in NAMES]
     if unknown or not names:
-        raise InputError(f"table must be one of {', '.join(NAMES)}, got {', '.join(unknown) or 'none'}")
+        within = "".join(f"; {one.table} is in the report of {one.source}" for one in MATRICES if one.table in unknown)
+        raise InputError(f"table must be one of {', '.join(NAMES)}, got {', '.join(unknown) or 'none'}{within}")
     if budget not in BUDGETS:
         raise InputError(f"budget must be one of {', '.join(BUDGETS)}, got {budget!r}")
     if seeds is not None and seeds < 1:

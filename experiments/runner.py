@@ -23,7 +23,7 @@ from .workers import train_table
 
 __all__ = ["finished", "provenance", "run_table"]
 
-SITTINGS = "sittings.json"
+BEGUN = "begun.json"  # beside the checkpoints of a table: its plan, and the sittings so far
 CONVENTION = (
     "neg_elbo and kl doubled, as the paper prints them; recon is the squared error; averages over the "
     "training samples, where no others are named"
@@ -46,11 +46,11 @@ def run_table(
     Raises:
         InputError: the folder holds this table, finished or begun, by another plan.
     """
-    checkpoints = folder / f".{table.name}"
+    checkpoints = _checkpoints(table, folder)
     plan = table.plan(plan)
     if (found := finished(table, plan, folder)) is None:
         where = provenance(devices) | {"backend": _backends(table, plan, devices, backend)}
-        sittings = _sittings(checkpoints, where)
+        sittings = _sittings(checkpoints, plan, where)
         runs, seconds = train_table(table, plan, checkpoints, devices=devices, backend=backend, progress=progress)
         found = {
             "table": table.name,
@@ -72,10 +72,12 @@ def finished(table: Table, plan: Plan, folder: Path) -> dict[str, Any] | None:
     """The content of ``folder/<table>.json``, of just this plan; None where there is none.
 
     Raises:
-        InputError: it is of another plan, or no such file.
+        InputError: it, or what is begun of it, is of another plan, or no such file.
     """
     path = folder / f"{table.name}.json"
     if not path.exists():
+        checkpoints = _checkpoints(table, folder)
+        _check_plan(_begun(checkpoints).get("plan"), plan, checkpoints)
         return None
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -84,11 +86,27 @@ def finished(table: Table, plan: Plan, folder: Path) -> dict[str, Any] | None:
         raise InputError(
             f"out must be a folder of results, but {str(path)!r} is no file of a finished table"
         ) from error
-    if done != plan.as_dict():
+    _check_plan(done, plan, path)
+    return found
+
+
+def _check_plan(found: dict[str, Any] | None, plan: Plan, path: Path) -> None:
+    wanted = plan.as_dict()
+    if found not in (None, wanted):
         raise InputError(
-            f"out must be a new folder: {str(path)!r} is of another plan: {differences(done, plan.as_dict(), 'plan')}; "
-            f"choose another folder, or remove that file"
+            f"out must be a new folder: {str(path)!r} is of another plan: {differences(found, wanted, 'plan')}; "
+            f"choose another folder, or remove {path.name}"
         )
+
+
+def _checkpoints(table: Table, folder: Path) -> Path:
+    return folder / f".{table.name}"
+
+
+def _begun(checkpoints: Path) -> dict[str, Any]:
+    """Empty where nothing is."""
+    path = checkpoints / BEGUN
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return found
 
 
@@ -112,14 +130,11 @@ def _backends(table: Table, plan: Plan, devices: Sequence[str], backend: str) ->
     return ", ".join(dict.fromkeys(chosen))
 
 
-def _sittings(checkpoints: Path, now: dict[str, Any]) -> list[str]:
-    """The earlier ones, by another commit, on another device or day, in which a table was begun. They are kept beside
-    its checkpoints, with this one."""
-    path = output_folder(checkpoints) / SITTINGS
+def _sittings(checkpoints: Path, plan: Plan, now: dict[str, Any]) -> list[str]:
+    """The earlier ones, by another commit, on another device or day, in which a table was begun."""
     said = f"{now['commit']} on {now['device']}, {now['date']}"
-    known = json.loads(path.read_text(encoding="utf-8"))["sittings"] if path.exists() else []
-    earlier = [one for one in known if one != said]
-    write_json(path, {"sittings": [*earlier, said]})
+    earlier = [one for one in _begun(checkpoints).get("sittings", []) if one != said]
+    write_json(output_folder(checkpoints) / BEGUN, {"plan": plan.as_dict(), "sittings": [*earlier, said]})
     return earlier
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError
+from ..files import OF_THE_DISK
 from .jobs import Part, Shard, in_order, train_shard
 from .tables import Plan, Table
 
@@ -39,7 +40,8 @@ def train_table(
 
     Raises:
         InputError: as of :func:`manifold_core.train_ensemble`.
-        RuntimeError: a worker was killed or failed; what it says stands on standard error.
+        ChildProcessError: a worker was killed or failed; what it says stands on standard error.
+        OSError: the disk is full, or fails.
     """
     devices = list(devices)
     cells = table.cells(plan)
@@ -118,10 +120,14 @@ def _answer(worker: "subprocess.Popen[str]") -> list[Part]:
         text = worker.stdout.read()
     status = worker.wait()
     if not text:
-        raise RuntimeError(f"a worker ended with exit status {status}; what it said stands above")
+        if status < 0:
+            raise ChildProcessError(f"a worker was killed by {signal.Signals(-status).name}")
+        raise ChildProcessError(f"a worker ended with exit status {status}, and what it said stands above")
     answer = json.loads(text)
     if "error" in answer:
         raise InputError(answer["error"])
+    if "disk" in answer:
+        raise OSError(*answer["disk"])
     return [Part(Shard(**part["shard"]), part["runs"], part["seconds"]) for part in answer["parts"]]
 
 
@@ -161,6 +167,10 @@ def _work() -> int:
         answer = {"parts": [asdict(part) for part in parts]}
     except InputError as error:
         answer = {"error": str(error)}
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
+            raise
+        answer = {"disk": [error.errno, error.strerror]}
     except KeyboardInterrupt:
         return 130
     print(json.dumps(answer))

@@ -1,7 +1,7 @@
 """One definition of an operator, its schema, fake and autograd, serves eager mode, torch.compile and every backend."""
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -48,9 +48,11 @@ class Operator:
         schema: its arguments and results, as in ``torch.library.define``.
         fake: shapes and dtypes of its outputs, from tensors without data.
         setup_context: as of :func:`torch.library.register_autograd`.
-        backward: ``backward(kernel, ctx, *gradients)``, where ``kernel`` is operator ``<name>_backward``.
+        backward: ``backward(kernel, *in_place, ctx, *gradients)``, where ``kernel`` is operator ``<name>_backward``.
         backward_schema, fake_backward: of ``<name>_backward``; None where ``backward`` calls that of another operator.
         backward_of: the name of that other operator.
+        in_place: names and schemas of further operators for the backward pass, of kernels for GPUs, that write to their
+            arguments and give nothing.
         results: how many of its outputs the caller wants; those behind are for the backward pass alone.
         backends: those that have it.
         instead: what has the derivatives that it does not have.
@@ -66,6 +68,7 @@ class Operator:
         backward_schema: str | None = None,
         fake_backward: Callable[..., Any] | None = None,
         backward_of: str | None = None,
+        in_place: Mapping[str, str] | None = None,
         results: int = 2,
         backends: Sequence[str] = tuple(LIBRARIES),
         instead: str = REFERENCE,
@@ -79,11 +82,12 @@ class Operator:
         self._setup_context = setup_context
         self._backward = backward
         self._backward_name = f"{backward_of or name}_backward"
+        self._in_place = dict(in_place or {})
         self._plain = getattr(extension.nodes, f"plain_{name}", None)
         libraries = {LIBRARIES[backend] for backend in backends}
         self._of_library = {library: self.define(library) for library in libraries}
         self._of_backend = {backend: self._of_library[LIBRARIES[backend]] for backend in backends}
-        for operator in self._schemas if "triton" in backends else ():
+        for operator in (*self._schemas, *self._in_place) if "triton" in backends else ():
             # On the CPU it runs in Triton's interpreter.
             implement = torch.library.impl(f"{LIBRARIES['triton']}::{operator}", ("CUDA", "CPU"))
             implement(partial(self._triton, operator))
@@ -112,8 +116,10 @@ class Operator:
         for operator, (schema, fake) in self._schemas.items():
             torch.library.define(f"{library}::{operator}", schema)
             torch.library.register_fake(f"{library}::{operator}", fake)
+        for operator, schema in self._in_place.items():
+            torch.library.define(f"{library}::{operator}", schema)
         ops = getattr(torch.ops, library)
-        backward = partial(self._backward, getattr(ops, self._backward_name).default)
+        backward = partial(self._backward, *self._for_backward(library))
         for operator in self._schemas:
             function = getattr(ops, operator).default
             kernel = below_autograd(function)
@@ -131,13 +137,18 @@ class Operator:
         operator = getattr(ops, self.name).default
         if self.results == 1:  # which torch hands over as it is
             operator = partial(_in_tuple, operator)
-        run, run_backward = below_autograd(operator), below_autograd(getattr(ops, self._backward_name).default)
+        run, for_backward = below_autograd(operator), map(below_autograd, self._for_backward(library))
         node = getattr(nodes, self.name, None) if library == NODES else None
         return Calls(
             operator,
             run,
-            node or eager(self.limits, run, self._setup_context, partial(self._backward, run_backward), self.results),
+            node or eager(self.limits, run, self._setup_context, partial(self._backward, *for_backward), self.results),
         )
+
+    def _for_backward(self, library: str) -> list[Callable[..., Any]]:
+        """The operators that the backward pass calls."""
+        names = [self._backward_name, *self._in_place]
+        return [getattr(getattr(torch.ops, library), name).default for name in names]
 
     def _triton(self, operator: str, *inputs: Any) -> Any:
         """Triton is imported when it is first run, and not before. It launches on the current device."""

@@ -22,8 +22,8 @@ LEAST = 1e-8  # of a direction's variance, over the mean over all; float32 round
 
 
 class Directions:
-    """y = (s Bᵀ x, 0): coordinates in the q principal directions in which standardised samples vary, the columns of B,
-    with a scale of 1, and one coordinate in which they do not.
+    """y = (s Bᵀ x, 0) and x = B y/s + a: coordinates in the q principal directions in which samples vary, the columns
+    of B, with a scale of 1, and one coordinate in which they do not.
 
     Theorem 1 wants r < d: where samples fill their space, no γ is better than another, and one constant coordinate is
     room enough. The d − q that the samples have of their own would pay (d − q)/2 · log γ to whatever model has the
@@ -32,14 +32,15 @@ class Directions:
     Args:
         basis: B, ``[d, q]`` float64, orthonormal.
         scale: s.
+        offset: a, ``[d]`` float64, what all samples have across these directions: a pixel, say, that is never black.
     """
 
-    def __init__(self, basis: Tensor, scale: float) -> None:
-        self.basis, self.scale = basis, scale
+    def __init__(self, basis: Tensor, scale: float, offset: Tensor) -> None:
+        self.basis, self.scale, self.offset = basis, scale, offset
 
     @classmethod
     def of_samples(cls, x: Tensor) -> "Directions":
-        """Of samples ``[N, d]``, standardised."""
+        """Of samples ``[N, d]`` of a scale of about 1."""
         samples, features = x.shape
         mean = torch.stack([part.double().sum(dim=0) for part in x.split(ROWS)]).sum(dim=0) / samples
         few = samples < features
@@ -55,7 +56,7 @@ class Directions:
         basis = vectors[:, varies]
         if few:  # directions of features from those of samples
             basis = centred.T @ basis / (samples * variance[varies]).sqrt()
-        return cls(basis, math.sqrt(basis.shape[1] / float(variance.sum())))
+        return cls(basis, math.sqrt(basis.shape[1] / float(variance.sum())), mean - basis @ (basis.T @ mean))
 
     @classmethod
     def kept_in(cls, folder: Path, x: Tensor) -> "Directions":
@@ -69,15 +70,19 @@ class Directions:
         samples = torch.frombuffer(bytearray.fromhex(checkpoint.fingerprint(x)), dtype=torch.uint8)
         if path.exists():
             kept = checkpoint.load_tensors(path)
-            if kept.keys() != {"basis", "scale", "samples"} or not torch.equal(kept["samples"], samples):
+            if kept.keys() != {"basis", "scale", "offset", "samples"} or not torch.equal(kept["samples"], samples):
                 raise InputError(
                     f"folder must be a new one or that of a stopped search of these samples, got {str(folder)!r}, "
                     f"whose {path.name} is of others"
                 )
-            return cls(kept["basis"].to(x.device), float(kept["scale"]))
+            return cls(kept["basis"].to(x.device), float(kept["scale"]), kept["offset"].to(x.device))
         found = cls.of_samples(x)
-        scale = torch.tensor(found.scale, dtype=torch.float64)
-        checkpoint.save_tensors(path, {"basis": found.basis.contiguous(), "scale": scale, "samples": samples})
+        numbers = {
+            "basis": found.basis.contiguous(),
+            "scale": torch.tensor(found.scale, dtype=torch.float64),
+            "offset": found.offset,
+        }
+        checkpoint.save_tensors(path, numbers | {"samples": samples})
         return found
 
     @property
@@ -92,7 +97,7 @@ class Directions:
 
     def lifted(self, model: VAE, spec: ModelSpec) -> VAE:
         """The model of samples that says of x what ``model`` says of y: the first matrix of its encoder and the last of
-        its decoder take s B in."""
+        its decoder take s B in, and the last bias a."""
         made = cast(VAE, spec.build(len(self.basis))).to(self.basis.device)
         last = f"decoder.layers.{2 * len(spec.hidden)}"
         state = {name: tensor.double() for name, tensor in model.state_dict().items()}
@@ -100,6 +105,7 @@ class Directions:
         state["encoder.layers.0.weight"] = first @ (self.scale * self.basis.T)
         for name in (f"{last}.weight", f"{last}.bias"):
             state[name] = self.basis @ state[name][: self.count] / self.scale
+        state[f"{last}.bias"] += self.offset
         state["elbo.log_gamma"] = state["elbo.log_gamma"] - 2 * math.log(self.scale)
         made.load_state_dict(state)
         return made.eval()

@@ -1,5 +1,6 @@
 """Writing files so that a reader never sees half of one."""
 
+import errno
 import fcntl
 import json
 import os
@@ -11,7 +12,11 @@ from typing import Any
 
 from .errors import InputError
 
-__all__ = ["as_json", "locked", "output_folder", "write_atomically", "write_json"]
+__all__ = ["OF_THE_DISK", "as_json", "locked", "output_folder", "write_atomically", "write_json"]
+
+
+# Errors that are no program's: the disk is full, or fails.
+OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 
 
 class _Held(threading.local):

@@ -242,6 +242,15 @@ def test_a_variance_that_is_not_finite_is_no_count(value: float) -> None:
     assert found.variance[::2] == pytest.approx([0.015, 1.0], rel=1e-6)
 
 
+def test_a_variance_beyond_float32_is_finite() -> None:
+    encoder = KnownPosterior([0.01, 0.3, 0.9], [0.02, 0.3, 1.1])
+    encoder.odd[1] = 95.0  # its exponential is 1.8e41
+    vae = mc.VAE(encoder, nn.Linear(3, 3), 3)
+    found = mc.active_dimensions(vae, torch.rand(10, 3))
+    assert float(found.variance[1]) == pytest.approx(math.exp(95) / 2, rel=1e-5)
+    assert mc.evaluate(vae, torch.rand(10, 3)).variance == found.variance.tolist()
+
+
 def test_spoilt_weights_are_no_manifold_of_dimension_zero() -> None:
     for covariance in ("diagonal", "cholesky"):
         vae = mc.VAE.mlp(3, 2, covariance=covariance)  # type: ignore[arg-type]

@@ -69,11 +69,12 @@ def test_coordinates_have_a_scale_of_one_and_the_distances_of_the_samples() -> N
         assert ratio.tolist() == pytest.approx([math.sqrt(count / len(variances))] * 399, rel=1e-4)
 
 
+@pytest.mark.parametrize("mean", [0.0, 3.0])  # of images, which are standardised as a whole, a pixel has one
 @pytest.mark.parametrize(("variances", "count"), [(FLAT, 3), ([3.0, 1.0, 1e-3], 3)])
-def test_the_lifted_model_says_the_same_of_the_samples(variances: list[float], count: int) -> None:
+def test_the_lifted_model_says_the_same_of_the_samples(variances: list[float], count: int, mean: float) -> None:
     """KL, noise, and squared error over γ but for that in the constant coordinate; the Gaussian has d features in place
     of q + 1."""
-    x = samples(variances)
+    x = samples(variances) + mean
     features, found = len(variances), Directions.of_samples(x)
     model = SPEC.build(count + 1).double().eval()
     y = found.of(x).double()
@@ -96,11 +97,12 @@ def test_the_lifted_model_says_the_same_of_the_samples(variances: list[float], c
     assert curve.neg_elbo == pytest.approx([float((of_x.nll + of_x.kl).mean())], rel=1e-4)
 
 
-def test_the_lifted_model_stays_among_the_directions() -> None:
-    x = samples(FLAT)
+@pytest.mark.parametrize("mean", [0.0, 3.0])
+def test_the_lifted_model_stays_among_the_directions(mean: float) -> None:
+    x = samples(FLAT) + mean
     found = Directions.of_samples(x)
     lifted = found.lifted(SPEC.build(4), SPEC)
     assert not lifted.training
-    drawn = lifted.sample(50).double()
+    drawn = lifted.sample(50).double() - mean
     outside = drawn - drawn @ found.basis @ found.basis.T
     assert float(outside.abs().max()) < 1e-5 * float(drawn.abs().max())

@@ -18,7 +18,7 @@ from unittest import mock
 
 import torch
 import triton
-from manifold_core.kernels.gaussian_elbo.triton import gaussian_elbo
+from manifold_core.kernels.gaussian_elbo.triton import gaussian_elbo, gaussian_elbo_scale
 from manifold_core.kernels.gaussian_nll.triton import gaussian_nll, gaussian_nll_backward
 from manifold_core.kernels.rsample_kl.triton import rsample_kl, rsample_kl_backward
 from manifold_core.kernels.rsample_kl_cholesky.triton import rsample_kl_cholesky, rsample_kl_cholesky_backward
@@ -169,6 +169,8 @@ def reconstruction(rows: int, cols: int, dtype: torch.dtype) -> Calls:
     yield at, lambda: gaussian_nll_backward(per_row, per_row, x_hat, x, log_gamma, per_row)
     yield f"{at}, ELBO", lambda: gaussian_elbo(x_hat, x, log_gamma, per_row, 1.0, False)
     yield f"{at}, ELBO with gradients", lambda: gaussian_elbo(x_hat, x, log_gamma, per_row, 1.0, True)
+    if dtype == wide(dtype):
+        yield at, lambda: gaussian_elbo_scale(x_hat, log_gamma, per_row[0], per_row[0])
 
 
 def calls(dtype: torch.dtype) -> Calls:

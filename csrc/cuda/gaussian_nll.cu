@@ -25,6 +25,16 @@ void launch(const GaussianNllBackward& a, bool wide, cudaStream_t stream) {
   choose_storage(wide, run, a.x_hat, a.x, a.grad_x_hat);
 }
 
+void launch(const GaussianElboScale& a, bool wide, cudaStream_t stream) {
+  const int grid = blocks_for(a.numbers, 4 * kThreads, true);  // few: most often there is nothing to do
+  const auto run = [&](auto* arithmetic, auto* storage) {
+    using C = std::remove_pointer_t<decltype(arithmetic)>;
+    using S = std::remove_pointer_t<decltype(storage)>;
+    MC_LAUNCH((gaussian_elbo_scale<C, S>), grid, kThreads, stream, a);
+  };
+  choose_storage(wide, run, a.grad_x_hat);
+}
+
 std::tuple<Tensor, Tensor> gaussian_nll(const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma) {
   const Batch batch(x_hat, "x_hat");
   const OnDeviceOf device(x_hat);
@@ -94,6 +104,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_elbo(const T
   launch(a, wide, device.stream);
   check_launch();
   return {loss, nll, squared_error, grad_x_hat, grad_log_gamma, grad_kl};
+}
+
+void gaussian_elbo_scale(const Tensor& grad_x_hat, const Tensor& grad_log_gamma, const Tensor& grad_kl,
+                         const Tensor& grad_loss) {
+  const Batch batch(grad_x_hat, "grad_x_hat");
+  const OnDeviceOf device(grad_x_hat);
+  STD_TORCH_CHECK(grad_x_hat.is_contiguous(), "manifold_core: grad_x_hat must be contiguous");
+  const int64_t numbers = batch.rows * batch.cols;
+  GaussianElboScale a{numbers, matrix_of(grad_x_hat, 0, 1, numbers)};
+  a.grad_log_gamma = batch.scalar(grad_log_gamma, "grad_log_gamma");
+  a.grad_kl = batch.scalar(grad_kl, "grad_kl");
+  a.grad_loss = batch.scalar(grad_loss, "grad_loss");
+  launch(a, is_wide(grad_x_hat), device.stream);
+  check_launch();
 }
 
 }  // namespace manifold_core::cuda

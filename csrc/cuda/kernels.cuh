@@ -150,6 +150,13 @@ struct GaussianNllBackward {
   Scalar grad_log_gamma;
 };
 
+// The gradients that gaussian_elbo wrote in its forward pass, times that of the loss.
+struct GaussianElboScale {
+  int64_t numbers;
+  Matrix grad_x_hat;  // as one row, [1, numbers]
+  Scalar grad_log_gamma, grad_kl, grad_loss;
+};
+
 // B images of C channels, and how the first tensor of a call has them in memory: pixel after pixel of a channel, or the
 // channels of a pixel side by side. Kernels that have no other order to keep follow it.
 struct ImagesShape {
@@ -211,6 +218,7 @@ void launch(const Cholesky& args, bool wide, cudaStream_t stream);
 void launch(const CholeskyBackward& args, bool wide, cudaStream_t stream);
 void launch(const GaussianNll& args, bool wide, cudaStream_t stream);
 void launch(const GaussianNllBackward& args, bool wide, cudaStream_t stream);
+void launch(const GaussianElboScale& args, bool wide, cudaStream_t stream);
 void launch_sums(const BatchNormRelu& args, bool wide, cudaStream_t stream);
 void launch(const BatchNormRelu& args, bool wide, cudaStream_t stream);
 void launch_sums(const BatchNormReluBackward& args, bool wide, cudaStream_t stream);

@@ -20,6 +20,7 @@ STABLE_TORCH_LIBRARY_IMPL(MC_LIBRARY, MC_DISPATCH_KEY, m) {
   MC_IMPL(gaussian_nll);
   MC_IMPL(gaussian_nll_backward);
   MC_IMPL(gaussian_elbo);
+  MC_IMPL(gaussian_elbo_scale);
   MC_IMPL(batch_norm_relu);
   MC_IMPL(batch_norm_relu_backward);
   MC_IMPL(ensemble_steps);

@@ -50,6 +50,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_elbo(const T
                                                                          const Tensor& log_gamma, const Tensor& kl,
                                                                          double beta, bool with_gradients);
 
+// Gradients of the loss that gaussian_elbo wrote, times that of the loss, in place.
+void gaussian_elbo_scale(const Tensor& grad_x_hat, const Tensor& grad_log_gamma, const Tensor& grad_kl,
+                         const Tensor& grad_loss);
+
 // (y, mean, variance, of_channels); the last is for the backward pass.
 std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_relu(const Tensor& u, const Tensor& norm_weight,
                                                            const Tensor& norm_bias, const Optional& residual,

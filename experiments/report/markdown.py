@@ -64,7 +64,7 @@ def _overview(results: Sequence[Result]) -> list[str]:
         for line in overview(results)
     ]
     conventions = dict.fromkeys(result.convention for result in results if result.convention)
-    head = ("table", "variant", "runs", "right", "−ELBO ≤ paper", "slopes", "diverged", "time")
+    head = ("table", "variant", "runs", "right", "−ELBO ≤ paper", "slopes", "diverged", "trained in")
     return [
         "\n".join(f"- **{plain(figure)}** {plain(words)}" for figure, words in totals(results)),
         _grid(head, lines, (0, 1)),

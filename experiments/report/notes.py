@@ -274,7 +274,8 @@ def _eager(result: Result, name: str, words: str) -> str:
     """What a step would take, where the file says it, and all of them."""
     step = result.eager_seconds.get(f"{name}_a_step")
     of_a_step = "" if step is None else f"{significant(1000 * step)} ms a step, "
-    return f"in eager PyTorch, {words}: {of_a_step}{duration(result.eager_seconds[name])}"
+    where = f" on {_plain(result.eager_on['device'])}" if "device" in result.eager_on else ""
+    return f"in eager PyTorch{where}, {words}: {of_a_step}{duration(result.eager_seconds[name])}"
 
 
 def _sum(seconds: Iterable[float]) -> float:

@@ -22,7 +22,7 @@ SUBTITLE = "The tables of “Learning Manifold Dimensions with Conditional Varia
 READING_MARKS = (
     "✓ and ≠ say whether active dimensions are the true ones, ▲ that a median −ELBO is above the paper’s, and a shaded "
     f"share of right runs that it is below {100 * ENOUGH:.0f} %. The strips show −ELBO, lower to the left: ours as a "
-    "dot on the bar from its lowest to its highest, the paper’s as a diamond."
+    "dot on the bar from its lowest to its highest, the paper’s as a diamond, all rows of a variant on one scale."
 )
 # Names within the page.
 OVERVIEW, PROVENANCE = "overview", "provenance"
@@ -71,7 +71,7 @@ def _overview(results: Sequence[Result], names: Sequence[str]) -> Markup:
     figures = [
         element("div", element("dt", words), element("dd", shown), class_="figure") for shown, words in totals(results)
     ]
-    heads = ("runs", "right", "", "−ELBO ≤ paper", "slopes", "diverged", "time")
+    heads = ("runs", "right", "", "−ELBO ≤ paper", "slopes", "diverged", "trained in")
     head = element(
         "tr",
         *(element("th", text, scope="col", class_="words") for text in ("table", "variant")),

@@ -169,6 +169,7 @@ class Result:
     plan: dict[str, Any]
     seconds: float
     eager_seconds: dict[str, float]  # of PyTorch written by hand: "same_steps", "as_published"
+    eager_on: dict[str, Any]  # where that was measured, as provenance; empty in older files
     provenance: dict[str, Any]
     runs: tuple[Run, ...]
     paper: tuple[Paper, ...]
@@ -234,6 +235,7 @@ def _without_runs(result: Result) -> Result:
         plan={},
         seconds=math.nan,
         eager_seconds={},
+        eager_on={},
         provenance={},
         runs=(),
         fits=(),
@@ -273,6 +275,7 @@ def read_result(path: Path) -> Result:
         plan=of.get("plan", _object, "an object", {}),
         seconds=of.get("seconds", _number, "a number", math.nan),
         eager_seconds=of.get("eager_seconds", _named_numbers, "an object of numbers", {}),
+        eager_on=of.get("eager_on", _object, "an object", {}),
         provenance=of.get("provenance", _object, "an object", {}),
         runs=tuple(map(_run, of.entries("runs"))),
         paper=tuple(map(_paper, of.entries("paper"))),

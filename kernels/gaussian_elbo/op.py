@@ -38,6 +38,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _backward(
     kernel: Any,
+    scale: Any,
     ctx: Any,
     grad_loss: Tensor | None,
     grad_nll: Tensor | None,
@@ -50,9 +51,7 @@ def _backward(
     # They are numbers, not functions of anything: of no use to who wants a second derivative.
     usable = early is not None and not torch.is_grad_enabled()
     if usable and grad_loss is not None and grad_nll is None and grad_squared_error is None:
-        if not _is_one(grad_loss):
-            early = [gradient * grad_loss for gradient in early]
-        grad_x_hat, grad_log_gamma, grad_kl = early
+        grad_x_hat, grad_log_gamma, grad_kl = _scaled(scale, early, grad_loss)
         grad_kl = grad_kl.expand(rows)
         grad_x = -grad_x_hat if ctx.needs_input_grad[1] else None
     else:
@@ -69,12 +68,20 @@ def _backward(
     return grad_x_hat, grad_x, grad_log_gamma, grad_kl, None, None
 
 
-def _is_one(gradient: Tensor) -> bool:
-    """``loss.backward()`` begins with 1: nothing to multiply. On the CPU looking costs nothing, waits for nothing. Many
-    gradients at once (``is_grads_batched``) are not one number."""
-    if type(gradient) is not Tensor or not gradient.is_cpu or torch.compiler.is_compiling():
-        return False
-    return not torch._C._functorch.is_legacy_batchedtensor(gradient) and gradient.item() == 1
+def _scaled(scale: Any, early: list[Tensor], grad_loss: Tensor) -> list[Tensor]:
+    """The loss's gradients, written in the forward pass and nobody's yet, times its own.
+
+    ``loss.backward()`` begins with 1: nothing to multiply. On the CPU looking costs nothing, waits for nothing; on a
+    GPU the kernel looks, and leaves all as it is. Many gradients at once (``is_grads_batched``) are not one number.
+    """
+    plain = type(grad_loss) is Tensor and not torch.compiler.is_compiling() and not grad_loss.is_neg()
+    if plain and not torch._C._functorch.is_legacy_batchedtensor(grad_loss):
+        if grad_loss.is_cuda:
+            scale(*early, grad_loss)
+            return early
+        if grad_loss.is_cpu and grad_loss.item() == 1:
+            return early
+    return [gradient * grad_loss for gradient in early]
 
 
 _operator = Operator(
@@ -85,6 +92,11 @@ _operator = Operator(
     _setup_context,
     _backward,
     backward_of="gaussian_nll",
+    in_place={
+        "gaussian_elbo_scale": (
+            "(Tensor(a!) grad_x_hat, Tensor(b!) grad_log_gamma, Tensor(c!) grad_kl, Tensor grad_loss) -> ()"
+        )
+    },
     results=3,
 )
 

@@ -1,12 +1,16 @@
 """``gaussian_elbo`` in Triton: one launch makes the loss and, where asked, its gradients."""
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from ..gaussian_nll.triton import forward_kernel, part_sums, split
-from ..triton_launch import arithmetic, partials
+from ..triton_launch import arithmetic, partials, tile_elements
 
-__all__ = ["gaussian_elbo"]
+__all__ = ["gaussian_elbo", "gaussian_elbo_scale"]
+
+PROGRAMS_TO_SCALE = 512  # enough to fill a GPU; most often all that each does is one look
 
 
 def gaussian_elbo(
@@ -52,3 +56,33 @@ def gaussian_elbo(
         COLS=at.tile_cols,
     )
     return loss, nll, squared_error, grad_x_hat, grad_log_gamma, grad_kl
+
+
+@triton.jit(do_not_specialize=["numbers"])
+def scale_kernel(
+    grad_x_hat_ptr,  # [numbers]
+    grad_log_gamma_ptr,  # []
+    grad_kl_ptr,  # []
+    grad_loss_ptr,  # []
+    numbers: tl.int64,
+    NUMBERS: tl.constexpr,
+):
+    grad_loss = tl.load(grad_loss_ptr)
+    if grad_loss != 1.0:
+        program = tl.program_id(0).to(tl.int64)
+        if program == 0:
+            grad_log_gamma, grad_kl = tl.load(grad_log_gamma_ptr), tl.load(grad_kl_ptr)
+            tl.store(grad_log_gamma_ptr, (grad_log_gamma * grad_loss).to(grad_log_gamma.dtype))
+            tl.store(grad_kl_ptr, (grad_kl * grad_loss).to(grad_kl.dtype))
+        factor = grad_loss.to(grad_x_hat_ptr.dtype.element_ty)
+        for first in range(program * NUMBERS, numbers, tl.num_programs(0) * NUMBERS):
+            at = first + tl.arange(0, NUMBERS)
+            inside = at < numbers
+            tl.store(grad_x_hat_ptr + at, factor * tl.load(grad_x_hat_ptr + at, mask=inside, other=0.0), mask=inside)
+
+
+def gaussian_elbo_scale(grad_x_hat: Tensor, grad_log_gamma: Tensor, grad_kl: Tensor, grad_loss: Tensor) -> None:
+    """These gradients, dense, times that of the loss, in place. Where it is 1 nothing else is read or written."""
+    numbers, at_once = grad_x_hat.numel(), 2 * tile_elements(grad_x_hat.dtype)
+    programs = min(max(triton.cdiv(numbers, at_once), 1), PROGRAMS_TO_SCALE)
+    scale_kernel[(programs,)](grad_x_hat, grad_log_gamma, grad_kl, grad_loss, numbers, NUMBERS=at_once)

@@ -107,6 +107,9 @@ def measure(
         progress(f"{comparison.name}: is it right?")
         rows += [_checked(comparison, size) for size in comparison.sizes]
     for index in range(rounds):
+        if index and time.monotonic() >= end:
+            progress(f"time is over after {index} of {rounds} rounds")
+            break
         for comparison, name in sorted(_pairs(comparisons), key=lambda pair: _wave(*pair)):
             own = [row for row in rows if row.comparison == comparison.name]
             if any(name not in row.notes for row in own):

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -160,8 +161,8 @@ def bench(options: argparse.Namespace) -> int:
 
     if options.rounds < 1:
         raise InputError(f"rounds must be at least 1, got {options.rounds}")
-    if not options.seconds > 0:
-        raise InputError(f"seconds must be positive, got {options.seconds:g}")
+    if not 0 < options.seconds < math.inf:
+        raise InputError(f"seconds must be positive and finite, got {options.seconds:g}")
     if options.plot is not None and importlib.util.find_spec("matplotlib") is None:
         raise InputError("a plot needs matplotlib: pip install 'manifold-core[experiments]'")
     if options.plot is not None:

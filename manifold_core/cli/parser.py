@@ -65,14 +65,17 @@ def _add_data(add: argparse.ArgumentParser) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="manifold-core", description="Train a VAE and read off its manifold dimension."
+        prog="manifold-core",
+        description="Train a VAE and read off its manifold dimension.",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"manifold-core {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
     def add_command(name: str, help: str) -> argparse.ArgumentParser:
         said = f"{help[0].upper()}{help[1:]}."
-        return commands.add_parser(name, help=help, description=said, formatter_class=_Formatter)
+        # No abbreviations: `reproduce --seed 3` would be --seeds, and result files keep the command as it was given.
+        return commands.add_parser(name, help=help, description=said, formatter_class=_Formatter, allow_abbrev=False)
 
     add = add_command("train", help="train a VAE on a data set, or a CVAE")
     add.set_defaults(command=train)
@@ -213,7 +216,7 @@ def make_parser() -> argparse.ArgumentParser:
         "models, threads, or growth for these six: how the time grows with the batch, d, κ, κ of a full covariance, "
         "models side by side, and threads",
     )
-    add.add_argument("--rounds", type=int, default=1, metavar="N", help="processes of each contender")
+    add.add_argument("--rounds", type=int, default=1, metavar="N", help="processes of each contender, if S allows")
     add.add_argument("--seconds", type=float, default=85, metavar="S", help="after so long nothing new is begun")
     add.add_argument("--json", action="store_true", help="raw figures on standard output, in place of the table")
     add.add_argument("--plot", type=Path, metavar="FILE", help="the roofline, as a PNG file")

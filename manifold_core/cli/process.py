@@ -1,6 +1,5 @@
 """What the command line is as a process: its exit status, signals, closed streams, and beside others of torchrun."""
 
-import errno
 import os
 import signal
 import sys
@@ -11,18 +10,17 @@ from typing import NoReturn
 
 from ..distributed import process_of_torchrun
 from ..errors import InputError
+from ..files import OF_THE_DISK
 from ..training import Diverged
 from .commands import dimension, reproduce, train
 from .parser import make_parser
 
 __all__ = ["main"]
 
-OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 1 the disk is full or fails, 2 bad input, 3 training diverged, 130 or 143 stopped by a
-    signal, 141 nobody reads on."""
+    """Exit status: 0 done, 1 the disk is full or fails, or a worker did, 2 bad input, 3 training diverged, 130 or 143
+    stopped by a signal, 141 nobody reads on."""
     with _no_stream_closed():
         try:
             try:
@@ -76,7 +74,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         print(f"manifold-core: stopped{then}", file=sys.stderr)
         return 143 if isinstance(signalled, _Terminated) else 130
     except OSError as error:
-        if error.errno not in OF_THE_DISK:
+        if error.errno not in OF_THE_DISK and not isinstance(error, ChildProcessError):
             raise
         print(f"manifold-core: {error}{then}", file=sys.stderr)
         return 1

@@ -45,9 +45,9 @@ def check_dims(name: str, values: Iterable[object], *, largest: str, maximum: in
     return numbers
 
 
-def as_array(x: Any, name: str = "x") -> npt.NDArray[Any]:
+def as_array(x: Any, name: str = "x", *, truth: bool = False) -> npt.NDArray[Any]:
     """Integers or floating-point numbers that users give as the argument of this name: a tensor on any device, or what
-    np.asarray makes an array of.
+    np.asarray makes an array of. With ``truth`` truth values are taken, too, as 0 and 1.
 
     Raises:
         InputError: no such numbers, or some that are masked.
@@ -60,12 +60,14 @@ def as_array(x: Any, name: str = "x") -> npt.NDArray[Any]:
         source = np.asarray(_of_a_type_of_numpys(x) if isinstance(x, Tensor) else x)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} must be a tensor or an array of numbers, got {type(x).__name__}: {error}") from error
+    if truth and source.dtype.kind == "b":
+        return source.astype(np.uint8)
     if source.dtype.kind not in "iuf":
         raise InputError(f"{name} must be a tensor or an array of numbers, got {type(x).__name__} of {source.dtype}")
     return source
 
 
-def as_tensor(x: Any, name: str = "x") -> Tensor:
+def as_tensor(x: Any, name: str = "x", *, truth: bool = False) -> Tensor:
     """The same as a tensor, where it is; what is none yet becomes float64, on the CPU. A copy: torch warns of arrays
     that cannot be written to, and takes none of another byte order or with rows in reverse.
 
@@ -73,7 +75,7 @@ def as_tensor(x: Any, name: str = "x") -> Tensor:
         InputError: as :func:`as_array`; complex numbers.
     """
     if not isinstance(x, Tensor):
-        return torch.from_numpy(as_array(x, name).astype(np.float64))
+        return torch.from_numpy(as_array(x, name, truth=truth).astype(np.float64))
     if x.is_complex():
         raise InputError(f"{name} must be a tensor or an array of numbers, got {type(x).__name__} of {x.dtype}")
     return x

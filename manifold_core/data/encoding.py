@@ -34,12 +34,12 @@ class OneHot:
         return len(self.classes)
 
     def places(self, c: Any) -> Tensor:
-        """Of labels ``[N]`` of an integer type among the classes, int64, on the device of the labels.
+        """Of labels ``[N]`` of an integer type, or truth values, among the classes, int64, on the device of the labels.
 
         Raises:
             InputError: no such labels, or one of another class.
         """
-        labels = as_array(c, "condition")
+        labels = as_array(c, "condition", truth=True)
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
             raise InputError(
                 f"condition must be class labels, integers of shape [N], got shape {labels.shape} of {labels.dtype}"
@@ -97,7 +97,7 @@ class Columns:
         Raises:
             InputError: no numbers, or of another shape.
         """
-        numbers = as_tensor(c, "condition")
+        numbers = as_tensor(c, "condition", truth=True)
         if numbers.dim() == 1 and self.width == 1:
             numbers = numbers[:, None]
         if numbers.dim() != 2 or numbers.shape[1] != self.width:
@@ -113,12 +113,15 @@ Encoding = OneHot | Columns
 
 
 def checked_condition(source: npt.NDArray[Any], samples: int, where: str) -> npt.NDArray[Any]:
-    """Labels ``[N]`` of an integer type, or numbers ``[N, t]``; one dimension of floating type is t = 1.
+    """Labels ``[N]``, of an integer type or truth values, or numbers ``[N, t]``; one dimension of floating type is
+    t = 1.
 
     Raises:
         InputError: none of these, not one for each sample, NaN or infinity, all the same, or nearly as many classes as
             samples.
     """
+    if source.dtype.kind == "b":
+        source = source.astype(np.uint8)
     if source.dtype.kind not in "iuf":
         raise InputError(f"{where}: array of type {source.dtype}; expected an integer or floating type")
     if source.ndim not in (1, 2) or source.size == 0:

@@ -61,7 +61,7 @@ def load_file(
         InputError: the file is missing, empty, damaged or of another kind; the array has another shape or type, fewer
             than two samples or no features; it holds NaN, infinity or numbers too large for float32; all features are
             constant, or with ``standardise`` those of the training samples; ``validation_fraction`` or ``seed`` is out
-            of range. Of a condition the same, or not one for each sample, or half as many classes as samples.
+            of range. Of a condition the same, or not one for each sample, or more classes than half as many as samples.
     """
     path = Path(path)
     source = checked_samples(_read(path, "x"), str(path))

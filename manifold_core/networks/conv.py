@@ -75,7 +75,22 @@ def _laid_out(x: Tensor, blocks: nn.Module) -> Tensor:
 
 class ConvEncoder(nn.Module):
     """Images ``[B, C, H, W]`` → mu, log_var ``[B, κ]``, or mu, tril, through residual blocks of c and 2c channels and a
-    linear layer, beside which stands an MLP where widths of hidden layers are given."""
+    linear layer, beside which stands an MLP where widths of hidden layers are given.
+
+    x has the dtype of the weights, and is brought into their memory format.
+
+    Args:
+        image_shape: C, H, W; H and W are multiples of 4.
+        latent_dim: κ.
+        channels: c.
+        covariance: as of :class:`MLPEncoder`.
+        hidden: widths of the hidden layers of the MLP.
+
+    Raises:
+        InputError: a size that is no positive integer, sides that are no multiples of 4, or another covariance.
+
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Appendix A.
+    """
 
     def __init__(
         self,
@@ -104,7 +119,10 @@ class ConvEncoder(nn.Module):
 
 class ConvDecoder(nn.Module):
     """z ``[B, κ]`` → images ``[B, C, H, W]`` through a linear layer, beside which stands an MLP where widths of hidden
-    layers are given, and residual blocks of 2c and c channels."""
+    layers are given, and residual blocks of 2c and c channels. Arguments and errors are those of :class:`ConvEncoder`.
+
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Appendix A.
+    """
 
     def __init__(
         self, latent_dim: int, image_shape: Sequence[int], channels: int = CHANNELS, hidden: Sequence[int] = ()
@@ -130,7 +148,11 @@ class ConvDecoder(nn.Module):
 
 class ConditionalConvEncoder(nn.Module):
     """Images ``[B, C, H, W]``, c ``[B, t]`` → mu, log_var ``[B, κ]``, or mu, tril: a :class:`ConvEncoder` of the image
-    and one more channel, which a linear layer makes of c."""
+    and one more channel, which a linear layer makes of c. ``condition_dim`` is t; the other arguments and the errors
+    are those of :class:`ConvEncoder`.
+
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Appendix A.
+    """
 
     def __init__(
         self,
@@ -161,7 +183,11 @@ class ConditionalConvEncoder(nn.Module):
 
 class ConditionalConvDecoder(nn.Module):
     """z ``[B, κ]``, c ``[B, t]`` → images ``[B, C, H, W]``: a :class:`ConvDecoder` of z beside features of c, which an
-    MLP makes."""
+    MLP makes. ``condition_dim`` is t, ``condition_hidden``, ``condition_features`` and ``activation`` are as of
+    :class:`ConditionalMLPEncoder`; the other arguments and the errors are those of :class:`ConvDecoder`.
+
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Appendix A.
+    """
 
     def __init__(
         self,

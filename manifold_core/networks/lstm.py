@@ -33,6 +33,16 @@ class LSTMEncoder(nn.Module):
     """Sequences ``[B, L, d]`` of any length L ≥ 1 → mu, log_var ``[B, κ]``: a linear head on the last state of an LSTM.
 
     Of the steps before x it is a prior; :class:`NextStepEncoder` makes it an encoder of x.
+
+    Args:
+        data_dim: d, of one step.
+        latent_dim: κ.
+        hidden: units of the LSTM.
+
+    Raises:
+        InputError: a size that is no positive integer; when called, a sequence of another shape.
+
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Section 4.6.
     """
 
     def __init__(self, data_dim: int, latent_dim: int, hidden: int = 32) -> None:
@@ -57,7 +67,15 @@ class LSTMEncoder(nn.Module):
 
 
 class NextStepEncoder(nn.Module):
-    """x ``[B, d]``, c ``[B, T, d]`` → what ``network`` gives for the T + 1 steps of c and then x, ``[B, T + 1, d]``."""
+    """x ``[B, d]``, c ``[B, T, d]`` → what ``network`` gives for the T + 1 steps of c and then x, ``[B, T + 1, d]``.
+
+    Args:
+        network: of sequences ``[B, L, d]``, as :class:`LSTMEncoder`.
+        data_dim: d.
+
+    Raises:
+        InputError: ``data_dim`` is no positive integer; when called, x of another shape.
+    """
 
     def __init__(self, network: nn.Module, data_dim: int) -> None:
         super().__init__()
@@ -85,8 +103,17 @@ class NextStepEncoder(nn.Module):
 class LSTMDecoder(nn.Module):
     """z ``[B, κ]``, c ``[B, T, d]`` → x̂ ``[B, d]``: an MLP of z beside the last state of an LSTM that reads c.
 
-    ``decoder_hidden`` are the widths of its hidden layers. Without any, x̂ is affine in z: what x has left once c is
-    known lies on a plane, the same but for a shift under all conditions. Curved manifolds want hidden layers.
+    Args:
+        latent_dim: κ.
+        data_dim: d, of one step.
+        hidden: units of the LSTM.
+        decoder_hidden: widths of the hidden layers of the MLP. Without any, x̂ is affine in z: what x has left once c is
+            known lies on a plane, the same but for a shift under all conditions. Curved manifolds want hidden layers.
+
+    Raises:
+        InputError: a size that is no positive integer; when called, c of another shape.
+
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Section 4.6.
     """
 
     def __init__(self, latent_dim: int, data_dim: int, hidden: int = 32, decoder_hidden: Sequence[int] = ()) -> None:

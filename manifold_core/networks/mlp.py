@@ -43,7 +43,22 @@ def mlp_to_posterior(
 
 
 class MLPEncoder(nn.Module):
-    """x ``[B, d]`` → mu, log_var ``[B, κ]``, or mu, tril: parts of one linear head, views without a copy."""
+    """x ``[B, d]`` → mu, log_var ``[B, κ]``, or mu, tril: parts of one linear head, views without a copy.
+
+    x has the dtype of the weights; under autocast the head gives float32.
+
+    Args:
+        data_dim: d.
+        latent_dim: κ.
+        hidden: widths of the hidden layers; none make it affine.
+        activation: ``"relu"``, or ``"prelu"`` with one slope a layer.
+        covariance: ``"diagonal"``, or ``"cholesky"``, with which tril ``[B, κ(κ + 1)/2]`` is given in place of log_var.
+
+    Raises:
+        InputError: a size that is no positive integer, or another activation or covariance.
+
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Appendix A.
+    """
 
     def __init__(
         self,
@@ -70,7 +85,11 @@ class MLPEncoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """z ``[B, κ]`` → x̂ ``[B, d]``."""
+    """z ``[B, κ]`` → x̂ ``[B, d]``, through layers as of :class:`MLPEncoder`, with its arguments but for the covariance,
+    and its errors. Under autocast the layer that reads z and the one that gives x̂ stay in float32.
+
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Appendix A.
+    """
 
     def __init__(
         self, latent_dim: int, data_dim: int, hidden: Sequence[int] = (64,), activation: Activation = "relu"
@@ -87,7 +106,22 @@ class MLPDecoder(nn.Module):
 
 class ConditionalMLPEncoder(nn.Module):
     """x ``[B, d]``, c ``[B, t]`` → mu, log_var ``[B, κ]``, or mu, tril: an MLP of x beside features of c, which an MLP
-    makes."""
+    makes.
+
+    Args:
+        data_dim: d.
+        condition_dim: t.
+        latent_dim: κ.
+        hidden: widths of the hidden layers that read x and the features of c.
+        condition_hidden: widths of the hidden layers that make them.
+        condition_features: how many there are.
+        activation, covariance: as of :class:`MLPEncoder`.
+
+    Raises:
+        InputError: a size that is no positive integer, or another activation or covariance.
+
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Appendix A.
+    """
 
     def __init__(
         self,
@@ -120,7 +154,11 @@ class ConditionalMLPEncoder(nn.Module):
 
 
 class ConditionalMLPDecoder(nn.Module):
-    """z ``[B, κ]``, c ``[B, t]`` → x̂ ``[B, d]``: an MLP of z beside features of c, which an MLP makes."""
+    """z ``[B, κ]``, c ``[B, t]`` → x̂ ``[B, d]``: an MLP of z beside features of c, which an MLP makes. Arguments and
+    errors are those of :class:`ConditionalMLPEncoder`.
+
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Appendix A.
+    """
 
     def __init__(
         self,

@@ -36,4 +36,5 @@ def spec_of(
         each |= {"condition_dim": condition_dim, "prior": under.prior, "attention": under.attention}
     if is_convolutional(model.hidden, sample_shape):
         return ConvSpec(model.latent_dim, model.chosen_channels, training=training, **each)
-    return ModelSpec(model.latent_dim, model.hidden or (64,), training=training, **each)
+    hidden = (64,) if model.hidden is None else model.hidden
+    return ModelSpec(model.latent_dim, hidden, training=training, **each)

@@ -7,6 +7,7 @@ from ..differences import differences
 from ..errors import InputError
 from ..inputs import unwrapped
 from ..models import CVAE, VAE
+from ..modes import weights_back
 from .config import History
 
 __all__ = ["load_weights"]
@@ -24,7 +25,8 @@ def load_weights(model: VAE | CVAE, folder: str | Path) -> History:
         The curves up to there.
 
     Raises:
-        InputError: no checkpoint of a training in that folder, a damaged one, or one of another model.
+        InputError: no checkpoint of a training in that folder, a damaged one, or one of another model; the model keeps
+            the weights that it came with.
     """
     model = unwrapped(model)
     begun = checkpoint.load(Path(folder))
@@ -35,7 +37,8 @@ def load_weights(model: VAE | CVAE, folder: str | Path) -> History:
     weights = {name.removeprefix("model."): part for name, part in begun.tensors.items() if name.startswith("model.")}
     try:
         history = History(**begun.state["history"])
-        model.load_state_dict(weights)
+        with weights_back(model, RuntimeError):
+            model.load_state_dict(weights)
     except (KeyError, RuntimeError, TypeError) as error:
         raise InputError(f"checkpoint in {str(folder)!r} is damaged, or of another model: {error}") from error
     model.eval()

@@ -25,7 +25,7 @@ from ..finished import taken
 from ..inputs import check_inputs, unwrapped
 from ..kernels.batch import mean_of_batch
 from ..models import CVAE, VAE
-from ..modes import training_mode
+from ..modes import training_mode, weights_back
 from .config import Diverged, History, TrainingConfig, check_config, check_seconds, record_every
 from .schedule import batches, noise_seed
 from .state import Run, announce, check_tensors
@@ -203,6 +203,7 @@ def _seed(seed: int, device: torch.device) -> None:
 def _about(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
     """Of which model and data a checkpoint is. Weights may begin anywhere, but a γ that is fixed and weights that are
     frozen stay."""
+    model = unwrapped(model)  # what torch.compile makes of it has other names for the same weights
     about: dict[str, Any] = {"model": repr(model)}
     if model.elbo.gamma == "fixed":
         about["log_gamma"] = float(model.elbo.log_gamma)
@@ -214,13 +215,9 @@ def _about(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
 
 def _resume(run: Run, begun: checkpoint.Checkpoint, folder: Path, group: Group) -> None:
     """Where that is refused, the model keeps the weights that it came with."""
-    before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
-    try:
+    with weights_back(unwrapped(run.model), InputError):
         run.restore(begun)
         from_first(lambda: run.check_network(begun, folder), group)
-    except InputError:
-        run.model.load_state_dict(before)
-        raise
 
 
 def _loop(

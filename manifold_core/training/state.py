@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from .. import checkpoint
 from ..differences import differences
 from ..errors import InputError
+from ..inputs import unwrapped
 from ..models import CVAE, VAE
 from .config import History, TrainingConfig
 from .probe import Probe
@@ -57,7 +58,7 @@ class Run:
             moments["step"].fill_(self.step)
 
     def tensors(self) -> dict[str, Tensor]:
-        found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        found = {f"model.{name}": tensor for name, tensor in unwrapped(self.model).state_dict().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             found |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
         found["random"] = torch.get_rng_state()  # a user's network may have dropout
@@ -99,7 +100,8 @@ class Run:
                     moments.setdefault(index, {})[name.removeprefix(start)] = moment
                 if index in moments and moments[index].keys() != ADAM_STATE:
                     raise ValueError(f"optimizer state of parameter {index} has {sorted(moments[index])}")
-            self.model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
+            weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+            unwrapped(self.model).load_state_dict(weights)
             self.optimizer.load_state_dict({"state": moments, "param_groups": found.state["param_groups"]})
             self.schedule.load_state_dict(found.state["schedule"])
             self.scaler.load_state_dict(found.state["scaler"])

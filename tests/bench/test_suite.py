@@ -149,6 +149,12 @@ class TestMeasure:
         found = suite._in_own_process(suite.COMPARISONS["step"], contender, left)
         assert found == [f"left out: {max(left, 0):.0f} s left"] * 2
 
+    def test_rounds_for_which_there_is_no_time_are_named(self, measured: list[str]) -> None:
+        said: list[str] = []
+        suite.measure([SLEEP], 9, 0.0, said.append)
+        assert len(measured) == len(SLEEP.contenders)  # each in the first round, where it says itself what is left out
+        assert said[-1] == "time is over after 1 of 9 rounds"
+
     def test_what_was_found_before_the_end_is_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def late(*_: Any, **__: Any) -> None:
             raise subprocess.TimeoutExpired("", 20, output=b"[peer]\nfound: [1.0, 2.0, 3.0]\n0%]\nfound: [4.0, 5")
@@ -260,7 +266,8 @@ class TestCommand:
         ("options", "message"),
         [
             (["--rounds", "0"], "rounds must be at least 1, got 0"),
-            (["--seconds", "nan"], "seconds must be positive, got nan"),
+            (["--seconds", "nan"], "seconds must be positive and finite, got nan"),
+            (["--seconds", "inf"], "seconds must be positive and finite, got inf"),
             (["elbow"], "a comparison is one of elbo, "),
             (["--plot", "/no/such/folder/a.png"], "--plot"),
             (["--plot", "/"], "--plot must be a file to write, got '/', which is a folder"),

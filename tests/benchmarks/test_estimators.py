@@ -137,5 +137,5 @@ def test_a_run_goes_on(
     monkeypatch.setattr(sys, "argv", ["estimators", "--samples", "30", "--out", str(out)])
     with pytest.raises(SystemExit):
         estimators.main()
-    assert "20 samples: name another --out" in capsys.readouterr().err
+    assert "another measurement: samples is 20, expected 30; name another --out" in capsys.readouterr().err
     assert json.loads(out.read_text()) == results

@@ -1,5 +1,6 @@
 """The GPU benchmark, as far as a processor can follow it: the same operators, run on the host."""
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -112,8 +113,10 @@ def test_all_benchmarks_are_asked_alike(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_what_another_commit_measured_is_kept(tmp_path: Path) -> None:
     out = tmp_path / "gpu-a-2026-01-02.json"
-    assert gpu.set_aside(out, "123") == out
-    out.write_text('{"commit": "123"}')
-    assert gpu.set_aside(out, "123") == out
-    assert gpu.set_aside(out, "456") == out
-    assert [path.name for path in tmp_path.iterdir()] == ["gpu-a-2026-01-02-123.json"]
+    assert gpu.set_aside(out) == out
+    for run, commit in enumerate(("123", "456", "123", "123")):  # a second one of a commit may end after fewer rows
+        out.write_text(json.dumps({"commit": commit, "run": run}))
+        assert gpu.set_aside(out) == out
+    kept = {path.stem: json.loads(path.read_text())["run"] for path in tmp_path.iterdir()}
+    stem = "gpu-a-2026-01-02"
+    assert kept == {f"{stem}-123": 0, f"{stem}-456": 1, f"{stem}-123-2": 2, f"{stem}-123-3": 3}

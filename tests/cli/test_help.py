@@ -7,6 +7,7 @@ from manifold_core.experiments.catalogue import TABLES
 from manifold_core.experiments.reproduce import SETS
 from manifold_core.experiments.tables import AS_PUBLISHED, BUDGETS
 
+from manifold_core import cli
 from manifold_core.bench import suite
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,6 +39,15 @@ class TestReproduce:
 )
 def test_every_command_says_what_it_does(help_of: Callable[[str], str], command: str, said: str) -> None:
     assert said in help_of(command)
+
+
+def test_options_are_not_abbreviated(capsys: pytest.CaptureFixture[str]) -> None:
+    """--seed would be --seeds, which is how many, and not which."""
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["reproduce", "table1", "--out", "out", "--seed", "3"])
+    assert "unrecognized arguments: --seed 3" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["--vers"])
 
 
 class TestBench:

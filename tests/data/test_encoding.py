@@ -32,6 +32,16 @@ class TestOneHot:
         assert encoding.width == 3
         assert OneHot(**encoding.as_dict()) == encoding
 
+    @pytest.mark.parametrize("make", [list, np.array, torch.tensor])
+    def test_truth_values_are_two_classes(self, tmp_path: Path, make: Any) -> None:
+        assert OneHot((0, 1)).apply(make([True, False])).tolist() == [[0, 1], [1, 0]]
+        units = Columns(torch.tensor([0.5, 0.0]), torch.tensor([0.5, 1.0]))
+        assert units.apply(make([[True, False], [False, True]])).tolist() == [[1, 0], [-1, 1]]
+        found = load_file(write(tmp_path, np.arange(N) > 6), condition=tmp_path / "c.npy")
+        assert found.condition_encoding == OneHot((0, 1))
+        assert found.train_labels is not None
+        assert torch.equal(found.train_labels, (found.train[:, 0] > 6).long())
+
     @pytest.mark.parametrize(
         ("labels", "said"),
         [

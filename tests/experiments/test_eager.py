@@ -16,6 +16,7 @@ from manifold_core.kernels.random import standard_normal
 
 import manifold_core as mc
 from manifold_core import cli
+from manifold_core.provenance import processor
 
 PLAN = Plan("tiny", seeds=2, steps=7, samples=64, batch_size=32)
 
@@ -41,7 +42,7 @@ def test_it_is_the_loss_of_the_models(name: str) -> None:
 def test_seconds_grow_with_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each kind of model is measured once, each model counted."""
     measured = []
-    monkeypatch.setattr(eager, "_median_step", lambda cell, *_: measured.append(cell) or 0.5)
+    monkeypatch.setattr(eager, "_median_step", lambda cell, *_, **__: measured.append(cell) or 0.5)
     cells = TABLES["table3"].cells(PLAN)
     assert eager_seconds(cells, PLAN, "cpu") == 0.5 * 2 * 7 * len(cells)
     assert len(measured) == 5  # five widths of the condition
@@ -51,7 +52,7 @@ def test_seconds_grow_with_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_is_written_into_the_result_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eager, "_median_step", lambda *_: 0.5)
+    monkeypatch.setattr(eager, "_median_step", lambda *_, **__: 0.5)
     content = {"table": "table3", "title": "of conditions", "runs": [], "plan": PLAN.as_dict(), "and": ["more"]}
     for name in ("table3", "theorem2"):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
@@ -59,6 +60,8 @@ def test_it_is_written_into_the_result_files(tmp_path: Path, monkeypatch: pytest
     found = json.loads((tmp_path / "table3.json").read_text())
     ours, published = 0.5 * 2 * 7 * 5, 0.5 * 2 * 50_000 * 5  # of the paper, whatever the budget was
     steps = {"same_steps_a_step": 0.5, "as_published_a_step": 0.5}
+    where = found.pop("eager_on")
+    assert (where["device"], where["threads"]) == (processor(), torch.get_num_threads())
     assert found == content | {"eager_seconds": {"same_steps": ours, "as_published": published, **steps}}
     assert "as_published" not in json.loads((tmp_path / "theorem2.json").read_text())["eager_seconds"]
 
@@ -67,7 +70,7 @@ def test_it_is_written_into_the_result_files(tmp_path: Path, monkeypatch: pytest
 def test_a_table_with_steps_of_its_own_is_published_with_the_paper_s(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(eager, "_median_step", lambda *_: 0.5)
+    monkeypatch.setattr(eager, "_median_step", lambda *_, **__: 0.5)
     plan = TABLES[name].plan(replace(BUDGETS["full"], seeds=3))
     assert plan.steps in (6_000, 40_000)
     content = {"table": name, "title": "", "runs": [], "plan": plan.as_dict()}
@@ -132,7 +135,7 @@ def test_a_damaged_file_is_named_before_any_is_measured(
 
 def test_the_files_of_the_repository_can_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Older ones do not say whether they are published."""
-    monkeypatch.setattr(eager, "_median_step", lambda *_: 0.5)
+    monkeypatch.setattr(eager, "_median_step", lambda *_, **__: 0.5)
     results = Path(__file__).parents[2] / "experiments/results"
     for name in ("table1", "table3"):
         content = json.loads((results / f"{name}.json").read_text())

@@ -195,6 +195,19 @@ def test_another_plan_is_refused(tmp_path: Path) -> None:
         run(tmp_path, plan=replace(PLAN, steps=30))
 
 
+def test_so_is_another_plan_of_what_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before another table is trained."""
+    monkeypatch.setitem(TABLES, TABLE.name, TABLE)
+    monkeypatch.setitem(BUDGETS, PLAN.name, replace(PLAN, steps=30))
+    monkeypatch.setattr(reproducing, "NAMES", ("table3", TABLE.name))
+    with stopped_before_the_end(monkeypatch):
+        run(tmp_path)
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(mc.InputError, match=r"\.tableX'? is of another plan: plan\.steps is 20, expected 30; choose"):
+        reproduce(["table3", TABLE.name], tmp_path, budget=PLAN.name, progress=False)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == kept
+
+
 def test_a_foreign_file_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "tableX.json").write_text("[1, 2]")
     with pytest.raises(mc.InputError, match="no file of a finished table"):
@@ -246,6 +259,7 @@ def test_every_data_set_fits_its_model() -> None:
     ("arguments", "message"),
     [
         ({"names": ["table99"]}, "table must be one of table1, .*got table99"),
+        ({"names": ["table10"]}, "got table10; table10 is in the report of table1"),
         ({"names": []}, "got none"),
         ({"budget": "huge"}, "budget must be one of quick, reduced, full, got 'huge'"),
         ({"seeds": 0}, "seeds must be a positive integer, got 0"),

@@ -1,23 +1,27 @@
 """Several workers: the same runs as one, in the same order, wherever the work is stopped."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from manifold_core.experiments import workers
+from manifold_core.experiments import runner, workers
 from manifold_core.experiments.catalogue import TABLES
 from manifold_core.experiments.jobs import Part, Shard, in_order, train_shard
 from manifold_core.experiments.tables import Plan, Table
 from manifold_core.experiments.workers import train_table
 
 import manifold_core as mc
+from manifold_core import cli
 
 PLAN = Plan("tiny", seeds=2, steps=30, samples=300, batch_size=50)
 LONG = Plan("long", seeds=1, steps=20_000, samples=300, batch_size=50)
@@ -84,13 +88,53 @@ def test_what_a_worker_refuses_the_parent_refuses(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_fails_is_no_result(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="a worker ended with exit status 1"):
+    with pytest.raises(ChildProcessError, match="a worker ended with exit status 1, and what it said stands above"):
         train_table(TABLE, PLAN, tmp_path, devices=TWO, backend="cuda", progress=False)
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ChildProcessError("a worker was killed by SIGKILL"), "a worker was killed by SIGKILL"),
+        (OSError(errno.ENOSPC, "No space left on device"), "[Errno 28] No space left on device"),
+    ],
+)
+def test_the_command_says_so_in_a_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: OSError,
+    message: str,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(runner, "train_table", fail)
+    assert cli.main(["reproduce", TABLE.name, "--device", "cpu", "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"manifold-core: {message}; the same command goes on from the last checkpoint\n"
+
+
+def test_a_full_disk_is_the_parents_error_too(tmp_path: Path) -> None:
+    """No file may be larger than a kilobyte. That stays so for a process: one of its own."""
+    script = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from manifold_core.experiments.catalogue import TABLES\n"
+        "from manifold_core.experiments.tables import Plan\n"
+        "from manifold_core.experiments.workers import train_table\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))\n"
+        "try:\n"
+        f"    train_table(TABLES[{TABLE.name!r}], {PLAN!r}, Path(sys.argv[1]), devices={TWO!r}, progress=False)\n"
+        "except OSError as error:\n"
+        "    print(error.errno)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"{errno.EFBIG}\n", "")
+
+
 def _children(pid: int) -> list[int]:
-    path = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(word) for word in path.read_text().split()] if path.exists() else []
+    """By any of its threads."""
+    return [int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()]
 
 
 def _wait(condition: Callable[[], bool], seconds: float = 120) -> None:
@@ -98,6 +142,18 @@ def _wait(condition: Callable[[], bool], seconds: float = 120) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers by Linux's /proc")
+def test_a_worker_that_is_killed_is_no_result(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        others = set(_children(os.getpid()))
+        found = pool.submit(train_table, TABLE, LONG, tmp_path, devices=TWO, progress=False)
+        _wait(lambda: len(list(tmp_path.glob("*-of-2"))) == 2)
+        for pid in set(_children(os.getpid())) - others:
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(ChildProcessError, match="a worker was killed by SIGKILL"):
+            found.result()
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers by Linux's /proc")

@@ -525,6 +525,39 @@ def test_nothing_to_do(
     assert early_grad_log_gamma == 0
 
 
+@pytest.mark.parametrize("factor", [1.0, 0.0, -0.3, math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(0, 3), (1, 1), (7, 3), (16, 20), (3, 700_001)])  # the last: each thread has several
+def test_gradients_written_early_are_scaled_in_place(
+    kernels: Kernels, shape: tuple[int, int], dtype: torch.dtype, factor: float
+) -> None:
+    """Bit for bit a product, and nothing beside it is touched."""
+    of_all = torch.randn(shape[0] * shape[1] + 8, dtype=dtype).to(kernels.device)
+    grad_x_hat = of_all[4:-4].view(shape)
+    others = kernels.scalar(0.7, torch.float32), kernels.scalar(0.3, torch.float64)
+    expected = of_all.clone()
+    expected[4:-4] *= factor
+    expected_others = [other * factor for other in others]
+    kernels.operators.gaussian_elbo_scale(grad_x_hat, *others, kernels.scalar(factor, dtype))
+    torch.testing.assert_close(of_all, expected, rtol=0, atol=0, equal_nan=True)
+    for found, wanted in zip(others, expected_others, strict=True):
+        torch.testing.assert_close(found, wanted, equal_nan=True)
+
+
+@pytest.mark.parametrize("factor", [1.0, -0.3])
+def test_a_share_of_the_loss_has_that_share_of_its_gradients(kernels: Kernels, factor: float) -> None:
+    x_hat, x = (torch.randn(9, 5, device=kernels.device) for _ in range(2))
+    kl, log_gamma = torch.rand(9, device=kernels.device), kernels.scalar(-1.0, torch.float32)
+    given = [t.requires_grad_() for t in (x_hat, x, log_gamma, kl)]
+
+    def gradients(early: bool) -> tuple[Tensor, ...]:
+        loss = kernels.differentiable["gaussian_elbo"](x_hat, x, log_gamma, kl, 0.5, early)[0]
+        return torch.autograd.grad(factor * loss, given)
+
+    for found, expected in zip(gradients(True), gradients(False), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("cols", [5, 40, 600])
 def test_what_is_not_asked_for_may_be_infinite(kernels: Kernels, cols: int) -> None:
     """Of a prior as narrow as this even e^(-p/2) is, of which the gradients of z know nothing."""

@@ -24,6 +24,7 @@ import manifold_core as mc
 triton = pytest.importorskip("triton", reason="triton is not installed")
 import triton.language as tl  # noqa: E402
 from manifold_core.kernels import triton_launch, triton_math  # noqa: E402
+from manifold_core.kernels.gaussian_elbo import triton as elbo  # noqa: E402
 from manifold_core.kernels.rsample_kl import triton as diagonal  # noqa: E402
 from manifold_core.kernels.rsample_kl_cholesky import triton as cholesky  # noqa: E402
 
@@ -568,6 +569,27 @@ def test_nothing_to_do(shape: tuple[int, int], dtype: torch.dtype) -> None:
             assert torch.equal(gradient, torch.zeros_like(given_[name])), name
     loss = evaluate(gaussian_elbo, reconstruction | {"kl": kl}, [torch.ones((), dtype=dtype)], beta=1.0)[0][0]
     assert loss == 0 if rows else loss.isnan()
+
+
+@ON_GPU
+@pytest.mark.parametrize("factor", [1.0, 0.0, -0.3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(0, 3), (1, 1), (7, 3), (9, 4000)])  # of the last each program has several tiles
+def test_gradients_written_early_are_scaled_in_place(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], dtype: torch.dtype, factor: float
+) -> None:
+    """Bit for bit a product, and nothing behind it is touched."""
+    monkeypatch.setattr(elbo, "PROGRAMS_TO_SCALE", 3)
+    of_all = torch.randn(shape[0] * shape[1] + 4, dtype=dtype, device=DEVICE)
+    others = [torch.tensor(0.7, device=DEVICE), torch.tensor(0.3, dtype=torch.float64, device=DEVICE)]
+    expected = of_all.clone()
+    expected[:-4] *= factor
+    expected_others = [other * factor for other in others]
+    scale = torch.ops.manifold_core_triton.gaussian_elbo_scale
+    scale(of_all[:-4].view(shape), *others, torch.tensor(factor, dtype=dtype, device=DEVICE))
+    torch.testing.assert_close(of_all, expected, rtol=0, atol=0)
+    for found, wanted in zip(others, expected_others, strict=True):
+        torch.testing.assert_close(found, wanted)
 
 
 @ON_GPU

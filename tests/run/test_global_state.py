@@ -113,6 +113,11 @@ class TestGlobalState:
             assert len({str(content) for content in seen}) == 6  # three steps of two runs
 
 
+def test_no_hidden_layers_are_not_the_default() -> None:
+    with pytest.raises(mc.InputError, match=r"hidden.*got \(\)"):
+        build_model(ModelConfig(latent_dim=3, hidden=()), (6,))
+
+
 def test_weights_do_not_depend_on_torchs_defaults() -> None:
     expected = build_model(ModelConfig(latent_dim=3, hidden=(8,)), (6,), seed=4).state_dict()
     before = torch.get_rng_state()

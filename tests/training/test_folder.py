@@ -9,7 +9,7 @@ import pytest
 import torch
 from dropout import dropout_model
 from runs import STEPS, TRAINING, VECTORS, Stopped, contents, standardised, stop_at_save, write_data
-from torch import Tensor
+from torch import Tensor, nn
 
 import manifold_core as mc
 from manifold_core import checkpoint
@@ -192,6 +192,48 @@ class TestLoadWeights:
             assert torch.equal(model.state_dict()[name], tensor), name
         assert history.step[-1] == steps
         assert len(history.neg_elbo) == len(history.step)
+
+    @pytest.mark.parametrize("compiled_first", [False, True])
+    def test_what_torch_compile_makes_of_a_model_is_the_same(
+        self, x: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled_first: bool
+    ) -> None:
+        def model(compiled: bool) -> mc.VAE:
+            torch.manual_seed(0)
+            made = mc.VAE.mlp(6, 3, (4,))
+            return torch.compile(made, backend="eager") if compiled else made  # type: ignore[return-value]
+
+        config = replace(TRAINING, steps=6)
+        expected = model(False)
+        train(expected, x, config, progress=False)
+        with monkeypatch.context() as patch:
+            stop_at_save(patch, 3)
+            with pytest.raises(Stopped):
+                train(model(compiled_first), x, config, folder=tmp_path, checkpoint_seconds=0.0, progress=False)
+        train(model(not compiled_first), x, config, folder=tmp_path, progress=False)
+        for found in (model(True), model(False)):
+            mc.load_weights(found, tmp_path)
+            for tensor, wanted in zip(found.state_dict().values(), expected.state_dict().values(), strict=True):
+                torch.testing.assert_close(tensor, wanted)
+
+    def test_weights_of_which_some_do_not_fit_are_refused_whole(self, x: Tensor, tmp_path: Path) -> None:
+        """A parameter of its own is not in the text of a module."""
+
+        class Shifted(nn.Module):
+            def __init__(self, numbers: int) -> None:
+                super().__init__()
+                self.inner = mc.VAE.mlp(6, 3, (4,)).encoder
+                self.shift = nn.Parameter(torch.zeros(numbers))
+
+            def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+                mu, log_var = self.inner(x)
+                return mu + self.shift.sum(), log_var
+
+        train(mc.VAE(Shifted(2), nn.Linear(3, 6), 3), x, replace(TRAINING, steps=1), folder=tmp_path, progress=False)
+        model = mc.VAE(Shifted(3), nn.Linear(3, 6), 3)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        with pytest.raises(mc.InputError, match="damaged, or of another model"):
+            mc.load_weights(model, tmp_path)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
     def test_of_another_model_are_refused(self, x: Tensor, tmp_path: Path) -> None:
         train(mc.VAE.mlp(6, 3, (4,)), x, replace(TRAINING, steps=1), folder=tmp_path, progress=False)
