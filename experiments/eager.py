@@ -48,6 +48,7 @@ def measure(folder: Path, device: str = "cpu") -> None:
         raise InputError(f"folder must hold result files such as table1.json, got {str(folder)!r}: none in it")
     plans = {name: _plan(path) for name, path in paths.items()}
     output_folder(folder)  # or else it is only known at the end that nothing can be written there
+    where = provenance([device])  # before files of a checkout are changed
     for name, plan in tqdm(plans.items(), unit="table", file=sys.stderr):
         table = TABLES[name]
         plans_of = {"same_steps": plan}
@@ -59,7 +60,7 @@ def measure(folder: Path, device: str = "cpu") -> None:
             found[what] = eager_seconds(cells, one, device)
             found[f"{what}_a_step"] = found[what] / (one.seeds * one.steps * len(cells))
         content = json.loads(paths[name].read_text(encoding="utf-8"))
-        write_json(paths[name], content | {"eager_seconds": found, "eager_on": provenance([device])})
+        write_json(paths[name], content | {"eager_seconds": found, "eager_on": where})
 
 
 def _plan(path: Path) -> Plan:

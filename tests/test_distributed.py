@@ -170,6 +170,8 @@ def refusal(group: Group, what: str, folder: str | None = None) -> str:
         config = mc.TrainingConfig(steps=3, batch_size=12, seed=group.rank())
     elif what == "samples":
         x = x[: 30 - group.rank()]
+    elif what == "other samples":
+        x = x + group.rank()
     elif what == "weights":
         made = mc.VAE.mlp(6, 3, (8 + group.rank(),)).double()
     elif what == "unused":
@@ -399,6 +401,7 @@ REFUSALS = {
     "sum": "elbo must have reduction='mean' where processes share it, got 'sum'",
     "config": "training must be the same in all processes, got .*'seed': 0.* in the first and .*'seed': 1",
     "samples": r"x must be the same in all processes, got \(30, 6\) in the first and \(29, 6\) in process 1",
+    "other samples": "data must be the same in all processes, got",
     "weights": "model must be the same in all processes",
     "unused": "model must use all its parameters .* got decoder.spare without a gradient",
     "checkpoint": "checkpoint .* cannot be read",

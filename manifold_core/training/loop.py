@@ -165,7 +165,8 @@ def turns(
             if process_group is not None:
                 parts = model.state_dict().items()
                 shapes = {name: tuple(part.shape) for name, part in parts if isinstance(part, Tensor)}
-                check_agreed(run.identity | {"x": tuple(x.shape), "model": shapes}, process_group)
+                own = {"x": tuple(x.shape), "model": shapes, "data": _fingerprints(inputs)}
+                check_agreed(run.identity | own, process_group)
             begun = from_first(lambda: stack.enter_context(taken(place)) if place is not None else None, process_group)
             if place is not None and begun is not None:
                 _resume(run, begun, place, process_group)
@@ -210,7 +211,11 @@ def _about(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
     frozen = {name: part for name, part in model.named_parameters() if not part.requires_grad}
     if frozen:
         about["frozen"] = {"parameters": list(frozen), "values": checkpoint.fingerprint(*frozen.values())}
-    return about | dict(zip(("x", "condition"), map(checkpoint.fingerprint, inputs), strict=False))
+    return about | _fingerprints(inputs)
+
+
+def _fingerprints(inputs: tuple[Tensor, ...]) -> dict[str, str]:
+    return dict(zip(("x", "condition"), map(checkpoint.fingerprint, inputs), strict=False))
 
 
 def _resume(run: Run, begun: checkpoint.Checkpoint, folder: Path, group: Group) -> None:
