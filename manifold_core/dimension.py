@@ -1,5 +1,6 @@
 """The dimension of the data manifold, read off a trained model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 
@@ -135,8 +136,9 @@ def active_dimensions(
     return found
 
 
-def check_known(variance: Tensor) -> None:
+def check_known(variance: Tensor | Sequence[float]) -> None:
     """Raise InputError where a latent dimension's variance is not finite: it is neither active nor inactive."""
+    variance = torch.as_tensor(variance, dtype=torch.float64)
     if len(unknown := (~variance.isfinite()).nonzero().flatten()):
         raise InputError(
             f"model must have finite variances, got {float(variance[unknown[0]])} in latent dimension "

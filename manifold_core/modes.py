@@ -1,11 +1,11 @@
-"""Models in training and in evaluation mode, and as they were before."""
+"""Models in training and in evaluation mode."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
 
-__all__ = ["evaluation_mode", "training_mode", "weights_back"]
+__all__ = ["evaluation_mode", "training_mode"]
 
 
 @contextmanager
@@ -31,15 +31,3 @@ def training_mode(model: nn.Module) -> None:
     model.train()
     for module in frozen:
         module.eval()
-
-
-@contextmanager
-def weights_back(model: nn.Module, error: type[Exception]) -> Iterator[None]:
-    """Where that error comes out, the model has the weights and buffers with which it came: torch loads what fits, and
-    says only then what does not."""
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    try:
-        yield
-    except error:
-        model.load_state_dict(before)
-        raise

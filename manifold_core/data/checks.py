@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import InputError
 from .blocks import blocks
 
-__all__ = ["as_array", "as_tensor", "check_dims", "check_int", "check_within_float32", "places"]
+__all__ = ["as_array", "as_tensor", "check_dims", "check_int", "check_within_float32", "in_numbers", "places"]
 
 
 def check_int(name: str, value: object, minimum: int | None = None) -> int:
@@ -60,11 +60,16 @@ def as_array(x: Any, name: str = "x", *, truth: bool = False) -> npt.NDArray[Any
         source = np.asarray(_of_a_type_of_numpys(x) if isinstance(x, Tensor) else x)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} must be a tensor or an array of numbers, got {type(x).__name__}: {error}") from error
-    if truth and source.dtype.kind == "b":
-        return source.astype(np.uint8)
+    if truth:
+        source = in_numbers(source)
     if source.dtype.kind not in "iuf":
         raise InputError(f"{name} must be a tensor or an array of numbers, got {type(x).__name__} of {source.dtype}")
     return source
+
+
+def in_numbers(source: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Truth values as 0 and 1; all else as it is."""
+    return source.astype(np.uint8) if source.dtype.kind == "b" else source
 
 
 def as_tensor(x: Any, name: str = "x", *, truth: bool = False) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ..errors import InputError
-from .checks import as_array, as_tensor, check_within_float32
+from .checks import as_array, as_tensor, check_within_float32, in_numbers
 
 __all__ = ["Columns", "Encoding", "OneHot", "checked_condition", "encoding_of"]
 
@@ -120,8 +120,7 @@ def checked_condition(source: npt.NDArray[Any], samples: int, where: str) -> npt
         InputError: none of these, not one for each sample, NaN or infinity, all the same, or nearly as many classes as
             samples.
     """
-    if source.dtype.kind == "b":
-        source = source.astype(np.uint8)
+    source = in_numbers(source)
     if source.dtype.kind not in "iuf":
         raise InputError(f"{where}: array of type {source.dtype}; expected an integer or floating type")
     if source.ndim not in (1, 2) or source.size == 0:

@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..dimension import check_known
 from ..distributed import Group, everywhere, from_first, is_first
 from ..ensemble import TrainedModel, explain_ensemble
@@ -88,7 +86,7 @@ def _run(config: RunConfig | SearchConfig, folder: Path, progress: bool, group: 
     if config.models > 1 or side_by_side:
         best, models = train_several(specs, samples, held_out, folder, identity, progress)
         more = {"models": models, "seed": best.spec.training.seed} if config.models > 1 else {}
-        check_known(torch.tensor(best.metrics.variance, dtype=torch.float64))
+        check_known(best.metrics.variance)
         return write_best(config.description(), best, more)
     model = build_model(config.model, sample_shape, config.training.seed, condition_dim).to(config.device)
     history = train(

@@ -7,8 +7,8 @@ from ..differences import differences
 from ..errors import InputError
 from ..inputs import unwrapped
 from ..models import CVAE, VAE
-from ..modes import weights_back
 from .config import History
+from .state import weights_back
 
 __all__ = ["load_weights"]
 

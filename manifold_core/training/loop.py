@@ -25,10 +25,10 @@ from ..finished import taken
 from ..inputs import check_inputs, unwrapped
 from ..kernels.batch import mean_of_batch
 from ..models import CVAE, VAE
-from ..modes import training_mode, weights_back
+from ..modes import training_mode
 from .config import Diverged, History, TrainingConfig, check_config, check_seconds, record_every
 from .schedule import batches, noise_seed
-from .state import Run, announce, check_tensors
+from .state import Run, announce, check_tensors, weights_back
 from .step import (
     GraphStep,
     PlainStep,
@@ -160,19 +160,20 @@ def turns(
     def one_by_one() -> Turns:
         with ExitStack() as stack, together(model, process_group):
             _seed(config.seed, x.device)
-            about = from_first(lambda: _about(model, inputs), process_group) if place is not None else {}
+            prints = _fingerprints(inputs) if place is not None or process_group is not None else {}
+            about = from_first(lambda: _about(model) | prints, process_group) if place is not None else {}
             run = Run(model, inputs, config, said | about)
             if process_group is not None:
                 parts = model.state_dict().items()
                 shapes = {name: tuple(part.shape) for name, part in parts if isinstance(part, Tensor)}
-                own = {"x": tuple(x.shape), "model": shapes, "data": _fingerprints(inputs)}
+                own = {"x": tuple(x.shape), "model": shapes, "data": prints}
                 check_agreed(run.identity | own, process_group)
             begun = from_first(lambda: stack.enter_context(taken(place)) if place is not None else None, process_group)
             if place is not None and begun is not None:
                 _resume(run, begun, place, process_group)
                 if progress is True and is_first(process_group):
                     announce(place, run.step, config.steps)
-            yield from _loop(run, inputs, config, place, checkpoint_seconds, progress, process_group, cuda_graphs)
+            yield from _loop(run, model, inputs, place, checkpoint_seconds, progress, process_group, cuda_graphs)
         model.eval()
         yield run.history
 
@@ -201,41 +202,42 @@ def _seed(seed: int, device: torch.device) -> None:
             torch.cuda.manual_seed(seed)
 
 
-def _about(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
-    """Of which model and data a checkpoint is. Weights may begin anywhere, but a γ that is fixed and weights that are
+def _about(model: VAE | CVAE) -> dict[str, Any]:
+    """Of which model a checkpoint is. Weights may begin anywhere, but a γ that is fixed and weights that are
     frozen stay."""
-    model = unwrapped(model)  # what torch.compile makes of it has other names for the same weights
+    model = unwrapped(model)
     about: dict[str, Any] = {"model": repr(model)}
     if model.elbo.gamma == "fixed":
         about["log_gamma"] = float(model.elbo.log_gamma)
     frozen = {name: part for name, part in model.named_parameters() if not part.requires_grad}
     if frozen:
         about["frozen"] = {"parameters": list(frozen), "values": checkpoint.fingerprint(*frozen.values())}
-    return about | _fingerprints(inputs)
+    return about
 
 
 def _fingerprints(inputs: tuple[Tensor, ...]) -> dict[str, str]:
+    """Of which data."""
     return dict(zip(("x", "condition"), map(checkpoint.fingerprint, inputs), strict=False))
 
 
 def _resume(run: Run, begun: checkpoint.Checkpoint, folder: Path, group: Group) -> None:
     """Where that is refused, the model keeps the weights that it came with."""
-    with weights_back(unwrapped(run.model), InputError):
+    with weights_back(run.model, InputError):
         run.restore(begun)
         from_first(lambda: run.check_network(begun, folder), group)
 
 
 def _loop(
     run: Run,
+    model: VAE | CVAE,
     inputs: tuple[Tensor, ...],
-    config: TrainingConfig,
     folder: Path | None,
     checkpoint_seconds: float,
     progress: "bool | tqdm[Any]",
     group: Group,
     cuda_graphs: bool,
 ) -> Turns:
-    model, history = run.model, run.history
+    config, history = run.config, run.history
     training_mode(model)
     model.zero_grad()  # of frozen parameters as well: Adam would follow gradients that another training has left
     every = record_every(config)

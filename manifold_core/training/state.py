@@ -1,12 +1,14 @@
 """What a stopped run needs to go on to the same numbers."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .. import checkpoint
@@ -18,7 +20,7 @@ from .config import History, TrainingConfig
 from .probe import Probe
 from .schedule import make_optimizer
 
-__all__ = ["Run", "announce", "check_identity", "check_tensors"]
+__all__ = ["Run", "announce", "check_identity", "check_tensors", "weights_back"]
 
 ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
 
@@ -29,7 +31,7 @@ class Run:
     def __init__(
         self, model: VAE | CVAE, inputs: tuple[Tensor, ...], config: TrainingConfig, identity: dict[str, Any]
     ) -> None:
-        self.model = model
+        self.model = unwrapped(model)  # what torch.compile makes of it has other names for the same weights
         self.config = config
         self.probe = Probe(model, inputs, config)
         self.identity = identity | {"training": asdict(config)}
@@ -58,7 +60,7 @@ class Run:
             moments["step"].fill_(self.step)
 
     def tensors(self) -> dict[str, Tensor]:
-        found = {f"model.{name}": tensor for name, tensor in unwrapped(self.model).state_dict().items()}
+        found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             found |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
         found["random"] = torch.get_rng_state()  # a user's network may have dropout
@@ -100,8 +102,7 @@ class Run:
                     moments.setdefault(index, {})[name.removeprefix(start)] = moment
                 if index in moments and moments[index].keys() != ADAM_STATE:
                     raise ValueError(f"optimizer state of parameter {index} has {sorted(moments[index])}")
-            weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
-            unwrapped(self.model).load_state_dict(weights)
+            self.model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
             self.optimizer.load_state_dict({"state": moments, "param_groups": found.state["param_groups"]})
             self.schedule.load_state_dict(found.state["schedule"])
             self.scaler.load_state_dict(found.state["scaler"])
@@ -141,6 +142,18 @@ def check_tensors(model: VAE | CVAE) -> None:
             raise InputError(
                 f"model must have a state of tensors alone where a folder is given, got {type(part).__name__} as {name}"
             )
+
+
+@contextmanager
+def weights_back(model: nn.Module, error: type[Exception]) -> Iterator[None]:
+    """Where that error comes out, the model has the weights and buffers with which it came: torch loads what fits, and
+    says only then what does not."""
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    try:
+        yield
+    except error:
+        model.load_state_dict(before)
+        raise
 
 
 def check_identity(found: Any, wanted: dict[str, Any]) -> None:

@@ -27,6 +27,18 @@ PLAN = Plan("tiny", seeds=2, steps=30, samples=300, batch_size=50)
 LONG = Plan("long", seeds=1, steps=20_000, samples=300, batch_size=50)
 TABLE = TABLES["theorem1_too_few"]
 TWO = ["cpu", "cpu"]
+# A process of its own that trains with two workers, into the folder that is its argument.
+IMPORTS = """\
+import sys
+from pathlib import Path
+from manifold_core.experiments.catalogue import TABLES
+from manifold_core.experiments.tables import Plan
+from manifold_core.experiments.workers import train_table
+"""
+
+
+def training(plan: Plan) -> str:
+    return f"train_table(TABLES[{TABLE.name!r}], {plan!r}, Path(sys.argv[1]), devices={TWO!r}, progress=False)"
 
 
 def test_two_workers_give_the_runs_of_one(tmp_path: Path) -> None:
@@ -117,14 +129,10 @@ def test_the_command_says_so_in_a_line(
 def test_a_full_disk_is_the_parents_error_too(tmp_path: Path) -> None:
     """No file may be larger than a kilobyte. That stays so for a process: one of its own."""
     script = (
-        "import resource, sys\n"
-        "from pathlib import Path\n"
-        "from manifold_core.experiments.catalogue import TABLES\n"
-        "from manifold_core.experiments.tables import Plan\n"
-        "from manifold_core.experiments.workers import train_table\n"
+        f"{IMPORTS}import resource\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))\n"
         "try:\n"
-        f"    train_table(TABLES[{TABLE.name!r}], {PLAN!r}, Path(sys.argv[1]), devices={TWO!r}, progress=False)\n"
+        f"    {training(PLAN)}\n"
         "except OSError as error:\n"
         "    print(error.errno)\n"
     )
@@ -158,17 +166,8 @@ def test_a_worker_that_is_killed_is_no_result(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers by Linux's /proc")
 def test_killed_the_parent_leaves_no_worker_and_goes_on(tmp_path: Path) -> None:
-    script = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from manifold_core.experiments.catalogue import TABLES\n"
-        "from manifold_core.experiments.tables import Plan\n"
-        "from manifold_core.experiments.workers import train_table\n"
-        f"plan = {LONG!r}\n"
-        f"train_table(TABLES[{TABLE.name!r}], plan, Path(sys.argv[1]), devices={TWO!r}, progress=False)\n"
-    )
     folder = tmp_path / "killed"
-    parent = subprocess.Popen([sys.executable, "-c", script, str(folder)])
+    parent = subprocess.Popen([sys.executable, "-c", IMPORTS + training(LONG), str(folder)])
     try:
         _wait(lambda: len(list(folder.glob("*-of-2"))) == 2)
         own = _children(parent.pid)
