@@ -98,7 +98,7 @@ resources: $(READY)  ## compile every GPU kernel; fails where one spills; the ta
 	$(BIN)/python -m benchmarks.resources --out benchmarks/results/gpu_kernels.md
 
 # On a bare machine with a GPU, where torch is installed and nothing can be fetched: built in place, found by a tree of
-# links. Each step has its time, some eight minutes in all; a step that fails, or whose time is over, takes no other with
+# links. Each step has its time, ten minutes in all; a step that fails, or whose time is over, takes no other with
 # it, and is named at the end. Plugins of pytest that happen to be there stay out.
 GPU_PYTHON := env PYTHONPATH="$(CURDIR)/build/gpu" PYTHONSAFEPATH=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(PYTHON)
 GPU_PYTEST := -m pytest -m gpu $(shell $(PYTHON) -c 'import xdist' 2> /dev/null && echo -p xdist -n 8)
@@ -109,23 +109,23 @@ SANITIZE = $(SANITIZER) --target-processes all --error-exitcode 9 --report-api-e
 SANITIZED := -m pytest -m gpu tests/kernels/test_cuda.py tests/ensemble/test_cuda.py \
     -k "nothing_to_do or nan_stays or same_each_time"
 gpu:  ## build in place, run the tests that need a GPU, measure, check memory and races; see benchmarks/results
-	timeout 150 $(PYTHON) setup.py build_ext --inplace --parallel 3
+	timeout 140 $(PYTHON) setup.py build_ext --inplace --parallel 3
 	ls manifold_core/_C_cuda.*.so  # a build without it is a warning to others
 	$(call link_tree,build/gpu)
 	ln -s "$(CURDIR)"/manifold_core/*.so build/gpu/manifold_core/
 	ln -sfn "$(CURDIR)/benchmarks" build/gpu/benchmarks
 	@failed=''; \
 	step() { echo "make gpu: $$*"; timeout -s INT -k 10 "$$@" || failed="$$failed\n  $$*"; }; \
-	step 110 $(GPU_PYTHON) $(GPU_PYTEST) tests/kernels tests/ensemble tests/training/test_step.py tests/training/test_update.py \
+	step 105 $(GPU_PYTHON) $(GPU_PYTEST) tests/kernels tests/ensemble tests/training/test_step.py tests/training/test_update.py \
 	    tests/run/test_global_state.py; \
 	step 85 $(GPU_PYTHON) -m benchmarks.ensemble_on_gpu --seconds 60; \
-	step 120 $(GPU_PYTHON) -m benchmarks.gpu --seconds 100; \
+	step 115 $(GPU_PYTHON) -m benchmarks.gpu --seconds 95; \
 	step 50 $(GPU_PYTHON) -m benchmarks.images_on_gpu --seconds 35; \
 	if [ -z '$(SANITIZER)' ]; then echo 'compute-sanitizer is not there: neither memory nor races are checked'; else \
-	    step 60 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZE) --tool memcheck $(GPU_PYTHON) $(SANITIZED); \
-	    step 75 $(SANITIZE) --tool racecheck $(GPU_PYTHON) $(SANITIZED); \
+	    step 50 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZE) --tool memcheck $(GPU_PYTHON) $(SANITIZED); \
+	    step 60 $(SANITIZE) --tool racecheck $(GPU_PYTHON) $(SANITIZED); \
 	fi; \
 	if [ -n "$$failed" ]; then printf "make gpu: failed, or out of time:$$failed\n"; exit 1; fi
 
 clean:  ## everything that was made here
-	rm -rf $(VENV) build dist *.egg-info manifold_core/*.so .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info manifold_core/*.so .pytest_cache .hypothesis .mypy_cache .ruff_cache

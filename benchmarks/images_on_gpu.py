@@ -64,8 +64,11 @@ def in_turn(batch: int, covariance: Covariance, models: int = IN_TURN) -> float:
     """Microseconds of a step of one of so many models."""
     x = torch.rand(IMAGES, *IMAGE, device=DEVICE)
     config = mc.TrainingConfig(STEPS, batch, learning_rate=0.002)
-    streams = [torch.cuda.Stream() if x.is_cuda else None for _ in range(models)]
     trainings = [turns(_model(covariance), x, config, progress=False) for _ in range(models)]
+    streams = [torch.cuda.Stream() if x.is_cuda else None for _ in range(models)]
+    for stream in streams:
+        if stream is not None:  # data and weights are still being made, on the stream of this thread
+            stream.wait_stream(torch.cuda.current_stream())
 
     def turn_of_each() -> None:
         for one, stream in zip(trainings, streams, strict=True):
@@ -109,7 +112,7 @@ def measured(name: str, batch: int, covariance: Covariance, wrong: float, second
 
 def report(where: dict[str, Any], out: Path, end: float) -> None:
     """Prints and writes all rows. ``end`` is by time.monotonic()."""
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         wrong = error(BATCHES[0], DEVICE)
     rows: list[dict[str, Any]] = []
     for batch in BATCHES:

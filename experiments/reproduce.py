@@ -4,14 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from ..ensemble import explain_ensemble
 from ..errors import InputError
 from ..files import locked, output_folder
 from .catalogue import IMAGES, TABLES
 from .report.matrices import MATRICES
-from .runner import finished, run_table
+from .runner import backends, finished, run_table
 from .tables import AS_PUBLISHED, BUDGETS, Plan, Table
 
 __all__ = ["NAMES", "reproduce"]
@@ -65,16 +62,14 @@ def reproduce(
     with locked(output_folder(folder)):
         for table in tables:  # before the first is trained
             finished(table, table.plan(plan), folder)
-            _check_backend(table, plan, devices, backend)
+            _check_backend(table, table.plan(plan), devices, backend)
         for table in tables:
             run_table(table, plan, folder, devices=devices, backend=backend, progress=progress)
     return folder
 
 
 def _check_backend(table: Table, plan: Plan, devices: Sequence[str], backend: str) -> None:
-    specs = [cell.spec for cell in table.cells(plan)]
     try:
-        for device in devices:
-            explain_ensemble(specs, torch.empty(0, device=device), backend=backend)
+        backends(table, plan, devices, backend)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"{table.name}: {error}") from error

@@ -21,7 +21,7 @@ from ..provenance import commit, processor
 from .tables import Plan, Table
 from .workers import train_table
 
-__all__ = ["finished", "provenance", "run_table"]
+__all__ = ["backends", "finished", "provenance", "run_table"]
 
 BEGUN = "begun.json"  # beside the checkpoints of a table: its plan, and the sittings so far
 CONVENTION = (
@@ -49,7 +49,7 @@ def run_table(
     checkpoints = _checkpoints(table, folder)
     plan = table.plan(plan)
     if (found := finished(table, plan, folder)) is None:
-        where = provenance(devices) | {"backend": _backends(table, plan, devices, backend)}
+        where = provenance(devices) | {"backend": backends(table, plan, devices, backend)}
         sittings = _sittings(checkpoints, plan, where)
         runs, seconds = train_table(table, plan, checkpoints, devices=devices, backend=backend, progress=progress)
         found = {
@@ -123,8 +123,9 @@ def provenance(devices: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _backends(table: Table, plan: Plan, devices: Sequence[str], backend: str) -> str:
-    """What trains the models on each of the devices."""
+def backends(table: Table, plan: Plan, devices: Sequence[str], backend: str) -> str:
+    """What trains the models of this plan of the table on each of the devices. Raises ValueError or RuntimeError where
+    the one that was asked for cannot."""
     specs = [cell.spec for cell in table.cells(plan)]
     chosen = (explain_ensemble(specs, torch.empty(0, device=one), backend=backend).backend for one in devices)
     return ", ".join(dict.fromkeys(chosen))

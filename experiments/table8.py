@@ -32,12 +32,17 @@ STEPS = 0.3  # of the plan's
 VARIANTS = {"every step, equation (3)": True, "last step of six": False}  # name → every_step
 
 
+def training(plan: Plan) -> TrainingConfig:
+    """But for steps and batches."""
+    return TrainingConfig() if plan.published else TrainingConfig(learning_rate=LEARNING_RATE)
+
+
 def _cell(variant: str, shared: bool, plan: Plan) -> Cell:
     spec = SequentialSpec(
         LATENT_DIM,
         every_step=VARIANTS[variant],
         share_weights=shared,
-        training=TrainingConfig() if plan.published else TrainingConfig(learning_rate=LEARNING_RATE),
+        training=training(plan),
     )
     data = partial(arma_windows, n_series=SERIES)
     return Cell({"shared_weights": shared}, spec, data, (None if shared else SERIES,), variant)

@@ -8,8 +8,7 @@ from functools import partial
 
 from ..data import arma_windows
 from ..ensemble import SequentialSpec
-from ..training import TrainingConfig
-from .table8 import LATENT_DIM, LEARNING_RATE, SERIES, small_batches
+from .table8 import LATENT_DIM, SERIES, small_batches, training
 from .tables import Cell, Plan, Table
 
 __all__ = ["TABLE"]
@@ -18,7 +17,7 @@ LOG_GAMMAS = (-3.0, -5.0, -7.0)
 STEPS = 0.15  # of the plan's: by then they lie far apart
 
 
-def _cells(_plan: Plan) -> list[Cell]:
+def _cells(plan: Plan) -> list[Cell]:
     return [
         Cell(
             {"shared_weights": shared, "log_gamma": log_gamma},
@@ -28,7 +27,7 @@ def _cells(_plan: Plan) -> list[Cell]:
                 share_weights=shared,
                 gamma="fixed",
                 log_gamma=log_gamma,
-                training=TrainingConfig(learning_rate=LEARNING_RATE),
+                training=training(plan),
             ),
             partial(arma_windows, n_series=SERIES),
             (None,),  # with two networks ten, at a γ that is small enough

@@ -33,7 +33,7 @@ class ELBOTerms(NamedTuple):
         nll: ``[B]``, reconstruction term ½ (‖x − x̂‖²/γ + d log 2πγ).
         kl: ``[B]``.
         recon: ``[B]``, squared error ‖x − x̂‖².
-        z: ``[B, κ]``, the sample of the posterior.
+        z: ``[B, κ]``, the sample of the posterior, times the attention where there is one: what the decoder reads.
         x_hat: what the decoder made of it, of the shape of x.
         posterior: what the encoder gave: mu and log_var, or with full covariance mu and tril.
         log_gamma: log of the decoder variance that was used, of no dimensions.
@@ -69,7 +69,7 @@ def _pair(name: str, given: Any) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def _gated(z: Tensor, gate_logits: Tensor) -> Tensor:
+def gated(z: Tensor, gate_logits: Tensor) -> Tensor:
     """z ⊙ sigmoid(gate_logits), as :func:`rsample_kl` has it."""
     logits = check_optional_rows("gate_logits", gate_logits, z)
     dtype = accumulation_dtype(z, logits)
@@ -197,7 +197,7 @@ class GaussianELBO(Joined, nn.Module):
                 backend=self.backend,
             )
             if gate_logits is not None:
-                z = _gated(z, gate_logits)
+                z = gated(z, gate_logits)
         x_hat = decoder(z)
         analytic = self.gamma == "analytic" and self.training
         log_gamma = self.log_gamma

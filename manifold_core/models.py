@@ -17,7 +17,7 @@ from .checks import (
     input_dtype,
 )
 from .covariance import Covariance, spectrum, variance_ratio
-from .elbo import ELBOTerms, Gamma, GaussianELBO
+from .elbo import ELBOTerms, Gamma, GaussianELBO, gated
 from .errors import InputError
 from .kernels.checks import integer
 from .modes import evaluation_mode
@@ -196,8 +196,9 @@ class VAE(nn.Module):
         return terms
 
     def posterior(self, x: Tensor) -> Gaussian:
-        """mu and log_var of q(z|x), each ``[B, κ]``; with full covariance mu and tril ``[B, κ(κ+1)/2]``. Raises
-        InputError as :meth:`forward`, which holds for all that takes x here."""
+        """mu and log_var of q(z|x), each ``[B, κ]``; with full covariance mu and tril ``[B, κ(κ+1)/2]``. With
+        gradients, and in the mode that the model is in. Raises InputError as :meth:`forward`, which holds for all that
+        takes x here."""
         check_x(x, self.encoder)
         return check_posterior(self.encoder(x), x.shape[:1], self.latent_dim, self.elbo.covariance)
 
@@ -212,14 +213,25 @@ class VAE(nn.Module):
         return spectrum(self.posterior(x), None)
 
     @torch.no_grad()
+    def encode(self, x: Tensor) -> Gaussian:
+        """What :meth:`posterior` gives, in evaluation mode and without gradients, as of :meth:`sample`."""
+        with evaluation_mode(self):
+            return self.posterior(x)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """x̂ at z ``[n, κ]``, in evaluation mode and without gradients, as of :meth:`sample`. Raises InputError for z of
+        another shape."""
+        _check_latent(z, self.latent_dim)
+        with evaluation_mode(self):
+            x_hat: Tensor = self.decoder(z)
+        return x_hat
+
     def reconstruct(self, x: Tensor) -> Tensor:
         """x̂ at the mean of the posterior, of the shape of x; in evaluation mode and without gradients, as of
         :meth:`sample`."""
-        with evaluation_mode(self):
-            x_hat: Tensor = self.decoder(self.posterior(x)[0])
-        return x_hat
+        return self.decode(self.encode(x)[0])
 
-    @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Means of the decoder at ``n`` draws of the prior, ``[n, ...]`` of the decoder's dtype. The model is put into
         evaluation mode for the while: a batch of noise is none to take statistics from. Gradients are those of
@@ -231,9 +243,7 @@ class VAE(nn.Module):
         number = integer(n)
         if number is None or number < 0:
             raise InputError(f"n must be an integer, at least 0, got {n!r}")
-        with evaluation_mode(self):
-            x_hat: Tensor = self.decoder(_noise(self, number, self.elbo.log_gamma.device, generator))
-        return x_hat
+        return self.decode(_noise(self, number, self.elbo.log_gamma.device, generator))
 
 
 class CVAE(nn.Module):
@@ -428,8 +438,9 @@ class CVAE(nn.Module):
         return terms
 
     def posterior(self, x: Tensor, c: Tensor) -> Gaussian:
-        """mu and log_var of q(z|x, c), each ``[B, κ]``; with full covariance mu and tril ``[B, κ(κ+1)/2]``. Raises
-        InputError as :meth:`forward`, which holds for all that takes x and c here."""
+        """mu and log_var of q(z|x, c), each ``[B, κ]``; with full covariance mu and tril ``[B, κ(κ+1)/2]``. With
+        gradients, and in the mode that the model is in. Raises InputError as :meth:`forward`, which holds for all that
+        takes x and c here."""
         return self._posterior(x, self._condition(x, c))
 
     def variance_ratio(self, x: Tensor, c: Tensor) -> Tensor:
@@ -445,12 +456,27 @@ class CVAE(nn.Module):
         return spectrum(self._posterior(x, c), self._prior_log_var(c))
 
     @torch.no_grad()
+    def encode(self, x: Tensor, c: Tensor) -> Gaussian:
+        """What :meth:`posterior` gives, in evaluation mode and without gradients, as of :meth:`sample`."""
+        with evaluation_mode(self):
+            return self.posterior(x, c)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, c: Tensor) -> Tensor:
+        """x̂ at z ⊙ a(c), z ``[n, κ]`` and c ``[n, t]``; in evaluation mode and without gradients, as of :meth:`sample`.
+        Raises InputError for z of another shape, and for c as :meth:`sample`."""
+        _check_latent(z, self.latent_dim)
+        c = self._condition(None, c)
+        if len(z) != len(c):
+            raise InputError(f"z must have a row for each condition, {len(c)}, got shape {tuple(z.shape)}")
+        with evaluation_mode(self):
+            x_hat: Tensor = self.decoder(z if self.gate is None else gated(z, self.gate(c)), c)
+        return x_hat
+
     def reconstruct(self, x: Tensor, c: Tensor) -> Tensor:
         """x̂ at the mean of the posterior, of the shape of x; in evaluation mode and without gradients, as of
         :meth:`sample`."""
-        c = self._condition(x, c)
-        with evaluation_mode(self):
-            return self._decode(self._posterior(x, c)[0], c)
+        return self.decode(self.encode(x, c)[0], c)
 
     @torch.no_grad()
     def sample(self, c: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -470,7 +496,7 @@ class CVAE(nn.Module):
             if (prior := self._prior(c)) is not None:
                 mu, log_var = prior
                 z = mu + torch.exp(log_var / 2) * z
-            return self._decode(z, c)
+        return self.decode(z, c)
 
     def _posterior(self, x: Tensor, c: Tensor) -> Gaussian:
         return check_posterior(self.encoder(x, c), x.shape[:1], self.latent_dim, self.elbo.covariance)
@@ -484,10 +510,6 @@ class CVAE(nn.Module):
         prior = self._prior(c)
         return None if prior is None else prior[1]
 
-    def _decode(self, z: Tensor, c: Tensor) -> Tensor:
-        x_hat: Tensor = self.decoder(z if self.gate is None else z * torch.sigmoid(self.gate(c)), c)
-        return x_hat
-
     def _condition(self, x: Tensor | None, c: Tensor) -> Tensor:
         """c as the networks want it, for these samples or for any."""
         if x is not None:
@@ -496,6 +518,12 @@ class CVAE(nn.Module):
         c = as_condition("c", c, None if x is None else x.shape[0], self.condition_shape, dtype)
         check_dtype("c", c, dtype)
         return c
+
+
+def _check_latent(z: object, latent_dim: int) -> None:
+    if not isinstance(z, Tensor) or z.shape[1:] != (latent_dim,):
+        got = f"shape {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
+        raise InputError(f"z must be a tensor of shape [n, {latent_dim}], got {got}")
 
 
 def _noise(model: VAE | CVAE, n: int, device: torch.device, generator: torch.Generator | None) -> Tensor:

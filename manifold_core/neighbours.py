@@ -26,8 +26,8 @@ def two_nn(x: Any) -> float | None:
 
     Args:
         x: ``[N, ...]``, in any units and of an integer or floating type; a tensor on any device or what np.asarray
-            makes an array of. Of more than 5,000 samples the first 5,000, computed in float64; of samples that are the
-            same, one.
+            makes an array of. Of more than 5,000 samples 5,000 drawn at random, always the same, since tables are often
+            sorted; computed in float64; of samples that are the same, one.
 
     Returns:
         The dimension; None where fewer than ten samples differ, or so little that float64 cannot tell, and where the
@@ -42,7 +42,7 @@ def two_nn(x: Any) -> float | None:
     source = x if isinstance(x, Tensor) else as_array(x)
     if source.ndim == 0:
         raise InputError(f"x must be of shape [N, ...], got a single number, {source}")
-    x = as_tensor(source[:MOST_SAMPLES])[:, None].flatten(1).double()
+    x = as_tensor(_some(source))[:, None].flatten(1).double()
     if not x.isfinite().all():
         raise InputError("x must be finite, got NaN or infinity")
     x = x.unique(dim=0) if x.numel() else x
@@ -60,6 +60,14 @@ def two_nn(x: Any) -> float | None:
     distance = float((1 - (-dimension * kept).exp() - below).abs().max())
     at_random = distance <= 0.1 + 2 / math.sqrt(len(ratios)) and dimension <= 2 * x.shape[1]
     return dimension if at_random else None
+
+
+def _some(x: Any) -> Any:
+    """At most MOST_SAMPLES of the rows, in their order."""
+    if len(x) <= MOST_SAMPLES:
+        return x
+    drawn = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:MOST_SAMPLES].sort().values
+    return x[drawn.to(x.device)] if isinstance(x, Tensor) else x[drawn.numpy()]
 
 
 def _ratios(x: Tensor) -> Tensor:

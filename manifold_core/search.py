@@ -208,7 +208,8 @@ def find_dimension(
     if found.dimension == 0:
         warnings.warn(
             f"no model has learned any dimension of the {len(train)} samples trained on: the 0 says nothing; train "
-            f"longer, SearchPlan(training=TrainingConfig(steps=…)), or on more samples",
+            f"longer, SearchPlan(training=TrainingConfig(steps=…, batch_size={plan.training.batch_size})), or on more "
+            f"samples",
             stacklevel=2,
         )
     elif found.dimension == max(found.by_latent_dim) < train.shape[1]:

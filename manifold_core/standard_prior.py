@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks import input_dtype, input_shape
+from .elbo import gated
 from .errors import InputError
 from .inputs import unwrapped
 from .models import CVAE
@@ -87,6 +88,6 @@ class _StandardisedDecoder(nn.Module):
         prior_mu, prior_log_var = self.prior(c)
         z = prior_mu + torch.exp(prior_log_var / 2) * z
         if self.gate is not None:
-            z = z * torch.sigmoid(self.gate(c))
+            z = gated(z, self.gate(c))
         x_hat: Tensor = self.decoder(z, c)
         return x_hat

@@ -480,6 +480,19 @@ def test_each_process_takes_a_gpu_of_its_own() -> None:
                 group_of_torchrun(device),
             ):
                 pass
+    taken: list[Any] = []
+    second_machine = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+    with (
+        patch.dict(os.environ, second_machine),
+        patch.object(torch.cuda, "device_count", lambda: 2),
+        patch.object(torch.cuda, "set_device", taken.append),
+        patch.object(dist, "init_process_group", lambda backend, device_id: taken.append((backend, device_id))),
+        patch.object(dist, "destroy_process_group", lambda: taken.append("over")),
+        group_of_torchrun("cuda"),
+    ):
+        pass
+    own = torch.device("cuda", 1)
+    assert taken == [own, ("nccl", own), "over"]
     with patch.dict(os.environ, {"RANK": "0", "WORLD_SIZE": "1"}), group_of_torchrun("cpu") as group:
         assert group is None
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import manifold_core as mc
 from manifold_core.inputs import check_inputs
 from manifold_core.networks import ConvDecoder, ConvEncoder, MLPEncoder
+from manifold_core.networks.conv import channels_last
 
 
 class Encoder(nn.Module):
@@ -88,6 +89,31 @@ def test_reconstruction_is_the_decoder_at_the_mean() -> None:
     model = mc.VAE.mlp(7, 3)
     x = torch.rand(4, 7)
     torch.testing.assert_close(model.reconstruct(x), model.decoder(model.posterior(x)[0]))
+
+
+def test_encode_and_decode_are_those_of_evaluation_mode() -> None:
+    vae, cvae = mc.VAE.conv((1, 8, 8), 3, 2), mc.CVAE.conv((1, 8, 8), 2, 3, 2, attention=True)
+    x, c, z = torch.rand(4, 1, 8, 8), torch.rand(4, 2), torch.randn(5, 3)
+    for model, given in ((vae, (x,)), (cvae, (x, c))):
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        for found, wanted in zip(model.encode(*given), copy.deepcopy(model).eval().posterior(*given), strict=True):
+            torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+            assert not found.requires_grad
+        assert model.training
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, before[name]), name
+    torch.testing.assert_close(vae.decode(z), copy.deepcopy(vae).eval().decoder(z), rtol=0, atol=0)
+    assert cvae.gate is not None
+    attention = 1 / (1 + torch.exp(-cvae.gate(c).double()))
+    expected = copy.deepcopy(cvae).eval().decoder((z[:4] * attention).float(), c)
+    torch.testing.assert_close(cvae.decode(z[:4], c), expected)
+    assert not cvae.decode(z[:4], c).requires_grad
+    for bad, got in ((z[:, :2], r"shape \(5, 2\)"), (z[0], r"shape \(3,\)"), ([0.0], "list")):
+        for decode in (lambda bad: vae.decode(bad), lambda bad: cvae.decode(bad, c)):
+            with pytest.raises(mc.InputError, match=rf"z must be a tensor of shape \[n, 3\], got {got}"):
+                decode(bad)
+    with pytest.raises(mc.InputError, match=r"z must have a row for each condition, 4, got shape \(5, 3\)"):
+        cvae.decode(z, c)
 
 
 def test_samples_follow_the_prior_and_the_generator() -> None:
@@ -262,7 +288,13 @@ def test_a_compiled_cvae_is_trained_and_another_module_is_not() -> None:
     mc.train(torch.compile(compiled, backend="eager"), x, config, condition=c, progress=False)
     for name, tensor in cvae.state_dict().items():
         torch.testing.assert_close(compiled.state_dict()[name], tensor)
-    for other, hint in ((nn.DataParallel(cvae), ": give model.module, and .*"), (nn.Linear(6, 6), "")):
+    for other, hint in (
+        (nn.DataParallel(cvae), ": give model.module, and .*"),
+        (
+            nn.Linear(6, 6),
+            r"; mc.VAE\(encoder, .*",
+        ),
+    ):
         with pytest.raises(mc.InputError, match=f"^model must be .* got {type(other).__name__}{hint}$"):
             mc.train(other, x, config, condition=c, progress=False)  # type: ignore[arg-type]
 
@@ -668,7 +700,9 @@ def test_images_are_laid_out_as_the_weights_are() -> None:
     torch.manual_seed(0)
     model, x = mc.VAE.conv((1, 8, 8), 4, channels=3).double(), torch.rand(5, 1, 8, 8, dtype=torch.float64)
     expected, seen = model(x, seed=1), []
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    foreign = nn.Conv2d(2, 2, 3)  # of the user, who may go on with view
+    channels_last(nn.ModuleList([model, foreign]))
+    assert foreign.weight.is_contiguous()
     hooks = [block.register_forward_hook(lambda _m, _i, out: seen.append(out)) for block in model.encoder.blocks]
     hooks.append(model.decoder.blocks[0].register_forward_hook(lambda _m, _i, out: seen.append(out)))
     found = model(x, seed=1)

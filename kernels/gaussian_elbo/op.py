@@ -72,10 +72,12 @@ def _scaled(scale: Any, early: list[Tensor], grad_loss: Tensor) -> list[Tensor]:
     """The loss's gradients, written in the forward pass and nobody's yet, times its own.
 
     ``loss.backward()`` begins with 1: nothing to multiply. On the CPU looking costs nothing, waits for nothing; on a
-    GPU the kernel looks, and leaves all as it is. Many gradients at once (``is_grads_batched``) are not one number.
+    GPU the kernel looks, and leaves all as it is. Many gradients at once, by ``is_grads_batched`` or torch.func, are
+    not one number.
     """
     plain = type(grad_loss) is Tensor and not torch.compiler.is_compiling() and not grad_loss.is_neg()
-    if plain and not torch._C._functorch.is_legacy_batchedtensor(grad_loss):
+    many = torch._C._functorch.is_legacy_batchedtensor(grad_loss) or torch._C._are_functorch_transforms_active()
+    if plain and not many:
         if grad_loss.is_cuda:
             scale(*early, grad_loss)
             return early

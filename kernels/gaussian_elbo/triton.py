@@ -58,7 +58,7 @@ def gaussian_elbo(
     return loss, nll, squared_error, grad_x_hat, grad_log_gamma, grad_kl
 
 
-@triton.jit(do_not_specialize=["numbers"])
+@triton.jit
 def scale_kernel(
     grad_x_hat_ptr,  # [numbers]
     grad_log_gamma_ptr,  # []

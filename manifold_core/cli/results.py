@@ -92,14 +92,20 @@ def _why_no_gap(metrics: dict[str, Any]) -> str:
         if "condition" in metrics:
             filled = "; or the condition leaves the samples no dimension"
         return (
-            f"{data} has no gap, as no dimension is active: this says nothing yet; train longer, with more --steps"
-            f"{filled}"
+            f"{data} has no gap, as no dimension is active: this says nothing yet; train longer, with more --steps, or "
+            f"begin with a smaller gamma, such as --log-gamma -4{filled}"
         )
     if metrics["active_dimensions"] is None:
         return f"{data} has no gap, as its loss is no number: this says nothing; lower --learning-rate"
     if "trials" not in metrics:
         return f"{data} has no gap, as all {kappa} dimensions are active: it may have more; raise --latent-dim"
-    if kappa == math.prod(metrics["sample_shape"]):
+    features = math.prod(metrics["sample_shape"])
+    if kappa == max(map(int, metrics["by_latent_dim"])) < features:
+        return (
+            f"{data} has no gap, as all {kappa} dimensions are active and no model had more: it may have more; raise "
+            "--latent-dim, or leave it out"
+        )
+    if kappa == features:
         return f"{data} has no gap, as all of its {kappa} dimensions are active: it fills the space, or is closed"
     return f"{data} has no gap, as all {kappa} dimensions are active: what speaks for them is the -ELBO with others"
 
@@ -107,7 +113,7 @@ def _why_no_gap(metrics: dict[str, Any]) -> str:
 def _blown_up(metrics: dict[str, Any]) -> str:
     """A loss may jump to any height and still be a number."""
     first, last = metrics["history"]["neg_elbo"][0], metrics["train"]["neg_elbo"]
-    if last <= first:
+    if not last > first:  # what is no number is said elsewhere
         return ""
     return (
         f"{metrics['data']} ends at a higher -ELBO than it had near the beginning, {last:.4g} after {first:.4g}: this "
@@ -142,10 +148,13 @@ def _of_search(metrics: dict[str, Any]) -> str:
     if "trials" not in metrics:
         return ""
     losses = ", ".join(f"{kappa}: {loss:.2f}" for kappa, loss in metrics["by_latent_dim"].items())
+    able = [trial for trial in metrics["trials"] if trial["latent_dim"] >= metrics["latent_dim"]]
+    counts = ", ".join("diverged" if one["diverged_at"] else str(one["active_dimensions"]) for one in able)
     return (
         f"{metrics['data']} has {metrics['active_dimensions']} active dimensions in the best of "
-        f"{len(metrics['trials'])} models; lowest held-out -ELBO by latent dimensions: {losses} (of the coordinates "
-        "that they are trained on, without the tenth of the samples that fit worst)"
+        f"{len(metrics['trials'])} models; of those with {metrics['latent_dim']} latent dimensions and more: {counts}; "
+        f"lowest held-out -ELBO by latent dimensions: {losses} (of the coordinates that they are trained on, without "
+        "the tenth of the samples that fit worst)"
     )
 
 

@@ -15,7 +15,7 @@ from ..kernels.checks import integer
 from ..models import CVAE, VAE
 from ..networks import Activation
 from ..networks.checks import check_widths
-from ..networks.conv import CHANNELS, CONDITIONAL_CHANNELS
+from ..networks.conv import default_channels
 from ..networks.seeded import drawn_from
 from ..sequential import EveryStepCVAE, SequentialCVAE
 from ..training import TrainingConfig, check_config
@@ -234,9 +234,7 @@ class ConvSpec:
         """
         with drawn_from(self.training.seed):
             elbo = GaussianELBO(self.gamma, self.log_gamma, covariance=self.covariance)
-            channels = self.channels
-            if channels is None:
-                channels = CONDITIONAL_CHANNELS if self.condition_dim else CHANNELS
+            channels = default_channels(self.condition_dim > 0) if self.channels is None else self.channels
             if not self.condition_dim:
                 return VAE.conv(image_shape, self.latent_dim, channels, elbo, hidden=self.hidden)
             return CVAE.conv(
@@ -261,6 +259,7 @@ def check_kinds(specs: object) -> None:
         if not isinstance(spec, Spec):
             raise InputError(
                 f"specs[{index}] must be a ModelSpec, a SequentialSpec or a ConvSpec, got {type(spec).__name__}"
+                f"{'; mc.train trains one of your own' if isinstance(spec, torch.nn.Module) else ''}"
             )
 
 

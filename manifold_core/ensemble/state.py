@@ -1,7 +1,6 @@
 """All that changes while an ensemble is trained, in five flat tensors, and what an engine is called with."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 from itertools import accumulate
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from ..dimension import THRESHOLD
 from ..models import CVAE, VAE
-from ..training import History, TrainingConfig, record_every, schedule_table
+from ..training import History, TrainingConfig, cycle_of, record_every, schedule_table
 from .data import Samples
 from .memory import check_memory, largest
 from .program import RECORDED, Program, words
@@ -35,7 +34,7 @@ class State:
         device = data[0].x.device
         self.specs = list(specs)
         self._programs = [Program.of(spec.outline(data[spec.data].x.shape[1])) for spec in specs]
-        cycles = list(dict.fromkeys(map(_cycle, specs)))
+        cycles = list(dict.fromkeys(cycle_of(spec.training) for spec in specs))
         self._parameters_from = _starts([program.parameter_count + 1 for program in self._programs])
         self._records_from = _starts([records(spec) * (RECORDED + spec.latent_dim) for spec in specs])
         copied = sum(samples.copied for samples in data)
@@ -92,7 +91,7 @@ class State:
             "parameters": self.parameters[first:].data_ptr(),
             "exp_avg": self.exp_avg[first:].data_ptr(),
             "exp_avg_sq": self.exp_avg_sq[first:].data_ptr(),
-            "schedule": self._schedules[_cycle(spec)].data_ptr(),
+            "schedule": self._schedules[cycle_of(spec.training)].data_ptr(),
             "records": self.records[self._records_from[index] :].data_ptr(),
             "state": self.progress[index].data_ptr(),
             "samples": len(data),
@@ -134,11 +133,6 @@ class State:
 def records(spec: ModelSpec) -> int:
     """Points on a curve of this model."""
     return -(-spec.training.steps // record_every(spec.training))
-
-
-def _cycle(spec: ModelSpec) -> TrainingConfig:
-    """Models of one cycle share their schedule."""
-    return replace(spec.training, seed=0, batch_size=1)
 
 
 @lru_cache(maxsize=8)

@@ -128,11 +128,10 @@ def train_ensemble(
         One :class:`TrainedModel` for each specification, in their order.
 
     Raises:
-        InputError: a specification or data set that cannot be trained, less memory than is needed, or a checkpoint of
-            another ensemble or damaged; a folder in which another process is at work, or that holds a finished run of
-            the command line.
+        InputError: a specification or data set that cannot be trained, less memory than is needed, an unknown backend,
+            or a checkpoint of another ensemble or damaged; a folder in which another process is at work, or that holds
+            a finished run of the command line.
         RuntimeError: the named backend cannot serve; says why.
-        ValueError: an unknown backend.
     """
     check_seconds("checkpoint_seconds", checkpoint_seconds)
     samples = check_data(data)
@@ -277,7 +276,7 @@ def _run(
                 a_call = max(1, int(a_call * min(4.0, CALL_SECONDS / max(now - start, 1e-6))))
                 if now - saved >= checkpoint_seconds:
                     save()
-                    saved = now
+                    saved = time.monotonic()
         except OSError:  # of a disk that is full: another save would fail as well
             raise
         except BaseException:  # stopped by the user or by a signal: between two calls all is consistent

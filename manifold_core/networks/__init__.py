@@ -7,6 +7,7 @@ from .convolution import by_pytorch
 from .lstm import LSTMDecoder, LSTMEncoder, NextStepEncoder
 from .mlp import Activation, ConditionalMLPDecoder, ConditionalMLPEncoder, MLPDecoder, MLPEncoder
 from .normalisation import BatchNorm2d
+from .precision import Float32ConvTranspose2d, Float32Linear
 
 __all__ = [
     "Activation",
@@ -17,6 +18,8 @@ __all__ = [
     "ConditionalMLPEncoder",
     "ConvDecoder",
     "ConvEncoder",
+    "Float32ConvTranspose2d",
+    "Float32Linear",
     "LSTMDecoder",
     "LSTMEncoder",
     "MLPDecoder",

@@ -21,10 +21,16 @@ __all__ = [
     "ConditionalConvEncoder",
     "ConvDecoder",
     "ConvEncoder",
+    "channels_last",
+    "default_channels",
 ]
 
 # Of the first residual block where nothing else is asked for: those of the paper's VAE and of its CVAE.
 CHANNELS, CONDITIONAL_CHANNELS = 5, 32
+
+
+def default_channels(conditional: bool) -> int:
+    return CONDITIONAL_CHANNELS if conditional else CHANNELS
 
 
 class _EncoderBlock(nn.Module):
@@ -68,9 +74,17 @@ def _beside(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Module | Non
 
 
 def _laid_out(x: Tensor, blocks: nn.Module) -> Tensor:
-    """In the memory format of the weights, which ``model.to(memory_format=torch.channels_last)`` changes."""
+    """In the memory format of the weights, which :func:`channels_last` changes."""
     weights = next(weight for weight in blocks.parameters() if weight.dim() == 4 and min(weight.shape[:2]) > 1)
     return x.contiguous() if weights.is_contiguous() else x.contiguous(memory_format=torch.channels_last)
+
+
+def channels_last(model: nn.Module) -> None:
+    """Has the residual networks in a model compute on channels-last images. Networks of others stay as they are: what
+    they do between their layers, such as ``view``, may not work on such images."""
+    for module in model.modules():
+        if isinstance(module, ConvEncoder | ConvDecoder | ConditionalConvEncoder | ConditionalConvDecoder):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class ConvEncoder(nn.Module):

@@ -8,7 +8,7 @@ from ..elbo import Gamma, GaussianELBO
 from ..files import as_json
 from ..models import Prior
 from ..networks.checks import check_positive
-from ..networks.conv import CHANNELS, CONDITIONAL_CHANNELS
+from ..networks.conv import default_channels
 from ..search import SearchPlan
 from ..training import TrainingConfig
 
@@ -61,8 +61,7 @@ class ModelConfig:
 
     @property
     def chosen_channels(self) -> int:
-        default = CHANNELS if self.condition is None else CONDITIONAL_CHANNELS
-        return default if self.channels is None else self.channels
+        return default_channels(self.condition is not None) if self.channels is None else self.channels
 
     def description(self) -> dict[str, Any]:
         """As JSON gives it back."""

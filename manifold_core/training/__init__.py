@@ -3,7 +3,7 @@
 from .config import Diverged, History, TrainingConfig, check_config, check_seconds, record_every
 from .load import load_weights
 from .loop import Turns, train, turns
-from .schedule import batches, noise_seed, schedule_table
+from .schedule import batches, cycle_of, noise_seed, schedule_table
 from .state import announce, check_identity
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "check_config",
     "check_identity",
     "check_seconds",
+    "cycle_of",
     "load_weights",
     "noise_seed",
     "record_every",

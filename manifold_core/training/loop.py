@@ -26,6 +26,7 @@ from ..inputs import check_inputs, unwrapped
 from ..kernels.batch import mean_of_batch
 from ..models import CVAE, VAE
 from ..modes import training_mode
+from ..networks.conv import channels_last
 from .config import Diverged, History, TrainingConfig, check_config, check_seconds, record_every
 from .schedule import batches, noise_seed
 from .state import Run, announce, check_tensors, weights_back
@@ -72,6 +73,9 @@ def train(
     frozen must be the same ones with the same values. Buffers are taken from the checkpoint, since nobody can tell a
     constant from what training writes: what of them is your own choice, ``identity`` has to say. The checkpoint stays
     until the caller removes it. Meanwhile the folder is this process's alone.
+
+    On a GPU the residual networks of :mod:`manifold_core.networks` are made channels-last; for networks of your own,
+    which may not work on such images, ``model.to(memory_format=torch.channels_last)`` is yours to call.
 
     With a process group, all its processes call this with the same arguments and train one model: each takes an equal
     share of the rows of every mini-batch, gradients are averaged, and what depends on the whole batch, an analytic γ
@@ -155,7 +159,7 @@ def turns(
     check_precision(config.precision, model, x.device)
     check_group(model, min(config.batch_size, len(x)), process_group)
     if x.is_cuda and x.dim() == 4:  # as tensor cores want it; CPUs of several threads are faster without
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        channels_last(model)
 
     def one_by_one() -> Turns:
         with ExitStack() as stack, together(model, process_group):
@@ -283,7 +287,7 @@ def _loop(
             history.seconds = already + now - started
             if folder is not None and first and now - saved >= checkpoint_seconds and are_finite(parameters):
                 run.save(folder)
-                saved = now
+                saved = time.monotonic()  # a slow disk takes its time between two, not all of it
             started += (yield history) or 0.0
     finally:
         model.zero_grad()

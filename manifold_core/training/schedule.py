@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from ..kernels.random import permutation
 from .config import TrainingConfig
 
-__all__ = ["batches", "make_optimizer", "noise_seed", "schedule_table"]
+__all__ = ["batches", "cycle_of", "make_optimizer", "noise_seed", "schedule_table"]
 
 # Whose samples are looked up at a time: some hundred small operations, whatever their number. They wait for a GPU.
 PLACES = {"cpu": 2**16, "cuda": 2**20}
@@ -62,7 +62,12 @@ def schedule_table(config: TrainingConfig) -> Tensor:
 
     With them Adam is m += (1 − β₁)(g − m), v = β₂ v + (1 − β₂) g², p −= lr / (1 − β₁ᵗ) m / (√v / √(1 − β₂ᵗ) + ε).
     """
-    return _table(replace(config, batch_size=1, seed=0, precision="float32")).clone()  # of which it does not depend
+    return _table(cycle_of(config)).clone()
+
+
+def cycle_of(config: TrainingConfig) -> TrainingConfig:
+    """The same for all configurations of one schedule: without what it does not depend on."""
+    return replace(config, batch_size=1, seed=0, precision="float32")
 
 
 @lru_cache(maxsize=4)  # a second for as many steps as the image tables have, and the same for many models

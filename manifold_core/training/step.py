@@ -192,8 +192,9 @@ def undone(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def are_finite(tensors: Sequence[Tensor]) -> bool:
-    """Waits for the device."""
-    return all(bool(tensor.isfinite().all()) for tensor in tensors if not is_lazy(tensor))
+    """Waits for the device, once."""
+    found = [tensor.isfinite().all() for tensor in tensors if not is_lazy(tensor)]
+    return not found or bool(torch.stack([each.to(found[0].device) for each in found]).all())
 
 
 def kept(tensors: Sequence[Tensor]) -> Callable[[], None]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from manifold_core.bench import profile, step
+from manifold_core.bench import ensemble, profile, step
 
 
 @pytest.mark.parametrize("name", ["manifold_core", "pyro", "pythae"])
@@ -38,6 +38,21 @@ def test_a_step_moves_the_weights_of_the_networks_that_are_counted() -> None:
     before = [p.detach().clone() for p in loss.parameters]
     step.training_step(lambda _: loss, 4)()
     assert all((a != b).any() for a, b in zip(before, loss.parameters, strict=True))
+
+
+@pytest.mark.parametrize("networks", ["step", "ensemble"])
+def test_operations_are_those_of_the_layers(networks: str) -> None:
+    """Of each weight of a layer a multiplication and an addition a sample, forward and for either gradient, but for
+    that of x, which nobody wants."""
+    if networks == "step":
+        layers, found = list(step.model().modules()), step.COMPARISON.operations(10)
+    else:
+        eager = ensemble.Eager(16, 10, ensemble.data(), fused=False)
+        layers = [*eager.encoder, *eager.decoder]
+        found = ensemble.COMPARISON.operations(16, 10)
+    weights = [layer.weight.numel() for layer in layers if isinstance(layer, nn.Linear)]
+    assert len(weights) == 4
+    assert found == 2 * 10 * (3 * sum(weights) - weights[0])
 
 
 def test_the_profile_has_the_operators_of_a_step(

@@ -1,10 +1,14 @@
+import re
 import shutil
+from pathlib import Path
 
 import pytest
+from manifold_core.kernels.dispatch import OLDEST
 
 from benchmarks.resources.cuda_kernels import ROOMS, _compiler, _of_models, _readable, parse, rows
 from benchmarks.resources.table import ARCHITECTURES, Row, faults
 
+ROOT = Path(__file__).parents[2]
 NEEDS_NVCC = pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
 LOG = """
 ptxas info    : 28 bytes gmem, 224 bytes cmem[4]
@@ -17,6 +21,13 @@ ptxas info    : Function properties for _Z1gv
     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
 ptxas info    : Used 24 registers, used 0 barriers, 736 bytes cmem[0]
 """
+
+
+def test_built_measured_and_served_are_the_same_architectures() -> None:
+    of_setup = re.search(r"for sm in \(([\d, ]+)\)", (ROOT / "setup.py").read_text(encoding="utf-8"))
+    assert of_setup is not None
+    assert tuple(map(int, of_setup[1].split(","))) == ARCHITECTURES
+    assert divmod(min(ARCHITECTURES), 10) == OLDEST
 
 
 def test_the_log_of_the_compiler_is_understood() -> None:

@@ -30,9 +30,12 @@ def test_a_whole_search(inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixtu
     assert cli.table([metrics]) in printed.out
     assert f"metrics and weights: {tmp_path}\n" in printed.out
     losses = ", ".join(f"{kappa}: {loss:.2f}" for kappa, loss in metrics["by_latent_dim"].items())
+    able = [trial for trial in metrics["trials"] if trial["latent_dim"] >= metrics["latent_dim"]]
+    counts = ", ".join(str(trial["active_dimensions"]) for trial in able)
     note = only_line("\n".join(line for line in printed.out.splitlines() if "in the best of" in line))
     assert note == (
-        f"good has {metrics['active_dimensions']} active dimensions in the best of {len(metrics['trials'])} models; "
+        f"good has {metrics['active_dimensions']} active dimensions in the best of {len(metrics['trials'])} models; of "
+        f"those with {metrics['latent_dim']} latent dimensions and more: {counts}; "
         f"lowest held-out -ELBO by latent dimensions: {losses} (of the coordinates that they are trained on, without "
         "the tenth of the samples that fit worst)"
     )

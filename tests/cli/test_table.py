@@ -1,6 +1,7 @@
 """The table of runs, and what is said below it."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -59,20 +60,37 @@ class TestTable:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
         every = metrics | {
             "train": metrics["train"] | {"gap": None},
-            "trials": [{}] * 4,
-            "by_latent_dim": {"3": -1.234},
+            "trials": [
+                {"latent_dim": 2, "active_dimensions": 1, "diverged_at": None},
+                {"latent_dim": 3, "active_dimensions": 2, "diverged_at": None},
+                {"latent_dim": 4, "active_dimensions": 0, "diverged_at": 7},
+                {"latent_dim": 5, "active_dimensions": 3, "diverged_at": None},
+            ],
         }
-        for kappa, count, said in (
-            (3, 3, "what speaks for them is the -ELBO with others"),
-            (5, 5, "all of its 5 dimensions are active: it fills the space, or is closed"),
-            (3, 0, "train longer, with more --steps"),
+        for kappa, count, most, of_able, said in (
+            (3, 3, 4, "2, diverged, 3", "what speaks for them is the -ELBO with others"),
+            (3, 3, 3, "2, diverged, 3", "no model had more: it may have more; raise --latent-dim, or leave it out"),
+            (5, 5, 5, "3", "all of its 5 dimensions are active: it fills the space, or is closed"),
+            (3, 0, 3, "2, diverged, 3", "train longer, with more --steps, or begin with a smaller gamma"),
         ):
-            lines = cli.table([every | {"latent_dim": kappa, "active_dimensions": count}]).splitlines()
+            found = {"latent_dim": kappa, "active_dimensions": count, "by_latent_dim": {"3": -1.234, str(most): -1.234}}
+            lines = cli.table([every | found]).splitlines()
             (note,) = (line for line in lines if "no gap" in line)
             assert said in note
             (note,) = (line for line in lines if "in the best of" in line)
-            assert note.startswith(f"good has {count} active dimensions in the best of 4 models;")
-            assert "by latent dimensions: 3: -1.23 (" in note
+            assert note.startswith(
+                f"good has {count} active dimensions in the best of 4 models; of those with {kappa} latent dimensions "
+                f"and more: {of_able}; "
+            )
+            assert "by latent dimensions: 3: -1.23" in note
+
+    def test_the_table_says_that_a_loss_is_no_number(self, earlier: Path) -> None:
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+        measured = metrics["train"] | {"gap": None, "neg_elbo": math.nan}
+        lines = cli.table([metrics | {"active_dimensions": None, "train": measured}]).splitlines()
+        notes = [line for line in lines if line.startswith("good ")]
+        assert "good has no gap, as its loss is no number: this says nothing; lower --learning-rate" in notes
+        assert not any("higher -ELBO" in note for note in notes)
 
     def test_the_table_says_that_a_training_blew_up(self, earlier: Path) -> None:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))

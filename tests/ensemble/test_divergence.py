@@ -14,7 +14,7 @@ from manifold_core.ensemble.data import check_data
 from manifold_core.ensemble.state import State
 
 STEPS = 12
-pytestmark = pytest.mark.filterwarnings("ignore:.*x is about")  # it is what makes them diverge
+pytestmark = pytest.mark.filterwarnings("ignore:.*x (is about|varies by)")  # it is what makes them diverge
 
 
 def diverging(gamma: str, **changes: object) -> mc.ModelSpec:

@@ -675,6 +675,12 @@ class TestDevice:
         seed, log_gamma = torch.tensor(1, device="cuda"), torch.tensor(0.1, device="cuda")
         u = torch.randn(300, 10, 5, 3, device="cuda").contiguous(memory_format=torch.channels_last)
         of_channels = [*torch.randn(2, 10, device="cuda"), torch.randn(10, 4, device="cuda")]
+
+        def gaussian_elbo_scale() -> tuple[Tensor, ...]:
+            early = x.clone(), log_gamma.clone(), log_gamma.clone()
+            run.gaussian_elbo_scale(*early, log_gamma)
+            return early
+
         return {
             "rsample_kl": lambda: run.rsample_kl(x, x, one, one, one, seed, 0, False, True),
             "rsample_kl_backward": lambda: run.rsample_kl_backward(x, kl, x, x, one, one, one, seed, 0, True, True),
@@ -685,6 +691,7 @@ class TestDevice:
             "gaussian_nll": lambda: run.gaussian_nll(x, zeros, log_gamma),
             "gaussian_nll_backward": lambda: run.gaussian_nll_backward(kl, kl, x, zeros, log_gamma, kl),
             "gaussian_elbo": lambda: run.gaussian_elbo(x, zeros, log_gamma, kl, 0.5, True),
+            "gaussian_elbo_scale": gaussian_elbo_scale,
             "batch_norm_relu": lambda: run.batch_norm_relu(u, *of_channels[:2], u, 0.1, True),
             "batch_norm_relu_backward": lambda: run.batch_norm_relu_backward(u, u, *of_channels, True),
         }

@@ -135,11 +135,17 @@ def test_data_of_another_scale_are_warned_of(by: str) -> None:
         else:
             mc.train_ensemble([mc.ModelSpec(2, training=config)], x, progress=False)
 
-    for fitting in (15 * x, x / 10):  # 9 in size, and 0.06: no warning, which would be an error here
+    size, spread = float(x.square().mean().sqrt()), float((x - x.mean(dim=0)).square().mean().sqrt())
+    # No warning, which would be an error here.
+    for fitting in (9.9 / size * x, 0.031 / spread * x, 0.031 / spread * x + 5, torch.ones(50, 4), torch.zeros(50, 4)):
         train(fitting)
-    for other in (40 * x, x + 20, x / 50):
-        with pytest.warns(UserWarning, match=r"x is about .* in size, where training expects about 1.*standardise"):
-            train(other)
+    expected = "where training expects about 1.*standardise"
+    for large in (10.1 / size * x, x + 20, torch.full((50, 4), 10.1)):
+        with pytest.warns(UserWarning, match=f"x is about [12].* in size, {expected}"):
+            train(large)
+    for small in (0.029 / spread * x, 0.029 / spread * x + 5):
+        with pytest.warns(UserWarning, match=rf"x varies by about 0\.029, {expected}"):
+            train(small)
 
 
 @pytest.mark.parametrize("by", ["loop", "ensemble"])

@@ -175,7 +175,7 @@ def test_a_cuda_graph_trains_as_the_plain_step(kind: str, precision: str, monkey
         # Of convolutions cuDNN may take another algorithm each time, and Adam makes the most of small differences.
         with (
             warnings.catch_warnings(),
-            torch.backends.cudnn.flags(deterministic=True, allow_tf32=False),
+            torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
             monkeypatch.context() as patch,
         ):
             warnings.simplefilter("error")  # as that capture failed
