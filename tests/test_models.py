@@ -288,13 +288,15 @@ def test_a_compiled_cvae_is_trained_and_another_module_is_not() -> None:
     mc.train(torch.compile(compiled, backend="eager"), x, config, condition=c, progress=False)
     for name, tensor in cvae.state_dict().items():
         torch.testing.assert_close(compiled.state_dict()[name], tensor)
-    for other, hint in (
+    own = nn.Module()  # of a class of one's own, which uses it
+    own.elbo = mc.GaussianELBO()
+    hint_of_own = r"; mc.VAE\(encoder, .*"
+    others = (
         (nn.DataParallel(cvae), ": give model.module, and .*"),
-        (
-            nn.Linear(6, 6),
-            r"; mc.VAE\(encoder, .*",
-        ),
-    ):
+        (nn.Linear(6, 6), hint_of_own),
+        (own, hint_of_own),
+    )
+    for other, hint in others:
         with pytest.raises(mc.InputError, match=f"^model must be .* got {type(other).__name__}{hint}$"):
             mc.train(other, x, config, condition=c, progress=False)  # type: ignore[arg-type]
 
