@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -189,8 +190,10 @@ def calls(dtype: torch.dtype) -> Calls:
     for rows, cols in ((4096, 784),) if half else ((4096, 20), (60, 30_000), *one):
         yield from reconstruction(rows, cols, dtype)
     if not half:
-        grad, number = torch.zeros(4096, 20, dtype=dtype), torch.zeros((), dtype=dtype)
-        yield "any d", lambda: gaussian_elbo_scale(grad, torch.tensor(0.0), number, number)
+        number = torch.zeros((), dtype=dtype)
+        for numbers in (81_920, 81_919, *((1,) if one else ())):
+            grad = torch.zeros(numbers, dtype=dtype)
+            yield f"B d = {numbers}", partial(gaussian_elbo_scale, grad, torch.tensor(0.0), number, number)
 
 
 def compile_call(dtype: torch.dtype, number: int) -> list[Row]:
