@@ -24,7 +24,7 @@ from .evaluation import in_batches, metrics_of
 from .files import locked, output_folder
 from .models import CVAE, VAE
 from .modes import evaluation_mode
-from .neighbours import two_nn
+from .neighbours import is_curved, two_nn
 from .networks.checks import check_positive, check_widths
 from .training import TrainingConfig, check_config
 
@@ -177,7 +177,8 @@ def find_dimension(
     latent dimensions, then with ever fewer than the best has active, down to what nearest neighbours see, at least one
     fewer, and keeps on while fewer are better. They are trained on coordinates in the directions in which the samples
     vary, and one in which they do not: :class:`manifold_core.directions.Directions` says why. A manifold that no one
-    chart covers, such as a sphere or a closed curve, may be read as the flat space that holds it.
+    chart covers, such as a sphere or a closed curve, may be read as the flat space that holds it: it warns where nearest
+    neighbours see far fewer dimensions.
 
     Args:
         x: ``[N, d]`` of an integer or floating type, a tensor, on whose device the models are trained, or what
@@ -216,6 +217,13 @@ def find_dimension(
         warnings.warn(
             f"all {found.dimension} latent dimensions of the best model are active, and none had more: the manifold "
             f"may have more; give SearchPlan(latent_dim=…) more than you expect, or leave it out",
+            stacklevel=2,
+        )
+    if found.dimension and is_curved(found.dimension, found.two_nn):
+        warnings.warn(
+            f"the best model has {found.dimension} active dimensions, and nearest neighbours see {found.two_nn:.1f} "
+            "(TwoNN): if the manifold is curved or closed, as a sphere is, it has fewer than the model; of a high "
+            "dimension neighbours see too little",
             stacklevel=2,
         )
     return found

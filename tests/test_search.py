@@ -3,6 +3,7 @@
 import math
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,6 +93,16 @@ def test_a_search_whose_latent_dimensions_are_all_active_is_warned_of() -> None:
         found = find_dimension(plane(), replace(SHORT, latent_dim=2), progress=False)
     assert found.dimension == 2
     assert found.gap is None
+
+
+@pytest.mark.parametrize(("neighbours", "curved"), [(1.42, True), (1.44, False), (None, False)])
+def test_where_neighbours_see_far_fewer_dimensions_it_is_warned_of(
+    neighbours: float | None, curved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "two_nn", lambda _: neighbours)
+    said = pytest.warns(UserWarning, match=r"has 2 active dimensions, and nearest neighbours see 1\.4 \(TwoNN\)")
+    with said if curved else nullcontext():
+        assert find_dimension(plane(), SHORT, progress=False).dimension == 2
 
 
 def test_what_is_found_is_told_in_a_line() -> None:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from ..neighbours import is_curved
+
 __all__ = ["table"]
 
 # Of the table, and the least that they are wide.
@@ -21,10 +23,6 @@ COLUMNS = {
     "gamma": 11,
     "held-out -ELBO": 17,
 }
-
-# Active dimensions over those of nearest neighbours. Of 38 manifolds of known dimension, those read right have up to
-# 1.25, but for one with 1.56, and curved ones that are read as flat 1.5 to 2.9.
-CURVED = 1.4
 
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
@@ -161,7 +159,7 @@ def _of_search(metrics: dict[str, Any]) -> str:
 def _curved(metrics: dict[str, Any]) -> str:
     """Networks that are not able enough read a curved manifold as the flat space around it, with a wide gap."""
     neighbours, count = metrics.get("two_nn"), metrics["train"][_count(metrics)]
-    if neighbours is None or count is None or count < CURVED * neighbours:
+    if count is None or not is_curved(count, neighbours):
         return ""
     able = "manifold-core dimension" if "trials" not in metrics else "wider networks (--hidden), or more --steps,"
     return (
