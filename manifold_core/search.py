@@ -177,8 +177,8 @@ def find_dimension(
     latent dimensions, then with ever fewer than the best has active, down to what nearest neighbours see, at least one
     fewer, and keeps on while fewer are better. They are trained on coordinates in the directions in which the samples
     vary, and one in which they do not: :class:`manifold_core.directions.Directions` says why. A manifold that no one
-    chart covers, such as a sphere or a closed curve, may be read as the flat space that holds it: it warns where nearest
-    neighbours see far fewer dimensions.
+    chart covers, such as a sphere or a closed curve, may be read as the flat space that holds it: it warns where
+    nearest neighbours see far fewer dimensions.
 
     Args:
         x: ``[N, d]`` of an integer or floating type, a tensor, on whose device the models are trained, or what
