@@ -61,8 +61,9 @@ def reproduce(
     tables = [TABLES[one] for one in dict.fromkeys(one for name in names for one in SETS.get(name, [name]))]
     with locked(output_folder(folder)):
         for table in tables:  # before the first is trained
-            finished(table, table.plan(plan), folder)
-            _check_backend(table, table.plan(plan), devices, backend)
+            planned = table.plan(plan)
+            finished(table, planned, folder)
+            _check_backend(table, planned, devices, backend)
         for table in tables:
             run_table(table, plan, folder, devices=devices, backend=backend, progress=progress)
     return folder

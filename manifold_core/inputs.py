@@ -27,12 +27,12 @@ def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None = None) 
             the dtype that the encoder reads, on the device of the model; a condition for a VAE, none for a CVAE, or one
             that does not go with the samples; a number that is not finite, of which it names the row; no model.
     """
-    given, model = model, unwrapped(model)
-    if not isinstance(model, VAE | CVAE) or not hasattr(given, "elbo"):
+    outer, model = model, unwrapped(model)
+    if not isinstance(model, VAE | CVAE) or not hasattr(outer, "elbo"):
         hint = "; mc.VAE(encoder, decoder, latent_dim) makes one of networks of your own"
         if isinstance(model, VAE | CVAE):  # what several devices share forwards no attributes
             hint = ": give model.module, and process_group for several processes"
-        raise InputError(f"model must be a VAE or a CVAE, or torch.compile of one, got {type(given).__name__}{hint}")
+        raise InputError(f"model must be a VAE or a CVAE, or torch.compile of one, got {type(outer).__name__}{hint}")
     check_shape(x, model.encoder)
     device = model.elbo.log_gamma.device
     for name, value in (("x", x), ("condition", condition)):
@@ -55,9 +55,9 @@ def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None = None) 
         return (x,)
     if condition is None:
         raise InputError("condition must be given for a CVAE: a tensor with one row for each sample, got None")
-    unchanged, dtype = condition, input_dtype(model.encoder)
-    condition = as_condition("condition", unchanged, len(x), model.condition_shape, dtype)
-    check_exact("condition", condition, unchanged)
+    given, dtype = condition, input_dtype(model.encoder)
+    condition = as_condition("condition", given, len(x), model.condition_shape, dtype)
+    check_exact("condition", condition, given)
     check_finite("x", x)
     check_finite("condition", condition)
     return x, condition

@@ -9,7 +9,7 @@ from torch import Tensor
 from .data.checks import as_array, as_tensor
 from .errors import InputError
 
-__all__ = ["MOST_SAMPLES", "is_curved", "two_nn"]
+__all__ = ["MOST_SAMPLES", "may_be_curved", "two_nn"]
 
 MOST_SAMPLES = 5_000  # distances grow with the square of their number
 KEPT = 0.9  # the share of the ratios that the line is laid through
@@ -65,7 +65,7 @@ def two_nn(x: Any) -> float | None:
     return dimension if at_random else None
 
 
-def is_curved(count: int, neighbours: float | None) -> bool:
+def may_be_curved(count: int, neighbours: float | None) -> bool:
     """Whether a manifold that is read with so many dimensions may be a curved one of fewer, as neighbours see it."""
     return neighbours is not None and count >= CURVED * neighbours
 

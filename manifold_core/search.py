@@ -24,7 +24,7 @@ from .evaluation import in_batches, metrics_of
 from .files import locked, output_folder
 from .models import CVAE, VAE
 from .modes import evaluation_mode
-from .neighbours import is_curved, two_nn
+from .neighbours import may_be_curved, two_nn
 from .networks.checks import check_positive, check_widths
 from .training import TrainingConfig, check_config
 
@@ -210,7 +210,7 @@ def find_dimension(
         warnings.warn(
             f"no model has learned any dimension of the {len(train)} samples trained on: the 0 says nothing; train "
             f"longer, SearchPlan(training=TrainingConfig(steps=…, batch_size={plan.training.batch_size})), or on more "
-            f"samples",
+            "samples",
             stacklevel=2,
         )
     elif found.dimension == max(found.by_latent_dim) < train.shape[1]:
@@ -219,7 +219,7 @@ def find_dimension(
             f"may have more; give SearchPlan(latent_dim=…) more than you expect, or leave it out",
             stacklevel=2,
         )
-    if found.dimension and is_curved(found.dimension, found.two_nn):
+    if may_be_curved(found.dimension, found.two_nn):
         warnings.warn(
             f"the best model has {found.dimension} active dimensions, and nearest neighbours see {found.two_nn:.1f} "
             "(TwoNN): if the manifold is curved or closed, as a sphere is, it has fewer than the model; of a high "

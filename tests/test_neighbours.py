@@ -61,9 +61,8 @@ def test_some_of_many_and_of_any_shape_and_type(monkeypatch: pytest.MonkeyPatch)
     assert mc.two_nn(pixels) == mc.two_nn(pixels.double()) == mc.two_nn(pixels.tolist())
     array = pixels.double().numpy()
     assert mc.two_nn(array.astype(">f8")) == mc.two_nn(pixels)
-    assert mc.two_nn(array[:, :, ::-1]) == pytest.approx(
-        mc.two_nn(pixels), rel=1e-12
-    )  # which pixel is which plays no part
+    # Which pixel is which plays no part.
+    assert mc.two_nn(array[:, :, ::-1]) == pytest.approx(mc.two_nn(pixels), rel=1e-12)
 
 
 def test_of_a_table_sorted_by_class_all_classes_count() -> None:

@@ -76,8 +76,9 @@ def _scaled(scale: Any, early: list[Tensor], grad_loss: Tensor) -> list[Tensor]:
     not one number.
     """
     plain = type(grad_loss) is Tensor and not torch.compiler.is_compiling() and not grad_loss.is_neg()
-    many = torch._C._functorch.is_legacy_batchedtensor(grad_loss) or torch._C._are_functorch_transforms_active()
-    if plain and not many:
+    if plain and not (
+        torch._C._functorch.is_legacy_batchedtensor(grad_loss) or torch._C._are_functorch_transforms_active()
+    ):
         if grad_loss.is_cuda:
             scale(*early, grad_loss)
             return early

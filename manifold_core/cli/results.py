@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..neighbours import is_curved
+from ..neighbours import may_be_curved
 
 __all__ = ["table"]
 
@@ -91,7 +91,7 @@ def _why_no_gap(metrics: dict[str, Any]) -> str:
             filled = "; or the condition leaves the samples no dimension"
         return (
             f"{data} has no gap, as no dimension is active: this says nothing yet; train longer, with more --steps, or "
-            f"begin with a smaller gamma, such as --log-gamma -4{filled}"
+            f"begin with a smaller gamma, --log-gamma{filled}"
         )
     if metrics["active_dimensions"] is None:
         return f"{data} has no gap, as its loss is no number: this says nothing; lower --learning-rate"
@@ -159,7 +159,7 @@ def _of_search(metrics: dict[str, Any]) -> str:
 def _curved(metrics: dict[str, Any]) -> str:
     """Networks that are not able enough read a curved manifold as the flat space around it, with a wide gap."""
     neighbours, count = metrics.get("two_nn"), metrics["train"][_count(metrics)]
-    if count is None or not is_curved(count, neighbours):
+    if count is None or not may_be_curved(count, neighbours):
         return ""
     able = "manifold-core dimension" if "trials" not in metrics else "wider networks (--hidden), or more --steps,"
     return (
