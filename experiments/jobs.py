@@ -58,7 +58,12 @@ def train_shard(
     sets, specs = _sets_and_specs(jobs, plan)
     inputs = [training_samples(data, device) for data in sets]
     trained = train_ensemble(
-        specs, inputs, backend=backend, threads=threads, folder=folder / shard.name, progress=progress
+        specs,
+        [one.data_set for one in inputs],
+        backend=backend,
+        threads=threads,
+        folder=folder / shard.name,
+        progress=progress,
     )
     runs = [
         runs_of(cell, seed, model, sets[spec.data], inputs[spec.data])

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..data import Dataset
 from ..ensemble import TrainedModel
+from ..ensemble.data import Samples
 from ..evaluation import Metrics, metrics_of, of_class
 from ..inputs import check_inputs
 from ..models import CVAE, VAE
@@ -14,15 +15,9 @@ from .tables import Cell, on_test_images, on_training_images
 
 __all__ = ["runs_of", "training_samples"]
 
-Samples = Tensor | tuple[Tensor, Tensor]  # x, or x and the condition
-
 
 def training_samples(data: Dataset, device: str) -> Samples:
-    return _on(device, data.train, data.train_condition)
-
-
-def _on(device: str, x: Tensor, condition: Tensor | None) -> Samples:
-    return x.to(device) if condition is None else (x.to(device), condition.to(device))
+    return Samples(data.train, data.train_condition).to(device)
 
 
 def runs_of(cell: Cell, seed: int, trained: TrainedModel, data: Dataset, inputs: Samples) -> list[dict[str, Any]]:
@@ -32,7 +27,7 @@ def runs_of(cell: Cell, seed: int, trained: TrainedModel, data: Dataset, inputs:
     Args:
         inputs: the training samples, where the model is.
     """
-    measured = {} if cell.measure is None else {"measured": cell.measure(trained.model, *_parts(inputs))}
+    measured = {} if cell.measure is None else {"measured": cell.measure(trained.model, *inputs.parts)}
     return [
         {"cell": {**cell.columns, **columns}, "variant": variant, "seed": seed, "true_active": true_active}
         | _numbers(metrics, trained.model)
@@ -47,11 +42,10 @@ def _rows(
     """Columns that the row adds, variant, true active dimensions, metrics, and the figures of each class."""
     model = trained.model
     if cell.held_out:
-        device = str(_parts(inputs)[0].device)
-        held_out = _on(device, data.validation, data.validation_condition)
+        held_out = Samples(data.validation, data.validation_condition).to(str(inputs.x.device))
         for variant, samples, labels, metrics in (
             (on_training_images(cell.variant), inputs, data.train_labels, trained.metrics),
-            (on_test_images(cell.variant), held_out, data.validation_labels, _metrics_of(model, _parts(held_out))),
+            (on_test_images(cell.variant), held_out, data.validation_labels, _metrics_of(model, held_out.parts)),
         ):
             yield {}, variant, cell.true_active[0], metrics, _classes(cell, model, samples, labels)
         return
@@ -61,13 +55,9 @@ def _rows(
         yield columns, cell.variant, true_active, metrics, {}
 
 
-def _parts(samples: Samples) -> tuple[Tensor, ...]:
-    return samples if isinstance(samples, tuple) else (samples,)
-
-
 def _of_class(model: VAE | CVAE, samples: Samples, labels: Tensor | None, index: int) -> Metrics:
     assert labels is not None
-    return _metrics_of(model, of_class(_parts(samples), labels, index))
+    return _metrics_of(model, of_class(samples.parts, labels, index))
 
 
 def _metrics_of(model: VAE | CVAE, samples: tuple[Tensor, ...]) -> Metrics:

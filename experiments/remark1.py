@@ -15,12 +15,11 @@ from ..ensemble import ModelSpec
 from ..models import CVAE, VAE
 from ..standard_prior import with_standard_prior
 from . import recipe
+from .table3 import AMBIENT_DIM, LATENT_DIM, MANIFOLD_DIM
 from .tables import Cell, Plan, Table
 
 __all__ = ["TABLE"]
 
-AMBIENT_DIM = LATENT_DIM = 20
-MANIFOLD_DIM = 10
 CONDITION_DIMS = (1, 5, 9)
 SAMPLES = 10_000
 

@@ -5,7 +5,7 @@ from ..ensemble import ModelSpec
 from . import paper, recipe
 from .tables import Cell, Plan, Table
 
-__all__ = ["TABLE"]
+__all__ = ["AMBIENT_DIM", "LATENT_DIM", "MANIFOLD_DIM", "TABLE"]
 
 AMBIENT_DIM = LATENT_DIM = 20
 MANIFOLD_DIM = 10

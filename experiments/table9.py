@@ -1,7 +1,6 @@
 """Table 9: full against diagonal covariance of the posterior, in networks alike but for the last encoder layer."""
 
-from typing import Literal
-
+from ..covariance import Covariance
 from ..ensemble import ConvSpec
 from . import images, paper, recipe
 from .tables import Cell, Plan, Table
@@ -9,7 +8,7 @@ from .tables import Cell, Plan, Table
 __all__ = ["TABLE"]
 
 DATA_SET, LATENT_DIM = "mnist", 32
-COVARIANCES: dict[str, Literal["cholesky", "diagonal"]] = {"full": "cholesky", "diagonal": "diagonal"}
+COVARIANCES: dict[str, Covariance] = {"full": "cholesky", "diagonal": "diagonal"}
 
 
 def _cells(plan: Plan) -> list[Cell]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import struct
 from collections.abc import Mapping
@@ -118,7 +119,7 @@ def is_of(folder: Path, identity: Mapping[str, Any]) -> bool:
 def _index(folder: Path) -> tuple[str, dict[str, Any]] | None:
     """The name of the tensors' file, and the state."""
     index = folder / INDEX
-    if not index.exists():
+    if not os.path.exists(index):
         return None
     try:
         content = json.loads(index.read_text(encoding="utf-8"))

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from .choices import check_choice
 from .kernels.rsample_kl_cholesky.reference import unpack
 
 __all__ = ["Covariance", "posterior_sizes", "spectrum", "variance_ratio"]
@@ -19,8 +19,7 @@ def posterior_sizes(latent_dim: int, covariance: Covariance) -> tuple[int, int]:
     Raises:
         InputError: an unknown covariance.
     """
-    if covariance not in ("diagonal", "cholesky"):
-        raise InputError(f"covariance must be 'diagonal' or 'cholesky', got {covariance!r}")
+    check_choice("covariance", covariance, Covariance)
     return latent_dim, latent_dim if covariance == "diagonal" else latent_dim * (latent_dim + 1) // 2
 
 

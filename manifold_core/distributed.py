@@ -133,11 +133,12 @@ def check_agreed(what: dict[str, Any], group: Group) -> None:
         return
     first, *others = _of_all(what, group)
     for rank, other in enumerate(others, 1):
-        for name, value in first.items():
-            if other[name] != value:
+        for name in first | other:
+            ours, theirs = first.get(name), other.get(name)
+            if ours != theirs:
                 raise InputError(
-                    f"{name} must be the same in all processes, got {value!r} in the first and {other[name]!r} in "
-                    f"process {rank}"
+                    f"{name} must be the same in all processes, got {ours!r} in the first and {theirs!r} in process "
+                    f"{rank}"
                 )
 
 

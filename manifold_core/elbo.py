@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .choices import check_choice
 from .covariance import Covariance
 from .distributed import Joined, joined_mean
 from .errors import InputError
@@ -122,12 +123,9 @@ class GaussianELBO(Joined, nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        if gamma not in ("learned", "analytic", "fixed"):
-            raise InputError(f"gamma must be 'learned', 'analytic' or 'fixed', got {gamma!r}")
-        if covariance not in ("diagonal", "cholesky"):
-            raise InputError(f"covariance must be 'diagonal' or 'cholesky', got {covariance!r}")
-        if reduction not in ("mean", "sum", "none"):
-            raise InputError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+        check_choice("gamma", gamma, Gamma)
+        check_choice("covariance", covariance, Covariance)
+        check_choice("reduction", reduction, Reduction)
         if not _is_finite(log_gamma):
             raise InputError(f"log_gamma must be a finite number, got {log_gamma!r}")
         if not (_is_finite(beta) and beta >= 0):
@@ -212,7 +210,7 @@ class GaussianELBO(Joined, nn.Module):
                 log_gamma = optimal_log_gamma(joined_mean(mean_of_batch(recon), self.process_group), features)
                 nll = nll_of(recon, features, log_gamma)
                 self._keep(log_gamma)
-            loss = nll + self.beta * kl
+            loss = nll + real("beta", self.beta) * kl
             if self.reduction != "none":
                 loss = mean_of_batch(loss) if self.reduction == "mean" else sum_of_batch(loss)
         if not analytic:  # a copy: training writes into the parameter or buffer

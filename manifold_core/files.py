@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,8 +114,11 @@ def locked(folder: Path, name: str = "out") -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"{name} must be left to one process, but another is at work in {str(folder)!r}") from None
-        except OSError:  # a file system without locks: work goes on unguarded
-            pass
+        except OSError as error:  # a file system without locks
+            warnings.warn(
+                f"{name} {str(folder)!r} cannot be locked ({error.strerror}): nothing keeps another process out of it",
+                stacklevel=3,
+            )
         _held.folders.add(own)
         try:
             yield

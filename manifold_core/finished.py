@@ -1,6 +1,7 @@
 """Whose a folder is: one process's at a time, and that of a finished run nobody else's."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ def finished_run(folder: Path, name: str) -> dict[str, Any] | None:
         InputError: a file of that name which no run has written; ``name`` is that of the folder's argument.
     """
     path = folder / METRICS
-    if not path.exists():
+    if not os.path.exists(path):
         return None
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))

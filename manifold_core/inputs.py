@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .checks import as_condition, check_exact, check_finite, check_shape, check_tensor, input_dtype
@@ -41,9 +42,9 @@ def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None = None) 
                 f"{name} must be on the device of the model, {device}, got {value.device}: {name}.to(device)"
             )
     if not x.is_floating_point():
-        raise InputError(
-            f"x must be of a floating-point dtype, got {x.dtype}; mc.Standardisation.of(x).apply(x) makes float32 of it"
-        )
+        hint = "" if x.is_complex() else "; mc.Standardisation.of(x).apply(x) makes float32 of it"
+        hint = "; x.float() makes one of it" if x.dtype == torch.bool else hint
+        raise InputError(f"x must be of a floating-point dtype, got {x.dtype}{hint}")
     if len(x) == 0:
         raise InputError("x must hold at least one sample, got none")
     if condition is not None:

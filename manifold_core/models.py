@@ -16,6 +16,7 @@ from .checks import (
     check_x,
     input_dtype,
 )
+from .choices import check_choice
 from .covariance import Covariance, spectrum, variance_ratio
 from .elbo import ELBOTerms, Gamma, GaussianELBO, gated
 from .errors import InputError
@@ -50,11 +51,6 @@ def _elbo(elbo: GaussianELBO | None, covariance: Covariance | None) -> GaussianE
     if covariance not in (None, elbo.covariance):
         raise InputError(f"covariance must be that of elbo, {elbo.covariance!r}, got {covariance!r}")
     return elbo
-
-
-def _check_prior(prior: Prior) -> None:
-    if prior not in ("learned", "standard"):
-        raise InputError(f"prior must be 'learned' or 'standard', got {prior!r}")
 
 
 def _check_modules(**networks: nn.Module | None) -> None:
@@ -337,7 +333,7 @@ class CVAE(nn.Module):
         Raises:
             InputError: a size or width is no positive integer, or an option is unknown.
         """
-        _check_prior(prior)
+        check_choice("prior", prior, Prior)
         hidden, condition_hidden = check_widths(hidden), check_widths(condition_hidden, "condition_hidden")
         elbo = _elbo(elbo, covariance)
         features = latent_dim if condition_features is None else condition_features
@@ -383,7 +379,7 @@ class CVAE(nn.Module):
             InputError: a size or width is no positive integer, ``image_shape`` is not (C, H, W) with H and W multiples
                 of 4, or an option is unknown.
         """
-        _check_prior(prior)
+        check_choice("prior", prior, Prior)
         hidden, condition_hidden = check_widths(hidden), check_widths(condition_hidden, "condition_hidden")
         elbo = _elbo(elbo, covariance)
         features = latent_dim if condition_features is None else condition_features

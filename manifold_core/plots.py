@@ -1,7 +1,7 @@
 """Pictures of a run, as PNG files. Needs matplotlib (extra ``experiments``), imported where it is used."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,19 +16,20 @@ from .training import History
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["plot_classes", "plot_curves", "plot_images", "plot_search", "plot_variances"]
+__all__ = ["new_figure", "plot_classes", "plot_curves", "plot_images", "plot_search", "plot_variances", "save"]
 
+COLUMNS = 10  # of images
 NAMED_CLASSES = 40  # at most; of more the names would not fit
 ACTIVE, INACTIVE, ACCENT, EIGEN, OTHERS = "#1f6f8b", "#c8c8c8", "#d1495b", "#7b3fa0", "#e0902e"
 
 
-def _figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
     return Figure(figsize=(width, height), layout="constrained", dpi=130)
 
 
-def _save(figure: "Figure", path: Path) -> Path:
+def save(figure: "Figure", path: Path) -> Path:
     write_atomically(path, lambda to: figure.savefig(to, format="png", bbox_inches="tight"))
     return path
 
@@ -36,7 +37,6 @@ def _save(figure: "Figure", path: Path) -> Path:
 def plot_variances(
     path: Path,
     variance: list[float],
-    threshold: float = THRESHOLD,
     manifold_dim: int | None = None,
     spectrum: list[float] | None = None,
     others: Sequence[list[float]] = (),
@@ -46,10 +46,10 @@ def plot_variances(
     from matplotlib.ticker import MaxNLocator
 
     values = sorted(variance)
-    count = sum(v < threshold for v in values)
-    figure = _figure(6.4, 3.4)
+    count = sum(v < THRESHOLD for v in values)
+    figure = new_figure(6.4, 3.4)
     axes = figure.add_subplot()
-    axes.bar(range(1, len(values) + 1), values, color=[ACTIVE if v < threshold else INACTIVE for v in values])
+    axes.bar(range(1, len(values) + 1), values, color=[ACTIVE if v < THRESHOLD else INACTIVE for v in values])
     found = f"{count} active of {len(values)} dimensions"
     for index, other in enumerate(others):
         label = f"{len(others)} other{'s' if len(others) > 1 else ''}" if index == 0 else None
@@ -58,8 +58,8 @@ def plot_variances(
         axes.plot(
             range(1, len(spectrum) + 1), sorted(spectrum), color=EIGEN, marker="o", markersize=4, label="eigenvalues"
         )
-        found += f", {sum(v < threshold for v in spectrum)} by eigenvalue"
-    axes.axhline(threshold, color=ACCENT, linewidth=1.2, linestyle="--", label=f"threshold {threshold:g}")
+        found += f", {sum(v < THRESHOLD for v in spectrum)} by eigenvalue"
+    axes.axhline(THRESHOLD, color=ACCENT, linewidth=1.2, linestyle="--", label=f"threshold {THRESHOLD:g}")
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("latent dimension, sorted")
@@ -67,14 +67,14 @@ def plot_variances(
     truth = "" if manifold_dim is None else f", true dimension {manifold_dim}"
     axes.set_title(f"{found}{truth}")
     axes.legend(frameon=False, loc="lower right")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_curves(path: Path, history: History) -> Path:
     """−ELBO, γ and the number of active dimensions of the mini-batches over the steps."""
     from matplotlib.ticker import MaxNLocator
 
-    figure = _figure(6.4, 6.0)
+    figure = new_figure(6.4, 6.0)
     top, middle, bottom = figure.subplots(3, 1, sharex=True)
     top.plot(history.step, history.neg_elbo, color=ACTIVE, linewidth=1.0)
     top.set_ylabel("−ELBO (nats)")
@@ -87,23 +87,19 @@ def plot_curves(path: Path, history: History) -> Path:
     bottom.yaxis.set_major_locator(MaxNLocator(integer=True))
     bottom.set_xlabel("step")
     figure.suptitle("training")
-    return _save(figure, path)
+    return save(figure, path)
 
 
-def plot_search(path: Path, trials: Sequence[dict[str, Any]]) -> Path:
+def plot_search(path: Path, trials: Sequence[dict[str, Any]], by_latent_dim: Mapping[str, float]) -> Path:
     """Held-out −ELBO over the number of latent dimensions: of each model a dot, the lowest of each number joined, and
-    the best, which has the dimension. ``trials`` are those of ``metrics.json``."""
+    the best, which has the dimension. Both are those of ``metrics.json``."""
     from matplotlib.ticker import MaxNLocator
 
     ended = [one for one in trials if one["diverged_at"] is None and math.isfinite(one["held_out"])]
-    lowest: dict[int, float] = {}
-    for one in ended:
-        lowest[one["latent_dim"]] = min(one["held_out"], lowest.get(one["latent_dim"], float("inf")))
     best = min(ended, key=lambda one: float(one["held_out"]))
-    figure = _figure(6.4, 3.4)
+    figure = new_figure(6.4, 3.4)
     axes = figure.add_subplot()
-    kappas = sorted(lowest)
-    axes.plot(kappas, [lowest[kappa] for kappa in kappas], color=ACTIVE, linewidth=1.0)
+    axes.plot([int(kappa) for kappa in by_latent_dim], list(by_latent_dim.values()), color=ACTIVE, linewidth=1.0)
     for index, hidden in enumerate(dict.fromkeys(tuple(one["hidden"]) for one in ended)):
         own = [one for one in ended if tuple(one["hidden"]) == hidden]
         axes.scatter(
@@ -120,7 +116,7 @@ def plot_search(path: Path, trials: Sequence[dict[str, Any]]) -> Path:
     axes.set_ylabel("held-out −ELBO (nats)")
     axes.set_title(f"the best of {len(ended)} models has {found} active dimensions")
     axes.legend(frameon=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_classes(path: Path, classes: Sequence[dict[str, Any]]) -> Path:
@@ -131,7 +127,7 @@ def plot_classes(path: Path, classes: Sequence[dict[str, Any]]) -> Path:
 
     variance = torch.tensor([one["variance"] for one in classes], dtype=torch.float64)
     variance = variance[:, variance.mean(dim=0).argsort(stable=True)]
-    figure = _figure(6.4, 1.6 + 0.22 * min(len(classes), NAMED_CLASSES))
+    figure = new_figure(6.4, 1.6 + 0.22 * min(len(classes), NAMED_CLASSES))
     axes = figure.add_subplot()
     # Below a thousandth nothing more is to be seen, and zero has no logarithm.
     drawn = axes.imshow(variance.clamp(1e-3, 1).numpy(), norm=LogNorm(1e-3, 1), cmap="Blues_r", aspect="auto")
@@ -145,32 +141,32 @@ def plot_classes(path: Path, classes: Sequence[dict[str, Any]]) -> Path:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("latent dimension, sorted")
     axes.set_title(f"{len(classes)} classes")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 @torch.no_grad()
-def plot_images(path: Path, model: VAE | CVAE, x: Tensor, condition: Tensor | None = None, columns: int = 10) -> Path:
+def plot_images(path: Path, model: VAE | CVAE, x: Tensor, condition: Tensor | None = None) -> Path:
     """Two rows each of originals, reconstructions and samples of the prior, of a CVAE under the originals' conditions;
     images ``[N, C, H, W]``, shown in the range of the originals, at least [0, 1]."""
-    originals = x[: 2 * columns]
+    originals = x[: 2 * COLUMNS]
     generator = torch.Generator(x.device).manual_seed(0)
     if isinstance(model, CVAE):
         assert condition is not None
-        under = condition[: 2 * columns]
+        under = condition[: 2 * COLUMNS]
         parts = [originals, model.reconstruct(originals, under), model.sample(under, generator)]
     else:
-        parts = [originals, model.reconstruct(originals), model.sample(2 * columns, generator)]
+        parts = [originals, model.reconstruct(originals), model.sample(2 * COLUMNS, generator)]
     low, high = originals.min().clamp_max(0), originals.max().clamp_min(1)
     channels, height, width = x.shape[1:]
     gap = 2
-    sheet = torch.ones(channels, 6 * (height + gap) + 2 * 3 * gap, columns * (width + gap) - gap)
+    sheet = torch.ones(channels, 6 * (height + gap) + 2 * 3 * gap, COLUMNS * (width + gap) - gap)
     for part, images in enumerate(parts):
         for index, image in enumerate(((images - low) / (high - low)).clamp(0, 1).cpu()):
-            row, column = divmod(index, columns)
+            row, column = divmod(index, COLUMNS)
             top = (2 * part + row) * (height + gap) + part * 3 * gap
             left = column * (width + gap)
             sheet[:, top : top + height, left : left + width] = image
-    figure = _figure(6.4, 6.4 * sheet.shape[1] / sheet.shape[2] + 0.4)
+    figure = new_figure(6.4, 6.4 * sheet.shape[1] / sheet.shape[2] + 0.4)
     axes = figure.add_subplot()
     if channels == 3:
         axes.imshow(sheet.permute(1, 2, 0).numpy())
@@ -182,4 +178,4 @@ def plot_images(path: Path, model: VAE | CVAE, x: Tensor, condition: Tensor | No
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    return _save(figure, path)
+    return save(figure, path)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from .checks import Gaussian, check_posterior
 from .elbo import ELBOTerms, GaussianELBO
 from .errors import InputError
+from .kernels.checks import check_first_row
 from .models import CVAE
 from .networks import LSTMDecoder, LSTMEncoder, NextStepEncoder
 
@@ -143,7 +144,7 @@ class EveryStepCVAE(SequentialCVAE):
             _rows(prior),
             seed=seed,
             generator=generator,
-            first_row=first_row * shape[1],
+            first_row=check_first_row(first_row, len(x)) * shape[1],
         )
         return terms._replace(
             **{name: getattr(terms, name).unflatten(0, shape).mean(1) for name in ("nll", "kl", "recon")},

@@ -47,7 +47,10 @@ def with_standard_prior(model: CVAE) -> CVAE:
         return model
     encoder = _StandardisedEncoder(model.encoder, model.prior, model.condition_shape)
     decoder = _StandardisedDecoder(model.decoder, model.prior, model.gate)
-    return CVAE(encoder, decoder, model.latent_dim, elbo=model.elbo).train(model.training)
+    found = CVAE(encoder, decoder, model.latent_dim, elbo=model.elbo)
+    for part in (found, encoder, decoder):  # modules within may have another mode, frozen ones
+        part.training = model.training
+    return found
 
 
 class _StandardisedEncoder(nn.Module):

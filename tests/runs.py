@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -70,6 +71,13 @@ def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
 
 class Stopped(KeyboardInterrupt):
     """Tells Ctrl-C in the test from Ctrl-C on the tests."""
+
+
+def run_again(function: Callable[[], None], warm_ups: int = 3) -> Callable[[], None]:
+    """In place of a CUDA graph: warmed up as one, and run by Python each time."""
+    for _ in range(warm_ups):
+        function()
+    return function
 
 
 def stop_at_save(patch: pytest.MonkeyPatch, number: int) -> None:

@@ -12,6 +12,7 @@ import manifold_core as mc
 from manifold_core import data
 from manifold_core.data import Dataset
 from manifold_core.data.arrays import split
+from manifold_core.data.encoding import OneHot
 from manifold_core.ensemble.data import check_data
 from manifold_core.ensemble.state import State
 
@@ -47,6 +48,14 @@ def test_data_are_on_the_cpu(name: str) -> None:
         found = tensors_of(MADE[name]())
     for one, other in zip(found, expected, strict=True):
         assert (one is None and other is None) or torch.equal(one, other)
+
+
+def test_classes_are_where_their_labels_are() -> None:
+    labels = np.array([3, 5, 3])
+    encoding = OneHot((3, 5))
+    with torch.device("meta"):
+        found = encoding.apply(labels)
+    assert found.tolist() == [[1, 0], [0, 1], [1, 0]]
 
 
 @pytest.mark.usefixtures("float64")

@@ -170,6 +170,8 @@ def refusal(group: Group, what: str, folder: str | None = None) -> str:
         config = mc.TrainingConfig(steps=3, batch_size=12, seed=group.rank())
     elif what == "samples":
         x = x[: 30 - group.rank()]
+    elif what == "samples that no two share":  # though a batch of the first is
+        x, config = x[: 30 - group.rank()], mc.TrainingConfig(steps=3, batch_size=64)
     elif what == "other samples":
         x = x + group.rank()
     elif what == "weights":
@@ -190,7 +192,8 @@ def refusal(group: Group, what: str, folder: str | None = None) -> str:
 
     def train() -> None:
         place = Path(folder) if folder else None
-        mc.train(made, x, config, folder=place, progress=False, process_group=group)
+        said = {"day": 3} if what == "identity" and group.rank() == 0 else None
+        mc.train(made, x, config, folder=place, identity=said, progress=False, process_group=group)
 
     tried = {"everywhere": lambda: everywhere(call, group), "from first": lambda: from_first(call, group)}
     with pytest.raises(mc.InputError) as caught:
@@ -401,6 +404,8 @@ REFUSALS = {
     "sum": "elbo must have reduction='mean' where processes share it, got 'sum'",
     "config": "training must be the same in all processes, got .*'seed': 0.* in the first and .*'seed': 1",
     "samples": r"x must be the same in all processes, got \(30, 6\) in the first and \(29, 6\) in process 1",
+    "samples that no two share": r"x must be the same in all processes, got \(30, 6\) .* and \(29, 6\) in process 1",
+    "identity": "day must be the same in all processes, got 3 in the first and None in process 1",
     "other samples": "data must be the same in all processes, got",
     "weights": "model must be the same in all processes",
     "unused": "model must use all its parameters .* got decoder.spare without a gradient",

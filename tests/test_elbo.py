@@ -1,6 +1,7 @@
 """GaussianELBO against the formula in float64, its three kinds of γ, and bad input."""
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -315,3 +316,13 @@ def test_the_gamma_of_a_loss_stays_what_it_was(gamma: Gamma) -> None:
             elbo.train()(x, posterior, nn.Identity(), seed=step)
     assert len(set(seen)) == 3
     assert [float(one) for one in kept] == seen
+
+
+@pytest.mark.parametrize(("gamma", "reduction"), [("analytic", "mean"), ("learned", "sum"), ("learned", "none")])
+def test_beta_is_any_number(gamma: str, reduction: str) -> None:
+    x, posterior = torch.rand(4, 3), (torch.rand(4, 2), torch.rand(4, 2))
+    losses = []
+    for beta in (Fraction(1, 2), 0.5):
+        elbo = mc.GaussianELBO(gamma, beta=beta, reduction=reduction)  # type: ignore[arg-type]
+        losses.append(elbo(x, posterior, lambda z: z @ torch.ones(2, 3), seed=0).loss)
+    assert torch.equal(*losses)

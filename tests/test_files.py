@@ -1,5 +1,7 @@
 """Folders that one process works in at a time."""
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -179,3 +181,15 @@ def test_all_gpus_share_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert commands._devices("cpu") == ["cpu"]
     with pytest.raises(mc.InputError, match="got 'tpu'"):
         commands._devices("cpu,tpu")
+
+
+def test_where_there_are_no_locks_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (
+        pytest.warns(UserWarning, match=r"^out '.*' cannot be locked \(No locks available\): nothing keeps another"),
+        locked(tmp_path),
+    ):
+        pass

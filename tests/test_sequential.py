@@ -2,7 +2,6 @@
 
 import copy
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -320,15 +319,7 @@ def autoregressive(samples: int) -> tuple[Tensor, Tensor]:
     return steps[:, 5], steps[:, :5]
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Matrices of an LSTM this small leave threads nothing but to wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
+# Matrices of an LSTM this small leave threads nothing but to wait for each other.
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("kind", [mc.SequentialCVAE, mc.EveryStepCVAE])
 def test_shared_weights_cost_loss(kind: type[mc.SequentialCVAE]) -> None:
@@ -343,3 +334,11 @@ def test_shared_weights_cost_loss(kind: type[mc.SequentialCVAE]) -> None:
         found.append(mc.evaluate(trained, x, c).neg_elbo)
     apart, shared = found
     assert apart < shared - 0.5
+
+
+@pytest.mark.parametrize("first_row", [True, "3", 1.5, None, -1])
+def test_a_first_row_that_is_none_is_named_as_it_was_given(first_row: object) -> None:
+    x, c = (part.float() for part in windows())
+    for kind in (mc.SequentialCVAE, mc.EveryStepCVAE):
+        with pytest.raises(ValueError, match=rf"^first_row must be an integer .*, got {first_row!r}$"):
+            model(False, "learned", (), kind)(x, c, seed=1, first_row=first_row)

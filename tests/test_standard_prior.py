@@ -163,3 +163,15 @@ def test_a_full_covariance_is_refused() -> None:
     model = mc.CVAE.mlp(7, 2, 3, elbo=mc.GaussianELBO(covariance="cholesky"))
     with pytest.raises(mc.InputError, match="model must have a diagonal posterior, got covariance='cholesky'"):
         mc.with_standard_prior(model)
+
+
+def test_modules_that_are_frozen_stay_in_their_mode() -> None:
+    """Batch normalisation, then, goes by running statistics, and training leaves these alone."""
+    model = mc.CVAE.conv((1, 8, 8), 3, 2)
+    model.encoder.requires_grad_(False).eval()
+    converted = mc.with_standard_prior(model)
+    assert converted.training
+    assert not any(module.training for module in converted.encoder.encoder.modules())
+    assert all(module.training for module in converted.decoder.modules())
+    x, c = torch.rand(6, 1, 8, 8), torch.rand(6, 3)
+    torch.testing.assert_close(converted(x, c, seed=5).loss, model(x, c, seed=5).loss)

@@ -101,6 +101,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_elbo(const T
   Tensor nll = allocate({rows}, arithmetic);
   Tensor squared_error = allocate({rows}, arithmetic);
   Tensor grad_x_hat = allocate({with_gradients ? rows : 0, cols}, x_hat.scalar_type());
+  // Of a sample in the mean, rounded as the gradient of the loss is: the terms are those of a backward pass, bit for bit.
+  const double share = arithmetic == ScalarType::Double ? 1.0 / rows : 1.0f / static_cast<float>(rows);
   const GaussianNll args{cols,
                          log_gamma_value,
                          matrix(x_hat),
@@ -108,10 +110,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_elbo(const T
                          per_row(nll),
                          per_row(squared_error),
                          with_gradients ? matrix(grad_x_hat) : Matrix{},
-                         inv_gamma / rows};
+                         inv_gamma * share};
   MC_RUN(gaussian_nll, args, arithmetic, rows);
   const double loss = sum_over_rows(nll, kl, [&](double n, double k) { return n + beta * k; }) / rows;
-  const double share = 1.0 / rows;  // of a sample in the mean; the terms are those of the backward pass, bit for bit
   const double grad_log_gamma = sum_over_rows(
       squared_error, squared_error, [&](double s, double) { return 0.5 * share * (cols - s * inv_gamma); });
   return {scalar_tensor(arithmetic, loss),

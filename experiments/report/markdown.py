@@ -10,10 +10,10 @@ from functools import partial
 from .by_class import by_class
 from .classes import CLASS_HEADS, READING_CLASSES, lines
 from .matrices import Filled, filled
-from .notes import facts, falls, notes, overview, provenance, reading, totals, verdict
+from .notes import OVERVIEW_HEADS, columns_of_fit, facts, notes, overview, provenance, reading, totals, verdict
 from .results import Fit, Result
 from .summary import Row, by_eigenvalue, columns_of, in_variants, rows, trained
-from .text import QUANTITIES, duration, fixed, integer, label, significant, symbol, value
+from .text import QUANTITIES, fixed, integer, label, symbol, value
 
 __all__ = ["markdown"]
 
@@ -49,25 +49,10 @@ def _grid(head: Sequence[str], lines: Iterable[Sequence[str]], words: Iterable[i
 
 
 def _overview(results: Sequence[Result]) -> list[str]:
-    lines = [
-        (
-            line.result.name if line.first else "",
-            line.variant,
-            "" if line.runs is None else f"{line.runs:,}",
-            *(
-                f"{part} of {whole}" if whole else ""
-                for part, whole in ((line.share.right, line.share.whole), line.compared, line.slopes)
-            ),
-            "" if line.diverged is None else str(line.diverged),
-            duration(line.result.seconds) if line.first else "",
-        )
-        for line in overview(results)
-    ]
     conventions = dict.fromkeys(result.convention for result in results if result.convention)
-    head = ("table", "variant", "runs", "right", "−ELBO ≤ paper", "slopes", "diverged", "trained in")
     return [
         "\n".join(f"- **{plain(figure)}** {plain(words)}" for figure, words in totals(results)),
-        _grid(head, lines, (0, 1)),
+        _grid(OVERVIEW_HEADS, [line.cells for line in overview(results)], (0, 1)),
         *map(plain, reading(results)),
         *(f"Convention: {plain(text)}." for text in conventions),
         "Pictures are in `report.html`.",
@@ -163,23 +148,8 @@ def _classes(result: Result) -> list[str]:
 
 
 def _fits(fits: Sequence[Fit]) -> str:
-    head = ["models", "active dimensions", "expected slope", "slope", "off by", "intercept", "R²", "points"]
-    head += falls(fits[0])
-    lines = [
-        (
-            label(fit),
-            ", ".join(map(integer, fit.active_dimensions)),
-            significant(fit.expected, 4),
-            significant(fit.slope, 4, padded=True),
-            f"{100 * fit.error:.2f} %" if math.isfinite(fit.error) else integer(None),
-            fixed(fit.intercept),
-            fixed(fit.r_squared, 4),
-            str(len(fit.points)),
-            *falls(fit).values(),
-        )
-        for fit in fits
-    ]
-    return _grid(head, lines, (0, 1))
+    listed = [columns_of_fit(fit) for fit in fits]
+    return _grid(list(listed[0]), [list(line.values()) for line in listed], (0, len(listed[0]) - 1))
 
 
 def _matrix(found: Filled) -> list[str]:

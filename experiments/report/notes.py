@@ -27,7 +27,18 @@ from .text import NOTHING, duration, enumeration, fixed, flat, integer, label, p
 from .thresholds import by_threshold
 from .trends import trends
 
-__all__ = ["Line", "facts", "falls", "notes", "overview", "provenance", "reading", "totals", "verdict"]
+__all__ = [
+    "OVERVIEW_HEADS",
+    "Line",
+    "columns_of_fit",
+    "facts",
+    "notes",
+    "overview",
+    "provenance",
+    "reading",
+    "totals",
+    "verdict",
+]
 
 # What falls with γ, and as which power of it.
 _EXPONENTS: tuple[tuple[str, Callable[[Fit], tuple[float, ...]]], ...] = (
@@ -59,10 +70,20 @@ READING_TEST_IMAGES = (
 )
 
 
-def falls(fit: Fit) -> dict[str, str]:
-    """The columns of a fit that say what else falls with γ, and what does not."""
-    found = {name: fixed(fit.exponent(values(fit))) for name, values in _EXPONENTS}
-    return found | {LEVEL: fixed(fit.inactive_variance[-1], 3) if fit.inactive_variance else NOTHING}
+def columns_of_fit(fit: Fit) -> dict[str, str]:
+    """Words in the first and the last, numbers between them."""
+    return {
+        "models": label(fit),
+        "expected": significant(fit.expected, 4),
+        "slope": significant(fit.slope, 4, padded=True),
+        "off by": f"{100 * fit.error:.2f} %" if math.isfinite(fit.error) else NOTHING,
+        "intercept": fixed(fit.intercept),
+        "R²": fixed(fit.r_squared, 4),
+        "points": str(len(fit.points)),
+        **{name: fixed(fit.exponent(values(fit))) for name, values in _EXPONENTS},
+        LEVEL: fixed(fit.inactive_variance[-1], 3) if fit.inactive_variance else NOTHING,
+        "active dimensions, in the order of the points": ", ".join(map(integer, fit.active_dimensions)),
+    }
 
 
 def reading(results: Sequence[Result]) -> list[str]:
@@ -180,6 +201,9 @@ def _of_fit(fit: Fit) -> list[str]:
     return found
 
 
+OVERVIEW_HEADS = ("table", "variant", "runs", "right", "−ELBO ≤ paper", "slopes", "diverged", "trained in")
+
+
 @dataclass(frozen=True)
 class Line:
     """A table, or a variant of it, in the overview."""
@@ -192,6 +216,19 @@ class Line:
     compared: tuple[int, int]  # rows at or below the paper’s −ELBO, of how many
     diverged: int | None
     slopes: tuple[int, int]  # within the tolerance, of how many
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """As ``OVERVIEW_HEADS`` has them; what is of a whole table stands in its first line."""
+        parts = (self.share.right, self.share.whole), self.compared, self.slopes
+        return (
+            self.result.name if self.first else "",
+            self.variant,
+            "" if self.runs is None else f"{self.runs:,}",
+            *(f"{part} of {whole}" if whole else "" for part, whole in parts),
+            "" if self.diverged is None else str(self.diverged),
+            duration(self.result.seconds) if self.first else "",
+        )
 
 
 def overview(results: Sequence[Result]) -> list[Line]:

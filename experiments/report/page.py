@@ -8,12 +8,12 @@ from .classes import classes
 from .heat import heat
 from .markup import Markup, element, joined
 from .matrices import MATRICES, filled
-from .notes import Line, facts, notes, overview, provenance, reading, totals, verdict
+from .notes import OVERVIEW_HEADS, Line, facts, notes, overview, provenance, reading, totals, verdict
 from .pictures import slopes, spectra
 from .results import Result
 from .summary import ENOUGH, rows
 from .table import results_table, scrolling
-from .text import duration, symbol, unbroken
+from .text import symbol, unbroken
 
 __all__ = ["TITLE", "page"]
 
@@ -26,6 +26,7 @@ READING_MARKS = (
 )
 # Names within the page.
 OVERVIEW, PROVENANCE = "overview", "provenance"
+METER = OVERVIEW_HEADS.index("right") + 1  # stands behind that column
 VARIANCES = {matrix.table: f"variances-{matrix.table}" for matrix in MATRICES}
 
 
@@ -71,12 +72,9 @@ def _overview(results: Sequence[Result], names: Sequence[str]) -> Markup:
     figures = [
         element("div", element("dt", words), element("dd", shown), class_="figure") for shown, words in totals(results)
     ]
-    heads = ("runs", "right", "", "−ELBO ≤ paper", "slopes", "diverged", "trained in")
-    head = element(
-        "tr",
-        *(element("th", text, scope="col", class_="words") for text in ("table", "variant")),
-        *(element("th", text, scope="col") for text in heads),
-    )
+    words = ("words", "words", *[None] * (len(OVERVIEW_HEADS) - 2))
+    heads = [element("th", text, scope="col", class_=kind) for text, kind in zip(OVERVIEW_HEADS, words, strict=True)]
+    head = element("tr", *heads[:METER], element("th", "", scope="col"), *heads[METER:])
     lines = [_line(line, names[results.index(line.result)]) for line in overview(results)]
     table = element("table", element("thead", head), element("tbody", *lines), class_="lines")
     conventions = dict.fromkeys(result.convention for result in results if result.convention)
@@ -102,20 +100,16 @@ def _provenance(results: Sequence[Result]) -> Markup:
 
 
 def _line(line: Line, name: str) -> Markup:
-    table = element("a", line.result.name, href=f"#{name}") if line.first else Markup()
+    link = element("a", line.result.name, href=f"#{name}") if line.first else Markup()
+    _, variant, *numbers = line.cells
+    cells = [
+        element("th", link, scope="row", class_="words"),
+        element("td", variant, class_="words"),
+        *(element("td", text) for text in numbers),
+    ]
     share = line.share
-    return element(
-        "tr",
-        element("th", table, scope="row", class_="words"),
-        element("td", line.variant, class_="words"),
-        element("td", f"{line.runs:,}" if line.runs is not None else ""),
-        element("td", f"{share.right} of {share.whole}" if share.whole else ""),
-        element("td", _meter(share.right / share.whole) if share.whole else Markup()),
-        *(element("td", f"{part} of {whole}" if whole else "") for part, whole in (line.compared, line.slopes)),
-        element("td", str(line.diverged) if line.diverged is not None else ""),
-        element("td", duration(line.result.seconds) if line.first else ""),
-        class_="first" if line.first else None,
-    )
+    meter = element("td", _meter(share.right / share.whole) if share.whole else Markup())
+    return element("tr", *cells[:METER], meter, *cells[METER:], class_="first" if line.first else None)
 
 
 def _meter(part: float) -> Markup:

@@ -1,16 +1,15 @@
 """The parts of the page that show more than a table of numbers: spectra and slopes."""
 
-import math
 from collections.abc import Sequence
 
 from ...dimension import THRESHOLD
 from .markup import Markup, element, joined
-from .notes import falls
+from .notes import columns_of_fit
 from .results import Fit, Result, Run
 from .summary import Row, in_variants, spread
 from .svg import decades, proportions, slope, spectrum
 from .table import scrolling
-from .text import cell_label, fixed, integer, label, significant, unbroken
+from .text import cell_label, significant, unbroken
 
 __all__ = ["key", "slopes", "spectra"]
 
@@ -63,14 +62,10 @@ def key(kind: str, words: str) -> Markup:
 
 def slopes(result: Result) -> Markup:
     """The fits as numbers and as pictures."""
-    numbers = ("expected", "slope", "off by", "intercept", "R²", "points", *falls(result.fits[0]))
-    head = element(
-        "tr",
-        element("th", "models", scope="col", class_="words"),
-        *(element("th", text, scope="col") for text in numbers),
-        element("th", "active dimensions, in the order of the points", scope="col", class_="words"),
-    )
-    lines = [_fit(fit) for fit in result.fits]
+    listed = [columns_of_fit(fit) for fit in result.fits]
+    words = ("words", *[None] * (len(listed[0]) - 2), "words")
+    heads = [element("th", text, scope="col", class_=kind) for text, kind in zip(listed[0], words, strict=True)]
+    lines = [_line(list(line.values())) for line in listed]
     legend = [
         key("expected", "expected slope"),
         key("fitted", "fitted line"),
@@ -87,7 +82,7 @@ def slopes(result: Result) -> Markup:
         figures.append(
             element("figure", pictures, element("figcaption", element("b", unbroken(cell)), element("span", said)))
         )
-    table = element("table", element("thead", head), element("tbody", *lines), class_="lines")
+    table = element("table", element("thead", element("tr", *heads)), element("tbody", *lines), class_="lines")
     return joined(
         scrolling(table, f"Slopes of {result.name}"),
         element("p", *legend, class_="legend"),
@@ -104,14 +99,11 @@ def _over_seeds(fits: Sequence[Fit]) -> list[tuple[str, list[Fit]]]:
     return [(cell, own) for (cell, _), own in grouped.items()]
 
 
-def _fit(fit: Fit) -> Markup:
-    off = f"{100 * fit.error:.2f} %" if math.isfinite(fit.error) else integer(None)
-    counts = ", ".join(map(integer, fit.active_dimensions))
+def _line(cells: Sequence[str]) -> Markup:
+    first, *numbers, last = cells
     return element(
         "tr",
-        element("th", label(fit), scope="row", class_="words"),
-        *(element("td", text) for text in (significant(fit.expected, 4), significant(fit.slope, 4, padded=True), off)),
-        *(element("td", text) for text in (fixed(fit.intercept), fixed(fit.r_squared, 4), str(len(fit.points)))),
-        *(element("td", text) for text in falls(fit).values()),
-        element("td", counts, class_="words"),
+        element("th", first, scope="row", class_="words"),
+        *(element("td", text) for text in numbers),
+        element("td", last, class_="words"),
     )

@@ -31,7 +31,6 @@ _SYMBOLS = {
     "gamma": "γ",
     "log_gamma": "log γ",
     "init_log_gamma": "initial log γ",
-    "initial_log_gamma": "initial log γ",
 }
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 

@@ -10,11 +10,11 @@ torch.compile    of eager: networks and loss
 import copy
 import math
 from collections.abc import Callable, Iterable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ..covariance import Covariance
 from ..kernels.rsample_kl import reference as sample_reference
 from ..models import VAE
 from ..networks.convolution import by_pytorch
@@ -28,7 +28,7 @@ IMAGE, LATENTS, CHANNELS = (1, 28, 28), 32, 5
 FEW = 16
 
 
-def model(covariance: Literal["diagonal", "cholesky"] = "diagonal") -> VAE:
+def model(covariance: Covariance = "diagonal") -> VAE:
     """The same weights each time, but for the last layer of the encoder."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -63,16 +63,14 @@ def error(size: int, device: str = "cpu") -> float:
     stand on different sides of it.
     """
     few = min(size, FEW)
-    ways: dict[Literal["diagonal", "cholesky"], Callable[..., Tensor]] = {
+    ways: dict[Covariance, Callable[..., Tensor]] = {
         "diagonal": negative_elbo,
         "cholesky": negative_elbo_full,
     }
     return max(_error(few, device, covariance, by_hand) for covariance, by_hand in ways.items())
 
 
-def _error(
-    size: int, device: str, covariance: Literal["diagonal", "cholesky"], by_hand: Callable[..., Tensor]
-) -> float:
+def _error(size: int, device: str, covariance: Covariance, by_hand: Callable[..., Tensor]) -> float:
     ours, x = model(covariance), batch(size)
     exact = by_pytorch(copy.deepcopy(ours).double())
     nothing = x.new_zeros(size, LATENTS, dtype=torch.float64)

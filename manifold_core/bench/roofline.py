@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..plots import ACCENT, ACTIVE, _figure, _save
+from ..plots import ACCENT, ACTIVE, new_figure, save
 from .suite import Row
 from .table import machine_speeds
 
@@ -20,7 +20,7 @@ def plot_roofline(path: Path, rows: Sequence[Row]) -> Path:
     into the caches may stand above the roof, which is that of memory.
     """
     copy, product = machine_speeds(rows)
-    picture = _figure(7.5, 5)
+    picture = new_figure(7.5, 5)
     axes = picture.add_subplot()
     intensities = [2.0**-3, product / copy, 2.0**9]
     roof = [min(copy * i, product) / 1e9 for i in intensities]
@@ -47,4 +47,4 @@ def plot_roofline(path: Path, rows: Sequence[Row]) -> Path:
     axes.set_ylabel("10⁹ operations a second")
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
-    return _save(picture, path)
+    return save(picture, path)

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import get_args
 
 from .. import __version__
+from ..covariance import Covariance
+from ..elbo import Gamma
 from ..models import Prior
 from ..networks.conv import CHANNELS, CONDITIONAL_CHANNELS
 from ..run import RunConfig
 from ..search import FIRST, SearchPlan
+from ..training.config import Precision
 from .commands import DEFAULTS, bench, dimension, eager, info, report, reproduce, train
 
 __all__ = ["make_parser"]
@@ -96,14 +99,14 @@ def make_parser() -> argparse.ArgumentParser:
         help="widths of an MLP; default 64, residual networks for images whose sides are multiples of 4",
     )
     add.add_argument("--channels", type=int, help=_CHANNELS)
-    add.add_argument("--gamma", choices=("learned", "analytic", "fixed"), default="learned", help="decoder variance")
+    add.add_argument("--gamma", choices=get_args(Gamma), default="learned", help="decoder variance")
     add.add_argument(
         "--log-gamma",
         type=float,
         help="log of a fixed γ, or where a learned one starts, default 0; an analytic one has none",
     )
     add.add_argument(
-        "--covariance", choices=("diagonal", "cholesky"), default="diagonal", help="of the posterior; cholesky is full"
+        "--covariance", choices=get_args(Covariance), default="diagonal", help="of the posterior; cholesky is full"
     )
     add.add_argument(
         "--condition",
@@ -117,9 +120,7 @@ def make_parser() -> argparse.ArgumentParser:
     add.add_argument(
         "--attention", action="store_true", help="of a CVAE: let the condition switch latent dimensions off"
     )
-    add.add_argument(
-        "--precision", choices=("float32", "bfloat16", "float16"), default="float32", help="of the networks' products"
-    )
+    add.add_argument("--precision", choices=get_args(Precision), default="float32", help="of the networks' products")
     add.add_argument(
         "--models",
         type=int,

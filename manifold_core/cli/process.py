@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from ..distributed import process_of_torchrun
 from ..errors import InputError
@@ -22,17 +22,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 the disk is full or fails, or a worker did, 2 bad input, 3 training diverged, 130 or 143
     stopped by a signal, 141 nobody reads on."""
     with _no_stream_closed():
+        if hasattr(sys.stdout, "reconfigure"):  # as standard error has it: a name of a file may be of any bytes
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             try:
                 return _of_process(arguments)
             finally:
                 sys.stdout.flush()  # --help as well; at the exit of Python it would be too late
         except BrokenPipeError:  # by `| head`, which ends as soon as it has its lines
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            for stream in (sys.stdout, sys.stderr):  # what Python still holds of them, it writes at its exit
-                os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
+            _leave(sys.stdout, sys.stderr)
             return 128 + signal.SIGPIPE
+        except OSError as error:  # of the last lines
+            if error.errno not in OF_THE_DISK:
+                raise
+            print(f"manifold-core: {error}", file=sys.stderr)
+            _leave(sys.stdout)
+            return 1
+
+
+def _leave(*streams: TextIO) -> None:
+    """What Python still holds of them it writes at its exit: nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 @contextmanager

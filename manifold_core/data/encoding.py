@@ -48,7 +48,8 @@ class OneHot:
         place = {label: index for index, label in enumerate(self.classes)}
         if unknown := [label for label in found.tolist() if label not in place]:
             raise InputError(f"condition must be of the classes {_listed(self.classes)}, got {_listed(unknown)}")
-        places = torch.tensor([place[label] for label in found.tolist()], dtype=torch.int64)[torch.from_numpy(which)]
+        of_each = torch.tensor([place[label] for label in found.tolist()], dtype=torch.int64, device="cpu")
+        places = of_each[torch.from_numpy(which)]
         return places.to(c.device) if isinstance(c, Tensor) else places
 
     def apply(self, c: Any) -> Tensor:

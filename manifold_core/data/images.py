@@ -17,7 +17,7 @@ from .dataset import Dataset
 from .encoding import OneHot
 from .idx import read_idx, unpacked
 
-__all__ = ["ENVIRONMENT_VARIABLE", "find_images", "load_images", "under_labels"]
+__all__ = ["ENVIRONMENT_VARIABLE", "IMAGE_SETS", "find_images", "load_images", "under_labels"]
 
 ENVIRONMENT_VARIABLE = "MANIFOLD_CORE_DATA"
 CLASSES = 10  # of either set
@@ -37,6 +37,7 @@ SHA256 = {
         "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     },
 }
+IMAGE_SETS = tuple(SHA256)
 # In order of preference; a file is at <mirror><file>.gz. What comes over plain http is checked like the rest.
 MIRRORS = {
     "mnist": (
@@ -117,7 +118,7 @@ def find_images(name: str, folder: str | Path | None = None) -> Path | None:
         return _in_given_folder(Path(folder), name)
     candidates = []
     if from_environment := os.environ.get(ENVIRONMENT_VARIABLE):
-        if not Path(from_environment).is_dir():
+        if not os.path.isdir(from_environment):
             raise InputError(f"{ENVIRONMENT_VARIABLE}={from_environment}: no such folder")
         candidates += _layouts(Path(from_environment), name)
     if name in SYSTEM_FOLDERS:
@@ -132,7 +133,7 @@ def find_images(name: str, folder: str | Path | None = None) -> Path | None:
 
 
 def _in_given_folder(folder: Path, name: str) -> Path:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"folder={str(folder)!r}: no such folder")
     problems = []
     for candidate in _layouts(folder, name):
@@ -156,7 +157,7 @@ def _missing(folder: Path, name: str) -> list[str]:
 
 
 def _file(folder: Path, file: str) -> Path | None:
-    return next((path for path in (folder / file, folder / f"{file}.gz") if path.is_file()), None)
+    return next((path for path in (folder / file, folder / f"{file}.gz") if os.path.isfile(path)), None)
 
 
 def _other_set(folder: Path, name: str) -> str | None:
@@ -195,7 +196,7 @@ def _cache_folder(name: str) -> Path | None:
 
 
 def _is_genuine(path: Path, digest: str) -> bool:
-    return path.is_file() and _sha256(path) == digest
+    return os.path.isfile(path) and _sha256(path) == digest
 
 
 def _sha256(path: Path) -> str:

@@ -52,6 +52,7 @@ class Standardisation:
             raise InputError(f"mean must be finite, one number or one for each feature, got {self.mean}")
         if isinstance(self.scale, bool) or not isinstance(self.scale, Real) or not 0 < self.scale < math.inf:
             raise InputError(f"scale must be a positive, finite number, got {self.scale!r}")
+        object.__setattr__(self, "scale", float(self.scale))
 
     @classmethod
     def of(cls, x: Any) -> "Standardisation":

@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..kernels import extension
 from ..kernels.dispatch import Choice, explain
 from ..networks.checks import check_positive
-from .spec import ModelSpec, Spec, check_kinds
+from .spec import ModelSpec, Spec, check_kinds, weights
 
 __all__ = ["BACKENDS", "check_threads", "choose", "explain_ensemble"]
 
@@ -59,28 +59,29 @@ def choose(
         return Choice("reference", f"there is no engine in Triton, and {extension.cuda_missing_because}")
     if choice.backend != "reference":
         for index, spec in enumerate(specs):
-            if spec.beyond_engines:
-                obstacle = f"specs[{index}] {spec.beyond_engines}, which only 'reference' trains"
+            beyond = spec.beyond_engines
+            if not beyond and choice.backend == "cuda" and cast(ModelSpec, spec).covariance != "diagonal":
+                beyond = "has a full covariance on a GPU"  # there its registers spilled, on sm_90
+            if beyond:
+                obstacle = f"specs[{index}] {beyond}, which only 'reference' trains"
                 if backend != "auto":
                     raise RuntimeError(f"backend {backend!r} cannot serve this ensemble: {obstacle}")
                 return Choice("reference", obstacle)
     if choice.backend == "cpu" and backend == "auto" and shapes:
-        return _unless_large(choice, cast("Sequence[ModelSpec]", specs), shapes, threads)
+        return _unless_large(choice, specs, shapes, threads)
     return choice
 
 
-def _unless_large(
-    choice: Choice, specs: Sequence[ModelSpec], shapes: Sequence[tuple[int, int]], threads: int
-) -> Choice:
+def _unless_large(choice: Choice, specs: Sequence[Spec], shapes: Sequence[tuple[int, int]], threads: int) -> Choice:
     batches = [min(spec.training.batch_size, samples) for spec, (samples, _) in zip(specs, shapes, strict=True)]
     busy = min(threads, sum(-(-batch // OF_A_THREAD) for batch in batches))
     most = LARGE * busy // threads
     work = large = 0
     for spec, batch, (_, width) in zip(specs, batches, shapes, strict=True):
-        weights = spec.weights(width)
-        of_all_steps = weights * batch * spec.training.steps
+        numbers = weights(spec, width)
+        of_all_steps = numbers * batch * spec.training.steps
         work += of_all_steps
-        large += of_all_steps if weights > most else 0
+        large += of_all_steps if numbers > most else 0
     if 2 * large > work:
         reason = f"most of the work is of models with more than {most:,} weights, for {busy} of {threads} threads"
         return Choice("reference", reason)

@@ -40,6 +40,14 @@ class Samples:
         return (self.x,) if self.condition is None else (self.x, self.condition)
 
     @property
+    def data_set(self) -> DataSet:
+        """As :func:`manifold_core.train_ensemble` takes it."""
+        return self.x if self.condition is None else (self.x, self.condition)
+
+    def to(self, device: str) -> "Samples":
+        return Samples(self.x.to(device), None if self.condition is None else self.condition.to(device))
+
+    @property
     def condition_shape(self) -> tuple[int, ...]:
         """Of one; () where there is none."""
         return () if self.condition is None else tuple(self.condition.shape[1:])

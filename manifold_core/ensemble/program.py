@@ -3,12 +3,14 @@
 What the fields mean, says csrc/include/manifold_core/program.h.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
 from torch import nn
 
 from ..models import CVAE, VAE
+from ..networks.head import PosteriorHead
 from .spec import MOST_LAYERS
 
 __all__ = ["DENSE_FIELDS", "MODEL_FIELDS", "RECORDED", "Program", "words"]
@@ -27,7 +29,7 @@ MODEL_FIELDS = (
     *("data", "parameters", "exp_avg", "exp_avg_sq", "schedule", "records", "state"),
     *("samples", "features", "conditions", "parameter_count"),
     *("seed", "batch", "steps", "record_every", "gamma", "log_gamma"),
-    *("rows", "x", "condition", "latents", "mu", "prior", "gate", "noise", "z", "x_hat"),
+    *("rows", "x", "condition", "latents", "mu", "below", "prior", "gate", "noise", "z", "x_hat"),
     *("layer_count", "sampled_after"),
 )
 
@@ -71,7 +73,7 @@ class _Compiler:
         self.layers: list[dict[str, int]] = []
         self.places: dict[str, int] = {}
         self.parameter_count = 0
-        for name, parameter in model.named_parameters():
+        for name, parameter in _in_order(model):
             self.places[name] = self.parameter_count
             self.parameter_count += parameter.numel()
 
@@ -87,7 +89,8 @@ class _Compiler:
             conditions = cast(nn.Linear, model.get_submodule("encoder.condition.0")).in_features
             condition = self.take(conditions)
             self.chain("encoder.condition", condition, conditions, out=h_encoder)
-        mu = self.chain("encoder.layers", x, features)
+        full = model.elbo.covariance == "cholesky"
+        mu = self.chain("encoder.layers", x, features, spare=2 * kappa if full else 0)
         if conditional and model.prior is not None:
             prior = self.chain("prior.layers", condition, conditions)
         if conditional and model.gate is not None:
@@ -110,6 +113,7 @@ class _Compiler:
             "condition": condition,
             "latents": kappa,
             "mu": mu,
+            "below": mu + 2 * kappa if full else NONE,
             "prior": prior,
             "gate": gate,
             "noise": noise,
@@ -122,7 +126,7 @@ class _Compiler:
 
     def width(self, name: str) -> int:
         """Of what the layers of this name give."""
-        return cast(nn.Linear, cast(nn.Sequential, self.model.get_submodule(name))[-1]).out_features
+        return _outputs(cast(nn.Sequential, self.model.get_submodule(name))[-1])
 
     def take(self, rows: int) -> int:
         """The first of so many new rows."""
@@ -141,14 +145,14 @@ class _Compiler:
             if at == last and out is not None:
                 target = out
             else:
-                target = self.take(linear.out_features + (spare if at == last else 0))
+                target = self.take(_outputs(linear) + (spare if at == last else 0))
             prelu = isinstance(activation, nn.PReLU)
             self.layers.append(
                 {
                     "in": first,
                     "inputs": linear.in_features,
                     "out": target,
-                    "outputs": linear.out_features,
+                    "outputs": _outputs(linear),
                     "weight": self.places[f"{name}.{at}.weight"],
                     "bias": self.places[f"{name}.{at}.bias"],
                     "activation": ACTIVATIONS[type(activation)],
@@ -160,3 +164,22 @@ class _Compiler:
             )
             producer, first, wanted_from = len(self.layers) - 1, target, 0
         return first
+
+
+def _in_order(model: VAE | CVAE) -> Iterator[tuple[str, nn.Parameter]]:
+    """As the model has them, but the weights of what stands in L left of the diagonal behind those of the head that
+    they are part of, as their biases are: one layer, then, makes all of it."""
+    named = dict(model.named_parameters())
+    while named:
+        name = next(iter(named))
+        yield name, named.pop(name)
+        below = f"{name.removesuffix('weight')}below.weight"
+        if below in named:
+            yield below, named.pop(below)
+
+
+def _outputs(layer: nn.Module) -> int:
+    """Of a layer; of the head of a full covariance all that it makes."""
+    below = layer.below if isinstance(layer, PosteriorHead) else None
+    more = 0 if below is None else cast(nn.Linear, below).out_features
+    return cast(nn.Linear, layer).out_features + more

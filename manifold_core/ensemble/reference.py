@@ -4,8 +4,7 @@ most idle, several take turns, each on a stream of its own."""
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ import torch
 from tqdm import tqdm
 
 from ..models import CVAE, VAE
-from ..training import Diverged, History, TrainingConfig, Turns, turns
+from ..training import Diverged, History, Turns, turns
 from .data import Samples
 from .memory import check_memory, largest
-from .spec import Spec
+from .spec import Spec, weights
 
 __all__ = ["Training", "check_room", "train_in_turn"]
 
@@ -73,19 +72,9 @@ def check_room(specs: Sequence[Spec], samples: list[Samples]) -> None:
         InputError: they do not; names the largest.
     """
     device = samples[0].x.device
-    numbers = [_numbers(spec, tuple(samples[spec.data].x.shape[1:])) for spec in specs]
+    numbers = [weights(spec, *samples[spec.data].x.shape[1:]) for spec in specs]
     at_work = sum(sorted(numbers)[-_at_once(device) :])
     check_memory(4 * sum(numbers) + 12 * at_work, f"{len(specs)} models ({largest(numbers)})", device)
-
-
-def _numbers(spec: Spec, sample_shape: tuple[int, ...]) -> int:
-    return _numbers_of(replace(spec, training=TrainingConfig(), data=0), sample_shape)  # of many seeds, counted once
-
-
-@cache
-def _numbers_of(spec: Spec, sample_shape: tuple[int, ...]) -> int:
-    with torch.device("meta"):  # takes no memory, whatever the sizes
-        return sum(parameter.numel() for parameter in spec.build(*sample_shape).parameters())
 
 
 def _at_once(device: torch.device) -> int:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,15 +11,16 @@ from ..covariance import Covariance
 from ..elbo import Gamma, GaussianELBO
 from ..errors import InputError
 from ..kernels.checks import integer
-from ..models import CVAE, VAE
+from ..models import CVAE, VAE, Prior
 from ..networks import Activation
 from ..networks.checks import check_widths
 from ..networks.conv import default_channels
+from ..networks.head import NARROW
 from ..networks.seeded import drawn_from
 from ..sequential import EveryStepCVAE, SequentialCVAE
 from ..training import TrainingConfig, check_config
 
-__all__ = ["ConvSpec", "ModelSpec", "SequentialSpec", "Spec", "check_kinds"]
+__all__ = ["ConvSpec", "ModelSpec", "SequentialSpec", "Spec", "check_kinds", "outline", "weights"]
 
 MOST_LAYERS = 24  # that the engines take: those of a CVAE with everything and three hidden layers
 
@@ -39,7 +39,8 @@ class ModelSpec:
         condition_dim: width of the condition; 0 makes a VAE.
         condition_hidden, condition_features, prior, attention: as of :meth:`manifold_core.CVAE.mlp`; without a
             condition they play no part.
-        covariance: of the posterior, ``"diagonal"`` or ``"cholesky"``, which no engine has: the reference trains it.
+        covariance: of the posterior, ``"diagonal"`` or ``"cholesky"``, which the reference alone trains on a GPU, or
+            behind a layer of more than 64 neurons.
         training: steps, batch size, learning rate, seed.
         data: which of the data sets given to :func:`manifold_core.train_ensemble`, from 0.
 
@@ -55,7 +56,7 @@ class ModelSpec:
     condition_dim: int = 0
     condition_hidden: tuple[int, ...] = (16,)
     condition_features: int | None = None
-    prior: Literal["learned", "standard"] = "learned"
+    prior: Prior = "learned"
     attention: bool = False
     covariance: Covariance = "diagonal"
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -70,7 +71,7 @@ class ModelSpec:
             object.__setattr__(self, name, check_widths(widths, name))
         _take_plain_values(self)
         _check_condition_dim(self.condition_dim)
-        self.outline(1)  # refuses what the networks refuse
+        outline(self, 1)  # refuses what the networks refuse
 
     def build(self, data_dim: int) -> VAE | CVAE:
         """The model before training, for vectors of so many numbers; torch's global generator is left alone."""
@@ -96,8 +97,8 @@ class ModelSpec:
         """What keeps the engines from training it; empty where nothing does."""
         if self.training.precision != "float32":
             return f"has precision={self.training.precision!r}"
-        if self.covariance != "diagonal":
-            return "has a full covariance"
+        if self.covariance != "diagonal" and self.hidden[-1] > NARROW:
+            return f"has a full covariance behind {self.hidden[-1]} neurons, more than {NARROW}"
         return f"has {self.layers} layers" if self.layers > MOST_LAYERS else ""
 
     @property
@@ -105,20 +106,6 @@ class ModelSpec:
         """Of all of its networks: encoder and decoder, and of the condition, beside each of them, prior and gate."""
         of_condition = 2 + (self.prior == "learned") + self.attention if self.condition_dim else 0
         return 2 * (len(self.hidden) + 1) + of_condition * (len(self.condition_hidden) + 1)
-
-    def weights(self, data_dim: int) -> int:
-        """Numbers that are trained, of a model of vectors of so many numbers."""
-        return _weights(replace(self, training=TrainingConfig(), data=0), data_dim)
-
-    def outline(self, data_dim: int) -> VAE | CVAE:
-        """The same without numbers: takes no memory, whatever the sizes."""
-        with torch.device("meta"):
-            return self.build(data_dim)
-
-
-@cache
-def _weights(spec: ModelSpec, data_dim: int) -> int:
-    return sum(parameter.numel() for parameter in spec.outline(data_dim).parameters())
 
 
 @dataclass(frozen=True)
@@ -152,12 +139,9 @@ class SequentialSpec:
 
     def __post_init__(self) -> None:
         check_config("training", self.training)
-        if not isinstance(self.decoder_hidden, Sequence):
-            raise InputError(f"decoder_hidden must be widths, got {self.decoder_hidden!r}")
         object.__setattr__(self, "decoder_hidden", check_widths(self.decoder_hidden, "decoder_hidden"))
         _take_plain_values(self)
-        with torch.device("meta"):
-            self.build(1)  # refuses what the networks refuse
+        outline(self, 1)  # refuses what the networks refuse
 
     @property
     def beyond_engines(self) -> str:
@@ -205,7 +189,7 @@ class ConvSpec:
     channels: int | None = None
     covariance: Covariance = "diagonal"
     condition_dim: int = 0
-    prior: Literal["learned", "standard"] = "learned"
+    prior: Prior = "learned"
     attention: bool = False
     gamma: Gamma = "learned"
     log_gamma: float = 0.0
@@ -218,8 +202,7 @@ class ConvSpec:
         _take_plain_values(self)
         object.__setattr__(self, "hidden", check_widths(self.hidden))
         _check_condition_dim(self.condition_dim)
-        with torch.device("meta"):
-            self.build(1, 4, 4)  # refuses what the networks refuse
+        outline(self, 1, 4, 4)  # refuses what the networks refuse
 
     @property
     def beyond_engines(self) -> str:
@@ -261,6 +244,22 @@ def check_kinds(specs: object) -> None:
                 f"specs[{index}] must be a ModelSpec, a SequentialSpec or a ConvSpec, got {type(spec).__name__}"
                 f"{'; mc.train trains one of your own' if isinstance(spec, torch.nn.Module) else ''}"
             )
+
+
+def outline(spec: "Spec", *sample_shape: int) -> VAE | CVAE:
+    """The model before training, without numbers: takes no memory, whatever the sizes."""
+    with torch.device("meta"):
+        return spec.build(*sample_shape)
+
+
+def weights(spec: "Spec", *sample_shape: int) -> int:
+    """Numbers that are trained, of a model of samples of this shape."""
+    return _weights(replace(spec, training=TrainingConfig(), data=0), *sample_shape)  # of many seeds, counted once
+
+
+@cache
+def _weights(spec: "Spec", *sample_shape: int) -> int:
+    return sum(parameter.numel() for parameter in outline(spec, *sample_shape).parameters())
 
 
 def _take_plain_values(spec: "Spec") -> None:

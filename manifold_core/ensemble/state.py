@@ -13,7 +13,7 @@ from ..training import History, TrainingConfig, cycle_of, record_every, schedule
 from .data import Samples
 from .memory import check_memory, largest
 from .program import RECORDED, Program, words
-from .spec import ModelSpec
+from .spec import ModelSpec, outline
 
 __all__ = ["State"]
 
@@ -33,7 +33,7 @@ class State:
     def __init__(self, specs: Sequence[ModelSpec], data: list[Samples]) -> None:
         device = data[0].x.device
         self.specs = list(specs)
-        self._programs = [Program.of(spec.outline(data[spec.data].x.shape[1])) for spec in specs]
+        self._programs = [Program.of(outline(spec, data[spec.data].x.shape[1])) for spec in specs]
         cycles = list(dict.fromkeys(cycle_of(spec.training) for spec in specs))
         self._parameters_from = _starts([program.parameter_count + 1 for program in self._programs])
         self._records_from = _starts([records(spec) * (RECORDED + spec.latent_dim) for spec in specs])
@@ -49,10 +49,12 @@ class State:
         self.exp_avg, self.exp_avg_sq = torch.zeros_like(self.parameters), torch.zeros_like(self.parameters)
         self.records = torch.zeros(self._records_from[-1], dtype=torch.float32, device=device)
         self.progress = torch.zeros(len(specs), 2, dtype=torch.int64, device=device)
-        for index, spec in enumerate(specs):
+        for index, program in enumerate(self._programs):
             model = self._build(index)
-            last = [] if spec.gamma == "learned" else [model.elbo.log_gamma]
-            flat = torch.cat([tensor.detach().reshape(-1) for tensor in (*model.parameters(), *last)])
+            flat = model.elbo.log_gamma.new_zeros(program.parameter_count + 1)
+            for name, parameter in model.named_parameters():
+                flat[program.places[name] :][: parameter.numel()] = parameter.detach().flatten()
+            flat[program.numbers["log_gamma"]] = model.elbo.log_gamma.detach()
             self.parameters[self._parameters_from[index] :][: len(flat)] = flat
         self.words = torch.tensor([self._words(index) for index in range(len(specs))], device=device)
 
@@ -112,6 +114,13 @@ class State:
                 parameter.copy_(flat[program.places[name] :][: parameter.numel()].view_as(parameter))
             model.elbo.log_gamma.copy_(flat[program.numbers["log_gamma"]])
         return model.eval()
+
+    def diverged_at(self, index: int) -> int | None:
+        """The step, from 1, whose loss was not finite, or the last one where its gradient was not; None of neither."""
+        ended = int(self.progress[index, 1])
+        first = self._parameters_from[index]
+        finite = self.parameters[first : first + self._programs[index].parameter_count].isfinite().all()
+        return ended or (None if finite else self.specs[index].training.steps)
 
     def history(self, index: int, seconds: float) -> History:
         """The curves of one model."""

@@ -89,15 +89,16 @@ def train_ensemble(
     samples and noise, and differ by rounding:
 
     - ``"reference"``: :func:`manifold_core.train`, model after model, on a GPU several in turn: the definition, and all
-      there is for :class:`manifold_core.SequentialSpec`, :class:`manifold_core.ConvSpec`, full covariances and a
-      precision other than float32;
+      there is for :class:`manifold_core.SequentialSpec`, :class:`manifold_core.ConvSpec`, a full covariance on a GPU or
+      behind a layer of more than 64 neurons, and a precision other than float32;
     - ``"cpu"``: C++; a model a thread, and with fewer models than threads, several threads a model. The numbers do not
       depend on the number of threads. Of large models, with more than a million weights, the reference is faster, and
       is what ``"auto"`` takes; where a small batch leaves threads idle, of so many fewer;
     - ``"cuda"``: a model a thread block, and with fewer models than the GPU has room for, up to 16 blocks a model. The
       numbers do not depend on the number of blocks.
 
-    A model whose loss is not finite stops alone, before the step that would have spoilt its weights; by the reference
+    A model whose loss is not finite stops alone, before the step that would have spoilt its weights (an engine looks at
+    nothing else: where a gradient overflows and its loss does not, they are spoilt, and it says so); by the reference
     on a GPU, which looks at the loss in 500 of the steps, with the weights of the last look that was well. Stopped
     in any way and started again with the same arguments and folder, the ensemble goes on to the numbers it would have
     reached undisturbed. The checkpoint stays in the folder until the caller removes it. Meanwhile the folder is this
@@ -107,10 +108,10 @@ def train_ensemble(
     data: 16 bytes a parameter, 4 of them those of the models that are handed back; of the curves at most 1,000 points
     of κ + 4 numbers a model; 20 bytes for each step of every schedule, which models of the same training but for seed
     and batch share; data with a condition, or that are not contiguous, once more. On a CPU for each thread a tile of
-    2,112 bytes a neuron, with PReLU twice that for a hidden one, and for two numbers a latent dimension, and 4 bytes a
-    parameter for every 512 samples of a batch, up to 64 times; on a GPU 4 bytes a parameter for every 32, 64 or 128
-    samples of a batch, up to 16 times, and once more. The reference takes 4 bytes a parameter, and of a model at work
-    12 more and what its layers hold of a batch.
+    2,112 bytes a neuron, with PReLU twice that for a hidden one, and for two numbers a latent dimension, with a full
+    covariance four and κ(κ−1)/2 in all, and 4 bytes a parameter for every 512 samples of a batch, up to 64 times; on a
+    GPU 4 bytes a parameter for every 32, 64 or 128 samples of a batch, up to 16 times, and once more. The reference
+    takes 4 bytes a parameter, and of a model at work 12 more and what its layers hold of a batch.
 
     Args:
         specs: the models.
@@ -155,11 +156,10 @@ def train_ensemble(
         what = f"the tiles of {threads} threads" if choice == "cpu" else "the gradients of all models"
         check_memory(workspace, what, samples[0].x.device)
         seconds = _run(state, choice, threads, place, begun, checkpoint_seconds, progress)
-    ended = state.progress[:, 1].tolist()
     # Of many models it takes a while: then this has a bar as well.
     measured = tqdm(specs, desc="measuring", unit="model", delay=2.0, disable=not progress, file=sys.stderr)
     return [
-        _trained(spec, state.model(i), samples[spec.data], state.history(i, seconds), ended[i] or None)
+        _trained(spec, state.model(i), samples[spec.data], state.history(i, seconds), state.diverged_at(i))
         for i, spec in enumerate(measured)
     ]
 

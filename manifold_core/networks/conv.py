@@ -74,9 +74,12 @@ def _beside(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Module | Non
 
 
 def _laid_out(x: Tensor, blocks: nn.Module) -> Tensor:
-    """In the memory format of the weights, which :func:`channels_last` changes."""
-    weights = next(weight for weight in blocks.parameters() if weight.dim() == 4 and min(weight.shape[:2]) > 1)
-    return x.contiguous() if weights.is_contiguous() else x.contiguous(memory_format=torch.channels_last)
+    """In the memory format of the weights, which :func:`channels_last` changes. (Replicas of nn.DataParallel have no
+    parameters.)"""
+    images = (weight for weight in blocks.parameters() if weight.dim() == 4 and min(weight.shape[:2]) > 1)
+    weights = next(images, None)
+    as_pytorch = weights is None or weights.is_contiguous()
+    return x.contiguous(memory_format=torch.contiguous_format if as_pytorch else torch.channels_last)
 
 
 def channels_last(model: nn.Module) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..covariance import Covariance, posterior_sizes
 from .precision import outside_autocast
 
-__all__ = ["PosteriorHead"]
+__all__ = ["NARROW", "PosteriorHead"]
 
 NARROW = 64  # of the layer that the rows of L are read off
 

@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..choices import check_choice
 from ..covariance import Covariance
-from ..errors import InputError
 from .checks import check_positive, check_widths
 from .head import PosteriorHead
 from .precision import Float32Linear, dtype_of
@@ -21,8 +21,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "prelu": nn.PReLU}
 
 def _hidden(sizes: Sequence[int], activation: Activation, reads_z: bool = False) -> list[nn.Module]:
     """Linear layers, each with an activation behind it; PReLU has one slope a layer."""
-    if not isinstance(activation, str) or activation not in ACTIVATIONS:
-        raise InputError(f"activation must be 'relu' or 'prelu', got {activation!r}")
+    check_choice("activation", activation, Activation)
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
         linear = Float32Linear if reads_z and not layers else nn.Linear

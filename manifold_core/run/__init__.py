@@ -1,13 +1,12 @@
 """One training run: its description, its data and models, its folder of results."""
 
 from .build import build_model
-from .config import IMAGE_SETS, ConditionConfig, ModelConfig, RunConfig, SearchConfig
+from .config import ConditionConfig, ModelConfig, RunConfig, SearchConfig
 from .data import load_data
 from .load import FinishedRun, load_model, load_run
 from .runner import run
 
 __all__ = [
-    "IMAGE_SETS",
     "ConditionConfig",
     "FinishedRun",
     "ModelConfig",

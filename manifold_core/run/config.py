@@ -12,9 +12,8 @@ from ..networks.conv import default_channels
 from ..search import SearchPlan
 from ..training import TrainingConfig
 
-__all__ = ["IMAGE_SETS", "LABELS", "ConditionConfig", "ModelConfig", "RunConfig", "SearchConfig"]
+__all__ = ["LABELS", "ConditionConfig", "ModelConfig", "RunConfig", "SearchConfig"]
 
-IMAGE_SETS = ("mnist", "fashion-mnist")
 LABELS = "labels"  # of these, as the condition
 
 

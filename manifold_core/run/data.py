@@ -8,11 +8,11 @@ from torch import Tensor
 from .. import checkpoint
 from ..data import Dataset, load_file, load_images, synthetic_manifold
 from ..data.files import SUFFIXES
-from ..data.images import under_labels
+from ..data.images import IMAGE_SETS, under_labels
 from ..ensemble.data import Samples
 from ..errors import InputError
 from .build import is_convolutional
-from .config import IMAGE_SETS, LABELS, RunConfig, SearchConfig
+from .config import LABELS, RunConfig, SearchConfig
 
 __all__ = ["condition_dim_of", "fingerprint_of", "inputs_of", "load_data"]
 
@@ -49,7 +49,7 @@ def _loaded(config: RunConfig | SearchConfig) -> Dataset:
         return data if condition is None else under_labels(data)
     if Path(config.data).suffix.lower() not in SUFFIXES:
         raise InputError(
-            f"data must be 'synthetic', 'mnist', 'fashion-mnist' or the path of a .npy, .npz or .csv file, "
+            f"data must be 'synthetic', {', '.join(map(repr, IMAGE_SETS))} or the path of a .npy, .npz or .csv file, "
             f"got {config.data!r}"
         )
     if condition == LABELS:
@@ -74,8 +74,7 @@ def inputs_of(data: Dataset, config: RunConfig | SearchConfig) -> tuple[Samples,
     images = isinstance(config, RunConfig) and is_convolutional(config.model.hidden, data.train.shape[1:])
 
     def inputs(x: Tensor, condition: Tensor | None) -> Samples:
-        x = x if images else x.flatten(1)
-        return Samples(x.to(config.device), None if condition is None else condition.to(config.device))
+        return Samples(x if images else x.flatten(1), condition).to(config.device)
 
     return inputs(data.train, data.train_condition), inputs(data.validation, data.validation_condition)
 

@@ -119,7 +119,7 @@ def _draw(
         plots.plot_curves(folder / PICTURES["curves"], history),
     ]
     if "trials" in more:
-        drawn.append(plots.plot_search(folder / PICTURES["search"], more["trials"]))
+        drawn.append(plots.plot_search(folder / PICTURES["search"], more["trials"], more["by_latent_dim"]))
     if "classes" in more:
         drawn.append(plots.plot_classes(folder / PICTURES["classes"], more["classes"]))
     if held_out.x.dim() == 4:

@@ -35,8 +35,7 @@ def train_several(
         Diverged: all did.
     """
     claim(folder, identity)
-    data = samples.x if samples.condition is None else (samples.x, samples.condition)
-    trained = train_ensemble(specs, data, folder=folder / FOLDER, progress=progress)
+    trained = train_ensemble(specs, samples.data_set, folder=folder / FOLDER, progress=progress)
     losses = [metrics_of(one.model, held_out.parts).neg_elbo for one in trained]
     ended = [index for index, one in enumerate(trained) if one.diverged_at is None]
     if not ended:
@@ -81,7 +80,7 @@ def _said(one: TrainedModel, held_out: float) -> dict[str, Any]:
 
 
 def clear(folder: Path) -> None:
-    """Delete the checkpoints. A folder called as theirs is theirs while the run's own is there."""
-    if (folder / checkpoint.INDEX).exists():
+    """Delete the checkpoints. A folder called as theirs is theirs while the run's own says so."""
+    if is_side_by_side(folder):
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
     checkpoint.remove(folder)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Literal
 
+from ..choices import check_choice
 from ..errors import InputError
 from ..kernels.checks import integer
 from ..networks.checks import check_positive
@@ -11,7 +12,6 @@ from ..networks.checks import check_positive
 __all__ = ["Diverged", "History", "Precision", "TrainingConfig", "check_config", "check_seconds", "record_every"]
 
 Precision = Literal["float32", "bfloat16", "float16"]
-PRECISIONS = ("float32", "bfloat16", "float16")
 RECORDS = 500  # points on a curve, and updates of the progress bar
 
 
@@ -67,8 +67,7 @@ class TrainingConfig:
         if seed is None or not 0 <= seed < 2**31:
             raise InputError(f"seed must be an integer from 0 to 2**31 - 1, got {self.seed!r}")
         object.__setattr__(self, "seed", seed)
-        if self.precision not in PRECISIONS:
-            raise InputError(f"precision must be 'float32', 'bfloat16' or 'float16', got {self.precision!r}")
+        check_choice("precision", self.precision, Precision)
 
 
 def check_config(name: str, value: object) -> None:

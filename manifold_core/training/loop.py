@@ -152,11 +152,13 @@ def turns(
         raise InputError("training must be outside of torch.inference_mode(), which has no gradients")
     inputs = tuple(part.detach() for part in check_inputs(model, x, condition))  # features keep their network's graph
     said = _said(identity)
+    progress = progress if hasattr(progress, "set_postfix") else bool(progress)
     place = None if folder is None else Path(folder)
     if place is not None:
         check_tensors(model)
     check_weights(model)
     check_precision(config.precision, model, x.device)
+    check_agreed({"x": tuple(x.shape), "batch_size": config.batch_size}, process_group)  # or one alone would refuse
     check_group(model, min(config.batch_size, len(x)), process_group)
     if x.is_cuda and x.dim() == 4:  # as tensor cores want it; CPUs of several threads are faster without
         channels_last(model)
@@ -170,7 +172,7 @@ def turns(
             if process_group is not None:
                 parts = model.state_dict().items()
                 shapes = {name: tuple(part.shape) for name, part in parts if isinstance(part, Tensor)}
-                own = {"x": tuple(x.shape), "model": shapes, "data": prints}
+                own = {"model": shapes, "data": prints}
                 check_agreed(run.identity | own, process_group)
             begun = from_first(lambda: stack.enter_context(taken(place)) if place is not None else None, process_group)
             if place is not None and begun is not None:
@@ -254,7 +256,9 @@ def _loop(
         step = graph = GraphStep(plain, cuda_graph)
         update = GraphUpdate(run, graph, partial(cuda_graph, warm_ups=0))
     every_loss = _reads_every_loss(device)
-    buffers, parameters = list(model.buffers()), list(model.parameters())
+    buffers, parameters = list(model.buffers()), [part for part in model.parameters() if part.requires_grad]
+    # A mask may be infinite, and stays so; running statistics were finite, and a batch that was not leaves a mark.
+    numbers = [*parameters, *(part for part in buffers if are_finite([part]))]
     put_back = kept([*buffers, *parameters])  # as they were when last looked at and well
     first = is_first(group)
     started = saved = time.monotonic()
@@ -273,7 +277,7 @@ def _loop(
                 if not math.isfinite(loss):
                     (before if every_loss and are_finite(parameters) else put_back)()
                     raise Diverged(loss, run.step + 1, history)
-                if recorded and are_finite(parameters):
+                if recorded and are_finite(numbers):
                     put_back = before
             if recorded:  # before the step: γ is the one that the loss was taken with
                 _record(history, run.step + 1, terms, group)
@@ -285,7 +289,7 @@ def _loop(
                 shown = run.step
             now = time.monotonic()
             history.seconds = already + now - started
-            if folder is not None and first and now - saved >= checkpoint_seconds and are_finite(parameters):
+            if folder is not None and first and now - saved >= checkpoint_seconds and are_finite(numbers):
                 run.save(folder)
                 saved = time.monotonic()  # a slow disk takes its time between two, not all of it
             started += (yield history) or 0.0
@@ -296,7 +300,7 @@ def _loop(
             bar.close()
     if device.type == "cuda":  # else graphs would be destroyed while they run
         torch.cuda.current_stream(device).synchronize()
-    if not are_finite(parameters):  # the last gradient was not, though its loss was
+    if not are_finite(numbers):  # the last gradient was not, though its loss was; or statistics of an earlier batch
         put_back()
         raise Diverged(math.nan, run.step, history)
     if folder is not None and first:

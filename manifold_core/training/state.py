@@ -19,6 +19,7 @@ from ..models import CVAE, VAE
 from .config import History, TrainingConfig
 from .probe import Probe
 from .schedule import make_optimizer
+from .step import kept
 
 __all__ = ["Run", "announce", "check_identity", "check_tensors", "weights_back"]
 
@@ -42,6 +43,8 @@ class Run:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.history = History()
         self.step = 0
+        self._beside = _beside_the_state(self.model)
+        self._constants = {name: checkpoint.fingerprint(part) for name, part in self._beside.items()}
 
     def update(self) -> None:
         """Adam's step and that of its schedule."""
@@ -63,6 +66,9 @@ class Run:
         found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             found |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
+        for name, part in self._beside.items():
+            if checkpoint.fingerprint(part) != self._constants[name]:  # the others are made with the model
+                found[f"buffer.{name}"] = part
         found["random"] = torch.get_rng_state()  # a user's network may have dropout
         if self.device.type == "cuda":
             found["random_cuda"] = torch.cuda.get_rng_state(self.device)
@@ -102,6 +108,8 @@ class Run:
                     moments.setdefault(index, {})[name.removeprefix(start)] = moment
                 if index in moments and moments[index].keys() != ADAM_STATE:
                     raise ValueError(f"optimizer state of parameter {index} has {sorted(moments[index])}")
+            for name in [name for name in tensors if name.startswith("buffer.")]:
+                self._beside[name.removeprefix("buffer.")].copy_(tensors.pop(name))
             self.model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
             self.optimizer.load_state_dict({"state": moments, "param_groups": found.state["param_groups"]})
             self.schedule.load_state_dict(found.state["schedule"])
@@ -144,15 +152,23 @@ def check_tensors(model: VAE | CVAE) -> None:
             )
 
 
+def _beside_the_state(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers that are not persistent: PyTorch takes them for constants, but a network may write to them."""
+    state = model.state_dict(keep_vars=True)
+    return {name: part for name, part in model.named_buffers() if name not in state}
+
+
 @contextmanager
 def weights_back(model: nn.Module, error: type[Exception]) -> Iterator[None]:
     """Where that error comes out, the model has the weights and buffers with which it came: torch loads what fits, and
     says only then what does not."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    put_back = kept(list(model.buffers()))  # of which a state may lack some
     try:
         yield
     except error:
         model.load_state_dict(before)
+        put_back()
         raise
 
 

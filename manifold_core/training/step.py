@@ -199,7 +199,8 @@ def are_finite(tensors: Sequence[Tensor]) -> bool:
 
 def kept(tensors: Sequence[Tensor]) -> Callable[[], None]:
     """Puts the numbers back that they have now, when it is called."""
-    tensors = [tensor for tensor in tensors if not is_lazy(tensor)]  # which have no numbers yet
+    # Lazy ones have no numbers yet. Expanded ones nobody can write to.
+    tensors = [tensor for tensor in tensors if not is_lazy(tensor) and not _is_expanded(tensor)]
     copies = [tensor.detach().clone() for tensor in tensors]
 
     def put_back() -> None:
@@ -208,6 +209,10 @@ def kept(tensors: Sequence[Tensor]) -> Callable[[], None]:
                 tensor.copy_(before)
 
     return put_back
+
+
+def _is_expanded(tensor: Tensor) -> bool:
+    return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
 def cuda_graph(function: Replay, warm_ups: int = WARM_UPS) -> Replay:

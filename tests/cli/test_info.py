@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import manifold_core as mc
 from manifold_core import cli
-from manifold_core.run import IMAGE_SETS
+from manifold_core.data.images import IMAGE_SETS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

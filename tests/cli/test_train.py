@@ -16,7 +16,8 @@ from runs import contents
 from manifold_core import cli
 from manifold_core.cli import commands
 from manifold_core.data import load_file
-from manifold_core.run import IMAGE_SETS, ConditionConfig, RunConfig, build_model
+from manifold_core.data.images import IMAGE_SETS
+from manifold_core.run import ConditionConfig, RunConfig, build_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

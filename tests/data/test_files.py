@@ -472,6 +472,7 @@ def test_standardisation_there_and_back():
 def test_a_standardisation_comes_back_out_of_plain_numbers() -> None:
     one = Standardisation.of(torch.arange(6.0).reshape(3, 2) + 0.1)
     again = Standardisation(**json.loads(json.dumps(one.as_dict())))
+    assert json.dumps(Standardisation(0.0, np.float32(0.5)).as_dict()) == '{"mean": 0.0, "scale": 0.5}'
     assert torch.equal(one.apply([[1.0, 2.0]]), again.apply([[1.0, 2.0]]))
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 import pytest
-import torch
 from instruction_sets import CPU, NEEDS_COMPILED, use
+from threads import on_one_thread
 
 
 @pytest.fixture(params=CPU)
@@ -22,7 +22,5 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """For PyTorch: to share such small matrices out would take most of the time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with on_one_thread():
+        yield

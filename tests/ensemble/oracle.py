@@ -16,7 +16,7 @@ Weights = dict[str, Tensor]
 
 
 def weights_of(spec: mc.ModelSpec, data_dim: int) -> Weights:
-    """The numbers that a model starts from, in the order of the flat vector, and log γ where it is no parameter."""
+    """The numbers that a model starts from, and log γ where it is no parameter."""
     model = spec.build(data_dim)
     found = {name: parameter.detach() for name, parameter in model.named_parameters()}
     return found if "elbo.log_gamma" in found else found | {"elbo.log_gamma": model.elbo.log_gamma}
@@ -36,9 +36,13 @@ def mlp(w: Weights, name: str, h: Tensor, kinks: list[Tensor]) -> Tensor:
     applied to is added to ``kinks``."""
     at = 0
     while True:
-        h = F.linear(h, w[f"{name}.{at}.weight"], w[f"{name}.{at}.bias"])
+        features = h
+        h = F.linear(features, w[f"{name}.{at}.weight"], w[f"{name}.{at}.bias"])
         if f"{name}.{at + 2}.weight" not in w:
-            return h
+            below = f"{name}.{at}.below"  # of a full covariance: what stands left of the diagonal
+            if f"{below}.weight" not in w:
+                return h
+            return torch.cat((h, F.linear(features, w[f"{below}.weight"], w[f"{below}.bias"])), dim=1)
         kinks.append(h)
         h = torch.where(h > 0, h, w.get(f"{name}.{at + 1}.weight", 0) * h)
         at += 2
@@ -67,13 +71,29 @@ def losses(spec: mc.ModelSpec, w: Weights, x: Tensor, c: Tensor, noise: Tensor) 
     kinks: list[Tensor] = []
     conditional = spec.condition_dim > 0
     features = [mlp(w, "encoder.condition", c, kinks)] if conditional else []
-    mu, log_var = mlp(w, "encoder.layers", torch.cat((x, *features), dim=1), kinks).split(spec.latent_dim, dim=1)
+    kappa = spec.latent_dim
+    posterior = mlp(w, "encoder.layers", torch.cat((x, *features), dim=1), kinks)
+    mu, spread, below = posterior.tensor_split((kappa, 2 * kappa), dim=1)
     prior_mu = prior_log_var = torch.zeros_like(mu)
     if conditional and spec.prior == "learned":
-        prior_mu, prior_log_var = mlp(w, "prior.layers", c, kinks).split(spec.latent_dim, dim=1)
+        prior_mu, prior_log_var = mlp(w, "prior.layers", c, kinks).split(kappa, dim=1)
+    if spec.covariance == "cholesky":  # spread is log L_jj, and below are rows of L over L_jj
+        log_var = 2 * spread
+        unit = torch.eye(kappa, dtype=x.dtype).expand(len(x), -1, -1)
+        rows, columns = torch.tril_indices(kappa, kappa, -1)
+        for k, (row, column) in enumerate(zip(rows.tolist(), columns.tolist(), strict=True)):
+            place = torch.zeros(kappa, kappa, dtype=x.dtype)
+            place[row, column] = 1
+            unit = unit + below[:, k, None, None] * place
+        factor = torch.exp(spread).unsqueeze(2) * unit
+    else:
+        log_var = spread
+        factor = torch.diag_embed(torch.exp(spread / 2))
+    variance = (factor**2).sum(dim=2)
+    ratio = variance * torch.exp(-prior_log_var)
     delta = log_var - prior_log_var
-    kl = 0.5 * ((mu - prior_mu) ** 2 * torch.exp(-prior_log_var) + torch.exp(delta) - 1 - delta).sum(dim=1)
-    z = mu + torch.exp(log_var / 2) * noise
+    kl = 0.5 * ((mu - prior_mu) ** 2 * torch.exp(-prior_log_var) + ratio - 1 - delta).sum(dim=1)
+    z = mu + (factor @ noise.unsqueeze(2)).squeeze(2)
     if conditional and spec.attention:
         z = z / (1 + torch.exp(-mlp(w, "gate.layers", c, kinks)))
     features = [mlp(w, "decoder.condition", c, kinks)] if conditional else []
@@ -82,7 +102,7 @@ def losses(spec: mc.ModelSpec, w: Weights, x: Tensor, c: Tensor, noise: Tensor) 
     log_gamma = w["elbo.log_gamma"]
     if spec.gamma == "analytic":  # at the optimum its own gradient is zero
         log_gamma = (squared_error.mean() / x.shape[1]).log().detach()
-    return Losses(kl, squared_error, torch.exp(delta), log_gamma, kinks)
+    return Losses(kl, squared_error, ratio, log_gamma, kinks)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ SPECS = [
     mc.ConvSpec(3, 2, training=CONFIG),
     mc.ConvSpec(3, 2, covariance="cholesky", training=CONFIG),
     mc.ConvSpec(3, 2, condition_dim=4, attention=True, training=CONFIG, data=1),
-    mc.ModelSpec(3, (5,), covariance="cholesky", training=CONFIG, data=2),
+    mc.ModelSpec(3, (65,), covariance="cholesky", training=CONFIG, data=2),
 ]
 
 
@@ -55,7 +55,7 @@ def test_the_bar_counts_the_steps_of_all_models(tmp_path: Path, capsys: pytest.C
 def test_auto_takes_the_reference_and_says_why() -> None:
     reasons = {
         SPECS[0]: "specs[0] is a ConvSpec, which only 'reference' trains",
-        SPECS[3]: "specs[0] has a full covariance, which only 'reference' trains",
+        SPECS[3]: "specs[0] has a full covariance behind 65 neurons, more than 64, which only 'reference' trains",
     }
     for spec, reason in reasons.items():
         choice = explain_ensemble([spec], torch.empty(0))

@@ -177,7 +177,7 @@ class Run:
             *(tensor.data_ptr() for tensor in addresses),
             *(c.samples, c.features, c.conditions, p.parameter_count),
             *(c.seed, min(c.batch, c.samples), c.steps, c.record_every, gamma, p.log_gamma),
-            *(p.rows, p.x, p.condition, c.latents, p.mu, p.prior, p.gate, p.noise, p.z, p.x_hat),
+            *(p.rows, p.x, p.condition, c.latents, p.mu, -1, p.prior, p.gate, p.noise, p.z, p.x_hat),
             *(len(p.layers), p.sampled_after),
             *(word for layer in p.layers for word in layer.values()),
             *([0] * 11 * (MOST_LAYERS - len(p.layers))),
@@ -540,7 +540,7 @@ class TestSteps:
         engine.library.ensemble_steps(models, 3, 1)
 
     def test_words_of_another_length_are_refused(self, engine: Engine) -> None:
-        with pytest.raises(RuntimeError, match="models must be a contiguous int64 matrix with 293 columns"):
+        with pytest.raises(RuntimeError, match="models must be a contiguous int64 matrix with 294 columns"):
             engine.library.ensemble_steps(torch.zeros(1, 7, dtype=torch.int64, device=engine.device), 3, 1)
 
 

@@ -135,3 +135,23 @@ def test_the_bar_ends_with_the_last_model(backend: str, tmp_path: Path, capsys: 
         )
         last = capsys.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]
         assert last.startswith("100%")
+
+
+def test_a_gradient_that_overflows_where_the_loss_does_not_is_reported(cpu: str) -> None:
+    """In the last step, of which no other tells: a KL of e⁸⁸, times what the head reads."""
+    spec = mc.ModelSpec(2, (4,), training=mc.TrainingConfig(1, 1, seed=3))
+    state = State([spec], check_data(torch.full((1, 3), 50.0)))
+    model = spec.build(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.encoder.layers[0].weight.fill_(1.0)
+        model.encoder.layers[2].bias[2:] = 88.0
+    for name, parameter in model.named_parameters():
+        at = state._programs[0].places[name]
+        state.parameters[at : at + parameter.numel()] = parameter.detach().flatten()
+    assert state.diverged_at(0) is None
+    torch.ops.manifold_core.ensemble_steps(state.words, 1, 1)
+    assert state.progress[0].tolist() == [1, 0]
+    assert state.diverged_at(0) == 1
+    assert not state.model(0).encoder.layers[2].weight.isfinite().all()

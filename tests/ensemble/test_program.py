@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 import manifold_core as mc
 from manifold_core.ensemble.program import DENSE_FIELDS, MODEL_FIELDS, Program, words
-from manifold_core.ensemble.spec import MOST_LAYERS
+from manifold_core.ensemble.spec import MOST_LAYERS, outline, weights
 
 WIDTHS = st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple)
 SPECS = st.builds(
@@ -19,6 +19,7 @@ SPECS = st.builds(
     condition_features=st.none() | st.integers(1, 6),
     prior=st.sampled_from(("learned", "standard")),
     attention=st.booleans(),
+    covariance=st.sampled_from(("diagonal", "cholesky")),
 )
 
 
@@ -38,20 +39,23 @@ def test_every_parameter_is_used_exactly_once(spec: mc.ModelSpec, data_dim: int)
         used.append(program.numbers["log_gamma"])
     count = sum(parameter.numel() for parameter in model.parameters())
     assert sorted(used) == list(range(count))
-    assert program.parameter_count == program.numbers["parameter_count"] == spec.weights(data_dim) == count
+    assert program.parameter_count == program.numbers["parameter_count"] == weights(spec, data_dim) == count
     assert len(program.layers) == spec.layers
     if spec.gamma != "learned":
         assert program.numbers["log_gamma"] == count  # behind the parameters
+    # Each parameter whole, one behind the other.
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     at = 0
-    for name, parameter in model.named_parameters():
+    for name in sorted(program.places, key=lambda name: program.places[name]):
         assert program.places[name] == at
-        at += parameter.numel()
+        at += sizes.pop(name)
+    assert not sizes
 
 
 @given(spec=SPECS, data_dim=st.integers(1, 12))
 def test_rows_are_written_once_and_before_they_are_read(spec: mc.ModelSpec, data_dim: int) -> None:
     """The forward pass: each row has one writer, and who reads it comes later."""
-    program = Program.of(spec.outline(data_dim))
+    program = Program.of(outline(spec, data_dim))
     n, kappa = program.numbers, spec.latent_dim
     written: set[int] = set()
 
@@ -71,6 +75,12 @@ def test_rows_are_written_once_and_before_they_are_read(spec: mc.ModelSpec, data
     for index, layer in enumerate(program.layers):
         if index == n["sampled_after"]:
             read(n["mu"], 2 * kappa)
+            if spec.covariance == "cholesky":
+                assert n["below"] == n["mu"] + 2 * kappa
+                read(n["below"], kappa * (kappa - 1) // 2)
+                write(n["below"] + kappa * (kappa - 1) // 2, 2 * kappa)
+            else:
+                assert n["below"] == -1
             for name in ("prior", "gate"):
                 if n[name] >= 0:
                     read(n[name], 2 * kappa if name == "prior" else kappa)
@@ -90,7 +100,7 @@ def test_rows_are_written_once_and_before_they_are_read(spec: mc.ModelSpec, data
 def test_the_gradient_of_a_row_takes_its_place(spec: mc.ModelSpec, data_dim: int) -> None:
     """The backward pass: a row whose gradient is wanted is read by one layer, and got its numbers from that layer's
     producer or, of the data and of z, from no layer."""
-    program = Program.of(spec.outline(data_dim))
+    program = Program.of(outline(spec, data_dim))
     n = program.numbers
     readers: dict[int, list[int]] = {}
     for index, layer in enumerate(program.layers):
@@ -118,11 +128,11 @@ def test_the_gradient_of_a_row_takes_its_place(spec: mc.ModelSpec, data_dim: int
 
 
 def test_an_example() -> None:
-    program = Program.of(mc.ModelSpec(2, (5,), "prelu").outline(3))
+    program = Program.of(outline(mc.ModelSpec(2, (5,), "prelu"), 3))
     assert program.numbers == {
         "features": 3, "conditions": 0, "parameter_count": 80, "gamma": 0, "log_gamma": 79, "rows": 34,
-        "x": 0, "condition": 0, "latents": 2, "mu": 13, "prior": -1, "gate": -1, "noise": 17, "z": 19, "x_hat": 31,
-        "layer_count": 4, "sampled_after": 2,
+        "x": 0, "condition": 0, "latents": 2, "mu": 13, "below": -1, "prior": -1, "gate": -1, "noise": 17, "z": 19,
+        "x_hat": 31, "layer_count": 4, "sampled_after": 2,
     }  # fmt: skip
     assert [tuple(layer[name] for name in DENSE_FIELDS) for layer in program.layers] == [
         (0, 3, 3, 5, 0, 15, 2, 20, 8, 3, -1),
@@ -132,10 +142,23 @@ def test_an_example() -> None:
     ]
 
 
+def test_an_example_of_a_full_covariance() -> None:
+    """One layer makes mu, log L_jj and what stands left of them: its weights, and its biases, lie side by side."""
+    program = Program.of(outline(mc.ModelSpec(3, (5,), covariance="cholesky"), 4))
+    n, places = program.numbers, program.places
+    head = "encoder.layers.2"
+    assert [places[f"{head}.{name}"] for name in ("weight", "below.weight", "bias", "below.bias")] == [25, 55, 70, 76]
+    assert (n["mu"], n["below"], n["noise"], n["z"]) == (9, 15, 24, 27)  # 15 to 17 below, 18 to 23 to work in
+    assert program.layers[1]["outputs"] == 9
+    assert (program.layers[1]["weight"], program.layers[1]["bias"]) == (25, 70)
+    alone = Program.of(outline(mc.ModelSpec(1, (5,), covariance="cholesky"), 4))  # has nothing there
+    assert (alone.numbers["below"], alone.numbers["noise"], alone.layers[1]["outputs"]) == (11, 13, 2)
+
+
 def test_the_largest_network_has_as_many_layers_as_there_is_room_for() -> None:
     three = (2, 2, 2)
     spec = mc.ModelSpec(2, three, "prelu", condition_dim=2, condition_hidden=three, attention=True)
-    assert len(Program.of(spec.outline(3)).layers) == MOST_LAYERS
+    assert len(Program.of(outline(spec, 3)).layers) == MOST_LAYERS
 
 
 def test_words_are_in_the_order_of_the_fields() -> None:

@@ -29,7 +29,7 @@ def windows() -> tuple[Tensor, Tensor]:
         ({"latent_dim": 0}, "latent_dim must be a positive integer, got 0"),
         ({"hidden": (4,)}, "hidden must be a positive integer, got (4,)"),
         ({"decoder_hidden": (4, 0)}, "decoder_hidden[1] must be a positive integer, got 0"),
-        ({"decoder_hidden": 4}, "decoder_hidden must be widths, got 4"),
+        ({"decoder_hidden": 4}, "decoder_hidden must be a sequence of positive integers, such as (64,), got 4"),
         ({"gamma": "free"}, "gamma must be 'learned', 'analytic' or 'fixed', got 'free'"),
         ({"log_gamma": float("nan")}, "log_gamma must be a finite number, got nan"),
     ],

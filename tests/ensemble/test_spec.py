@@ -13,6 +13,7 @@ from torch.nn.functional import batch_norm
 from torch.nn.functional import linear as linear_map
 
 import manifold_core as mc
+from manifold_core.ensemble.spec import outline
 
 CONDITIONAL = {"condition_dim": 2}
 
@@ -125,9 +126,9 @@ def test_a_specification_with_a_condition_makes_a_cvae_of_all_it_says() -> None:
 
 
 def test_an_outline_takes_no_memory() -> None:
-    outline = mc.ModelSpec(10**6, (10**9,)).outline(10**6)
-    assert sum(parameter.numel() for parameter in outline.parameters()) > 10**15
-    assert {parameter.device.type for parameter in outline.parameters()} == {"meta"}
+    found = outline(mc.ModelSpec(10**6, (10**9,)), 10**6)
+    assert sum(parameter.numel() for parameter in found.parameters()) > 10**15
+    assert {parameter.device.type for parameter in found.parameters()} == {"meta"}
 
 
 def test_a_full_covariance_is_the_models() -> None:

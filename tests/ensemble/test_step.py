@@ -13,6 +13,8 @@ from torch import Tensor
 
 import manifold_core as mc
 from manifold_core.ensemble.data import Samples
+from manifold_core.ensemble.program import Program
+from manifold_core.ensemble.spec import outline
 from manifold_core.ensemble.state import State
 from manifold_core.training import schedule_table
 
@@ -108,8 +110,11 @@ def found_errors(example: Example, threads: int) -> tuple[float, float]:
     spec, step, wanted = example.spec, example.step, expected(example)[0]
     w, x, c = wanted.weights, wanted.x, wanted.c
     state = State([spec], [Samples(x, c if spec.condition_dim else None)])
-    flat = torch.cat([tensor.reshape(-1) for tensor in w.values()])
-    count = len(flat) - (spec.gamma != "learned")
+    program = Program.of(outline(spec, example.data_dim))
+    count = program.parameter_count
+    flat = torch.zeros(count + (spec.gamma != "learned"))
+    for name, tensor in w.items():
+        flat[program.places.get(name, count) :][: tensor.numel()] = tensor.flatten()
     state.parameters[: len(flat)] = flat
     step_of(state, step, threads)
     assert state.progress.tolist() == [[step + 1, 0]]
@@ -117,12 +122,13 @@ def found_errors(example: Example, threads: int) -> tuple[float, float]:
     numbers = schedule_table(spec.training)[step].float().double().tolist()
     size, of_log_gamma, one_minus_beta1, one_minus_beta2, inv_root = numbers
     gradient = state.exp_avg[:count].double() / one_minus_beta1
-    sizes = [g.numel() for g in wanted.step.gradients.values()]
-    assert sum(sizes) == count
-    parts = zip(wanted.step.gradients.items(), gradient.split(sizes), strict=True)
+    assert sum(g.numel() for g in wanted.step.gradients.values()) == count
+    parts = {
+        name: gradient[program.places[name] :][: g.numel()].view(g.shape) for name, g in wanted.step.gradients.items()
+    }
     width = 4 + spec.latent_dim
     record = state.records[step * width :][:width]
-    found = Step({name: part.view(g.shape) for (name, g), part in parts}, record, record)
+    found = Step(parts, record, record)
     # What Adam makes of that gradient, as its own float32 rounds it.
     assert torch.allclose(state.exp_avg_sq[:count].double(), one_minus_beta2 * gradient**2, rtol=1e-6, atol=1e-37)
     rate = torch.full((count,), size)
@@ -171,6 +177,7 @@ def examples(draw: st.DrawFn) -> Example:
         condition_features=draw(st.none() | st.integers(1, 9)),
         prior=draw(st.sampled_from(("learned", "standard"))),
         attention=draw(st.booleans()),
+        covariance=draw(st.sampled_from(("diagonal", "cholesky"))),
         training=training,
     )
     return Example(

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import manifold_core as mc
 from manifold_core.ensemble import explain_ensemble, state
+from manifold_core.ensemble.spec import weights
 
 
 @pytest.mark.parametrize("steps", [1, 10, 100])
@@ -108,7 +109,7 @@ def test_most_of_the_work_in_large_models_is_for_the_reference() -> None:
     """Where it falls to the engine by the batch, the steps, or the width of the data."""
     small, large = mc.ModelSpec(20, (64,)), mc.ModelSpec(20, (700,))
     x, narrow = torch.empty(8192, 784), torch.empty(8192, 20)
-    assert (small.weights(784), large.weights(784)) == (105_145, 1_141_825)
+    assert (weights(small, 784), weights(large, 784)) == (105_145, 1_141_825)
     for specs, data, backend in [
         ([small], x, "cpu"),
         ([large], x, "reference"),
@@ -246,14 +247,16 @@ def test_the_default_dtype_plays_no_part() -> None:
 
 @pytest.mark.parametrize("triton", [True, False])
 def test_auto_takes_the_engine_on_a_gpu_where_it_is_built(monkeypatch: pytest.MonkeyPatch, triton: bool) -> None:
-    specs, wide = [mc.ModelSpec(2)], [mc.ModelSpec(2), mc.ModelSpec(2, covariance="cholesky")]
+    specs, wide = [mc.ModelSpec(2)], [mc.ModelSpec(2), mc.ModelSpec(2, (65,), covariance="cholesky")]
     monkeypatch.setattr("manifold_core.kernels.dispatch.TRITON_INSTALLED", triton)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(name="A100", major=8, minor=0))
     with FakeTensorMode():
         x = torch.empty(0, device="cuda")
         monkeypatch.setattr("manifold_core.kernels.extension.cuda_missing_because", "")
         assert explain_ensemble(specs, x).backend == "cuda"
-        assert explain_ensemble(wide, x).reason == "specs[1] has a full covariance, which only 'reference' trains"
+        assert explain_ensemble(wide, x).reason.startswith("specs[1] has a full covariance behind 65 neurons")
+        narrow = [mc.ModelSpec(2, covariance="cholesky")]
+        assert explain_ensemble(narrow, x).reason.startswith("specs[0] has a full covariance on a GPU, which only")
         monkeypatch.setattr("manifold_core.kernels.extension.cuda_missing_because", "it rained")
         choice = explain_ensemble(specs, x)
     assert choice.backend == "reference"
@@ -281,3 +284,21 @@ def test_a_schedule_is_made_once_for_all_of_its_models(monkeypatch: pytest.Monke
     ]
     mc.train_ensemble(specs, torch.rand(20, 4), backend="cpu", progress=False)
     assert [cycle.learning_rate for cycle in made] == rates
+
+
+@NEEDS_COMPILED
+def test_full_covariances_go_the_way_of_the_reference() -> None:
+    """A VAE, one of a single latent dimension, and CVAEs with all that they can have."""
+    diagonal = kinds(10)
+    specs = [replace(diagonal[at], covariance="cholesky") for at in (0, 4, 9, 10)]
+    specs.append(replace(diagonal[1], latent_dim=1, covariance="cholesky"))
+    assert explain_ensemble(specs, torch.empty(0)).backend == "cpu"
+    found, expected = (
+        mc.train_ensemble(specs, toy(), backend=backend, progress=False) for backend in ("cpu", "reference")
+    )
+    for a, b in zip(found, expected, strict=True):
+        weights = largest(list(a.model.state_dict().values()), list(b.model.state_dict().values()))
+        assert weights <= AT_A_KINK[10][0]
+        assert a.metrics.neg_elbo == pytest.approx(b.metrics.neg_elbo, abs=AT_A_KINK[10][1])
+        assert a.metrics.spectrum == pytest.approx(b.metrics.spectrum, abs=1e-2)
+        assert a.history.active_dimensions == b.history.active_dimensions

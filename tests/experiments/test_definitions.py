@@ -514,6 +514,9 @@ def test_data(table: str, plan: Plan) -> None:
         drawn = DRAWN[data.name](**SIZES)
         assert torch.equal(data.train, drawn.train), (variant, row)
         assert torch.equal(data.validation, drawn.validation), (variant, row)
+        assert (data.train_labels is None) == (drawn.train_labels is None), (variant, row)
+        if drawn.train_labels is not None:
+            assert torch.equal(data.train_labels, drawn.train_labels), (variant, row)
         if drawn.train_condition is None:
             assert (data.train_condition, data.validation_condition) == (None, None), (variant, row)
             continue

@@ -558,3 +558,18 @@ def test_a_beta_that_is_no_number_is_refused(
     for half in (np.float32(0.5), Fraction(1, 2)):
         loss, _, _ = gaussian_elbo(X, X, 0.0, KL, beta=half, backend=backend_name)  # type: ignore[arg-type]
         assert torch.equal(loss, gaussian_elbo(X, X, 0.0, KL, beta=0.5, backend=backend_name)[0])
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("rows", [3, 5, 7, 11, 100])
+def test_gradients_at_once_and_later_are_the_same_bit_for_bit(rows: int) -> None:
+    """1/B rounds, and so does its product with 1/γ: in the same order."""
+    generator = torch.Generator().manual_seed(rows)
+    x_hat, x = (torch.rand(rows, 9, generator=generator) for _ in range(2))
+    x_hat.requires_grad_()
+    for step in range(50):
+        log_gamma = torch.tensor(-0.4 + 0.037 * step, requires_grad=True)
+        loss, _, _ = gaussian_elbo(x_hat, x, log_gamma, torch.zeros(rows), backend="cpu")
+        first = grad(loss, (x_hat, log_gamma), retain_graph=True)
+        for a, b in zip(grad(loss, (x_hat, log_gamma)), first, strict=True):
+            assert torch.equal(a, b), step

@@ -150,7 +150,7 @@ def assert_same(ours: Any, theirs: Any) -> None:
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_same_results_and_errors_as_with_the_checks(name: str, data: st.DataObject) -> None:
     function, operator = OPERATORS[name]

@@ -544,23 +544,6 @@ def test_results_do_not_depend_on_the_split_of_the_batch(backend: str) -> None:
         torch.testing.assert_close(torch.cat(split), whole, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_views_are_read_without_a_copy(
-    compiled: ModuleType,
-    lay_out: Callable[[Tensor, str], Tensor],
-    operators_around_the_kernel: Callable[[Callable[[], object]], list[str]],
-    memory_of_the_kernel: Callable[[Callable[[], object]], int],
-    layout: str,
-) -> None:
-    mu, tril = lay_out(torch.randn(30, 20), layout), lay_out(torch.randn(30, packed(20)), layout)
-
-    def call() -> tuple[Tensor, Tensor]:
-        return mc.rsample_kl_cholesky(mu, tril, seed=20, backend="cpu")
-
-    assert operators_around_the_kernel(call) == ["aten.full.default"], "the seed's"
-    assert memory_of_the_kernel(call) == sum(result.nbytes for result in call())
-
-
 MU, TRIL = torch.zeros(2, 3), torch.zeros(2, 6)
 EXPECTED = "tril must have shape [B, κ(κ+1)/2], for B = 2 and κ = 3 of mu (2, 6), got "
 

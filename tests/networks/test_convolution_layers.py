@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import manifold_core as mc
+from manifold_core.networks import ConvEncoder
 from manifold_core.networks.convolution import ConvNorm, ConvTranspose2d, by_pytorch
 
 pytestmark = NEEDS_COMPILED
@@ -293,3 +294,17 @@ def test_torch_func_sees_the_same_gradients() -> None:
     ours(x, residual).square().sum().backward()
     for name, value in ours.named_parameters():
         torch.testing.assert_close(found[name], value.grad, rtol=1e-12, atol=1e-12)
+
+
+def test_a_replica_without_parameters_computes_the_same() -> None:
+    """As nn.DataParallel makes one on each GPU: weights are attributes there."""
+    encoder, x = ConvEncoder((1, 8, 8), 3, 2).eval(), torch.rand(2, 1, 8, 8)
+    expected = encoder(x)
+    replica = copy.deepcopy(encoder)
+    for module in replica.modules():
+        weights = dict(module._parameters)
+        module._parameters = {}
+        for name, weight in weights.items():
+            setattr(module, name, None if weight is None else weight.data)
+    for found, wanted in zip(replica(x), expected, strict=True):
+        torch.testing.assert_close(found, wanted)

@@ -162,3 +162,5 @@ class TestLoading:
         assert load_model(tmp_path).latent_dim == 4
         with pytest.raises(mc.InputError, match="folder must hold a finished run"):
             load_run(tmp_path / "nowhere")
+        with pytest.raises(mc.InputError, match="folder must hold a finished run"):
+            load_run(tmp_path / ("long" * 100))  # which no file system has

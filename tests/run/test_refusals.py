@@ -187,7 +187,7 @@ class TestRefusals:
         found = contents(tmp_path)
         assert {name: found.get(name) for name in others} == others
 
-    @pytest.mark.parametrize("kind", ["vectors", "full"])
+    @pytest.mark.parametrize("kind", ["vectors", "images"])
     @pytest.mark.parametrize("damage", ["tensors", "index", "missing"])
     def test_half_a_checkpoint(
         self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None, kind: str, damage: str
@@ -210,7 +210,7 @@ class TestRefusals:
     def test_a_checkpoint_without_a_part(
         self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None, missing: str
     ) -> None:
-        config = configuration(data, "full")
+        config = configuration(data, "images")
         stop_after(monkeypatch, 3, config, tmp_path)
         index = json.loads((tmp_path / checkpoint.INDEX).read_text(encoding="utf-8"))
         del index["state"][missing]
@@ -222,7 +222,7 @@ class TestRefusals:
     def test_a_checkpoint_without_a_tensor(
         self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None, missing: str
     ) -> None:
-        config = configuration(data, "full")
+        config = configuration(data, "images")
         stop_after(monkeypatch, 3, config, tmp_path)
         (path,) = tmp_path.glob("checkpoint-*.safetensors")
         tensors = {name: tensor.clone() for name, tensor in load_safetensors(path).items()}

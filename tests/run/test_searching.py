@@ -169,7 +169,8 @@ def test_the_picture(searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         }
 
     trials = [trial(4, [8], 1.0), trial(4, [8, 8], 2.0), trial(2, [8], 3.0), trial(2, [8, 8], 0.5)]
-    plots.plot_search(tmp_path / "x.png", [*trials, trial(3, [8], float("nan"), diverged_at=2)])
+    diverged = trial(3, [8], float("nan"), diverged_at=2)
+    plots.plot_search(tmp_path / "x.png", [*trials, diverged], {"2": 0.5, "4": 1.0})
     assert lines == [([2, 4], [0.5, 1.0])]
     assert dots == {"hidden 8": ([4, 2], [1.0, 3.0]), "hidden 8-8": ([4, 2], [2.0, 0.5]), "best": ([2], [0.5])}
 

@@ -151,6 +151,25 @@ def test_a_folder_of_somebody_elses_is_left_alone(
 
 
 @pytest.mark.usefixtures("no_pictures")
+def test_a_folder_made_beside_a_run_of_one_model_is_left_alone(
+    config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """Which has none of its own: no engine trains images."""
+    mine, save = tmp_path / several.FOLDER / "mine.txt", checkpoint.save
+
+    def make(*content: Any) -> None:
+        save(*content)
+        mine.parent.mkdir(exist_ok=True)
+        mine.write_text("work", encoding="utf-8")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save", make)
+        run(config("images", models=1), tmp_path, progress=False)
+    assert mine.read_text(encoding="utf-8") == "work"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.json", several.FOLDER, "weights.safetensors"]
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_one_that_diverged_is_not_the_best(
     config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

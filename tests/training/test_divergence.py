@@ -146,3 +146,54 @@ def test_a_batch_that_diverges_leaves_no_trace_in_running_statistics(ours: bool)
         mc.train(expected, x, config, progress=False)
     for name, tensor in expected.state_dict().items():
         assert torch.equal(found.state_dict()[name], tensor), name
+
+
+def test_a_mask_that_is_infinite_is_no_divergence(tmp_path: Path) -> None:
+    """Neither as a frozen parameter nor as a buffer."""
+
+    class Masked(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(2, 5)
+            self.frozen = nn.Parameter(torch.full((3,), -torch.inf), requires_grad=False)
+            self.register_buffer("mask", torch.tensor([torch.nan, torch.inf]))
+
+    model = mc.VAE(mc.VAE.mlp(5, 2, (4,)).encoder, Masked(), 2)
+    mc.train(model, torch.rand(64, 5), mc.TrainingConfig(steps=20, batch_size=8), progress=False, folder=tmp_path)
+    kept = checkpoint.load(tmp_path)
+    assert kept is not None
+    assert kept.state["step"] == 20
+
+
+def test_statistics_spoilt_by_a_batch_whose_loss_was_not_looked_at(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As where half precision overflows on a GPU: the step is skipped, and no later loss tells."""
+    monkeypatch.setattr("manifold_core.training.loop._reads_every_loss", lambda _device: False)
+
+    class Spoilt(nn.Linear):
+        def __init__(self, step: int) -> None:
+            super().__init__(2, 5)
+            self.register_buffer("running", torch.zeros(()))
+            self.step, self.seen = step, 0
+
+        def forward(self, z: Tensor) -> Tensor:
+            self.seen += self.training  # not where a checkpoint looks at the loss
+            self.running.lerp_(torch.tensor(torch.inf if self.seen == self.step else 1.0), 0.1)
+            return super().forward(z)
+
+    x, config = torch.rand(64, 5), mc.TrainingConfig(steps=2000, batch_size=8)  # every fourth is looked at
+    encoders = [mc.VAE.mlp(5, 2, (4,)).encoder for _ in range(2)]
+    encoders[1].load_state_dict(encoders[0].state_dict())
+    torch.manual_seed(0)
+    found, expected = (mc.VAE(encoder, Spoilt(step), 2) for encoder, step in zip(encoders, (102, 0), strict=True))
+    expected.decoder.load_state_dict(found.decoder.state_dict())
+    with pytest.raises(mc.Diverged):
+        mc.train(found, x, config, progress=False, folder=tmp_path, checkpoint_seconds=0)
+    stop_before(expected, 99)
+    with pytest.raises(Enough):
+        mc.train(expected, x, config, progress=False)
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
+    kept = checkpoint.load(tmp_path)
+    assert kept is not None
+    assert kept.state["step"] == 101

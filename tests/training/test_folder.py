@@ -174,6 +174,43 @@ class TestTrain:
                 with pytest.raises(mc.InputError, match=r"its log_gamma is -3\.0, expected -3\.0999"):
                     train(model, x, config, folder=tmp_path, progress=False)
 
+    def test_buffers_that_are_not_persistent_go_on_where_they_were(
+        self, x: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """PyTorch leaves them out of a model's state. A constant among them, here an expanded one, that nothing has
+        written to is in no checkpoint."""
+
+        class Centred(nn.Linear):
+            def __init__(self) -> None:
+                super().__init__(6, 4)
+                self.register_buffer("mean", torch.zeros(6), persistent=False)
+                self.register_buffer("ones", torch.ones(1).expand(6), persistent=False)
+
+            def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+                if self.training:
+                    self.mean.lerp_(x.mean(dim=0), 0.1)
+                mu, log_var = super().forward((x - self.mean) * self.ones).chunk(2, dim=1)
+                return mu, log_var
+
+        def model() -> mc.VAE:
+            torch.manual_seed(0)
+            return mc.VAE(Centred(), nn.Linear(2, 6), 2)
+
+        config, whole, found = replace(TRAINING, steps=9), model(), model()
+        train(whole, x, config, progress=False)
+        with monkeypatch.context() as patch:
+            stop_at_save(patch, 4)
+            with pytest.raises(Stopped):
+                train(found, x, config, folder=tmp_path, checkpoint_seconds=0, progress=False)
+        assert [name for name in checkpoint.load(tmp_path).tensors if name.startswith("buffer.")] == [
+            "buffer.encoder.mean"
+        ]
+        found = model()
+        train(found, x, config, folder=tmp_path, progress=False)
+        assert torch.equal(found.encoder.mean, whole.encoder.mean)
+        for name, tensor in whole.state_dict().items():
+            assert torch.equal(found.state_dict()[name], tensor), name
+
 
 class TestLoadWeights:
     @pytest.mark.parametrize("steps", [13, STEPS])

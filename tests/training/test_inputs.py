@@ -222,3 +222,9 @@ def test_seconds_that_are_none_are_refused(seconds: Any) -> None:
 def test_what_is_no_tensor_is_named_and_how_it_becomes_one(given: Any, hint: str) -> None:
     with pytest.raises(mc.InputError, match=rf"^x must be a tensor, {hint}"):
         mc.train(mc.VAE.mlp(4, 2), given, mc.TrainingConfig(steps=1), progress=False)
+
+
+@pytest.mark.parametrize("progress", [None, 0, np.False_])
+def test_progress_is_any_truth_value(progress: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    mc.train(mc.VAE.mlp(4, 2), torch.rand(50, 4), mc.TrainingConfig(steps=2), progress=progress)
+    assert capsys.readouterr().err == ""

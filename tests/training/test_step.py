@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from dropout import Encoder
-from runs import Stopped, stop_at_save
+from runs import Stopped, run_again, stop_at_save
 from torch import Tensor, nn
 
 import manifold_core as mc
@@ -19,13 +19,6 @@ from manifold_core.training.step import GraphStep, PlainStep, cuda_graph
 
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 BACKENDS = ("cuda", "triton")  # kernels of ours on a GPU
-
-
-def run_again(function: Callable[[], None], warm_ups: int = 3) -> Callable[[], None]:
-    """In place of a CUDA graph: warmed up as one, and run by Python each time."""
-    for _ in range(warm_ups):
-        function()
-    return function
 
 
 def problem(kind: str) -> tuple[mc.VAE | mc.CVAE, Tensor, Tensor | None]:
@@ -76,9 +69,6 @@ def test_so_it_is_in_half_precision(precision: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_replayed_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Stopped(Exception):
-        pass
-
     def stopping(function: Callable[[], None]) -> Callable[[], None]:
         calls = iter(range(10))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from runs import Stopped, run_again
 from torch import Tensor, nn
 
 import manifold_core as mc
@@ -19,13 +20,6 @@ from manifold_core.training.update import GraphUpdate, TableAdam
 
 Replay = Callable[[], None]
 STEPS = 25
-
-
-def run_again(function: Replay, warm_ups: int = 3) -> Replay:
-    """In place of a CUDA graph: warmed up as one, and run by Python each time."""
-    for _ in range(warm_ups):
-        function()
-    return function
 
 
 def problem(kind: str) -> tuple[mc.VAE, Tensor]:
@@ -151,9 +145,6 @@ def test_a_replayed_run_is_the_plain_one(kind: str, train: Any, by_pytorch: list
 @pytest.mark.parametrize("stop", [1, 2, 3, 10])
 def test_a_replayed_run_that_was_stopped_goes_on(stop: int, tmp_path: Path, train: Any) -> None:
     """Bit for bit; and what is kept says what it says of a plain run."""
-
-    class Stopped(Exception):
-        pass
 
     def stopping(function: Replay, warm_ups: int = 3) -> Replay:
         calls = iter(range(stop))

@@ -40,29 +40,62 @@ inline void fill_noise(const PhiloxKeys& keys, uint64_t first_row, uint32_t bloc
   }
 }
 
-// Writes z. In the place of mu, log_var, and the prior's, the gradients of the mean KL; in the place of the noise
-// d z / d log_var (twice that), of the gate's logits d z / d logit, and behind these w. Adds each column's KL to kl, and
-// where ratio is given, the sums of sigma_q^2 / sigma_p^2 over the columns that count.
+// Row j of L, in units of its diagonal, against the noise, into `spread`; the sum of the squares left of the diagonal.
+inline void standardised_row(const Model& m, const ModelTile& tile, int64_t j, float* spread, float* square) {
+  const float* const own = tile.row(m.noise + j);
+  for (int64_t s = 0; s < tile.columns; ++s) spread[s] = own[s];
+  for (int64_t s = 0; s < tile.columns; ++s) square[s] = 0;
+  for (int64_t k = 0; k < j; ++k) {
+    const float* const below = tile.row(m.below + below_before(j) + k);
+    const float* const noise = tile.row(m.noise + k);
+#pragma GCC ivdep
+    for (int64_t s = 0; s < tile.columns; ++s) {
+      spread[s] += below[s] * noise[s];
+      square[s] += below[s] * below[s];
+    }
+  }
+}
+
+// Writes z. In the place of mu, log_var (of a full covariance log L_jj and what stands left of it), and the prior's, the
+// gradients of the mean KL; in the place of the noise, or in the room of a full covariance, d z / d log L_jj; of the
+// gate's logits d z / d logit, and behind these w. Adds each column's KL to kl, and where ratio is given, the sums of
+// sigma_q^2 / sigma_p^2 over the columns that count.
+template <bool kFull>
 inline void sample(const Model& m, const ModelTile& tile, const float* share, float* kl, double* ratio) {
+  const int64_t room = kFull ? m.below + below_before(m.latents) : 0;
   for (int64_t j = 0; j < m.latents; ++j) {
     float* const mu = tile.row(m.mu + j);
     float* const log_var = tile.row(m.mu + m.latents + j);
-    float* const noise = tile.row(m.noise + j);
+    float* const spread = kFull ? tile.row(room + m.latents + j) : tile.row(m.noise + j);
+    float* const scale = kFull ? tile.row(room + j) : nullptr;
     float* const z = tile.row(m.z + j);
     float* const prior_mu = m.prior < 0 ? nullptr : tile.row(m.prior + j);
     float* const prior_log_var = m.prior < 0 ? nullptr : tile.row(m.prior + m.latents + j);
-    alignas(64) float variance_of[cpu::kColumns];
+    alignas(64) float variance_of[cpu::kColumns], square[cpu::kColumns];
+    if constexpr (kFull) {
+      standardised_row(m, tile, j, spread, square);
+#pragma GCC ivdep
+      for (int64_t s = 0; s < tile.columns; ++s) log_var[s] *= 2;
+    }
+    // sigma_q^2 / sigma_p^2 - 1, and the KL, of which a full covariance has more.
+    const auto grown = [&](const Ratio<float>& v, int64_t s) {
+      return kFull ? v.exp_minus_1 + v.root * v.root * square[s] : v.exp_minus_1;
+    };
+    const auto divergence = [&](float scaled, const Ratio<float>& v, int64_t s) {
+      return kFull ? kl_divergence(scaled, v) + 0.5f * (v.root * v.root * square[s]) : kl_divergence(scaled, v);
+    };
+    constexpr float kSlope = kFull ? 1.0f : 0.5f;  // by log L_jj, by log_var
     if (m.prior < 0) {
 #pragma GCC ivdep
       for (int64_t s = 0; s < tile.columns; ++s) {
         const Ratio<float> v = variance(log_var[s]);
-        const float spread = v.root * noise[s];
-        z[s] = mu[s] + spread;
-        noise[s] = spread;
-        kl[s] += kl_divergence(mu[s], v);
+        if constexpr (kFull) scale[s] = v.root;
+        spread[s] *= v.root;
+        z[s] = mu[s] + spread[s];
+        kl[s] += divergence(mu[s], v, s);
         variance_of[s] = v.root * v.root;
         mu[s] *= share[s];
-        log_var[s] = 0.5f * share[s] * v.exp_minus_1;
+        log_var[s] = kSlope * share[s] * grown(v, s);
       }
     } else {
 #pragma GCC ivdep
@@ -70,17 +103,27 @@ inline void sample(const Model& m, const ModelTile& tile, const float* share, fl
         const float inv_scale = exponential(-0.5f * prior_log_var[s]).exp;
         const float scaled = (mu[s] - prior_mu[s]) * inv_scale;
         const Ratio<float> v = variance_ratio(log_var[s], prior_log_var[s]);
-        const float spread = exponential(0.5f * log_var[s]).exp * noise[s];
-        z[s] = mu[s] + spread;
-        noise[s] = spread;
-        kl[s] += kl_divergence(scaled, v);
+        const float sigma = exponential(0.5f * log_var[s]).exp;
+        if constexpr (kFull) scale[s] = sigma;
+        spread[s] *= sigma;
+        z[s] = mu[s] + spread[s];
+        kl[s] += divergence(scaled, v, s);
         variance_of[s] = v.root * v.root;
-        const float grad = share[s] * scaled * inv_scale, half = 0.5f * share[s];
+        const float grad = share[s] * scaled * inv_scale, half = 0.5f * share[s], growth = grown(v, s);
         mu[s] = grad;
         prior_mu[s] = -grad;
-        log_var[s] = half * v.exp_minus_1;
-        prior_log_var[s] = -(half * scaled * scaled) - half * v.exp_minus_1;
+        log_var[s] = kSlope * share[s] * growth;
+        prior_log_var[s] = -(half * scaled * scaled) - half * growth;
       }
+    }
+    if constexpr (kFull) {
+      for (int64_t k = 0; k < j; ++k) {
+        float* const below = tile.row(m.below + below_before(j) + k);
+#pragma GCC ivdep
+        for (int64_t s = 0; s < tile.columns; ++s) below[s] *= share[s] * variance_of[s];
+      }
+#pragma GCC ivdep
+      for (int64_t s = 0; s < tile.columns; ++s) variance_of[s] += variance_of[s] * square[s];
     }
     if (m.gate >= 0) {
       float* const logit = tile.row(m.gate + j);
@@ -101,28 +144,41 @@ inline void sample(const Model& m, const ModelTile& tile, const float* share, fl
   }
 }
 
-// The gradient of z has taken its place; those of mu, log_var and the gate's logits become whole.
+// The gradient of z has taken its place; those of mu, log_var, what stands in L left of the diagonal, and the gate's
+// logits become whole.
+template <bool kFull>
 inline void sample_backward(const Model& m, const ModelTile& tile) {
+  const int64_t room = kFull ? m.below + below_before(m.latents) : 0;
   for (int64_t j = 0; j < m.latents; ++j) {
-    const float* const grad_z = tile.row(m.z + j);
-    const float* const spread = tile.row(m.noise + j);
+    float* const grad_z = tile.row(m.z + j);
+    const float* const spread = kFull ? tile.row(room + m.latents + j) : tile.row(m.noise + j);
     float* const mu = tile.row(m.mu + j);
     float* const log_var = tile.row(m.mu + m.latents + j);
-    if (m.gate < 0) {
-#pragma GCC ivdep
-      for (int64_t s = 0; s < tile.columns; ++s) {
-        mu[s] += grad_z[s];
-        log_var[s] += 0.5f * (grad_z[s] * spread[s]);
-      }
-    } else {
+    constexpr float kSlope = kFull ? 1.0f : 0.5f;
+    if (m.gate >= 0) {
       float* const logit = tile.row(m.gate + j);
       const float* const weight = tile.row(m.gate + m.latents + j);
 #pragma GCC ivdep
       for (int64_t s = 0; s < tile.columns; ++s) {
-        const float g = grad_z[s] * weight[s];
-        mu[s] += g;
-        log_var[s] += 0.5f * (g * spread[s]);
         logit[s] *= grad_z[s];
+        grad_z[s] *= weight[s];
+      }
+    }
+#pragma GCC ivdep
+    for (int64_t s = 0; s < tile.columns; ++s) {
+      mu[s] += grad_z[s];
+      log_var[s] += kSlope * (grad_z[s] * spread[s]);
+    }
+    if constexpr (kFull) {
+      const float* const scale = tile.row(room + j);
+      alignas(64) float scaled[cpu::kColumns];
+#pragma GCC ivdep
+      for (int64_t s = 0; s < tile.columns; ++s) scaled[s] = grad_z[s] * scale[s];
+      for (int64_t k = 0; k < j; ++k) {
+        float* const below = tile.row(m.below + below_before(j) + k);
+        const float* const noise = tile.row(m.noise + k);
+#pragma GCC ivdep
+        for (int64_t s = 0; s < tile.columns; ++s) below[s] += scaled[s] * noise[s];
       }
     }
   }

@@ -30,7 +30,7 @@ class TileOfBatch {
   void forward(double* kl, double* ratio) {
     alignas(64) float kl_of[cpu::kColumns] = {};
     for (int64_t i = 0; i < m_.sampled_after; ++i) MC_ISA::forward(m_.layers[i], tile_);
-    sample(m_, tile_, share_, kl_of, ratio);
+    (m_.below < 0 ? sample<false> : sample<true>)(m_, tile_, share_, kl_of, ratio);
     for (int64_t i = m_.sampled_after; i < m_.layer_count; ++i) MC_ISA::forward(m_.layers[i], tile_);
     *kl += sum(kl_of);
   }
@@ -55,7 +55,7 @@ class TileOfBatch {
   void backward() {
     for (int64_t i = m_.layer_count - 1; i >= 0; --i) {
       const Dense& layer = m_.layers[i];
-      if (i == m_.sampled_after - 1) sample_backward(m_, tile_);
+      if (i == m_.sampled_after - 1) (m_.below < 0 ? sample_backward<false> : sample_backward<true>)(m_, tile_);
       backward_parameters(layer, tile_);
       backward_inputs(layer, layer.producer < 0 ? nullptr : &m_.layers[layer.producer], tile_);
     }
@@ -190,10 +190,11 @@ inline void update(const cpu::EnsembleStep& step, float* gradients, int64_t grou
     gradients[i] = m1 / (std::sqrt(m2) * inv_root + kEpsilon);
   }
   const int64_t own = m.log_gamma;  // behind all parameters where it is none
-  const float log_gamma = parameters[own];
+  const bool has_log_gamma = begin <= own && own < end;
+  const float log_gamma = has_log_gamma ? parameters[own] : 0;  // which another thread may be writing
 #pragma GCC ivdep
   for (int64_t i = begin; i < end; ++i) parameters[i] -= step_size * gradients[i];
-  if (begin <= own && own < end) parameters[own] = log_gamma - of_log_gamma * gradients[own];
+  if (has_log_gamma) parameters[own] = log_gamma - of_log_gamma * gradients[own];
 }
 
 }  // namespace manifold_core::MC_ISA

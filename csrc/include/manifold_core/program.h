@@ -5,13 +5,16 @@
 // One step of a model, for the samples of its mini-batch, a tile at a time:
 //     1. the samples' features into rows x, their condition into rows `condition`;
 //     2. layers [0, sampled_after): encoder, and of a CVAE the networks of the condition, prior and gate;
-//     3. z = (mu + sigma * noise) * sigmoid(gate), and KL against N(0, I) or the prior;
+//     3. z = (mu + sigma * noise) * sigmoid(gate), or with a full covariance (mu + L * noise) * sigmoid(gate), and KL
+//        against N(0, I) or the prior;
 //     4. layers [sampled_after, layer_count): the decoder; squared error, gradient of x_hat;
 //     5. the same backwards. The gradient of a row takes the place of its numbers, for each row feeds one layer at most.
 // Then Adam, with the numbers of the schedule. A step whose loss is not finite changes nothing and ends the model.
 #pragma once
 
 #include <cstdint>
+
+#include "macros.h"
 
 namespace manifold_core {
 
@@ -51,7 +54,10 @@ struct Model {
 
   int64_t rows;                   // of the tile
   int64_t x, condition;           // first rows
-  int64_t latents, mu;            // rows [mu, mu + 2 latents): mu, then log_var
+  int64_t latents, mu;            // rows [mu, mu + 2 latents): mu, then log_var, or of a full covariance log L_jj
+  // Of a full covariance, rows from here on: L_jk / L_jj for k < j, by rows of L; then room for L_jj, and for
+  // (L * noise)_j. -1: the covariance is diagonal.
+  int64_t below;
   int64_t prior;                  // likewise of the prior; -1: N(0, I)
   int64_t gate;                   // rows [gate, gate + 2 latents): logits, then room for as many; -1: none
   int64_t noise, z, x_hat;
@@ -59,6 +65,9 @@ struct Model {
   int64_t layer_count, sampled_after;
   Dense layers[kMostLayers];
 };
+
+// Rows of what stands in L left of the diagonal, in the rows before j.
+MC_INLINE int64_t below_before(int64_t j) { return j * (j - 1) / 2; }
 
 constexpr int64_t kModelWords = sizeof(Model) / sizeof(int64_t);
 
