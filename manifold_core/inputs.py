@@ -42,8 +42,12 @@ def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None = None) 
                 f"{name} must be on the device of the model, {device}, got {value.device}: {name}.to(device)"
             )
     if not x.is_floating_point():
-        hint = "" if x.is_complex() else "; mc.Standardisation.of(x).apply(x) makes float32 of it"
-        hint = "; x.float() makes one of it" if x.dtype == torch.bool else hint
+        if x.is_complex():
+            hint = ""
+        elif x.dtype == torch.bool:
+            hint = "; x.float() makes one of it"
+        else:
+            hint = "; mc.Standardisation.of(x).apply(x) makes float32 of it"
         raise InputError(f"x must be of a floating-point dtype, got {x.dtype}{hint}")
     if len(x) == 0:
         raise InputError("x must hold at least one sample, got none")

@@ -162,9 +162,7 @@ __device__ __forceinline__ void forward(Known& s, const Part& part, const Memory
   __syncthreads();
   for (int i = 0; i < static_cast<int>(s.model.layer_count); ++i) {
     if (i == static_cast<int>(s.model.sampled_after)) {
-      const float kl = s.model.below < 0 ? sample_forward<false>(s.model, part, s.chunk, m)
-                                         : sample_forward<true>(s.model, part, s.chunk, m);
-      add_over_warp(s.chunk, s.kl, kl);
+      add_over_warp(s.chunk, s.kl, sample_forward(s.model, part, s.chunk, m));
       __syncthreads();
     }
     const Layer& l = s.layers[i];
@@ -193,11 +191,7 @@ __device__ __forceinline__ void backward(const Known& s, const Memory& m) {
       __syncthreads();
     }
     if (i == static_cast<int>(s.model.sampled_after)) {
-      if (s.model.below < 0) {
-        sample_backward<false>(s.model, m);
-      } else {
-        sample_backward<true>(s.model, m);
-      }
+      sample_backward(s.model, m);
       __syncthreads();
     }
   }

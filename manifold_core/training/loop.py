@@ -175,6 +175,8 @@ def turns(
                 own = {"model": shapes, "data": prints}
                 check_agreed(run.identity | own, process_group)
             begun = from_first(lambda: stack.enter_context(taken(place)) if place is not None else None, process_group)
+            if place is not None:
+                run.remember_constants()
             if place is not None and begun is not None:
                 _resume(run, begun, place, process_group)
                 if progress is True and is_first(process_group):

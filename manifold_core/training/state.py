@@ -44,6 +44,11 @@ class Run:
         self.history = History()
         self.step = 0
         self._beside = _beside_the_state(self.model)
+        self._constants: dict[str, str] = {}
+
+    def remember_constants(self) -> None:
+        """Before training, where checkpoints are kept: buffers that are no state of the model's are saved from then on
+        where something has written to them. The others are made with the model, and may be large."""
         self._constants = {name: checkpoint.fingerprint(part) for name, part in self._beside.items()}
 
     def update(self) -> None:
@@ -67,7 +72,7 @@ class Run:
         for index, moments in self.optimizer.state_dict()["state"].items():
             found |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
         for name, part in self._beside.items():
-            if checkpoint.fingerprint(part) != self._constants[name]:  # the others are made with the model
+            if checkpoint.fingerprint(part) != self._constants.get(name):
                 found[f"buffer.{name}"] = part
         found["random"] = torch.get_rng_state()  # a user's network may have dropout
         if self.device.type == "cuda":

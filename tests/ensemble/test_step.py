@@ -1,6 +1,6 @@
 """One step of the engine against autograd in float64, for every kind of network."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -177,7 +177,6 @@ def examples(draw: st.DrawFn) -> Example:
         condition_features=draw(st.none() | st.integers(1, 9)),
         prior=draw(st.sampled_from(("learned", "standard"))),
         attention=draw(st.booleans()),
-        covariance=draw(st.sampled_from(("diagonal", "cholesky"))),
         training=training,
     )
     return Example(
@@ -185,13 +184,27 @@ def examples(draw: st.DrawFn) -> Example:
     )
 
 
-@settings(max_examples=60)
-@given(example=examples(), threads=st.integers(1, 3))
-def test_gradient_records_and_adam_of_a_step(cpu: str, example: Example, threads: int) -> None:
+def assert_is_autograds(example: Example, threads: int) -> None:
     gradient, record = found_errors(example, threads)
     rounded_gradient, rounded_record = expected(example)[1]
     assert gradient <= max(GRADIENT, TIMES * rounded_gradient)
     assert record <= max(RECORD, TIMES * rounded_record)
+
+
+@settings(max_examples=60)
+@given(example=examples(), threads=st.integers(1, 3))
+def test_gradient_records_and_adam_of_a_step(cpu: str, example: Example, threads: int) -> None:
+    assert_is_autograds(example, threads)
+
+
+def with_full_covariance(example: Example) -> Example:
+    return replace(example, spec=replace(example.spec, covariance="cholesky"))
+
+
+@settings(max_examples=60)
+@given(example=examples().map(with_full_covariance), threads=st.integers(1, 3))
+def test_so_they_are_of_a_full_covariance(cpu: str, example: Example, threads: int) -> None:
+    assert_is_autograds(example, threads)
 
 
 @pytest.mark.parametrize("batch", [1100, 17_000])  # groups of a tile each; 64 groups, of which some have two

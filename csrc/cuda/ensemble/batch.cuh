@@ -95,16 +95,13 @@ __device__ __forceinline__ void gather(const Model& model, const Memory& m, cons
   }
 }
 
-// z and the KL; and for the way back what the gradient of mu, log_var (of a full covariance log L_jj and what stands left
-// of it), the prior and the gate needs besides that of z, in their place. Returns this thread's share in the sum of the
-// KL.
-template <bool kFull>
+// z and the KL; and for the way back what the gradient of mu, log_var, the prior and the gate needs besides that of z,
+// in their place. Returns this thread's share in the sum of the KL.
 __device__ __forceinline__ float sample_forward(const Model& model, const Part& part, const Chunk& chunk,
                                                 const Memory& m) {
   const int latents = static_cast<int>(model.latents);
   const bool with_prior = model.prior >= 0, with_gate = model.gate >= 0;
   const int log_var_below = latents * m.pitch;  // likewise of the prior, and the room of the gate
-  const int64_t room = kFull ? model.below + below_before(latents) : 0;
   const float grad_kl = 1.0f / static_cast<float>(part.batch), half = 0.5f * grad_kl;
   float kl = 0;
   for_each_row(latents, [&](int latent) {
@@ -116,19 +113,8 @@ __device__ __forceinline__ float sample_forward(const Model& model, const Part& 
       float* const prior = with_prior ? number(model.prior) : nullptr;
       const bool here = part.has(column);
       const float p = with_prior ? prior[log_var_below] : 0.0f;
-      // Row j of L, in units of its diagonal: against the noise, and the sum of the squares left of the diagonal.
-      float standardised = *eps, square = 0;
-      float* const below = kFull ? number(model.below + below_before(latent) - latent) : nullptr;
-      for (int k = 0; kFull && k < latent; ++k) {
-        const float b = below[k * m.pitch];
-        standardised += b * m.tile[(static_cast<int>(model.noise) + k) * m.pitch + column];
-        square += b * b;
-      }
-      const float log_var = kFull ? 2 * mu[log_var_below] : mu[log_var_below];
-      const Pair<float> pair = compare(with_prior, mu[0], log_var, with_prior ? prior[0] : 0.0f, p);
-      const float of_below = pair.ratio.root * pair.ratio.root * square;
-      const float growth = kFull ? pair.ratio.exp_minus_1 + of_below : pair.ratio.exp_minus_1;
-      const float spread = pair.sigma * standardised, sample = mu[0] + spread;
+      const Pair<float> pair = compare(with_prior, mu[0], mu[log_var_below], with_prior ? prior[0] : 0.0f, p);
+      const float spread = pair.sigma * *eps, sample = mu[0] + spread;
       float z = sample;
       if (with_gate) {
         float* const logit = number(model.gate);
@@ -138,21 +124,13 @@ __device__ __forceinline__ float sample_forward(const Model& model, const Part& 
         logit[log_var_below] = gate.weight;
       }
       *number(model.z) = z;
-      if (kFull) {
-        *number(room) = pair.sigma;
-        *number(room + latents) = spread;
-        const float scale = here ? grad_kl * pair.ratio.root * pair.ratio.root : 0.0f;
-        for (int k = 0; k < latent; ++k) below[k * m.pitch] *= scale;
-      } else {
-        *eps = spread;
-      }
-      const float divergence = kl_divergence(pair.scaled, pair.ratio), variance = pair.ratio.root * pair.ratio.root;
-      kl += here ? (kFull ? divergence + 0.5f * of_below : divergence) : 0.0f;
-      ratio += here ? (kFull ? variance + of_below : variance) : 0.0f;
+      *eps = spread;
+      kl += here ? kl_divergence(pair.scaled, pair.ratio) : 0.0f;
+      ratio += here ? pair.ratio.root * pair.ratio.root : 0.0f;
       const float grad_mu = here ? grad_kl * pair.scaled * pair.prior_factor : 0.0f;
-      const float grad_log_var = here ? half * growth : 0.0f;
+      const float grad_log_var = here ? half * pair.ratio.exp_minus_1 : 0.0f;
       mu[0] = grad_mu;
-      mu[log_var_below] = kFull ? 2 * grad_log_var : grad_log_var;
+      mu[log_var_below] = grad_log_var;
       if (with_prior) {
         prior[0] = -grad_mu;
         prior[log_var_below] = here ? -(half * pair.scaled * pair.scaled + grad_log_var) : 0.0f;
@@ -166,13 +144,10 @@ __device__ __forceinline__ float sample_forward(const Model& model, const Part& 
   return kl;
 }
 
-// From the gradient of z, in its place, to those of mu, log_var, what stands in L left of the diagonal, and the gate. A
-// barrier has to follow.
-template <bool kFull>
+// From the gradient of z, in its place, to those of mu, log_var and the gate. A barrier has to follow.
 __device__ __forceinline__ void sample_backward(const Model& model, const Memory& m) {
   const int latents = static_cast<int>(model.latents);
   const int log_var_below = latents * m.pitch;
-  const int64_t room = kFull ? model.below + below_before(latents) : 0;
   for_each_row(latents, [&](int latent) {
     for_each_column(m, [&](int column) {
       const auto number = [&](int64_t row) { return m.tile + (static_cast<int>(row) + latent) * m.pitch + column; };
@@ -184,16 +159,7 @@ __device__ __forceinline__ void sample_backward(const Model& model, const Memory
       }
       float* const mu = number(model.mu);
       mu[0] += gradient;
-      if (!kFull) {
-        mu[log_var_below] += 0.5f * gradient * *number(model.noise);
-        return;
-      }
-      mu[log_var_below] += gradient * *number(room + latents);
-      const float scaled = gradient * *number(room);
-      float* const below = number(model.below + below_before(latent) - latent);
-      for (int k = 0; k < latent; ++k) {
-        below[k * m.pitch] += scaled * m.tile[(static_cast<int>(model.noise) + k) * m.pitch + column];
-      }
+      mu[log_var_below] += 0.5f * gradient * *number(model.noise);
     });
   });
 }
