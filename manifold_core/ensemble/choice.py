@@ -61,7 +61,7 @@ def choose(
         for index, spec in enumerate(specs):
             beyond = spec.beyond_engines
             if not beyond and choice.backend == "cuda" and cast(ModelSpec, spec).covariance != "diagonal":
-                beyond = "has a full covariance on a GPU"  # there its registers spilled, on sm_90
+                beyond = "has a full covariance on a GPU"
             if beyond:
                 obstacle = f"specs[{index}] {beyond}, which only 'reference' trains"
                 if backend != "auto":
