@@ -19,6 +19,7 @@ from .ensemble import ConvSpec, ModelSpec, SequentialSpec, TrainedModel, train_e
 from .errors import InputError
 from .evaluation import Metrics, evaluate
 from .kernels import gaussian_nll, rsample_kl, rsample_kl_cholesky
+from .local import LocalDimensions, local_dimensions
 from .models import CVAE, VAE
 from .neighbours import two_nn
 from .run import FinishedRun, load_model, load_run
@@ -40,6 +41,7 @@ __all__ = [
     "GaussianELBO",
     "History",
     "InputError",
+    "LocalDimensions",
     "Metrics",
     "ModelSpec",
     "SearchPlan",
@@ -56,6 +58,7 @@ __all__ = [
     "load_model",
     "load_run",
     "load_weights",
+    "local_dimensions",
     "rsample_kl",
     "rsample_kl_cholesky",
     "train",

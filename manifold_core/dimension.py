@@ -19,6 +19,7 @@ __all__ = [
     "active_dimensions",
     "averages",
     "check_known",
+    "check_threshold",
     "count_active",
     "samples_at_a_time",
 ]
@@ -136,14 +137,20 @@ def active_dimensions(
     return found
 
 
-def check_known(variance: Tensor | Sequence[float]) -> None:
-    """Raise InputError where a latent dimension's variance is not finite: it is neither active nor inactive."""
+def check_known(variance: Tensor | Sequence[float], what: str = "variances") -> None:
+    """Raise InputError where that of a latent dimension is not finite: it is neither active nor inactive."""
     variance = torch.as_tensor(variance, dtype=torch.float64)
     if len(unknown := (~variance.isfinite()).nonzero().flatten()):
         raise InputError(
-            f"model must have finite variances, got {float(variance[unknown[0]])} in latent dimension "
+            f"model must have finite {what}, got {float(variance[unknown[0]])} in latent dimension "
             f"{int(unknown[0])}, {len(unknown)} of {len(variance)} in all: are its weights finite?"
         )
+
+
+def check_threshold(threshold: float) -> None:
+    """Raise InputError for what is no number between 0 and 1."""
+    if isinstance(threshold, bool) or not isinstance(threshold, Real) or not 0 < threshold < 1:
+        raise InputError(f"threshold must lie between 0 and 1, got {threshold!r}")
 
 
 def samples_at_a_time(model: VAE | CVAE, inputs: tuple[Tensor, ...], asked: int | None) -> int:
@@ -168,8 +175,7 @@ def samples_at_a_time(model: VAE | CVAE, inputs: tuple[Tensor, ...], asked: int 
 def averages(model: VAE | CVAE, inputs: tuple[Tensor, ...], threshold: float, batch_size: int) -> ActiveDimensions:
     """What :func:`active_dimensions` says, of inputs as :func:`check_inputs` gives them, finite or not."""
     full = model.elbo.covariance == "cholesky"
-    if isinstance(threshold, bool) or not isinstance(threshold, Real) or not 0 < threshold < 1:
-        raise InputError(f"threshold must lie between 0 and 1, got {threshold!r}")
+    check_threshold(threshold)
     with evaluation_mode(model):
         sums = torch.zeros(3, model.latent_dim, dtype=torch.float64, device=inputs[0].device)
         for batch in zip(*(part.split(batch_size) for part in inputs), strict=True):

@@ -35,6 +35,7 @@ from .networks import (
 )
 from .networks.checks import check_positive, check_widths
 from .networks.conv import CHANNELS, CONDITIONAL_CHANNELS
+from .tangents import decoder_spectrum, tangents
 
 __all__ = ["CVAE", "VAE", "Prior"]
 
@@ -207,6 +208,12 @@ class VAE(nn.Module):
         if self.elbo.covariance == "diagonal":
             return self.variance_ratio(x).sort(dim=1).values
         return spectrum(self.posterior(x), None)
+
+    @torch.no_grad()
+    def decoder_spectrum(self, x: Tensor) -> Tensor:
+        """Eigenvalues of (I + JᵀJ/γ)⁻¹, J the decoder's derivative at μ(x), ascending, float64 ``[B, κ]``: see
+        :func:`manifold_core.local_dimensions`. Without gradients, and in the mode that the model is in."""
+        return decoder_spectrum(tangents(self.decoder, self.posterior(x)[0]), self.elbo.log_gamma, None)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Gaussian:
@@ -452,6 +459,14 @@ class CVAE(nn.Module):
         return spectrum(self._posterior(x, c), self._prior_log_var(c))
 
     @torch.no_grad()
+    def decoder_spectrum(self, x: Tensor, c: Tensor) -> Tensor:
+        """Eigenvalues of (I + S JᵀJ S/γ)⁻¹, S = diag σ_p(c) and J the derivative of x̂(z ⊙ a(c), c) at μ(x, c), as of
+        :meth:`VAE.decoder_spectrum`."""
+        c = self._condition(x, c)
+        found = tangents(self._decoded, self._posterior(x, c)[0], c)
+        return decoder_spectrum(found, self.elbo.log_gamma, self._prior_log_var(c))
+
+    @torch.no_grad()
     def encode(self, x: Tensor, c: Tensor) -> Gaussian:
         """What :meth:`posterior` gives, in evaluation mode and without gradients, as of :meth:`sample`."""
         with evaluation_mode(self):
@@ -466,8 +481,7 @@ class CVAE(nn.Module):
         if len(z) != len(c):
             raise InputError(f"z must have a row for each condition, {len(c)}, got shape {tuple(z.shape)}")
         with evaluation_mode(self):
-            x_hat: Tensor = self.decoder(z if self.gate is None else gated(z, self.gate(c)), c)
-        return x_hat
+            return self._decoded(z, c)
 
     def reconstruct(self, x: Tensor, c: Tensor) -> Tensor:
         """x̂ at the mean of the posterior, of the shape of x; in evaluation mode and without gradients, as of
@@ -493,6 +507,10 @@ class CVAE(nn.Module):
                 mu, log_var = prior
                 z = mu + torch.exp(log_var / 2) * z
         return self.decode(z, c)
+
+    def _decoded(self, z: Tensor, c: Tensor) -> Tensor:
+        x_hat: Tensor = self.decoder(z if self.gate is None else gated(z, self.gate(c)), c)
+        return x_hat
 
     def _posterior(self, x: Tensor, c: Tensor) -> Gaussian:
         return check_posterior(self.encoder(x, c), x.shape[:1], self.latent_dim, self.elbo.covariance)
