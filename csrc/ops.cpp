@@ -18,6 +18,8 @@ STABLE_TORCH_LIBRARY_IMPL(manifold_core, CPU, m) {
   MC_IMPL(conv_norm_backward);
   MC_IMPL(conv_transpose);
   MC_IMPL(conv_transpose_backward);
+  MC_IMPL(lstm);
+  MC_IMPL(lstm_backward);
   MC_IMPL(ensemble_steps);
   MC_IMPL(ensemble_workspace);
 }

@@ -20,7 +20,7 @@ from ..data import Dataset
 from ..errors import InputError
 from ..files import output_folder, write_json
 from ..models import CVAE, VAE
-from ..networks.convolution import by_pytorch
+from ..networks import by_pytorch
 from ..sequential import EveryStepCVAE
 from ..training import TrainingConfig
 from .catalogue import TABLES

@@ -8,6 +8,7 @@ from .conv_transpose import conv_transpose
 from .dispatch import Choice, explain
 from .gaussian_elbo import gaussian_elbo
 from .gaussian_nll import gaussian_nll
+from .lstm import lstm
 from .rsample_kl import rsample_kl
 from .rsample_kl_cholesky import rsample_kl_cholesky
 
@@ -18,6 +19,7 @@ __all__ = [
     "explain",
     "gaussian_elbo",
     "gaussian_nll",
+    "lstm",
     "rsample_kl",
     "rsample_kl_cholesky",
 ]

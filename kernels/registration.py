@@ -135,7 +135,7 @@ class Operator:
         """How the operators of that namespace are called, eagerly by those nodes where they have it."""
         ops = getattr(torch.ops, library)
         operator = getattr(ops, self.name).default
-        if self.results == 1:  # which torch hands over as it is
+        if len(operator._schema.returns) == 1:  # which torch hands over as it is
             operator = partial(_in_tuple, operator)
         run, for_backward = below_autograd(operator), map(below_autograd, self._for_backward(library))
         node = getattr(nodes, self.name, None) if library == NODES else None

@@ -8,6 +8,7 @@
 
 #include "convolution.h"
 #include "elbo.h"
+#include "lstm.h"
 #include "plain.h"
 
 namespace manifold_core::autograd {
@@ -20,6 +21,7 @@ PYBIND11_MODULE(MC_MODULE, m) {
   m.def("gaussian_elbo", torch::wrap_pybind_function_no_gil(&gaussian_elbo));
   m.def("conv_norm", torch::wrap_pybind_function_no_gil(&conv_norm));
   m.def("conv_transpose", torch::wrap_pybind_function_no_gil(&conv_transpose));
+  m.def("lstm", torch::wrap_pybind_function_no_gil(&lstm));
   // These begin with it, to look at what they are given.
   m.def("plain_rsample_kl", torch::wrap_pybind_function(&plain_rsample_kl));
   m.def("plain_rsample_kl_cholesky", torch::wrap_pybind_function(&plain_rsample_kl_cholesky));

@@ -1,12 +1,10 @@
 #include "convolution_plan.h"
 #include "ops.h"
+#include "scratch.h"
 #include "tensors.h"
 
 #include <cmath>
-#include <cstdlib>
 #include <limits>
-#include <memory>
-#include <string>
 #include <type_traits>
 #include <utility>
 
@@ -20,50 +18,6 @@ template <>
 const Kernels<float>& kernels() { return instruction_set().f32; }
 template <>
 const Kernels<double>& kernels() { return instruction_set().f64; }
-
-struct Free {
-  void operator()(void* memory) const { std::free(memory); }
-};
-using Memory = std::unique_ptr<void, Free>;
-
-// Room for tiles, whose rows are aligned as vectors are. This thread keeps what is no more than kKept for the next time.
-template <class C>
-class Scratch {
- public:
-  explicit Scratch(int64_t size) {
-    const size_t bytes = (static_cast<size_t>(size) * sizeof(C) + kAlignment - 1) / kAlignment * kAlignment;
-    if (bytes > kKept) {
-      own_ = allocated(bytes);
-      return;
-    }
-    if (kept_size_ < bytes) {
-      kept_.reset();
-      kept_size_ = 0;
-      kept_ = allocated(bytes);
-      kept_size_ = bytes;
-    }
-  }
-
-  C* data() const { return static_cast<C*>(own_ ? own_.get() : kept_.get()); }
-
- private:
-  static constexpr size_t kAlignment = 64, kKept = 16 << 20;
-
-  static Memory allocated(size_t bytes) {
-    Memory memory(std::aligned_alloc(kAlignment, bytes));
-    STD_TORCH_CHECK(memory != nullptr, "manifold_core: no memory for ", bytes, " bytes of images");
-    return memory;
-  }
-
-  Memory own_;
-  static thread_local Memory kept_;
-  static thread_local size_t kept_size_;
-};
-
-template <class C>
-thread_local Memory Scratch<C>::kept_;
-template <class C>
-thread_local size_t Scratch<C>::kept_size_ = 0;
 
 // f(block, begin, end) for blocks of samples, on torch's threads.
 template <class F>
@@ -82,20 +36,6 @@ const C* const_data(const Tensor& t) { return static_cast<const C*>(t.const_data
 template <class F>
 auto with_arithmetic(const Tensor& t, const F& f) {
   return t.scalar_type() == ScalarType::Double ? f(static_cast<double*>(nullptr)) : f(static_cast<float*>(nullptr));
-}
-
-std::string in_words(const int64_t* sizes, int64_t count) {
-  std::string words = "[";
-  for (int64_t i = 0; i < count; ++i) words += (i ? ", " : "") + std::to_string(sizes[i]);
-  return words + "]";
-}
-
-void check_dense(const Tensor& t, std::initializer_list<int64_t> sizes, ScalarType type, const char* name) {
-  const int64_t dims = static_cast<int64_t>(sizes.size());
-  bool right = t.dim() == dims && t.is_contiguous() && t.scalar_type() == type;
-  for (int64_t i = 0; right && i < dims; ++i) right = t.size(i) == sizes.begin()[i];
-  STD_TORCH_CHECK(right, "manifold_core: ", name, " must be contiguous, of the type of x, and have shape ",
-                  in_words(sizes.begin(), dims), ", got ", in_words(t.sizes().data(), t.dim()));
 }
 
 // Of a convolution of x, where `large`, or of a transposed convolution of it.

@@ -4,6 +4,7 @@
 #include "convolution.h"
 #include "ensemble/step.h"
 #include "gaussian_nll.h"
+#include "lstm.h"
 #include "rsample_kl.h"
 #include "rsample_kl_cholesky.h"
 
@@ -22,6 +23,8 @@ constexpr cpu::Kernels<C> kernels{rsample_kl<C>,
                                   normalise<C>,
                                   normalise_sums<C>,
                                   normalise_backward<C>};
+
+constexpr cpu::LstmKernels lstm_kernels{lstm, lstm_backward};
 
 constexpr cpu::EnsembleKernels ensemble_kernels{squared_error, gradient, update};
 

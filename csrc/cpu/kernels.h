@@ -201,6 +201,29 @@ struct Kernels {
   void (*normalise_backward)(const NormaliseBackward<C>&, int64_t begin, int64_t end, C* to);
 };
 
+// An LSTM of sequences [batch, length, inputs], tile by tile of samples (cpu/lstm.h).
+struct Lstm {
+  int64_t length, inputs, hidden;
+  const float* parameters;  // [4 hidden, inputs + hidden], of the inputs and of the state; [4 hidden] of both biases
+  const float* x;
+  float* y;     // [batch, length, hidden]
+  float* kept;  // [tiles, length, kLstmKept, hidden, kLstmColumns]
+};
+
+constexpr int64_t kLstmColumns = 64;
+constexpr int64_t kLstmPitch = kLstmColumns + 16;  // rows a power of two apart would compete for the same sets of the cache
+constexpr int64_t kLstmKept = 5;                   // of each step, for the backward pass: four gates, and the cell
+
+// Scratch is of lstm_rows rows of kLstmPitch numbers.
+constexpr int64_t lstm_rows(int64_t inputs, int64_t hidden) { return inputs + 6 * hidden; }
+
+struct LstmKernels {
+  void (*forward)(const Lstm&, int64_t tile, int64_t begin, int64_t end, float* scratch);
+  // Adds to the gradient of the parameters, which stands as these do.
+  void (*backward)(const Lstm&, const float* grad_y, float* grad_x, int64_t tile, int64_t begin, int64_t end,
+                   float* gradient, float* scratch);
+};
+
 // One training step of one model of an ensemble (cpu/ensemble.cpp). Its batch is cut into groups, the same whatever the
 // number of threads; each group leaves the gradient of the mean loss, as far as its samples make it, and sums over them.
 struct EnsembleStep {
@@ -233,6 +256,7 @@ struct InstructionSet {
   const char* name;
   Kernels<float> f32;
   Kernels<double> f64;
+  LstmKernels lstm;
   EnsembleKernels ensemble;
 };
 

@@ -61,6 +61,15 @@ Tensor conv_transpose(const Tensor& x, const Tensor& weight, const Tensor& bias,
 std::tuple<Tensor, Tensor, Tensor> conv_transpose_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight,
                                                            int64_t stride, int64_t padding, bool with_x);
 
+// An LSTM of sequences [B, L, d] from a state of zeros: float32, contiguous, nothing empty. The state after each step, and
+// what its backward pass is given.
+std::tuple<Tensor, Tensor> lstm(const Tensor& x, const Tensor& weight_ih, const Tensor& weight_hh, const Tensor& bias_ih,
+                                const Tensor& bias_hh);
+
+// The gradient of the biases is one for both.
+std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight_ih,
+                                                         const Tensor& weight_hh, const Tensor& kept, bool with_x);
+
 // Advances each model, one a row of int64 words (program.h), by so many steps, on so many threads.
 void ensemble_steps(const Tensor& models, int64_t steps, int64_t threads);
 

@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <initializer_list>
 #include <optional>
+#include <string>
 #include <vector>
 
 namespace manifold_core::cpu {
@@ -56,6 +57,20 @@ inline Tensor allocate(std::initializer_list<int64_t> sizes, ScalarType type) {
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.begin(), strides, dtype,
                                                   aoti_torch_device_type_cpu(), -1, &handle));
   return Tensor(handle);
+}
+
+inline std::string in_words(const int64_t* sizes, int64_t count) {
+  std::string words = "[";
+  for (int64_t i = 0; i < count; ++i) words += (i ? ", " : "") + std::to_string(sizes[i]);
+  return words + "]";
+}
+
+inline void check_dense(const Tensor& t, std::initializer_list<int64_t> sizes, ScalarType type, const char* name) {
+  const int64_t dims = static_cast<int64_t>(sizes.size());
+  bool right = t.dim() == dims && t.is_contiguous() && t.scalar_type() == type;
+  for (int64_t i = 0; right && i < dims; ++i) right = t.size(i) == sizes.begin()[i];
+  STD_TORCH_CHECK(right, "manifold_core: ", name, " must be contiguous, of the type of x, and have shape ",
+                  in_words(sizes.begin(), dims), ", got ", in_words(t.sizes().data(), t.dim()));
 }
 
 inline Matrix matrix(const Tensor& t) {

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..covariance import Covariance
 from ..kernels.rsample_kl import reference as sample_reference
 from ..models import VAE
-from ..networks.convolution import by_pytorch
+from ..networks import by_pytorch
 from .cholesky import from_standard
 from .comparison import Call, Comparison, largest_difference
 from .step import adam_step, negative_elbo, negative_log_likelihood

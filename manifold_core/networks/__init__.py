@@ -3,11 +3,11 @@
 before."""
 
 from .conv import ConditionalConvDecoder, ConditionalConvEncoder, ConvDecoder, ConvEncoder
-from .convolution import by_pytorch
 from .lstm import LSTMDecoder, LSTMEncoder, NextStepEncoder
 from .mlp import Activation, ConditionalMLPDecoder, ConditionalMLPEncoder, MLPDecoder, MLPEncoder
 from .normalisation import BatchNorm2d
 from .precision import Float32ConvTranspose2d, Float32Linear
+from .served import by_pytorch
 
 __all__ = [
     "Activation",

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from ..covariance import Covariance
 from .checks import check_image, check_positive, check_widths
-from .convolution import ConvNorm, ConvTranspose2d, watched
+from .convolution import ConvNorm, ConvTranspose2d
 from .head import PosteriorHead
 from .mlp import Activation, mlp
 from .normalisation import BatchNorm2d
 from .precision import Float32ConvTranspose2d, Float32Linear, dtype_of, outside_autocast
+from .served import watched
 
 __all__ = [
     "CHANNELS",

@@ -1,54 +1,20 @@
 """The layers of the residual networks: PyTorch's, computed by kernels of ours where these serve."""
 
-from typing import TypeVar
-
-import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.nn.modules.module import _has_any_global_hook
 
 from ..kernels import conv_norm, conv_transpose
 from ..kernels.conv_norm.op import BACKENDS
 from ..kernels.dispatch import choose_for_images
 from .normalisation import BatchNorm2d
+from .served import Served, left_to_pytorch, watched
 
-__all__ = ["ConvNorm", "ConvTranspose2d", "by_pytorch", "watched"]
-
-Module = TypeVar("Module", bound=nn.Module)
-
-
-def by_pytorch(network: Module) -> Module:
-    """The network, whose layers from now on are computed by PyTorch alone: for comparisons, second derivatives."""
-    for module in network.modules():
-        if isinstance(module, _Served):
-            module.backend = "reference"
-    return network
+__all__ = ["ConvNorm", "ConvTranspose2d"]
 
 
-def watched(*layers: nn.Module) -> bool:
-    """Whether somebody wants to see what goes into one of these or comes out, or has put his own function there."""
-    return _has_any_global_hook() or any(
-        layer._forward_hooks
-        or layer._forward_pre_hooks
-        or layer._backward_hooks
-        or layer._backward_pre_hooks
-        or "forward" in layer.__dict__
-        for layer in layers
-    )
-
-
-class _Served:
-    """A layer whose ``backend`` is "auto", or "reference" for PyTorch's own ops."""
-
-    backend = "auto"
-
+class _OfImages(Served):
     def chosen(self, x: Tensor, weight: Tensor, *others: Tensor, backends: tuple[str, ...] = ("cpu",)) -> str:
-        """Which of these backends computes it, or "reference". Those for the CPU take dense tensors and compute in the
-        precision of these. What kernels of ours cannot do is left to PyTorch: derivatives forward, and programs that
-        run without this package."""
-        if torch._C._get_tracing_state() is not None or torch.compiler.is_exporting() or forward_ad._current_level >= 0:
-            return "reference"
-        if x.dim() != 4 or (x.is_cpu and (torch.is_autocast_enabled("cpu") or not weight.is_contiguous())):
+        """Which of these backends computes it, or "reference". Those for the CPU take dense tensors."""
+        if left_to_pytorch(x) or x.dim() != 4 or (x.is_cpu and not weight.is_contiguous()):
             return "reference"
         return choose_for_images(self.backend, x, weight, *others, backends=backends)
 
@@ -63,7 +29,7 @@ def _stride_and_padding(conv: nn.Conv2d | nn.ConvTranspose2d) -> tuple[int, int]
     return conv.stride[0], conv.padding[0]
 
 
-class ConvNorm(_Served, nn.Sequential):
+class ConvNorm(_OfImages, nn.Sequential):
     """A convolution by a kernel of odd size that leaves the image as large, or divides it by ``stride``, batch
     normalisation, and a ReLU; what is to be added to it comes in as well. In training one op,
     :func:`manifold_core.kernels.conv_norm`, unless a layer has been made another than it was."""
@@ -108,7 +74,7 @@ class ConvNorm(_Served, nn.Sequential):
         return y
 
 
-class ConvTranspose2d(_Served, nn.ConvTranspose2d):
+class ConvTranspose2d(_OfImages, nn.ConvTranspose2d):
     """nn.ConvTranspose2d; without options :func:`manifold_core.kernels.conv_transpose`."""
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:

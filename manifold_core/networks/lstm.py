@@ -6,27 +6,39 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..kernels import lstm
+from ..kernels.lstm.op import choose_for_sequences
 from .checks import check_positive, check_widths
 from .mlp import mlp
 from .precision import Float32Linear, dtype_of
+from .served import Served, left_to_pytorch, watched
 
-__all__ = ["LSTMDecoder", "LSTMEncoder", "NextStepEncoder"]
-
-
-def _outputs(lstm: nn.LSTM, sequence: Tensor) -> Tensor:
-    """Of ``[B, L, d]``, L ≥ 1, what the LSTM puts out at each step, ``[B, L, hidden]``."""
-    shape, width = tuple(sequence.shape), lstm.input_size
-    if len(shape) != 3 or shape[1] < 1 or shape[2] != width:
-        raise InputError(
-            f"a sequence must be a tensor of shape [B, L, {width}] with L of at least 1, got shape {shape}"
-        )
-    outputs: Tensor = lstm(sequence)[0]
-    return outputs
+__all__ = ["LSTM", "LSTMDecoder", "LSTMEncoder", "NextStepEncoder"]
 
 
-def _outputs_from_none(lstm: nn.LSTM, sequence: Tensor) -> Tensor:
-    """After 0, 1, …, L steps, ``[B, L + 1, hidden]``: after none zeros, with which an LSTM begins."""
-    return nn.functional.pad(_outputs(lstm, sequence), (0, 0, 1, 0))
+class LSTM(Served, nn.LSTM):
+    """nn.LSTM of one layer, batch first, whose outputs are computed by :func:`manifold_core.kernels.lstm`."""
+
+    def __init__(self, data_dim: int, hidden: int) -> None:
+        super().__init__(data_dim, hidden, batch_first=True)
+
+    def outputs(self, sequence: Tensor) -> Tensor:
+        """Of ``[B, L, d]``, L ≥ 1, what it puts out at each step, ``[B, L, hidden]``."""
+        shape, width = tuple(sequence.shape), self.input_size
+        if len(shape) != 3 or shape[1] < 1 or shape[2] != width:
+            raise InputError(
+                f"a sequence must be a tensor of shape [B, L, {width}] with L of at least 1, got shape {shape}"
+            )
+        inputs = (sequence, self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0)
+        served = not (left_to_pytorch(sequence) or watched(self))
+        if served and choose_for_sequences(self.backend, *inputs) == "cpu":
+            return lstm(*inputs, backend="cpu")
+        outputs: Tensor = self(sequence)[0]
+        return outputs
+
+    def outputs_from_none(self, sequence: Tensor) -> Tensor:
+        """After 0, 1, …, L steps, ``[B, L + 1, hidden]``: after none zeros, with which an LSTM begins."""
+        return nn.functional.pad(self.outputs(sequence), (0, 0, 1, 0))
 
 
 class LSTMEncoder(nn.Module):
@@ -48,7 +60,7 @@ class LSTMEncoder(nn.Module):
     def __init__(self, data_dim: int, latent_dim: int, hidden: int = 32) -> None:
         super().__init__()
         data_dim, latent_dim, hidden = check_positive(data_dim=data_dim, latent_dim=latent_dim, hidden=hidden)
-        self.lstm = nn.LSTM(data_dim, hidden, batch_first=True)
+        self.lstm = LSTM(data_dim, hidden)
         self.head = Float32Linear(hidden, 2 * latent_dim)
 
     @property
@@ -57,12 +69,12 @@ class LSTMEncoder(nn.Module):
         return dtype_of(self.head)
 
     def forward(self, sequence: Tensor) -> tuple[Tensor, Tensor]:
-        mu, log_var = self.head(_outputs(self.lstm, sequence)[:, -1]).chunk(2, dim=1)
+        mu, log_var = self.head(self.lstm.outputs(sequence)[:, -1]).chunk(2, dim=1)
         return mu, log_var
 
     def at_every_length(self, sequence: Tensor) -> tuple[Tensor, Tensor]:
         """The same of the first 0, 1, …, L steps, in one pass: each ``[B, L + 1, κ]``."""
-        mu, log_var = self.head(_outputs_from_none(self.lstm, sequence)).chunk(2, dim=2)
+        mu, log_var = self.head(self.lstm.outputs_from_none(sequence)).chunk(2, dim=2)
         return mu, log_var
 
 
@@ -120,14 +132,14 @@ class LSTMDecoder(nn.Module):
         super().__init__()
         latent_dim, data_dim, hidden = check_positive(latent_dim=latent_dim, data_dim=data_dim, hidden=hidden)
         decoder_hidden = check_widths(decoder_hidden, "decoder_hidden")
-        self.lstm = nn.LSTM(data_dim, hidden, batch_first=True)
+        self.lstm = LSTM(data_dim, hidden)
         self.layers = mlp((latent_dim + hidden, *decoder_hidden, data_dim), "relu", reads_z=True)
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
-        x_hat: Tensor = self.layers(torch.cat((z, _outputs(self.lstm, c)[:, -1]), dim=1))
+        x_hat: Tensor = self.layers(torch.cat((z, self.lstm.outputs(c)[:, -1]), dim=1))
         return x_hat
 
     def at_every_length(self, z: Tensor, c: Tensor) -> Tensor:
         """The same with the first 0, 1, …, T steps of c, in one pass: z ``[B, T + 1, κ]`` → x̂ ``[B, T + 1, d]``."""
-        x_hat: Tensor = self.layers(torch.cat((z, _outputs_from_none(self.lstm, c)), dim=2))
+        x_hat: Tensor = self.layers(torch.cat((z, self.lstm.outputs_from_none(c)), dim=2))
         return x_hat

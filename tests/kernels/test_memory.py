@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from manifold_core.kernels import conv_norm, conv_transpose, gaussian_elbo
+from manifold_core.kernels import conv_norm, conv_transpose, gaussian_elbo, lstm
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -77,3 +77,9 @@ def test_conv_norm_keeps_what_was_normalised_and_conv_transpose_nothing() -> Non
     assert kept(lambda: conv_norm(*inputs, stride=2, padding=1), inputs) == (4 * B * 4 * 3 * 3 + of_channels, 0)
     inputs = normal(B, 3, 6, 6), normal(3, 4, 4, 4), normal(4)
     assert kept(lambda: (conv_transpose(*inputs, stride=2, padding=1),), inputs) == (0, 0)
+
+
+def test_an_lstm_keeps_gates_and_cell_of_every_step() -> None:
+    """Of whole tiles, 64 sequences."""
+    inputs = normal(B, 3, 6), normal(20, 6), normal(20, 5), normal(20), normal(20)
+    assert kept(lambda: (lstm(*inputs),), inputs) == (4 * -(-B // 64) * 64 * 3 * 5 * 5, 0)

@@ -16,6 +16,7 @@ from manifold_core.kernels.conv_norm import op as conv_norm
 from manifold_core.kernels.conv_transpose import op as conv_transpose
 from manifold_core.kernels.gaussian_elbo import op as gaussian_elbo
 from manifold_core.kernels.gaussian_nll import op as gaussian_nll
+from manifold_core.kernels.lstm import op as lstm
 from manifold_core.kernels.rsample_kl import op as rsample_kl
 from manifold_core.kernels.rsample_kl_cholesky import op as rsample_kl_cholesky
 from torch import Tensor
@@ -27,7 +28,7 @@ pytestmark = [
     pytest.mark.skipif(extension.nodes is None, reason=extension.nodes_missing_because or "there"),
 ]
 
-MODULES = (rsample_kl, rsample_kl_cholesky, gaussian_nll, gaussian_elbo, conv_norm, conv_transpose)
+MODULES = (rsample_kl, rsample_kl_cholesky, gaussian_nll, gaussian_elbo, conv_norm, conv_transpose, lstm)
 OPERATORS = {module._operator.name: module._operator for module in MODULES}
 WAYS = ("nodes", "python")
 # Those in C++ say it for all ops.
@@ -45,6 +46,9 @@ def numbers(*shape: int, dtype: torch.dtype = torch.float32, start: int = 0) -> 
 
 def arguments_of(name: str) -> Iterator[tuple[Any, ...]]:
     """Leaves that want gradients, and the rest: calls that between them have every optional argument and flag."""
+    if name == "lstm":
+        x, *weights = (numbers(*shape, start=i) for i, shape in enumerate([(6, 3, 2), (20, 2), (20, 5), (20,), (20,)]))
+        return iter([(x, *weights), (x[:1], *weights)])
     return _of_images(name) if name.startswith("conv") else _of_the_elbo(name)
 
 

@@ -33,6 +33,8 @@ OPERATORS = (
 )
 # Those with kernels for the CPU alone, in its two types.
 OF_IMAGES = ("conv_norm", "conv_norm_backward", "conv_transpose", "conv_transpose_backward")
+# That with a kernel for the CPU alone, in float32.
+OF_SEQUENCES = ("lstm", "lstm_backward")
 # That with kernels for CUDA devices alone: test_batch_norm_relu.py.
 ON_DEVICES = ("batch_norm_relu", "batch_norm_relu_backward")
 IN_THE_INTERPRETER = pytest.mark.skipif(
@@ -130,6 +132,22 @@ def arguments_of_images(name: str, dtype: torch.dtype) -> Iterator[tuple[object,
             yield images(3, 2, 5, 3), y, weight, 2, 1, flag
 
 
+def arguments_of_sequences(name: str) -> Iterator[tuple[object, ...]]:
+    requires_grad = name == "lstm"
+
+    def numbers(*shape: int) -> Tensor:
+        made = torch.linspace(-1, 2, torch.Size(shape).numel(), dtype=torch.float64).sin()
+        return made.float().view(shape).requires_grad_(requires_grad)
+
+    x, weights, biases = numbers(70, 3, 2), (numbers(20, 2), numbers(20, 5)), (numbers(20), numbers(20))
+    if requires_grad:
+        yield x, *weights, *biases
+        yield x.detach(), *weights, *biases
+    else:
+        for flag in (True, False):
+            yield numbers(70, 3, 5), x, *weights, numbers(2, 3, 25, 64), flag
+
+
 @pytest.mark.parametrize("library", ["manifold_core", "manifold_core_triton"])
 def test_every_operator_is_tested(library: str) -> None:
     names = {schema.name for schema in torch._C._jit_get_all_schemas() if schema.name.startswith(f"{library}::")}
@@ -137,15 +155,17 @@ def test_every_operator_is_tested(library: str) -> None:
     engine = {"manifold_core::ensemble_steps", "manifold_core::ensemble_workspace"}
     # And what the backward pass of an ordinary call alone does, in place, on a GPU.
     in_place = {f"{library}::gaussian_elbo_scale"}
-    images = (*OF_IMAGES, *ON_DEVICES) if library == "manifold_core" else ()
-    assert names - engine - in_place == {f"{library}::{name}" for name in (*OPERATORS, *images)}
+    layers = (*OF_IMAGES, *OF_SEQUENCES, *ON_DEVICES) if library == "manifold_core" else ()
+    assert names - engine - in_place == {f"{library}::{name}" for name in (*OPERATORS, *layers)}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", OF_IMAGES)
-def test_opcheck_of_images(name: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*((name, dtype) for name in OF_IMAGES for dtype in DTYPES[:2]), *((name, torch.float32) for name in OF_SEQUENCES)],
+)
+def test_opcheck_of_layers(name: str, dtype: torch.dtype) -> None:
     operator = getattr(torch.ops.manifold_core, name).default
-    for arguments in arguments_of_images(name, dtype):
+    for arguments in arguments_of_images(name, dtype) if name in OF_IMAGES else arguments_of_sequences(name):
         opcheck(operator, arguments)
         real = operator(*arguments)
         with FakeTensorMode() as mode:

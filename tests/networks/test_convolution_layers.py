@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import manifold_core as mc
-from manifold_core.networks import ConvEncoder
-from manifold_core.networks.convolution import ConvNorm, ConvTranspose2d, by_pytorch
+from manifold_core.networks import ConvEncoder, by_pytorch
+from manifold_core.networks.convolution import ConvNorm, ConvTranspose2d
 
 pytestmark = NEEDS_COMPILED
 

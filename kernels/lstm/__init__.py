@@ -1,0 +1,3 @@
+from .op import lstm
+
+__all__ = ["lstm"]

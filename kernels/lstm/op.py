@@ -1,0 +1,130 @@
+"""``lstm``: an LSTM over the steps of sequences, the network of Section 4.6."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checks import check_floating
+from ..dispatch import choose
+from ..registration import LAYERS_BY_REFERENCE, Operator
+from . import reference
+
+__all__ = ["choose_for_sequences", "lstm"]
+
+COLUMNS, KEPT = 64, 5  # as in csrc/cpu/kernels.h
+NOT_HERE = "it takes sequences and weights of float32, and at least one number of each"
+
+
+def _tiles(x: Tensor) -> Any:
+    return (x.shape[0] + COLUMNS - 1) // COLUMNS
+
+
+def _fake(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> tuple[Tensor, Tensor]:
+    batch, length, _ = x.shape
+    hidden = weight_hh.shape[1]
+    return x.new_empty(batch, length, hidden), x.new_empty(_tiles(x), length, KEPT * hidden, COLUMNS)
+
+
+def _fake_backward(
+    grad_y: Tensor, x: Tensor, weight_ih: Tensor, weight_hh: Tensor, kept: Tensor, with_x: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grad_x = torch.empty_like(x) if with_x else x.new_empty(0)
+    return grad_x, torch.empty_like(weight_ih), torch.empty_like(weight_hh), x.new_empty(weight_hh.shape[0])
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[:3], output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(kernel: Any, ctx: Any, grad_y: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad_y is None:
+        return (None,) * 5
+    with_x = ctx.needs_input_grad[0]
+    grad_x, of_input, of_state, of_bias = kernel(grad_y.contiguous(), *ctx.saved_tensors, with_x)
+    return grad_x if with_x else None, of_input, of_state, of_bias, of_bias
+
+
+_operator = Operator(
+    "lstm",
+    "(Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor bias_ih, Tensor bias_hh) -> (Tensor y, Tensor kept)",
+    _fake,
+    _setup_context,
+    _backward,
+    "(Tensor grad_y, Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor kept, bool with_x)"
+    " -> (Tensor grad_x, Tensor grad_weight_ih, Tensor grad_weight_hh, Tensor grad_bias)",
+    _fake_backward,
+    results=1,
+    backends=("cpu",),
+    instead=LAYERS_BY_REFERENCE,
+)
+
+
+def lstm(
+    x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor, *, backend: str = "auto"
+) -> Tensor:
+    """y_l = h_l = σ(o) tanh(c_l), c_l = σ(f) c_{l−1} + σ(i) tanh(g), with (i, f, g, o) = W_ih x_l + b_ih + W_hh h_{l−1}
+    + b_hh and h_0 = c_0 = 0: what :class:`torch.nn.LSTM` of one layer computes, whose weights these are.
+
+    The network of sequences (Section 4.6). On the CPU in C++: 64 samples at a time are the lanes of vectors, and a step
+    is a dense layer of the ensemble engine. 5 numbers a sample, step and unit are kept for the backward pass.
+
+    Args:
+        x: ``[B, L, d]``, float32 for the kernel.
+        weight_ih: ``[4 h, d]``.
+        weight_hh: ``[4 h, h]``.
+        bias_ih, bias_hh: ``[4 h]``.
+        backend: ``"auto"``, ``"reference"`` or ``"cpu"``.
+
+    Returns:
+        y ``[B, L, h]``.
+
+    Raises:
+        TypeError, ValueError: an argument has another type or shape than said above; names it.
+        RuntimeError: the named backend cannot serve the call.
+
+    Source: Hochreiter and Schmidhuber, "Long Short-Term Memory", 1997, with the forget gate of Gers et al., 2000; the
+    order of the gates is PyTorch's.
+    """
+    inputs = (x, weight_ih, weight_hh, bias_ih, bias_hh)
+    _check(*inputs)
+    if choose_for_sequences(backend, *inputs) == "reference":
+        return reference.lstm(*inputs)
+    (y,) = _operator("cpu", *(tensor.contiguous() for tensor in inputs))
+    result: Tensor = y
+    return result
+
+
+def _check(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> None:
+    check_floating("x", x)
+    if x.dim() != 3 or x.shape[1] < 1:
+        raise ValueError(f"x must have shape [B, L, d] with L of at least 1, got {tuple(x.shape)}")
+    check_floating("weight_hh", weight_hh)
+    if weight_hh.dim() != 2 or weight_hh.shape[0] != 4 * weight_hh.shape[1]:
+        raise ValueError(f"weight_hh must have shape [4 h, h], got {tuple(weight_hh.shape)}")
+    gates = weight_hh.shape[0]
+    shapes = {"weight_ih": (gates, x.shape[2]), "bias_ih": (gates,), "bias_hh": (gates,)}
+    for (name, shape), tensor in zip(shapes.items(), (weight_ih, bias_ih, bias_hh), strict=True):
+        check_floating(name, tensor)
+        if tensor.shape != shape:
+            raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
+
+
+def choose_for_sequences(backend: str, *inputs: Tensor) -> str:
+    """The backend for these arguments of :func:`lstm`, "cpu" or "reference".
+
+    Raises:
+        ValueError: an unknown name.
+        RuntimeError: the named backend cannot serve them; says why.
+    """
+    if backend in ("cuda", "triton"):
+        raise RuntimeError(f"backend {backend!r} cannot serve this call: of an LSTM there is 'cpu'")
+    if choose(backend, *inputs) != "cpu":
+        return "reference"
+    if all(tensor.dtype == torch.float32 and tensor.numel() > 0 for tensor in inputs):
+        return "cpu"
+    if backend == "auto":
+        return "reference"
+    shown = ", ".join(sorted({str(tensor.dtype) for tensor in inputs}))
+    raise RuntimeError(f"backend 'cpu' cannot serve this call: {NOT_HERE}, got {shown}, {tuple(inputs[0].shape)}")

@@ -1,0 +1,207 @@
+"""lstm against PyTorch's own, in float64."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from instruction_sets import NEEDS_COMPILED
+from manifold_core.kernels import extension, lstm
+from torch import Tensor, nn
+from torch.autograd import grad
+from torch.autograd.functional import jacobian
+
+# Of a number, relative to the largest of its like: the same for every instruction set.
+ALLOWED = 3e-6
+NAMES = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+
+
+class Case(NamedTuple):
+    batch: int
+    length: int
+    inputs: int
+    hidden: int
+    scale: float  # of the weights
+    with_x: bool
+    seed: int
+
+
+CASES = st.builds(
+    Case,
+    st.integers(1, 9) | st.sampled_from([15, 16, 17, 63, 64, 65, 130]),
+    st.integers(1, 7),
+    st.integers(1, 19),
+    st.integers(1, 19) | st.just(33),
+    st.sampled_from([0.1, 1.0, 3.0]),
+    st.booleans(),
+    st.integers(0, 2**31),
+)
+
+
+def draw(case: Case) -> tuple[list[Tensor], Tensor]:
+    generator = torch.Generator().manual_seed(case.seed)
+    gates = 4 * case.hidden
+    shapes = ((case.batch, case.length, case.inputs), (gates, case.inputs), (gates, case.hidden), (gates,), (gates,))
+    scales = (1.0, *(case.scale / math.sqrt(width) for width in (case.inputs, case.hidden)), case.scale, case.scale)
+    numbers = [scale * torch.randn(shape, generator=generator) for shape, scale in zip(shapes, scales, strict=True)]
+    incoming = torch.randn(case.batch, case.length, case.hidden, generator=generator)
+    return [tensor.requires_grad_(case.with_x or place > 0) for place, tensor in enumerate(numbers)], incoming
+
+
+def exact(inputs: Sequence[Tensor], incoming: Tensor) -> list[Tensor]:
+    """Result and gradients by torch.nn.LSTM, in float64."""
+    x, *weights = (tensor.detach().double().requires_grad_(tensor.requires_grad) for tensor in inputs)
+    layer = nn.LSTM(x.shape[2], weights[1].shape[1], batch_first=True, dtype=torch.float64)
+    y = torch.func.functional_call(layer, dict(zip(NAMES, weights, strict=True)), (x,))[0]
+    return [y, *grad(y, [leaf for leaf in (x, *weights) if leaf.requires_grad], incoming.double())]
+
+
+def assert_close(found: Sequence[Tensor], expected: Sequence[Tensor], floor: float = 0.0) -> None:
+    for place, (a, b) in enumerate(zip(found, expected, strict=True)):
+        assert (a.dtype, a.shape) == (torch.float32, b.shape)
+        error, bound = (a.double() - b).abs().max().item(), b.abs().max().item() + floor
+        assert error <= ALLOWED * bound, (place, error, bound)
+
+
+@settings(max_examples=150)
+@given(CASES)
+@example(Case(128, 6, 10, 32, 1.0, True, 1))  # Table 8
+@example(Case(2200, 2, 3, 5, 1.0, True, 2))  # more tiles than parts
+@example(Case(64, 3, 8, 16, 1.0, False, 3))  # no lane is idle
+def test_it_is_the_formula(backend: str, case: Case) -> None:
+    inputs, incoming = draw(case)
+    y = lstm(*inputs, backend=backend)
+    found = [y, *grad(y, [leaf for leaf in inputs if leaf.requires_grad], incoming)]
+    # Gates that are shut, and sums that nearly cancel: of what they are made of.
+    size = incoming.abs().max().item() * max(1.0, case.scale) * case.batch * case.length / 30
+    assert_close(found, exact(inputs, incoming), floor=size)
+
+
+@NEEDS_COMPILED
+def test_far_from_zero_gates_are_shut_and_not_spoilt() -> None:
+    case = Case(3, 2, 2, 2, 1.0, True, 0)
+    inputs, incoming = draw(case)
+    with torch.no_grad():
+        inputs[3].copy_(torch.tensor([1e4, -1e4, 90.0, -90.0, 1e30, -1e30, 50.0, -50.0]))
+    y = lstm(*inputs, backend="cpu")
+    found = [y, *grad(y, inputs, incoming)]
+    assert all(tensor.isfinite().all() for tensor in found)
+    assert_close(found, exact(inputs, incoming), floor=1e-3)
+
+
+@NEEDS_COMPILED
+def test_a_number_that_is_none_spoils_its_own_sequence_alone() -> None:
+    inputs, _ = draw(Case(70, 3, 4, 5, 1.0, True, 0))
+    expected = lstm(*inputs, backend="cpu")
+    with torch.no_grad():
+        inputs[0][3, 1, 0] = math.nan
+    found = lstm(*inputs, backend="cpu")
+    assert found[3, 1:].isnan().all()
+    found[3], expected[3] = 0, 0
+    found, expected = found.detach(), expected.detach()
+    assert torch.equal(found, expected)
+
+
+@NEEDS_COMPILED
+def test_the_numbers_do_not_depend_on_threads(threads: Callable[[int], None]) -> None:
+    inputs, incoming = draw(Case(5000, 3, 4, 5, 1.0, True, 0))
+    found = []
+    for count in (1, 2, 5):
+        threads(count)
+        y = lstm(*inputs, backend="cpu")
+        found.append([y, *grad(y, inputs, incoming)])
+    for others in found[1:]:
+        assert all(map(torch.equal, found[0], others))
+
+
+@NEEDS_COMPILED
+def test_strided_input_and_one_that_is_expanded() -> None:
+    (x, *weights), incoming = draw(Case(6, 4, 3, 5, 1.0, True, 0))
+    turned = x.detach().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
+    expected, found = lstm(x, *weights, backend="cpu"), lstm(turned, *weights, backend="cpu")
+    assert torch.equal(found, expected)
+    one = incoming[:1, :1]
+    assert torch.equal(
+        grad(found, turned, one.expand_as(found))[0], grad(expected, x, one.expand_as(found).contiguous())[0]
+    )
+
+
+def test_second_derivatives_and_derivatives_forward_are_the_references() -> None:
+    inputs, _ = draw(Case(2, 3, 2, 2, 1.0, True, 0))
+    wide = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    assert torch.autograd.gradgradcheck(lambda *given: lstm(*given, backend="reference"), wide)
+    if extension.compiled is not None:
+        y = lstm(*inputs, backend="cpu")
+        (first,) = grad(y.sum(), inputs[0], create_graph=True)
+        with pytest.raises(RuntimeError, match="differentiable once"):
+            grad(first.sum(), inputs[1])
+
+
+@NEEDS_COMPILED
+def test_torch_func_and_vmap() -> None:
+    (x, *weights), incoming = draw(Case(4, 3, 2, 3, 1.0, True, 0))
+    weights = [weight.detach() for weight in weights]
+
+    def loss(one: Tensor) -> Tensor:
+        return (lstm(one, *weights, backend="cpu") * incoming).sum()
+
+    expected = grad(loss(x), x)[0]
+    assert torch.equal(torch.func.grad(loss)(x.detach()), expected)
+    each = torch.func.vmap(lambda one: lstm(one[None], *weights, backend="cpu")[0])(x.detach())
+    torch.testing.assert_close(each, lstm(x, *weights, backend="cpu").detach(), rtol=1e-6, atol=1e-6)
+    of_y = jacobian(lambda one: lstm(one, *weights, backend="cpu").sum((0, 1)), x.detach())
+    assert of_y.shape == (3, 4, 3, 2)
+
+
+@NEEDS_COMPILED
+def test_a_graph_holds_it_whole() -> None:
+    (x, *weights), incoming = draw(Case(4, 3, 2, 3, 1.0, True, 0))
+    compiled = torch.compile(lstm, fullgraph=True, backend="aot_eager")
+    for _ in range(2):
+        found, expected = compiled(x, *weights), lstm(x, *weights)
+        assert torch.equal(found, expected)
+        assert all(map(torch.equal, grad(found, weights, incoming), grad(expected, weights, incoming)))
+    torch._dynamo.reset()
+
+
+def test_other_types_are_the_references() -> None:
+    inputs, _ = draw(Case(3, 2, 2, 2, 1.0, False, 0))
+    for dtype in (torch.float64, torch.bfloat16):
+        assert lstm(*(tensor.detach().to(dtype) for tensor in inputs)).dtype == dtype
+    assert lstm(inputs[0][:0], *inputs[1:]).shape == (0, 2, 2)
+
+
+@NEEDS_COMPILED
+def test_backends_that_cannot_serve_are_refused() -> None:
+    inputs, _ = draw(Case(3, 2, 2, 2, 1.0, False, 0))
+    with pytest.raises(RuntimeError, match=r"'cuda' cannot serve this call: of an LSTM there is 'cpu'"):
+        lstm(*inputs, backend="cuda")
+    with pytest.raises(ValueError, match=r"backend must be one of .*, got 'cpp'"):
+        lstm(*inputs, backend="cpp")
+    with pytest.raises(RuntimeError, match=r"at least one number of each, got torch.float64, \(3, 2, 2\)"):
+        lstm(*(tensor.detach().double() for tensor in inputs), backend="cpu")
+    with pytest.raises(RuntimeError, match=r"at least one number of each, got torch.float32, \(0, 2, 2\)"):
+        lstm(inputs[0][:0], *inputs[1:], backend="cpu")
+
+
+@pytest.mark.parametrize(
+    ("place", "bad", "error", "match"),
+    [
+        (0, torch.zeros(3, 2), ValueError, r"x must have shape \[B, L, d\] with L of at least 1, got \(3, 2\)"),
+        (0, torch.zeros(3, 0, 2), ValueError, r"L of at least 1, got \(3, 0, 2\)"),
+        (0, torch.zeros(3, 2, 2, dtype=torch.int64), TypeError, "x must be of a floating-point dtype, got torch.int64"),
+        (1, torch.zeros(8, 3), ValueError, r"weight_ih must have shape \(8, 2\), got \(8, 3\)"),
+        (2, torch.zeros(8, 3), ValueError, r"weight_hh must have shape \[4 h, h\], got \(8, 3\)"),
+        (3, torch.zeros(8, 1), ValueError, r"bias_ih must have shape \(8,\), got \(8, 1\)"),
+        (4, torch.zeros(4), ValueError, r"bias_hh must have shape \(8,\), got \(4,\)"),
+        (4, None, TypeError, "bias_hh must be a tensor, got NoneType"),
+    ],
+)
+def test_bad_input_is_named(place: int, bad: Any, error: type[Exception], match: str) -> None:
+    inputs: list[Any] = list(draw(Case(3, 2, 2, 2, 1.0, False, 0))[0])
+    inputs[place] = bad
+    with pytest.raises(error, match=match):
+        lstm(*inputs)
