@@ -2,7 +2,7 @@
 
 The manifolds are those of the paper's Table 1 that fill no solid, and the 24 of scikit-dimension's own benchmark,
 without noise. All get the same samples, DANCo the first 2,000 of them: it takes its time. *ours* is
-``mc.find_dimension`` with its defaults. The estimators have scikit-dimension's defaults. Each works on the whole data
+``mc.find_dimension`` with its defaults, *active* the active dimensions of the model that it keeps. The estimators have scikit-dimension's defaults. Each works on the whole data
 set; *local PCA* is the mean over the neighbourhoods of 100 samples around each. All on one core.
 
     make estimators, or python -m benchmarks.estimators [--samples N] [--seeds N] [--out FILE]
@@ -43,7 +43,7 @@ PAPERS, THEIRS = "Table 1 of the paper", "scikit-dimension's benchmark"  # which
 FEW = 2_000
 KIND = "dimension"  # of the result files
 ESTIMATORS = ("PCA", "local PCA", "MLE", "TwoNN", "DANCo")
-WAYS = ("ours", *ESTIMATORS)
+WAYS = ("ours", "active", *ESTIMATORS)
 NOT_YET = "Not measured yet: `python -m benchmarks.estimators`.\n"
 
 
@@ -89,12 +89,12 @@ def _benchmark(n: int, seed: int) -> Mapping[str, Array]:
     return made
 
 
-def ours(x: Array, seed: int) -> tuple[float | None, float | None]:
-    """Active dimensions, and the gap between active and inactive variances."""
+def ours(x: Array, seed: int) -> tuple[float | None, float | None, float | None]:
+    """The dimension, its gap, and the active dimensions of the model."""
     plan = mc.SearchPlan()
     plan = replace(plan, training=replace(plan.training, seed=seed))
     found = mc.find_dimension(x, plan, progress=False)
-    return found.dimension or None, found.best.trained.metrics.gap
+    return found.dimension or None, found.gap, found.best.count or None
 
 
 def estimate(name: str, x: Array) -> float:
@@ -115,8 +115,8 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
 def measure(manifold: Manifold, samples: int, seed: int) -> dict[str, Any]:
     """A row of the file: what each finds, and the seconds it took."""
     x = manifold.samples(samples, seed)
-    (count, gap), seconds = _timed(lambda: ours(x, seed))
-    found, took = {"ours": count}, {"ours": seconds}
+    (count, gap, active), seconds = _timed(lambda: ours(x, seed))
+    found, took = {"ours": count, "active": active}, {"ours": seconds, "active": seconds}
     for name in ESTIMATORS:
         few = x[:FEW] if name == "DANCo" else x
         with warnings.catch_warnings():
@@ -138,25 +138,32 @@ def _date(path: Path) -> str:
 def table(results: dict[str, Any]) -> str:
     """A line a manifold: medians over its seeds."""
     rows: list[dict[str, Any]] = results["rows"]
-    head, lines = ("of", "manifold", "d", "r", "gap", *WAYS), []
+    ways = _ways(rows)
+    head, lines = ("of", "manifold", "d", "r", "gap", *ways), []
     for of, name, r in dict.fromkeys((row["of"], row["manifold"], row["r"]) for row in rows):
         own = [row for row in rows if (row["of"], row["manifold"], row["r"]) == (of, name, r)]
         gaps = [row["gap"] for row in own]
         gap = "–" if None in gaps else f"{statistics.median(gaps):,.1f}"
-        lines.append((of, name, str(own[0]["d"]), str(r), gap, *(_median(own, way, r) for way in WAYS)))
+        lines.append((of, name, str(own[0]["d"]), str(r), gap, *(_median(own, way, r) for way in ways)))
     return markdown(head, lines)
 
 
 def summary(results: dict[str, Any]) -> str:
     """How many each way has right after rounding, and the seconds that it took."""
     rows: list[dict[str, Any]] = results["rows"]
-    head, lines = ("right of", "data sets", *WAYS), []
+    ways = _ways(rows)
+    head, lines = ("right of", "data sets", *ways), []
     for of in dict.fromkeys(row["of"] for row in rows):
         own = [row for row in rows if row["of"] == of]
-        lines.append((of, str(len(own)), *(str(sum(_right(row, way) for row in own)) for way in WAYS)))
-    spent = [statistics.median(row["seconds"][way] for row in rows) for way in WAYS]
+        lines.append((of, str(len(own)), *(str(sum(_right(row, way) for row in own)) for way in ways)))
+    spent = [statistics.median(row["seconds"][way] for row in rows) for way in ways]
     lines.append(("seconds a data set, median", "", *(f"{s:.2g}" for s in spent)))
     return markdown(head, lines)
+
+
+def _ways(rows: list[dict[str, Any]]) -> list[str]:
+    """Those that were measured: files of before know of no other dimension than the active ones, and call them ours."""
+    return [way for way in WAYS if all(way in row["found"] for row in rows)]
 
 
 def _right(row: dict[str, Any], way: str) -> bool:

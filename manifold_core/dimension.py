@@ -19,7 +19,6 @@ __all__ = [
     "active_dimensions",
     "averages",
     "check_known",
-    "check_threshold",
     "count_active",
     "samples_at_a_time",
 ]
@@ -147,12 +146,6 @@ def check_known(variance: Tensor | Sequence[float], what: str = "variances") -> 
         )
 
 
-def check_threshold(threshold: float) -> None:
-    """Raise InputError for what is no number between 0 and 1."""
-    if isinstance(threshold, bool) or not isinstance(threshold, Real) or not 0 < threshold < 1:
-        raise InputError(f"threshold must lie between 0 and 1, got {threshold!r}")
-
-
 def samples_at_a_time(model: VAE | CVAE, inputs: tuple[Tensor, ...], asked: int | None) -> int:
     """The batch size of :func:`active_dimensions`, for inputs as :func:`check_inputs` gives them.
 
@@ -175,7 +168,8 @@ def samples_at_a_time(model: VAE | CVAE, inputs: tuple[Tensor, ...], asked: int 
 def averages(model: VAE | CVAE, inputs: tuple[Tensor, ...], threshold: float, batch_size: int) -> ActiveDimensions:
     """What :func:`active_dimensions` says, of inputs as :func:`check_inputs` gives them, finite or not."""
     full = model.elbo.covariance == "cholesky"
-    check_threshold(threshold)
+    if isinstance(threshold, bool) or not isinstance(threshold, Real) or not 0 < threshold < 1:
+        raise InputError(f"threshold must lie between 0 and 1, got {threshold!r}")
     with evaluation_mode(model):
         sums = torch.zeros(3, model.latent_dim, dtype=torch.float64, device=inputs[0].device)
         for batch in zip(*(part.split(batch_size) for part in inputs), strict=True):

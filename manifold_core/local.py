@@ -1,16 +1,21 @@
-"""The dimension of the data manifold at each sample, read off the decoder."""
+"""The dimension of the data manifold where a sample is, read off the decoder."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .dimension import THRESHOLD, check_known, check_threshold, count_active, samples_at_a_time
+from .data.arrays import some_rows
+from .dimension import THRESHOLD, check_known, samples_at_a_time
 from .inputs import check_inputs, unwrapped
 from .models import CVAE, VAE
 from .modes import evaluation_mode
 
-__all__ = ["LocalDimensions", "local_dimensions", "of_decoder"]
+__all__ = ["LocalDimensions", "local_dimensions", "of_some"]
+
+MOST_PASSES = 2**14  # through the decoder, for a look: of images, which take their time, 2**12
+MOST_PASSES_OF_IMAGES = 2**12
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no one answer
@@ -20,27 +25,30 @@ class LocalDimensions:
 
     Attributes:
         spectrum: ``[κ]`` float64, ascending: the eigenvalues, in order and then averaged over the samples.
-        counts: ``[N]`` int64, how many of them are below the threshold at each sample: the dimension of the manifold
-            there. One of several pieces need not have the same everywhere.
-        threshold: below it a direction is active.
+        counts: ``[N]`` int64, how many stand before the widest gap at each sample. Manifolds of several pieces, or that
+            cross, need not have the same dimension everywhere.
     """
 
     spectrum: Tensor
     counts: Tensor
-    threshold: float
 
     def __repr__(self) -> str:
+        gap = "None" if self.gap is None else f"{self.gap:.3g}"
         shares = ", ".join(f"{count}: {share:.3g}" for count, share in self.shares.items())
         spectrum = ", ".join(f"{value:.3g}" for value in self.spectrum.tolist())
-        return (
-            f"LocalDimensions(count={self.count}, shares={{{shares}}}, threshold={self.threshold}, "
-            f"spectrum=[{spectrum}])"
-        )
+        return f"LocalDimensions(count={self.count}, gap={gap}, shares={{{shares}}}, spectrum=[{spectrum}])"
 
     @property
     def count(self) -> int:
-        """The estimate of the manifold's dimension: averaged eigenvalues below the threshold."""
-        return count_active(self.spectrum, self.threshold)
+        """The estimate of the manifold's dimension: how many averaged eigenvalues stand before the widest gap."""
+        return int(_before_the_widest_gap(self.spectrum)[0])
+
+    @property
+    def gap(self) -> float | None:
+        """How wide it is, λ_{r+1}/λ_r: how clearly the two kinds are apart. Below 3 or so they are not. None where no
+        direction is active."""
+        count, gap = _before_the_widest_gap(self.spectrum)
+        return float(gap) if count else None
 
     @property
     def shares(self) -> dict[int, float]:
@@ -48,24 +56,31 @@ class LocalDimensions:
         found, samples = self.counts.unique(return_counts=True)
         return {int(count): int(n) / len(self.counts) for count, n in zip(found, samples, strict=True)}
 
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it, and gives it back."""
+        return {
+            "count": self.count,
+            "gap": self.gap,
+            "shares": {str(count): share for count, share in self.shares.items()},
+            "spectrum": self.spectrum.tolist(),
+            "samples": len(self.counts),
+        }
+
 
 def local_dimensions(
-    model: VAE | CVAE,
-    x: Tensor,
-    condition: Tensor | None = None,
-    *,
-    threshold: float = THRESHOLD,
-    batch_size: int | None = None,
+    model: VAE | CVAE, x: Tensor, condition: Tensor | None = None, *, batch_size: int | None = None
 ) -> LocalDimensions:
-    """#{j : E[λ_j(x)] < threshold}, λ_j(x) the eigenvalues of (I + JᵀJ/γ)⁻¹ in order, J = ∂x̂/∂z at z = μ(x). Of a CVAE
-    those of (I + S JᵀJ S/γ)⁻¹, S = diag σ_p(c), with J through the attention.
+    """argmax_r λ_{r+1}/λ_r, where λ_j is E[λ_j(x)], λ_j(x) the eigenvalues of (I + JᵀJ/γ)⁻¹ in ascending order, J =
+    ∂x̂/∂z at z = μ(x), and λ_{κ+1} = 1; 0 where λ₁ is not below 0.05. Of a CVAE the eigenvalues of (I + S JᵀJ S/γ)⁻¹, S
+    = diag σ_p(c), with J through the attention.
 
     (I + JᵀJ/γ)⁻¹ is the covariance of the posterior where the decoder is as good as linear. At the optimum a diagonal
     one has 1/(1 + (JᵀJ)_jj/γ), so that where the same axes carry the manifold at every sample the variances of
     :func:`active_dimensions` say the same. Of a sphere, or another manifold that no one chart covers, every axis is
     needed somewhere: all variances fall with γ, and their count is the dimension of the flat space around it. The
-    eigenvalues are of each sample's own directions. As γ → 0 as many of them go to 0 as J has rank, and the others are
-    1.
+    eigenvalues are of each sample's own directions. As γ → 0 as many of them fall with it as J has rank, and the others
+    stay: the gap between the two grows as 1/γ. A gap and no threshold, since of many eigenvalues that are alike the
+    last in order may lie above any.
 
     The model is put into evaluation mode for the while. The decoder is passed through once for each sample and latent
     dimension: of images, a few hundred samples are enough.
@@ -75,7 +90,6 @@ def local_dimensions(
             and has a derivative in forward mode (torch.autograd.forward_ad).
         x: ``[N, ...]``, N ≥ 1 samples.
         condition: ``[N, t]``, of a CVAE.
-        threshold: between 0 and 1; 0.05, that of variances.
         batch_size: samples at a time, of which the decoder sees κ times as many; changes memory, and the result by
             rounding only. None is one κ-th of what :func:`active_dimensions` takes.
 
@@ -87,18 +101,21 @@ def local_dimensions(
     Definition 3.
     """
     model = unwrapped(model)
-    inputs = check_inputs(model, x, condition)
-    check_threshold(threshold)
-    found = of_decoder(model, inputs, threshold, batch_size)
+    found = _of(model, check_inputs(model, x, condition), batch_size)
     check_known(found.spectrum, "derivatives of its decoder")
     return found
 
 
+def of_some(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> LocalDimensions:
+    """What :func:`local_dimensions` says of some of the samples, at random, always the same; of inputs as
+    :func:`check_inputs` gives them, finite or not."""
+    passes = MOST_PASSES_OF_IMAGES if inputs[0].dim() == 4 else MOST_PASSES
+    rows = some_rows(len(inputs[0]), max(passes // model.latent_dim, 1))
+    return _of(model, tuple(part[rows.to(part.device)] for part in inputs), None)
+
+
 @torch.no_grad()
-def of_decoder(
-    model: VAE | CVAE, inputs: tuple[Tensor, ...], threshold: float = THRESHOLD, batch_size: int | None = None
-) -> LocalDimensions:
-    """What :func:`local_dimensions` says, of inputs as :func:`check_inputs` gives them, finite or not."""
+def _of(model: VAE | CVAE, inputs: tuple[Tensor, ...], batch_size: int | None) -> LocalDimensions:
     rows = samples_at_a_time(model, inputs, batch_size)
     if batch_size is None:
         rows = max(rows // model.latent_dim, 1)
@@ -108,5 +125,12 @@ def of_decoder(
         for batch in zip(*(part.split(rows) for part in inputs), strict=True):
             eigenvalues = model.decoder_spectrum(*batch)
             total += eigenvalues.sum(dim=0)
-            counts.append((eigenvalues < threshold).sum(dim=1))
-    return LocalDimensions((total / len(inputs[0])).cpu(), torch.cat(counts).cpu(), threshold)
+            counts.append(_before_the_widest_gap(eigenvalues)[0])
+    return LocalDimensions((total / len(inputs[0])).cpu(), torch.cat(counts).cpu())
+
+
+def _before_the_widest_gap(spectrum: Tensor) -> tuple[Tensor, Tensor]:
+    """Of ``[..., κ]`` ascending, how many, and how wide the gap is."""
+    behind = torch.nn.functional.pad(spectrum[..., 1:], (0, 1), value=1.0)
+    gap, place = (behind / spectrum).max(dim=-1)
+    return torch.where(spectrum[..., 0] < THRESHOLD, place + 1, 0), gap

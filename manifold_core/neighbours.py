@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .data.arrays import some_rows
 from .data.checks import as_array, as_tensor
 from .errors import InputError
 
@@ -74,7 +75,7 @@ def _some(x: Any) -> Any:
     """At most MOST_SAMPLES of the rows, in their order."""
     if len(x) <= MOST_SAMPLES:
         return x
-    drawn = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:MOST_SAMPLES].sort().values
+    drawn = some_rows(len(x), MOST_SAMPLES)
     return x[drawn.to(x.device)] if isinstance(x, Tensor) else x[drawn.numpy()]
 
 

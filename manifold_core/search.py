@@ -22,6 +22,7 @@ from .ensemble import ModelSpec, TrainedModel, all_diverged, train_ensemble
 from .errors import InputError
 from .evaluation import in_batches, metrics_of
 from .files import locked, output_folder
+from .local import LocalDimensions, of_some
 from .models import CVAE, VAE
 from .modes import evaluation_mode
 from .neighbours import may_be_curved, two_nn
@@ -118,11 +119,13 @@ class DimensionSearch:
 
     Attributes:
         trials: all models, in the order they were trained.
+        local: of the best, at some of the samples that it was trained on, as of :func:`manifold_core.local_dimensions`.
         two_nn: the dimension by nearest neighbours, as of :func:`manifold_core.two_nn`.
         standardisation: from the units of x to those of the models, and back.
     """
 
     trials: list[Trial]
+    local: LocalDimensions
     two_nn: float | None
     standardisation: Standardisation
 
@@ -142,13 +145,14 @@ class DimensionSearch:
 
     @property
     def dimension(self) -> int:
-        """Active dimensions of the best model; 0 where no model has learned any, which says nothing."""
-        return self.best.count
+        """That of ``local``; 0 where no model has learned any, which says nothing. (``best.count`` are the best model's
+        active dimensions: as many on a manifold that has a chart.)"""
+        return self.local.count
 
     @property
     def gap(self) -> float | None:
-        """Of the best model's variances, as of :class:`manifold_core.ActiveDimensions`."""
-        return self.best.trained.metrics.gap
+        """That of ``local``: below 3 or so the dimension is a guess."""
+        return self.local.gap
 
     @property
     def model(self) -> VAE:
@@ -168,8 +172,9 @@ def find_dimension(
     folder: str | Path | None = None,
     progress: bool = True,
 ) -> DimensionSearch:
-    """r = active dimensions of the VAE with the lowest −ELBO on samples that none was trained on, without the tenth of
-    them that it fits worst.
+    """r of the VAE with the lowest −ELBO on samples that none was trained on, without the tenth of them that it fits
+    worst: the widest gap in the eigenvalues of its decoder's (I + JᵀJ/γ)⁻¹, as :func:`manifold_core.local_dimensions`
+    has it.
 
     With κ ≥ r the optimum of −ELBO is (d − r)/2 · log γ + O(1) as γ → 0, whatever κ, and with κ < r it is worse
     (Theorem 1). A network that is not able enough reads a curved manifold as the flat space around it, of more
@@ -177,7 +182,8 @@ def find_dimension(
     latent dimensions, then with ever fewer than the best has active, down to what nearest neighbours see, at least one
     fewer, and keeps on while fewer are better. They are trained on coordinates in the directions in which the samples
     vary, and one in which they do not: :class:`manifold_core.directions.Directions` says why. A manifold that no one
-    chart covers, such as a sphere or a closed curve, may be read as the flat space that holds it: it warns where
+    chart covers, such as a sphere or a closed curve, has all variances of the flat space that holds it active, and the
+    eigenvalues of the decoder see where it bends; networks that have not bent read the flat space, and it warns where
     nearest neighbours see far fewer dimensions.
 
     Args:
@@ -205,7 +211,8 @@ def find_dimension(
     place = None if folder is None else output_folder(Path(folder), "folder")
     with nullcontext() if place is None else locked(place, "folder"):
         trials = search(train, held_out, plan, place, progress)
-    found = DimensionSearch(trials, two_nn(train), data.standardisation)
+    local = of_some(lowest(trials).trained.model, (train,))
+    found = DimensionSearch(trials, local, two_nn(train), data.standardisation)
     if found.dimension == 0:
         warnings.warn(
             f"no model has learned any dimension of the {len(train)} samples trained on: the 0 says nothing; train "
@@ -215,13 +222,13 @@ def find_dimension(
         )
     elif found.dimension == max(found.by_latent_dim) < train.shape[1]:
         warnings.warn(
-            f"all {found.dimension} latent dimensions of the best model are active, and none had more: the manifold "
+            f"the best model needs all of its {found.dimension} latent dimensions, and none had more: the manifold "
             f"may have more; give SearchPlan(latent_dim=…) more than you expect, or leave it out",
             stacklevel=2,
         )
     if may_be_curved(found.dimension, found.two_nn):
         warnings.warn(
-            f"the best model has {found.dimension} active dimensions, and nearest neighbours see {found.two_nn:.1f} "
+            f"the best model reads {found.dimension} dimensions, and nearest neighbours see {found.two_nn:.1f} "
             "(TwoNN): if the manifold is curved or closed, as a sphere is, it has fewer than the model; of a high "
             "dimension neighbours see too little",
             stacklevel=2,

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from torch.autograd import grad
 
 import manifold_core as mc
+from manifold_core import local
+from manifold_core.data.arrays import some_rows
+from manifold_core.local import of_some
 
 
 class Known(nn.Module):
@@ -68,7 +71,7 @@ def test_of_a_linear_decoder_it_is_the_covariance_of_the_posterior() -> None:
     found = mc.local_dimensions(model, torch.randn(7, 3))
     assert found.spectrum.tolist() == pytest.approx([1 / 37, 1 / 5, 1], rel=1e-6)
     assert (found.count, found.shares) == (1, {1: 1.0})
-    assert mc.local_dimensions(model, torch.randn(7, 3), threshold=0.3).count == 2
+    assert found.gap == pytest.approx(37 / 5, rel=1e-6)
 
 
 def test_a_sphere_has_two_dimensions_though_every_axis_is_needed() -> None:
@@ -173,8 +176,6 @@ def test_bad_input_is_named() -> None:
         mc.local_dimensions(vae, torch.rand(4, 2))
     with pytest.raises(mc.InputError, match="condition must be given for a CVAE"):
         mc.local_dimensions(mc.CVAE.mlp(3, 1, 2, (4,)), x)
-    with pytest.raises(mc.InputError, match=r"threshold must lie between 0 and 1, got 1\.5"):
-        mc.local_dimensions(vae, x, threshold=1.5)
     with pytest.raises(mc.InputError, match=r"batch_size must be a positive integer, got 0"):
         mc.local_dimensions(vae, x, batch_size=0)
     with pytest.raises(mc.InputError, match=r"decoder that is differentiable in forward mode: .*jvp"):
@@ -183,8 +184,44 @@ def test_bad_input_is_named() -> None:
         mc.local_dimensions(mc.VAE(Known(3), linear(torch.full((3, 3), math.inf)), 3), x)
 
 
+@pytest.mark.parametrize(
+    ("spectrum", "count", "gap"),
+    [
+        ([0.01, 0.02, 0.5], 2, 25.0),
+        ([0.01, 0.02, 0.03], 3, 1 / 0.03),  # all are
+        ([0.01, 0.03, 0.051], 3, 1 / 0.051),  # above any threshold, and yet like the others
+        ([1e-5, 0.01, 0.9], 1, 1000.0),  # below it, and yet not
+        ([0.06, 0.9, 1.0], 0, None),  # nothing is learned
+        ([1.0, 1.0, 1.0], 0, None),
+    ],
+)
+def test_the_widest_gap_decides(spectrum: list[float], count: int, gap: float | None) -> None:
+    found = mc.LocalDimensions(torch.tensor(spectrum, dtype=torch.float64), torch.tensor([count]))
+    assert found.count == count
+    assert found.gap == (None if gap is None else pytest.approx(gap, rel=1e-12))
+
+
+def test_a_look_is_at_some_samples_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    vae, x = mc.VAE.mlp(3, 2, (4,)), torch.rand(40, 3)
+    assert of_some(vae, (x,)).spectrum.tolist() == mc.local_dimensions(vae, x).spectrum.tolist()
+    monkeypatch.setattr(local, "MOST_PASSES", 14)
+    found = of_some(vae, (x,))
+    rows = some_rows(40, 7)
+    assert (len(rows), len(found.counts)) == (7, 7)
+    assert found.spectrum.tolist() == mc.local_dimensions(vae, x[rows]).spectrum.tolist()
+    images, conv = torch.rand(9, 1, 8, 8), mc.VAE.conv((1, 8, 8), 2)
+    monkeypatch.setattr(local, "MOST_PASSES_OF_IMAGES", 6)
+    assert len(of_some(conv, (images,)).counts) == 3
+
+
 def test_what_is_found_is_told_in_a_line() -> None:
-    found = mc.LocalDimensions(torch.tensor([1e-6, 0.75]), torch.tensor([1, 2, 1, 1]), 0.05)
-    assert repr(found) == (
-        "LocalDimensions(count=1, shares={1: 0.75, 2: 0.25}, threshold=0.05, spectrum=[1e-06, 0.75])"
-    )
+    found = mc.LocalDimensions(torch.tensor([1e-6, 0.75], dtype=torch.float64), torch.tensor([1, 2, 1, 1]))
+    assert repr(found) == "LocalDimensions(count=1, gap=7.5e+05, shares={1: 0.75, 2: 0.25}, spectrum=[1e-06, 0.75])"
+    assert found.as_dict() == {
+        "count": 1,
+        "gap": 0.75 / 1e-6,
+        "shares": {"1": 0.75, "2": 0.25},
+        "spectrum": [1e-6, 0.75],
+        "samples": 4,
+    }

@@ -43,6 +43,8 @@ def found() -> mc.DimensionSearch:
 class TestFound:
     def test_the_dimension_of_a_plane(self, found: mc.DimensionSearch) -> None:
         assert found.dimension == 2
+        assert found.gap > 20
+        assert found.best.count == 2
         assert found.best.trained.metrics.gap > 20
         assert found.two_nn == pytest.approx(2, abs=0.4)
 
@@ -89,10 +91,9 @@ def test_a_search_that_learned_nothing_is_warned_of() -> None:
 
 def test_a_search_whose_latent_dimensions_are_all_active_is_warned_of() -> None:
     """Two latent dimensions for a plane of dimension 2 are just enough, which nobody can see."""
-    with pytest.warns(UserWarning, match="all 2 latent dimensions of the best model are active, and none had more"):
+    with pytest.warns(UserWarning, match="the best model needs all of its 2 latent dimensions, and none had more"):
         found = find_dimension(plane(), replace(SHORT, latent_dim=2), progress=False)
     assert found.dimension == 2
-    assert found.gap is None
 
 
 @pytest.mark.parametrize(("neighbours", "curved"), [(1.42, True), (1.44, False), (None, False)])
@@ -100,7 +101,7 @@ def test_where_neighbours_see_far_fewer_dimensions_it_is_warned_of(
     neighbours: float | None, curved: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search, "two_nn", lambda _: neighbours)
-    said = pytest.warns(UserWarning, match=r"has 2 active dimensions, and nearest neighbours see 1\.4 \(TwoNN\)")
+    said = pytest.warns(UserWarning, match=r"reads 2 dimensions, and nearest neighbours see 1\.4 \(TwoNN\)")
     with said if curved else nullcontext():
         assert find_dimension(plane(), SHORT, progress=False).dimension == 2
 

@@ -14,6 +14,7 @@ COLUMNS = {
     "C×H×W": 14,
     "r": 4,
     "active": 8,
+    "local": 7,
     "by eigenvalue": 15,
     "of": 5,
     "gap": 10,
@@ -40,13 +41,15 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     head = _line({title: title for title in widths}, widths)
     lines = [head, "-" * len(head), *(_line(row, widths) for row in rows)]
     lines.append(
-        "\ngap: smallest inactive over largest active variance; near 1 the count hangs on the threshold, train longer"
+        "\ngap: smallest inactive over largest active variance; near 1 the count hangs on the threshold, train longer\n"
+        "local: dimensions at a sample, by the decoder's derivative"
     )
     lines += [_why_no_gap(metrics) for metrics in runs if metrics["train"]["gap"] is None]
     lines += [note for metrics in runs if (note := _blown_up(metrics))]
     lines += [note for metrics in runs if (note := _under_condition(metrics))]
     lines += [note for metrics in runs if (note := _of_several(metrics))]
     lines += [note for metrics in runs if (note := _of_search(metrics))]
+    lines += [note for metrics in runs if (note := _bent(metrics))]
     lines += [note for metrics in runs if (note := _curved(metrics))]
     for metrics in runs:
         if (scale := metrics["standardisation"]["scale"]) != 1:
@@ -66,6 +69,7 @@ def _cells(metrics: dict[str, Any]) -> dict[str, str]:
         "C×H×W": "×".join(map(str, sides)) if len(sides) == 3 else "-",
         "r": "?" if metrics["manifold_dim"] is None else str(metrics["manifold_dim"]),
         "active": str(metrics["active_dimensions"]),
+        "local": "-" if (local := _local(metrics)) is None else str(local),
         "by eigenvalue": str(measured["spectrum_count"]) if _is_full(metrics) else "-",
         "of": str(metrics["latent_dim"]),
         "gap": "-" if measured["gap"] is None else f"{measured['gap']:.3g}",
@@ -149,16 +153,27 @@ def _of_search(metrics: dict[str, Any]) -> str:
     able = [trial for trial in metrics["trials"] if trial["latent_dim"] >= metrics["latent_dim"]]
     counts = ", ".join("diverged" if one["diverged_at"] else str(one["active_dimensions"]) for one in able)
     return (
-        f"{metrics['data']} has {metrics['active_dimensions']} active dimensions in the best of "
-        f"{len(metrics['trials'])} models; of those with {metrics['latent_dim']} latent dimensions and more: {counts}; "
+        f"{metrics['data']} has {_read(metrics)} dimensions in the best of {len(metrics['trials'])} models; active in "
+        f"those with {metrics['latent_dim']} latent dimensions and more are {counts}; "
         f"lowest held-out -ELBO by latent dimensions: {losses} (of the coordinates that they are trained on, without "
         "the tenth of the samples that fit worst)"
     )
 
 
+def _bent(metrics: dict[str, Any]) -> str:
+    """Where every axis is needed somewhere, and not all of them at any one sample."""
+    local, count = _local(metrics), metrics["train"][_count(metrics)]
+    if local is None or count is None or not 0 < local < count:
+        return ""
+    return (
+        f"{metrics['data']}: the decoder has {local} dimensions at a sample, fewer than the {count} that are active, as "
+        f"of a manifold that is closed or bent; their gap is {metrics['local']['gap']:.3g}, below 3 they are a guess"
+    )
+
+
 def _curved(metrics: dict[str, Any]) -> str:
     """Networks that are not able enough read a curved manifold as the flat space around it, with a wide gap."""
-    neighbours, count = metrics.get("two_nn"), metrics["train"][_count(metrics)]
+    neighbours, count = metrics.get("two_nn"), _read(metrics)
     if count is None or not may_be_curved(count, neighbours):
         return ""
     able = "manifold-core dimension" if "trials" not in metrics else "wider networks (--hidden), or more --steps,"
@@ -166,6 +181,18 @@ def _curved(metrics: dict[str, Any]) -> str:
         f"{metrics['data']}: nearest neighbours see {neighbours:.1f} dimensions (TwoNN). If the manifold is curved it "
         f"has fewer than {count}, and {able} may read them; of a high dimension neighbours see too little"
     )
+
+
+def _local(metrics: dict[str, Any]) -> int | None:
+    """None of a run that was finished before there were any."""
+    count: int | None = metrics.get("local", {}).get("count")
+    return count
+
+
+def _read(metrics: dict[str, Any]) -> int | None:
+    """What the manifold is read as: by the decoder where it says so."""
+    count: int | None = metrics["train"][_count(metrics)]
+    return _local(metrics) or count
 
 
 def _count(metrics: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from .encoding import OneHot, encoding_of
 from .seeds import stream
 from .standardisation import Standardisation
 
-__all__ = ["checked_samples", "split"]
+__all__ = ["checked_samples", "some_rows", "split"]
 
 
 def split(
@@ -95,3 +95,10 @@ def checked_samples(source: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:
             f"(N, C, H, W): np.moveaxis(x, -1, 1)"
         )
     return source[:, None] if source.ndim == 3 else source
+
+
+def some_rows(rows: int, most: int) -> torch.Tensor:
+    """At most so many of the rows, drawn at random, always the same, in their order: tables are often sorted."""
+    if rows <= most:
+        return torch.arange(rows)
+    return torch.randperm(rows, generator=torch.Generator().manual_seed(0))[:most].sort().values

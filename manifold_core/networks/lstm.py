@@ -19,6 +19,11 @@ __all__ = ["LSTM", "LSTMDecoder", "LSTMEncoder", "NextStepEncoder"]
 class LSTM(Served, nn.LSTM):
     """nn.LSTM of one layer, batch first, whose outputs are computed by :func:`manifold_core.kernels.lstm`."""
 
+    weight_ih_l0: Tensor
+    weight_hh_l0: Tensor
+    bias_ih_l0: Tensor
+    bias_hh_l0: Tensor
+
     def __init__(self, data_dim: int, hidden: int) -> None:
         super().__init__(data_dim, hidden, batch_first=True)
 

@@ -14,6 +14,7 @@ from ..ensemble.data import Samples
 from ..evaluation import Metrics, metrics_of, of_class
 from ..files import write_json
 from ..finished import METRICS, WEIGHTS
+from ..local import of_some
 from ..models import CVAE, VAE
 from ..neighbours import two_nn
 from ..training import History
@@ -52,6 +53,7 @@ def finish(
         "manifold_dim": data.manifold_dim,
         "latent_dim": model.latent_dim,
         "active_dimensions": measured.active_dimensions,
+        "local": of_some(model, samples.parts).as_dict(),
         "two_nn": two_nn(data.train),
         **more,
         "train": measured.as_dict(),

@@ -33,7 +33,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     )
     monkeypatch.setattr(estimators, "FEW", 30)
     monkeypatch.setattr("torch.set_num_threads", lambda threads: None)  # of all other tests
-    monkeypatch.setattr(estimators, "ours", lambda x, seed: (2, 50.0 + seed))
+    monkeypatch.setattr(estimators, "ours", lambda x, seed: (2, 50.0 + seed, 3))
     return asked
 
 
@@ -41,7 +41,7 @@ def test_a_row(made_up: list[tuple[str, int]]) -> None:
     row = measure(next(estimators.manifolds()), 40, 1)
     of, found, seconds = row.pop("of"), row.pop("found"), row.pop("seconds")
     assert (of, row) == ("A", {"manifold": "plane", "r": 2, "d": 4, "seed": 1, "gap": 51.0})
-    assert found == {"ours": 2, **dict.fromkeys(estimators.ESTIMATORS, 4.0)}
+    assert found == {"ours": 2, "active": 3, **dict.fromkeys(estimators.ESTIMATORS, 4.0)}
     assert seconds.keys() == found.keys()
     assert made_up == [(name, 30 if name == "DANCo" else 40) for name in estimators.ESTIMATORS]
 
@@ -54,12 +54,11 @@ def test_our_way_is_the_search_with_its_defaults(
 
     def find_dimension(x: Any, plan: Any, progress: bool) -> Any:
         asked.append((x, plan, progress))
-        metrics = SimpleNamespace(gap=40.0)
-        return SimpleNamespace(dimension=dimension, best=SimpleNamespace(trained=SimpleNamespace(metrics=metrics)))
+        return SimpleNamespace(dimension=dimension, gap=40.0, best=SimpleNamespace(count=2 * dimension))
 
     monkeypatch.setattr(mc, "find_dimension", find_dimension)
     data = np.zeros((6, 2))
-    assert estimators.ours(data, 6) == (said, 40.0)
+    assert estimators.ours(data, 6) == (said, 40.0, None if said is None else 2 * said)
     ((x, plan, progress),) = asked
     defaults = mc.SearchPlan()
     assert x is data
@@ -68,7 +67,7 @@ def test_our_way_is_the_search_with_its_defaults(
 
 def test_tables() -> None:
     def row(of: str, seed: int, r: int, ours: int | None, gap: float | None, other: float) -> dict[str, Any]:
-        found = {"ours": ours, **dict.fromkeys(estimators.ESTIMATORS, other)}
+        found = {"ours": ours, "active": ours and 2, **dict.fromkeys(estimators.ESTIMATORS, other)}
         what = {"of": of, "manifold": "M", "d": 9, "r": r, "seed": seed, "gap": gap}
         return {**what, "found": found, "seconds": dict.fromkeys(found, float(seed))}
 
@@ -78,18 +77,21 @@ def test_tables() -> None:
     rows = [row("A", 1, 2, 2, 1000.0, 2.4), row("A", 2, 2, 2, 2000.0, 2.61), row("A", 3, 2, 3, 3000.0, 2.2)]
     rows.append(row("B", 4, 5, None, None, float("nan")))
     head, _, *lines = cells(table({"rows": rows}))
-    assert head[:7] == ["of", "manifold", "d", "r", "gap", "ours", "PCA"]
-    assert [line[:7] for line in lines] == [
-        ["A", "M", "9", "2", "2,000.0", "**2**", "**2.4**"],
-        ["B", "M", "9", "5", "–", "–", "–"],
+    assert head[:8] == ["of", "manifold", "d", "r", "gap", "ours", "active", "PCA"]
+    assert [line[:8] for line in lines] == [
+        ["A", "M", "9", "2", "2,000.0", "**2**", "**2**", "**2.4**"],
+        ["B", "M", "9", "5", "–", "–", "–", "–"],
     ]
     head, _, *lines = cells(summary({"rows": rows}))
-    assert head[:4] == ["right of", "data sets", "ours", "PCA"]
-    assert [line[:4] for line in lines] == [
-        ["A", "3", "2", "2"],
-        ["B", "1", "0", "0"],
-        ["seconds a data set, median", "", "2.5", "2.5"],
+    assert head[:5] == ["right of", "data sets", "ours", "active", "PCA"]
+    assert [line[:5] for line in lines] == [
+        ["A", "3", "2", "3", "2"],
+        ["B", "1", "0", "0", "0"],
+        ["seconds a data set, median", "", "2.5", "2.5", "2.5"],
     ]
+    for one in rows:
+        del one["found"]["active"]
+    assert "active" not in summary({"rows": rows})
 
 
 def test_the_newest_file_is_shown(tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ def test_a_whole_search(inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixtu
     counts = ", ".join(str(trial["active_dimensions"]) for trial in able)
     note = only_line("\n".join(line for line in printed.out.splitlines() if "in the best of" in line))
     assert note == (
-        f"good has {metrics['active_dimensions']} active dimensions in the best of {len(metrics['trials'])} models; of "
-        f"those with {metrics['latent_dim']} latent dimensions and more: {counts}; "
+        f"good has {metrics['local']['count']} dimensions in the best of {len(metrics['trials'])} models; active in "
+        f"those with {metrics['latent_dim']} latent dimensions and more are {counts}; "
         f"lowest held-out -ELBO by latent dimensions: {losses} (of the coordinates that they are trained on, without "
         "the tenth of the samples that fit worst)"
     )

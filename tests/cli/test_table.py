@@ -16,12 +16,13 @@ class TestTable:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
         head, _, first, second = cli.table([metrics, metrics | {"manifold_dim": 6}]).splitlines()[:4]
         assert len(head) == len(first) == len(second)
-        columns = ["data", "r", "active", "of", "gap", "-ELBO", "recon", "KL", "gamma", "held-out"]
+        columns = ["data", "r", "active", "local", "of", "gap", "-ELBO", "recon", "KL", "gamma", "held-out"]
         assert head.replace("held-out -ELBO", "held-out").split() == columns
         shown = dict(zip(columns, first.split(), strict=True))
         measured = metrics["train"]
         assert (shown["data"], shown["r"], shown["of"]) == ("good", "?", "3")
         assert shown["active"] == str(metrics["active_dimensions"])
+        assert shown["local"] == str(metrics["local"]["count"])
         wanted = {"-ELBO": "neg_elbo", "recon": "recon", "KL": "kl", "gamma": "gamma"}
         for column, name in wanted.items():
             assert float(shown[column]) == pytest.approx(measured[name], rel=5e-3, abs=1e-3)
@@ -74,15 +75,28 @@ class TestTable:
             (3, 0, 3, "2, diverged, 3", "train longer, with more --steps, or begin with a smaller gamma"),
         ):
             found = {"latent_dim": kappa, "active_dimensions": count, "by_latent_dim": {"3": -1.234, str(most): -1.234}}
+            found["local"] = {"count": count, "gap": 7.0}
             lines = cli.table([every | found]).splitlines()
             (note,) = (line for line in lines if "no gap" in line)
             assert said in note
             (note,) = (line for line in lines if "in the best of" in line)
             assert note.startswith(
-                f"good has {count} active dimensions in the best of 4 models; of those with {kappa} latent dimensions "
-                f"and more: {of_able}; "
+                f"good has {count or 0} dimensions in the best of 4 models; active in those with {kappa} latent "
+                f"dimensions and more are {of_able}; "
             )
             assert "by latent dimensions: 3: -1.23" in note
+
+    def test_the_table_says_where_the_decoder_has_fewer_dimensions(self, earlier: Path) -> None:
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+        measured = metrics["train"] | {"active_dimensions": 3}
+        for local, said in ((2, True), (3, False), (0, False), (4, False)):
+            run = metrics | {"train": measured, "local": {"count": local, "gap": 12.345}}
+            notes = [line for line in cli.table([run]).splitlines() if "the decoder has" in line]
+            assert len(notes) == said
+            assert all("2 dimensions at a sample, fewer than the 3 that" in n and "gap is 12.3," in n for n in notes)
+        older = {name: value for name, value in metrics.items() if name != "local"}
+        line = cli.table([older]).splitlines()[2]
+        assert line.split()[3] == "-"
 
     def test_the_table_says_that_a_loss_is_no_number(self, earlier: Path) -> None:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
@@ -159,10 +173,12 @@ class TestTable:
         long |= {"active_dimensions": 10**9, "validation": metrics["validation"] | {"neg_elbo": -(2.0**60)}}
         long |= {"train": metrics["train"] | numbers | {"spectrum_count": 10**20}}
         long["config"] = {"model": {"covariance": "cholesky"}}
+        long["local"] = {"count": 10**8, "gap": 1.0}
         head, rule, one, other = cli.table([long, metrics]).splitlines()[:4]
         assert len(head) == len(rule) == len(one) == len(other)
         assert one.split() == [
-            *("good", "1000×10000×100000", str(10**7), str(10**9), str(10**20), str(10**7), "-", "-1000018.484"),
+            *("good", "1000×10000×100000", str(10**7), str(10**9), str(10**8), str(10**20), str(10**7), "-"),
+            "-1000018.484",
             *("1e-100", "12345678.125", "-1.23e-300", f"-{2**60}.000"),
         ]
 
@@ -188,9 +204,10 @@ class TestTable:
         older = metrics | {"config": {"model": {k: v for k, v in model.items() if k != "covariance"}}}
         head, rule, *lines = cli.table([rotated, metrics, older]).splitlines()[:5]
         assert {len(line) for line in (rule, *lines)} == {len(head)}
-        assert head.replace("by eigenvalue", "eigenvalue").split()[2:5] == ["active", "eigenvalue", "of"]
-        assert [line.split()[2:5] for line in lines] == [
-            ["1", "2", "3"],
-            *2 * [[str(metrics["active_dimensions"]), "-", "3"]],
+        assert head.replace("by eigenvalue", "eigenvalue").split()[2:6] == ["active", "local", "eigenvalue", "of"]
+        local = str(metrics["local"]["count"])
+        assert [line.split()[2:6] for line in lines] == [
+            ["1", local, "2", "3"],
+            *2 * [[str(metrics["active_dimensions"]), local, "-", "3"]],
         ]
         assert "eigenvalue" not in cli.table([metrics, older])
