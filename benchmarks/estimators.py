@@ -2,8 +2,9 @@
 
 The manifolds are those of the paper's Table 1 that fill no solid, and the 24 of scikit-dimension's own benchmark,
 without noise. All get the same samples, DANCo the first 2,000 of them: it takes its time. *ours* is
-``mc.find_dimension`` with its defaults, *active* the active dimensions of the model that it keeps. The estimators have scikit-dimension's defaults. Each works on the whole data
-set; *local PCA* is the mean over the neighbourhoods of 100 samples around each. All on one core.
+``mc.find_dimension`` with its defaults, *active* the active dimensions of the model that it keeps. The estimators have
+scikit-dimension's defaults. Each works on the whole data set; *local PCA* is the mean over the neighbourhoods of 100
+samples around each. All on one core.
 
     make estimators, or python -m benchmarks.estimators [--samples N] [--seeds N] [--out FILE]
 

@@ -166,8 +166,8 @@ def _bent(metrics: dict[str, Any]) -> str:
     if local is None or count is None or not 0 < local < count:
         return ""
     return (
-        f"{metrics['data']}: the decoder has {local} dimensions at a sample, fewer than the {count} that are active, as "
-        f"of a manifold that is closed or bent; their gap is {metrics['local']['gap']:.3g}, below 3 they are a guess"
+        f"{metrics['data']}: the decoder has {local} dimensions at a sample, fewer than the {count} that are active, "
+        f"as of a manifold that is closed or bent; their gap is {metrics['local']['gap']:.3g}, below 3 it is a guess"
     )
 
 
