@@ -74,7 +74,7 @@ bench: peers  ## ours against PyTorch and other peers on this machine, then the 
 	$(BIN)/manifold-core bench elbo cholesky ensemble step images growth --rounds 9 --seconds 3000 --json > build/bench.json
 	$(BIN)/python -m benchmarks.report --add build/bench.json
 
-estimators: peers  ## the dimension read by ours and by scikit-dimension's estimators; an hour
+estimators: peers  ## the dimension read by ours and by scikit-dimension's estimators; an hour and a half
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.estimators
 	$(BIN)/python -m benchmarks.report
 

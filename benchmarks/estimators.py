@@ -1,10 +1,10 @@
 """The dimension read off a VAE beside the estimators of scikit-dimension, on manifolds whose dimension is known.
 
-The manifolds are those of the paper's Table 1 that fill no solid, and the 24 of scikit-dimension's own benchmark,
-without noise. All get the same samples, DANCo the first 2,000 of them: it takes its time. *ours* is
-``mc.find_dimension`` with its defaults, *active* the active dimensions of the model that it keeps. The estimators have
-scikit-dimension's defaults. Each works on the whole data set; *local PCA* is the mean over the neighbourhoods of 100
-samples around each. All on one core.
+The manifolds are those of the paper's Table 1 that fill no solid, the 24 of scikit-dimension's own benchmark, without
+noise, and sixteen that are closed or bent (benchmarks/manifolds.py). All get the same samples, DANCo the first 2,000 of
+them: it takes its time. *ours* is ``mc.find_dimension`` with its defaults, *active* the active dimensions of the model
+that it keeps. The estimators have scikit-dimension's defaults. Each works on the whole data set; *local PCA* is the
+mean over the neighbourhoods of 100 samples around each. All on one core.
 
     make estimators, or python -m benchmarks.estimators [--samples N] [--seeds N] [--out FILE]
 
@@ -19,7 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,12 +35,14 @@ from manifold_core.provenance import commit, processor
 
 from .gpu import results_file
 from .gpu_tables import markdown
+from .manifolds import BENT
 
 __all__ = ["Manifold", "files", "manifolds", "measure", "summary", "table"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 TABLE_1_KAPPA = 20
-PAPERS, THEIRS = "Table 1 of the paper", "scikit-dimension's benchmark"  # which the manifolds are of
+# Which the manifolds are of.
+PAPERS, THEIRS, FURTHER = "Table 1 of the paper", "scikit-dimension's benchmark", "closed or bent ones"
 FEW = 2_000
 KIND = "dimension"  # of the result files
 ESTIMATORS = ("PCA", "local PCA", "MLE", "TwoNN", "DANCo")
@@ -58,7 +60,7 @@ class Manifold(NamedTuple):
 
 
 def manifolds() -> Iterator[Manifold]:
-    """The paper's, then scikit-dimension's."""
+    """The paper's, then scikit-dimension's, then those of ours."""
     for row in paper.rows("table1"):
         d, r = row["d"], row["r"]
         if row["kappa"] == TABLE_1_KAPPA and r < d:
@@ -67,6 +69,12 @@ def manifolds() -> Iterator[Manifold]:
 
     for name, r in BenchmarkManifolds(random_state=0).truth["Intrinsic Dimension"].items():
         yield Manifold(THEIRS, str(name).replace("_", " "), int(r), _of_benchmark(str(name)))
+    for name, r, samples in BENT:
+        yield Manifold(FURTHER, name, r, partial(_drawn, samples))
+
+
+def _drawn(samples: Callable[[np.random.Generator, int], Array], n: int, seed: int) -> Array:
+    return samples(np.random.default_rng(seed), n)
 
 
 def _of_table_1(d: int, r: int) -> Callable[[int, int], Array]:
