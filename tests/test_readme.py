@@ -30,7 +30,7 @@ def test_python_blocks_run_one_after_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     monkeypatch.chdir(tmp_path)
     to_try = re.search(r'`python -c "(.*?)"`', README, flags=re.DOTALL)
     assert to_try is not None
@@ -51,6 +51,10 @@ def test_python_blocks_run_one_after_the_other(
     assert re.search(r"^3 \{2: 2\.[1-4]\d*, 10: -4\.[0-3]\d*\}", printed, flags=re.MULTILINE)
     assert int(counts[0]) in range(21)  # after two steps
     assert counts[1:] == ["3", "2"]  # as the comments say
+    found = re.search(r"^2 ([\d.]+) {.*2: ([\d.]+)", printed, flags=re.MULTILINE)  # the sphere
+    assert found is not None
+    assert float(found[1]) > 15
+    assert float(found[2]) >= 0.95
     assert re.search(r"^4 tensor", printed, flags=re.MULTILINE)
     assert "\n[2, 2, 2, 2] " in printed
 
