@@ -21,6 +21,7 @@ __all__ = ["new_figure", "plot_classes", "plot_curves", "plot_images", "plot_sea
 COLUMNS = 10  # of images
 NAMED_CLASSES = 40  # at most; of more the names would not fit
 ACTIVE, INACTIVE, ACCENT, EIGEN, OTHERS = "#1f6f8b", "#c8c8c8", "#d1495b", "#7b3fa0", "#e0902e"
+DECODER = "#8bc34a"
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -40,9 +41,11 @@ def plot_variances(
     manifold_dim: int | None = None,
     spectrum: list[float] | None = None,
     others: Sequence[list[float]] = (),
+    local: Mapping[str, Any] | None = None,
 ) -> Path:
     """Encoder variances in ascending order, on a log scale, with the threshold of activity; of a full covariance beside
-    them the eigenvalues, ``spectrum``; and the same of the ``others`` that were trained beside this model."""
+    them the eigenvalues, ``spectrum``; the same of the ``others`` that were trained beside this model; and what the
+    decoder says, as it stands in ``metrics.json``."""
     from matplotlib.ticker import MaxNLocator
 
     values = sorted(variance)
@@ -59,6 +62,19 @@ def plot_variances(
             range(1, len(spectrum) + 1), sorted(spectrum), color=EIGEN, marker="o", markersize=4, label="eigenvalues"
         )
         found += f", {sum(v < THRESHOLD for v in spectrum)} by eigenvalue"
+    if local is not None:
+        places = range(1, len(local["spectrum"]) + 1)
+        axes.plot(
+            places,
+            local["spectrum"],
+            color=DECODER,
+            linestyle="none",
+            marker="_",
+            markersize=14,
+            markeredgewidth=2.5,
+            label="by the decoder",
+        )
+        found += f", {local['count']} at a sample"
     axes.axhline(THRESHOLD, color=ACCENT, linewidth=1.2, linestyle="--", label=f"threshold {THRESHOLD:g}")
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -45,7 +45,7 @@ def finish(
     """Write all of it; the samples as :func:`.data.inputs_of` gives them, of which ``measured`` is."""
     validation = metrics_of(model, held_out.parts)  # one sample far from all others may have any loss
     others = [one for one in more.get("models", []) if one["seed"] != more["seed"] and one["diverged_at"] is None]
-    more = more | _under_condition(data, model, samples)
+    more = {"local": of_some(model, samples.parts).as_dict()} | more | _under_condition(data, model, samples)
     pictures = _draw(folder, model, history, measured, data.manifold_dim, held_out, others, more)
     checkpoint.save_tensors(folder / WEIGHTS, model.state_dict())
     metrics = {
@@ -53,7 +53,6 @@ def finish(
         "manifold_dim": data.manifold_dim,
         "latent_dim": model.latent_dim,
         "active_dimensions": measured.active_dimensions,
-        "local": of_some(model, samples.parts).as_dict(),
         "two_nn": two_nn(data.train),
         **more,
         "train": measured.as_dict(),
@@ -117,6 +116,7 @@ def _draw(
             manifold_dim=manifold_dim,
             spectrum=measured.spectrum if full else None,
             others=[one["spectrum" if full else "variance"] for one in others],
+            local=more["local"],
         ),
         plots.plot_curves(folder / PICTURES["curves"], history),
     ]

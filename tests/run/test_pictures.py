@@ -61,11 +61,14 @@ class TestPictures:
 
         titles: list[str] = []
         lines: list[list[float]] = []
+        of_decoder: list[list[float]] = []
         plot, set_title = Axes.plot, Axes.set_title
 
         def watched_plot(self: Any, *arguments: Any, **more: Any) -> Any:
             if more.get("label") == "eigenvalues":
                 lines.append(arguments[1])
+            if more.get("label") == "by the decoder":
+                of_decoder.append(arguments[1])
             return plot(self, *arguments, **more)
 
         def watched_title(self: Any, title: str, *arguments: Any, **more: Any) -> Any:
@@ -77,6 +80,8 @@ class TestPictures:
         metrics = run(configuration(data, "full", steps=5), tmp_path / "full", progress=False)
         assert metrics["pictures"] == ["variances.png", "curves.png"]
         assert lines == [metrics["train"]["spectrum"]]
+        assert of_decoder == [metrics["local"]["spectrum"]]
+        assert titles[0].endswith(f", {metrics['local']['count']} at a sample")
         plots.plot_variances(tmp_path / "x.png", [0.9, 0.01], spectrum=[0.95, 0.03, 0.02], manifold_dim=2)
         plots.plot_variances(tmp_path / "y.png", [0.9, 0.01])
         assert lines[1:] == [[0.02, 0.03, 0.95]]
