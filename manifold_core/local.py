@@ -12,10 +12,11 @@ from .inputs import check_inputs, unwrapped
 from .models import CVAE, VAE
 from .modes import evaluation_mode
 
-__all__ = ["LocalDimensions", "local_dimensions", "of_some"]
+__all__ = ["CLEAR", "LocalDimensions", "local_dimensions", "of_some"]
 
 MOST_PASSES = 2**14  # through the decoder, for a look: of images, which take their time, 2**12
 MOST_PASSES_OF_IMAGES = 2**12
+CLEAR = 3.0  # a gap; where a search reads the manifolds of benchmarks/estimators.py right it is 10 and more
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no one answer
@@ -45,8 +46,8 @@ class LocalDimensions:
 
     @property
     def gap(self) -> float | None:
-        """How wide it is, λ_{r+1}/λ_r: how clearly the two kinds are apart. Below 3 or so they are not. None where no
-        direction is active."""
+        """How wide it is, λ_{r+1}/λ_r: how clearly the two kinds are apart. Below 3 they are not, and the count is a
+        guess. None where no direction is active."""
         count, gap = _before_the_widest_gap(self.spectrum)
         return float(gap) if count else None
 

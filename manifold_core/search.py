@@ -22,7 +22,7 @@ from .ensemble import ModelSpec, TrainedModel, all_diverged, train_ensemble
 from .errors import InputError
 from .evaluation import in_batches, metrics_of
 from .files import locked, output_folder
-from .local import LocalDimensions, of_some
+from .local import CLEAR, LocalDimensions, of_some
 from .models import CVAE, VAE
 from .modes import evaluation_mode
 from .neighbours import may_be_curved, two_nn
@@ -151,7 +151,7 @@ class DimensionSearch:
 
     @property
     def gap(self) -> float | None:
-        """That of ``local``: below 3 or so the dimension is a guess."""
+        """That of ``local``: below 3 the dimension is a guess, of which :func:`find_dimension` warns."""
         return self.local.gap
 
     @property
@@ -224,6 +224,12 @@ def find_dimension(
         warnings.warn(
             f"the best model needs all of its {found.dimension} latent dimensions, and none had more: the manifold "
             f"may have more; give SearchPlan(latent_dim=…) more than you expect, or leave it out",
+            stacklevel=2,
+        )
+    if found.gap is not None and found.gap < CLEAR:
+        warnings.warn(
+            f"the eigenvalues of the best model's decoder have no clear gap, {found.gap:.2g} at the widest: the "
+            f"{found.dimension} dimensions are a guess; train longer, or on more samples",
             stacklevel=2,
         )
     if may_be_curved(found.dimension, found.two_nn):

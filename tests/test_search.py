@@ -106,6 +106,16 @@ def test_where_neighbours_see_far_fewer_dimensions_it_is_warned_of(
         assert find_dimension(plane(), SHORT, progress=False).dimension == 2
 
 
+@pytest.mark.parametrize(("first", "unclear"), [(0.034, True), (0.033, False)])
+def test_a_gap_that_is_not_clear_is_warned_of(first: float, unclear: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    local = mc.LocalDimensions(torch.tensor([first, 0.1, 0.27, 0.6]), torch.ones(1))
+    monkeypatch.setattr(search, "of_some", lambda *_: local)
+    monkeypatch.setattr(search, "two_nn", lambda _: None)
+    said = pytest.warns(UserWarning, match="no clear gap, 2.9 at the widest: the 1 dimensions are a guess")
+    with said if unclear else nullcontext():
+        assert find_dimension(plane(60), SHORT, progress=False).gap == pytest.approx(0.1 / first)
+
+
 def test_what_is_found_is_told_in_a_line() -> None:
     with pytest.warns(UserWarning, match="learned"):
         found = find_dimension(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from ..local import CLEAR
 from ..neighbours import may_be_curved
 
 __all__ = ["table"]
@@ -50,6 +51,7 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     lines += [note for metrics in runs if (note := _of_several(metrics))]
     lines += [note for metrics in runs if (note := _of_search(metrics))]
     lines += [note for metrics in runs if (note := _bent(metrics))]
+    lines += [note for metrics in runs if (note := _unclear(metrics))]
     lines += [note for metrics in runs if (note := _curved(metrics))]
     for metrics in runs:
         if (scale := metrics["standardisation"]["scale"]) != 1:
@@ -167,7 +169,17 @@ def _bent(metrics: dict[str, Any]) -> str:
         return ""
     return (
         f"{metrics['data']}: the decoder has {local} dimensions at a sample, fewer than the {count} that are active, "
-        f"as of a manifold that is closed or bent; their gap is {metrics['local']['gap']:.3g}, below 3 it is a guess"
+        f"as of a manifold that is closed or bent; their gap is {metrics['local']['gap']:.3g}"
+    )
+
+
+def _unclear(metrics: dict[str, Any]) -> str:
+    """The widest gap is somewhere, however narrow."""
+    if not _local(metrics) or metrics["local"]["gap"] >= CLEAR:
+        return ""
+    return (
+        f"{metrics['data']}: the eigenvalues of the decoder have no clear gap, {metrics['local']['gap']:.2g} at the "
+        f"widest, and {_local(metrics)} is a guess; train longer, with more --steps"
     )
 
 

@@ -93,7 +93,12 @@ class TestTable:
             run = metrics | {"train": measured, "local": {"count": local, "gap": 12.345}}
             notes = [line for line in cli.table([run]).splitlines() if "the decoder has" in line]
             assert len(notes) == said
-            assert all("2 dimensions at a sample, fewer than the 3 that" in n and "gap is 12.3," in n for n in notes)
+            assert all("2 dimensions at a sample, fewer than the 3 that" in n and "gap is 12.3" in n for n in notes)
+        for gap, said in ((2.96, True), (3.0, False)):
+            run = metrics | {"train": measured, "local": {"count": 4, "gap": gap}}
+            notes = [line for line in cli.table([run]).splitlines() if "no clear gap, 3 at" in line]
+            assert len(notes) == said
+            assert all("4 is a guess" in note for note in notes)
         older = {name: value for name, value in metrics.items() if name != "local"}
         line = cli.table([older]).splitlines()[2]
         assert line.split()[3] == "-"
