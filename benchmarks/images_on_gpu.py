@@ -26,7 +26,7 @@ import manifold_core as mc
 from manifold_core.bench.images import CHANNELS, IMAGE, LATENTS, error
 from manifold_core.covariance import Covariance
 from manifold_core.files import write_json
-from manifold_core.networks.convolution import by_pytorch
+from manifold_core.networks import by_pytorch
 from manifold_core.training import turns
 
 from . import gpu

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import extension
 
-__all__ = ["BACKENDS", "Choice", "choose", "choose_for_images", "explain"]
+__all__ = ["BACKENDS", "Choice", "choose", "choose_for_images", "choose_for_sequences", "explain"]
 
 DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 OLDEST = (7, 5)  # GPUs that csrc/cuda is compiled for
@@ -194,3 +194,26 @@ def _worth_it(x: Tensor, weight: Tensor) -> bool:
     if channels < FEW_CHANNELS:
         return samples >= FEW_SAMPLES
     return channels <= MANY_CHANNELS and samples >= MANY_SAMPLES and math.prod(numbers) <= MANY_NUMBERS
+
+
+def choose_for_sequences(backend: str, x: Tensor, *weights: Tensor) -> str:
+    """The same for an LSTM, of which there is a kernel for the CPU, in float32.
+
+    Raises:
+        ValueError: an unknown name.
+        RuntimeError: the named backend cannot serve these tensors; says why.
+    """
+    tensors = (x, *weights)
+    if backend in ("cuda", "triton"):
+        raise RuntimeError(f"backend {backend!r} cannot serve this call: of an LSTM there is 'cpu'")
+    if choose(backend, *tensors) != "cpu":
+        return "reference"
+    if all(tensor.dtype == torch.float32 and tensor.numel() > 0 for tensor in tensors):
+        return "cpu"
+    if backend == "auto":
+        return "reference"
+    shown = ", ".join(sorted({str(tensor.dtype) for tensor in tensors}))
+    raise RuntimeError(
+        f"backend 'cpu' cannot serve this call: it takes sequences and weights of float32, and at least one number of "
+        f"each, got {shown}, {tuple(x.shape)}"
+    )

@@ -9,11 +9,11 @@ namespace manifold_core::autograd {
 
 struct Lstm : Function<Lstm> {
   static variable_list forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight_ih, const Tensor& weight_hh,
-                               const Tensor& bias_ih, const Tensor& bias_hh) {
+                               const Tensor& bias_ih, const Tensor& bias_hh, bool keep) {
     static const Kernel<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                                                   const Tensor&)>
+                                                   const Tensor&, bool)>
         kernel("manifold_core::lstm");
-    auto [y, kept] = kernel(x, weight_ih, weight_hh, bias_ih, bias_hh);
+    auto [y, kept] = kernel(x, weight_ih, weight_hh, bias_ih, bias_hh, keep);
     ctx->save_for_backward({x, weight_ih, weight_hh, kept});
     ctx->set_materialize_grads(false);
     return {y};
@@ -23,7 +23,7 @@ struct Lstm : Function<Lstm> {
     static const Kernel<std::tuple<Tensor, Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&,
                                                                    const Tensor&, const Tensor&, bool)>
         kernel("manifold_core::lstm_backward");
-    variable_list found(5);
+    variable_list found(6);
     if (!gradients[0].defined()) return found;
     return once(ctx, gradients, [&] {
       const variable_list s = ctx->get_saved_variables();
@@ -34,15 +34,15 @@ struct Lstm : Function<Lstm> {
       found[1] = grad_weight_ih;
       found[2] = grad_weight_hh;
       found[3] = grad_bias;
-      found[4] = grad_bias;
+      found[4] = grad_bias.clone();  // the caller may write to either
       return found;
     });
   }
 };
 
 inline std::tuple<Tensor> lstm(const Tensor& x, const Tensor& weight_ih, const Tensor& weight_hh, const Tensor& bias_ih,
-                               const Tensor& bias_hh) {
-  return {Lstm::apply(x, weight_ih, weight_hh, bias_ih, bias_hh)[0]};
+                               const Tensor& bias_hh, bool keep) {
+  return {Lstm::apply(x, weight_ih, weight_hh, bias_ih, bias_hh, keep)[0]};
 }
 
 }  // namespace manifold_core::autograd

@@ -207,7 +207,8 @@ struct Lstm {
   const float* parameters;  // [4 hidden, inputs + hidden], of the inputs and of the state; [4 hidden] of both biases
   const float* x;
   float* y;     // [batch, length, hidden]
-  float* kept;  // [tiles, length, kLstmKept, hidden, kLstmColumns]
+  float* kept;  // [tiles, steps_kept, kLstmKept, hidden, kLstmColumns]
+  int64_t steps_kept;  // all of them, or one, where nobody asks for gradients
 };
 
 constexpr int64_t kLstmColumns = 64;

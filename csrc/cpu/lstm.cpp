@@ -9,8 +9,8 @@ namespace manifold_core::cpu {
 
 namespace {
 
-// The gradients of the parameters are summed in at most so many parts, whatever the number of threads.
-constexpr int64_t kParts = 32;
+// The gradients of the parameters are summed in at most so many parts, of so many numbers, whatever the number of threads.
+constexpr int64_t kParts = 32, kSummed = 1 << 22;
 
 struct Sizes {
   int64_t batch, length, inputs, hidden;
@@ -55,14 +55,15 @@ std::vector<float> packed(const Sizes& s, const Tensor& weight_ih, const Tensor&
 }  // namespace
 
 std::tuple<Tensor, Tensor> lstm(const Tensor& x, const Tensor& weight_ih, const Tensor& weight_hh, const Tensor& bias_ih,
-                                const Tensor& bias_hh) {
+                                const Tensor& bias_hh, bool keep) {
   const Sizes s = sizes(x, weight_ih, weight_hh);
   check_dense(bias_ih, {s.gates()}, ScalarType::Float, "bias_ih");
   check_dense(bias_hh, {s.gates()}, ScalarType::Float, "bias_hh");
   Tensor y = allocate({s.batch, s.length, s.hidden}, ScalarType::Float);
-  Tensor kept = allocate({s.tiles(), s.length, kLstmKept * s.hidden, kLstmColumns}, ScalarType::Float);
+  const int64_t steps_kept = keep ? s.length : 1;
+  Tensor kept = allocate({s.tiles(), steps_kept, kLstmKept * s.hidden, kLstmColumns}, ScalarType::Float);
   const std::vector<float> parameters = packed(s, weight_ih, weight_hh, &bias_ih, &bias_hh);
-  const Lstm args{s.length, s.inputs, s.hidden, parameters.data(), numbers(x), numbers_to(y), numbers_to(kept)};
+  const Lstm args{s.length, s.inputs, s.hidden, parameters.data(), numbers(x), numbers_to(y), numbers_to(kept), steps_kept};
   torch::stable::parallel_for(0, s.tiles(), 1, [&](int64_t first, int64_t last) {
     const Scratch<float> scratch(s.scratch());
     for (int64_t tile = first; tile < last; ++tile) {
@@ -84,8 +85,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(const Tensor& grad_y, c
   Tensor grad_bias = allocate({s.gates()}, ScalarType::Float);
   const std::vector<float> parameters = packed(s, weight_ih, weight_hh, nullptr, nullptr);
   const Lstm args{s.length, s.inputs, s.hidden, parameters.data(), numbers(x), nullptr,
-                  const_cast<float*>(numbers(kept))};  // which the backward pass only reads
-  const int64_t parts = std::min(s.tiles(), kParts);
+                  const_cast<float*>(numbers(kept)), s.length};  // which the backward pass only reads
+  const int64_t parts = std::min({s.tiles(), kParts, std::max<int64_t>(1, kSummed / s.parameters())});
   std::vector<float> gradients(static_cast<size_t>(parts * s.parameters()), 0.0f);
   torch::stable::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
     const Scratch<float> scratch(s.scratch());

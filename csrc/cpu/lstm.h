@@ -14,11 +14,12 @@ MC_INLINE float tanh_of(float x) {
   return (x < 0 ? e : -e) / (e + 2);
 }
 
-// Rows of a tile from [count, features] numbers, each sample's `stride` behind those of the one before. Columns that only
-// fill are zeros.
+// Rows of a tile from [count, features] numbers, each sample's `stride` behind those of the one before, put there or added
+// to what is there. Columns that only fill get zeros.
 template <bool kAdd>
-inline void to_rows(const float* from, int64_t stride, int64_t count, int64_t features, float* rows, int64_t pitch) {
-  for (int64_t first = 0; first < cpu::kLstmColumns; first += kFloats) {
+inline void to_rows(const float* from, int64_t stride, int64_t count, int64_t features, float* rows, int64_t pitch,
+                    int64_t columns) {
+  for (int64_t first = 0; first < columns; first += kFloats) {
     const int64_t here = count - first < kFloats ? count - first : kFloats;
     int64_t i = 0;
     for (; here == kFloats && i + kFloats <= features; i += kFloats) {
@@ -57,25 +58,35 @@ inline void from_rows(const float* rows, int64_t pitch, int64_t count, int64_t f
   }
 }
 
-// The rows of a step: its inputs, the state, and the gates that a layer makes of both.
+// Columns are whole panels of the layer, and pairs of vectors for its sums.
+constexpr int64_t kLstmPanel = kPanelColumns > 2 * kFloats ? kPanelColumns : 2 * kFloats;
+static_assert(cpu::kLstmColumns % kLstmPanel == 0);
+
+// The rows of a step: its inputs, the state, the gates that a layer makes of both, and the gradient of the cell.
 class LstmTile {
  public:
   LstmTile(const cpu::Lstm& args, int64_t tile, int64_t begin, int64_t end, float* scratch, float* gradient, bool with_x)
       : args_(args),
         begin_(begin),
         count_(end - begin),
-        kept_(args.kept + tile * args.length * cpu::kLstmKept * args.hidden * cpu::kLstmColumns),
-        tile_{scratch, cpu::kLstmPitch, cpu::kLstmColumns, args.parameters, gradient} {
-    const int64_t width = args.inputs + args.hidden;
-    layer_ = {0, width, width, 4 * args.hidden, 0, 4 * args.hidden * width, kNone, 0, 0, with_x ? 0 : args.inputs, -1};
+        columns_((count_ + kLstmPanel - 1) / kLstmPanel * kLstmPanel),
+        kept_(args.kept + tile * args.steps_kept * cpu::kLstmKept * args.hidden * cpu::kLstmColumns),
+        tile_{scratch, cpu::kLstmPitch, columns_, args.parameters, gradient} {
+    layer_.inputs = layer_.out = args.inputs + args.hidden;
+    layer_.outputs = 4 * args.hidden;
+    layer_.bias = layer_.outputs * layer_.inputs;
+    layer_.activation = kNone;
+    layer_.wanted_from = with_x ? 0 : args.inputs;
+    layer_.producer = -1;
   }
 
   float* state(int64_t j) const { return tile_.row(args_.inputs + j); }
   float* gate(int64_t g, int64_t j) const { return tile_.row(layer_.out + g * args_.hidden + j); }
   float* cell_gradient(int64_t j) const { return gate(4, j); }
-  // Of each step: the gates i, f, g, o, then c.
+  // Of each step: the gates i, f, g, o, then c. Where one step is kept, the last takes the place of those before.
   float* kept(int64_t step, int64_t which, int64_t j) const {
-    return kept_ + ((step * cpu::kLstmKept + which) * args_.hidden + j) * cpu::kLstmColumns;
+    const int64_t place = args_.steps_kept == 1 ? 0 : step;
+    return kept_ + ((place * cpu::kLstmKept + which) * args_.hidden + j) * cpu::kLstmColumns;
   }
 
   void forward() {
@@ -86,15 +97,15 @@ class LstmTile {
       for (int64_t j = 0; j < args_.hidden; ++j) {
         const float* const before = step > 0 ? kept(step - 1, 4, j) : zeros_;
         float* const h = state(j);
-        const float *const a = gate(0, j), *const b = gate(1, j), *const c = gate(2, j), *const d = gate(3, j);
+        const float *const to_i = gate(0, j), *const to_f = gate(1, j), *const to_g = gate(2, j), *const to_o = gate(3, j);
         float *const i = kept(step, 0, j), *const f = kept(step, 1, j), *const g = kept(step, 2, j);
         float *const o = kept(step, 3, j), *const cell = kept(step, 4, j);
 #pragma GCC ivdep
-        for (int64_t s = 0; s < cpu::kLstmColumns; ++s) {
-          i[s] = sigmoid(a[s]).weight;
-          f[s] = sigmoid(b[s]).weight;
-          g[s] = tanh_of(c[s]);
-          o[s] = sigmoid(d[s]).weight;
+        for (int64_t s = 0; s < columns_; ++s) {
+          i[s] = sigmoid(to_i[s]).weight;
+          f[s] = sigmoid(to_f[s]).weight;
+          g[s] = tanh_of(to_g[s]);
+          o[s] = sigmoid(to_o[s]).weight;
           cell[s] = f[s] * before[s] + i[s] * g[s];
           h[s] = o[s] * tanh_of(cell[s]);
         }
@@ -109,7 +120,7 @@ class LstmTile {
     for (int64_t j = 0; j < args_.hidden; ++j) fill(cell_gradient(j));
     for (int64_t step = args_.length - 1; step >= 0; --step) {
       to_rows<true>(of_step(grad_y, step, args_.hidden), args_.length * args_.hidden, count_, args_.hidden, state(0),
-                    cpu::kLstmPitch);
+                    cpu::kLstmPitch, columns_);
       for (int64_t j = 0; j < args_.hidden; ++j) gates_backward(step, j);
       read_inputs(step);
       backward_parameters(layer_, tile_);
@@ -129,15 +140,15 @@ class LstmTile {
     const float* const before = step > 0 ? kept(step - 1, 4, j) : zeros_;
     const float* const o_before = step > 0 ? kept(step - 1, 3, j) : zeros_;
     float *const h = state(j), *const grad_cell = cell_gradient(j);
-    float *const a = gate(0, j), *const b = gate(1, j), *const c = gate(2, j), *const d = gate(3, j);
+    float *const to_i = gate(0, j), *const to_f = gate(1, j), *const to_g = gate(2, j), *const to_o = gate(3, j);
 #pragma GCC ivdep
-    for (int64_t s = 0; s < cpu::kLstmColumns; ++s) {
+    for (int64_t s = 0; s < columns_; ++s) {
       const float squashed = tanh_of(cell[s]);
       const float grad = grad_cell[s] + h[s] * o[s] * (1 - squashed * squashed);
-      a[s] = grad * g[s] * i[s] * (1 - i[s]);
-      b[s] = grad * before[s] * f[s] * (1 - f[s]);
-      c[s] = grad * i[s] * (1 - g[s] * g[s]);
-      d[s] = h[s] * squashed * o[s] * (1 - o[s]);
+      to_i[s] = grad * g[s] * i[s] * (1 - i[s]);
+      to_f[s] = grad * before[s] * f[s] * (1 - f[s]);
+      to_g[s] = grad * i[s] * (1 - g[s] * g[s]);
+      to_o[s] = h[s] * squashed * o[s] * (1 - o[s]);
       grad_cell[s] = grad * f[s];
       h[s] = o_before[s] * tanh_of(before[s]);
     }
@@ -149,11 +160,11 @@ class LstmTile {
 
   void read_inputs(int64_t step) {
     to_rows<false>(of_step(args_.x, step, args_.inputs), args_.length * args_.inputs, count_, args_.inputs, tile_.row(0),
-                   cpu::kLstmPitch);
+                   cpu::kLstmPitch, columns_);
   }
 
-  static void fill(float* row) {
-    for (int64_t s = 0; s < cpu::kLstmColumns; ++s) row[s] = 0;
+  void fill(float* row) const {
+    for (int64_t s = 0; s < columns_; ++s) row[s] = 0;
   }
 
   // The first sample's numbers of a step.
@@ -163,10 +174,10 @@ class LstmTile {
   }
 
   const cpu::Lstm& args_;
-  const int64_t begin_, count_;
+  const int64_t begin_, count_, columns_;
   float* const kept_;
   const ModelTile tile_;
-  Dense layer_;
+  Dense layer_{};
   alignas(64) float zeros_[cpu::kLstmColumns] = {};
 };
 

@@ -62,9 +62,9 @@ std::tuple<Tensor, Tensor, Tensor> conv_transpose_backward(const Tensor& grad_y,
                                                            int64_t stride, int64_t padding, bool with_x);
 
 // An LSTM of sequences [B, L, d] from a state of zeros: float32, contiguous, nothing empty. The state after each step, and
-// what its backward pass is given.
+// what its backward pass is given; of one step where there will be none.
 std::tuple<Tensor, Tensor> lstm(const Tensor& x, const Tensor& weight_ih, const Tensor& weight_hh, const Tensor& bias_ih,
-                                const Tensor& bias_hh);
+                                const Tensor& bias_hh, bool keep);
 
 // The gradient of the biases is one for both.
 std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight_ih,

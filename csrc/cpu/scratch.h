@@ -9,7 +9,8 @@
 
 namespace manifold_core::cpu {
 
-// Room for tiles, whose rows are aligned as vectors are. This thread keeps what is no more than kKept for the next time.
+// Room for tiles, whose rows are aligned as vectors are. This thread keeps what is no more than kKept for the next time:
+// one at a time, for a second would be given the same memory.
 template <class C>
 class Scratch {
  public:

@@ -6,24 +6,26 @@ import torch
 from torch import Tensor
 
 from ..checks import check_floating
-from ..dispatch import choose
+from ..dispatch import choose_for_sequences
 from ..registration import LAYERS_BY_REFERENCE, Operator
 from . import reference
 
-__all__ = ["choose_for_sequences", "lstm"]
+__all__ = ["lstm"]
 
 COLUMNS, KEPT = 64, 5  # as in csrc/cpu/kernels.h
-NOT_HERE = "it takes sequences and weights of float32, and at least one number of each"
 
 
 def _tiles(x: Tensor) -> Any:
     return (x.shape[0] + COLUMNS - 1) // COLUMNS
 
 
-def _fake(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> tuple[Tensor, Tensor]:
+def _fake(
+    x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor, keep: bool
+) -> tuple[Tensor, Tensor]:
     batch, length, _ = x.shape
     hidden = weight_hh.shape[1]
-    return x.new_empty(batch, length, hidden), x.new_empty(_tiles(x), length, KEPT * hidden, COLUMNS)
+    kept = x.new_empty(_tiles(x), length if keep else 1, KEPT * hidden, COLUMNS)
+    return x.new_empty(batch, length, hidden), kept
 
 
 def _fake_backward(
@@ -40,15 +42,23 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _backward(kernel: Any, ctx: Any, grad_y: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad_y is None:
-        return (None,) * 5
+        return (None,) * 6
     with_x = ctx.needs_input_grad[0]
     grad_x, of_input, of_state, of_bias = kernel(grad_y.contiguous(), *ctx.saved_tensors, with_x)
-    return grad_x if with_x else None, of_input, of_state, of_bias, of_bias
+    return (
+        grad_x if with_x else None,
+        of_input,
+        of_state,
+        of_bias,
+        of_bias.clone(),
+        None,
+    )  # the caller may write to either
 
 
 _operator = Operator(
     "lstm",
-    "(Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor bias_ih, Tensor bias_hh) -> (Tensor y, Tensor kept)",
+    "(Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor bias_ih, Tensor bias_hh, bool keep)"
+    " -> (Tensor y, Tensor kept)",
     _fake,
     _setup_context,
     _backward,
@@ -68,7 +78,8 @@ def lstm(
     + b_hh and h_0 = c_0 = 0: what :class:`torch.nn.LSTM` of one layer computes, whose weights these are.
 
     The network of sequences (Section 4.6). On the CPU in C++: 64 samples at a time are the lanes of vectors, and a step
-    is a dense layer of the ensemble engine. 5 numbers a sample, step and unit are kept for the backward pass.
+    is a dense layer of the ensemble engine. For the backward pass 5 numbers a sample, step and unit are kept, of whole
+    tiles of 64 samples; without gradients, of one step.
 
     Args:
         x: ``[B, L, d]``, float32 for the kernel.
@@ -91,7 +102,7 @@ def lstm(
     _check(*inputs)
     if choose_for_sequences(backend, *inputs) == "reference":
         return reference.lstm(*inputs)
-    (y,) = _operator("cpu", *(tensor.contiguous() for tensor in inputs))
+    (y,) = _operator("cpu", *(tensor.contiguous() for tensor in inputs), torch.is_grad_enabled())
     result: Tensor = y
     return result
 
@@ -109,22 +120,3 @@ def _check(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bia
         check_floating(name, tensor)
         if tensor.shape != shape:
             raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
-
-
-def choose_for_sequences(backend: str, *inputs: Tensor) -> str:
-    """The backend for these arguments of :func:`lstm`, "cpu" or "reference".
-
-    Raises:
-        ValueError: an unknown name.
-        RuntimeError: the named backend cannot serve them; says why.
-    """
-    if backend in ("cuda", "triton"):
-        raise RuntimeError(f"backend {backend!r} cannot serve this call: of an LSTM there is 'cpu'")
-    if choose(backend, *inputs) != "cpu":
-        return "reference"
-    if all(tensor.dtype == torch.float32 and tensor.numel() > 0 for tensor in inputs):
-        return "cpu"
-    if backend == "auto":
-        return "reference"
-    shown = ", ".join(sorted({str(tensor.dtype) for tensor in inputs}))
-    raise RuntimeError(f"backend 'cpu' cannot serve this call: {NOT_HERE}, got {shown}, {tuple(inputs[0].shape)}")

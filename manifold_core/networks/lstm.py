@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..kernels import lstm
-from ..kernels.lstm.op import choose_for_sequences
+from ..kernels.dispatch import choose_for_sequences
 from .checks import check_positive, check_widths
 from .mlp import mlp
 from .precision import Float32Linear, dtype_of
@@ -17,7 +17,7 @@ __all__ = ["LSTM", "LSTMDecoder", "LSTMEncoder", "NextStepEncoder"]
 
 
 class LSTM(Served, nn.LSTM):
-    """nn.LSTM of one layer, batch first, whose outputs are computed by :func:`manifold_core.kernels.lstm`."""
+    """nn.LSTM of one layer, batch first; :func:`outputs` of it are by :func:`manifold_core.kernels.lstm`."""
 
     weight_ih_l0: Tensor
     weight_hh_l0: Tensor
@@ -27,23 +27,25 @@ class LSTM(Served, nn.LSTM):
     def __init__(self, data_dim: int, hidden: int) -> None:
         super().__init__(data_dim, hidden, batch_first=True)
 
-    def outputs(self, sequence: Tensor) -> Tensor:
-        """Of ``[B, L, d]``, L ≥ 1, what it puts out at each step, ``[B, L, hidden]``."""
-        shape, width = tuple(sequence.shape), self.input_size
-        if len(shape) != 3 or shape[1] < 1 or shape[2] != width:
-            raise InputError(
-                f"a sequence must be a tensor of shape [B, L, {width}] with L of at least 1, got shape {shape}"
-            )
-        inputs = (sequence, self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0)
-        served = not (left_to_pytorch(sequence) or watched(self))
-        if served and choose_for_sequences(self.backend, *inputs) == "cpu":
-            return lstm(*inputs, backend="cpu")
-        outputs: Tensor = self(sequence)[0]
-        return outputs
 
-    def outputs_from_none(self, sequence: Tensor) -> Tensor:
-        """After 0, 1, …, L steps, ``[B, L + 1, hidden]``: after none zeros, with which an LSTM begins."""
-        return nn.functional.pad(self.outputs(sequence), (0, 0, 1, 0))
+def outputs(layer: nn.LSTM, sequence: Tensor) -> Tensor:
+    """Of ``[B, L, d]``, L ≥ 1, what the layer puts out at each step, ``[B, L, hidden]``."""
+    shape, width = tuple(sequence.shape), layer.input_size
+    if len(shape) != 3 or shape[1] < 1 or shape[2] != width:
+        raise InputError(
+            f"a sequence must be a tensor of shape [B, L, {width}] with L of at least 1, got shape {shape}"
+        )
+    if isinstance(layer, LSTM) and not left_to_pytorch(sequence) and not watched(layer):  # another may compute anything
+        weights = layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0
+        if choose_for_sequences(layer.backend, sequence, *weights) == "cpu":
+            return lstm(sequence, *weights, backend="cpu")
+    found: Tensor = layer(sequence)[0]
+    return found
+
+
+def outputs_from_none(layer: nn.LSTM, sequence: Tensor) -> Tensor:
+    """After 0, 1, …, L steps, ``[B, L + 1, hidden]``: after none zeros, with which an LSTM begins."""
+    return nn.functional.pad(outputs(layer, sequence), (0, 0, 1, 0))
 
 
 class LSTMEncoder(nn.Module):
@@ -74,12 +76,12 @@ class LSTMEncoder(nn.Module):
         return dtype_of(self.head)
 
     def forward(self, sequence: Tensor) -> tuple[Tensor, Tensor]:
-        mu, log_var = self.head(self.lstm.outputs(sequence)[:, -1]).chunk(2, dim=1)
+        mu, log_var = self.head(outputs(self.lstm, sequence)[:, -1]).chunk(2, dim=1)
         return mu, log_var
 
     def at_every_length(self, sequence: Tensor) -> tuple[Tensor, Tensor]:
         """The same of the first 0, 1, …, L steps, in one pass: each ``[B, L + 1, κ]``."""
-        mu, log_var = self.head(self.lstm.outputs_from_none(sequence)).chunk(2, dim=2)
+        mu, log_var = self.head(outputs_from_none(self.lstm, sequence)).chunk(2, dim=2)
         return mu, log_var
 
 
@@ -141,10 +143,10 @@ class LSTMDecoder(nn.Module):
         self.layers = mlp((latent_dim + hidden, *decoder_hidden, data_dim), "relu", reads_z=True)
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
-        x_hat: Tensor = self.layers(torch.cat((z, self.lstm.outputs(c)[:, -1]), dim=1))
+        x_hat: Tensor = self.layers(torch.cat((z, outputs(self.lstm, c)[:, -1]), dim=1))
         return x_hat
 
     def at_every_length(self, z: Tensor, c: Tensor) -> Tensor:
         """The same with the first 0, 1, …, T steps of c, in one pass: z ``[B, T + 1, κ]`` → x̂ ``[B, T + 1, d]``."""
-        x_hat: Tensor = self.layers(torch.cat((z, self.lstm.outputs_from_none(c)), dim=2))
+        x_hat: Tensor = self.layers(torch.cat((z, outputs_from_none(self.lstm, c)), dim=2))
         return x_hat

@@ -21,7 +21,8 @@ from torch.autograd import grad
 from torch.library import opcheck
 
 import manifold_core as mc
-from manifold_core.networks.convolution import ConvNorm, by_pytorch
+from manifold_core.networks import by_pytorch
+from manifold_core.networks.convolution import ConvNorm
 
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 DTYPES = (F32, F64, BF16, F16)

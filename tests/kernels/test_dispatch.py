@@ -13,7 +13,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import manifold_core as mc
-from manifold_core.networks.convolution import ConvNorm, by_pytorch
+from manifold_core.networks import by_pytorch
+from manifold_core.networks.convolution import ConvNorm
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 NO_MODULE = "the compiled module is not built; install a C++17 compiler"

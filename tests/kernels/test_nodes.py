@@ -48,7 +48,7 @@ def arguments_of(name: str) -> Iterator[tuple[Any, ...]]:
     """Leaves that want gradients, and the rest: calls that between them have every optional argument and flag."""
     if name == "lstm":
         x, *weights = (numbers(*shape, start=i) for i, shape in enumerate([(6, 3, 2), (20, 2), (20, 5), (20,), (20,)]))
-        return iter([(x, *weights), (x[:1], *weights)])
+        return iter([(x, *weights, True), (x[:1], *weights, True)])
     return _of_images(name) if name.startswith("conv") else _of_the_elbo(name)
 
 

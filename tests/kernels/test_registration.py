@@ -141,8 +141,8 @@ def arguments_of_sequences(name: str) -> Iterator[tuple[object, ...]]:
 
     x, weights, biases = numbers(70, 3, 2), (numbers(20, 2), numbers(20, 5)), (numbers(20), numbers(20))
     if requires_grad:
-        yield x, *weights, *biases
-        yield x.detach(), *weights, *biases
+        yield x, *weights, *biases, True
+        yield x.detach(), *weights, *biases, True
     else:
         for flag in (True, False):
             yield numbers(70, 3, 5), x, *weights, numbers(2, 3, 25, 64), flag

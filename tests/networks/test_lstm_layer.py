@@ -5,11 +5,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from instruction_sets import NEEDS_COMPILED
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import manifold_core as mc
-from manifold_core.networks.lstm import LSTM
+from manifold_core.networks.lstm import LSTM, outputs, outputs_from_none
 
 pytestmark = NEEDS_COMPILED
 
@@ -40,26 +40,26 @@ X = torch.linspace(-1, 1, 4 * 6 * 3).sin().view(4, 6, 3)
 
 
 def test_its_outputs_are_those_of_the_layer(layer: LSTM) -> None:
-    assert calls(lambda: layer.outputs(X)) == 1
-    torch.testing.assert_close(layer.outputs(X), layer(X)[0], rtol=1e-6, atol=1e-6)
-    assert layer.outputs_from_none(X)[:, 0].tolist() == [[0.0] * 5] * 4
-    assert torch.equal(layer.outputs_from_none(X)[:, 1:], layer.outputs(X))
+    assert calls(lambda: outputs(layer, X)) == 1
+    torch.testing.assert_close(outputs(layer, X), layer(X)[0], rtol=1e-6, atol=1e-6)
+    assert outputs_from_none(layer, X)[:, 0].tolist() == [[0.0] * 5] * 4
+    assert torch.equal(outputs_from_none(layer, X)[:, 1:], outputs(layer, X))
 
 
 def test_what_kernels_cannot_do_is_left_to_pytorch(layer: LSTM) -> None:
-    assert calls(lambda: layer.double().outputs(X.double())) == 0
+    assert calls(lambda: outputs(layer.double(), X.double())) == 0
     layer.float()
-    assert calls(lambda: layer.outputs(X[:0])) == 0
-    assert calls(lambda: mc.networks.by_pytorch(layer).outputs(X)) == 0
+    assert calls(lambda: outputs(layer, X[:0])) == 0
+    assert calls(lambda: outputs(mc.networks.by_pytorch(layer), X)) == 0
 
 
 def test_hooks_see_what_the_layer_computes(layer: LSTM) -> None:
     seen: list[Tensor] = []
     handle = layer.register_forward_hook(lambda _, given, found: seen.append(found[0]))
-    found = layer.outputs(X)
+    found = outputs(layer, X)
     assert torch.equal(seen[0], found)
     handle.remove()
-    assert calls(lambda: layer.outputs(X)) == 1
+    assert calls(lambda: outputs(layer, X)) == 1
 
 
 @pytest.mark.parametrize("of", [mc.SequentialCVAE, mc.EveryStepCVAE])
@@ -73,3 +73,34 @@ def test_models_of_sequences_are_trained_by_it(of: type[mc.SequentialCVAE]) -> N
     expected = torch.autograd.grad(theirs(x, c, seed=0).loss, list(theirs.parameters()))
     for ours_of, theirs_of in zip(found, expected, strict=True):
         torch.testing.assert_close(ours_of, theirs_of, rtol=1e-5, atol=1e-6)
+
+
+def test_a_second_derivative_is_pytorchs(layer: LSTM) -> None:
+    x = X.clone().requires_grad_()
+    (first,) = torch.autograd.grad(outputs(layer, x).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="by_pytorch"):
+        first.sum().backward()
+    theirs = mc.networks.by_pytorch(layer).double()
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert torch.autograd.gradgradcheck(lambda x: outputs(theirs, x), X[:1].double().requires_grad_())
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes self.lstm._flat_weights")  # of torch itself
+def test_a_program_without_this_package_is_pytorchs(layer: LSTM) -> None:
+    class Alone(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = layer
+
+        def forward(self, x: Tensor) -> Tensor:
+            return outputs(self.lstm, x)
+
+    program = torch.export.export(Alone(), (X,))
+    assert not [node for node in program.graph.nodes if "manifold_core" in str(node.target)]
+
+
+def test_another_layer_in_its_place_is_called_as_it_is() -> None:
+    encoder = mc.networks.LSTMEncoder(3, 2, 5)
+    encoder.lstm = nn.LSTM(3, 5, num_layers=2, batch_first=True)
+    mu, _ = encoder(X)
+    torch.testing.assert_close(mu, encoder.head(encoder.lstm(X)[0][:, -1])[:, :2])
