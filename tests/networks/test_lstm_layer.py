@@ -81,8 +81,7 @@ def test_a_second_derivative_is_pytorchs(layer: LSTM) -> None:
     with pytest.raises(RuntimeError, match="by_pytorch"):
         first.sum().backward()
     theirs = mc.networks.by_pytorch(layer).double()
-    with torch.backends.mkldnn.flags(enabled=False):
-        assert torch.autograd.gradgradcheck(lambda x: outputs(theirs, x), X[:1].double().requires_grad_())
+    assert torch.autograd.gradgradcheck(lambda x: outputs(theirs, x), X[:1].double().requires_grad_())
 
 
 @pytest.mark.filterwarnings("ignore:The tensor attributes self.lstm._flat_weights")  # of torch itself
