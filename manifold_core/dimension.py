@@ -136,12 +136,12 @@ def active_dimensions(
     return found
 
 
-def check_known(variance: Tensor | Sequence[float], what: str = "variances") -> None:
-    """Raise InputError where that of a latent dimension is not finite: it is neither active nor inactive."""
+def check_known(variance: Tensor | Sequence[float]) -> None:
+    """Raise InputError where a latent dimension's variance is not finite: it is neither active nor inactive."""
     variance = torch.as_tensor(variance, dtype=torch.float64)
     if len(unknown := (~variance.isfinite()).nonzero().flatten()):
         raise InputError(
-            f"model must have finite {what}, got {float(variance[unknown[0]])} in latent dimension "
+            f"model must have finite variances, got {float(variance[unknown[0]])} in latent dimension "
             f"{int(unknown[0])}, {len(unknown)} of {len(variance)} in all: are its weights finite?"
         )
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from .data.arrays import some_rows
-from .dimension import THRESHOLD, check_known, samples_at_a_time
+from .dimension import THRESHOLD, samples_at_a_time
+from .errors import InputError
 from .inputs import check_inputs, unwrapped
 from .models import CVAE, VAE
 from .modes import evaluation_mode
@@ -16,7 +17,8 @@ __all__ = ["CLEAR", "LocalDimensions", "local_dimensions", "of_some"]
 
 MOST_PASSES = 2**14  # through the decoder, for a look: of images, which take their time, 2**12
 MOST_PASSES_OF_IMAGES = 2**12
-CLEAR = 3.0  # a gap; where a search reads the manifolds of benchmarks/estimators.py right it is 10 and more
+MOST_NUMBERS = 2**22  # of derivatives at a time
+CLEAR = 8.0  # a gap: of the 54 manifolds of benchmarks/estimators.py, read right from 10.3 on, below 6.3 none
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no one answer
@@ -26,8 +28,9 @@ class LocalDimensions:
 
     Attributes:
         spectrum: ``[κ]`` float64, ascending: the eigenvalues, in order and then averaged over the samples.
-        counts: ``[N]`` int64, how many stand before the widest gap at each sample. Manifolds of several pieces, or that
-            cross, need not have the same dimension everywhere.
+        counts: ``[N]`` int64, how many stand before the widest gap at each sample that was looked at, in their order
+            (of a search these are some that it drew). Manifolds of several pieces, or that cross, need not have the
+            same dimension everywhere.
     """
 
     spectrum: Tensor
@@ -46,7 +49,7 @@ class LocalDimensions:
 
     @property
     def gap(self) -> float | None:
-        """How wide it is, λ_{r+1}/λ_r: how clearly the two kinds are apart. Below 3 they are not, and the count is a
+        """How wide it is, λ_{r+1}/λ_r: how clearly the two kinds are apart. Below 8 they are not, and the count is a
         guess. None where no direction is active."""
         count, gap = _before_the_widest_gap(self.spectrum)
         return float(gap) if count else None
@@ -76,12 +79,13 @@ def local_dimensions(
     = diag σ_p(c), with J through the attention.
 
     (I + JᵀJ/γ)⁻¹ is the covariance of the posterior where the decoder is as good as linear. At the optimum a diagonal
-    one has 1/(1 + (JᵀJ)_jj/γ), so that where the same axes carry the manifold at every sample the variances of
-    :func:`active_dimensions` say the same. Of a sphere, or another manifold that no one chart covers, every axis is
-    needed somewhere: all variances fall with γ, and their count is the dimension of the flat space around it. The
-    eigenvalues are of each sample's own directions. As γ → 0 as many of them fall with it as J has rank, and the others
-    stay: the gap between the two grows as 1/γ. A gap and no threshold, since of many eigenvalues that are alike the
-    last in order may lie above any.
+    one has 1/(1 + (JᵀJ)_jj/γ): where the same axes carry the manifold at every sample, the variances of
+    :func:`active_dimensions`. Of a sphere, or another manifold that no one chart covers, every axis is needed
+    somewhere: all variances may fall with γ, and their count be as large as the dimension of the flat space around it.
+    The eigenvalues are of each sample's own directions. As γ → 0 as many of them fall with it as J has rank, and the
+    others stay: the gap between the two grows as 1/γ. A gap and no threshold, since of many eigenvalues that are alike
+    the last in order may lie above any. Before γ is small enough, a direction in which the manifold is far narrower
+    than in the others may fall behind the widest gap: where γ > s_r⁴/s_{r−1}², s being the singular values of J.
 
     The model is put into evaluation mode for the while. The decoder is passed through once for each sample and latent
     dimension: of images, a few hundred samples are enough.
@@ -92,7 +96,8 @@ def local_dimensions(
         x: ``[N, ...]``, N ≥ 1 samples.
         condition: ``[N, t]``, of a CVAE.
         batch_size: samples at a time, of which the decoder sees κ times as many; changes memory, and the result by
-            rounding only. None is one κ-th of what :func:`active_dimensions` takes.
+            rounding only. None is one κ-th of what :func:`active_dimensions` takes, of many features fewer: as many
+            as have 2²² derivatives, and one at least.
 
     Raises:
         InputError: as of :func:`active_dimensions`; a decoder without a derivative in forward mode, or with one that is
@@ -103,7 +108,8 @@ def local_dimensions(
     """
     model = unwrapped(model)
     found = _of(model, check_inputs(model, x, condition), batch_size)
-    check_known(found.spectrum, "derivatives of its decoder")
+    if not found.spectrum.isfinite().all():
+        raise InputError("model must have a decoder with a finite derivative at every sample, got one that is not")
     return found
 
 
@@ -119,7 +125,8 @@ def of_some(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> LocalDimensions:
 def _of(model: VAE | CVAE, inputs: tuple[Tensor, ...], batch_size: int | None) -> LocalDimensions:
     rows = samples_at_a_time(model, inputs, batch_size)
     if batch_size is None:
-        rows = max(rows // model.latent_dim, 1)
+        kappa = model.latent_dim
+        rows = max(min(rows // kappa, MOST_NUMBERS // (kappa * inputs[0][0].numel())), 1)
     total = torch.zeros(model.latent_dim, dtype=torch.float64, device=inputs[0].device)
     counts = []
     with evaluation_mode(model):

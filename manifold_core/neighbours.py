@@ -15,9 +15,9 @@ __all__ = ["MOST_SAMPLES", "may_be_curved", "two_nn"]
 MOST_SAMPLES = 5_000  # distances grow with the square of their number
 KEPT = 0.9  # the share of the ratios that the line is laid through
 ROWS = 512  # of distances at a time
-# Dimensions read over those of nearest neighbours. Of the 54 manifolds of benchmarks/estimators.py those read right have
-# up to 1.3, but for one with 1.55; of those read wrong three have 1.47 to 2.5, and closed ones of ten dimensions and
-# more 1.16 to 1.34, which nothing sets apart.
+# Dimensions read over those of nearest neighbours. Of the 54 manifolds of benchmarks/estimators.py, those read right
+# have up to 1.3, but for one with 1.55; of those read wrong three have 1.47 to 2.5, and closed ones of ten dimensions
+# and more 1.16 to 1.34, which nothing sets apart.
 CURVED = 1.4
 
 

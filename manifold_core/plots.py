@@ -106,9 +106,11 @@ def plot_curves(path: Path, history: History) -> Path:
     return save(figure, path)
 
 
-def plot_search(path: Path, trials: Sequence[dict[str, Any]], by_latent_dim: Mapping[str, float]) -> Path:
+def plot_search(
+    path: Path, trials: Sequence[dict[str, Any]], by_latent_dim: Mapping[str, float], dimension: int
+) -> Path:
     """Held-out −ELBO over the number of latent dimensions: of each model a dot, the lowest of each number joined, and
-    the best, which has the dimension. Both are those of ``metrics.json``."""
+    the best, which has the dimension. All are those of ``metrics.json``."""
     from matplotlib.ticker import MaxNLocator
 
     ended = [one for one in trials if one["diverged_at"] is None and math.isfinite(one["held_out"])]
@@ -125,12 +127,11 @@ def plot_search(path: Path, trials: Sequence[dict[str, Any]], by_latent_dim: Map
             color=(ACTIVE, OTHERS, EIGEN)[index % 3],
             label="hidden " + "-".join(map(str, hidden)),
         )
-    found = best["active_dimensions"]
     axes.scatter([best["latent_dim"]], [best["held_out"]], s=90, facecolors="none", edgecolors=ACCENT, label="best")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("latent dimensions")
     axes.set_ylabel("held-out −ELBO (nats)")
-    axes.set_title(f"the best of {len(ended)} models has {found} active dimensions")
+    axes.set_title(f"the best of {len(ended)} models reads {dimension} dimensions")
     axes.legend(frameon=False)
     return save(figure, path)
 

@@ -151,7 +151,7 @@ class DimensionSearch:
 
     @property
     def gap(self) -> float | None:
-        """That of ``local``: below 3 the dimension is a guess, of which :func:`find_dimension` warns."""
+        """That of ``local``: below 8 the dimension is a guess, of which :func:`find_dimension` warns."""
         return self.local.gap
 
     @property
@@ -182,9 +182,9 @@ def find_dimension(
     latent dimensions, then with ever fewer than the best has active, down to what nearest neighbours see, at least one
     fewer, and keeps on while fewer are better. They are trained on coordinates in the directions in which the samples
     vary, and one in which they do not: :class:`manifold_core.directions.Directions` says why. A manifold that no one
-    chart covers, such as a sphere or a closed curve, has all variances of the flat space that holds it active, and the
-    eigenvalues of the decoder see where it bends; networks that have not bent read the flat space, and it warns where
-    nearest neighbours see far fewer dimensions.
+    chart covers, such as a sphere or a closed curve, may have all dimensions of the flat space that holds it active,
+    and the eigenvalues of the decoder see where it bends; networks that have not bent read the flat space, and it warns
+    where nearest neighbours see far fewer dimensions.
 
     Args:
         x: ``[N, d]`` of an integer or floating type, a tensor, on whose device the models are trained, or what
@@ -220,9 +220,9 @@ def find_dimension(
             "samples",
             stacklevel=2,
         )
-    elif found.dimension == max(found.by_latent_dim) < train.shape[1]:
+    elif found.best.count == max(found.by_latent_dim) < train.shape[1]:
         warnings.warn(
-            f"the best model needs all of its {found.dimension} latent dimensions, and none had more: the manifold "
+            f"all {found.best.count} latent dimensions of the best model are active, and none had more: the manifold "
             f"may have more; give SearchPlan(latent_dim=…) more than you expect, or leave it out",
             stacklevel=2,
         )

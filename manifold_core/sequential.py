@@ -85,7 +85,8 @@ class EveryStepCVAE(SequentialCVAE):
 
     Of ``model(x, c)``, ``nll``, ``kl`` and ``recon`` ``[B]`` and ``variance_ratio`` are means over the steps, and
     ``z``, ``x_hat`` and ``posterior`` are of every step, ``[B, n, ...]``. ``posterior``, ``encode``, ``decode``,
-    ``reconstruct`` and ``sample`` are those of the step after c.
+    ``reconstruct``, ``sample`` and ``decoder_spectrum``, and so what :func:`manifold_core.local_dimensions` says, are
+    of the step after c.
 
     Args:
         encoder: whose ``network`` has a method ``at_every_length``, as :class:`LSTMEncoder` has.

@@ -20,18 +20,21 @@ def tangents(decoder: Callable[..., Tensor], z: Tensor, *conditions: Tensor) -> 
         InputError: the decoder has no derivative in forward mode.
     """
     samples, kappa = z.shape
-    repeated, *under = (part.repeat_interleave(kappa, dim=0) for part in (z, *conditions))
-    along = torch.eye(kappa, dtype=z.dtype, device=z.device).repeat(samples, 1)
-    # Of what is compiled there is no derivative in forward mode.
-    with forward_ad.dual_level(), torch.compiler.set_stance("force_eager"):
-        with warnings.catch_warnings():  # of PyTorch's own use of torch.jit, the first time
-            warnings.simplefilter("ignore", DeprecationWarning)
-            moved = forward_ad.make_dual(repeated, along)
-        try:
-            x_hat = decoder(moved, *under)
-        except (NotImplementedError, RuntimeError) as error:
-            raise InputError(f"model must have a decoder that is differentiable in forward mode: {error}") from error
-        found = forward_ad.unpack_dual(x_hat).tangent
+    # In inference mode tangents are dropped without a word; of what is compiled there is no derivative in forward mode.
+    with torch.inference_mode(False), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        repeated, *under = (part.repeat_interleave(kappa, dim=0) for part in (z, *conditions))
+        along = torch.eye(kappa, dtype=z.dtype, device=z.device).repeat(samples, 1)
+        with forward_ad.dual_level():
+            with warnings.catch_warnings():  # of PyTorch's own use of torch.jit, the first time
+                warnings.simplefilter("ignore", DeprecationWarning)
+                moved = forward_ad.make_dual(repeated, along)
+            try:
+                x_hat = decoder(moved, *under)
+            except RuntimeError as error:
+                if not isinstance(error, NotImplementedError) and "jvp" not in str(error):
+                    raise
+                raise InputError(f"model must have a decoder with a derivative in forward mode: {error}") from error
+            found = forward_ad.unpack_dual(x_hat).tangent
     if found is None:  # it does not look at z
         found = torch.zeros_like(x_hat)
     return found.reshape(samples, kappa, -1)
@@ -41,9 +44,10 @@ def decoder_spectrum(tangents: Tensor, log_gamma: Tensor, prior_log_var: Tensor 
     """Eigenvalues of (I + S JᵀJ S/γ)⁻¹, S = diag σ_p, of every sample, ascending, float64 ``[B, κ]``: J is that of
     ``tangents``, ``[B, κ, d]``. None is Σ_p = I. NaN where a number of the sample is not finite."""
     jacobian = tangents.double()
-    if prior_log_var is not None:
-        jacobian = jacobian * torch.exp(prior_log_var.double() / 2).unsqueeze(-1)
     precision = jacobian @ jacobian.mT / log_gamma.double().exp()  # but for I
+    if prior_log_var is not None:
+        scale = torch.exp(prior_log_var.double() / 2)
+        precision = scale.unsqueeze(-1) * precision * scale.unsqueeze(-2)
     finite = precision.isfinite().flatten(1).all(dim=1)
     # What is not finite they would refuse. Rounding makes some that are 0 negative.
     found = torch.linalg.eigvalsh(torch.where(finite[:, None, None], precision, 0.0)).clamp_min(0).flip(1)

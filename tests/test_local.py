@@ -151,6 +151,46 @@ def test_what_is_compiled_is_run_as_it_was_written() -> None:
     assert mc.local_dimensions(cast(Any, torch.compile(model)), x).spectrum.tolist() == found.spectrum.tolist()
 
 
+def test_in_inference_mode_and_of_models_of_other_types() -> None:
+    torch.manual_seed(0)
+    model, x = mc.VAE.mlp(6, 4, (16,)), torch.randn(10, 6)
+    expected = mc.local_dimensions(model, x)
+    assert expected.spectrum[0] < 0.99
+    with torch.inference_mode():
+        assert mc.local_dimensions(model, x).spectrum.tolist() == expected.spectrum.tolist()
+    found = mc.local_dimensions(model.double(), x.double())
+    torch.testing.assert_close(found.spectrum, expected.spectrum, rtol=1e-5, atol=0)
+
+
+def test_a_learned_prior_moved_into_the_decoder_changes_nothing() -> None:
+    torch.manual_seed(0)
+    x, c = torch.randn(20, 6), torch.randn(20, 3)
+    model = mc.CVAE.mlp(6, 3, 4, (16,), attention=True)
+    expected, found = (mc.local_dimensions(one, x, c).spectrum for one in (model, mc.with_standard_prior(model)))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+
+
+def test_what_a_decoder_raises_is_its_own() -> None:
+    class Broken(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match=r"^out of memory$"):
+        mc.local_dimensions(mc.VAE(Known(2), Broken(), 2), torch.rand(4, 3))
+
+
+def test_of_many_features_few_samples_are_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    model = mc.VAE.mlp(6, 4, (16,))
+    model.decoder.register_forward_hook(lambda _, given, found: seen.append(len(found)))
+    monkeypatch.setattr(local, "MOST_NUMBERS", 3 * 4 * 6 + 5)
+    mc.local_dimensions(model, torch.randn(10, 6))
+    assert seen == [12, 12, 12, 4]
+    monkeypatch.setattr(local, "MOST_NUMBERS", 1)
+    mc.local_dimensions(model, torch.randn(2, 6))
+    assert seen[4:] == [4, 4]
+
+
 def test_a_decoder_that_does_not_look_at_z_has_none() -> None:
     class Constant(nn.Module):
         def forward(self, z: Tensor) -> Tensor:
@@ -178,9 +218,9 @@ def test_bad_input_is_named() -> None:
         mc.local_dimensions(mc.CVAE.mlp(3, 1, 2, (4,)), x)
     with pytest.raises(mc.InputError, match=r"batch_size must be a positive integer, got 0"):
         mc.local_dimensions(vae, x, batch_size=0)
-    with pytest.raises(mc.InputError, match=r"decoder that is differentiable in forward mode: .*jvp"):
+    with pytest.raises(mc.InputError, match=r"decoder with a derivative in forward mode: .*jvp"):
         mc.local_dimensions(mc.VAE(Known(3), Own(), 3), x)
-    with pytest.raises(mc.InputError, match="finite derivatives of its decoder, got nan in latent dimension 0, 3 of 3"):
+    with pytest.raises(mc.InputError, match="a finite derivative at every sample"):
         mc.local_dimensions(mc.VAE(Known(3), linear(torch.full((3, 3), math.inf)), 3), x)
 
 

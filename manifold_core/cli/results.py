@@ -169,7 +169,8 @@ def _bent(metrics: dict[str, Any]) -> str:
         return ""
     return (
         f"{metrics['data']}: the decoder has {local} dimensions at a sample, fewer than the {count} that are active, "
-        f"as of a manifold that is closed or bent; their gap is {metrics['local']['gap']:.3g}"
+        f"as of a manifold that is closed or bent, or far narrower in some directions; the gap of its eigenvalues is "
+        f"{metrics['local']['gap']:.3g}"
     )
 
 
@@ -203,8 +204,8 @@ def _local(metrics: dict[str, Any]) -> int | None:
 
 def _read(metrics: dict[str, Any]) -> int | None:
     """What the manifold is read as: by the decoder where it says so."""
-    count: int | None = metrics["train"][_count(metrics)]
-    return _local(metrics) or count
+    local, count = _local(metrics), metrics["train"][_count(metrics)]
+    return count if local is None else local
 
 
 def _count(metrics: dict[str, Any]) -> str:

@@ -98,7 +98,9 @@ def checked_samples(source: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:
 
 
 def some_rows(rows: int, most: int) -> torch.Tensor:
-    """At most so many of the rows, drawn at random, always the same, in their order: tables are often sorted."""
+    """At most so many of the rows, drawn at random, always the same, in their order: tables are often sorted. On the
+    CPU, whatever torch's default is."""
     if rows <= most:
-        return torch.arange(rows)
-    return torch.randperm(rows, generator=torch.Generator().manual_seed(0))[:most].sort().values
+        return torch.arange(rows, device="cpu")
+    drawn = torch.rand(rows, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu")
+    return drawn.argsort(stable=True)[:most].sort().values

@@ -43,11 +43,11 @@ def finish(
     more: dict[str, Any],
 ) -> dict[str, Any]:
     """Write all of it; the samples as :func:`.data.inputs_of` gives them, of which ``measured`` is."""
+    checkpoint.save_tensors(folder / WEIGHTS, model.state_dict())  # first: what follows may want too much memory
     validation = metrics_of(model, held_out.parts)  # one sample far from all others may have any loss
     others = [one for one in more.get("models", []) if one["seed"] != more["seed"] and one["diverged_at"] is None]
     more = {"local": of_some(model, samples.parts).as_dict()} | more | _under_condition(data, model, samples)
     pictures = _draw(folder, model, history, measured, data.manifold_dim, held_out, others, more)
-    checkpoint.save_tensors(folder / WEIGHTS, model.state_dict())
     metrics = {
         "data": data.name,
         "manifold_dim": data.manifold_dim,
@@ -121,7 +121,8 @@ def _draw(
         plots.plot_curves(folder / PICTURES["curves"], history),
     ]
     if "trials" in more:
-        drawn.append(plots.plot_search(folder / PICTURES["search"], more["trials"], more["by_latent_dim"]))
+        found = more["local"]["count"]
+        drawn.append(plots.plot_search(folder / PICTURES["search"], more["trials"], more["by_latent_dim"], found))
     if "classes" in more:
         drawn.append(plots.plot_classes(folder / PICTURES["classes"], more["classes"]))
     if held_out.x.dim() == 4:

@@ -36,7 +36,9 @@ def test_equations_hold() -> None:
     assert np.linalg.det(turned) == pytest.approx(1, rel=1e-12)
     circles = samples("flat torus T3")
     assert circles[:, :3] ** 2 + circles[:, 3:] ** 2 == pytest.approx(1, rel=1e-12)
-    a, b, c, _, _ = samples("projective plane").T
+    veronese = samples("projective plane")
+    assert (veronese**2).sum(axis=1) == pytest.approx(1 / 3, rel=1e-12)
+    a, b, c, _, _ = veronese.T
     assert (a * b * c >= 0).all()  # (xyz)²
     upper = samples("planes Gr(2, 4)")
     row, column = np.triu_indices(4)

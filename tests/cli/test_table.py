@@ -60,7 +60,7 @@ class TestTable:
     def test_the_table_says_what_a_search_makes_of_no_gap(self, earlier: Path) -> None:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
         every = metrics | {
-            "train": metrics["train"] | {"gap": None},
+            "train": metrics["train"] | {"gap": None, "active_dimensions": 3},
             "trials": [
                 {"latent_dim": 2, "active_dimensions": 1, "diverged_at": None},
                 {"latent_dim": 3, "active_dimensions": 2, "diverged_at": None},
@@ -81,7 +81,7 @@ class TestTable:
             assert said in note
             (note,) = (line for line in lines if "in the best of" in line)
             assert note.startswith(
-                f"good has {count or 0} dimensions in the best of 4 models; active in those with {kappa} latent "
+                f"good has {count} dimensions in the best of 4 models; active in those with {kappa} latent "
                 f"dimensions and more are {of_able}; "
             )
             assert "by latent dimensions: 3: -1.23" in note
@@ -94,9 +94,9 @@ class TestTable:
             notes = [line for line in cli.table([run]).splitlines() if "the decoder has" in line]
             assert len(notes) == said
             assert all("2 dimensions at a sample, fewer than the 3 that" in n and "gap is 12.3" in n for n in notes)
-        for gap, said in ((2.96, True), (3.0, False)):
+        for gap, said in ((7.96, True), (8.0, False)):
             run = metrics | {"train": measured, "local": {"count": 4, "gap": gap}}
-            notes = [line for line in cli.table([run]).splitlines() if "no clear gap, 3 at" in line]
+            notes = [line for line in cli.table([run]).splitlines() if "no clear gap, 8 at" in line]
             assert len(notes) == said
             assert all("4 is a guess" in note for note in notes)
         older = {name: value for name, value in metrics.items() if name != "local"}

@@ -42,7 +42,9 @@ def test_what_is_written_is_what_the_search_finds(data: Path, searched: Path) ->
         (one.latent_dim, list(one.spec.hidden), one.spec.training.seed, one.held_out, one.count) for one in found.trials
     ]
     assert metrics["by_latent_dim"] == {str(kappa): loss for kappa, loss in found.by_latent_dim.items()}
-    assert (metrics["active_dimensions"], metrics["two_nn"]) == (found.dimension, found.two_nn) == (2, found.two_nn)
+    assert (metrics["active_dimensions"], metrics["two_nn"]) == (found.best.count, found.two_nn) == (2, found.two_nn)
+    assert metrics["local"] == found.local.as_dict()
+    assert found.dimension == 2
     best = found.best
     assert (metrics["latent_dim"], metrics["seed"]) == (best.latent_dim, best.spec.training.seed)
     assert metrics["train"] == best.trained.metrics.as_dict()
@@ -170,7 +172,7 @@ def test_the_picture(searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     trials = [trial(4, [8], 1.0), trial(4, [8, 8], 2.0), trial(2, [8], 3.0), trial(2, [8, 8], 0.5)]
     diverged = trial(3, [8], float("nan"), diverged_at=2)
-    plots.plot_search(tmp_path / "x.png", [*trials, diverged], {"2": 0.5, "4": 1.0})
+    plots.plot_search(tmp_path / "x.png", [*trials, diverged], {"2": 0.5, "4": 1.0}, 2)
     assert lines == [([2, 4], [0.5, 1.0])]
     assert dots == {"hidden 8": ([4, 2], [1.0, 3.0]), "hidden 8-8": ([4, 2], [2.0, 0.5]), "best": ([2], [0.5])}
 
