@@ -10,6 +10,7 @@ import torch
 
 import manifold_core as mc
 from manifold_core import neighbours
+from manifold_core.data.arrays import some_rows
 
 Array = npt.NDArray[np.float64]
 
@@ -55,7 +56,8 @@ def test_samples_that_are_the_same_count_once() -> None:
 def test_some_of_many_and_of_any_shape_and_type(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "MOST_SAMPLES", 100)
     images = torch.rand(120, 1, 4, 5, generator=torch.Generator().manual_seed(0))
-    drawn = images[torch.randperm(120, generator=torch.Generator().manual_seed(0))[:100]]
+    drawn = images[some_rows(120, 100)]
+    assert len(drawn.unique(dim=0)) == 100
     assert mc.two_nn(images) == pytest.approx(by_hand(drawn.flatten(1).double().numpy()), rel=1e-6)
     pixels = (255 * images).to(torch.uint8)
     assert mc.two_nn(pixels) == mc.two_nn(pixels.double()) == mc.two_nn(pixels.tolist())

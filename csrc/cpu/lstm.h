@@ -6,6 +6,8 @@
 #include "ensemble/dense.h"
 #include "manifold_core/gaussian.h"
 
+#include <initializer_list>
+
 namespace manifold_core::MC_ISA {
 
 // Relatively exact on either side of zero.
@@ -108,6 +110,9 @@ class LstmTile {
           o[s] = sigmoid(to_o[s]).weight;
           cell[s] = f[s] * before[s] + i[s] * g[s];
           h[s] = o[s] * tanh_of(cell[s]);
+        }
+        for (float* const row : {i, f, g, o, cell}) {  // what is handed out is written as a whole
+          for (int64_t s = columns_; s < cpu::kLstmColumns; ++s) row[s] = 0;
         }
       }
       from_rows(state(0), cpu::kLstmPitch, count_, args_.hidden, of_step(args_.y, step, args_.hidden),

@@ -213,8 +213,8 @@ def make_parser() -> argparse.ArgumentParser:
         "comparisons",
         nargs="*",
         metavar="comparison",
-        help="elbo, cholesky, ensemble, step: these where none is named; images; batch, features, latents, triangle, "
-        "models, threads, or growth for these six: how the time grows with the batch, d, κ, κ of a full covariance, "
+        help="elbo, cholesky, ensemble, step: these where none is named; images, lstm; batch, features, latents, "
+        "triangle, models, threads, or growth for these six: how the time grows with the batch, d, κ, κ of a full covariance, "
         "models side by side, and threads",
     )
     add.add_argument("--rounds", type=int, default=1, metavar="N", help="processes of each contender, if S allows")

@@ -53,5 +53,5 @@ def test_options_are_not_abbreviated(capsys: pytest.CaptureFixture[str]) -> None
 class TestBench:
     def test_the_help_names_every_comparison(self, help_of: Callable[[str], str]) -> None:
         text = help_of("bench")
-        main, (images, *growth) = ([one.name for one in group] for group in (suite.MAIN, suite.FURTHER))
-        assert f"{', '.join(main)}: these where none is named; {images}; {', '.join(growth)}, or growth" in text
+        main, (images, lstm, *growth) = ([one.name for one in group] for group in (suite.MAIN, suite.FURTHER))
+        assert f"{', '.join(main)}: these where none is named; {images}, {lstm}; {', '.join(growth)}, or growth" in text
