@@ -169,9 +169,7 @@ def choose_for_images(
         RuntimeError: the named backend cannot serve these tensors; says why.
     """
     tensors = (x, weight, *others)
-    if backend in _CANNOT and backend not in backends:
-        there = " and ".join(map(repr, backends))
-        raise RuntimeError(f"backend {backend!r} cannot serve this call: of this convolution there is {there}")
+    _refuse_others(backend, backends, "this convolution")
     chosen = choose(backend, *tensors)
     if chosen == "cuda" and chosen in backends and x.numel() > 0:
         return "cuda"
@@ -189,6 +187,13 @@ def choose_for_images(
     )
 
 
+def _refuse_others(backend: str, backends: tuple[str, ...], layer: str) -> None:
+    """Raise RuntimeError for a backend that has other ops and not this one."""
+    if backend in _CANNOT and backend not in backends:
+        there = " and ".join(map(repr, backends))
+        raise RuntimeError(f"backend {backend!r} cannot serve this call: of {layer} there is {there}")
+
+
 def _worth_it(x: Tensor, weight: Tensor) -> bool:
     channels, (samples, *numbers) = weight.shape[0] * weight.shape[1], x.shape
     if channels < FEW_CHANNELS:
@@ -204,8 +209,7 @@ def choose_for_sequences(backend: str, x: Tensor, *weights: Tensor) -> str:
         RuntimeError: the named backend cannot serve these tensors; says why.
     """
     tensors = (x, *weights)
-    if backend in ("cuda", "triton"):
-        raise RuntimeError(f"backend {backend!r} cannot serve this call: of an LSTM there is 'cpu'")
+    _refuse_others(backend, ("cpu",), "an LSTM")
     if choose(backend, *tensors) != "cpu":
         return "reference"
     if all(tensor.dtype == torch.float32 and tensor.numel() > 0 for tensor in tensors):

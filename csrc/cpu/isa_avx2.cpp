@@ -31,6 +31,7 @@
 
 namespace manifold_core::cpu {
 
-const InstructionSet avx2_kernels{"avx2", avx2::kernels<float>, avx2::kernels<double>, avx2::lstm_kernels, avx2::ensemble_kernels};
+const InstructionSet avx2_kernels{"avx2", avx2::kernels<float>, avx2::kernels<double>,
+                                  avx2::lstm_kernels, avx2::ensemble_kernels};
 
 }  // namespace manifold_core::cpu

@@ -31,6 +31,7 @@
 
 namespace manifold_core::cpu {
 
-const InstructionSet avx512_kernels{"avx512", avx512::kernels<float>, avx512::kernels<double>, avx512::lstm_kernels, avx512::ensemble_kernels};
+const InstructionSet avx512_kernels{"avx512", avx512::kernels<float>, avx512::kernels<double>,
+                                    avx512::lstm_kernels, avx512::ensemble_kernels};
 
 }  // namespace manifold_core::cpu

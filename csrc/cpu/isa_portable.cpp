@@ -18,6 +18,7 @@
 
 namespace manifold_core::cpu {
 
-const InstructionSet portable_kernels{"portable", portable::kernels<float>, portable::kernels<double>, portable::lstm_kernels, portable::ensemble_kernels};
+const InstructionSet portable_kernels{"portable", portable::kernels<float>, portable::kernels<double>,
+                                      portable::lstm_kernels, portable::ensemble_kernels};
 
 }  // namespace manifold_core::cpu

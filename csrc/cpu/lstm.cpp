@@ -36,18 +36,15 @@ Sizes sizes(const Tensor& x, const Tensor& weight_ih, const Tensor& weight_hh) {
   return s;
 }
 
-// As the kernels want them; without biases, which the backward pass has no use for, zeros in their place.
-std::vector<float> packed(const Sizes& s, const Tensor& weight_ih, const Tensor& weight_hh, const Tensor* bias_ih,
-                          const Tensor* bias_hh) {
+// The weights of a gate side by side, as the kernels want them. Biases come behind; the backward pass has no use for them.
+std::vector<float> packed(const Sizes& s, const Tensor& weight_ih, const Tensor& weight_hh) {
   std::vector<float> to;
   to.reserve(static_cast<size_t>(s.parameters()));
   for (int64_t gate = 0; gate < s.gates(); ++gate) {
-    const float *const of_input = numbers(weight_ih) + gate * s.inputs, *const of_state = numbers(weight_hh) + gate * s.hidden;
+    const float* const of_input = numbers(weight_ih) + gate * s.inputs;
+    const float* const of_state = numbers(weight_hh) + gate * s.hidden;
     to.insert(to.end(), of_input, of_input + s.inputs);
     to.insert(to.end(), of_state, of_state + s.hidden);
-  }
-  for (int64_t gate = 0; gate < s.gates(); ++gate) {
-    to.push_back(bias_ih == nullptr ? 0.0f : numbers(*bias_ih)[gate] + numbers(*bias_hh)[gate]);
   }
   return to;
 }
@@ -62,7 +59,8 @@ std::tuple<Tensor, Tensor> lstm(const Tensor& x, const Tensor& weight_ih, const 
   Tensor y = allocate({s.batch, s.length, s.hidden}, ScalarType::Float);
   const int64_t steps_kept = keep ? s.length : 1;
   Tensor kept = allocate({s.tiles(), steps_kept, kLstmKept * s.hidden, kLstmColumns}, ScalarType::Float);
-  const std::vector<float> parameters = packed(s, weight_ih, weight_hh, &bias_ih, &bias_hh);
+  std::vector<float> parameters = packed(s, weight_ih, weight_hh);
+  for (int64_t gate = 0; gate < s.gates(); ++gate) parameters.push_back(numbers(bias_ih)[gate] + numbers(bias_hh)[gate]);
   const Lstm args{s.length, s.inputs, s.hidden, parameters.data(), numbers(x), numbers_to(y), numbers_to(kept), steps_kept};
   torch::stable::parallel_for(0, s.tiles(), 1, [&](int64_t first, int64_t last) {
     const Scratch<float> scratch(s.scratch());
@@ -83,7 +81,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(const Tensor& grad_y, c
   Tensor grad_weight_ih = allocate({s.gates(), s.inputs}, ScalarType::Float);
   Tensor grad_weight_hh = allocate({s.gates(), s.hidden}, ScalarType::Float);
   Tensor grad_bias = allocate({s.gates()}, ScalarType::Float);
-  const std::vector<float> parameters = packed(s, weight_ih, weight_hh, nullptr, nullptr);
+  const std::vector<float> parameters = packed(s, weight_ih, weight_hh);
   const Lstm args{s.length, s.inputs, s.hidden, parameters.data(), numbers(x), nullptr,
                   const_cast<float*>(numbers(kept)), s.length};  // which the backward pass only reads
   const int64_t parts = std::min({s.tiles(), kParts, std::max<int64_t>(1, kSummed / s.parameters())});

@@ -45,14 +45,8 @@ def _backward(kernel: Any, ctx: Any, grad_y: Tensor | None, *_: Tensor | None) -
         return (None,) * 6
     with_x = ctx.needs_input_grad[0]
     grad_x, of_input, of_state, of_bias = kernel(grad_y.contiguous(), *ctx.saved_tensors, with_x)
-    return (
-        grad_x if with_x else None,
-        of_input,
-        of_state,
-        of_bias,
-        of_bias.clone(),
-        None,
-    )  # the caller may write to either
+    other = of_bias.clone()  # the caller may write to either
+    return grad_x if with_x else None, of_input, of_state, of_bias, other, None
 
 
 _operator = Operator(
