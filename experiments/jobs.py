@@ -54,7 +54,7 @@ def train_shard(
     progress: bool = True,
 ) -> Part:
     """Train the models of a shard side by side, with its checkpoint in ``folder``; goes on where it was stopped."""
-    jobs = [(cell, seed) for cell in table.cells(plan) for seed in range(plan.seeds)][shard.index :: shard.of]
+    jobs = [(cell, seed) for cell in table.cells(plan) for seed in plan.seed_numbers][shard.index :: shard.of]
     sets, specs = _sets_and_specs(jobs, plan)
     inputs = [training_samples(data, device) for data in sets]
     trained = train_ensemble(

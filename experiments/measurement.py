@@ -10,6 +10,7 @@ from ..ensemble import TrainedModel
 from ..ensemble.data import Samples
 from ..evaluation import Metrics, metrics_of, of_class
 from ..inputs import check_inputs
+from ..local import of_some
 from ..models import CVAE, VAE
 from .tables import Cell, on_test_images, on_training_images
 
@@ -31,15 +32,17 @@ def runs_of(cell: Cell, seed: int, trained: TrainedModel, data: Dataset, inputs:
     return [
         {"cell": {**cell.columns, **columns}, "variant": variant, "seed": seed, "true_active": true_active}
         | _numbers(metrics, trained.model)
+        | {"local": _local(metrics, trained.model, samples)}
         | {"diverged_at": trained.diverged_at, **measured, **by_class}
-        for columns, variant, true_active, metrics, by_class in _rows(cell, trained, data, inputs)
+        for columns, variant, true_active, metrics, samples, by_class in _rows(cell, trained, data, inputs)
     ]
 
 
 def _rows(
     cell: Cell, trained: TrainedModel, data: Dataset, inputs: Samples
-) -> Iterator[tuple[Mapping[str, float], str, int | None, Metrics, dict[str, Any]]]:
-    """Columns that the row adds, variant, true active dimensions, metrics, and the figures of each class."""
+) -> Iterator[tuple[Mapping[str, float], str, int | None, Metrics, tuple[Tensor, ...], dict[str, Any]]]:
+    """Columns that the row adds, variant, true active dimensions, metrics, the samples that these are of, and the
+    figures of each class."""
     model = trained.model
     if cell.held_out:
         held_out = Samples(data.validation, data.validation_condition).to(str(inputs.x.device))
@@ -47,17 +50,19 @@ def _rows(
             (on_training_images(cell.variant), inputs, data.train_labels, trained.metrics),
             (on_test_images(cell.variant), held_out, data.validation_labels, _metrics_of(model, held_out.parts)),
         ):
-            yield {}, variant, cell.true_active[0], metrics, _classes(cell, model, samples, labels)
+            yield {}, variant, cell.true_active[0], metrics, samples.parts, _classes(cell, model, samples, labels)
         return
     for index, (columns, true_active) in enumerate(zip(cell.classes, cell.true_active, strict=True)):
-        whole = len(cell.classes) == 1
-        metrics = trained.metrics if whole else _of_class(model, inputs, data.train_labels, index)
-        yield columns, cell.variant, true_active, metrics, {}
+        if len(cell.classes) == 1:
+            yield columns, cell.variant, true_active, trained.metrics, inputs.parts, {}
+        else:
+            own = _of_class(inputs, data.train_labels, index)
+            yield columns, cell.variant, true_active, _metrics_of(model, own), own, {}
 
 
-def _of_class(model: VAE | CVAE, samples: Samples, labels: Tensor | None, index: int) -> Metrics:
+def _of_class(samples: Samples, labels: Tensor | None, index: int) -> tuple[Tensor, ...]:
     assert labels is not None
-    return _metrics_of(model, of_class(samples.parts, labels, index))
+    return of_class(samples.parts, labels, index)
 
 
 def _metrics_of(model: VAE | CVAE, samples: tuple[Tensor, ...]) -> Metrics:
@@ -70,7 +75,7 @@ def _classes(cell: Cell, model: VAE | CVAE, samples: Samples, labels: Tensor | N
         return {}
     found = []
     for index, name in enumerate(cell.class_names):
-        metrics = _of_class(model, samples, labels, index)
+        metrics = _metrics_of(model, _of_class(samples, labels, index))
         found.append({"name": name, "interval": list(metrics.interval), **_numbers(metrics, model)})
     return {"classes": found}
 
@@ -88,3 +93,12 @@ def _numbers(m: Metrics, model: VAE | CVAE) -> dict[str, Any]:
     if model.elbo.covariance == "cholesky":  # of a diagonal one the spectrum are the variances
         numbers |= {"spectrum_count": m.spectrum_count, "spectrum": m.spectrum}
     return numbers
+
+
+def _local(metrics: Metrics, model: VAE | CVAE, samples: tuple[Tensor, ...]) -> dict[str, Any] | None:
+    """What the decoder says of the dimension; None of a model that diverged."""
+    if metrics.active_dimensions is None:
+        return None
+    found = of_some(model, samples).as_dict()
+    del found["spectrum"]  # as many numbers as the variances, of every run
+    return found

@@ -27,6 +27,7 @@ def reproduce(
     *,
     budget: str = "quick",
     seeds: int | None = None,
+    first_seed: int = 0,
     as_published: bool = False,
     devices: Sequence[str] = ("cpu",),
     backend: str = "auto",
@@ -38,13 +39,14 @@ def reproduce(
     Args:
         budget: see :data:`manifold_core.experiments.tables.BUDGETS`.
         seeds: models of each cell, in place of the budget's.
+        first_seed: of the first of them; 8 are seeds that the recipe was not chosen on.
         as_published: the set-up of the paper where it differs from the recipe found best. The folder of its own lets
             one ``folder`` hold both.
         devices: which share the models of a table.
 
     Raises:
-        InputError: an unknown table or budget, no seeds, a backend that cannot train a table, or a folder that holds
-            other results.
+        InputError: an unknown table or budget, no seeds, or negative ones, a backend that cannot train a table, or a
+            folder that holds other results.
     """
     unknown = [name for name in names if name not in NAMES]
     if unknown or not names:
@@ -54,8 +56,10 @@ def reproduce(
         raise InputError(f"budget must be one of {', '.join(BUDGETS)}, got {budget!r}")
     if seeds is not None and seeds < 1:
         raise InputError(f"seeds must be a positive integer, got {seeds}")
+    if first_seed < 0:
+        raise InputError(f"first_seed must be 0 or more, got {first_seed}")
     plan = BUDGETS[budget]
-    plan = replace(plan, seeds=plan.seeds if seeds is None else seeds)
+    plan = replace(plan, seeds=plan.seeds if seeds is None else seeds, first_seed=first_seed)
     if as_published:
         plan, folder = plan.as_published(), folder / AS_PUBLISHED
     tables = [TABLES[one] for one in dict.fromkeys(one for name in names for one in SETS.get(name, [name]))]

@@ -62,10 +62,16 @@ def run_table(
             "seconds": seconds,
             "provenance": where | ({"earlier": sittings} if sittings else {}),
         }
-        found |= table.summary(runs) if table.summary is not None else {"runs": runs, "paper": list(table.paper)}
+        found |= table.summary(runs) if table.summary is not None else {"runs": runs, "paper": _printed(table, runs)}
         write_json(output_folder(folder) / f"{table.name}.json", found)
     shutil.rmtree(checkpoints, ignore_errors=True)  # also what a run left that was killed after its last line
     return found
+
+
+def _printed(table: Table, runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The paper's numbers of what is trained: a plan may leave variants out."""
+    variants = {run["variant"] for run in runs}
+    return [row for row in table.paper if row["variant"] in variants]
 
 
 def finished(table: Table, plan: Plan, folder: Path) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ class Plan:
     Attributes:
         name: of the budget.
         seeds: models of every cell; each has data, weights and noise of its own.
+        first_seed: they have this one and those that follow.
         steps, batch_size: of the optimizer.
         samples: of every data set.
         published: whether the models are the paper's where those are others than ours.
@@ -32,9 +33,15 @@ class Plan:
     samples: int
     batch_size: int = 1024
     published: bool = False
+    first_seed: int = 0
+
+    @property
+    def seed_numbers(self) -> range:
+        return range(self.first_seed, self.first_seed + self.seeds)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """As result files have it; those from seed 0 on do not say so, as before there were others."""
+        return {name: content for name, content in asdict(self).items() if name != "first_seed" or content}
 
     def as_published(self) -> "Plan":
         """Full batches, and 50,000 steps where ours are 20,000; the widths are the tables' matter."""

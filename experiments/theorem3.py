@@ -39,7 +39,7 @@ def _cells(plan: Plan) -> list[Cell]:
 
 TABLE = Table(
     "theorem3",
-    "Theorem 3: an encoder and a prior that share weights, at fixed γ",
+    "Theorem 3: an encoder and a prior that share weights, at fixed γ; the loss is that of one step of equation (3)",
     _cells,
     plan=partial(small_batches, steps=STEPS),
 )

@@ -80,6 +80,7 @@ def _measured(own: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "true_active": active,
         "active_dimensions": [run["active_dimensions"] for run in own],
+        "local_dimensions": [run["local"]["count"] if run["local"] else None for run in own],
         "active_variance": [float(np.mean(values[:active])) for values in variances],
         "inactive_variance": [float(np.mean(values[active:])) if values[active:] else None for values in variances],
         "recon": [run["recon"] for run in own],

@@ -201,6 +201,9 @@ def _worth_it(x: Tensor, weight: Tensor) -> bool:
     return channels <= MANY_CHANNELS and samples >= MANY_SAMPLES and math.prod(numbers) <= MANY_NUMBERS
 
 
+MOST_FILLING = 2**24  # numbers of an LSTM that are kept for samples that are not there
+
+
 def choose_for_sequences(backend: str, x: Tensor, *weights: Tensor) -> str:
     """The same for an LSTM, of which there is a kernel for the CPU, in float32.
 
@@ -213,7 +216,7 @@ def choose_for_sequences(backend: str, x: Tensor, *weights: Tensor) -> str:
     if choose(backend, *tensors) != "cpu":
         return "reference"
     if all(tensor.dtype == torch.float32 and tensor.numel() > 0 for tensor in tensors):
-        return "cpu"
+        return "reference" if backend == "auto" and _mostly_filling(x, weights[1]) else "cpu"
     if backend == "auto":
         return "reference"
     shown = ", ".join(sorted({str(tensor.dtype) for tensor in tensors}))
@@ -221,3 +224,9 @@ def choose_for_sequences(backend: str, x: Tensor, *weights: Tensor) -> str:
         f"backend 'cpu' cannot serve this call: it takes sequences and weights of float32, and at least one number of "
         f"each, got {shown}, {tuple(x.shape)}"
     )
+
+
+def _mostly_filling(x: Tensor, weight_hh: Tensor) -> bool:
+    """Of what is kept for the backward pass, in tiles of 64 samples."""
+    filling = -x.shape[0] % 64
+    return filling > x.shape[0] and filling * x.shape[1] * 5 * weight_hh.shape[1] > MOST_FILLING

@@ -87,10 +87,14 @@ def load(folder: Path) -> Checkpoint | None:
     Raises:
         InputError: half a checkpoint, or damaged.
     """
-    if (found := _index(folder)) is None:
-        return None
-    name, state = found
-    return Checkpoint(load_tensors(folder / Path(name).name), state)
+    while (found := _index(folder)) is not None:
+        name, state = found
+        try:
+            return Checkpoint(load_tensors(folder / Path(name).name), state)
+        except InputError:
+            if _index(folder) == found:  # else the training has saved meanwhile, and dropped these tensors
+                raise
+    return None
 
 
 def state_of(folder: Path) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
-from .inputs import check_inputs, unwrapped
+from .inputs import check_inputs, dtype_explained, unwrapped
 from .models import CVAE, VAE
 from .modes import evaluation_mode
 from .networks.checks import check_positive
@@ -170,7 +170,7 @@ def averages(model: VAE | CVAE, inputs: tuple[Tensor, ...], threshold: float, ba
     full = model.elbo.covariance == "cholesky"
     if isinstance(threshold, bool) or not isinstance(threshold, Real) or not 0 < threshold < 1:
         raise InputError(f"threshold must lie between 0 and 1, got {threshold!r}")
-    with evaluation_mode(model):
+    with evaluation_mode(model), dtype_explained(model, inputs):
         sums = torch.zeros(3, model.latent_dim, dtype=torch.float64, device=inputs[0].device)
         for batch in zip(*(part.split(batch_size) for part in inputs), strict=True):
             ratio = model.variance_ratio(*batch)

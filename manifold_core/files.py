@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import math
 import os
 import threading
 import warnings
@@ -13,7 +14,7 @@ from typing import Any
 
 from .errors import InputError
 
-__all__ = ["OF_THE_DISK", "as_json", "locked", "output_folder", "write_atomically", "write_json"]
+__all__ = ["OF_THE_DISK", "as_json", "finite", "locked", "output_folder", "write_atomically", "write_json"]
 
 
 # Errors that are no program's: the disk is full, or fails.
@@ -66,6 +67,15 @@ def as_json(content: Any, name: str) -> Any:
         return json.loads(json.dumps(content, allow_nan=False))  # NaN would come back as another than itself
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} must be of what JSON can hold, got {content!r}: {error}") from error
+
+
+def finite(content: Any) -> Any:
+    """The same with None for numbers that JSON has not, NaN and infinity: other languages refuse a file with these."""
+    if isinstance(content, dict):
+        return {name: finite(inner) for name, inner in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(inner) for inner in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

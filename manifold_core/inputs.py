@@ -1,5 +1,7 @@
 """A model and the samples that it is called with, as users give them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from .checks import as_condition, check_exact, check_finite, check_shape, check_
 from .errors import InputError
 from .models import CVAE, VAE
 
-__all__ = ["check_inputs", "unwrapped"]
+__all__ = ["check_inputs", "dtype_explained", "unwrapped"]
 
 
 def unwrapped(model: Any) -> VAE | CVAE:
@@ -18,6 +20,26 @@ def unwrapped(model: Any) -> VAE | CVAE:
     while inner is not None and not isinstance(inner, VAE | CVAE):
         inner = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
     return model if inner is None else inner
+
+
+@contextmanager
+def dtype_explained(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> Iterator[None]:
+    """Raise InputError for what PyTorch says where a network of the user's own meets samples of another dtype than its
+    weights have. Only then: a network may well cast them itself."""
+    try:
+        yield
+    except RuntimeError as error:
+        weights = {part.dtype for part in unwrapped(model).encoder.parameters() if part.is_floating_point()}
+        if isinstance(error, InputError) or "type" not in str(error) or len(weights) != 1:
+            raise
+        (dtype,) = weights
+        for name, part in zip(("x", "condition"), inputs, strict=False):
+            if part.is_floating_point() and part.dtype != dtype:
+                raise InputError(
+                    f"{name} must be of the dtype of the encoder's weights, {dtype}, got {part.dtype}; "
+                    f"{name}.to({dtype})"
+                ) from error
+        raise
 
 
 def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:

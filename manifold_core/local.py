@@ -9,7 +9,7 @@ from torch import Tensor
 from .data.arrays import some_rows
 from .dimension import THRESHOLD, samples_at_a_time
 from .errors import InputError
-from .inputs import check_inputs, unwrapped
+from .inputs import check_inputs, dtype_explained, unwrapped
 from .models import CVAE, VAE
 from .modes import evaluation_mode
 
@@ -129,7 +129,7 @@ def _of(model: VAE | CVAE, inputs: tuple[Tensor, ...], batch_size: int | None) -
         rows = max(min(rows // kappa, MOST_NUMBERS // (kappa * inputs[0][0].numel())), 1)
     total = torch.zeros(model.latent_dim, dtype=torch.float64, device=inputs[0].device)
     counts = []
-    with evaluation_mode(model):
+    with evaluation_mode(model), dtype_explained(model, inputs):
         for batch in zip(*(part.split(rows) for part in inputs), strict=True):
             eigenvalues = model.decoder_spectrum(*batch)
             total += eigenvalues.sum(dim=0)

@@ -6,13 +6,14 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from . import checkpoint
 from .data import Standardisation
 from .data.arrays import checked_samples, split
 from .data.checks import as_array
@@ -21,13 +22,13 @@ from .directions import Directions
 from .ensemble import ModelSpec, TrainedModel, all_diverged, train_ensemble
 from .errors import InputError
 from .evaluation import in_batches, metrics_of
-from .files import locked, output_folder
+from .files import as_json, locked, output_folder
 from .local import CLEAR, LocalDimensions, of_some
 from .models import CVAE, VAE
 from .modes import evaluation_mode
 from .neighbours import may_be_curved, two_nn
 from .networks.checks import check_positive, check_widths
-from .training import TrainingConfig, check_config
+from .training import TrainingConfig, check_config, check_identity
 
 __all__ = ["DimensionSearch", "SearchPlan", "Trial", "by_latent_dim", "find_dimension", "lowest", "search"]
 
@@ -210,14 +211,16 @@ def find_dimension(
     train, held_out = (part.to(x.device if isinstance(x, Tensor) else "cpu") for part in (data.train, data.validation))
     place = None if folder is None else output_folder(Path(folder), "folder")
     with nullcontext() if place is None else locked(place, "folder"):
+        if place is not None:
+            _claim(place, plan, train, held_out)
         trials = search(train, held_out, plan, place, progress)
     local = of_some(lowest(trials).trained.model, (train,))
     found = DimensionSearch(trials, local, two_nn(train), data.standardisation)
     if found.dimension == 0:
         warnings.warn(
-            f"no model has learned any dimension of the {len(train)} samples trained on: the 0 says nothing; train "
-            f"longer, SearchPlan(training=TrainingConfig(steps=…, batch_size={plan.training.batch_size})), or on more "
-            "samples",
+            f"the best model has learned no dimension of the {len(train)} samples trained on: the 0 says nothing; "
+            f"train longer, SearchPlan(training=TrainingConfig(steps=…, batch_size={plan.training.batch_size})), or on "
+            "more samples",
             stacklevel=2,
         )
     elif found.best.count == max(found.by_latent_dim) < train.shape[1]:
@@ -240,6 +243,20 @@ def find_dimension(
             stacklevel=2,
         )
     return found
+
+
+def _claim(folder: Path, plan: SearchPlan, *samples: Tensor) -> None:
+    """Before hours are spent on looks of which a later one would meet checkpoints of another search.
+
+    Raises:
+        InputError: the folder holds one.
+    """
+    identity = {"plan": as_json(asdict(plan), "plan"), "x": checkpoint.fingerprint(*samples)}
+    begun = checkpoint.state_of(folder)
+    if begun is None:
+        checkpoint.save(folder, 0, {}, {"identity": identity})
+    else:
+        check_identity(begun.get("identity"), identity)
 
 
 def search(x: Tensor, held_out: Tensor, plan: SearchPlan, folder: Path | None, progress: bool) -> list[Trial]:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .checks import Gaussian, check_posterior
+from .checks import Gaussian, check_decoded, check_posterior, check_prior
 from .elbo import ELBOTerms, GaussianELBO
 from .errors import InputError
 from .kernels.checks import check_first_row
@@ -141,7 +141,7 @@ class EveryStepCVAE(SequentialCVAE):
         terms: ELBOTerms = self.elbo(
             steps.flatten(0, 1),
             _rows(posterior),
-            lambda z: self.decoder.at_every_length(z.unflatten(0, shape), c).flatten(0, 1),
+            lambda z: check_decoded(self.decoder.at_every_length(z.unflatten(0, shape), c), steps).flatten(0, 1),
             _rows(prior),
             seed=seed,
             generator=generator,
@@ -164,7 +164,9 @@ class EveryStepCVAE(SequentialCVAE):
         network: Any = self.encoder.network
         lengths = len(x), steps.shape[1] + 1
         mu, log_var = check_posterior(network.at_every_length(steps), lengths, self.latent_dim, "diagonal")
-        prior = (mu[:, :-1], log_var[:, :-1]) if self.prior is network else self.prior.at_every_length(c)
+        prior = mu[:, :-1], log_var[:, :-1]
+        if self.prior is not network:
+            prior = check_prior(self.prior.at_every_length(c))
         return steps, (mu[:, 1:], log_var[:, 1:]), prior
 
 

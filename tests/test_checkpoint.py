@@ -155,6 +155,24 @@ print(peak() - before)
             assert (found.tensors["x"].item(), found.state["step"]) == (step, step)
             assert len(names(tmp_path)) == 2
 
+    def test_one_saved_while_another_process_reads_is_read(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Between the index and the tensors that it names, which the newer one has removed."""
+        checkpoint.save(tmp_path, 1, {"w": torch.ones(2)}, {"step": 1})
+        load, saved = checkpoint.load_tensors, []
+
+        def late(path: Path) -> dict[str, Tensor]:
+            if not saved:
+                saved.append(checkpoint.save(tmp_path, 2, {"w": torch.zeros(2)}, {"step": 2}))
+            return load(path)
+
+        monkeypatch.setattr(checkpoint, "load_tensors", late)
+        found = checkpoint.load(tmp_path)
+        assert found is not None
+        assert found.state == {"step": 2}
+        assert_same(found.tensors["w"], torch.zeros(2))
+
     def test_no_checkpoint_is_none(self, tmp_path: Path) -> None:
         assert checkpoint.load(tmp_path) is None
         # Tensors without an index: the first save was cut off between the two.

@@ -83,7 +83,7 @@ class TestFound:
 def test_a_search_that_learned_nothing_is_warned_of() -> None:
     x = np.random.default_rng(0).normal(size=(60, 5))
     with pytest.warns(
-        UserWarning, match=r"no model has learned any dimension of the 54 samples .*: the 0 says nothing"
+        UserWarning, match=r"the best model has learned no dimension of the 54 samples .*: the 0 says nothing"
     ):
         found = find_dimension(x, replace(SHORT, training=mc.TrainingConfig(1, log_gamma_rate=1.0)), progress=False)
     assert found.dimension == 0
@@ -257,7 +257,7 @@ def test_stopped_it_goes_on_to_the_same_numbers(tmp_path: Path, monkeypatch: pyt
     x = plane(100)
     undisturbed = find_dimension(x, SHORT, progress=False)
     assert [one.latent_dim for one in undisturbed.trials] == [6, 6, 1, 1]
-    for number in (1, 2):
+    for number in (1, 2, 3):  # behind the folder's own, and each of the two looks'
         folder = tmp_path / str(number)
         with monkeypatch.context() as patch:
             stop_at_save(patch, number)
@@ -271,25 +271,28 @@ def test_it_goes_on_where_directions_come_out_otherwise(tmp_path: Path, monkeypa
     x = plane(100)
     undisturbed = find_dimension(x, SHORT, progress=False)
     with monkeypatch.context() as patch:
-        stop_at_save(patch, 1)
+        stop_at_save(patch, 2)
         with pytest.raises(Stopped):
             find_dimension(x, SHORT, folder=tmp_path, progress=False)
+    assert (tmp_path / "directions.safetensors").exists()
     eigh = torch.linalg.eigh
     monkeypatch.setattr("torch.linalg.eigh", lambda matrix: (eigh(matrix)[0], -eigh(matrix)[1]))
     found = find_dimension(x, SHORT, folder=tmp_path, progress=False)
     assert [one.held_out for one in found.trials] == [one.held_out for one in undisturbed.trials]
 
 
-def test_the_folder_of_another_search_is_refused(tmp_path: Path) -> None:
+def test_the_folder_of_another_search_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a model is trained: a later look may be one that the folder has, of other models."""
     find_dimension(plane(100), SHORT, folder=tmp_path, progress=False)
-    with pytest.raises(mc.InputError, match="checkpoint"):
-        find_dimension(plane(100), replace(SHORT, networks=((16,),)), folder=tmp_path, progress=False)
-    for x, plan in (
-        (plane(101), SHORT),
-        (plane(100, features=7), SHORT),
-        (plane(101), replace(SHORT, latent_dim=4)),  # whose models have a folder of their own there
+    monkeypatch.setattr("manifold_core.search.train_ensemble", lambda *_, **__: pytest.fail("trained"))
+    for x, plan, said in (
+        (plane(101), SHORT, "x is '"),
+        (plane(100, features=7), SHORT, "x is '"),
+        (plane(100), replace(SHORT, networks=((16,),)), "plan.networks"),
+        (plane(100), replace(SHORT, latent_dim=4), "plan.latent_dim is"),
+        (plane(100), replace(SHORT, training=replace(SHORT.training, steps=999)), "plan.training.steps is"),
     ):
-        with pytest.raises(mc.InputError, match=r"stopped search of these samples, .* directions\.safetensors is of"):
+        with pytest.raises(mc.InputError, match=rf"checkpoint is of another run: its {said}"):
             find_dimension(x, plan, folder=tmp_path, progress=False)
 
 

@@ -160,6 +160,26 @@ def test_what_is_measured_of_every_step_does_not_depend_on_the_batches() -> None
     assert whole.variance == pytest.approx(mc.active_dimensions(found, x, c, batch_size=5).variance.tolist(), rel=1e-6)
 
 
+def test_what_prior_and_decoder_return_of_every_step_is_checked() -> None:
+    class Of(nn.Module):
+        def __init__(self, *shape: int) -> None:
+            super().__init__()
+            self.shape = shape
+
+        def at_every_length(self, *_: Tensor) -> Tensor:
+            return torch.zeros(self.shape)
+
+    good, (x, c) = model(False), windows()
+    parts = {"encoder": good.encoder, "decoder": good.decoder, "prior": good.prior}
+    for name, shape, said in (
+        ("prior", (2, 7, KAPPA), r"prior must return \(prior_mu, prior_log_var\), two tensors, got a tensor of shape"),
+        ("decoder", (2, 6, D), r"decoder must return a tensor of the shape of x, \(2, 7, 4\), got .* \(2, 6, 4\)"),
+    ):
+        bad = mc.EveryStepCVAE(**(parts | {name: Of(*shape)}), latent_dim=KAPPA)
+        with pytest.raises(mc.InputError, match=said):
+            bad(x[:2].float(), c[:2].float())
+
+
 def test_every_step_wants_networks_of_every_length_and_a_mean() -> None:
     good = model(False)
     parts = {"encoder": good.encoder, "decoder": good.decoder, "prior": good.prior}

@@ -14,7 +14,8 @@ struct Lstm : Function<Lstm> {
                                                    const Tensor&, bool)>
         kernel("manifold_core::lstm");
     auto [y, kept] = kernel(x, weight_ih, weight_hh, bias_ih, bias_hh, keep);
-    ctx->save_for_backward({x, weight_ih, weight_hh, kept});
+    // The biases so that `once` sees them: the gradients depend on them through what is kept.
+    ctx->save_for_backward({x, weight_ih, weight_hh, kept, bias_ih, bias_hh});
     ctx->set_materialize_grads(false);
     return {y};
   }

@@ -1,4 +1,6 @@
 // The CPU kernels, compiled for avx512.
+#define MC_ISA avx512
+
 #include "kernels.h"
 
 #include <torch/headeronly/util/BFloat16.h>
@@ -21,7 +23,6 @@
 #endif
 #endif
 
-#define MC_ISA avx512
 #define MC_VECTOR_BYTES 64  // said here: compilers disagree on whether the pragma sets __AVX2__ and its kin
 #include "instruction_set.h"
 

@@ -1,4 +1,6 @@
 // The CPU kernels, compiled for the compiler's baseline.
+#define MC_ISA portable
+
 #include "kernels.h"
 
 #include <torch/headeronly/util/BFloat16.h>
@@ -12,7 +14,6 @@
 #include <immintrin.h>
 #endif
 
-#define MC_ISA portable
 #define MC_VECTOR_BYTES 16
 #include "instruction_set.h"
 

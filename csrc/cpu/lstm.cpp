@@ -10,7 +10,7 @@ namespace manifold_core::cpu {
 namespace {
 
 // The gradients of the parameters are summed in at most so many parts, of so many numbers, whatever the number of threads.
-constexpr int64_t kParts = 32, kSummed = 1 << 22;
+constexpr int64_t kAtATime = 1 << 14, kParts = 32, kSummed = 1 << 25;
 
 struct Sizes {
   int64_t batch, length, inputs, hidden;
@@ -97,10 +97,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(const Tensor& grad_y, c
       }
     }
   });
-  for (int64_t part = 1; part < parts; ++part) {
-    const float* const other = gradients.data() + part * s.parameters();
-    for (int64_t i = 0; i < s.parameters(); ++i) gradients[static_cast<size_t>(i)] += other[i];
-  }
+  torch::stable::parallel_for(0, s.parameters(), kAtATime, [&](int64_t first, int64_t last) {
+    for (int64_t part = 1; part < parts; ++part) {
+      const float* const other = gradients.data() + part * s.parameters();
+      for (int64_t i = first; i < last; ++i) gradients[static_cast<size_t>(i)] += other[i];
+    }
+  });
   const float* from = gradients.data();
   for (int64_t gate = 0; gate < s.gates(); ++gate, from += s.width()) {
     std::copy_n(from, s.inputs, numbers_to(grad_weight_ih) + gate * s.inputs);

@@ -10,10 +10,21 @@ from functools import partial
 from .by_class import by_class
 from .classes import CLASS_HEADS, READING_CLASSES, lines
 from .matrices import Filled, filled
-from .notes import OVERVIEW_HEADS, columns_of_fit, facts, notes, overview, provenance, reading, totals, verdict
+from .notes import (
+    WORDS_OF_FIT,
+    columns_of_fit,
+    facts,
+    notes,
+    overview,
+    overview_heads,
+    provenance,
+    reading,
+    totals,
+    verdict,
+)
 from .results import Fit, Result
-from .summary import Row, by_eigenvalue, columns_of, in_variants, rows, trained
-from .text import QUANTITIES, fixed, integer, label, symbol, value
+from .summary import Row, Share, by_eigenvalue, columns_of, in_variants, measured_by_decoder, rows, trained
+from .text import NOTHING, QUANTITIES, fixed, integer, label, symbol, value
 
 __all__ = ["markdown"]
 
@@ -50,9 +61,11 @@ def _grid(head: Sequence[str], lines: Iterable[Sequence[str]], words: Iterable[i
 
 def _overview(results: Sequence[Result]) -> list[str]:
     conventions = dict.fromkeys(result.convention for result in results if result.convention)
+    lines = overview(results)
+    heads = overview_heads(lines)
     return [
         "\n".join(f"- **{plain(figure)}** {plain(words)}" for figure, words in totals(results)),
-        _grid(OVERVIEW_HEADS, [line.cells for line in overview(results)], (0, 1)),
+        _grid(heads, [[line.cells[head] for head in heads] for line in lines], (0, 1)),
         *map(plain, reading(results)),
         *(f"Convention: {plain(text)}." for text in conventions),
         "Pictures are in `report.html`.",
@@ -84,8 +97,12 @@ class Column:
 
 
 def _table(listed: Sequence[Row]) -> str:
-    columns = _columns(listed)
-    lines = [[column.cell(row) for column in columns] for own in in_variants(listed).values() for row in own]
+    """Columns in which a row has something to say."""
+    ordered = [row for own in in_variants(listed).values() for row in own]
+    columns = [
+        one for one in _columns(listed) if one.words or any(one.cell(row) not in ("", NOTHING) for row in listed)
+    ]
+    lines = [[column.cell(row) for column in columns] for row in ordered]
     return _grid([column.head for column in columns], lines, [i for i, column in enumerate(columns) if column.words])
 
 
@@ -101,11 +118,15 @@ def _columns(listed: Sequence[Row]) -> list[Column]:
         if by_eigenvalue(map(of, listed)):
             found.append(Column("by eigenvalue", partial(_by_eigenvalue, of)))
     if any(row.share.whole for row in listed):
-        found.append(Column("right", _right))
+        found.append(Column("right", lambda row: _right(row.share)))
+    if measured_by_decoder(listed):
+        found.append(Column("by the decoder", lambda row: integer(row.local_dimension)))
+    if any(row.share_by_decoder.whole for row in listed):
+        found.append(Column("right by it", lambda row: _right(row.share_by_decoder)))
     for quantity, (name, write) in QUANTITIES.items():
         found.append(Column(f"paper: {name}", partial(_printed, quantity, write)))
         found += [Column(head, partial(_of_spread, quantity, "median", write, of)) for head, of in beside.items()]
-        if quantity == "neg_elbo":
+        if quantity == "neg_elbo" and any(len(row.finished) > 1 for row in listed):
             found += [Column(end, partial(_of_spread, quantity, end, write, lambda row: row)) for end in ENDS]
     return found
 
@@ -123,8 +144,8 @@ def _by_eigenvalue(of: Callable[[Row], Row], row: Row) -> str:
     return integer(of(row).spectrum_count)
 
 
-def _right(row: Row) -> str:
-    return f"{row.share.right} of {row.share.whole}" if row.share.whole else integer(None)
+def _right(counted: Share) -> str:
+    return f"{counted.right} of {counted.whole}" if counted.whole else integer(None)
 
 
 def _printed(quantity: str, write: Callable[[float], str], row: Row) -> str:
@@ -149,7 +170,9 @@ def _classes(result: Result) -> list[str]:
 
 def _fits(fits: Sequence[Fit]) -> str:
     listed = [columns_of_fit(fit) for fit in fits]
-    return _grid(list(listed[0]), [list(line.values()) for line in listed], (0, len(listed[0]) - 1))
+    heads = list(dict.fromkeys(head for line in listed for head in line))
+    lines = [[line.get(head, "") for head in heads] for line in listed]
+    return _grid(heads, lines, [place for place, head in enumerate(heads) if head in WORDS_OF_FIT])
 
 
 def _matrix(found: Filled) -> list[str]:

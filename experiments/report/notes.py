@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...local import CLEAR
 from ..tables import on_test_images
 from .published import READING_PUBLISHED, of_published
 from .results import DivergedModel, Fit, Result, Run
@@ -19,8 +20,11 @@ from .summary import (
     by_eigenvalue,
     contrasts,
     in_variants,
+    measured_by_decoder,
     rows,
     share,
+    share_by_decoder,
+    unclear,
     within,
 )
 from .text import NOTHING, duration, enumeration, fixed, flat, integer, label, percent, significant, symbol
@@ -28,12 +32,13 @@ from .thresholds import by_threshold
 from .trends import trends
 
 __all__ = [
-    "OVERVIEW_HEADS",
+    "WORDS_OF_FIT",
     "Line",
     "columns_of_fit",
     "facts",
     "notes",
     "overview",
+    "overview_heads",
     "provenance",
     "reading",
     "totals",
@@ -53,7 +58,8 @@ READING = (
     "Beside each of the paper’s numbers stands ours: the median over the seeds, with the lowest and the highest. "
     "Our active dimensions are those of the run of lowest −ELBO; “right” counts the runs whose active dimensions equal "
     "the true ones. A diverged run counts as wrong there and is left out of medians and spreads. A dimension is active "
-    "below a variance of 0.05, of a conditional model relative to its prior’s."
+    "below a variance of 0.05, of a conditional model relative to its prior’s. Data are drawn anew, and networks may "
+    "be wider than the paper’s: a lower −ELBO says nothing for or against the paper."
 )
 READING_TRIED = (
     "How the models are trained, and what else was tried where they fall short of the paper or of the theorems, with "
@@ -63,6 +69,12 @@ READING_EIGENVALUES = (
     "With full covariance the active directions need not lie along the axes: “by eigenvalue” counts the eigenvalues of "
     "the posterior’s covariance, relative to the prior’s, below 0.05, which no rotation of the latent space changes."
 )
+READING_BY_DECODER = (
+    "“By the decoder” is the dimension that the decoder’s derivative J tells, mc.local_dimensions: as many eigenvalues "
+    "of (I + S JᵀJ S/γ)⁻¹, in order and averaged over some of the samples, stand before the widest gap, S being the "
+    "prior’s standard deviations; none where not even the smallest is below 0.05. Of a model of sequences it is that "
+    "of the last step."
+)
 READING_CLASS_MEANS = "Where the classes of the data are measured, ours is the mean over them, as the paper’s."
 READING_TEST_IMAGES = (
     "Models of images are measured on the training images and on test images. The paper does not say on which it "
@@ -70,20 +82,28 @@ READING_TEST_IMAGES = (
 )
 
 
+MODELS, ACTIVE, BY_DECODER = "models", "active dimensions, in the order of the points", "by the decoder"
+WORDS_OF_FIT = (MODELS, ACTIVE, BY_DECODER)  # the others are numbers
+
+
 def columns_of_fit(fit: Fit) -> dict[str, str]:
-    """Words in the first and the last, numbers between them."""
-    return {
-        "models": label(fit),
+    """Of the decoder where it was measured."""
+    found = {
+        MODELS: label(fit),
         "expected": significant(fit.expected, 4),
         "slope": significant(fit.slope, 4, padded=True),
         "off by": f"{100 * fit.error:.2f} %" if math.isfinite(fit.error) else NOTHING,
+        "between the last two": significant(fit.last_slope, 4, padded=True),
         "intercept": fixed(fit.intercept),
         "R²": fixed(fit.r_squared, 4),
         "points": str(len(fit.points)),
         **{name: fixed(fit.exponent(values(fit))) for name, values in _EXPONENTS},
         LEVEL: fixed(fit.inactive_variance[-1], 3) if fit.inactive_variance else NOTHING,
-        "active dimensions, in the order of the points": ", ".join(map(integer, fit.active_dimensions)),
+        ACTIVE: ", ".join(map(integer, fit.active_dimensions)),
     }
+    if fit.local_dimensions:
+        found[BY_DECODER] = ", ".join(map(integer, fit.local_dimensions))
+    return found
 
 
 def reading(results: Sequence[Result]) -> list[str]:
@@ -92,6 +112,8 @@ def reading(results: Sequence[Result]) -> list[str]:
     found = [READING, READING_TRIED]
     if by_eigenvalue(own for row in listed for own in (row, row.published)):
         found.append(READING_EIGENVALUES)
+    if measured_by_decoder(listed):
+        found.append(READING_BY_DECODER)
     if any(math.isfinite(own.class_mean) for row in listed for own in (row, row.published)):
         found.append(READING_CLASS_MEANS)
     if _on_test_images([*listed, *(row.published for row in listed)]):
@@ -121,8 +143,8 @@ def verdict(listed: Sequence[Row]) -> str:
 
 def notes(result: Result) -> list[str]:
     """What rows say beside each other; what every yes or no makes of the loss; every row that is above the paper’s
-    −ELBO, too seldom right, or has diverged runs; every slope that is off; what other thresholds would count; what else
-    was measured; how the runs as published compare."""
+    −ELBO, too seldom right, or has diverged runs; every slope that is off; what other thresholds would count; how often
+    the decoder leaves it open; what else was measured; how the runs as published compare."""
     listed = rows(result)
     found = trends(result)
     found += [sentence for contrast in contrasts(listed) for sentence in _of_contrast(contrast)]
@@ -130,9 +152,19 @@ def notes(result: Result) -> list[str]:
     found += [sentence for fit in result.fits for sentence in _of_fit(fit)]
     found += [f"{label(one)}: diverged: {_divergence(one)}." for one in result.diverged]
     found += by_threshold(listed)
+    found += _of_decoder(result.runs)
     measured = dict.fromkeys(name for run in result.runs for name in run.measured)
     found += [f"{name}: {_range(result.runs, name)}" for name in measured]
     return [*found, *of_published(result)]
+
+
+def _of_decoder(runs: Iterable[Run]) -> list[str]:
+    if not (counted := unclear(runs)).right:
+        return []
+    return [
+        f"By the decoder: in {counted.right} of {counted.whole} runs the gap is narrower than {CLEAR:g}, and the "
+        "dimension a guess."
+    ]
 
 
 def _range(runs: Iterable[Run], name: str) -> str:
@@ -167,16 +199,25 @@ def _of_row(row: Row) -> list[str]:
         )
     if counted.whole and not counted.enough:
         others = Counter(run.active_dimensions for run in row.finished if not run.right)
-        seen = [f"{integer(count)} ({times}×)" for count, times in sorted(others.items(), key=_by_count)]
-        instead = f"; the others have {enumeration(seen)}" if seen else ""
+        instead = f"; the others have {_times(others)}" if others else ""
         found.append(
             f"{where}: {counted.right} of {counted.whole} runs ({percent(counted.right, counted.whole)}) have the true "
             f"active dimensions, {integer(row.true_active)}{instead}."
         )
+    counts = Counter(
+        run.active_dimensions if run.spectrum_count is None else run.spectrum_count for run in row.finished
+    )
+    if row.true_active is None and len(counts) > 1:
+        found.append(f"{where}: the runs have {_times(counts)} active dimensions.")
     for runs, how in ((row, ""), (row.published, ", as published")):
         if runs.diverged:
             found.append(f"{where}{how}: diverged: {enumeration(map(_divergence, runs.diverged))}.")
     return found
+
+
+def _times(counts: Counter[int | None]) -> str:
+    """``2 (1×) and 4 (3×)``."""
+    return enumeration(f"{integer(count)} ({times}×)" for count, times in sorted(counts.items(), key=_by_count))
 
 
 def _by_count(item: tuple[int | None, int]) -> int:
@@ -201,9 +242,6 @@ def _of_fit(fit: Fit) -> list[str]:
     return found
 
 
-OVERVIEW_HEADS = ("table", "variant", "runs", "right", "−ELBO ≤ paper", "slopes", "diverged", "trained in")
-
-
 @dataclass(frozen=True)
 class Line:
     """A table, or a variant of it, in the overview."""
@@ -213,22 +251,25 @@ class Line:
     first: bool  # of its table
     runs: int | None  # models, where there are fits; None where the file does not say
     share: Share
+    by_decoder: Share
     compared: tuple[int, int]  # rows at or below the paper’s −ELBO, of how many
     diverged: int | None
     slopes: tuple[int, int]  # within the tolerance, of how many
 
     @property
-    def cells(self) -> tuple[str, ...]:
-        """As ``OVERVIEW_HEADS`` has them; what is of a whole table stands in its first line."""
-        parts = (self.share.right, self.share.whole), self.compared, self.slopes
-        return (
-            self.result.name if self.first else "",
-            self.variant,
-            "" if self.runs is None else f"{self.runs:,}",
-            *(f"{part} of {whole}" if whole else "" for part, whole in parts),
-            "" if self.diverged is None else str(self.diverged),
-            duration(self.result.seconds) if self.first else "",
-        )
+    def cells(self) -> dict[str, str]:
+        """The head of each column → what stands there; what is of a whole table stands in its first line."""
+        return {
+            "table": self.result.name if self.first else "",
+            "variant": self.variant,
+            "runs": "" if self.runs is None else f"{self.runs:,}",
+            "right": _part(self.share.right, self.share.whole),
+            BY_DECODER: _part(self.by_decoder.right, self.by_decoder.whole),
+            "−ELBO ≤ paper": _part(*self.compared),
+            "slopes": _part(*self.slopes),
+            "diverged": "" if self.diverged is None else str(self.diverged),
+            "trained in": duration(self.result.seconds) if self.first else "",
+        }
 
 
 def overview(results: Sequence[Result]) -> list[Line]:
@@ -244,12 +285,23 @@ def overview(results: Sequence[Result]) -> list[Line]:
                     first=i == 0,
                     runs=result.models if result.fits else sum(len(row.runs) for row in listed),
                     share=share(run for row in listed for run in row.runs),
+                    by_decoder=share_by_decoder(run for row in listed for run in row.runs),
                     compared=at_or_below(listed),
                     diverged=_diverged(result) if result.fits else sum(len(row.diverged) for row in listed),
                     slopes=within(result.fits if i == 0 else ()),
                 )
             )
     return lines
+
+
+def _part(part: int, whole: int) -> str:
+    return f"{part} of {whole}" if whole else ""
+
+
+def overview_heads(lines: Sequence[Line]) -> list[str]:
+    """Of their columns; that of the decoder where it was measured."""
+    heads = list(dict.fromkeys(head for line in lines for head in line.cells))
+    return [head for head in heads if head != BY_DECODER or any(line.by_decoder.whole for line in lines)]
 
 
 def _diverged(result: Result) -> int | None:
@@ -298,7 +350,9 @@ def facts(result: Result) -> list[str]:
 
 def _facts(result: Result) -> str:
     found = [f"budget {result.budget}"] if result.budget else []
-    found += [f"{result.seeds} seed{'' if result.seeds == 1 else 's'}"] if result.seeds is not None else []
+    first = result.plan.get("first_seed", 0)
+    since = f" from {first} on" if first else ""
+    found += [f"{result.seeds} seed{'' if result.seeds == 1 else 's'}{since}"] if result.seeds is not None else []
     steps, batch = (result.plan.get(name) for name in ("steps", "batch_size"))
     found += [f"{steps:,} steps of {batch:,}"] if isinstance(steps, int) and isinstance(batch, int) else []
     found += [_plain(result.provenance["device"])] if "device" in result.provenance else []

@@ -8,7 +8,7 @@ from .classes import classes
 from .heat import heat
 from .markup import Markup, element, joined
 from .matrices import MATRICES, filled
-from .notes import OVERVIEW_HEADS, Line, facts, notes, overview, provenance, reading, totals, verdict
+from .notes import Line, facts, notes, overview, overview_heads, provenance, reading, totals, verdict
 from .pictures import slopes, spectra
 from .results import Result
 from .summary import ENOUGH, rows
@@ -26,7 +26,7 @@ READING_MARKS = (
 )
 # Names within the page.
 OVERVIEW, PROVENANCE = "overview", "provenance"
-METER = OVERVIEW_HEADS.index("right") + 1  # stands behind that column
+METERED = "right"  # the column behind which its share is drawn
 VARIANCES = {matrix.table: f"variances-{matrix.table}" for matrix in MATRICES}
 
 
@@ -72,11 +72,15 @@ def _overview(results: Sequence[Result], names: Sequence[str]) -> Markup:
     figures = [
         element("div", element("dt", words), element("dd", shown), class_="figure") for shown, words in totals(results)
     ]
-    words = ("words", "words", *[None] * (len(OVERVIEW_HEADS) - 2))
-    heads = [element("th", text, scope="col", class_=kind) for text, kind in zip(OVERVIEW_HEADS, words, strict=True)]
-    head = element("tr", *heads[:METER], element("th", "", scope="col"), *heads[METER:])
-    lines = [_line(line, names[results.index(line.result)]) for line in overview(results)]
-    table = element("table", element("thead", head), element("tbody", *lines), class_="lines")
+    found = overview(results)
+    heads = overview_heads(found)
+    titles = []
+    for head in heads:
+        titles.append(element("th", head, scope="col", class_=_kind(head)))
+        if head == METERED:
+            titles.append(element("th", element("span", "share right", class_="hidden"), scope="col"))
+    lines = [_line(line, heads, names[results.index(line.result)]) for line in found]
+    table = element("table", element("thead", element("tr", *titles)), element("tbody", *lines), class_="lines")
     conventions = dict.fromkeys(result.convention for result in results if result.convention)
     return element(
         "section",
@@ -99,17 +103,22 @@ def _provenance(results: Sequence[Result]) -> Markup:
     return element("section", element("h2", "Provenance"), element("dl", *origins, class_="facts"), id=PROVENANCE)
 
 
-def _line(line: Line, name: str) -> Markup:
-    link = element("a", line.result.name, href=f"#{name}") if line.first else Markup()
-    _, variant, *numbers = line.cells
-    cells = [
-        element("th", link, scope="row", class_="words"),
-        element("td", variant, class_="words"),
-        *(element("td", text) for text in numbers),
-    ]
+def _kind(head: str) -> str | None:
+    return "words" if head in ("table", "variant") else None
+
+
+def _line(line: Line, heads: Sequence[str], name: str) -> Markup:
     share = line.share
-    meter = element("td", _meter(share.right / share.whole) if share.whole else Markup())
-    return element("tr", *cells[:METER], meter, *cells[METER:], class_="first" if line.first else None)
+    cells = []
+    for head in heads:
+        if head == "table":
+            link = element("a", line.result.name, href=f"#{name}") if line.first else Markup()
+            cells.append(element("th", link, scope="row", class_="words"))
+        else:
+            cells.append(element("td", line.cells[head], class_=_kind(head)))
+        if head == METERED:
+            cells.append(element("td", _meter(share.right / share.whole) if share.whole else Markup()))
+    return element("tr", *cells, class_="first" if line.first else None)
 
 
 def _meter(part: float) -> Markup:

@@ -1,10 +1,10 @@
 """The parts of the page that show more than a table of numbers: spectra and slopes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ...dimension import THRESHOLD
 from .markup import Markup, element, joined
-from .notes import columns_of_fit
+from .notes import WORDS_OF_FIT, columns_of_fit
 from .results import Fit, Result, Run
 from .summary import Row, in_variants, spread
 from .svg import decades, proportions, slope, spectrum
@@ -63,9 +63,9 @@ def key(kind: str, words: str) -> Markup:
 def slopes(result: Result) -> Markup:
     """The fits as numbers and as pictures."""
     listed = [columns_of_fit(fit) for fit in result.fits]
-    words = ("words", *[None] * (len(listed[0]) - 2), "words")
-    heads = [element("th", text, scope="col", class_=kind) for text, kind in zip(listed[0], words, strict=True)]
-    lines = [_line(list(line.values())) for line in listed]
+    styles = {head: "words" if head in WORDS_OF_FIT else None for line in listed for head in line}
+    heads = [element("th", head, scope="col", class_=style) for head, style in styles.items()]
+    lines = [_line(line, styles) for line in listed]
     legend = [
         key("expected", "expected slope"),
         key("fitted", "fitted line"),
@@ -99,11 +99,10 @@ def _over_seeds(fits: Sequence[Fit]) -> list[tuple[str, list[Fit]]]:
     return [(cell, own) for (cell, _), own in grouped.items()]
 
 
-def _line(cells: Sequence[str]) -> Markup:
-    first, *numbers, last = cells
+def _line(line: Mapping[str, str], styles: Mapping[str, str | None]) -> Markup:
+    first, *others = styles
     return element(
         "tr",
-        element("th", first, scope="row", class_="words"),
-        *(element("td", text) for text in numbers),
-        element("td", last, class_="words"),
+        element("th", line[first], scope="row", class_="words"),
+        *(element("td", line.get(head, ""), class_=styles[head]) for head in others),
     )

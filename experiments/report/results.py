@@ -44,6 +44,7 @@ class ClassNumbers:
     neg_elbo: float
     kl: float
     recon: float
+    variance: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Run:
         variance: of every latent dimension, in the model's order.
         spectrum: of a full covariance the eigenvalues relative to the prior's, ascending; else empty.
         spectrum_count: those of them that are active; None where there is no spectrum.
+        local_dimension, local_gap: the dimension by the decoder, ``mc.local_dimensions``, and how clear it is; None
+            and NaN where it was not measured.
         classes: where they are measured beside the whole, in the data's order; else none.
         diverged_at: the step, of a run that did.
     """
@@ -73,6 +76,8 @@ class Run:
     variance: tuple[float, ...]
     spectrum: tuple[float, ...]
     spectrum_count: int | None
+    local_dimension: int | None
+    local_gap: float
     classes: tuple[ClassNumbers, ...]
     diverged_at: int | None
     measured: dict[str, float]  # what else there is, by its name
@@ -91,6 +96,10 @@ class Run:
     @property
     def right(self) -> bool:
         return self.finished and self.active_dimensions == self.true_active
+
+    @property
+    def right_by_decoder(self) -> bool:
+        return self.finished and self.local_dimension == self.true_active
 
 
 @dataclass(frozen=True)
@@ -131,6 +140,7 @@ class Fit:
     points: tuple[tuple[float, float], ...]
     true_active: int | None
     active_dimensions: tuple[int | None, ...]
+    local_dimensions: tuple[int | None, ...]  # by the decoder
     active_variance: tuple[float, ...]
     inactive_variance: tuple[float, ...]
     recon: tuple[float, ...]
@@ -139,6 +149,14 @@ class Fit:
     def error(self) -> float:
         """|slope − expected| / |expected|."""
         return abs(self.slope - self.expected) / abs(self.expected) if self.expected else math.nan
+
+    @property
+    def last_slope(self) -> float:
+        """Between the two smallest γ alone; NaN where there are not two."""
+        if len(self.points) < 2:
+            return math.nan
+        (x, y), (last_x, last_y) = self.points[-2:]
+        return (last_y - y) / (last_x - x) if last_x != x else math.nan
 
     @property
     def last_active(self) -> int | None:
@@ -286,6 +304,7 @@ def read_result(path: Path) -> Result:
 
 
 def _run(of: "_Entry") -> Run:
+    local = of.entry("local")
     return Run(
         cell=of.get("cell", _cell, "an object of names and plain values"),
         variant=of.get("variant", _text, "a name", ""),
@@ -299,6 +318,8 @@ def _run(of: "_Entry") -> Run:
         variance=of.get("variance", _numbers, "a list of numbers", ()),
         spectrum=of.get("spectrum", _numbers, "a list of numbers", ()),
         spectrum_count=of.get("spectrum_count", _count_or_none, "an integer or null", None),
+        local_dimension=local.get("count", _count, "an integer") if local else None,
+        local_gap=local.get("gap", _number, "a number or null", math.nan) if local else math.nan,
         classes=tuple(map(_class, of.entries("classes"))),
         diverged_at=of.get("diverged_at", _count_or_none, "a step or null", None),
         measured=of.get("measured", _named_numbers, "an object of numbers", {}),
@@ -321,6 +342,7 @@ def _class(of: "_Entry") -> ClassNumbers:
         neg_elbo=of.get("neg_elbo", _number, "a number or null", math.nan),
         kl=of.get("kl", _number, "a number or null", math.nan),
         recon=of.get("recon", _number, "a number or null", math.nan),
+        variance=of.get("variance", _numbers, "a list of numbers", ()),
     )
 
 
@@ -359,6 +381,7 @@ def _fit(of: "_Entry") -> Fit:
         points=points,
         true_active=of.get("true_active", _count_or_none, "an integer or null", None),
         active_dimensions=of.get("active_dimensions", each(_count_or_none), one_a_point, ()),
+        local_dimensions=of.get("local_dimensions", each(_count_or_none), one_a_point, ()),
         active_variance=of.get("active_variance", each(_number), one_a_point, ()),
         inactive_variance=of.get("inactive_variance", each(_number), one_a_point, ()),
         recon=of.get("recon", each(_number), one_a_point, ()),
@@ -384,6 +407,11 @@ class _Entry:
             return read(self.content[key])
         except (TypeError, OverflowError):
             raise InputError(f"{self.where}: {key!r} is {_short(self.content[key])}, expected {expected}") from None
+
+    def entry(self, key: str) -> "_Entry | None":
+        """The object of that name; None where there is none, or null."""
+        content = self.get(key, _object_or_none, "an object or null", None)
+        return None if content is None else _Entry(f"{self.where}: {key}", content)
 
     def entries(self, key: str) -> list["_Entry"]:
         empty: list[Any] = []
@@ -414,6 +442,10 @@ def _text(value: Any) -> str:
 
 def _object(value: Any) -> dict[str, Any]:
     return _of_type(value, dict)
+
+
+def _object_or_none(value: Any) -> dict[str, Any] | None:
+    return _of_type(value, dict, type(None))
 
 
 def _list(value: Any) -> list[Any]:

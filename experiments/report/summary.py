@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from ...local import CLEAR
 from .results import Cell, Fit, Paper, Result, Run
 
 __all__ = [
@@ -23,10 +24,13 @@ __all__ = [
     "columns_of",
     "contrasts",
     "in_variants",
+    "measured_by_decoder",
     "rows",
     "share",
+    "share_by_decoder",
     "spread",
     "trained",
+    "unclear",
     "within",
 ]
 
@@ -50,7 +54,7 @@ def spread(values: Iterable[float]) -> Spread | None:
 
 @dataclass(frozen=True)
 class Share:
-    """``right`` of ``whole`` runs have as many active dimensions as they should."""
+    """``right`` of ``whole`` runs have as many dimensions as they should."""
 
     right: int
     whole: int
@@ -64,6 +68,13 @@ def share(runs: Iterable[Run]) -> Share:
     """Over the runs whose true active dimensions are known."""
     known = [run for run in runs if run.true_active is not None]
     return Share(sum(run.right for run in known), len(known))
+
+
+def share_by_decoder(runs: Iterable[Run]) -> Share:
+    """Of the dimensions by the decoder, over the runs whose true ones are known; where they were measured."""
+    known = [run for run in runs if run.true_active is not None]
+    measured = any(run.local_dimension is not None for run in known)
+    return Share(sum(run.right_by_decoder for run in known), len(known) if measured else 0)
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,11 @@ class Row:
         return self.best.spectrum_count if self.best else None
 
     @property
+    def local_dimension(self) -> int | None:
+        """Of that run, by the decoder; None where it was not measured."""
+        return self.best.local_dimension if self.best else None
+
+    @property
     def printed_dimensions(self) -> int | None:
         """Active dimensions by the paper; None where it prints nothing."""
         return self.paper.active_dimensions if self.paper else None
@@ -123,6 +139,10 @@ class Row:
     @property
     def share(self) -> Share:
         return share(self.runs)
+
+    @property
+    def share_by_decoder(self) -> Share:
+        return share_by_decoder(self.runs)
 
     def spread(self, quantity: str) -> Spread | None:
         """Of ``neg_elbo``, ``kl``, ``recon`` or ``gamma``."""
@@ -193,6 +213,17 @@ def columns_of(listed: Iterable[Row]) -> dict[str, bool]:
 def by_eigenvalue(listed: Iterable[Row]) -> bool:
     """Is there a run of full covariance, whose active dimensions are counted twice?"""
     return any(run.spectrum_count is not None for row in listed for run in row.runs)
+
+
+def measured_by_decoder(listed: Iterable[Row]) -> bool:
+    """Is there a run whose dimension was read off the decoder as well?"""
+    return any(run.local_dimension is not None for row in listed for run in row.runs)
+
+
+def unclear(runs: Iterable[Run]) -> Share:
+    """Runs whose gap between the decoder's eigenvalues is too narrow to tell a dimension, of how many."""
+    known = [run for run in runs if run.local_dimension]
+    return Share(sum(not run.local_gap >= CLEAR for run in known), len(known))
 
 
 def at_or_below(listed: Iterable[Row]) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from .markup import Markup, element
 from .results import Result
-from .summary import Row, by_eigenvalue, columns_of, in_variants, trained
+from .summary import Row, Share, by_eigenvalue, columns_of, in_variants, measured_by_decoder, trained
 from .svg import strip
 from .text import QUANTITIES, enumeration, fixed, integer, significant, symbol, value
 
@@ -73,8 +73,12 @@ def _columns(listed: Sequence[Row]) -> list[Column]:
     for head, of in beside.items():
         dimensions.append((head, counted, partial(_counted, of, _style(head))))
         dimensions.append(("by eigenvalue", by_eigenvalue(map(of, listed)), partial(_eigenvalues, of)))
-    dimensions.append(("right", any(row.share.whole for row in listed), _right))
+    dimensions.append(("right", any(row.share.whole for row in listed), lambda row: _right(row.share)))
     found += [Column("active dimensions", head, cell) for head, shown, cell in dimensions if shown]
+    if measured_by_decoder(listed):
+        found.append(Column("by the decoder", "ours", _by_decoder))
+    if any(row.share_by_decoder.whole for row in listed):
+        found.append(Column("by the decoder", "right", lambda row: _right(row.share_by_decoder)))
 
     for quantity, (name, write) in QUANTITIES.items():
         if any(not math.isnan(row.printed(quantity)) for row in listed):
@@ -99,7 +103,7 @@ def _bounds(listed: Sequence[Row]) -> dict[str, tuple[float, float]]:
 
 
 def _of_cell(name: str, style: str, row: Row) -> Markup:
-    return element("td", value(row.cell[name]) if name in row.cell else "", class_=style)
+    return element("th", value(row.cell[name]) if name in row.cell else "", scope="row", class_=style)
 
 
 def _style(head: str) -> str:
@@ -127,8 +131,11 @@ def _eigenvalues(of: Callable[[Row], Row], row: Row) -> Markup:
     return element("td", integer(of(row).spectrum_count), class_="eigenvalues")
 
 
-def _right(row: Row) -> Markup:
-    counted = row.share
+def _by_decoder(row: Row) -> Markup:
+    return _dimensions(row.true_active, row.local_dimension, "ours edge")
+
+
+def _right(counted: Share) -> Markup:
     if not counted.whole:
         return element("td", integer(None))
     return element("td", f"{counted.right} of {counted.whole}", class_=None if counted.enough else "few")

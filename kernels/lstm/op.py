@@ -36,7 +36,8 @@ def _fake_backward(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.save_for_backward(*inputs[:3], output[1])
+    # The biases so that a second derivative is refused: the gradients depend on them through what is kept.
+    ctx.save_for_backward(*inputs[:3], output[1], *inputs[3:5])
     ctx.set_materialize_grads(False)
 
 
@@ -44,7 +45,7 @@ def _backward(kernel: Any, ctx: Any, grad_y: Tensor | None, *_: Tensor | None) -
     if grad_y is None:
         return (None,) * 6
     with_x = ctx.needs_input_grad[0]
-    grad_x, of_input, of_state, of_bias = kernel(grad_y.contiguous(), *ctx.saved_tensors, with_x)
+    grad_x, of_input, of_state, of_bias = kernel(grad_y.contiguous(), *ctx.saved_tensors[:4], with_x)
     other = of_bias.clone()  # the caller may write to either
     return grad_x if with_x else None, of_input, of_state, of_bias, other, None
 
@@ -73,7 +74,8 @@ def lstm(
 
     The network of sequences (Section 4.6). On the CPU in C++: 64 samples at a time are the lanes of vectors, and a step
     is a dense layer of the ensemble engine. For the backward pass 5 numbers a sample, step and unit are kept, of whole
-    tiles of 64 samples; without gradients, of one step.
+    tiles of 64 samples; without gradients, of one step. ``"auto"`` leaves few samples of many numbers to PyTorch, whose
+    tile would be mostly filling.
 
     Args:
         x: ``[B, L, d]``, float32 for the kernel.
@@ -96,9 +98,18 @@ def lstm(
     _check(*inputs)
     if choose_for_sequences(backend, *inputs) == "reference":
         return reference.lstm(*inputs)
-    (y,) = _operator("cpu", *(tensor.contiguous() for tensor in inputs), torch.is_grad_enabled())
+    (y,) = _operator("cpu", *(tensor.contiguous() for tensor in inputs), _keep(inputs))
     result: Tensor = y
     return result
+
+
+def _keep(inputs: tuple[Tensor, ...]) -> bool:
+    """Whether somebody may ask for gradients; the wrappers of transforms do not say so."""
+    if not torch.is_grad_enabled():
+        return False
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return True
+    return any(tensor.requires_grad for tensor in inputs)
 
 
 def _check(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> None:

@@ -107,8 +107,10 @@ def _say(metrics: dict[str, Any], out: Path) -> int:
     print(f"\nmetrics and weights: {out}")
     for name in metrics["pictures"]:
         print(f"picture: {out / name}")
-    if not metrics["pictures"]:
+    if not metrics["pictures"] and importlib.util.find_spec("matplotlib") is None:
         print("no pictures: matplotlib is missing; pip install 'manifold-core[experiments]'")
+    elif not metrics["pictures"]:
+        print("no pictures: matplotlib was missing when this run ended, and a finished run is left as it is")
     return 0
 
 
@@ -132,6 +134,7 @@ def reproduce(options: argparse.Namespace) -> int:
         options.out,
         budget=options.budget,
         seeds=options.seeds,
+        first_seed=options.first_seed,
         as_published=options.as_published,
         devices=_devices(options.device),
         backend=options.backend,

@@ -177,6 +177,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add.add_argument("--seeds", type=int, metavar="N", help="models a cell; default: 1 quick or reduced, 5 full")
     add.add_argument(
+        "--first-seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="of these models, which have S, S + 1 and so on; seeds 0 to 7 are those that the recipe was chosen on",
+    )
+    add.add_argument(
         "--as-published",
         action="store_true",
         help="the paper's widths, steps, batches and schedules where ours are others; results go into DIR/as_published",

@@ -42,10 +42,11 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     head = _line({title: title for title in widths}, widths)
     lines = [head, "-" * len(head), *(_line(row, widths) for row in rows)]
     lines.append(
-        "\ngap: smallest inactive over largest active variance; near 1 the count hangs on the threshold, train longer\n"
+        f"\ngap: smallest inactive over largest active {'variance or eigenvalue' if full else 'variance'}; near 1 the "
+        "count hangs on the threshold, train longer\n"
         "local: dimensions at a sample, by the decoder's derivative"
     )
-    lines += [_why_no_gap(metrics) for metrics in runs if metrics["train"]["gap"] is None]
+    lines += [_why_no_gap(metrics) for metrics in runs if _gap(metrics) is None]
     lines += [note for metrics in runs if (note := _blown_up(metrics))]
     lines += [note for metrics in runs if (note := _under_condition(metrics))]
     lines += [note for metrics in runs if (note := _of_several(metrics))]
@@ -74,13 +75,18 @@ def _cells(metrics: dict[str, Any]) -> dict[str, str]:
         "local": "-" if (local := _local(metrics)) is None else str(local),
         "by eigenvalue": str(measured["spectrum_count"]) if _is_full(metrics) else "-",
         "of": str(metrics["latent_dim"]),
-        "gap": "-" if measured["gap"] is None else f"{measured['gap']:.3g}",
-        "-ELBO": f"{measured['neg_elbo']:.3f}",
-        "recon": f"{measured['recon']:.4g}",
-        "KL": f"{measured['kl']:.3f}",
-        "gamma": f"{measured['gamma']:.3g}",
-        "held-out -ELBO": f"{metrics['validation']['neg_elbo']:.3f}",
+        "gap": _number(_gap(metrics), ".3g"),
+        "-ELBO": _number(measured["neg_elbo"], ".3f"),
+        "recon": _number(measured["recon"], ".4g"),
+        "KL": _number(measured["kl"], ".3f"),
+        "gamma": _number(measured["gamma"], ".3g"),
+        "held-out -ELBO": _number(metrics["validation"]["neg_elbo"], ".3f"),
     }
+
+
+def _number(value: float | None, form: str) -> str:
+    """None is one that is not finite, or not there."""
+    return "-" if value is None else format(value, form)
 
 
 def _line(row: dict[str, str], widths: dict[str, int]) -> str:
@@ -90,8 +96,11 @@ def _line(row: dict[str, str], widths: dict[str, int]) -> str:
 
 def _why_no_gap(metrics: dict[str, Any]) -> str:
     """All dimensions are of one kind: their number says nothing of the manifold's."""
-    data, kappa = metrics["data"], metrics["latent_dim"]
-    if metrics["active_dimensions"] == 0:
+    data, kappa, full = metrics["data"], metrics["latent_dim"], _is_full(metrics)
+    count = metrics["train"]["spectrum_count"] if full else metrics["active_dimensions"]
+    if count == 0 and any(one[_count(metrics)] for one in metrics.get("classes", [])):
+        return f"{data} has no gap, as no dimension is active under all classes together; what each has says more"
+    if count == 0:
         filled = "" if "trials" in metrics else "; or data that fill their space, which manifold-core dimension reads"
         if "condition" in metrics:
             filled = "; or the condition leaves the samples no dimension"
@@ -99,7 +108,7 @@ def _why_no_gap(metrics: dict[str, Any]) -> str:
             f"{data} has no gap, as no dimension is active: this says nothing yet; train longer, with more --steps, or "
             f"begin with a smaller gamma, --log-gamma{filled}"
         )
-    if metrics["active_dimensions"] is None:
+    if count is None:
         return f"{data} has no gap, as its loss is no number: this says nothing; lower --learning-rate"
     if "trials" not in metrics:
         return f"{data} has no gap, as all {kappa} dimensions are active: it may have more; raise --latent-dim"
@@ -117,7 +126,7 @@ def _why_no_gap(metrics: dict[str, Any]) -> str:
 def _blown_up(metrics: dict[str, Any]) -> str:
     """A loss may jump to any height and still be a number."""
     first, last = metrics["history"]["neg_elbo"][0], metrics["train"]["neg_elbo"]
-    if not last > first:  # what is no number is said elsewhere
+    if last is None or not last > first:  # what is no number is said elsewhere
         return ""
     return (
         f"{metrics['data']} ends at a higher -ELBO than it had near the beginning, {last:.4g} after {first:.4g}: this "
@@ -141,9 +150,12 @@ def _of_several(metrics: dict[str, Any]) -> str:
     if not (models := metrics.get("models")):
         return ""
     counts = ", ".join("diverged" if one["diverged_at"] else str(one[_count(metrics)]) for one in models)
+    least = "the lowest held-out -ELBO"
+    if metrics["validation"]["neg_elbo"] is None:
+        least = "the lowest -ELBO: that of the samples held out is finite for none"
     return (
         f"{metrics['data']} is read by {len(models)} models: {counts}; above is that of seed {metrics['seed']}, which "
-        "has the lowest held-out -ELBO"
+        f"has {least}"
     )
 
 
@@ -206,6 +218,16 @@ def _read(metrics: dict[str, Any]) -> int | None:
     """What the manifold is read as: by the decoder where it says so."""
     local, count = _local(metrics), metrics["train"][_count(metrics)]
     return count if local is None else local
+
+
+def _gap(metrics: dict[str, Any]) -> float | None:
+    """Of the count that a rotation of the latent space does not change."""
+    measured = metrics["train"]
+    if not _is_full(metrics):
+        gap: float | None = measured["gap"]
+        return gap
+    spectrum, count = measured["spectrum"], measured["spectrum_count"]
+    return spectrum[count] / spectrum[count - 1] if count and count < len(spectrum) else None
 
 
 def _count(metrics: dict[str, Any]) -> str:

@@ -7,12 +7,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from ..errors import InputError
 from .checks import as_array, as_tensor, check_within_float32, in_numbers
 
 __all__ = ["Columns", "Encoding", "OneHot", "checked_condition", "encoding_of"]
+
+MOST_CLASSES = 4096  # of which each sample has a number: with more, labels are likely to be prices, or times
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ class OneHot:
 
     def apply(self, c: Any) -> Tensor:
         """float32 ``[N, classes]`` of labels ``[N]``, as the model takes them; raises as :meth:`places`."""
-        return one_hot(self.places(c), self.width).float()
+        places = self.places(c)
+        made = torch.zeros(len(places), self.width, dtype=torch.float32, device=places.device)
+        return made.scatter_(1, places[:, None], 1.0)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON gives it back."""
@@ -133,10 +136,11 @@ def checked_condition(source: npt.NDArray[Any], samples: int, where: str) -> npt
     check_within_float32(source, where)
     if (source == source[0]).all():
         raise InputError(f"{where}: all {samples} conditions are the same; expected some that differ")
-    if source.ndim == 1 and (classes := len(np.unique(source))) > samples // 2:
+    most = min(samples // 2, MOST_CLASSES)
+    if source.ndim == 1 and (classes := len(np.unique(source))) > most:
         raise InputError(
-            f"{where}: {classes} different labels of {samples} samples; expected classes of two samples and more, or "
-            f"numbers of shape (N, 1)"
+            f"{where}: {classes} different labels of {samples} samples; expected at most {most} classes, or numbers of "
+            f"shape (N, 1)"
         )
     return source
 

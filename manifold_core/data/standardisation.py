@@ -21,6 +21,7 @@ __all__ = ["Standardisation"]
 # Times that one column may vary as much as another, of which a quarter of all that vary vary less, before it is said. A
 # fourth dimension in a column of its own beside ten of another manifold was read at 3 and 10 times, at 30 not always.
 UNLIKE = 30.0
+FAR = 30.0  # times the distance of half of the samples that the scale may be
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no one answer
@@ -94,7 +95,7 @@ class Standardisation:
             largest = max(largest, float(part.max(initial=0)), -float(part.min(initial=0)))
         if len(rows) == 1:
             raise InputError(
-                f"{where}: one sample to standardise, as others are held out, has no variance; expected at least two"
+                f"{where}: one sample to standardise (others may be held out) has no variance; expected at least two"
             )
         if largest == 0 or all((source[rows[block]] == source[rows[0]]).all() for block in blocks(source)):
             raise InputError(
@@ -103,10 +104,11 @@ class Standardisation:
         mean = origin + sums / (len(rows) if vectors else numbers)
         # Squares of numbers below 1e-154 are none in float64. A power of two rounds nothing.
         exponent = math.frexp(largest)[1]
-        squares, of_each = 0.0, np.zeros(source[0].shape if vectors else 0)
+        squares, of_each, of_samples = 0.0, np.zeros(source[0].shape if vectors else 0), []
         for part in differences(mean):
             square = np.square(np.ldexp(part, -exponent))
             squares += float(square.sum())
+            of_samples.append(square.sum(axis=tuple(range(1, square.ndim))))
             of_each += square.sum(axis=0) if vectors else 0
         scale = math.ldexp(math.sqrt(squares / numbers), exponent)
         if scale < (smallest := float(np.finfo(np.float64).tiny)):
@@ -114,6 +116,7 @@ class Standardisation:
                 f"{where}: standard deviation {scale:.2g}; expected at least {smallest:.2g}, as float64 needs"
             )
         _warn_of_units(where, np.sqrt(of_each))
+        _warn_of_far_samples(where, rows, np.sqrt(np.concatenate(of_samples)))
         return cls(torch.as_tensor(mean, dtype=torch.float64, device="cpu"), scale)
 
     def apply(self, x: Any) -> Tensor:
@@ -172,5 +175,18 @@ def _warn_of_units(where: str, spreads: npt.NDArray[np.float64]) -> None:
             f"{where}: column {large} varies {ratio:.3g} times as much as column {small} does (counted from 0), and "
             "all are divided by one number: what the others hold may not be learned, and the dimension read off be "
             "wrong; if their units are unlike, divide each column by its own standard deviation first",
+            stacklevel=3,
+        )
+
+
+def _warn_of_far_samples(where: str, rows: npt.NDArray[np.int64], distances: npt.NDArray[np.float64]) -> None:
+    """Where a few samples have made the scale: of a mistyped number, or of -9999 for one that is missing."""
+    typical, scale = float(np.median(distances)), math.sqrt(float(np.square(distances).mean()))
+    if scale > FAR * typical:
+        far = int(distances.argmax())
+        warnings.warn(
+            f"{where}: row {rows[far]} (counted from 0) lies so far from the others that half of them are within "
+            f"{typical / scale:.2g} of the scale: what they hold may not be learned, and the dimension read off be "
+            "wrong; is it mistyped, or does a number in it stand for a missing one?",
             stacklevel=3,
         )

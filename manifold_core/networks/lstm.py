@@ -35,12 +35,17 @@ def outputs(layer: nn.LSTM, sequence: Tensor) -> Tensor:
         raise InputError(
             f"a sequence must be a tensor of shape [B, L, {width}] with L of at least 1, got shape {shape}"
         )
-    if isinstance(layer, LSTM) and not left_to_pytorch(sequence) and not watched(layer):  # another may compute anything
+    if isinstance(layer, LSTM) and _is_plain(layer) and not left_to_pytorch(sequence) and not watched(layer):
         weights = layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0
         if choose_for_sequences(layer.backend, sequence, *weights) == "cpu":
             return lstm(sequence, *weights, backend="cpu")
     found: Tensor = layer(sequence)[0]
     return found
+
+
+def _is_plain(layer: nn.LSTM) -> bool:
+    """With a forward of its own it may compute anything."""
+    return type(layer).forward is nn.LSTM.forward
 
 
 def outputs_from_none(layer: nn.LSTM, sequence: Tensor) -> Tensor:

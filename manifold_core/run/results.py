@@ -12,7 +12,7 @@ from ..data import Dataset
 from ..data.encoding import OneHot
 from ..ensemble.data import Samples
 from ..evaluation import Metrics, metrics_of, of_class
-from ..files import write_json
+from ..files import finite, write_json
 from ..finished import METRICS, WEIGHTS
 from ..local import of_some
 from ..models import CVAE, VAE
@@ -25,7 +25,7 @@ __all__ = ["PICTURES", "finish"]
 UNITS = (
     "nats per sample; neg_elbo = nll + kl, recon = squared error; see paper_convention for the paper's. Samples are "
     "measured as the model takes them, (x - mean) / scale of standardisation: in the units of the data recon and gamma "
-    "are scale**2 times as large, neg_elbo and nll of d features greater by d log scale"
+    "are scale**2 times as large, neg_elbo and nll of d features greater by d log scale; null is no finite number"
 )
 PICTURES = {name: f"{name}.png" for name in ("variances", "curves", "classes", "images", "search")}
 
@@ -67,6 +67,7 @@ def finish(
         "pictures": pictures,
         "history": asdict(history),
     }
+    metrics = finite(metrics)
     write_json(folder / METRICS, metrics)
     clear(folder)
     return metrics

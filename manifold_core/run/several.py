@@ -27,8 +27,8 @@ def train_several(
     identity: dict[str, Any],
     progress: bool,
 ) -> tuple[TrainedModel, list[dict[str, Any]]]:
-    """The model of lowest −ELBO on the held-out samples, and what became of each, for JSON. The folder's own checkpoint
-    says whose they are.
+    """The model of lowest −ELBO on the held-out samples, where that is finite for none on those of training; and what
+    became of each, for JSON. The folder's own checkpoint says whose they are.
 
     Raises:
         InputError: as :func:`manifold_core.train_ensemble`; a checkpoint of another run.
@@ -40,7 +40,14 @@ def train_several(
     ended = [index for index, one in enumerate(trained) if one.diverged_at is None]
     if not ended:
         raise all_diverged(trained)
-    best = min(ended, key=lambda index: losses[index] if math.isfinite(losses[index]) else math.inf)
+
+    def place(index: int) -> tuple[float, float]:
+        """One sample far from all others, held out, may leave no model a finite loss there."""
+        held_out, own = (loss if math.isfinite(loss) else math.inf for loss in (losses[index], neg_elbos[index]))
+        return held_out, own
+
+    neg_elbos = [one.metrics.neg_elbo for one in trained]
+    best = min(ended, key=place)
     return trained[best], [_said(one, loss) for one, loss in zip(trained, losses, strict=True)]
 
 

@@ -8,7 +8,7 @@ from ..errors import InputError
 from ..inputs import unwrapped
 from ..models import CVAE, VAE
 from .config import History
-from .state import weights_back
+from .state import put_beside, weights_back
 
 __all__ = ["load_weights"]
 
@@ -37,8 +37,9 @@ def load_weights(model: VAE | CVAE, folder: str | Path) -> History:
     weights = {name.removeprefix("model."): part for name, part in begun.tensors.items() if name.startswith("model.")}
     try:
         history = History(**begun.state["history"])
-        with weights_back(model, RuntimeError):
+        with weights_back(model, KeyError, RuntimeError):
             model.load_state_dict(weights)
+            put_beside(model, begun.tensors)
     except (KeyError, RuntimeError, TypeError) as error:
         raise InputError(f"checkpoint in {str(folder)!r} is damaged, or of another model: {error}") from error
     model.eval()

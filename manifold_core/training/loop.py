@@ -264,7 +264,7 @@ def _loop(
     put_back = kept([*buffers, *parameters])  # as they were when last looked at and well
     first = is_first(group)
     started = saved = time.monotonic()
-    already = history.seconds
+    already, begun_at = history.seconds, run.step
     bar = _bar(run, config.steps, progress and first) if isinstance(progress, bool) else progress
     shown = run.step if isinstance(progress, bool) else 0
     try:
@@ -305,7 +305,7 @@ def _loop(
     if not are_finite(numbers):  # the last gradient was not, though its loss was; or statistics of an earlier batch
         put_back()
         raise Diverged(math.nan, run.step, history)
-    if folder is not None and first:
+    if folder is not None and first and (run.step > begun_at or checkpoint.state_of(folder) is None):
         run.save(folder)
 
 

@@ -1,7 +1,7 @@
 """What a stopped run needs to go on to the same numbers."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +21,7 @@ from .probe import Probe
 from .schedule import make_optimizer
 from .step import kept
 
-__all__ = ["Run", "announce", "check_identity", "check_tensors", "weights_back"]
+__all__ = ["Run", "announce", "check_identity", "check_tensors", "put_beside", "weights_back"]
 
 ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
 
@@ -113,8 +113,9 @@ class Run:
                     moments.setdefault(index, {})[name.removeprefix(start)] = moment
                 if index in moments and moments[index].keys() != ADAM_STATE:
                     raise ValueError(f"optimizer state of parameter {index} has {sorted(moments[index])}")
-            for name in [name for name in tensors if name.startswith("buffer.")]:
-                self._beside[name.removeprefix("buffer.")].copy_(tensors.pop(name))
+            for name in put_beside(self.model, tensors):
+                del tensors[f"buffer.{name}"]
+                self._constants.pop(name, None)  # it was written to, whatever the model came with
             self.model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
             self.optimizer.load_state_dict({"state": moments, "param_groups": found.state["param_groups"]})
             self.schedule.load_state_dict(found.state["schedule"])
@@ -157,6 +158,16 @@ def check_tensors(model: VAE | CVAE) -> None:
             )
 
 
+def put_beside(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Into the model the buffers of a checkpoint that are no state of its own; their names. Raises KeyError for one
+    that it has not."""
+    beside = _beside_the_state(model)
+    names = [name.removeprefix("buffer.") for name in tensors if name.startswith("buffer.")]
+    for name in names:
+        beside[name].copy_(tensors[f"buffer.{name}"])
+    return names
+
+
 def _beside_the_state(model: nn.Module) -> dict[str, Tensor]:
     """Buffers that are not persistent: PyTorch takes them for constants, but a network may write to them."""
     state = model.state_dict(keep_vars=True)
@@ -164,14 +175,14 @@ def _beside_the_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 @contextmanager
-def weights_back(model: nn.Module, error: type[Exception]) -> Iterator[None]:
-    """Where that error comes out, the model has the weights and buffers with which it came: torch loads what fits, and
-    says only then what does not."""
+def weights_back(model: nn.Module, *errors: type[Exception]) -> Iterator[None]:
+    """Where one of these comes out, the model has the weights and buffers with which it came: torch loads what fits,
+    and says only then what does not."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     put_back = kept(list(model.buffers()))  # of which a state may lack some
     try:
         yield
-    except error:
+    except errors:
         model.load_state_dict(before)
         put_back()
         raise

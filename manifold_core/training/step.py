@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from ..distributed import Group, Joined
 from ..elbo import ELBOTerms
 from ..errors import InputError
+from ..inputs import dtype_explained
 from ..models import CVAE, VAE
 from .config import Precision
 
@@ -91,7 +92,7 @@ class PlainStep:
         for parameter in self._parameters:
             parameter.grad = None
         batch = [part.index_select(0, index[self._rows]) for part in self._inputs]
-        with autocast(self._precision, self.device):
+        with autocast(self._precision, self.device), dtype_explained(self.model, self._inputs):
             terms = self._network(*batch, seed=seed, **self._first_row)
         self._scaler.scale(terms.loss).backward()
         if not self._unused_looked_for:

@@ -19,9 +19,11 @@ def test_reproduce(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
         return folder
 
     monkeypatch.setattr(manifold_core.experiments.reproduce, "reproduce", replay)
-    command = "reproduce table1 images --out here --budget full --seeds 3 --as-published --device cpu,cpu"
+    command = (
+        "reproduce table1 images --out here --budget full --seeds 3 --first-seed 8 --as-published --device cpu,cpu"
+    )
     assert cli.main([*command.split(), "--backend", "reference", "--quiet"]) == 0
-    options = {"budget": "full", "seeds": 3, "as_published": True, "devices": ["cpu", "cpu"]}
+    options = {"budget": "full", "seeds": 3, "first_seed": 8, "as_published": True, "devices": ["cpu", "cpu"]}
     assert called == [(["table1", "images"], Path("here"), options | {"backend": "reference", "progress": False})]
     assert capsys.readouterr().out == "results: here\n"
 

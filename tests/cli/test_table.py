@@ -54,8 +54,32 @@ class TestTable:
         assert "good is under a condition of 2 numbers\n" in cli.table([numbers])
         assert "good is under 2 classes; active dimensions of each: 4: 2, 9: 0\n" in cli.table([labels])
         none = {"train": metrics["train"] | {"gap": None}, "active_dimensions": 0}
+        assert "no dimension is active under all classes together; what each has says more" in cli.table(
+            [labels | none]
+        )
+        for one in classes:
+            one["active_dimensions"] = 0
         assert "the condition leaves the samples no dimension" in cli.table([labels | none])
         assert "condition" not in cli.table([metrics | none])
+
+    def test_the_gap_of_a_full_covariance_is_that_of_its_eigenvalues(self, earlier: Path) -> None:
+        """They may lie askew: along the axes no dimension is active then, and all of them say nothing."""
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+        model = metrics["config"]["model"] | {"covariance": "cholesky"}
+        askew = metrics | {"config": metrics["config"] | {"model": model}, "active_dimensions": 0}
+        for spectrum, count, printed in (
+            ([0.002, 0.004, 0.8], 2, "200"),
+            ([0.3, 0.4, 0.8], 0, "-"),
+            ([0.01, 0.02, 0.03], 3, "-"),
+        ):
+            measured = {"gap": None, "spectrum": spectrum, "spectrum_count": count, "active_dimensions": 0}
+            lines = cli.table([askew | {"train": metrics["train"] | measured}]).splitlines()
+            heads = lines[0].replace("by eigenvalue", "by_eigenvalue").split()
+            assert lines[2].split()[heads.index("gap")] == printed
+            said = [line for line in lines if "has no gap" in line]
+            assert len(said) == (printed == "-")
+            if count != 2:
+                assert ("no dimension is active" in said[0], "all 3 dimensions" in said[0]) == (count == 0, count == 3)
 
     def test_the_table_says_what_a_search_makes_of_no_gap(self, earlier: Path) -> None:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
@@ -154,7 +178,13 @@ class TestTable:
                 [] if count is None else [True]
             )
             able = ["wider networks (--hidden), or more --steps, may" in line for line in notes]
-            searched = {"trials": [], "by_latent_dim": {}, "train": measured, "two_nn": two_nn, "config": config}
+            searched = {
+                "trials": [],
+                "by_latent_dim": {"3": 1.0},
+                "train": measured,
+                "two_nn": two_nn,
+                "config": config,
+            }
             lines = cli.table([older | searched]).splitlines()
             notes = [line for line in lines if "TwoNN" in line]
             assert not any(able)

@@ -9,7 +9,7 @@ import torch
 
 import manifold_core as mc
 from manifold_core.data import load_file
-from manifold_core.data.encoding import Columns, OneHot
+from manifold_core.data.encoding import Columns, OneHot, checked_condition
 
 N = 60
 
@@ -166,7 +166,7 @@ class TestFiles:
             (np.arange(N - 1) % 3, "59 conditions; expected one for each of the 60 samples"),
             (np.ones(N, dtype=int), "all 60 conditions are the same"),
             (np.ones((N, 2)), "all 60 conditions are the same"),
-            (np.arange(N), r"60 different labels of 60 samples; .* numbers of shape \(N, 1\)"),
+            (np.arange(N), r"60 different labels of 60 samples; expected at most 30 classes, or numbers of shape \(N,"),
             (np.ones((N, 2, 2)), r"shape \(60, 2, 2\); expected class labels \(N,\) or numbers \(N, t\)"),
             (np.ones((N, 0)), r"shape \(60, 0\)"),
             (np.full(N, "a"), "type <U1"),
@@ -181,6 +181,13 @@ class TestFiles:
         path = write(tmp_path, condition)
         with pytest.raises(mc.InputError, match=rf"c\.npy: .*{said}"):
             load_file(path, condition=tmp_path / "c.npy")
+
+    def test_so_many_classes_that_their_labels_are_numbers_are_refused(self) -> None:
+        """Each sample would have a number for each of them."""
+        labels = np.arange(2 * 4097) // 2
+        with pytest.raises(mc.InputError, match=r"c: 4097 different labels of 8194 samples; expected at most 4096"):
+            checked_condition(labels, len(labels), "c")
+        assert checked_condition(labels[:-2], len(labels) - 2, "c").shape == (8192,)
 
     def test_one_held_out_far_from_all_others_is_refused(self, tmp_path: Path) -> None:
         path = write(tmp_path, np.arange(N) % 2)

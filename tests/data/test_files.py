@@ -486,6 +486,22 @@ def test_columns_of_unlike_units_are_warned_of() -> None:
         Standardisation.of(x * np.array([*[1] * 5, 100, 1, 1, 1]))
 
 
+@pytest.mark.parametrize("images", [False, True])
+def test_a_sample_that_makes_the_scale_is_warned_of(images: bool) -> None:
+    """As -9999 for what is missing: beside it all others look alike."""
+    x = np.random.default_rng(0).normal(size=(5000, 4, 4) if images else (5000, 16))
+    x[17] *= 500  # a scale of 7 times theirs
+    Standardisation.of(x)  # no warning, which would be an error here
+    x[4321] = -9999
+    with pytest.warns(UserWarning, match=r"^x: row 4321 \(counted from 0\) .* within 0\.016 of the scale"):
+        Standardisation.of(x)
+    # Most samples the same, as of a sparse table, leave no distance to divide by.
+    sparse = np.zeros((2000, 3))
+    sparse[5] = 1
+    with pytest.warns(UserWarning, match=r"row 5 .* within 0\.022 "):
+        Standardisation.of(sparse)
+
+
 def test_standardisations_can_be_compared() -> None:
     """Each is the same as itself alone: == and hash say so, where tensors would raise."""
     one, other = (Standardisation.of(torch.arange(6.0).reshape(3, 2)) for _ in range(2))

@@ -218,6 +218,7 @@ STARTS = {
 VAE_7 = VAE | {"latent_dim": 20, "data": "synthetic-d20-r10", "true_active": 10}
 CVAE_7 = CVAE | {"latent_dim": 20, "condition_dim": 5, "data": "conditional-d20-r10-t5", "true_active": 5}
 FIXED_PRIOR, LEARNED_PRIOR = {"prior": "standard"}, {"prior": "learned"}
+ADAM_AS_IS = ", Adam as it is"
 TABLE_7 = [
     Variant("table7", "VAE", VAE_7, WIDE | ANY_GAMMA, NARROW, STARTS),
     Variant("table7", "CVAE, fixed prior", CVAE_7 | FIXED_PRIOR, WIDE | ANY_GAMMA, NARROW, STARTS),
@@ -247,7 +248,7 @@ TABLE_8 = [
             "shared_weights=False": {"share_weights": False, "true_active": 10},
         },
     )
-    for name, every_step in (("every step, equation (3)", True), ("last step of six", False))
+    for name, every_step in (("every step, equation (3) as a mean", True), ("last step of six", False))
 ]
 
 # Section 4.7: MNIST, κ = 32, "the same as Table 2".
@@ -465,6 +466,9 @@ def test_steps_and_batches(table: str) -> None:
 @pytest.mark.parametrize("table", PRINTED)
 def test_printed_numbers_stand_with_their_model(table: str) -> None:
     columns, numbers = PRINTED[table]
+    if table == "table7":  # they stand beside both ways to train, as the paper's models are trained by the second
+        columns = [*columns, *((f"{variant}{ADAM_AS_IS}", name) for variant, name in columns)]
+        numbers = {row: 2 * values for row, values in numbers.items()}
     found = [
         (label(row["cell"]), row["variant"], name, value)
         for row in TABLES[table].paper
@@ -479,7 +483,8 @@ def test_printed_numbers_stand_with_their_model(table: str) -> None:
     assert sorted(found) == sorted(wanted)
     for plan in (OURS, PUBLISHED):  # beside each number stands a model
         built = {(row, variant) for variant, row, _, _ in rows(table, plan)}
-        assert {(row, variant) for row, variant, _, _ in found} <= built
+        printed = {(row, variant) for row, variant, _, _ in found}
+        assert {at for at in printed if not (plan.published and at[1].endswith(ADAM_AS_IS))} <= built
 
 
 # What makes the data of each name.

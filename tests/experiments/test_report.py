@@ -145,6 +145,46 @@ class TestNumbers:
         assert (row.share.right, row.share.whole) == (3, 6)
         assert [r.seed for r in row.diverged] == [1, 3, 4]
 
+    def test_dimensions_by_the_decoder_are_counted_beside(
+        self, written: Callable[..., list[Result]], pages: Callable[..., tuple[str, str]]
+    ) -> None:
+        """Over all runs, a diverged one and one in which they were not measured being wrong; of the lowest −ELBO."""
+        runs = [
+            run(0, 2, -50.0, local={"count": 3, "gap": 9.0, "shares": {"3": 1.0}, "samples": 7}),
+            run(1, 3, -60.0, local={"count": 4}),
+            run(2, 3, -40.0, local={"count": 3}),
+            run(3, 3, -70.0, local={"count": 3}, diverged_at=7),
+            run(4, 3, -45.0, local=None),
+        ]
+        content = file(runs=runs, paper=[])
+        row = only_row(results := written(content))
+        assert row.local_dimension == 4
+        assert (row.share_by_decoder.right, row.share_by_decoder.whole) == (2, 5)
+        assert (row.share.right, row.share.whole) == (3, 5)
+        (line,) = overview(results)
+        assert [line.cells[head] for head in ("runs", "right", "by the decoder")] == ["5", "3 of 5", "2 of 5"]
+        assert "By the decoder: in 3 of 4 runs the gap is narrower than 8, and the dimension a guess." in notes(
+            results[0]
+        )
+        html, markdown = pages(content)
+        assert "| true | ours | right | by the decoder | right by it |" in markdown
+        assert "| 3 | 3 | 3 of 5 | 4 | 2 of 5 |" in markdown
+        line = next(line for line in re.findall(r"<tr>.*?</tr>", html) if ">2 of 5<" in line and "<svg" in line)
+        cells = [re.sub(r"<[^>]*>", " ", cell).split() for cell in re.findall(r"<td.*?</td>", line)]
+        assert cells[:5] == [["3"], ["3", "✓", "right"], ["3", "of", "5"], ["4", "≠", "wrong"], ["2", "of", "5"]]
+        assert "mc.local_dimensions" in html
+        assert plain("mc.local_dimensions") in markdown
+
+    def test_where_they_were_not_measured_they_are_not_there(
+        self, written: Callable[..., list[Result]], pages: Callable[..., tuple[str, str]]
+    ) -> None:
+        assert only_row(written(file())).share_by_decoder.whole == 0
+        for page in pages(file()):
+            assert "right by it" not in page
+            assert "by the decoder" not in page
+            assert not re.search(r'colspan="\d" class="group">by the decoder', page)
+            assert "the decoder’s derivative" not in page
+
     def test_rows_are_the_papers_then_ours(self, written: Callable[..., list[Result]]) -> None:
         """A column's place in the object means nothing, and 3.0 is 3."""
         printed = [
@@ -234,6 +274,22 @@ class TestNumbers:
         assert line.slopes == (1, 3)
         assert (line.runs, line.diverged) == (None, None)  # an older file does not say
 
+    def test_the_last_two_points_by_themselves_and_the_decoder(
+        self, written: Callable[..., list[Result]], pages: Callable[..., tuple[str, str]]
+    ) -> None:
+        """Where the smallest γ is no longer on the line."""
+        bent = fit(points=[[-4.0, 0.0], [-6.0, -20.0], [-8.0, -27.0]], local_dimensions=[5, 6, None])
+        content = file("theorem1", fits=[bent, fit(points=[[-1.0, 2.0]], active_dimensions=[5], recon=[])], runs=[])
+        content["fits"][1] |= {"active_variance": [], "inactive_variance": []}
+        first, second = written(content)[0].fits
+        assert first.last_slope == 3.5
+        assert math.isnan(second.last_slope)
+        html, markdown = pages(content)
+        assert "| off by | between the last two |" in markdown
+        assert "| 20.00 % | 3.500 |" in markdown
+        assert "| 5, 5, 4 | 5, 6, – |" in markdown
+        assert '<td class="words">5, 6, –</td>' in html
+
     def test_models_of_fits_that_diverged(self, written: Callable[..., list[Result]]) -> None:
         """They are no points, and their fit may be missing: the file has them by themselves."""
         diverged = [{"cell": {"d": 15, "r": 5, "log_gamma": -7.0}, "seed": 3, "diverged_at": 1200}]
@@ -266,6 +322,16 @@ class TestNumbers:
         assert [sentence for sentence in found if "below 0.01" in sentence] == [
             "Right below 0.01, 0.05 and 0.5: in 0, 0 and 2 of 3 runs."
         ]
+        unknown = [
+            run(
+                0, 2, -50.0, true_active=None, variance=[0.002, 0.02, 0.2, 0.9], cell={"d": 20, "r": 9}, variant="clear"
+            )
+        ]
+        printed = {"cell": {"d": 20, "r": 9}, "variant": "clear", "AD": 3}
+        found = notes(written(file(runs=[*clear, *unknown], paper=[printed]))[0])
+        assert [sentence for sentence in found if "below 0.01" in sentence] == [
+            "d = 20, r = 9, clear: active below 0.01, 0.05 and 0.5: 1, 2 and 3; the paper’s 3."
+        ]
         found = notes(written(file(runs=[one | {"variant": "a"} for one in runs]))[0])
         assert "a: right below 0.01, 0.05 and 0.5: in 0, 0 and 2 of 3 runs." in found
 
@@ -280,6 +346,23 @@ class TestNumbers:
         assert [sentence for sentence in found if "below 0.01" in sentence] == [
             "d = 20, r = 3: active below 0.01, 0.05 and 0.5: 1, 2 and 3; the paper’s 3."
         ]
+
+    def test_of_a_model_with_classes_they_are_counted_in_the_mean_over_these(
+        self, written: Callable[..., list[Result]]
+    ) -> None:
+        one = {"name": "a", "interval": [1, 2], "active_dimensions": 2, "neg_elbo": -1.0}
+        classes = [one | {"variance": [0.002, 0.02, 0.2, 0.9]}, one | {"name": "b", "variance": [0.2, 0.3, 0.9, 0.9]}]
+        runs = [run(0, 2, -50.0, true_active=None, variance=[0.1, 0.1, 0.5, 0.9], classes=classes)]
+        found = notes(written(file(runs=runs))[0])
+        assert [sentence for sentence in found if "below 0.01" in sentence] == [
+            "d = 20, r = 3: active below 0.01, 0.05 and 0.5: 0.5, 1.0 and 2.5; the paper’s 3."
+        ]
+
+    def test_what_runs_have_where_no_truth_is_known(self, written: Callable[..., list[Result]]) -> None:
+        runs = [run(seed, count, -50.0, true_active=None) for seed, count in enumerate((11, 10, 11, 3))]
+        assert "d = 20, r = 3: the runs have 3 (1×), 10 (1×) and 11 (2×) active dimensions." in notes(
+            written(file(runs=runs))[0]
+        )
 
     def test_what_eager_pytorch_would_take(self, written: Callable[..., list[Result]]) -> None:
         first = file(eager_seconds={"same_steps": 600.0, "as_published": 7200.0})
@@ -399,7 +482,7 @@ def everything() -> Iterator[dict[str, Any]]:
         run(2, 3, -50.0, variance=[0.0, float("nan"), float("inf"), None]),
         run(3, 3, -50.0, variance=[]),
         run(4, None, -50.0, true_active=None, cell={}),
-        run(5, 0, -50.0, true_active=0, variance=[1.0]),
+        run(5, 0, -50.0, true_active=0, variance=[1.0], local={"count": 0, "gap": None, "shares": {}, "samples": 1}),
         {"cell": {"a": True, "b": "word"}, "seed": 0, "true_active": 1, "active_dimensions": 1, "neg_elbo": 1.0},
     ]
     yield file("table3", runs=holes, paper=[], seconds=None)
@@ -515,9 +598,8 @@ class TestPages:
         html, markdown = pages(file())
         line = next(line for line in re.findall(r"<tr>.*?</tr>", html) if ">−45.50<" in line)
         cells = [re.sub(r"<[^>]*>", " ", cell).split() for cell in re.findall(r"<td.*?</td>", line)]
-        assert cells[:8] == [
-            ["20"],
-            ["3"],
+        assert re.findall(r'<th scope="row"[^>]*>(\d+)</th>', line) == ["20", "3"]
+        assert cells[:6] == [
             ["3"],
             ["3", "✓", "right"],
             ["3", "✓", "right"],
@@ -525,7 +607,7 @@ class TestPages:
             ["−45.50"],
             ["−45.00", "above", "the", "paper’s", "−60.0", "…", "−30.0"],
         ]
-        assert cells[9:] == [
+        assert cells[7:] == [
             *(["0.02"], ["0.0100", "0.010", "…", "0.010"]),
             ["21.50", "20.0", "…", "23.0"],
             ["0.000500", "0.00050", "…", "0.00050"],

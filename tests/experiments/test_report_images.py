@@ -143,7 +143,7 @@ def cells(html: str, start: str) -> list[list[str]]:
 class TestReader:
     def test_what_image_tables_add(self, written: Callable[..., list[Result]]) -> None:
         _, of_classes, full = written(table2(), table4(), table9())
-        assert of_classes.runs[1].classes[0] == ClassNumbers("0", (9, 11), 10, -1500.25, 81.25, 6.125)
+        assert of_classes.runs[1].classes[0] == ClassNumbers("0", (9, 11), 10, -1500.25, 81.25, 6.125, (0.5,))
         assert (full.runs[0].spectrum_count, full.runs[0].spectrum[0], len(full.runs[0].spectrum)) == (5, 1e-5, 8)
 
     def test_older_files_have_none_of_it(self, written: Callable[..., list[Result]]) -> None:
@@ -314,7 +314,8 @@ class TestNotes:
         assert notes(written(content)[0]) == [
             "test images, full against diagonal covariance: −ELBO −1650.00 against −1300.00; "
             "squared error 5.5 against 7.5; "
-            "active dimensions 2 by variance and 5 by eigenvalue against 6."
+            "active dimensions 2 by variance and 5 by eigenvalue against 6.",
+            "covariance = full, test images: the runs have 4 (1×) and 5 (1×) active dimensions.",
         ]
 
     def test_where_a_theorem_predicts_they_are_silent(self, written: Callable[..., list[Result]]) -> None:
@@ -389,7 +390,7 @@ class TestMatrices:
 class TestText:
     def test_cells_in_words_are_aligned_as_words(self, pages: Callable[..., tuple[str, str]]) -> None:
         html, markdown = pages(table2())
-        assert '<td class="cell words">mnist</td><td class="cell">5</td>' in html
+        assert '<th scope="row" class="cell words">mnist</th><th scope="row" class="cell">5</th>' in html
         assert '<th scope="col" rowspan="2" class="cell words">dataset</th>' in html
         assert '<th scope="col" rowspan="2" class="cell">κ</th>' in html
         assert "| --- | --- | ---: | ---: |" in markdown

@@ -42,7 +42,12 @@ def two_classes(*, n_train: int, n_validation: int, seed: int) -> Dataset:
 PLAIN = Cell({"d": 4}, mc.ModelSpec(2, (5,)), partial(noise, 4), (1,))
 SAME_DATA = Cell({"d": 5}, mc.ModelSpec(3, (5,)), partial(noise, 4), (2,), "wider")
 CLASSES = Cell(
-    {}, mc.ModelSpec(2, (5,), condition_dim=2), partial(two_classes), (1, 2), "", ({"class": 0}, {"class": 1})
+    {},
+    mc.ModelSpec(2, (5,), condition_dim=2, log_gamma=-6.0),
+    partial(two_classes),
+    (1, 2),
+    "",
+    ({"class": 0}, {"class": 1}),
 )
 PRINTED = {"cell": {"d": 4}, "variant": "", "AD": 1}
 TABLE = Table("tableX", "a table", lambda _: [PLAIN, SAME_DATA, CLASSES], [PRINTED])
@@ -92,6 +97,52 @@ def test_numbers_are_those_of_a_model_trained_alone(tmp_path: Path) -> None:
         assert found["recon"] == pytest.approx(wanted.recon, rel=1e-5)
         assert found["variance"] == pytest.approx(wanted.variance, rel=1e-5)
         assert found["active_dimensions"] == wanted.active_dimensions
+        local = mc.local_dimensions(model, data.train[own], data.train_condition[own]).as_dict()
+        assert found["local"] == {name: value for name, value in local.items() if name != "spectrum"}
+
+
+def test_the_decoder_is_read_where_the_samples_of_a_row_are(tmp_path: Path) -> None:
+    """At those of each class by themselves; trained for long enough to tell them apart."""
+    cell = replace(CLASSES, spec=replace(CLASSES.spec, log_gamma=-9.0))
+    long = replace(PLAN, seeds=1, steps=200)
+    runs = run(tmp_path, replace(TABLE, cells=lambda _: [cell]), long)["runs"]
+    data = two_classes(n_train=PLAN.samples, n_validation=1, seed=0)
+    training = mc.TrainingConfig(long.steps, long.batch_size, seed=0)
+    model = replace(cell.spec, training=training).build(3)
+    assert data.train_condition is not None
+    mc.train(model, data.train, training, condition=data.train_condition, progress=False)
+    for label, found in enumerate(runs):
+        own = data.train_labels == label
+        local = mc.local_dimensions(model, data.train[own], data.train_condition[own])
+        assert local.gap is not None
+        assert (found["local"]["count"], found["local"]["samples"]) == (local.count, 60)
+        assert found["local"]["gap"] == pytest.approx(local.gap, rel=1e-3)
+    assert runs[0]["local"]["gap"] != pytest.approx(runs[1]["local"]["gap"], rel=1e-2)
+
+
+def test_seeds_are_those_from_the_first_on(tmp_path: Path) -> None:
+    later = run(tmp_path / "later", plan=replace(PLAN, first_seed=1))
+    assert later["plan"] == PLAN.as_dict() | {"first_seed": 1}
+    assert [r["seed"] for r in later["runs"][:4]] == [1, 2, 1, 2]
+    before = run(tmp_path / "before")
+    assert "first_seed" not in before["plan"]  # as in files from before there were others
+    (first,) = (r for r in before["runs"] if r["cell"] == {"d": 4} and r["seed"] == 1)
+    assert later["runs"][0] == first
+    with pytest.raises(mc.InputError, match=r"is of another plan: plan\.first_seed"):
+        run(tmp_path / "before", plan=replace(PLAN, first_seed=1))
+
+
+def test_numbers_of_variants_that_a_plan_leaves_out_are_left_out(tmp_path: Path) -> None:
+    other = PRINTED | {"variant": "not trained"}
+    assert run(tmp_path, replace(TABLE, paper=[PRINTED, other]))["paper"] == [PRINTED]
+
+
+def test_nothing_is_read_off_the_decoder_of_a_model_that_diverged(tmp_path: Path) -> None:
+    training = mc.TrainingConfig(learning_rate=1e30)
+    cell = replace(PLAIN, spec=replace(PLAIN.spec, training=training))
+    (found, _) = run(tmp_path, replace(TABLE, cells=lambda _: [cell]))["runs"]
+    assert found["diverged_at"] is not None
+    assert (found["active_dimensions"], found["local"]) == (None, None)
 
 
 def test_a_table_of_sequential_models_is_trained_by_the_reference(
@@ -263,6 +314,7 @@ def test_every_data_set_fits_its_model() -> None:
         ({"names": []}, "got none"),
         ({"budget": "huge"}, "budget must be one of quick, reduced, full, got 'huge'"),
         ({"seeds": 0}, "seeds must be a positive integer, got 0"),
+        ({"first_seed": -1}, "first_seed must be 0 or more, got -1"),
         ({"names": ["table3", "table8"], "backend": "cpu"}, "table8: .*only 'reference' trains"),
         ({"backend": "triton"}, "table3: backend must be one of"),
     ],
@@ -283,8 +335,10 @@ def test_as_published_is_the_papers_set_up() -> None:
         for cell in TABLES[name].cells(plan):
             assert cell.spec.hidden == hidden
             assert (cell.spec.training.beta2, cell.spec.training.log_gamma_rate) == (0.999, 1.0)
-        printed = [(row["cell"], row["variant"]) for row in TABLES[name].paper]
         built = TABLES[name].cells(plan)
+        variants = {cell.variant for cell in built}  # Table 7 has another way besides, of ours alone
+        printed = [(row["cell"], row["variant"]) for row in TABLES[name].paper if row["variant"] in variants]
+        assert printed
         assert all(row in [({**c.columns, **k}, c.variant) for c in built for k in c.classes] for row in printed)
 
 

@@ -21,6 +21,7 @@ def made_up(
             "recon": 2 * math.exp(recon_slope * g),
             "variance": [1.0, math.exp(g), 0.9, 2 * math.exp(g)],
             "active_dimensions": 2,
+            "local": {"count": 3},
             "diverged_at": None,
         }
         for g in (-4.0, -2.0, -3.0)
@@ -42,6 +43,7 @@ def test_slopes_of_theorem_1() -> None:
     assert first["cell"] == {"d": 20, "r": 2, "kappa": 4, "seed": 0}
     assert (first["expected"], first["slope"], second["slope"]) == pytest.approx((18, 18, 17))
     assert [g for g, _ in first["points"]] == [-2, -3, -4]
+    assert (first["active_dimensions"], first["local_dimensions"]) == ([2, 2, 2], [3, 3, 3])
     assert first["active_variance"] == pytest.approx([1.5 * math.exp(g) for g in (-2, -3, -4)])
     assert first["inactive_variance"] == pytest.approx([0.95] * 3)
     assert first["recon"] == pytest.approx([2 * math.exp(g) for g in (-2, -3, -4)])

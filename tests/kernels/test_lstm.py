@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -10,9 +11,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from instruction_sets import NEEDS_COMPILED
 from manifold_core.kernels import extension, lstm
+from manifold_core.kernels.dispatch import choose_for_sequences
 from torch import Tensor, nn
-from torch.autograd import grad
+from torch.autograd import forward_ad, grad
 from torch.autograd.functional import jacobian
+from torch.utils.checkpoint import checkpoint
 
 # Of a number, relative to the largest of its like: the same for every instruction set.
 ALLOWED = 3e-6
@@ -71,6 +74,8 @@ def assert_close(found: Sequence[Tensor], expected: Sequence[Tensor], floors: Se
 @example(Case(128, 6, 10, 32, 1.0, True, 1))  # Table 8
 @example(Case(2200, 2, 3, 5, 1.0, True, 2))  # more tiles than parts
 @example(Case(64, 3, 8, 16, 1.0, False, 3))  # no lane is idle
+@example(Case(300, 2, 3, 200, 1.0, True, 4))  # many units
+@example(Case(130, 1, 5, 1700, 1.0, True, 5))  # so many that tiles share a sum of gradients
 def test_it_is_the_formula(backend: str, case: Case) -> None:
     inputs, incoming = draw(case)
     y = lstm(*inputs, backend=backend)
@@ -108,8 +113,9 @@ def test_a_number_that_is_none_spoils_its_own_sequence_alone() -> None:
 
 
 @NEEDS_COMPILED
-def test_the_numbers_do_not_depend_on_threads(threads: Callable[[int], None]) -> None:
-    inputs, incoming = draw(Case(5000, 3, 4, 5, 1.0, True, 0))
+@pytest.mark.parametrize("case", [Case(5000, 3, 4, 5, 1.0, True, 0), Case(200, 2, 4, 90, 1.0, True, 0)])
+def test_the_numbers_do_not_depend_on_threads(cpu: str, threads: Callable[[int], None], case: Case) -> None:
+    inputs, incoming = draw(case)
     found = []
     for count in (1, 2, 5):
         threads(count)
@@ -155,7 +161,72 @@ def test_the_gradients_of_both_biases_can_be_written_to() -> None:
     assert second.any()
 
 
-def test_second_derivatives_and_derivatives_forward_are_the_references() -> None:
+@NEEDS_COMPILED
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_derivatives_forward_are_refused() -> None:
+    (x, *weights), _ = draw(Case(2, 3, 2, 2, 1.0, False, 0))
+    weights = [weight.detach() for weight in weights]
+
+    def of(one: Tensor) -> Tensor:
+        return lstm(one, *weights, backend="cpu")
+
+    for way in (lambda: torch.func.jvp(of, (x,), (x,)), lambda: torch.func.jacfwd(of)(x)):
+        with pytest.raises(RuntimeError, match=r"lstm is .* forward mode"):
+            way()
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(weights[1], weights[1])
+        with pytest.raises(RuntimeError, match=r"lstm is .* forward mode"):
+            lstm(x, weights[0], dual, *weights[2:], backend="cpu")
+
+
+@NEEDS_COMPILED
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointing(use_reentrant: bool) -> None:
+    """Of which one way runs the first pass without gradients."""
+    inputs, incoming = draw(Case(70, 3, 4, 5, 1.0, True, 0))
+    y = checkpoint(partial(lstm, backend="cpu"), *inputs, use_reentrant=use_reentrant)
+    y.backward(incoming)  # the first way has no grad()
+    expected = grad(lstm(*inputs, backend="cpu"), inputs, incoming)
+    assert all(map(torch.equal, (tensor.grad for tensor in inputs), expected))
+
+
+@NEEDS_COMPILED
+def test_a_sequence_that_is_no_number_spoils_the_gradient_of_its_own_alone() -> None:
+    inputs, incoming = draw(Case(70, 3, 4, 5, 1.0, True, 0))
+    (expected,) = grad(lstm(*inputs, backend="cpu"), inputs[:1], incoming)
+    incoming[3, 1] = math.nan
+    (found,) = grad(lstm(*inputs, backend="cpu"), inputs[:1], incoming)
+    assert found[3].isnan().any()
+    others = [place for place in range(70) if place != 3]
+    assert torch.equal(found[others], expected[others])
+
+
+@NEEDS_COMPILED
+def test_it_works_in_inference_mode() -> None:
+    inputs, _ = draw(Case(5, 3, 4, 5, 1.0, True, 0))
+    expected = lstm(*inputs, backend="cpu").detach()
+    with torch.inference_mode():
+        assert torch.equal(lstm(*inputs, backend="cpu"), expected)
+
+
+@NEEDS_COMPILED
+def test_few_samples_of_many_numbers_are_left_to_pytorch() -> None:
+    """Their tile of 64 would be mostly of samples that are not there."""
+    for batch, length, hidden, chosen in (
+        (1, 20, 8, "cpu"),
+        (1, 2000, 32, "reference"),
+        (31, 2000, 64, "reference"),
+        (32, 2000, 64, "cpu"),
+        (64, 2000, 64, "cpu"),
+        (65, 100, 1024, "cpu"),
+    ):
+        x, weight_hh = torch.empty(batch, length, 3), torch.empty(4 * hidden, hidden)
+        others = torch.empty(4 * hidden, 3), weight_hh, *(torch.empty(4 * hidden) for _ in range(2))
+        assert choose_for_sequences("auto", x, *others) == chosen, (batch, length, hidden)
+        assert choose_for_sequences("cpu", x, *others) == "cpu"
+
+
+def test_second_derivatives_are_the_references() -> None:
     inputs, _ = draw(Case(2, 3, 2, 2, 1.0, True, 0))
     wide = [tensor.detach().double().requires_grad_() for tensor in inputs]
     assert torch.autograd.gradgradcheck(lambda *given: lstm(*given, backend="reference"), wide)

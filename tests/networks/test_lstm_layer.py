@@ -53,6 +53,43 @@ def test_what_kernels_cannot_do_is_left_to_pytorch(layer: LSTM) -> None:
     assert calls(lambda: outputs(mc.networks.by_pytorch(layer), X)) == 0
 
 
+def test_a_layer_with_a_forward_of_its_own_is_what_it_says(layer: LSTM) -> None:
+    class Halved(LSTM):
+        def forward(self, *given: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # type: ignore[override]
+            y, state = super().forward(*given)
+            return y / 2, state
+
+    halved = Halved(3, 5)
+    halved.load_state_dict(layer.state_dict())
+    assert calls(lambda: outputs(halved, X)) == 0
+    torch.testing.assert_close(outputs(halved, X), outputs(layer, X) / 2, rtol=1e-6, atol=1e-6)
+
+
+def test_a_subclass_without_one_is_ours(layer: LSTM) -> None:
+    parametrized = nn.utils.parametrizations.weight_norm(layer, "weight_hh_l0")
+    assert calls(lambda: outputs(parametrized, X)) == 1
+    torch.testing.assert_close(outputs(layer, X), layer(X)[0], rtol=1e-6, atol=1e-6)
+
+
+def test_where_nobody_asks_for_gradients_one_step_is_kept(layer: LSTM) -> None:
+    kept: list[int] = []
+
+    class Shapes(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            found = function(*args, **(kwargs or {}))
+            if str(function) == "manifold_core.lstm.default":
+                kept.append(found[1].shape[1])
+            return found
+
+    with Shapes():
+        outputs(layer, X)
+        with torch.no_grad():
+            outputs(layer, X)
+        outputs(layer.requires_grad_(False), X)
+        outputs(layer, X.clone().requires_grad_())
+    assert kept == [6, 1, 1, 6]
+
+
 def test_hooks_see_what_the_layer_computes(layer: LSTM) -> None:
     seen: list[Tensor] = []
     handle = layer.register_forward_hook(lambda _, given, found: seen.append(found[0]))

@@ -1,5 +1,6 @@
 """The numbers of a run, worked out again from its weights; what else metrics.json says."""
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from safetensors.torch import load_file as load_safetensors
 from torch import Tensor
 
 import manifold_core as mc
+from manifold_core import cli
 from manifold_core.data.arrays import split
 from manifold_core.run import RunConfig, load_model, load_run, run
 
@@ -240,9 +242,14 @@ class TestMetrics:
         np.save(tmp_path / "x.npy", x)
         config = RunConfig(str(tmp_path / "x.npy"), VECTORS, replace(TRAINING, steps=3), models=2)
         metrics = run(config, tmp_path / "out", progress=False)
-        assert not math.isfinite(metrics["validation"]["neg_elbo"])
-        assert math.isfinite(metrics["train"]["neg_elbo"])
-        assert metrics_of(tmp_path / "out")["seed"] == metrics["seed"]
+        assert metrics["validation"]["neg_elbo"] is None
+        assert [one["held_out_neg_elbo"] for one in metrics["models"]] == [None, None]
+        own = [one["neg_elbo"] for one in metrics["models"]]
+        assert metrics["train"]["neg_elbo"] == min(own)
+        assert metrics["seed"] == TRAINING.seed + own.index(min(own))
+        text = (tmp_path / "out/metrics.json").read_text()
+        assert json.loads(text, parse_constant=pytest.fail) == metrics  # no NaN, no Infinity: JSON as others read it
+        assert "which has the lowest -ELBO: that of the samples held out is finite for none" in cli.table([metrics])
 
     def test_one_too_far_for_float32_is_refused_before_training(self, tmp_path: Path) -> None:
         x = 1e-5 * np.random.default_rng(0).normal(size=(100, 6))

@@ -210,6 +210,41 @@ class TestTrain:
         assert torch.equal(found.encoder.mean, whole.encoder.mean)
         for name, tensor in whole.state_dict().items():
             assert torch.equal(found.state_dict()[name], tensor), name
+        before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+        train(found, x, config, folder=tmp_path, progress=False)  # as a cell of a notebook is run once more
+        assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+        train(found, x, replace(config, steps=9), folder=tmp_path, progress=False)
+        for again in (model(), model()):
+            mc.load_weights(again, tmp_path)
+            assert torch.equal(again.encoder.mean, whole.encoder.mean)
+
+    def test_a_buffer_stays_in_the_checkpoint_of_a_training_gone_on_with_by_the_same_model(
+        self, x: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Once written, as by an initialisation that looks at the data, it is as the model came with it the second
+        time."""
+
+        class FromData(nn.Linear):
+            def __init__(self) -> None:
+                super().__init__(6, 4)
+                self.register_buffer("mean", torch.zeros(6), persistent=False)
+
+            def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+                if not self.mean.any():
+                    self.mean.copy_(x.mean(dim=0))
+                mu, log_var = super().forward(x - self.mean).chunk(2, dim=1)
+                return mu, log_var
+
+        torch.manual_seed(0)
+        model = mc.VAE(FromData(), nn.Linear(2, 6), 2)
+        with monkeypatch.context() as patch:
+            stop_at_save(patch, 4)
+            with pytest.raises(Stopped):
+                train(model, x, replace(TRAINING, steps=9), folder=tmp_path, checkpoint_seconds=0, progress=False)
+        train(model, x, replace(TRAINING, steps=9), folder=tmp_path, progress=False)
+        fresh = mc.VAE(FromData(), nn.Linear(2, 6), 2)
+        mc.load_weights(fresh, tmp_path)
+        assert torch.equal(fresh.encoder.mean, model.encoder.mean)
 
 
 class TestLoadWeights:

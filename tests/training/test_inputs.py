@@ -228,3 +228,39 @@ def test_what_is_no_tensor_is_named_and_how_it_becomes_one(given: Any, hint: str
 def test_progress_is_any_truth_value(progress: Any, capsys: pytest.CaptureFixture[str]) -> None:
     mc.train(mc.VAE.mlp(4, 2), torch.rand(50, 4), mc.TrainingConfig(steps=2), progress=progress)
     assert capsys.readouterr().err == ""
+
+
+class Own(nn.Module):
+    """That does not say what it reads."""
+
+    def __init__(self, cast: bool = False) -> None:
+        super().__init__()
+        self.layer, self.cast = nn.Linear(6, 4), cast
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mu, log_var = self.layer(x.float() if self.cast else x).chunk(2, dim=1)
+        return mu, log_var
+
+
+@pytest.mark.parametrize("call", [mc.train, mc.evaluate, mc.active_dimensions, mc.local_dimensions])
+def test_samples_of_numpy_s_dtype_for_networks_of_one_s_own_are_explained(call: Callable[..., Any]) -> None:
+    """float64, where weights are float32."""
+    model, x = mc.VAE(Own(), nn.Linear(2, 6), 2), torch.from_numpy(np.random.default_rng(0).normal(size=(9, 6)))
+    with pytest.raises(mc.InputError, match=r"x must be of the dtype .* torch\.float32, got torch\.float64; x\.to\("):
+        call(model, x)
+
+
+def test_networks_that_cast_them_are_left_alone() -> None:
+    model, x = mc.VAE(Own(cast=True), nn.Linear(2, 6), 2), torch.rand(9, 6, dtype=torch.float64)
+    mc.train(model, x, mc.TrainingConfig(steps=1), progress=False)
+    assert mc.active_dimensions(model, x).variance.isfinite().all()
+
+
+def test_other_errors_of_a_network_come_out_as_they_are() -> None:
+    class Broken(Own):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            raise RuntimeError(said)
+
+    for said, dtype in (("type of another kind", torch.float32), ("out of memory", torch.float64)):
+        with pytest.raises(RuntimeError, match=f"^{said}$"):
+            mc.active_dimensions(mc.VAE(Broken(), nn.Linear(2, 6), 2), torch.rand(9, 6, dtype=dtype))
