@@ -74,8 +74,8 @@ def lstm(
 
     The network of sequences (Section 4.6). On the CPU in C++: 64 samples at a time are the lanes of vectors, and a step
     is a dense layer of the ensemble engine. For the backward pass 5 numbers a sample, step and unit are kept, of whole
-    tiles of 64 samples; without gradients, of one step. ``"auto"`` leaves few samples of many numbers to PyTorch, whose
-    tile would be mostly filling.
+    tiles of 64 samples; without gradients, of one step. ``"auto"`` leaves to PyTorch what it is faster with: few
+    samples and many units.
 
     Args:
         x: ``[B, L, d]``, float32 for the kernel.

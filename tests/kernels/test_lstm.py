@@ -210,15 +210,19 @@ def test_it_works_in_inference_mode() -> None:
 
 
 @NEEDS_COMPILED
-def test_few_samples_of_many_numbers_are_left_to_pytorch() -> None:
-    """Their tile of 64 would be mostly of samples that are not there."""
+def test_few_samples_and_many_units_are_left_to_pytorch() -> None:
+    """By the measurements in dispatch.py; or where a tile of 64 would be mostly of samples that are not there."""
     for batch, length, hidden, chosen in (
-        (1, 20, 8, "cpu"),
+        (1, 20, 32, "cpu"),
         (1, 2000, 32, "reference"),
+        (15, 20, 33, "reference"),
+        (16, 20, 33, "cpu"),
+        (16, 20, 64, "cpu"),
+        (127, 20, 65, "reference"),
+        (128, 20, 256, "cpu"),
+        (5000, 20, 257, "reference"),
         (31, 2000, 64, "reference"),
         (32, 2000, 64, "cpu"),
-        (64, 2000, 64, "cpu"),
-        (65, 100, 1024, "cpu"),
     ):
         x, weight_hh = torch.empty(batch, length, 3), torch.empty(4 * hidden, hidden)
         others = torch.empty(4 * hidden, 3), weight_hh, *(torch.empty(4 * hidden) for _ in range(2))
