@@ -134,7 +134,7 @@ def test_dimension_figures_are_those_of_the_results_file() -> None:
 
 def test_the_overview_of_the_tables_is_the_reports() -> None:
     folder = ROOT / "experiments/results"
-    for own in (folder, folder / "two_cores"):
+    for own in (folder, folder / "two_cores", folder / "other_seeds"):
         report_of_all = markdown(read_results(own), TITLE)
         assert (own / "report.md").read_text(encoding="utf-8") == report_of_all, "they differ: manifold-core report"
     report_of_all = markdown(read_results(folder), TITLE)
@@ -366,6 +366,21 @@ def test_figures_of_images_as_published_are_those_of_the_result_file() -> None:
         assert runs[tuple(printed["cell"].values())]["neg_elbo"] > printed["neg_elbo"]  # "in all six cells"
     assert [row["gamma"] for row in paper.rows("table4")] == [0.0063, 0.0102]
     assert max(row["gamma"] for row in paper.rows("table4")) < min(gammas)
+
+
+def test_figures_of_other_seeds_are_those_of_the_result_files() -> None:
+    said = " ".join(MEASURED[MEASURED.index("“Right” are") : MEASURED.index("- **Where γ starts")].split())
+    content = json.loads((ROOT / "experiments/results/other_seeds/table6.json").read_text(encoding="utf-8"))
+    runs = content["runs"]
+    assert {run["seed"] for run in runs} == {8, 9, 10, 11, 12}
+    found = []
+    for variant in ("with attention", "without attention"):
+        own = [run for run in runs if run["variant"] == variant]
+        assert len(own) == 50
+        found.append(sum(run["active_dimensions"] == run["true_active"] for run in own))
+        found.append(sum(run["local"]["count"] == run["true_active"] for run in own))
+    words = "Table 6 is right in {0} of 50 with attention and in {2} without, by the decoder in {1} and {3}"
+    assert words.format(*found) in said
 
 
 def test_figures_of_two_cores_are_those_of_the_result_files() -> None:

@@ -125,7 +125,11 @@ def _columns(listed: Sequence[Row]) -> list[Column]:
         found.append(Column("right by it", lambda row: _right(row.share_by_decoder)))
     for quantity, (name, write) in QUANTITIES.items():
         found.append(Column(f"paper: {name}", partial(_printed, quantity, write)))
-        found += [Column(head, partial(_of_spread, quantity, "median", write, of)) for head, of in beside.items()]
+        of_what = "" if any(not math.isnan(row.printed(quantity)) for row in listed) else f"{name}: "
+        found += [
+            Column(f"{of_what}{head}", partial(_of_spread, quantity, "median", write, of))
+            for head, of in beside.items()
+        ]
         if quantity == "neg_elbo" and any(len(row.finished) > 1 for row in listed):
             found += [Column(end, partial(_of_spread, quantity, end, write, lambda row: row)) for end in ENDS]
     return found

@@ -141,6 +141,8 @@ class TestPages:
         assert "| 20 | 3 | 3 | 3 | 3 | 3 | 2 of 2 | −45.50 | −72.00 | −45.00 | −50.00 | −40.00 |" in markdown
         assert "| 20 | 5 | 5 | 4 | 4 | 5 | 1 of 2 | −30.00 | −29.00 | −33.00 | −35.00 | −31.00 |" in markdown
         assert "| 21.00 | 22.00 | 20.50 | 0.0005 | 0.0005 |" in markdown
+        # Where the paper prints nothing, the others say of what they are.
+        assert "| paper: KL | as published | ours | γ: as published | γ: ours |" in markdown
 
     def test_only_where_a_table_has_them(self, pages: Callable[..., tuple[str, str]]) -> None:
         html, markdown = pages(ours(), ours("table3"), published=[as_published("table3")])
