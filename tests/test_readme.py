@@ -379,6 +379,11 @@ def test_figures_of_other_seeds_are_those_of_the_result_files() -> None:
         assert len(own) == 50
         found.append(sum(run["active_dimensions"] == run["true_active"] for run in own))
         found.append(sum(run["local"]["count"] == run["true_active"] for run in own))
+    table1 = json.loads((ROOT / "experiments/results/other_seeds/table1.json").read_text(encoding="utf-8"))["runs"]
+    own = [run for run in table1 if run["cell"]["kappa"] == 20 and run["cell"]["r"] < run["cell"]["d"]]
+    right = sum(run["active_dimensions"] == run["true_active"] for run in own)
+    by_decoder = sum(run["local"]["count"] == run["true_active"] for run in own)
+    assert f"r < d, {right} of {len(own)} are right, by the decoder {by_decoder}, where the eight" in said
     words = "Table 6 is right in {0} of 50 with attention and in {2} without, by the decoder in {1} and {3}"
     assert words.format(*found) in said
 
