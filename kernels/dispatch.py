@@ -206,6 +206,7 @@ def _worth_it(x: Tensor, weight: Tensor) -> bool:
 #   32 units: 1.2 at B = 1, 1.7 at 4, 1.8 at 16;  48: 0.8 at 1;  64: 0.6 at 1, 0.9 at 8, 1.2 at 16, 1.1 at 32
 #   128 units: 0.3 at 1, 0.7 at 32, 0.8 at 64, 1.4 at 128, 2.0 at 256;  256: 0.7 at 64, 1.4 at 128, 1.2 at 512
 #   512 units: 0.1 at 1, 0.2 at 32, 0.6 at 128, 0.7 at 256
+LSTM_COLUMNS, LSTM_KEPT = 64, 5  # as in csrc/cpu/kernels.h
 FEWEST_SAMPLES = {32: 1, 64: 16, 256: 128}  # up to so many units → from so many samples on
 MOST_FILLING = 2**24  # numbers that are kept for samples that are not there
 
@@ -234,7 +235,7 @@ def choose_for_sequences(backend: str, x: Tensor, *weights: Tensor) -> str:
 
 def _worth_an_lstm(x: Tensor, weight_hh: Tensor) -> bool:
     (samples, steps, _), hidden = x.shape, weight_hh.shape[1]
-    filling = -samples % 64  # of a tile that is kept for the backward pass
-    if filling > samples and filling * steps * 5 * hidden > MOST_FILLING:
+    filling = -samples % LSTM_COLUMNS  # of a tile that is kept for the backward pass
+    if filling > samples and filling * steps * LSTM_KEPT * hidden > MOST_FILLING:
         return False
     return any(hidden <= units and samples >= fewest for units, fewest in FEWEST_SAMPLES.items())

@@ -28,7 +28,7 @@ from .models import CVAE, VAE
 from .modes import evaluation_mode
 from .neighbours import may_be_curved, two_nn
 from .networks.checks import check_positive, check_widths
-from .training import TrainingConfig, check_config, check_identity
+from .training import TrainingConfig, check_config, claim
 
 __all__ = ["DimensionSearch", "SearchPlan", "Trial", "by_latent_dim", "find_dimension", "lowest", "search"]
 
@@ -212,7 +212,8 @@ def find_dimension(
     place = None if folder is None else output_folder(Path(folder), "folder")
     with nullcontext() if place is None else locked(place, "folder"):
         if place is not None:
-            _claim(place, plan, train, held_out)
+            # Before hours are spent on looks of which a later one would meet checkpoints of another search.
+            claim(place, {"plan": as_json(asdict(plan), "plan"), "x": checkpoint.fingerprint(train, held_out)})
         trials = search(train, held_out, plan, place, progress)
     local = of_some(lowest(trials).trained.model, (train,))
     found = DimensionSearch(trials, local, two_nn(train), data.standardisation)
@@ -243,20 +244,6 @@ def find_dimension(
             stacklevel=2,
         )
     return found
-
-
-def _claim(folder: Path, plan: SearchPlan, *samples: Tensor) -> None:
-    """Before hours are spent on looks of which a later one would meet checkpoints of another search.
-
-    Raises:
-        InputError: the folder holds one.
-    """
-    identity = {"plan": as_json(asdict(plan), "plan"), "x": checkpoint.fingerprint(*samples)}
-    begun = checkpoint.state_of(folder)
-    if begun is None:
-        checkpoint.save(folder, 0, {}, {"identity": identity})
-    else:
-        check_identity(begun.get("identity"), identity)
 
 
 def search(x: Tensor, held_out: Tensor, plan: SearchPlan, folder: Path | None, progress: bool) -> list[Trial]:

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from ..checks import check_floating
+from ..dispatch import LSTM_COLUMNS as COLUMNS
+from ..dispatch import LSTM_KEPT as KEPT
 from ..dispatch import choose_for_sequences
 from ..registration import LAYERS_BY_REFERENCE, Operator
 from . import reference
 
 __all__ = ["lstm"]
-
-COLUMNS, KEPT = 64, 5  # as in csrc/cpu/kernels.h
 
 
 def _tiles(x: Tensor) -> Any:

@@ -11,7 +11,7 @@ from ..ensemble import TrainedModel, all_diverged, train_ensemble
 from ..ensemble.data import Samples
 from ..ensemble.spec import Spec
 from ..evaluation import metrics_of
-from ..training import check_identity
+from ..training import claim as claim_folder
 
 __all__ = ["FOLDER", "claim", "clear", "is_side_by_side", "train_several"]
 
@@ -52,16 +52,8 @@ def train_several(
 
 
 def claim(folder: Path, identity: dict[str, Any]) -> None:
-    """Say in the folder whose the checkpoints in its folder of models are.
-
-    Raises:
-        InputError: they are of another run.
-    """
-    begun = checkpoint.load(folder)
-    if begun is None:
-        checkpoint.save(folder, 0, {}, {"identity": identity, MODELS: True})
-    else:
-        check_identity(begun.state.get("identity"), identity)
+    """Say in the folder whose the checkpoints in its folder of models are; raises InputError where of another run."""
+    claim_folder(folder, identity, **{MODELS: True})
 
 
 def is_side_by_side(folder: Path) -> bool | None:

@@ -4,7 +4,7 @@ from .config import Diverged, History, TrainingConfig, check_config, check_secon
 from .load import load_weights
 from .loop import Turns, train, turns
 from .schedule import batches, cycle_of, noise_seed, schedule_table
-from .state import announce, check_identity
+from .state import announce, check_identity, claim
 
 __all__ = [
     "Diverged",
@@ -16,6 +16,7 @@ __all__ = [
     "check_config",
     "check_identity",
     "check_seconds",
+    "claim",
     "cycle_of",
     "load_weights",
     "noise_seed",

@@ -21,7 +21,7 @@ from .probe import Probe
 from .schedule import make_optimizer
 from .step import kept
 
-__all__ = ["Run", "announce", "check_identity", "check_tensors", "put_beside", "weights_back"]
+__all__ = ["Run", "announce", "check_identity", "check_tensors", "claim", "put_beside", "weights_back"]
 
 ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
 
@@ -196,3 +196,16 @@ def check_identity(found: Any, wanted: dict[str, Any]) -> None:
             raise InputError(
                 f"checkpoint is of another run: its {where}; choose another folder, or remove this one to begin anew"
             )
+
+
+def claim(folder: Path, identity: dict[str, Any], **said: Any) -> None:
+    """Say in the folder whose the checkpoints in the folders within it are, and what else there is to say.
+
+    Raises:
+        InputError: they are of another run.
+    """
+    begun = checkpoint.load(folder)
+    if begun is None:
+        checkpoint.save(folder, 0, {}, {"identity": identity, **said})
+    else:
+        check_identity(begun.state.get("identity"), identity)
