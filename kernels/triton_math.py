@@ -11,18 +11,17 @@ import triton.language as tl
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
-# Taylor coefficients: 1 / (k + 2)! of (e^r - 1 - r) / r^2; (-1)^k / (2k + 1)! and (-1)^k / (2k)! of sin(a) / a and of
-# cos(a) in a^2; 1 / (2k + 1) of atanh(s) / s in s^2.
-EXP_32 = tl.constexpr(tuple(1 / math.factorial(k + 2) for k in range(7)))
+# Coefficients of (e^r - 1 - r) / r^2 in r, sin(a) / a and cos(a) in a^2, atanh(s) / s in s^2, and of (log(1 + f) - f) /
+# f^2 in f: Taylor's in double precision, in single those of csrc/include/manifold_core/special.h.
+EXP_32 = tl.constexpr((0.5, 0.16666667163, 0.04166646302, 0.00833336078, 0.00139336870, 0.00019857832))
 EXP_64 = tl.constexpr(tuple(1 / math.factorial(k + 2) for k in range(13)))
-SIN_32 = tl.constexpr(tuple((-1) ** k / math.factorial(2 * k + 1) for k in range(5)))
+SIN_32 = tl.constexpr((1.0, -0.166666546059, 0.00833216052645, -0.000195152506062))
 SIN_64 = tl.constexpr(tuple((-1) ** k / math.factorial(2 * k + 1) for k in range(11)))
-COS_32 = tl.constexpr(tuple((-1) ** k / math.factorial(2 * k) for k in range(6)))
+COS_32 = tl.constexpr((1.0, -0.5, 0.0416666456766, -0.00138873159355, 2.44331198773e-5))
 COS_64 = tl.constexpr(tuple((-1) ** k / math.factorial(2 * k) for k in range(11)))
 ATANH_64 = tl.constexpr(tuple(1 / (2 * k + 1) for k in range(12)))
-# Of (log(1 + f) - f + f^2 / 2) / f^3, by Remez's algorithm: see special.h.
 LOG_32 = tl.constexpr(
-    (0.3333391074, -0.2500133704, 0.1996306383, -0.1657758473, 0.149147676, -0.1426748659, 0.08700436432)
+    (-0.5, 0.3333391074, -0.2500133704, 0.1996306383, -0.1657758473, 0.149147676, -0.1426748659, 0.08700436432)
 )
 
 
@@ -45,7 +44,7 @@ def exponential(x):
         n = shifted - 12582912.0
         scale = ((shifted.to(tl.int32, bitcast=True) << 23) + 0x3F800000).to(tl.float32, bitcast=True)
         r = (y - n * 0.693359375) - n * -2.12194440e-4
-        q = r * r * polynomial(EXP_32, 7, r)
+        q = r * r * polynomial(EXP_32, 6, r)
     else:
         y = tl.where(x < -709.0, -709.0, x)
         y = tl.where(y > 709.436, 710.0, y)
@@ -116,22 +115,22 @@ def noise_words(seed, row, block):
 
 @triton.jit
 def log_uniform(w, dtype: tl.constexpr):
-    """log((w + 1/2) / 2^32). Near 1 the distance from 1 comes from the word itself: u would have rounded it away."""
-    near_one = w >= 0xB504F334
-    v = (tl.where(near_one, w ^ 0xFFFFFFFF, w).to(dtype) + 0.5) * 2.3283064365386963e-10
+    """log((w + 1/2) / 2^32). As a signed number w gives u below 1/2, and u - 1 above: exact where u is near 1."""
+    v = w.to(tl.int32, bitcast=True).to(dtype) * 2.3283064365386963e-10 + 1.1641532182693481e-10
+    u = tl.where(v < 0.0, v + 1.0, v)
     if dtype == tl.float32:
-        shifted = v.to(tl.uint32, bitcast=True) - 0x3F3504F3
-        exponent = (shifted.to(tl.int32, bitcast=True) >> 23).to(dtype)
+        shifted = u.to(tl.uint32, bitcast=True) - 0x3F3504F3
+        exponent = shifted.to(tl.int32, bitcast=True) >> 23
         m = ((shifted & 0x7FFFFF) + 0x3F3504F3).to(tl.float32, bitcast=True)
-        f = tl.where(near_one, -v, m - 1.0)
-        e = tl.where(near_one, 0.0, exponent)
-        log = ((e * -2.12194440e-4 + f * f * (f * polynomial(LOG_32, 7, f) - 0.5)) + f) + e * 0.693359375
+        f = tl.where(exponent == 0, v, m - 1.0)
+        e = exponent.to(dtype)
+        log = ((e * -2.12194440e-4 + f * f * polynomial(LOG_32, 8, f)) + f) + e * 0.693359375
     else:
-        shifted = v.to(tl.int64, bitcast=True) - 0x3FE6A09E667F3BCD
-        exponent = (shifted >> 52).to(dtype)
+        shifted = u.to(tl.int64, bitcast=True) - 0x3FE6A09E667F3BCD
+        exponent = shifted >> 52
         m = ((shifted & 0xFFFFFFFFFFFFF) + 0x3FE6A09E667F3BCD).to(tl.float64, bitcast=True)
-        f = tl.where(near_one, -v, m - 1.0)
-        e = tl.where(near_one, 0.0, exponent)
+        f = tl.where(exponent == 0, v, m - 1.0)
+        e = exponent.to(dtype)
         s = f / (2.0 + f)
         log_minus_f = 2.0 * s * polynomial(ATANH_64, 12, s * s) - f
         log = ((e * 1.9082149292705877e-10 + log_minus_f) + f) + e * 0.69314718036912381649
@@ -139,23 +138,33 @@ def log_uniform(w, dtype: tl.constexpr):
 
 
 @triton.jit
+def flip_sign(x, word):
+    """x, or -x where the highest bit of the word is set."""
+    bit = word & 0x80000000
+    if x.dtype == tl.float32:
+        flipped = (x.to(tl.uint32, bitcast=True) ^ bit).to(tl.float32, bitcast=True)
+    else:
+        flipped = (x.to(tl.uint64, bitcast=True) ^ (bit.to(tl.uint64) << 32)).to(tl.float64, bitcast=True)
+    return flipped
+
+
+@triton.jit
 def normal_pair(w0, w1, dtype: tl.constexpr):
-    """Box and Muller: r cos(a), r sin(a). The quadrant of the angle comes off the integer, exactly."""
+    """Box and Muller: r cos(a), r sin(a). The two high bits of w1 + 2^29 are the nearest multiple of pi/2; the low 30
+    of w1, with a sign, are the way from there."""
     radius = tl.sqrt(-2.0 * log_uniform(w0, dtype))
-    quadrant = (w1 + 0x20000000) >> 30
-    offset = (w1 - (quadrant << 30)).to(tl.int32, bitcast=True)
-    angle = (2 * offset + 1).to(dtype) * 7.3145903963357981e-10  # pi / 2^32
+    turned = w1 + 0x20000000
+    angle = (w1 << 2).to(tl.int32, bitcast=True).to(dtype) * 3.6572951981678990e-10 + 7.3145903963357981e-10
     square = angle * angle
     if dtype == tl.float32:
-        sine = angle * polynomial(SIN_32, 5, square)
-        cosine = polynomial(COS_32, 6, square)
+        sine = angle * polynomial(SIN_32, 4, square)
+        cosine = polynomial(COS_32, 5, square)
     else:
         sine = angle * polynomial(SIN_64, 11, square)
         cosine = polynomial(COS_64, 11, square)
-    odd = (quadrant & 1) != 0
-    first, second = tl.where(odd, sine, cosine), tl.where(odd, cosine, sine)
-    first = tl.where(((quadrant + 1) & 2) != 0, -first, first)
-    second = tl.where((quadrant & 2) != 0, -second, second)
+    odd = (turned & 0x40000000) != 0
+    first = flip_sign(tl.where(odd, sine, cosine), turned + 0x40000000)
+    second = flip_sign(tl.where(odd, cosine, sine), turned)
     return radius * first, radius * second
 
 

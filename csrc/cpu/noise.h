@@ -61,6 +61,8 @@ MC_INLINE Product multiply_words(Words a, uint32_t factor) {
   return high_and_low(multiply_low_halves(wide, factor), multiply_low_halves(wide >> 32, factor));
 }
 
+constexpr uint32_t kFactor0 = 0xD2511F53u, kFactor1 = 0xCD9E8D57u;  // as in philox.h
+
 // The keys of the ten rounds, in memory: from there an instruction takes one for all its lanes.
 struct PhiloxKeys {
   uint32_t low[10], high[10];
@@ -77,26 +79,56 @@ struct PhiloxKeys {
 constexpr int kVectors = 2;
 constexpr int kBlocksAtOnce = kVectors * kLanes;
 
-// Calls f(offset, which of the four, words) with the words of kBlocksAtOnce blocks: block + blocks[i] of row + rows[i].
+// What three rounds make of the block and of the row's high word. Only two of their six products wait for the low word.
+struct PhiloxStart {
+  uint32_t word[4];
+
+  MC_INLINE PhiloxStart(const PhiloxKeys& keys, uint32_t block, uint32_t row_high) {
+    const uint64_t p0 = uint64_t{kFactor0} * block, p1 = uint64_t{kFactor1} * row_high;
+    const uint64_t q1 = uint64_t{kFactor1} * (high(p0) ^ kStreamNoise ^ keys.high[0]);
+    const uint64_t r0 = uint64_t{kFactor0} * (high(q1) ^ low(p1) ^ keys.low[1]);
+    word[0] = low(p0) ^ keys.high[1];
+    word[1] = low(q1) ^ keys.low[2];
+    word[2] = high(r0) ^ keys.high[2];
+    word[3] = low(r0);
+  }
+
+  // What the first round combines with the low word of the row.
+  static MC_INLINE uint32_t key_of_row(const PhiloxKeys& keys, uint32_t row_high) {
+    return high(uint64_t{kFactor1} * row_high) ^ keys.low[0];
+  }
+
+ private:
+  static MC_INLINE uint32_t low(uint64_t product) { return static_cast<uint32_t>(product); }
+  static MC_INLINE uint32_t high(uint64_t product) { return static_cast<uint32_t>(product >> 32); }
+};
+
+// Calls f(offset, which of the four, words) with the words of kBlocksAtOnce blocks, which begin with start[..][i], of
+// rows row + rows[i]. All of these have one high word.
 template <class F>
-MC_INLINE void philox_words(uint32_t block, const uint32_t* blocks, uint64_t row, const uint32_t* rows,
-                            const PhiloxKeys& keys, const F& f) {
+MC_INLINE void philox_words(const PhiloxKeys& keys, uint64_t row, const uint32_t* rows,
+                            const uint32_t* const (&start)[4], const F& f) {
+  const uint32_t key_of_row = PhiloxStart::key_of_row(keys, static_cast<uint32_t>(row >> 32));
   Words c0[kVectors], c1[kVectors], c2[kVectors], c3[kVectors];
 #pragma GCC unroll 2
   for (int v = 0; v < kVectors; ++v) {
-    Words in_row, in_tile;
-    memcpy(&in_row, blocks + v * kLanes, sizeof(Words));
-    memcpy(&in_tile, rows + v * kLanes, sizeof(Words));
-    c0[v] = in_row + block;
-    c1[v] = in_tile + static_cast<uint32_t>(row);
-    c2[v] = static_cast<uint32_t>(row >> 32) - reinterpret_cast<Words>(c1[v] < in_tile);  // the carry: true is -1
-    c3[v] = Words{} + kStreamNoise;
+    const auto load = [&](const uint32_t* from) {
+      Words words;
+      memcpy(&words, from + v * kLanes, sizeof(Words));
+      return words;
+    };
+    const Product p0 = multiply_words((load(rows) + static_cast<uint32_t>(row)) ^ key_of_row, kFactor0);
+    const Product p1 = multiply_words(p0.high ^ load(start[0]), kFactor1);
+    c0[v] = p1.high ^ load(start[1]);
+    c1[v] = p1.low;
+    c2[v] = p0.low ^ load(start[2]);
+    c3[v] = load(start[3]);
   }
-#pragma GCC unroll 10
-  for (int round = 0; round < 10; ++round) {  // as philox4x32_10 in philox.h
+#pragma GCC unroll 7
+  for (int round = 3; round < 10; ++round) {  // as philox4x32_10 in philox.h
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
-      const Product p0 = multiply_words(c0[v], 0xD2511F53u), p1 = multiply_words(c2[v], 0xCD9E8D57u);
+      const Product p0 = multiply_words(c0[v], kFactor0), p1 = multiply_words(c2[v], kFactor1);
       c0[v] = p1.high ^ (c1[v] ^ keys.low[round]);
       c1[v] = p1.low;
       c2[v] = p0.high ^ (c3[v] ^ keys.high[round]);
@@ -112,30 +144,33 @@ MC_INLINE void philox_words(uint32_t block, const uint32_t* blocks, uint64_t row
   }
 }
 
-// The words of kTile / 4 blocks; the row of a block is the first row plus its row in the tile.
+// The noise of tiles of kTile / 4 blocks; the row of a block is the first row plus its row in the tile.
 template <class C>
 class NoiseTile {
  public:
   // For tiles of up to `rows` rows of `blocks` blocks each.
-  NoiseTile(uint64_t seed, int64_t rows, int64_t blocks) : keys_(seed) {
-    int64_t at = 0;
-    for (int64_t i = 0; i < rows; ++i) {
-      for (int64_t j = 0; j < blocks; ++j, ++at) {
-        row_in_tile_[at] = static_cast<uint32_t>(i);
-        block_in_row_[at] = static_cast<uint32_t>(j);
-      }
+  NoiseTile(uint64_t seed, int64_t rows, int64_t blocks) : keys_(seed), seed_(seed), rows_(rows), blocks_(blocks) {
+    for (int64_t at = 0; at < kBlocks; ++at) {
+      row_in_tile_[at] = at < rows * blocks ? static_cast<uint32_t>(at / blocks) : 0;
     }
-    for (; at < kBlocks; ++at) row_in_tile_[at] = block_in_row_[at] = 0;
+    begin(0, 0);
   }
 
   // out[4 b + lane]: noise of the first `count` blocks of a tile that starts at this row and block. More is written, up
   // to a whole number of vectors: out has kTile elements.
-  MC_INLINE void fill(uint64_t row, uint64_t block, int64_t count, C* out) const {
+  MC_INLINE void fill(uint64_t row, uint32_t block, int64_t count, C* out) {
     const int64_t padded = (count + kRound - 1) / kRound * kRound;
     alignas(64) uint32_t word[4][kBlocks];
-    for (int64_t b = 0; b < padded; b += kBlocksAtOnce) {
-      philox_words(static_cast<uint32_t>(block), block_in_row_ + b, row, row_in_tile_ + b, keys_,
-                   [&](int64_t at, int w, Words words) { memcpy(word[w] + b + at, &words, sizeof(Words)); });
+    const uint32_t row_high = static_cast<uint32_t>(row >> 32);
+    if (static_cast<uint32_t>((row + static_cast<uint64_t>(rows_) - 1) >> 32) != row_high) {
+      one_by_one(row, block, word);
+    } else {
+      if (block != block_ || row_high != row_high_) begin(block, row_high);
+      for (int64_t b = 0; b < padded; b += kBlocksAtOnce) {
+        const uint32_t* const start[4] = {start_[0] + b, start_[1] + b, start_[2] + b, start_[3] + b};
+        philox_words(keys_, row, row_in_tile_ + b, start,
+                     [&](int64_t at, int w, Words words) { memcpy(word[w] + b + at, &words, sizeof(Words)); });
+      }
     }
     // Two loops in turn: while the first waits for square roots, the processor is already at work on the second.
     alignas(64) C radius[2][kBlocks];
@@ -162,9 +197,38 @@ class NoiseTile {
   static constexpr int64_t kRound = kBlocksAtOnce < 16 ? 16 : kBlocksAtOnce;  // loops without a remainder are twice as fast
   static constexpr int64_t kStretch = 64;
   static_assert(kBlocks % kRound == 0 && kRound % kBlocksAtOnce == 0);
+
+  // For tiles from this block on, of rows with this high word.
+  void begin(uint32_t block, uint32_t row_high) {
+    block_ = block;
+    row_high_ = row_high;
+    for (int64_t at = 0; at < kBlocks; ++at) {
+      if (at < blocks_) {
+        const PhiloxStart start(keys_, block + static_cast<uint32_t>(at), row_high);
+        for (int w = 0; w < 4; ++w) start_[w][at] = start.word[w];
+      } else {
+        for (int w = 0; w < 4; ++w) start_[w][at] = start_[w][at - blocks_];
+      }
+    }
+  }
+
+  // Where the high word changes within a tile.
+  void one_by_one(uint64_t row, uint32_t block, uint32_t (&word)[4][kBlocks]) const {
+    for (int64_t at = 0; at < kBlocks; ++at) {
+      const uint64_t own = row + row_in_tile_[at];
+      const PhiloxBlock of = philox4x32_10(block + static_cast<uint32_t>(at % blocks_), static_cast<uint32_t>(own),
+                                           static_cast<uint32_t>(own >> 32), kStreamNoise,
+                                           static_cast<uint32_t>(seed_), static_cast<uint32_t>(seed_ >> 32));
+      for (int w = 0; w < 4; ++w) word[w][at] = of.word[w];
+    }
+  }
+
   const PhiloxKeys keys_;
+  const uint64_t seed_;
+  const int64_t rows_, blocks_;
+  uint32_t block_, row_high_;  // that start_ is of
   alignas(64) uint32_t row_in_tile_[kBlocks];
-  alignas(64) uint32_t block_in_row_[kBlocks];
+  alignas(64) uint32_t start_[4][kBlocks];
 };
 
 }  // namespace manifold_core::MC_ISA

@@ -12,16 +12,21 @@ namespace manifold_core::MC_ISA {
 // Rows of noise of four latent dimensions; columns are the noise's rows from first_row on. Calls meanwhile(begin, end) for
 // the columns between.
 template <class F>
-inline void fill_noise(const PhiloxKeys& keys, uint64_t first_row, uint32_t block, int64_t dimensions, int64_t columns,
+inline void fill_noise(const PhiloxKeys& keys, uint32_t first_row, uint32_t block, int64_t dimensions, int64_t columns,
                        float* rows, int64_t pitch, const F& meanwhile) {
   constexpr int64_t kStretch = cpu::kRoundedTo;
-  uint32_t same[kBlocksAtOnce] = {}, next[kBlocksAtOnce];
-  for (int b = 0; b < kBlocksAtOnce; ++b) next[b] = static_cast<uint32_t>(b);
+  const PhiloxStart of_block(keys, block, 0);
+  uint32_t starts[4][kBlocksAtOnce], next[kBlocksAtOnce];
+  for (int b = 0; b < kBlocksAtOnce; ++b) {
+    for (int w = 0; w < 4; ++w) starts[w][b] = of_block.word[w];
+    next[b] = static_cast<uint32_t>(b);
+  }
+  const uint32_t* const start[4] = {starts[0], starts[1], starts[2], starts[3]};
   for (int64_t column = 0; column < columns; column += kStretch) {
     alignas(64) uint32_t word[4][kStretch];
     for (int64_t s = 0; s < kStretch; s += kBlocksAtOnce) {
       meanwhile(column + s, column + s + kBlocksAtOnce);
-      philox_words(block, same, first_row + column + s, next, keys,
+      philox_words(keys, first_row + static_cast<uint32_t>(column + s), next, start,
                    [&](int64_t at, int w, Words words) { memcpy(word[w] + s + at, &words, sizeof(words)); });
     }
     for (int pair = 0; pair < 2 && 2 * pair < dimensions; ++pair) {

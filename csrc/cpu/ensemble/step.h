@@ -86,8 +86,8 @@ class TileOfBatch {
           for (int64_t byte = 0; byte < 4 * width_; byte += 64) __builtin_prefetch(sample + byte);
         }
       };
-      fill_noise(keys, first_, static_cast<uint32_t>(block), m_.latents - 4 * block, tile_.columns,
-                 tile_.row(m_.noise + 4 * block), tile_.pitch, fetch);
+      fill_noise(keys, static_cast<uint32_t>(first_), static_cast<uint32_t>(block), m_.latents - 4 * block,
+                 tile_.columns, tile_.row(m_.noise + 4 * block), tile_.pitch, fetch);
     }
     // Columns that only fill are copies of the first: what does not overflow there does not here.
     for (int64_t j = 0; j < m_.latents; ++j) {

@@ -9,18 +9,18 @@ namespace manifold_core::MC_ISA {
 // The ratio of two variances, e^delta with delta = l - p; the variance itself where the prior's is 1.
 template <class T>
 struct Ratio {
-  T root;                     // e^(delta/2)
-  T exp_minus_1;              // e^delta - 1
-  T exp_minus_1_minus_delta;  // e^delta - 1 - delta
+  T root;         // e^(delta/2)
+  T exp_minus_1;  // e^delta - 1
+  T kl;           // (e^delta - 1 - delta) / 2
 };
 
 // All three from one exponential. With t = e^(delta/2) - 1 and s = e^(delta/2) - 1 - delta/2:
-//     e^delta - 1         = t (t + 2)
-//     e^delta - 1 - delta = t^2 + 2 s      (both terms are positive: nothing cancels)
+//     e^delta - 1               = t (t + 2)
+//     (e^delta - 1 - delta) / 2 = t^2 / 2 + s      (both terms are positive: nothing cancels)
 template <class T>
 MC_INLINE Ratio<T> ratio_from_half(const Exponential<T>& half) {
   const T t = half.exp_minus_1;
-  return {half.exp, t * (t + T(2)), t * t + T(2) * half.exp_minus_1_minus_x};
+  return {half.exp, t * (t + T(2)), T(0.5) * t * t + half.exp_minus_1_minus_x};
 }
 
 template <class T>
@@ -48,8 +48,8 @@ MC_INLINE Ratio<T> variance_ratio(T l, T p) {
 // derivatives: scaled e^(-p/2) in mu, (e^delta - 1) / 2 in l; in m and p those of mu and of l + scaled^2 / 2, negative.
 template <class T>
 MC_INLINE T kl_divergence(T scaled, const Ratio<T>& v) {
-  // Halved before it is added: half of what overflows may not.
-  return T(0.5) * scaled * scaled + T(0.5) * v.exp_minus_1_minus_delta;
+  // Halved before they are squared: half of what overflows may not.
+  return T(0.5) * scaled * scaled + v.kl;
 }
 
 template <class T>
