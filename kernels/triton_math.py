@@ -61,7 +61,7 @@ def exponential(x):
 @triton.jit
 def exponential_of_difference(a, b):
     """e^d, e^d - 1 and e^d - 1 - d of d = a - b, out of t = e^(d/2) - 1 and s = t - d/2, as in gaussian.h: the last two
-    are t (t + 2) and t^2 + 2 s. The rounding of d, which costs 4e-6 of e^80 in float32, is undone."""
+    are t (t + 2) and t^2 + 2 s, there half of it. The rounding of d, which costs 4e-6 of e^80 in float32, is undone."""
     d = a - b
     used = d - a
     lost = (a - (d - used)) - (b + used)
@@ -154,7 +154,8 @@ def normal_pair(w0, w1, dtype: tl.constexpr):
     of w1, with a sign, are the way from there."""
     radius = tl.sqrt(-2.0 * log_uniform(w0, dtype))
     turned = w1 + 0x20000000
-    angle = (w1 << 2).to(tl.int32, bitcast=True).to(dtype) * 3.6572951981678990e-10 + 7.3145903963357981e-10
+    signed = (w1 << 2).to(tl.int32, bitcast=True).to(dtype)
+    angle = signed * 3.6572951981678990e-10 + 7.3145903963357981e-10  # pi / 2^33, pi / 2^32
     square = angle * angle
     if dtype == tl.float32:
         sine = angle * polynomial(SIN_32, 4, square)

@@ -1,9 +1,9 @@
-// What the CPU kernels must not know when they are compiled.
+// What the CPU kernels must not know when they are compiled (nor learn when they are linked: not to be built with -flto).
 #include "manifold_core/bounds.h"
 
 namespace manifold_core {
 
-extern const ExponentBounds<float> kExponentBounds32 = exponent_bounds(float());
-extern const ExponentBounds<double> kExponentBounds64 = exponent_bounds(double());
+const ExponentBounds<float> kExponentBounds32 = kKnownBounds32;
+const ExponentBounds<double> kExponentBounds64 = kKnownBounds64;
 
 }  // namespace manifold_core

@@ -61,8 +61,6 @@ MC_INLINE Product multiply_words(Words a, uint32_t factor) {
   return high_and_low(multiply_low_halves(wide, factor), multiply_low_halves(wide >> 32, factor));
 }
 
-constexpr uint32_t kFactor0 = 0xD2511F53u, kFactor1 = 0xCD9E8D57u;  // as in philox.h
-
 // The keys of the ten rounds, in memory: from there an instruction takes one for all its lanes.
 struct PhiloxKeys {
   uint32_t low[10], high[10];
@@ -144,30 +142,35 @@ MC_INLINE void philox_words(const PhiloxKeys& keys, uint64_t row, const uint32_t
   }
 }
 
-// The noise of tiles of kTile / 4 blocks; the row of a block is the first row plus its row in the tile.
+// The noise of tiles of kTile / 4 blocks: some whole rows, or a part of a longer one.
 template <class C>
 class NoiseTile {
  public:
-  // For tiles of up to `rows` rows of `blocks` blocks each.
-  NoiseTile(uint64_t seed, int64_t rows, int64_t blocks) : keys_(seed), seed_(seed), rows_(rows), blocks_(blocks) {
-    for (int64_t at = 0; at < kBlocks; ++at) {
-      row_in_tile_[at] = at < rows * blocks ? static_cast<uint32_t>(at / blocks) : 0;
-    }
-    begin(0, 0);
+  // Of rows of `blocks` blocks each.
+  NoiseTile(uint64_t seed, int64_t blocks)
+      : keys_(seed), seed_(seed), blocks_(blocks), size_((blocks < kBlocks ? kBlocks : blocks) + kRound),
+        start_(new uint32_t[static_cast<size_t>(4 * size_)]) {
+    for (int64_t at = 0; at < kBlocks; ++at) row_in_tile_[at] = at < blocks ? 0 : row_in_tile_[at - blocks] + 1;
+    begin(0);
   }
+
+  ~NoiseTile() { delete[] start_; }
+  NoiseTile(const NoiseTile&) = delete;
+  NoiseTile& operator=(const NoiseTile&) = delete;
 
   // out[4 b + lane]: noise of the first `count` blocks of a tile that starts at this row and block. More is written, up
   // to a whole number of vectors: out has kTile elements.
-  MC_INLINE void fill(uint64_t row, uint32_t block, int64_t count, C* out) {
+  MC_INLINE void fill(uint64_t row, int64_t block, int64_t count, C* out) {
     const int64_t padded = (count + kRound - 1) / kRound * kRound;
     alignas(64) uint32_t word[4][kBlocks];
     const uint32_t row_high = static_cast<uint32_t>(row >> 32);
-    if (static_cast<uint32_t>((row + static_cast<uint64_t>(rows_) - 1) >> 32) != row_high) {
+    if (static_cast<uint32_t>((row + row_in_tile_[kBlocks - 1]) >> 32) != row_high) {
       one_by_one(row, block, word);
     } else {
-      if (block != block_ || row_high != row_high_) begin(block, row_high);
+      if (row_high != row_high_) begin(row_high);
       for (int64_t b = 0; b < padded; b += kBlocksAtOnce) {
-        const uint32_t* const start[4] = {start_[0] + b, start_[1] + b, start_[2] + b, start_[3] + b};
+        const uint32_t* const first = start_ + block + b;
+        const uint32_t* const start[4] = {first, first + size_, first + 2 * size_, first + 3 * size_};
         philox_words(keys_, row, row_in_tile_ + b, start,
                      [&](int64_t at, int w, Words words) { memcpy(word[w] + b + at, &words, sizeof(Words)); });
       }
@@ -198,25 +201,23 @@ class NoiseTile {
   static constexpr int64_t kStretch = 64;
   static_assert(kBlocks % kRound == 0 && kRound % kBlocksAtOnce == 0);
 
-  // For tiles from this block on, of rows with this high word.
-  void begin(uint32_t block, uint32_t row_high) {
-    block_ = block;
+  // For rows with this high word.
+  void begin(uint32_t row_high) {
     row_high_ = row_high;
-    for (int64_t at = 0; at < kBlocks; ++at) {
-      if (at < blocks_) {
-        const PhiloxStart start(keys_, block + static_cast<uint32_t>(at), row_high);
-        for (int w = 0; w < 4; ++w) start_[w][at] = start.word[w];
-      } else {
-        for (int w = 0; w < 4; ++w) start_[w][at] = start_[w][at - blocks_];
-      }
+    for (int64_t at = 0; at < blocks_; ++at) {
+      const PhiloxStart start(keys_, static_cast<uint32_t>(at), row_high);
+      for (int w = 0; w < 4; ++w) start_[w * size_ + at] = start.word[w];
+    }
+    for (int w = 0; w < 4; ++w) {
+      for (int64_t at = blocks_; at < size_; ++at) start_[w * size_ + at] = start_[w * size_ + at - blocks_];
     }
   }
 
   // Where the high word changes within a tile.
-  void one_by_one(uint64_t row, uint32_t block, uint32_t (&word)[4][kBlocks]) const {
+  void one_by_one(uint64_t row, int64_t block, uint32_t (&word)[4][kBlocks]) const {
     for (int64_t at = 0; at < kBlocks; ++at) {
       const uint64_t own = row + row_in_tile_[at];
-      const PhiloxBlock of = philox4x32_10(block + static_cast<uint32_t>(at % blocks_), static_cast<uint32_t>(own),
+      const PhiloxBlock of = philox4x32_10(static_cast<uint32_t>((block + at) % blocks_), static_cast<uint32_t>(own),
                                            static_cast<uint32_t>(own >> 32), kStreamNoise,
                                            static_cast<uint32_t>(seed_), static_cast<uint32_t>(seed_ >> 32));
       for (int w = 0; w < 4; ++w) word[w][at] = of.word[w];
@@ -225,10 +226,10 @@ class NoiseTile {
 
   const PhiloxKeys keys_;
   const uint64_t seed_;
-  const int64_t rows_, blocks_;
-  uint32_t block_, row_high_;  // that start_ is of
+  const int64_t blocks_, size_;
+  uint32_t* const start_;  // [4, size_]
+  uint32_t row_high_;      // that start_ is of
   alignas(64) uint32_t row_in_tile_[kBlocks];
-  alignas(64) uint32_t start_[4][kBlocks];
 };
 
 }  // namespace manifold_core::MC_ISA

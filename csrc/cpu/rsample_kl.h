@@ -17,7 +17,7 @@ MC_INLINE void for_each_noise_tile(uint64_t seed, int64_t begin, int64_t end, in
   const int64_t blocks = row_blocks < fit ? row_blocks : fit;
   // Whole vectors: four rows of whole blocks are a multiple of 16 elements.
   const int64_t rows = fit / blocks >= 4 ? fit / blocks / 4 * 4 : fit / blocks;
-  NoiseTile<C> noise(seed, rows, blocks);
+  NoiseTile<C> noise(seed, row_blocks);
   for (int64_t row = begin; row < end; row += rows) {
     for (int64_t col = 0; col < cols; col += 4 * blocks) {
       const int64_t height = end - row < rows ? end - row : rows;
@@ -52,7 +52,7 @@ void rsample_kl_tiles(const cpu::RsampleKl& a, int64_t begin, int64_t end) {
     C* const z = target<C>(a.z, at, z_tile);
     C* const kl = a.kl_per_dimension ? target<C>(a.kl, at, kl_tile) : kl_tile.at;
     const int64_t size = at.size();
-    tile.fill(a.first_row + at.row, static_cast<uint32_t>(at.col / 4), size / 4, noise);
+    tile.fill(a.first_row + at.row, at.col / 4, size / 4, noise);
 #pragma GCC ivdep
     for (int64_t i = 0; i < size; ++i) {
       C sigma, scaled;
@@ -119,7 +119,7 @@ void rsample_kl_backward_tiles(const cpu::RsampleKlBackward& a, int64_t begin, i
     C* const grad_prior_log_var = has_prior ? target<C>(a.grad_prior_log_var, at, grad_prior_log_var_tile) : nullptr;
     C* const grad_gate = has_gate ? target<C>(a.grad_gate_logits, at, grad_gate_tile) : nullptr;
     const int64_t size = at.size();
-    tile.fill(a.first_row + at.row, static_cast<uint32_t>(at.col / 4), size / 4, noise);
+    tile.fill(a.first_row + at.row, at.col / 4, size / 4, noise);
 #pragma GCC ivdep
     for (int64_t i = 0; i < size; ++i) {
       C sigma, d;

@@ -56,14 +56,14 @@ template <class C, class F>
 MC_INLINE void for_each_group(const GroupArrays<C>& arrays, uint64_t seed, uint64_t first_row, int64_t begin,
                               int64_t end, int64_t cols, C* noise, const F& f) {
   const int64_t blocks = arrays.pitch / 4, fit = kTile / 4;
-  NoiseTile<C> tile(seed, arrays.rows, blocks < fit ? blocks : fit);
+  NoiseTile<C> tile(seed, blocks);
   for (int64_t row = begin; row < end; row += arrays.rows) {
     const int64_t height = end - row < arrays.rows ? end - row : arrays.rows;
     // Either some whole rows or parts of a single one.
     const int64_t all = height * blocks;
     for (int64_t block = 0; block < all; block += fit) {
       const int64_t some = all - block < fit ? all - block : fit;
-      tile.fill(first_row + static_cast<uint64_t>(row), static_cast<uint32_t>(block), some, noise + 4 * block);
+      tile.fill(first_row + static_cast<uint64_t>(row), block, some, noise + 4 * block);
     }
     f(Rectangle{row, height, 0, cols, arrays.pitch});
   }

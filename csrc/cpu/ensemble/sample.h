@@ -9,8 +9,8 @@
 
 namespace manifold_core::MC_ISA {
 
-// Rows of noise of four latent dimensions; columns are the noise's rows from first_row on. Calls meanwhile(begin, end) for
-// the columns between.
+// Rows of noise of four latent dimensions; columns are the noise's rows from first_row on, places in a batch, whose high
+// word is 0. Calls meanwhile(begin, end) for the columns between.
 template <class F>
 inline void fill_noise(const PhiloxKeys& keys, uint32_t first_row, uint32_t block, int64_t dimensions, int64_t columns,
                        float* rows, int64_t pitch, const F& meanwhile) {

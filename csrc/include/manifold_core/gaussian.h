@@ -11,7 +11,7 @@ template <class T>
 struct Ratio {
   T root;         // e^(delta/2)
   T exp_minus_1;  // e^delta - 1
-  T kl;           // (e^delta - 1 - delta) / 2
+  T kl;           // (e^delta - 1 - delta) / 2, the KL where the means are equal
 };
 
 // All three from one exponential. With t = e^(delta/2) - 1 and s = e^(delta/2) - 1 - delta/2:

@@ -14,14 +14,16 @@ namespace manifold_core::MC_ISA {
 // What a block of words is used for. Never renumber: seeds would change their meaning.
 constexpr uint32_t kStreamNoise = 0;
 
+constexpr uint32_t kFactor0 = 0xD2511F53u, kFactor1 = 0xCD9E8D57u;
+
 struct PhiloxBlock {
   uint32_t word[4];
 };
 
 MC_INLINE PhiloxBlock philox4x32_10(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t k0, uint32_t k1) {
   for (int round = 0; round < 10; ++round) {
-    const uint64_t p0 = uint64_t{0xD2511F53u} * c0;
-    const uint64_t p1 = uint64_t{0xCD9E8D57u} * c2;
+    const uint64_t p0 = uint64_t{kFactor0} * c0;
+    const uint64_t p1 = uint64_t{kFactor1} * c2;
     c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
     c1 = static_cast<uint32_t>(p1);
     c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
