@@ -148,7 +148,7 @@ class NoiseTile {
  public:
   // Of rows of `blocks` blocks each.
   NoiseTile(uint64_t seed, int64_t blocks)
-      : keys_(seed), seed_(seed), blocks_(blocks), size_((blocks < kBlocks ? kBlocks : blocks) + kRound),
+      : keys_(seed), blocks_(blocks), size_((blocks < kBlocks ? kBlocks : blocks) + kRound),
         start_(new uint32_t[static_cast<size_t>(4 * size_)]) {
     for (int64_t at = 0; at < kBlocks; ++at) row_in_tile_[at] = at < blocks ? 0 : row_in_tile_[at - blocks] + 1;
     begin(0);
@@ -218,14 +218,12 @@ class NoiseTile {
     for (int64_t at = 0; at < kBlocks; ++at) {
       const uint64_t own = row + row_in_tile_[at];
       const PhiloxBlock of = philox4x32_10(static_cast<uint32_t>((block + at) % blocks_), static_cast<uint32_t>(own),
-                                           static_cast<uint32_t>(own >> 32), kStreamNoise,
-                                           static_cast<uint32_t>(seed_), static_cast<uint32_t>(seed_ >> 32));
+                                           static_cast<uint32_t>(own >> 32), kStreamNoise, keys_.low[0], keys_.high[0]);
       for (int w = 0; w < 4; ++w) word[w][at] = of.word[w];
     }
   }
 
   const PhiloxKeys keys_;
-  const uint64_t seed_;
   const int64_t blocks_, size_;
   uint32_t* const start_;  // [4, size_]
   uint32_t row_high_;      // that start_ is of
