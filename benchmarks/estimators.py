@@ -18,7 +18,6 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,9 +99,7 @@ def _benchmark(n: int, seed: int) -> Mapping[str, Array]:
 
 def ours(x: Array, seed: int) -> tuple[float | None, float | None, float | None]:
     """The dimension, its gap, and the active dimensions of the model."""
-    plan = mc.SearchPlan()
-    plan = replace(plan, training=replace(plan.training, seed=seed))
-    found = mc.find_dimension(x, plan, progress=False)
+    found = mc.find_dimension(x, mc.SearchPlan(seed=seed), progress=False)
     return found.dimension or None, found.gap, found.best.count or None
 
 

@@ -55,7 +55,7 @@ def _too_old(tensors: tuple[Tensor | None, ...]) -> str:
 
 def _triton_cannot(tensors: tuple[Tensor | None, ...]) -> str:
     if not TRITON_INSTALLED:
-        return "triton is not installed; install manifold-core[triton]"
+        return "triton is not installed; pip install triton"
     # With TRITON_INTERPRET=1 triton runs its kernels in Python, on CPU tensors: for tests.
     if os.environ.get("TRITON_INTERPRET") == "1":
         return ""

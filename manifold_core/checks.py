@@ -21,6 +21,7 @@ __all__ = [
     "check_dtype",
     "check_exact",
     "check_finite",
+    "check_gate",
     "check_posterior",
     "check_prior",
     "check_shape",
@@ -76,11 +77,27 @@ def check_exact(name: str, made: Tensor, given: Tensor) -> None:
     raise InputError(f"{name} must hold integers that {made.dtype} can hold, but row {row} has greater ones")
 
 
-def check_prior(found: object) -> Gaussian:
-    """What a prior gave; raise InputError where it is something else."""
-    if (pair := _as_pair(found)) is None:
-        raise InputError(f"prior must return (prior_mu, prior_log_var), two tensors, got {_described(found)}")
+def check_prior(found: object, rows: tuple[int, ...], latent_dim: int) -> Gaussian:
+    """What a prior gave, each ``[*rows, κ]``, or of one row for all; raise InputError where it is something else."""
+    pair = _as_pair(found)
+    if pair is None or not all(_is_of_rows(part, rows, latent_dim) for part in pair):
+        raise InputError(
+            f"prior must return (prior_mu, prior_log_var), both of shape {(*rows, latent_dim)}, got {_described(found)}"
+        )
     return pair
+
+
+def check_gate(found: object, rows: int, latent_dim: int) -> Tensor:
+    """What a gate gave, ``[rows, κ]``, or one row for all; raise InputError where it is something else."""
+    if not isinstance(found, Tensor) or not _is_of_rows(found, (rows,), latent_dim):
+        raise InputError(f"gate must return a tensor of shape {(rows, latent_dim)}, got {_described(found)}")
+    return found
+
+
+def _is_of_rows(found: Tensor, rows: tuple[int, ...], latent_dim: int) -> bool:
+    """One row for all is as good where rows are those of a batch."""
+    for_all = [(1, latent_dim), (latent_dim,)] if len(rows) == 1 else []
+    return tuple(found.shape) in [(*rows, latent_dim), *for_all]
 
 
 def check_posterior(found: object, rows: tuple[int, ...], latent_dim: int, covariance: Covariance) -> Gaussian:

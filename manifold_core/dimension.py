@@ -20,6 +20,7 @@ __all__ = [
     "averages",
     "check_known",
     "count_active",
+    "gap_between",
     "samples_at_a_time",
 ]
 
@@ -69,7 +70,8 @@ class ActiveDimensions:
 
     @property
     def count(self) -> int:
-        """The estimate of the manifold's dimension."""
+        """The estimate of the manifold's dimension where the same axes carry it at every sample; of a closed or bent
+        one :func:`manifold_core.local_dimensions` has it."""
         return int(self.active.sum())
 
     @property
@@ -81,8 +83,8 @@ class ActiveDimensions:
 
     @property
     def spectrum_count(self) -> int:
-        """The estimate of the manifold's dimension that does not depend on a rotation of the latent space: eigenvalues
-        below the threshold. With a full covariance the active directions need not lie along the axes, and ``count`` may
+        """The same estimate, but that it does not depend on a rotation of the latent space: eigenvalues below the
+        threshold. With a full covariance the active directions need not lie along the axes, and ``count`` may
         then be smaller."""
         return count_active(self.spectrum, self.threshold)
 
@@ -90,8 +92,13 @@ class ActiveDimensions:
     def gap(self) -> float | None:
         """Smallest inactive over largest active variance: how clearly the two kinds are apart. On a well-trained model
         it is in the hundreds; near 1 the count hangs on the threshold. None where all dimensions are of one kind."""
-        active, inactive = self.variance[self.active], self.variance[~self.active]
-        return float(inactive.min() / active.max()) if len(active) and len(inactive) else None
+        return gap_between(self.variance, self.threshold)
+
+
+def gap_between(variance: Tensor, threshold: float = THRESHOLD) -> float | None:
+    """Smallest of those from the threshold on over the largest below it; None where all are of one kind."""
+    active, inactive = variance[variance < threshold], variance[variance >= threshold]
+    return float(inactive.min() / active.max()) if len(active) and len(inactive) else None
 
 
 def count_active(variance: Tensor, threshold: float = THRESHOLD) -> int:

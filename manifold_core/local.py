@@ -44,7 +44,8 @@ class LocalDimensions:
 
     @property
     def count(self) -> int:
-        """The estimate of the manifold's dimension: how many averaged eigenvalues stand before the widest gap."""
+        """The estimate of the manifold's dimension, of whatever shape: how many averaged eigenvalues stand before the
+        widest gap."""
         return int(_before_the_widest_gap(self.spectrum)[0])
 
     @property

@@ -11,6 +11,7 @@ from .checks import (
     as_condition,
     check_decoded,
     check_dtype,
+    check_gate,
     check_posterior,
     check_prior,
     check_x,
@@ -275,7 +276,7 @@ class CVAE(nn.Module):
         InputError: a network is no module, ``latent_dim`` no positive integer, ``elbo`` no GaussianELBO, or
             ``covariance`` unknown or not that of ``elbo``; later, x of another shape than the encoder reads, a
             condition that does not go with the samples, x or c of another floating-point dtype than the weights, or an
-            encoder or prior that gives something else.
+            encoder, prior or gate that gives something else.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", equation (2), Definition 4;
     Sections 2.3, 4.4 and Appendix A for the attention and the networks.
@@ -433,7 +434,7 @@ class CVAE(nn.Module):
             self._posterior(x, c),
             lambda z: check_decoded(self.decoder(z, c), x),
             self._prior(c),
-            gate_logits=self.gate(c) if self.gate is not None else None,
+            gate_logits=self._gate_logits(c),
             seed=seed,
             generator=generator,
             first_row=first_row,
@@ -509,7 +510,8 @@ class CVAE(nn.Module):
         return self.decode(z, c)
 
     def _decoded(self, z: Tensor, c: Tensor) -> Tensor:
-        x_hat: Tensor = self.decoder(z if self.gate is None else gated(z, self.gate(c)), c)
+        logits = self._gate_logits(c)
+        x_hat: Tensor = self.decoder(z if logits is None else gated(z, logits), c)
         return x_hat
 
     def _posterior(self, x: Tensor, c: Tensor) -> Gaussian:
@@ -518,7 +520,10 @@ class CVAE(nn.Module):
     def _prior(self, c: Tensor) -> Gaussian | None:
         if self.prior is None:
             return None
-        return check_prior(self.prior(c))
+        return check_prior(self.prior(c), c.shape[:1], self.latent_dim)
+
+    def _gate_logits(self, c: Tensor) -> Tensor | None:
+        return None if self.gate is None else check_gate(self.gate(c), c.shape[0], self.latent_dim)
 
     def _prior_log_var(self, c: Tensor) -> Tensor | None:
         prior = self._prior(c)

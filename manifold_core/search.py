@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +28,7 @@ from .models import CVAE, VAE
 from .modes import evaluation_mode
 from .neighbours import may_be_curved, two_nn
 from .networks.checks import check_positive, check_widths
-from .training import TrainingConfig, check_config, claim
+from .training import TrainingConfig, claim
 
 __all__ = ["DimensionSearch", "SearchPlan", "Trial", "by_latent_dim", "find_dimension", "lowest", "search"]
 
@@ -47,24 +47,28 @@ class SearchPlan:
             doubles while all are active.
         networks: widths of the hidden layers of the MLPs that are tried: one layer learns flat manifolds to a
             smaller γ, several learn curved ones.
-        models: of each network, of the seeds from ``training.seed`` on.
+        models: of each network, of the seeds from ``seed`` on.
         log_gamma: where γ starts, for samples of scale 1: at 0 deep networks, and data that look alike in all
             directions, shut every latent dimension before they have learned one.
-        training: steps, batch size, learning rate and first seed.
+        steps, batch_size, learning_rate, seed: of each model's training, as of
+            :class:`manifold_core.TrainingConfig`; ``seed`` also draws the samples that are held out.
 
     Raises:
-        InputError: a size below one, no network, no :class:`TrainingConfig`.
+        InputError: a size below one, no network, or a number out of range.
     """
 
     latent_dim: int | None = None
     networks: tuple[tuple[int, ...], ...] = ((64,), (64, 64, 64))
     models: int = 2
     log_gamma: float = -4.0
-    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(batch_size=256))
+    steps: int = 20_000
+    batch_size: int = 256
+    learning_rate: float = 0.005
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        check_config("training", self.training)
-        object.__setattr__(self, "models", check_positive(models=self.models)[0])
+        for name in ("models", "steps", "batch_size"):
+            object.__setattr__(self, name, check_positive(**{name: getattr(self, name)})[0])
         if self.latent_dim is not None:
             object.__setattr__(self, "latent_dim", check_positive(latent_dim=self.latent_dim)[0])
         if not isinstance(self.networks, Sequence) or not self.networks:
@@ -72,17 +76,20 @@ class SearchPlan:
         object.__setattr__(self, "networks", tuple(check_widths(widths, "networks") for widths in self.networks))
         self.specs([1])  # refuses what a specification refuses
 
+    @property
+    def training(self) -> TrainingConfig:
+        """Of the first model of each network."""
+        return TrainingConfig(self.steps, self.batch_size, self.learning_rate, seed=self.seed)
+
     def specs(self, kappas: Sequence[int]) -> list[ModelSpec]:
         """All models of these numbers of latent dimensions."""
+        training = self.training
         return [
-            ModelSpec(kappa, hidden, log_gamma=self.log_gamma, training=self._of_seed(index))
+            ModelSpec(kappa, hidden, log_gamma=self.log_gamma, training=replace(training, seed=self.seed + index))
             for kappa in kappas
             for hidden in self.networks
             for index in range(self.models)
         ]
-
-    def _of_seed(self, index: int) -> TrainingConfig:
-        return replace(self.training, seed=self.training.seed + index)
 
 
 @dataclass(frozen=True)
@@ -207,7 +214,7 @@ def find_dimension(
     array = as_array(x)
     if array.ndim != 2:
         raise InputError(f"x must be of shape [N, d], got {array.shape}; x.reshape(len(x), -1) makes images vectors")
-    data = split(checked_samples(array, "x"), "x", "x", HELD_OUT, plan.training.seed, standardise=True)
+    data = split(checked_samples(array, "x"), "x", "x", HELD_OUT, plan.seed, standardise=True)
     train, held_out = (part.to(x.device if isinstance(x, Tensor) else "cpu") for part in (data.train, data.validation))
     place = None if folder is None else output_folder(Path(folder), "folder")
     with nullcontext() if place is None else locked(place, "folder"):
@@ -220,8 +227,7 @@ def find_dimension(
     if found.dimension == 0:
         warnings.warn(
             f"the best model has learned no dimension of the {len(train)} samples trained on: the 0 says nothing; "
-            f"train longer, SearchPlan(training=TrainingConfig(steps=…, batch_size={plan.training.batch_size})), or on "
-            "more samples",
+            f"train longer, SearchPlan(steps={2 * plan.steps}), or on more samples",
             stacklevel=2,
         )
     elif found.best.count == max(found.by_latent_dim) < train.shape[1]:

@@ -166,7 +166,7 @@ class EveryStepCVAE(SequentialCVAE):
         mu, log_var = check_posterior(network.at_every_length(steps), lengths, self.latent_dim, "diagonal")
         prior = mu[:, :-1], log_var[:, :-1]
         if self.prior is not network:
-            prior = check_prior(self.prior.at_every_length(c))
+            prior = check_prior(self.prior.at_every_length(c), steps.shape[:2], self.latent_dim)
         return steps, (mu[:, 1:], log_var[:, 1:]), prior
 
 

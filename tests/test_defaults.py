@@ -68,7 +68,7 @@ def test_data_are_float32(name: str) -> None:
 @pytest.mark.filterwarnings("ignore:the best model has learned no dimension")  # after 20 steps
 @pytest.mark.usefixtures("float64")
 def test_a_search_is_of_float32_models() -> None:
-    plan = mc.SearchPlan(networks=((4,),), models=1, training=mc.TrainingConfig(steps=20, batch_size=16))
+    plan = mc.SearchPlan(networks=((4,),), models=1, steps=20, batch_size=16)
     found = mc.find_dimension(ARRAY, plan, progress=False)
     assert all(parameter.dtype == torch.float32 for parameter in found.model.parameters())
 

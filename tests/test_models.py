@@ -259,6 +259,16 @@ def test_other_things_that_networks_give_are_named() -> None:
     for call in (lambda m: m(x, c), lambda m: m.sample(c), lambda m: m.variance_ratio(x, c)):
         with pytest.raises(mc.InputError, match=rf"^prior must return \(prior_mu, .* got {one}$"):
             call(mc.CVAE(mc.CVAE.mlp(3, 3, 3).encoder, First(), 3, prior=First()))
+    encoder, of_two = mc.CVAE.mlp(3, 3, 3).encoder, r"a tensor of shape \(2, 2\)"
+    for call in (lambda m: m(x, c), lambda m: m.sample(c), lambda m: m.variance_ratio(x, c)):
+        with pytest.raises(
+            mc.InputError, match=rf"\(prior_mu, .*\), both of shape \(2, 3\), got \({of_two}, {of_two}\)$"
+        ):
+            call(mc.CVAE(encoder, First(), 3, prior=MLPEncoder(3, 2)))
+    for call in (lambda m: m(x, c), lambda m: m.sample(c), lambda m: m.decode(x, c)):
+        for gate, got in ((nn.Linear(3, 2), of_two), (Several(), rf"\({one}, NoneType, {one}\)")):
+            with pytest.raises(mc.InputError, match=rf"^gate must return a tensor of shape \(2, 3\), got {got}$"):
+                call(mc.CVAE(encoder, First(), 3, gate=gate))
     decoded = r"^decoder must return a tensor of the shape of x, \(2, 3\), got "
     with pytest.raises(mc.InputError, match=rf"{decoded}a tensor of shape \(2, 4\)$"):
         mc.VAE(MLPEncoder(3, 2), nn.Linear(2, 4), 2)(x)

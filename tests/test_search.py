@@ -24,8 +24,8 @@ from manifold_core.search import SearchPlan, Trial, find_dimension
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-QUICK = mc.TrainingConfig(steps=3000, batch_size=128, learning_rate=0.01, seed=5)
-SHORT = SearchPlan(networks=((16,), (24,)), models=1, training=mc.TrainingConfig(800, 64, 0.02, seed=5))
+QUICK = SearchPlan(networks=((16,), (16, 16)), steps=3000, batch_size=128, learning_rate=0.01, seed=5)
+SHORT = SearchPlan(networks=((16,), (24,)), models=1, steps=800, batch_size=64, learning_rate=0.02, seed=5)
 
 
 def plane(samples: int = 600, features: int = 6) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -37,7 +37,7 @@ def plane(samples: int = 600, features: int = 6) -> np.ndarray[Any, np.dtype[np.
 @pytest.fixture(scope="module")
 def found() -> mc.DimensionSearch:
     with on_one_thread():
-        return find_dimension(plane(), SearchPlan(networks=((16,), (16, 16)), training=QUICK), progress=False)
+        return find_dimension(plane(), QUICK, progress=False)
 
 
 class TestFound:
@@ -85,7 +85,7 @@ def test_a_search_that_learned_nothing_is_warned_of() -> None:
     with pytest.warns(
         UserWarning, match=r"the best model has learned no dimension of the 54 samples .*: the 0 says nothing"
     ):
-        found = find_dimension(x, replace(SHORT, training=mc.TrainingConfig(1, log_gamma_rate=1.0)), progress=False)
+        found = find_dimension(x, replace(SHORT, steps=1, learning_rate=0.005), progress=False)
     assert found.dimension == 0
 
 
@@ -118,9 +118,7 @@ def test_a_gap_that_is_not_clear_is_warned_of(first: float, unclear: bool, monke
 
 def test_what_is_found_is_told_in_a_line() -> None:
     with pytest.warns(UserWarning, match="learned"):
-        found = find_dimension(
-            plane(60), replace(SHORT, training=mc.TrainingConfig(1, log_gamma_rate=1.0)), progress=False
-        )
+        found = find_dimension(plane(60), replace(SHORT, steps=1, learning_rate=0.005), progress=False)
     text = repr(found)
     assert text.startswith("DimensionSearch(dimension=0, gap=None, by_latent_dim={")
     assert text.endswith(f"two_nn={found.two_nn:.3g}, {len(found.trials)} trials)")
@@ -290,7 +288,7 @@ def test_the_folder_of_another_search_is_refused(tmp_path: Path, monkeypatch: py
         (plane(100, features=7), SHORT, "x is '"),
         (plane(100), replace(SHORT, networks=((16,),)), "plan.networks"),
         (plane(100), replace(SHORT, latent_dim=4), "plan.latent_dim is"),
-        (plane(100), replace(SHORT, training=replace(SHORT.training, steps=999)), "plan.training.steps is"),
+        (plane(100), replace(SHORT, steps=999), "plan.steps is"),
     ):
         with pytest.raises(mc.InputError, match=rf"checkpoint is of another run: its {said}"):
             find_dimension(x, plan, folder=tmp_path, progress=False)
@@ -331,7 +329,7 @@ def test_models_are_judged_by_the_samples_held_out(monkeypatch: pytest.MonkeyPat
     judged: list[torch.Tensor] = []
     monkeypatch.setattr(search, "_held_out", lambda _, y: (judged.append(y), 1.0)[1])
     find_dimension(plane(), SHORT, progress=False)
-    data = split(plane(), "x", "x", 0.1, SHORT.training.seed, standardise=True)
+    data = split(plane(), "x", "x", 0.1, SHORT.seed, standardise=True)
     assert len(data.validation) == 60
     expected = Directions.of_samples(data.train).of(data.validation)
     assert len(judged) >= 2
@@ -371,7 +369,10 @@ def test_bad_samples_are_refused(x: Any, match: str) -> None:
         ({"networks": (64, 64)}, "must be a sequence of positive integers"),
         ({"networks": ((64, 0),)}, r"networks\[1\] must be a positive integer, got 0"),
         ({"log_gamma": math.nan}, "log_gamma"),
-        ({"training": {"steps": 3}}, "training must be a TrainingConfig"),
+        ({"steps": 0}, "steps must be a positive integer, got 0"),
+        ({"batch_size": 2.5}, "batch_size must be a positive integer, got 2.5"),
+        ({"learning_rate": -1.0}, "learning_rate must be positive and finite, got -1.0"),
+        ({"seed": -1}, "seed must be an integer from 0"),
     ],
 )
 def test_bad_plans_are_refused(changed: dict[str, Any], match: str) -> None:

@@ -172,7 +172,11 @@ def test_what_prior_and_decoder_return_of_every_step_is_checked() -> None:
     good, (x, c) = model(False), windows()
     parts = {"encoder": good.encoder, "decoder": good.decoder, "prior": good.prior}
     for name, shape, said in (
-        ("prior", (2, 7, KAPPA), r"prior must return \(prior_mu, prior_log_var\), two tensors, got a tensor of shape"),
+        (
+            "prior",
+            (2, 7, KAPPA),
+            r"prior must return \(.*\), both of shape \(2, 7, 3\), got a tensor of shape \(2, 7, 3\)$",
+        ),
         ("decoder", (2, 6, D), r"decoder must return a tensor of the shape of x, \(2, 7, 4\), got .* \(2, 6, 4\)"),
     ):
         bad = mc.EveryStepCVAE(**(parts | {name: Of(*shape)}), latent_dim=KAPPA)

@@ -65,12 +65,18 @@ def train(options: argparse.Namespace) -> int:
 
 
 def dimension(options: argparse.Namespace) -> int:
-    training = TrainingConfig(options.steps, options.batch_size, options.learning_rate, seed=options.seed)
     networks = {} if options.hidden is None else {"networks": tuple(map(tuple, options.hidden))}
     config = SearchConfig(
         data=options.data,
         plan=SearchPlan(
-            options.latent_dim, models=options.models, log_gamma=options.log_gamma, training=training, **networks
+            options.latent_dim,
+            models=options.models,
+            log_gamma=options.log_gamma,
+            steps=options.steps,
+            batch_size=options.batch_size,
+            learning_rate=options.learning_rate,
+            seed=options.seed,
+            **networks,
         ),
         **_of_data(options),
         device=_device(options.device),
@@ -108,7 +114,7 @@ def _say(metrics: dict[str, Any], out: Path) -> int:
     for name in metrics["pictures"]:
         print(f"picture: {out / name}")
     if not metrics["pictures"] and importlib.util.find_spec("matplotlib") is None:
-        print("no pictures: matplotlib is missing; pip install 'manifold-core[experiments]'")
+        print("no pictures: matplotlib is missing; pip install matplotlib")
     elif not metrics["pictures"]:
         print("no pictures: matplotlib was missing when this run ended, and a finished run is left as it is")
     return 0
@@ -168,7 +174,7 @@ def bench(options: argparse.Namespace) -> int:
     if not 0 < options.seconds < math.inf:
         raise InputError(f"seconds must be positive and finite, got {options.seconds:g}")
     if options.plot is not None and importlib.util.find_spec("matplotlib") is None:
-        raise InputError("a plot needs matplotlib: pip install 'manifold-core[experiments]'")
+        raise InputError("a plot needs matplotlib: pip install matplotlib")
     if options.plot is not None:
         if not options.plot.absolute().parent.is_dir():
             raise InputError(f"--plot: there is no folder {options.plot.absolute().parent}")

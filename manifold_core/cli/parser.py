@@ -151,10 +151,10 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"widths of an MLP; once for each that is tried; default {_as_options(plan.networks)}",
     )
     add.add_argument("--models", type=int, default=plan.models, metavar="N", help="of each MLP, of seeds from S on")
-    add.add_argument("--steps", type=int, default=plan.training.steps, help="optimizer steps")
-    add.add_argument("--batch-size", type=int, default=plan.training.batch_size, help="samples a step")
+    add.add_argument("--steps", type=int, default=plan.steps, help="optimizer steps")
+    add.add_argument("--batch-size", type=int, default=plan.batch_size, help="samples a step")
     add.add_argument(
-        "--learning-rate", type=float, default=plan.training.learning_rate, help="highest of the one-cycle schedule"
+        "--learning-rate", type=float, default=plan.learning_rate, help="highest of the one-cycle schedule"
     )
     add.add_argument(
         "--log-gamma", type=float, default=plan.log_gamma, help="log of the γ to begin with, of standardised data"

@@ -4,6 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
+from ..dimension import gap_between
 from ..local import CLEAR
 from ..neighbours import may_be_curved
 
@@ -40,7 +43,8 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
         if title not in left_out
     }
     head = _line({title: title for title in widths}, widths)
-    lines = [head, "-" * len(head), *(_line(row, widths) for row in rows)]
+    lines = [_found(metrics) for metrics in runs if "trials" in metrics]
+    lines += [head, "-" * len(head), *(_line(row, widths) for row in rows)]
     lines.append(
         f"\ngap: smallest inactive over largest active {'variance or eigenvalue' if full else 'variance'}; near 1 the "
         "count hangs on the threshold, train longer\n"
@@ -62,6 +66,12 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
                 f"are {scale**2:.4g} times as large, -ELBO is greater by {greater:.4g}"
             )
     return "\n".join(lines)
+
+
+def _found(metrics: dict[str, Any]) -> str:
+    """What a search was for."""
+    gap = metrics.get("local", {}).get("gap")  # none of a model that has learned nothing
+    return f"{metrics['data']}: dimension {_read(metrics)}{'' if gap is None else f', by a gap of {gap:.3g}'}\n"
 
 
 def _cells(metrics: dict[str, Any]) -> dict[str, str]:
@@ -226,8 +236,9 @@ def _gap(metrics: dict[str, Any]) -> float | None:
     if not _is_full(metrics):
         gap: float | None = measured["gap"]
         return gap
-    spectrum, count = measured["spectrum"], measured["spectrum_count"]
-    return spectrum[count] / spectrum[count - 1] if count and count < len(spectrum) else None
+    if measured["spectrum_count"] is None:  # its loss is no number
+        return None
+    return gap_between(torch.tensor(measured["spectrum"], dtype=torch.float64), measured["threshold"])
 
 
 def _count(metrics: dict[str, Any]) -> str:

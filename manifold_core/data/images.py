@@ -213,7 +213,7 @@ def _download(name: str) -> Path:
     if cache is None:
         raise InputError(
             f"the files of {name} are not on this machine and downloading them needs pooch: "
-            f"pip install 'manifold-core[experiments]', or {_REMEDY}"
+            f"pip install pooch, or {_REMEDY}"
         )
     try:
         cache.mkdir(parents=True, exist_ok=True)

@@ -125,7 +125,7 @@ class SearchConfig(_Config):
     """A whole search: :func:`manifold_core.find_dimension` on samples from somewhere. Images are taken as vectors.
 
     Args:
-        plan: what is trained; ``plan.training.seed`` also makes the synthetic data, and splits a file.
+        plan: what is trained; ``plan.seed`` also makes the synthetic data, and splits a file.
         data, ambient_dim, manifold_dim, data_folder, device: as of :class:`RunConfig`.
     """
 

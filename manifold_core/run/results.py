@@ -47,6 +47,8 @@ def finish(
     validation = metrics_of(model, held_out.parts)  # one sample far from all others may have any loss
     others = [one for one in more.get("models", []) if one["seed"] != more["seed"] and one["diverged_at"] is None]
     more = {"local": of_some(model, samples.parts).as_dict()} | more | _under_condition(data, model, samples)
+    if "trials" in more:  # a search has one answer
+        more = {"dimension": more["local"]["count"]} | more
     pictures = _draw(folder, model, history, measured, data.manifold_dim, held_out, others, more)
     metrics = {
         "data": data.name,

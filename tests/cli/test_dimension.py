@@ -29,6 +29,8 @@ def test_a_whole_search(inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixtu
     metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert cli.table([metrics]) in printed.out
     assert f"metrics and weights: {tmp_path}\n" in printed.out
+    gap = metrics["local"]["gap"]
+    assert printed.out.startswith(f"good: dimension {metrics['dimension']}, by a gap of {gap:.3g}\n")
     losses = ", ".join(f"{kappa}: {loss:.2f}" for kappa, loss in metrics["by_latent_dim"].items())
     able = [trial for trial in metrics["trials"] if trial["latent_dim"] >= metrics["latent_dim"]]
     counts = ", ".join(str(trial["active_dimensions"]) for trial in able)
@@ -58,8 +60,7 @@ def test_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked(monkeypatch, "--data", "x.npy") == SearchConfig("x.npy", mc.SearchPlan())
     options = ["--latent-dim", "7", "--hidden", "8", "--hidden", "8", "4", "--models", "3", "--steps", "5"]
     options += ["--batch-size", "6", "--learning-rate", "0.25", "--log-gamma", "-2", "--seed", "9"]
-    training = mc.TrainingConfig(5, 6, 0.25, seed=9)
-    plan = mc.SearchPlan(7, ((8,), (8, 4)), 3, -2.0, training)
+    plan = mc.SearchPlan(7, ((8,), (8, 4)), 3, -2.0, 5, 6, 0.25, 9)
     synthetic = ["--data", "synthetic", "--ambient-dim", "11", "--manifold-dim", "4"]
     assert asked(monkeypatch, *synthetic, *options) == SearchConfig("synthetic", plan, ambient_dim=11, manifold_dim=4)
     images = ["--data", "mnist", "--data-dir", "there"]
@@ -82,7 +83,7 @@ def test_the_help_has_the_defaults(help_of: Callable[[str], str]) -> None:
     assert "default --hidden 64 --hidden 64 64 64" in text
     assert plan.networks == ((64,), (64, 64, 64))
     for name in ("steps", "batch_size", "learning_rate"):
-        assert f"(default: {getattr(plan.training, name)})" in text
+        assert f"(default: {getattr(plan, name)})" in text
     assert f"(default: {plan.models})" in text
     assert f"(default: {plan.log_gamma})" in text
 

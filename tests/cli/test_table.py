@@ -69,6 +69,7 @@ class TestTable:
         askew = metrics | {"config": metrics["config"] | {"model": model}, "active_dimensions": 0}
         for spectrum, count, printed in (
             ([0.002, 0.004, 0.8], 2, "200"),
+            ([0.0, 0.5, 0.8], 1, "inf"),
             ([0.3, 0.4, 0.8], 0, "-"),
             ([0.01, 0.02, 0.03], 3, "-"),
         ):
@@ -78,7 +79,7 @@ class TestTable:
             assert lines[2].split()[heads.index("gap")] == printed
             said = [line for line in lines if "has no gap" in line]
             assert len(said) == (printed == "-")
-            if count != 2:
+            if printed == "-":
                 assert ("no dimension is active" in said[0], "all 3 dimensions" in said[0]) == (count == 0, count == 3)
 
     def test_the_table_says_what_a_search_makes_of_no_gap(self, earlier: Path) -> None:
@@ -101,6 +102,7 @@ class TestTable:
             found = {"latent_dim": kappa, "active_dimensions": count, "by_latent_dim": {"3": -1.234, str(most): -1.234}}
             found["local"] = {"count": count, "gap": 7.0}
             lines = cli.table([every | found]).splitlines()
+            assert lines[:2] == [f"good: dimension {count}, by a gap of 7", ""]
             (note,) = (line for line in lines if "no gap" in line)
             assert said in note
             (note,) = (line for line in lines if "in the best of" in line)

@@ -263,7 +263,7 @@ def test_auto_takes_the_engine_on_a_gpu_where_it_is_built(monkeypatch: pytest.Mo
     assert choice.reason == (
         "there is no engine in Triton, and it rained"
         if triton
-        else "it rained; triton is not installed; install manifold-core[triton]"
+        else "it rained; triton is not installed; pip install triton"
     )
     with pytest.raises(
         ValueError, match=r"backend must be one of \('auto', 'reference', 'cpu', 'cuda'\), got 'triton'"

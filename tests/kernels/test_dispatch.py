@@ -183,7 +183,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool, bool], None]:
 A100, T4, V100 = (
     SimpleNamespace(name=n, major=a, minor=b) for n, a, b in (("A100", 8, 0), ("T4", 7, 5), ("V100", 7, 0))
 )
-NO_TRITON = "triton is not installed; install manifold-core[triton]"
+NO_TRITON = "triton is not installed; pip install triton"
 BY_CUDA = Choice("cuda", "compiled kernels for CUDA tensors")
 BY_TRITON = Choice("triton", f"Triton's kernels for CUDA tensors: {NO_CUDA}")
 BY_REFERENCE = Choice("reference", f"{NO_CUDA}; {NO_TRITON}")

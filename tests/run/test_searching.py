@@ -15,8 +15,9 @@ from manifold_core.run import ModelConfig, RunConfig, SearchConfig, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TRAINING = mc.TrainingConfig(steps=800, batch_size=64, learning_rate=0.02, seed=3)
-PLAN = mc.SearchPlan(networks=((16,), (8, 8)), models=2, log_gamma=-3.0, training=TRAINING)
+PLAN = mc.SearchPlan(
+    networks=((16,), (8, 8)), models=2, log_gamma=-3.0, steps=800, batch_size=64, learning_rate=0.02, seed=3
+)
 
 
 def of(data: Path, name: str = "vectors", **changed: Any) -> SearchConfig:
@@ -44,7 +45,7 @@ def test_what_is_written_is_what_the_search_finds(data: Path, searched: Path) ->
     assert metrics["by_latent_dim"] == {str(kappa): loss for kappa, loss in found.by_latent_dim.items()}
     assert (metrics["active_dimensions"], metrics["two_nn"]) == (found.best.count, found.two_nn) == (2, found.two_nn)
     assert metrics["local"] == found.local.as_dict()
-    assert found.dimension == 2
+    assert metrics["dimension"] == found.dimension == 2
     best = found.best
     assert (metrics["latent_dim"], metrics["seed"]) == (best.latent_dim, best.spec.training.seed)
     assert metrics["train"] == best.trained.metrics.as_dict()
@@ -113,13 +114,13 @@ def test_a_checkpoint_left_beside_it_is_cleared_away(
 @pytest.mark.usefixtures("no_pictures")
 def test_a_search_that_diverged_leaves_nothing_to_diverge_from(data: Path, tmp_path: Path) -> None:
     with pytest.raises(mc.Diverged):
-        run(of(data, training=replace(TRAINING, learning_rate=1e30)), tmp_path, progress=False)
+        run(of(data, learning_rate=1e30), tmp_path, progress=False)
     assert contents(tmp_path) == {}
 
 
 @pytest.mark.usefixtures("no_pictures")
 def test_images_are_taken_as_vectors(data: Path, tmp_path: Path) -> None:
-    metrics = run(of(data, "images", models=1, training=replace(TRAINING, steps=2)), tmp_path, progress=False)
+    metrics = run(of(data, "images", models=1, steps=2), tmp_path, progress=False)
     assert (metrics["sample_shape"], metrics["trials"][0]["latent_dim"]) == ([1, 8, 8], 32)
     found = mc.load_run(tmp_path)
     assert found.model(found.standardisation.apply(np.load(data / "images.npy")).flatten(1)).loss.isfinite()
@@ -127,8 +128,7 @@ def test_images_are_taken_as_vectors(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_pictures")
 def test_synthetic_data(tmp_path: Path) -> None:
-    plan = replace(PLAN, training=replace(TRAINING, steps=2))
-    config = SearchConfig("synthetic", plan, ambient_dim=7, manifold_dim=3)
+    config = SearchConfig("synthetic", replace(PLAN, steps=2), ambient_dim=7, manifold_dim=3)
     metrics = run(config, tmp_path, progress=False)
     assert (metrics["manifold_dim"], metrics["sample_shape"]) == (3, [7])
     assert metrics["config"]["ambient_dim"] == 7
