@@ -59,9 +59,9 @@ def exponential(x):
 
 
 @triton.jit
-def exponential_of_difference(a, b):
-    """e^d, e^d - 1 and e^d - 1 - d of d = a - b, out of t = e^(d/2) - 1 and s = t - d/2, as in gaussian.h: the last two
-    are t (t + 2) and t^2 + 2 s, there half of it. The rounding of d, which costs 4e-6 of e^80 in float32, is undone."""
+def exponential_of_half_difference(a, b):
+    """e^(d/2), t = e^(d/2) - 1 and s = t - d/2 of d = a - b. The rounding of d, which costs 4e-6 of e^80 in float32, is
+    undone."""
     d = a - b
     used = d - a
     lost = (a - (d - used)) - (b + used)
@@ -72,7 +72,13 @@ def exponential_of_difference(a, b):
     root += slope * half_lost
     t += slope * half_lost
     s += (slope - 1.0) * half_lost
-    return root * root, t * (t + 2.0), t * t + 2.0 * s
+    return root, t, s
+
+
+@triton.jit
+def times_exp_minus_1(k, t):
+    """k (e^d - 1) of t = e^(d/2) - 1, with k first: 0 stays 0 where e^d alone is infinite."""
+    return k * t * (t + 2.0)
 
 
 @triton.jit

@@ -11,7 +11,16 @@ from manifold_core.kernels.rsample_kl_cholesky import reference as cholesky
 from torch import Tensor
 from torch.autograd import grad
 
-__all__ = ["PHILOX", "Expected", "gradients", "in_float64", "of_rsample_kl", "philox_words"]
+__all__ = [
+    "PHILOX",
+    "Expected",
+    "assert_gradients_of_infinite_kl",
+    "gradients",
+    "in_float64",
+    "infinite_in_float32",
+    "of_rsample_kl",
+    "philox_words",
+]
 
 # Random123, the authors' own tests: counter, key, words.
 PHILOX = [
@@ -97,6 +106,32 @@ def of_rsample_kl(
             size = sizes[name].sum(dim=0, keepdim=True) if summed else sizes[name]
             answer[f"grad_{name}"] = Expected(value, size, summed)
     return answer
+
+
+def infinite_in_float32(full: bool, cols: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Inputs of rsample_kl, or of rsample_kl_cholesky, and the incoming gradients of the KL. That of sample 1 is more
+    than float32 holds, and does not count; the derivatives of that of sample 2 are as well, and count little."""
+    mu, log_var = torch.full((4, cols), 0.5), torch.full((4, cols), -40.0)
+    mu[1], log_var[1], log_var[2] = 1e15, 60.0, 49.0
+    inputs = {"mu": mu, "log_var": log_var}
+    if full:
+        rows, columns = torch.tril_indices(cols, cols)
+        tril = torch.where(rows == columns, log_var[:, rows] / 2, 1e-9)
+        tril[1] = torch.where(rows == columns, tril[1], 1e15)
+        inputs = {"mu": mu, "tril": tril}
+    inputs |= {"prior_mu": torch.zeros(1, cols), "prior_log_var": torch.full((1, cols), -40.0)}
+    for tensor in inputs.values():
+        tensor.requires_grad_()
+    return inputs, torch.tensor([1.0, 0.0, 1e-8, 0.5])
+
+
+def assert_gradients_of_infinite_kl(found: dict[str, Tensor], inputs: dict[str, Tensor], grad_kl: Tensor) -> None:
+    """Those of the definition in float64, and 0 for the sample that does not count."""
+    exact = of_rsample_kl(inputs, 0, 0, False, None, grad_kl)
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient.double(), exact[f"grad_{name}"].value, rtol=1e-5, atol=0)
+        if len(gradient) == len(grad_kl):
+            assert (gradient[1] == 0).all(), name
 
 
 def _sizes(exact: dict[str, Tensor], noise: Tensor, g: Tensor, k: Tensor) -> dict[str, Tensor]:

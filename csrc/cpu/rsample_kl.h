@@ -122,23 +122,23 @@ void rsample_kl_backward_tiles(const cpu::RsampleKlBackward& a, int64_t begin, i
     tile.fill(a.first_row + at.row, at.col / 4, size / 4, noise);
 #pragma GCC ivdep
     for (int64_t i = 0; i < size; ++i) {
-      C sigma, d;
+      C sigma, pull;  // of the prior's mean, in the gradient of mu
       Ratio<C> v;
       if constexpr (has_prior) {
         const C inv_scale = with_kl ? exponential(C(-0.5) * prior.log_var[i]).exp : C(0);
         const C scaled = with_kl ? (mu[i] - prior.mu[i]) * inv_scale : C(0);
         sigma = exponential(C(0.5) * log_var[i]).exp;
         v = variance_ratio(log_var[i], prior.log_var[i]);
-        v.exp_minus_1 = with_kl ? v.exp_minus_1 : C(0);
-        d = scaled * inv_scale;
-        grad_prior_mu[i] = -(grad_kl[i] * d);
+        v.root_minus_1 = with_kl ? v.root_minus_1 : C(0);
+        pull = grad_kl[i] * scaled * inv_scale;
+        grad_prior_mu[i] = -pull;
         const C k = C(-0.5) * grad_kl[i];
-        grad_prior_log_var[i] = k * scaled * scaled + k * v.exp_minus_1;
+        grad_prior_log_var[i] = k * scaled * scaled + times_exp_minus_1(k, v);
       } else {
         v = variance(log_var[i]);
-        v.exp_minus_1 = with_kl ? v.exp_minus_1 : C(0);
+        v.root_minus_1 = with_kl ? v.root_minus_1 : C(0);
         sigma = v.root;
-        d = mu[i];
+        pull = grad_kl[i] * mu[i];
       }
       const C spread = with_z ? sigma * noise[i] : C(0);
       C g = grad_z[i];
@@ -147,8 +147,8 @@ void rsample_kl_backward_tiles(const cpu::RsampleKlBackward& a, int64_t begin, i
         grad_gate[i] = g * (mu[i] + spread) * gate.slope;
         g *= gate.weight;
       }
-      grad_mu[i] = g + grad_kl[i] * d;
-      grad_log_var[i] = C(0.5) * (g * spread + grad_kl[i] * v.exp_minus_1);
+      grad_mu[i] = g + pull;
+      grad_log_var[i] = C(0.5) * (g * spread + times_exp_minus_1(grad_kl[i], v));
     }
     finish(a.grad_mu, at, grad_mu);
     finish(a.grad_log_var, at, grad_log_var);

@@ -228,27 +228,28 @@ void rsample_kl_cholesky_backward_groups(const cpu::RsampleKlCholeskyBackward& a
     read_diagonal(a.tril, at, diagonal);
 #pragma GCC ivdep
     for (int64_t i = 0; i < size; ++i) {
-      C sigma, d;
+      C sigma, pull;  // of the prior's mean, in the gradient of mu
       Ratio<C> v;
       if constexpr (has_prior) {
         const C inv_scale = with_kl ? exponential(C(-0.5) * prior_log_var[i]).exp : C(0);
         const C scaled = with_kl ? (mu[i] - prior_mu[i]) * inv_scale : C(0);
         sigma = exponential(diagonal[i]).exp;
         v = variance_ratio(C(2) * diagonal[i], prior_log_var[i]);
-        v.exp_minus_1 = with_kl ? v.exp_minus_1 : C(0);
-        d = scaled * inv_scale;
+        v.root_minus_1 = with_kl ? v.root_minus_1 : C(0);
+        pull = grad_kl[i] * scaled * inv_scale;
         scale[i] = inv_scale;
-        grad_prior_mu[i] = -(grad_kl[i] * d);
-        grad_prior_log_var[i] = scaled * scaled + v.exp_minus_1;  // the squares are to come
+        grad_prior_mu[i] = -pull;
+        const C k = C(-0.5) * grad_kl[i];
+        grad_prior_log_var[i] = k * scaled * scaled + times_exp_minus_1(k, v);  // the squares are to come
       } else {
         v = variance(C(2) * diagonal[i]);
-        v.exp_minus_1 = with_kl ? v.exp_minus_1 : C(0);
+        v.root_minus_1 = with_kl ? v.root_minus_1 : C(0);
         sigma = v.root;
-        d = mu[i];
+        pull = grad_kl[i] * mu[i];
       }
       weight[i] = grad_kl[i] * scale[i];
-      grad_mu[i] = grad_z[i] + grad_kl[i] * d;
-      grad_diagonal[i] = grad_z[i] * (with_z ? sigma * noise[i] : C(0)) + grad_kl[i] * v.exp_minus_1;
+      grad_mu[i] = grad_z[i] + pull;
+      grad_diagonal[i] = grad_z[i] * (with_z ? sigma * noise[i] : C(0)) + times_exp_minus_1(grad_kl[i], v);
     }
     for (int64_t sample = 0; sample < at.rows; ++sample) {
       const C* const eps = noise + sample * at.pitch;
@@ -282,7 +283,7 @@ void rsample_kl_cholesky_backward_groups(const cpu::RsampleKlCholeskyBackward& a
     finish(a.grad_mu, at, grad_mu);
     if constexpr (has_prior) {
       for (int64_t i = 0; i < size; ++i) {
-        grad_prior_log_var[i] = C(-0.5) * grad_kl[i] * (grad_prior_log_var[i] + squares[i]);
+        grad_prior_log_var[i] += grad_kl[i] == C(0) ? C(0) : C(-0.5) * grad_kl[i] * squares[i];  // these may be infinite
       }
       finish(a.grad_prior_mu, at, grad_prior_mu);
       finish(a.grad_prior_log_var, at, grad_prior_log_var);

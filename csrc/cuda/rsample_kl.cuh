@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(C) == 8 ? 1 : sums > 0 ? 2 : 
           grad_mu[k] = kl[k] * pair.scaled * pair.prior_factor;
           grad_prior_mu[k] = -grad_mu[k];
           const C half = C(0.5) * kl[k];  // first: the product must not overflow before it is halved
-          grad_log_var[k] = half * pair.ratio.exp_minus_1;
+          grad_log_var[k] = times_exp_minus_1(half, pair.ratio);
           grad_prior_log_var[k] = -(half * pair.scaled * pair.scaled + grad_log_var[k]);
         }
         if (a.grad_prior_mu.data != nullptr) {

@@ -76,7 +76,7 @@ void launch(const CholeskyBackward& a, bool wide, cudaStream_t stream) {
       if (a.shares.staged) return launch_staged<S>(rsample_kl_cholesky_staged_backward<C, S>, a, stream);
     }
     const int grid = blocks_for(a.rows, a.shares.samples, a.sum.parts != nullptr);
-    if (a.grad_prior_mu.data != nullptr) {
+    if (a.grad_prior_mu.data != nullptr || a.sum.parts != nullptr) {  // of no samples, there may be a sum alone
       MC_LAUNCH((rsample_kl_cholesky_long_backward<C, S, 2>), grid, kThreads, stream, a);
     } else {
       MC_LAUNCH((rsample_kl_cholesky_long_backward<C, S, 0>), grid, kThreads, stream, a);

@@ -67,31 +67,34 @@ class LineSums<0> {
   __device__ __forceinline__ LineSums(const BatchSum&, const Place&, int64_t, double*, int) {}
 };
 
-// What comes of line i of a sample, with t = log L_ii, the sums of L_ij eps_j and of L_ij^2 for j < i, and eps_i. Leaves
-// z, and KL where that is wanted for each dimension; else returns it.
+// e^(-p/2) of line i of a sample, or 1.
 template <class C>
-__device__ __forceinline__ C finish_line(const Cholesky& a, int64_t row, int i, C t, C product, C squares, C eps,
-                                         LineSums<1>& ratios) {
+__device__ __forceinline__ C prior_factor(const Matrix& prior_log_var, int64_t row, int i) {
+  return prior_log_var.data == nullptr ? C(1) : exponential(C(-0.5) * load_one<C>(prior_log_var, row, i)).exp;
+}
+
+// What comes of line i of a sample, with t = log L_ii, factor = e^(-p/2), the sums of L_ij eps_j and of (L_ij factor)^2
+// for j < i, and eps_i. Leaves z, and KL where that is wanted for each dimension; else returns it.
+template <class C>
+__device__ __forceinline__ C finish_line(const Cholesky& a, int64_t row, int i, C t, C factor, C product, C squares,
+                                         C eps, LineSums<1>& ratios) {
   const C mu = load_one<C>(a.mu, row, i);
-  C m = 0, factor = 1;
+  C m = 0;
   Ratio<C> ratio;
   C diagonal;
   if (a.prior_mu.data != nullptr) {
-    const C p = load_one<C>(a.prior_log_var, row, i);
     m = load_one<C>(a.prior_mu, row, i);
-    factor = exponential(C(-0.5) * p).exp;
     diagonal = exponential(t).exp;
-    ratio = variance_ratio(C(2) * t, p);
+    ratio = variance_ratio(C(2) * t, load_one<C>(a.prior_log_var, row, i));
   } else {
     ratio = variance(C(2) * t);
     diagonal = ratio.root;
   }
-  const C scaled = (mu - m) * factor, others = squares * factor * factor;
-  const C kl = kl_divergence(scaled, ratio) + C(0.5) * others;
+  const C kl = kl_divergence((mu - m) * factor, ratio) + C(0.5) * squares;
   store_one<C>(a.z, row, i, mu + (product + diagonal * eps));
   if (a.sum.parts != nullptr) {  // of one sample it may be too large for C, and not on average
     const double root = static_cast<double>(ratio.root);
-    ratios.add(0, i, root * root + static_cast<double>(others));
+    ratios.add(0, i, root * root + static_cast<double>(squares));
   }
   if (!a.per_dimension) return kl;
   store_one<C>(a.kl, row, i, kl);
@@ -144,14 +147,14 @@ __device__ __forceinline__ OfLine<C> start_line(const CholeskyBackward& a, int64
   if (a.grad_kl.data != nullptr) {  // what an absent gradient would be multiplied by is not looked at: it may be infinite
     const bool with_prior = a.prior_mu.data != nullptr;
     const C p = with_prior ? load_one<C>(a.prior_log_var, row, i) : C(0);
-    if (with_prior) of.factor = exponential(C(-0.5) * p).exp;
+    of.factor = prior_factor<C>(a.prior_log_var, row, i);
     const C m = with_prior ? load_one<C>(a.prior_mu, row, i) : C(0);
     const Ratio<C> ratio = with_prior ? variance_ratio(C(2) * t, p) : variance(C(2) * t);
     of.k = load_one<C>(a.grad_kl, row, i);
     const C scaled = (load_one<C>(a.mu, row, i) - m) * of.factor, half = C(0.5) * of.k;
     grad_mu = of.k * scaled * of.factor;
-    of.diagonal = of.k * ratio.exp_minus_1;
-    of.grad_prior_log_var = -(half * scaled * scaled + half * ratio.exp_minus_1);
+    of.diagonal = times_exp_minus_1(of.k, ratio);
+    of.grad_prior_log_var = -(half * scaled * scaled + times_exp_minus_1(half, ratio));
   }
   if constexpr (sums > 0) {
     if (a.grad_prior_mu.data != nullptr) put(a.grad_prior_mu, row, i, -grad_mu, summed, 0);
@@ -170,7 +173,8 @@ template <class C>
 __device__ __forceinline__ void finish_line(const CholeskyBackward& a, int64_t row, int i, const OfLine<C>& of,
                                             C squares, LineSums<2>& summed) {
   if (a.grad_prior_mu.data == nullptr) return;
-  put(a.grad_prior_log_var, row, i, of.grad_prior_log_var - C(0.5) * of.k * squares, summed, 1);
+  const C rest = of.k == C(0) ? C(0) : C(0.5) * of.k * squares;  // the squares may be infinite
+  put(a.grad_prior_log_var, row, i, of.grad_prior_log_var - rest, summed, 1);
 }
 
 // Called by all threads, at the end.

@@ -78,11 +78,11 @@ __device__ __forceinline__ void load_lines(const T* start, int64_t step, int top
 constexpr int kLines = 8;  // that are read before the first is used
 
 // Of the lines [top, top + kLines) the sums of L_ij eps_j over the columns j < i of [left, right), and behind them those
-// of L_ij^2, left in the lanes that sums_over_lanes says. `left` is a multiple of 32. lines: how many there are, all
-// others count as 0.
+// of (L_ij factor)^2, left in the lanes that sums_over_lanes says. `left` is a multiple of 32. lines: how many there are,
+// all others count as 0. factors: of these lines.
 template <class C, class S>
 __device__ __forceinline__ C sums_of_lines(const Matrix& tril, int64_t row, int top, int lines, int left, int right,
-                                           const C* eps, int lane) {
+                                           const C* eps, const C* factors, int lane) {
   constexpr int count = kLines;
   C v[2 * count] = {};
   with_storage<S>(tril, [&](auto* type) {
@@ -96,8 +96,9 @@ __device__ __forceinline__ C sums_of_lines(const Matrix& tril, int64_t row, int 
       load_lines(start, step, top, lines, j, first + kWarp <= top && lines >= count, l);
 #pragma unroll
       for (int r = 0; r < count; ++r) {
+        const C scaled = l[r] * factors[r];
         v[r] += l[r] * e;
-        v[r + count] += l[r] * l[r];
+        v[r + count] += scaled * scaled;
       }
     }
   });
@@ -108,10 +109,12 @@ template <class C, class S>
 __global__ void __launch_bounds__(kThreads, sizeof(C) == 8 ? 1 : std::is_same_v<S, Any> ? 2 : 3)
     rsample_kl_cholesky_long(const Cholesky a) {
   __shared__ Four<C> noise_of_block[kNoise / 4];
+  __shared__ C factors_of_block[kThreads];  // of the lines of each team
   __shared__ double ratios_of_block[kNoise];
   const PlaceInTeam at(a.shares);
   const int cols = static_cast<int>(a.cols), room = kNoise / at.samples;  // columns of noise that are there at a time
   C* const eps = &noise_of_block[at.sample * room / 4].at[0];
+  C* const factors = factors_of_block + threadIdx.x / kWarp * kWarp;
   const uint64_t seed = static_cast<uint64_t>(*a.seed);
   LineSums<1> ratios(a.sum, at, a.cols, ratios_of_block, kNoise);
   for (int64_t first = int64_t{blockIdx.x} * at.samples; first < a.rows; first += int64_t{gridDim.x} * at.samples) {
@@ -120,6 +123,10 @@ __global__ void __launch_bounds__(kThreads, sizeof(C) == 8 ? 1 : std::is_same_v<
     for (int of_teams = 0; of_teams < cols; of_teams += kWarp * at.teams) {
       const int top = of_teams + kWarp * at.team, i = top + at.lane;
       const int lines = row < a.rows ? cols - top : 0;
+      const C factor = at.lane < lines ? prior_factor<C>(a.prior_log_var, row, i) : C(1);
+      __syncwarp();  // those of the lines before have been used
+      factors[at.lane] = factor;
+      __syncwarp();
       C product = 0, squares = 0, mine = 0;
       for (int left = 0; left < cols && left < of_teams + kWarp * at.teams; left += room) {
         if (cols > room || of_teams == 0) {
@@ -133,7 +140,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(C) == 8 ? 1 : std::is_same_v<
         for (int from = 0; from < kWarp && from < lines; from += kLines) {
           const int end = top + from + kLines;
           const C sum = sums_of_lines<C, S>(a.tril, row, top + from, lines - from, left, right < end ? right : end, eps,
-                                            at.lane);
+                                            factors + from, at.lane);
           constexpr int each = kWarp / (2 * kLines);  // lanes that are left with the same sum
           const C first_sum = __shfl_sync(kAllLanes, sum, at.lane % kLines * each);
           const C second_sum = __shfl_sync(kAllLanes, sum, (kLines + at.lane % kLines) * each);
@@ -145,7 +152,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(C) == 8 ? 1 : std::is_same_v<
       }
       if (at.lane >= lines) continue;
       const C t = load_one<C, S>(a.tril, row, int64_t{i} * (i + 3) / 2);
-      kl += static_cast<double>(finish_line(a, row, i, t, product, squares, mine, ratios));
+      kl += static_cast<double>(finish_line(a, row, i, t, factor, product, squares, mine, ratios));
     }
     finish_kl<C>(a, at, row, kl);
   }

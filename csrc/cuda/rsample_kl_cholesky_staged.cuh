@@ -183,15 +183,17 @@ __global__ void __launch_bounds__(kThreads, 4) rsample_kl_cholesky_staged(const 
     double kl = 0;
     if (busy && row < a.rows) {
       const S* const line = numbers + i * (i + 1) / 2;
+      const C factor = prior_factor<C>(a.prior_log_var, row, i);
       C product = 0, squares = 0;
       for_columns(line, eps, i, cols, [&](int, int, const C(&l)[4], const C(&e)[4]) {
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
+          const C scaled = l[k] * factor;
           product += l[k] * e[k];
-          squares += l[k] * l[k];
+          squares += scaled * scaled;
         }
       });
-      kl = static_cast<double>(finish_line(a, row, i, widen<C>(line[i]), product, squares, eps[i], ratios));
+      kl = static_cast<double>(finish_line(a, row, i, widen<C>(line[i]), factor, product, squares, eps[i], ratios));
     }
     finish_kl<C>(a, at, row, kl);
   });

@@ -20,11 +20,12 @@ from ..triton_launch import (
 from ..triton_math import (
     add_up_group,
     exponential,
-    exponential_of_difference,
+    exponential_of_half_difference,
     logistic,
     noise,
     read,
     sum_of_rows,
+    times_exp_minus_1,
     write,
 )
 
@@ -33,15 +34,15 @@ __all__ = ["rsample_kl", "rsample_kl_backward"]
 
 @triton.jit
 def variance_terms(log_var, prior_log_var):
-    """e^(l/2), e^d, e^d - 1, e^d - 1 - d and e^(-p/2), with d = l - p. Without a prior p is None, and stands for 0."""
+    """e^(l/2), e^(d/2), t = e^(d/2) - 1, (e^d - 1 - d)/2 and e^(-p/2), with d = l - p. Without a prior p is None, and
+    stands for 0."""
     sigma, t, s = exponential(0.5 * log_var)
-    # All from one exponential: with t = e^(l/2) - 1 and s = t - l/2, e^l - 1 = t (t + 2), e^l - 1 - l = t^2 + 2 s.
-    exp, exp_minus_1, exp_minus_1_minus_d = sigma * sigma, t * (t + 2.0), t * t + 2.0 * s
-    inv_prior_sigma = 1.0
+    root, inv_prior_sigma = sigma, 1.0
     if prior_log_var is not None:
-        exp, exp_minus_1, exp_minus_1_minus_d = exponential_of_difference(log_var, prior_log_var)
+        root, t, s = exponential_of_half_difference(log_var, prior_log_var)
         inv_prior_sigma, _, _ = exponential(-0.5 * prior_log_var)
-    return sigma, exp, exp_minus_1, exp_minus_1_minus_d, inv_prior_sigma
+    # With s = t - d/2; both terms are positive: nothing cancels.
+    return sigma, root, t, 0.5 * t * t + s, inv_prior_sigma
 
 
 @triton.jit(do_not_specialize=["first_row", "rows", "rows_each", "group_size"])
@@ -81,7 +82,9 @@ def forward_kernel(
     begin = tl.program_id(0).to(tl.int64) * rows_each
     for first_col in range(0, cols, COLS):
         col = first_col + tl.arange(0, COLS)[None, :].to(tl.int64)
-        ratio = tl.zeros([ROWS, COLS], ARITHMETIC)
+        ratio = tl.zeros(
+            [ROWS, COLS], tl.float64
+        )  # that of one sample may be too large for float32, and not on average
         for start in range(0, rows_each, ROWS):
             row = begin + start + tl.arange(0, ROWS)[:, None]
             inside = (row < rows) & (col < cols)
@@ -93,7 +96,7 @@ def forward_kernel(
                 prior_log_var_at = prior_log_var_ptr + row * prior_log_var_row_stride + col * prior_log_var_col_stride
                 distance = mu - read(prior_mu_at, inside, ARITHMETIC)
                 prior_log_var = read(prior_log_var_at, inside, ARITHMETIC)
-            sigma, exp, _, exp_minus_1_minus_d, inv_prior_sigma = variance_terms(log_var, prior_log_var)
+            sigma, root, _, kl_of_variances, inv_prior_sigma = variance_terms(log_var, prior_log_var)
             eps = noise(seed, first_row + begin + start, first_col, ROWS, COLS, ARITHMETIC)
             z = mu + sigma * eps
             if gate_ptr is not None:
@@ -102,7 +105,7 @@ def forward_kernel(
                 z *= w
             write(z_ptr + row * cols + col, z, inside)
             scaled = distance * inv_prior_sigma
-            kl = 0.5 * scaled * scaled + 0.5 * exp_minus_1_minus_d  # half of a square may be in range where it is not
+            kl = 0.5 * scaled * scaled + kl_of_variances  # half of a square may be in range where it is not
             if PER_DIMENSION:
                 tl.store(kl_ptr + row * cols + col, kl, mask=inside)
             else:
@@ -112,7 +115,8 @@ def forward_kernel(
                     total += tl.load(kl_ptr + kl_row, mask=kl_row < rows, other=0.0)
                 tl.store(kl_ptr + kl_row, total, mask=kl_row < rows)
             if ratio_ptr is not None:
-                ratio += tl.where(inside, exp, 0.0)
+                wide = tl.where(inside, root, 0.0).to(tl.float64)
+                ratio += wide * wide
         if ratio_ptr is not None:
             at = first_col + tl.arange(0, COLS)
             partial_row = partial_ptr + tl.program_id(0).to(tl.int64) * cols
@@ -248,7 +252,7 @@ def backward_kernel(
                 prior_log_var_at = prior_log_var_ptr + row * prior_log_var_row_stride + col * prior_log_var_col_stride
                 distance = mu - read(prior_mu_at, inside, ARITHMETIC)
                 prior_log_var = read(prior_log_var_at, inside, ARITHMETIC)
-            sigma, _, exp_minus_1, _, inv_prior_sigma = variance_terms(log_var, prior_log_var)
+            sigma, _, root_minus_1, _, inv_prior_sigma = variance_terms(log_var, prior_log_var)
             grad_mu = tl.zeros([ROWS, COLS], ARITHMETIC)
             grad_log_var = tl.zeros([ROWS, COLS], ARITHMETIC)
             if grad_z_ptr is not None:
@@ -270,11 +274,12 @@ def backward_kernel(
             if grad_kl_ptr is not None:
                 grad_kl = read(grad_kl_ptr + row * grad_kl_row_stride + col * grad_kl_col_stride, inside, ARITHMETIC)
                 scaled = distance * inv_prior_sigma
-                pull = grad_kl * (scaled * inv_prior_sigma)
+                pull = grad_kl * scaled * inv_prior_sigma
+                growth = times_exp_minus_1(grad_kl, root_minus_1)
                 grad_mu += pull
-                grad_log_var += grad_kl * exp_minus_1
+                grad_log_var += growth
                 if grad_prior_mu_ptr is not None:
-                    grad_prior_log_var = -0.5 * (grad_kl * scaled * scaled + grad_kl * exp_minus_1)
+                    grad_prior_log_var = -0.5 * (grad_kl * scaled * scaled + growth)
                     if SUM_PRIOR_MU:
                         sum_prior_mu -= tl.where(inside, pull, 0.0)
                     else:

@@ -29,6 +29,7 @@ from ..triton_math import (
     noise,
     read,
     sum_of_rows,
+    times_exp_minus_1,
     write,
 )
 
@@ -75,32 +76,30 @@ def forward_kernel(
     seed = tl.load(seed_ptr)
     begin = tl.program_id(0).to(tl.int64) * rows_each
     for first_i in range(0, cols, HEIGHT):
-        i = first_i + tl.arange(0, HEIGHT)[None, :]
-        ratio = tl.zeros([ROWS, HEIGHT], ARITHMETIC)
+        i = first_i + tl.arange(0, HEIGHT)[None, :].to(tl.int64)
+        ratio = tl.zeros([ROWS, HEIGHT], tl.float64)  # as of the diagonal covariance
         for start in range(0, rows_each, ROWS):
             row = begin + start + tl.arange(0, ROWS)[:, None]
             inside = (row < rows) & (i < cols)
-            mu = read(mu_ptr + row * mu_row_stride + i.to(tl.int64) * mu_col_stride, inside, ARITHMETIC)
+            mu = read(mu_ptr + row * mu_row_stride + i * mu_col_stride, inside, ARITHMETIC)
             tril_row = tril_ptr + row * tril_row_stride
             log_var = 2.0 * read(
-                tril_row + (i * (i + 3) // 2).to(tl.int64) * tril_col_stride, inside, ARITHMETIC
+                tril_row + i * (i + 3) // 2 * tril_col_stride, inside, ARITHMETIC
             )  # exactly 2 log L_ii
             distance, prior_log_var = mu, None
             if prior_mu_ptr is not None:
-                prior_mu_at = prior_mu_ptr + row * prior_mu_row_stride + i.to(tl.int64) * prior_mu_col_stride
-                prior_log_var_at = (
-                    prior_log_var_ptr + row * prior_log_var_row_stride + i.to(tl.int64) * prior_log_var_col_stride
-                )
+                prior_mu_at = prior_mu_ptr + row * prior_mu_row_stride + i * prior_mu_col_stride
+                prior_log_var_at = prior_log_var_ptr + row * prior_log_var_row_stride + i * prior_log_var_col_stride
                 distance = mu - read(prior_mu_at, inside, ARITHMETIC)
                 prior_log_var = read(prior_log_var_at, inside, ARITHMETIC)
-            sigma, exp, _, exp_minus_1_minus_d, inv_prior_sigma = variance_terms(log_var, prior_log_var)
+            sigma, root, _, kl_of_variances, inv_prior_sigma = variance_terms(log_var, prior_log_var)
             spread = tl.zeros([ROWS, HEIGHT, WIDTH], ARITHMETIC)
             squares = tl.zeros([ROWS, HEIGHT, WIDTH], ARITHMETIC)
             for first_j in range(0, tl.minimum(first_i + HEIGHT, cols), WIDTH):
                 j = first_j + tl.arange(0, WIDTH)[None, None, :]
                 below = (j < i[:, :, None]) & inside[:, :, None]
                 offset = (i * (i + 1) // 2)[:, :, None] + j
-                at = tril_row[:, :, None] + offset.to(tl.int64) * tril_col_stride
+                at = tril_row[:, :, None] + offset * tril_col_stride
                 factor = read(at, below, ARITHMETIC)
                 spread += factor * noise(seed, first_row + begin + start, first_j, ROWS, WIDTH, ARITHMETIC)[:, None, :]
                 if prior_mu_ptr is not None:
@@ -110,7 +109,7 @@ def forward_kernel(
             off_diagonal = tl.sum(squares, axis=2)
             write(z_ptr + row * cols + i, mu + (tl.sum(spread, axis=2) + sigma * eps), inside)
             scaled = distance * inv_prior_sigma
-            kl = 0.5 * scaled * scaled + 0.5 * (off_diagonal + exp_minus_1_minus_d)
+            kl = 0.5 * scaled * scaled + (0.5 * off_diagonal + kl_of_variances)
             if PER_DIMENSION:
                 tl.store(kl_ptr + row * cols + i, kl, mask=inside)
             else:
@@ -120,7 +119,8 @@ def forward_kernel(
                     total += tl.load(kl_ptr + kl_row, mask=kl_row < rows, other=0.0)
                 tl.store(kl_ptr + kl_row, total, mask=kl_row < rows)
             if ratio_ptr is not None:
-                ratio += tl.where(inside, off_diagonal + exp, 0.0)
+                wide = tl.where(inside, root, 0.0).to(tl.float64)
+                ratio += wide * wide + tl.where(inside, off_diagonal, 0.0).to(tl.float64)
         if ratio_ptr is not None:
             at = first_i + tl.arange(0, HEIGHT)
             partial_row = partial_ptr + tl.program_id(0).to(tl.int64) * cols
@@ -246,7 +246,7 @@ def backward_kernel(
     begin = tl.program_id(0).to(tl.int64) * rows_each
     packed = tl.cast(cols, tl.int64) * (cols + 1) // 2  # no method: compiled, a 1 is a constant, no tensor
     for first_i in range(0, cols, HEIGHT):
-        i = first_i + tl.arange(0, HEIGHT)[None, :]
+        i = first_i + tl.arange(0, HEIGHT)[None, :].to(tl.int64)
         sum_prior_mu = tl.zeros([ROWS, HEIGHT], ARITHMETIC)
         sum_prior_log_var = tl.zeros([ROWS, HEIGHT], ARITHMETIC)
         for start in range(0, rows_each, ROWS):
@@ -255,36 +255,31 @@ def backward_kernel(
             dense = row * cols + i
             tril_row = tril_ptr + row * tril_row_stride
             log_var = 2.0 * read(
-                tril_row + (i * (i + 3) // 2).to(tl.int64) * tril_col_stride, inside, ARITHMETIC
+                tril_row + i * (i + 3) // 2 * tril_col_stride, inside, ARITHMETIC
             )  # exactly 2 log L_ii
             prior_log_var = None
             if prior_mu_ptr is not None:
-                prior_log_var_at = (
-                    prior_log_var_ptr + row * prior_log_var_row_stride + i.to(tl.int64) * prior_log_var_col_stride
-                )
+                prior_log_var_at = prior_log_var_ptr + row * prior_log_var_row_stride + i * prior_log_var_col_stride
                 prior_log_var = read(prior_log_var_at, inside, ARITHMETIC)
-            sigma, _, exp_minus_1, _, inv_prior_sigma = variance_terms(log_var, prior_log_var)
+            sigma, _, root_minus_1, _, inv_prior_sigma = variance_terms(log_var, prior_log_var)
             grad_mu = tl.zeros([ROWS, HEIGHT], ARITHMETIC)
             grad_diagonal = tl.zeros([ROWS, HEIGHT], ARITHMETIC)
             if grad_z_ptr is not None:
-                grad_z = read(
-                    grad_z_ptr + row * grad_z_row_stride + i.to(tl.int64) * grad_z_col_stride, inside, ARITHMETIC
-                )
+                grad_z = read(grad_z_ptr + row * grad_z_row_stride + i * grad_z_col_stride, inside, ARITHMETIC)
                 eps = noise(seed, first_row + begin + start, first_i, ROWS, HEIGHT, ARITHMETIC)
                 grad_mu = grad_z
                 grad_diagonal = grad_z * (sigma * eps)
             if grad_kl_ptr is not None:
-                grad_kl = read(
-                    grad_kl_ptr + row * grad_kl_row_stride + i.to(tl.int64) * grad_kl_col_stride, inside, ARITHMETIC
-                )
-                distance = read(mu_ptr + row * mu_row_stride + i.to(tl.int64) * mu_col_stride, inside, ARITHMETIC)
+                grad_kl = read(grad_kl_ptr + row * grad_kl_row_stride + i * grad_kl_col_stride, inside, ARITHMETIC)
+                distance = read(mu_ptr + row * mu_row_stride + i * mu_col_stride, inside, ARITHMETIC)
                 if prior_mu_ptr is not None:
-                    prior_mu_at = prior_mu_ptr + row * prior_mu_row_stride + i.to(tl.int64) * prior_mu_col_stride
+                    prior_mu_at = prior_mu_ptr + row * prior_mu_row_stride + i * prior_mu_col_stride
                     distance -= read(prior_mu_at, inside, ARITHMETIC)
                 scaled = distance * inv_prior_sigma
-                pull = grad_kl * (scaled * inv_prior_sigma)
+                pull = grad_kl * scaled * inv_prior_sigma
+                growth = times_exp_minus_1(grad_kl, root_minus_1)
                 grad_mu += pull
-                grad_diagonal += grad_kl * exp_minus_1
+                grad_diagonal += growth
                 kl_scale = grad_kl * inv_prior_sigma
             write(grad_mu_ptr + dense, grad_mu, inside)
             squares = tl.zeros([ROWS, HEIGHT, WIDTH], ARITHMETIC)
@@ -297,7 +292,7 @@ def backward_kernel(
                     eps_j = noise(seed, first_row + begin + start, first_j, ROWS, WIDTH, ARITHMETIC)
                     grad_factor = grad_z[:, :, None] * eps_j[:, None, :]
                 if grad_kl_ptr is not None:
-                    factor = read(tril_row[:, :, None] + offset.to(tl.int64) * tril_col_stride, below, ARITHMETIC)
+                    factor = read(tril_row[:, :, None] + offset * tril_col_stride, below, ARITHMETIC)
                     if prior_mu_ptr is not None:
                         factor = tl.where(below, factor * inv_prior_sigma[:, :, None], 0.0)
                     grad_factor += kl_scale[:, :, None] * factor
@@ -310,8 +305,8 @@ def backward_kernel(
                     below | (on_diagonal & inside[:, :, None]),
                 )
             if grad_prior_mu_ptr is not None:
-                rest = grad_kl * (tl.sum(squares, axis=2) + exp_minus_1)
-                grad_prior_log_var = -0.5 * (grad_kl * scaled * scaled + rest)
+                rest = tl.where(grad_kl == 0.0, 0.0, grad_kl * tl.sum(squares, axis=2))  # these may be infinite
+                grad_prior_log_var = -0.5 * (grad_kl * scaled * scaled + growth + rest)
                 if SUM_PRIOR_MU:
                     sum_prior_mu -= tl.where(inside, pull, 0.0)
                 else:

@@ -577,6 +577,54 @@ def test_what_is_not_asked_for_may_be_infinite(kernels: Kernels, cols: int) -> N
         assert (of_prior == 0).all()
 
 
+@pytest.mark.parametrize("cols", [1, 9, 40, 140])
+@pytest.mark.parametrize("full", [False, True])
+def test_a_sample_whose_infinite_kl_does_not_count_has_no_gradient(kernels: Kernels, full: bool, cols: int) -> None:
+    inputs, grad_kl = oracles.infinite_in_float32(full, cols)
+    there = [tensor.detach().to(kernels.device) for tensor in inputs.values()]
+    seed, incoming = kernels.scalar(0, torch.int64), grad_kl.to(kernels.device)
+    if full:
+        found = kernels.operators.rsample_kl_cholesky_backward(None, incoming, *there, seed, 0, True)
+    else:
+        found = kernels.operators.rsample_kl_backward(None, incoming, *there, None, seed, 0, True, False)[:4]
+    oracles.assert_gradients_of_infinite_kl(
+        {name: gradient.cpu() for name, gradient in zip(inputs, found, strict=True)}, inputs, grad_kl
+    )
+
+
+@pytest.mark.parametrize("cols", [5, 140])  # staged, and longer than that
+@pytest.mark.parametrize(("below", "prior_log_var"), [(1e20, 80.0), (3e-21, -80.0)])
+def test_what_is_left_of_the_diagonal_is_scaled_before_it_is_squared(
+    kernels: Kernels, cols: int, below: float, prior_log_var: float
+) -> None:
+    """Its square alone is infinite, or has lost its digits; over the prior's variance it has not."""
+    mu, prior_log_vars = (torch.full((2, cols), value, device=kernels.device) for value in (0.0, prior_log_var))
+    rows, columns = torch.tril_indices(cols, cols, device=kernels.device)
+    tril = torch.where(rows == columns, prior_log_var / 2, below).float().repeat(2, 1)
+    inputs = mu, tril, mu, prior_log_vars, kernels.scalar(1, torch.int64)
+    _, kl, ratio = kernels.operators.rsample_kl_cholesky(*inputs, 0, False, True)
+    square = float(torch.tensor(below).double()) ** 2 * math.exp(-prior_log_var)
+    expected = torch.full((2,), 0.5 * square * cols * (cols - 1) / 2, dtype=torch.float64)
+    torch.testing.assert_close(kl.cpu().double(), expected, rtol=2e-6, atol=0)
+    torch.testing.assert_close(ratio.cpu().double(), 1 + square * torch.arange(cols).double(), rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize("cols", [5, 140])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_prior_of_no_samples_has_no_gradient(kernels: Kernels, dtype: torch.dtype, cols: int) -> None:
+    """A mean for each sample, of which there is none, and one variance for all."""
+    of = {"dtype": dtype, "device": kernels.device}
+    none, one = torch.zeros(0, cols, **of), torch.zeros(1, cols, **of)
+    tril, seed = torch.zeros(0, cols * (cols + 1) // 2, **of), kernels.scalar(1, torch.int64)
+    torch.full((1, cols), 7.0, **of)  # what is freed is given to the next
+    run = kernels.operators
+    full = run.rsample_kl_cholesky_backward(none, none[:, 0], none, tril, none, one, seed, 0, True)
+    diagonal = run.rsample_kl_backward(none, none[:, 0], none, none, none, one, None, seed, 0, True, False)
+    for *_, of_mean, of_log_var in (full, diagonal[:4]):
+        assert of_mean.shape == (0, cols)
+        assert torch.equal(of_log_var, one)
+
+
 @pytest.mark.parametrize("cols", [5, 32, 600])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_nan_stays_in_its_row(kernels: Kernels, dtype: torch.dtype, cols: int) -> None:

@@ -354,6 +354,13 @@ def test_what_is_not_asked_for_may_be_infinite(
     assert all((one == 0).all() for one in found[2:])
 
 
+def test_a_sample_whose_infinite_kl_does_not_count_has_no_gradient(backend: str) -> None:
+    inputs, grad_kl = oracles.infinite_in_float32(False, 9)
+    _, kl = mc.rsample_kl(**inputs, seed=0, backend=backend)
+    found = dict(zip(inputs, grad(kl, list(inputs.values()), grad_kl), strict=True))
+    oracles.assert_gradients_of_infinite_kl(found, inputs, grad_kl)
+
+
 def test_a_variance_ratio_may_be_large_where_its_mean_is_not(backend: str) -> None:
     """Of one sample in ten it is e⁹⁰, more than float32 holds."""
     log_var, prior_log_var = torch.zeros(10, 3), torch.zeros(10, 3)

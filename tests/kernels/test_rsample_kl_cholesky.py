@@ -434,6 +434,26 @@ def test_what_is_not_asked_for_may_be_infinite(
     assert all((one == 0).all() for one in found[2:])
 
 
+@pytest.mark.parametrize("latents", [1, 9, 40])
+def test_a_sample_whose_infinite_kl_does_not_count_has_no_gradient(backend: str, latents: int) -> None:
+    inputs, grad_kl = oracles.infinite_in_float32(True, latents)
+    _, kl = mc.rsample_kl_cholesky(**inputs, seed=0, backend=backend)
+    found = dict(zip(inputs, grad(kl, list(inputs.values()), grad_kl), strict=True))
+    oracles.assert_gradients_of_infinite_kl(found, inputs, grad_kl)
+
+
+@pytest.mark.parametrize(("below", "prior_log_var"), [(1e20, 80.0), (3e-21, -80.0)])
+def test_what_is_left_of_the_diagonal_is_scaled_before_it_is_squared(
+    backend: str, below: float, prior_log_var: float
+) -> None:
+    """Its square alone is infinite, or has lost its digits; over the prior's variance it has not."""
+    mu, prior = torch.zeros(2, 5), (torch.zeros(2, 5), torch.full((2, 5), prior_log_var))
+    tril = torch.where(on_diagonal(5), prior_log_var / 2, below).repeat(2, 1)
+    _, kl = mc.rsample_kl_cholesky(mu, tril, *prior, seed=1, backend=backend)
+    expected = 10 * 0.5 * float(mpmath.mpf(float(tril[0, 1])) ** 2 * mpmath.exp(-prior_log_var))
+    torch.testing.assert_close(kl.double(), torch.full((2,), expected).double(), rtol=2e-6, atol=0)
+
+
 def test_a_variance_ratio_may_be_large_where_its_mean_is_not(backend: str) -> None:
     """Of one sample in ten it is e⁹⁰, more than float32 holds."""
     mu, tril, prior_log_var = torch.zeros(10, 2), torch.zeros(10, 3), torch.zeros(10, 2)

@@ -2,10 +2,12 @@
 
 import math
 import os
+import re
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import mpmath
@@ -139,6 +141,18 @@ def test_noise_keeps_its_digits_where_it_is_near_zero(dtype: torch.dtype, relati
     assert error.max() <= relative
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [("EXP_32", "exp_series"), ("SIN_32", "sin_series"), ("COS_32", "cos_series"), ("LOG_32", "log_1p_minus")],
+)
+def test_coefficients_are_those_of_the_header(ours: str, theirs: str) -> None:
+    """Of least error in single precision: found by a search, and copied."""
+    header = (Path(__file__).parents[2] / "csrc/include/manifold_core/special.h").read_text(encoding="utf-8")
+    numbers = re.search(rf"{theirs}\(float.*?\{{\{{(.*?)\}}\}}", header, re.DOTALL)
+    assert numbers is not None
+    assert getattr(triton_math, ours).value == tuple(float(n.strip(" f\n")) for n in numbers[1].split(","))
+
+
 @triton.jit
 def exponential_kernel(
     x_ptr,  # [n]
@@ -152,10 +166,10 @@ def exponential_kernel(
     tl.store(result_ptr + at, a)
     tl.store(result_ptr + n + at, b)
     tl.store(result_ptr + 2 * n + at, c)
-    a, b, c = triton_math.exponential_of_difference(x, y)
-    tl.store(result_ptr + 3 * n + at, a)
-    tl.store(result_ptr + 4 * n + at, b)
-    tl.store(result_ptr + 5 * n + at, c)
+    _, root, root_minus_1, kl, _ = diagonal.variance_terms(x, y)
+    tl.store(result_ptr + 3 * n + at, root * root)
+    tl.store(result_ptr + 4 * n + at, triton_math.times_exp_minus_1(1.0, root_minus_1))
+    tl.store(result_ptr + 5 * n + at, 2.0 * kl)
 
 
 @ON_GPU
@@ -404,6 +418,27 @@ def test_rsample_kl_is_the_definition(assert_rsample_kl: Callable[[Case, bool], 
 )
 def test_rsample_kl_cholesky_is_the_definition(assert_rsample_kl: Callable[[Case, bool], None], case: Case) -> None:
     assert_rsample_kl(case, True)
+
+
+@ON_GPU
+@pytest.mark.parametrize("full", [False, True])
+def test_a_sample_whose_infinite_kl_does_not_count_has_no_gradient(full: bool) -> None:
+    inputs, grad_kl = oracles.infinite_in_float32(full, 9)
+    _, found = evaluate(mc.rsample_kl_cholesky if full else mc.rsample_kl, inputs, [None, grad_kl], seed=0)
+    oracles.assert_gradients_of_infinite_kl(found, inputs, grad_kl)
+
+
+@ON_GPU
+@pytest.mark.parametrize("full", [False, True])
+def test_a_variance_ratio_may_be_large_where_its_mean_is_not(full: bool) -> None:
+    """Of one sample in ten it is e⁹⁰, more than float32 holds."""
+    mu, log_var, prior_log_var = (torch.zeros(10, 1) for _ in range(3))
+    log_var[4], prior_log_var[4] = 50, -40
+    inputs = {"mu": mu, "prior_mu": mu, "prior_log_var": prior_log_var}
+    inputs |= {"tril": log_var / 2} if full else {"log_var": log_var}
+    function = mc.rsample_kl_cholesky if full else mc.rsample_kl
+    (*_, ratio), _ = evaluate(function, inputs, [torch.ones(10, 1), None], seed=0, return_variance_ratio=True)
+    torch.testing.assert_close(ratio, torch.tensor([float((9 + mpmath.exp(90)) / 10)]), rtol=1e-5, atol=0)
 
 
 # ---- gaussian_nll and gaussian_elbo

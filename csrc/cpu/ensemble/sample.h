@@ -82,9 +82,9 @@ inline void sample(const Model& m, const ModelTile& tile, const float* share, fl
 #pragma GCC ivdep
       for (int64_t s = 0; s < tile.columns; ++s) log_var[s] *= 2;
     }
-    // sigma_q^2 / sigma_p^2 - 1, and the KL, of which a full covariance has more.
-    const auto grown = [&](const Ratio<float>& v, int64_t s) {
-      return kFull ? v.exp_minus_1 + v.root * v.root * square[s] : v.exp_minus_1;
+    // k (sigma_q^2 / sigma_p^2 - 1), and the KL, of which a full covariance has more.
+    const auto growth = [&](float k, const Ratio<float>& v, int64_t s) {
+      return kFull ? times_exp_minus_1(k, v) + k * v.root * v.root * square[s] : times_exp_minus_1(k, v);
     };
     const auto divergence = [&](float scaled, const Ratio<float>& v, int64_t s) {
       return kFull ? kl_divergence(scaled, v) + 0.5f * (v.root * v.root * square[s]) : kl_divergence(scaled, v);
@@ -100,7 +100,7 @@ inline void sample(const Model& m, const ModelTile& tile, const float* share, fl
         kl[s] += divergence(mu[s], v, s);
         variance_of[s] = v.root * v.root;
         mu[s] *= share[s];
-        log_var[s] = kSlope * share[s] * grown(v, s);
+        log_var[s] = growth(kSlope * share[s], v, s);
       }
     } else {
 #pragma GCC ivdep
@@ -114,11 +114,12 @@ inline void sample(const Model& m, const ModelTile& tile, const float* share, fl
         z[s] = mu[s] + spread[s];
         kl[s] += divergence(scaled, v, s);
         variance_of[s] = v.root * v.root;
-        const float grad = share[s] * scaled * inv_scale, half = 0.5f * share[s], growth = grown(v, s);
+        const float grad = share[s] * scaled * inv_scale, half = 0.5f * share[s];
         mu[s] = grad;
         prior_mu[s] = -grad;
-        log_var[s] = kSlope * share[s] * growth;
-        prior_log_var[s] = -(half * scaled * scaled) - half * growth;
+        const float grown = growth(half, v, s);
+        log_var[s] = 2 * kSlope * grown;
+        prior_log_var[s] = -(half * scaled * scaled) - grown;
       }
     }
     if constexpr (kFull) {

@@ -128,7 +128,7 @@ __device__ __forceinline__ float sample_forward(const Model& model, const Part& 
       kl += here ? kl_divergence(pair.scaled, pair.ratio) : 0.0f;
       ratio += here ? pair.ratio.root * pair.ratio.root : 0.0f;
       const float grad_mu = here ? grad_kl * pair.scaled * pair.prior_factor : 0.0f;
-      const float grad_log_var = here ? half * pair.ratio.exp_minus_1 : 0.0f;
+      const float grad_log_var = here ? times_exp_minus_1(half, pair.ratio) : 0.0f;
       mu[0] = grad_mu;
       mu[log_var_below] = grad_log_var;
       if (with_prior) {

@@ -9,18 +9,24 @@ namespace manifold_core::MC_ISA {
 // The ratio of two variances, e^delta with delta = l - p; the variance itself where the prior's is 1.
 template <class T>
 struct Ratio {
-  T root;         // e^(delta/2)
-  T exp_minus_1;  // e^delta - 1
-  T kl;           // (e^delta - 1 - delta) / 2, the KL where the means are equal
+  T root;          // e^(delta/2)
+  T root_minus_1;  // e^(delta/2) - 1
+  T kl;            // (e^delta - 1 - delta) / 2, the KL where the means are equal
 };
 
-// All three from one exponential. With t = e^(delta/2) - 1 and s = e^(delta/2) - 1 - delta/2:
+// All from one exponential. With t = e^(delta/2) - 1 and s = e^(delta/2) - 1 - delta/2:
 //     e^delta - 1               = t (t + 2)
 //     (e^delta - 1 - delta) / 2 = t^2 / 2 + s      (both terms are positive: nothing cancels)
 template <class T>
 MC_INLINE Ratio<T> ratio_from_half(const Exponential<T>& half) {
   const T t = half.exp_minus_1;
-  return {half.exp, t * (t + T(2)), T(0.5) * t * t + half.exp_minus_1_minus_x};
+  return {half.exp, t, T(0.5) * t * t + half.exp_minus_1_minus_x};
+}
+
+// k (e^delta - 1), with k first: where e^delta alone is infinite, 0 stays 0, and a small k gives a number.
+template <class T>
+MC_INLINE T times_exp_minus_1(T k, const Ratio<T>& v) {
+  return k * v.root_minus_1 * (v.root_minus_1 + T(2));
 }
 
 template <class T>
