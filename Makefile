@@ -75,7 +75,7 @@ bench: peers  ## ours against PyTorch and other peers on this machine, then the 
 	$(BIN)/python -m benchmarks.report --add build/bench.json
 
 estimators: peers  ## the dimension read by ours and by scikit-dimension's estimators; an hour and a half
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.estimators
+	$(BIN)/python -m benchmarks.estimators
 	$(BIN)/python -m benchmarks.report
 
 # asv writes what it knows of the machine into the home folder: here, one of its own. Its environments obey

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 import manifold_core as mc
-from manifold_core.bench.ensemble import MANIFOLD, WIDTH, Eager, data, multiply_adds, specs
+from manifold_core.bench.ensemble import MANIFOLD, WIDTH, Eager, check_going_on, data, multiply_adds, specs
 from manifold_core.ensemble.data import DataSet, check_data
 from manifold_core.ensemble.state import State
 from manifold_core.files import write_json
@@ -92,9 +92,7 @@ class Engine:
     def microseconds(self) -> float:
         state = self.state(STEPS)  # from the beginning: what is timed has the numbers of training
         found = gpu.microseconds([lambda: self.library.ensemble_steps(state.words, STEPS_A_CALL, 1)]) / STEPS_A_CALL
-        done, diverged = state.progress.cpu().unbind(1)
-        if diverged.any() or (done >= STEPS).any():
-            raise RuntimeError("models ended while they were timed")
+        check_going_on(state)
         return found
 
 

@@ -198,6 +198,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the results; default: a file of this device and day")
     options = parser.parse_args()
     import skdim
+    from threadpoolctl import threadpool_limits
 
     where = {"device": processor(), "date": time.strftime("%Y-%m-%d"), "commit": commit(), "samples": options.samples}
     where |= {"torch": torch.__version__, "threads": 1, "scikit-dimension": skdim.__version__}
@@ -210,12 +211,13 @@ def main() -> None:
         if other := differences(before | {"date": where["date"]}, where):
             parser.error(f"{out} is of another measurement: {other}; name another --out")
     have = {(row["of"], row["manifold"], row["r"], row["seed"]) for row in rows}
-    for manifold in manifolds():
-        for seed in range(options.seeds):
-            if (manifold.of, manifold.name, manifold.r, seed) not in have:
-                rows.append(measure(manifold, options.samples, seed))
-                print(json.dumps(rows[-1]), flush=True)
-                write_json(out, {**where, "rows": rows})
+    with threadpool_limits(1):  # those of the libraries that scikit-dimension calls
+        for manifold in manifolds():
+            for seed in range(options.seeds):
+                if (manifold.of, manifold.name, manifold.r, seed) not in have:
+                    rows.append(measure(manifold, options.samples, seed))
+                    print(json.dumps(rows[-1]), flush=True)
+                    write_json(out, {**where, "rows": rows})
     print(table({"rows": rows}), summary({"rows": rows}), sep="\n")
 
 

@@ -16,7 +16,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import date
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -407,7 +407,8 @@ def or_none(value: float) -> float | None:
 def about(device: torch.device) -> dict[str, Any]:
     """Where and when: what a file of results begins with."""
     name = torch.cuda.get_device_name(device)
-    return {"device": name, "torch": torch.__version__, "commit": commit(), "date": date.today().isoformat()}
+    day, hour = datetime.now().isoformat(timespec="seconds").split("T")
+    return {"device": name, "torch": torch.__version__, "commit": commit(), "date": day, "time": hour}
 
 
 def results_file(kind: str, device_name: str, day: str) -> Path:

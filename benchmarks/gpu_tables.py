@@ -107,8 +107,7 @@ def table(name: str, paths: Iterable[Path]) -> str | None:
     """That of the device that was measured last: of each row the newest figures, and which files they are from."""
     kind, make = TABLES[name]
     read = [(json.loads(p.read_text(encoding="utf-8")), p) for p in paths if p.name.startswith(f"{kind}-")]
-    # Of one day the file without a commit in its name is the last.
-    read.sort(key=lambda pair: (str(pair[0]["date"]), pair[1].stem.endswith(str(pair[0]["date"]))), reverse=True)
+    read.sort(key=lambda pair: _when(*pair), reverse=True)
     if not read:
         return None
     newest = read[0][0]
@@ -123,6 +122,12 @@ def table(name: str, paths: Iterable[Path]) -> str | None:
                     rows[_what(row)] = row | {"commit": results["commit"]}
     head = f"{newest['device']}, torch {newest['torch']}. Of each row the newest of these: {'; '.join(sources)}."
     return f"{make({'rows': list(rows.values())})}\n{head}\n"
+
+
+def _when(results: Results, path: Path) -> tuple[str, str, bool]:
+    """Of files of a day that do not say the time, the one without a commit in its name is the last."""
+    date = str(results["date"])
+    return date, str(results.get("time", "")), path.stem.endswith(date)
 
 
 def _what(row: Results) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,18 +65,19 @@ def measure(folder: Path, device: str = "cpu") -> None:
 
 def _plan(path: Path) -> Plan:
     """Of a result file that the report would take, too."""
-    content, usual = read_result(path).plan, BUDGETS["full"].as_dict()
+    content, usual = read_result(path).plan, BUDGETS["full"]
     try:
         plan = Plan(**content)
-        kinds, wanted = ([type(value) for value in one.values()] for one in (plan.as_dict(), usual))
+        kinds, wanted = ([type(value) for value in asdict(one).values()] for one in (plan, usual))
         if (
             kinds != wanted
             or plan.name not in BUDGETS
+            or plan.first_seed < 0
             or min(plan.seeds, plan.steps, plan.samples, plan.batch_size) < 1
         ):
             raise TypeError
     except TypeError:
-        raise InputError(f"{path}: 'plan' is {content}, expected one like {usual}") from None
+        raise InputError(f"{path}: 'plan' is {content}, expected one like {usual.as_dict()}") from None
     return plan
 
 

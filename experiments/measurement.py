@@ -28,7 +28,9 @@ def runs_of(cell: Cell, seed: int, trained: TrainedModel, data: Dataset, inputs:
     Args:
         inputs: the training samples, where the model is.
     """
-    measured = {} if cell.measure is None else {"measured": cell.measure(trained.model, *inputs.parts)}
+    measured = {}
+    if cell.measure is not None and trained.diverged_at is None:
+        measured = {"measured": cell.measure(trained.model, *inputs.parts)}
     return [
         {"cell": {**cell.columns, **columns}, "variant": variant, "seed": seed, "true_active": true_active}
         | _numbers(metrics, trained.model)

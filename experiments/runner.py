@@ -49,7 +49,11 @@ def run_table(
     checkpoints = _checkpoints(table, folder)
     plan = table.plan(plan)
     if (found := finished(table, plan, folder)) is None:
-        where = provenance(devices) | {"backend": backends(table, plan, devices, backend)}
+        where = (
+            {"command": _command(sys.argv[1:])}
+            | provenance(devices)
+            | {"backend": backends(table, plan, devices, backend)}
+        )
         sittings = _sittings(checkpoints, plan, where)
         runs, seconds = train_table(table, plan, checkpoints, devices=devices, backend=backend, progress=progress)
         found = {
@@ -120,7 +124,6 @@ def provenance(devices: Sequence[str]) -> dict[str, Any]:
     """Where numbers come from."""
     names = Counter(torch.cuda.get_device_name(d) if torch.device(d).type == "cuda" else processor() for d in devices)
     return {
-        "command": _command(sys.argv[1:]),
         "commit": commit(),
         "date": date.today().isoformat(),
         "device": ", ".join(f"{count} × {name}" if count > 1 else name for name, count in names.items()),

@@ -82,7 +82,7 @@ def _section(result: Result) -> list[str]:
         parts.append(_fits(result.fits))
     parts.append("\n".join(f"- {plain(sentence)}" for sentence in notes(result)))
     parts += _classes(result)
-    if not listed and not result.fits and not result.only_published:
+    if not listed and not result.of_fits and not result.only_published:
         parts.append("This file has no runs.")
     return [part for part in parts if part]
 

@@ -24,6 +24,7 @@ from .summary import (
     rows,
     share,
     share_by_decoder,
+    spread,
     unclear,
     within,
 )
@@ -53,7 +54,7 @@ _EXPONENTS: tuple[tuple[str, Callable[[Fit], tuple[float, ...]]], ...] = (
 )
 LEVEL = "inactive at the smallest γ"  # 1 by the theorems: as a power of γ, any constant is as good
 # What was not run, but measured step by step: see manifold_core.experiments.eager.
-EAGER = {"same_steps": "the same steps", "as_published": "the paper’s own steps and batches, of as many models"}
+EAGER = {"same_steps": "the same steps", "as_published": "the paper’s own models, steps and batches, of as many seeds"}
 READING = (
     "Beside each of the paper’s numbers stands ours: the median over the seeds, with the lowest and the highest. "
     "Our active dimensions are those of the run of lowest −ELBO; “right” counts the runs whose active dimensions equal "
@@ -168,9 +169,9 @@ def _of_decoder(runs: Iterable[Run]) -> list[str]:
 
 
 def _range(runs: Iterable[Run], name: str) -> str:
-    values = [run.measured[name] for run in runs if name in run.measured]
-    ends = dict.fromkeys(significant(end) for end in (min(values), max(values)))
-    return f"{' to '.join(ends)}."
+    if (found := spread(run.measured.get(name, math.nan) for run in runs)) is None:
+        return "no finite number."
+    return f"{' to '.join(dict.fromkeys(map(significant, (found.lowest, found.highest))))}."
 
 
 def _of_contrast(contrast: Contrast) -> list[str]:
@@ -208,7 +209,8 @@ def _of_row(row: Row) -> list[str]:
         run.active_dimensions if run.spectrum_count is None else run.spectrum_count for run in row.finished
     )
     if row.true_active is None and len(counts) > 1:
-        found.append(f"{where}: the runs have {_times(counts)} active dimensions.")
+        by = " by eigenvalue" if row.spectrum_count is not None else ""
+        found.append(f"{where}: the runs have {_times(counts)} active dimensions{by}.")
     for runs, how in ((row, ""), (row.published, ", as published")):
         if runs.diverged:
             found.append(f"{where}{how}: diverged: {enumeration(map(_divergence, runs.diverged))}.")
@@ -283,11 +285,11 @@ def overview(results: Sequence[Result]) -> list[Line]:
                     result,
                     variant,
                     first=i == 0,
-                    runs=result.models if result.fits else sum(len(row.runs) for row in listed),
+                    runs=result.models if result.of_fits else sum(len(row.runs) for row in listed),
                     share=share(run for row in listed for run in row.runs),
                     by_decoder=share_by_decoder(run for row in listed for run in row.runs),
                     compared=at_or_below(listed),
-                    diverged=_diverged(result) if result.fits else sum(len(row.diverged) for row in listed),
+                    diverged=_diverged(result) if result.of_fits else sum(len(row.diverged) for row in listed),
                     slopes=within(result.fits if i == 0 else ()),
                 )
             )
@@ -324,9 +326,9 @@ def totals(results: Sequence[Result]) -> list[tuple[str, str]]:
     if published := [result.published for result in results if result.published is not None]:
         found.append((duration(_sum(result.seconds for result in published)), "more for the runs as published"))
     for name, words in EAGER.items():
-        if any(name in result.eager_seconds for result in results):
-            took = _sum(result.eager_seconds.get(name, 0.0) for result in results)
-            found.append((duration(took), f"in eager PyTorch, {words}"))
+        if measured := [result.eager_seconds[name] for result in results if name in result.eager_seconds]:
+            which = "" if len(measured) == len(results) else f"; of {len(measured)} of {len(results)} tables"
+            found.append((duration(_sum(measured)), f"in eager PyTorch, {words}{which}"))
     return found
 
 

@@ -139,6 +139,6 @@ def _section(result: Result, name: str) -> Markup:
         parts.append(slopes(result))
     if found := notes(result):
         parts.append(element("ul", *(element("li", unbroken(sentence)) for sentence in found), class_="notes"))
-    if not listed and not result.fits and not result.only_published:
+    if not listed and not result.of_fits and not result.only_published:
         parts.append(element("p", "This file has no runs."))
     return element("section", *parts, classes(result), spectra(listed), id=name)

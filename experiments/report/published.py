@@ -10,11 +10,16 @@ from .text import enumeration
 __all__ = ["READING_PUBLISHED", "of_published"]
 
 _WHOLE, _QUICK = (BUDGETS[name].as_published() for name in ("full", "quick"))
+_WHOLE_BY = [
+    name
+    for name, plan in BUDGETS.items()
+    if (plan.as_published().steps, plan.as_published().samples) == (_WHOLE.steps, _WHOLE.samples)
+]
 READING_PUBLISHED = (
     "“As published” are models that we trained as well, but with the widths, batches and schedules that the paper’s "
-    f"published code has. MLPs have its {_WHOLE.steps:,} steps on {_WHOLE.samples:,} samples by the budget full alone; "
-    f"by quick they have {_QUICK.steps:,} on {_QUICK.samples:,}, and may end before they are trained. Their numbers "
-    "are read as ours are; counts are of ours alone, where nothing else is said."
+    f"published code has. MLPs have its {_WHOLE.steps:,} steps on {_WHOLE.samples:,} samples by the budgets "
+    f"{enumeration(_WHOLE_BY)}; by quick they have {_QUICK.steps:,} on {_QUICK.samples:,}, and may end before they are "
+    "trained. Their numbers are read as ours are; counts are of ours alone, where nothing else is said."
 )
 
 

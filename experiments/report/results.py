@@ -201,9 +201,14 @@ class Result:
         return table_name(self.table)
 
     @property
+    def of_fits(self) -> bool:
+        """Its models are points of fits, of which none need be left."""
+        return bool(self.fits) or self.models is not None
+
+    @property
     def only_published(self) -> bool:
         """There are no runs but those as published."""
-        return self.published is not None and not self.runs and not self.fits
+        return self.published is not None and not self.runs and not self.of_fits
 
 
 def table_name(table: str) -> str:

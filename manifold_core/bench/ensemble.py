@@ -27,6 +27,7 @@ __all__ = [
     "MANIFOLD",
     "WIDTH",
     "Eager",
+    "check_going_on",
     "data",
     "distance",
     "engine",
@@ -110,6 +111,13 @@ def bytes_moved(hidden: int, batch: int) -> int:
     return 4 * (batch * WIDTH + 6 * parameters)
 
 
+def check_going_on(state: State) -> None:
+    """Raise RuntimeError where a model has ended: steps that it does not take take no time."""
+    done, diverged = state.progress.cpu().unbind(1)
+    if diverged.any() or any(int(n) >= spec.training.steps for n, spec in zip(done, state.specs, strict=True)):
+        raise RuntimeError("models ended while they were timed")
+
+
 def engine(models: int | None, threads: int | None) -> Callable[..., Call]:
     """None: as many as PyTorch has threads."""
 
@@ -117,8 +125,12 @@ def engine(models: int | None, threads: int | None) -> Callable[..., Call]:
         available = torch.get_num_threads()
         count, steps = models or available, max(2, 200 * 1024 // batch)
         state = State(specs(hidden, batch, count, STEPS), check_data(data()))
-        run = torch.ops.manifold_core.ensemble_steps
-        return Call(lambda: run(state.words, steps, threads or available), steps * count)
+
+        def run() -> None:
+            torch.ops.manifold_core.ensemble_steps(state.words, steps, threads or available)
+            check_going_on(state)
+
+        return Call(run, steps * count)
 
     return prepare
 

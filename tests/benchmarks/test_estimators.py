@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -121,6 +122,9 @@ def test_a_run_goes_on(
 ) -> None:
     out = tmp_path / "found.json"
     monkeypatch.setitem(sys.modules, "skdim", type("skdim", (), {"__version__": "0"}))
+    threads: list[int] = []
+    limited = SimpleNamespace(threadpool_limits=lambda count: (threads.append(count), nullcontext())[1])
+    monkeypatch.setitem(sys.modules, "threadpoolctl", limited)
     arguments = ["estimators", "--samples", "20", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", [*arguments, "--seeds", "1"])
     estimators.main()
@@ -129,6 +133,7 @@ def test_a_run_goes_on(
     estimators.main()
     assert len(made_up) == 4 * len(estimators.ESTIMATORS)
     results = json.loads(out.read_text())
+    assert threads == [1, 1]
     assert [(row["manifold"], row["seed"]) for row in results["rows"]] == [
         *(("plane", 0), ("all", 0)),
         *(("plane", 1), ("all", 1)),

@@ -104,6 +104,18 @@ def test_the_newest_figures_of_a_gpu_stand_in_the_text(tmp_path: Path) -> None:
     assert report.with_tables(found, [], report.gpu_files(tmp_path)) == found
 
 
+def test_of_files_of_a_day_the_time_says_which_is_newer(tmp_path: Path) -> None:
+    """The names of those set aside say the commit, which says nothing of that."""
+    for commit, time, microseconds in (("ccc", "08:00:00", 30.0), ("aaa", "09:00:00", 20.0), ("bbb", "10:00:00", None)):
+        row = gpu.Row("an op", (4096, 32), "float32", "cuda", "both", microseconds, 0.9)._asdict()
+        where = {"device": "A GPU", "torch": "2.11", "commit": commit, "date": "2026-01-01", "time": time}
+        name = "gpu-a-gpu-2026-01-01" + ("" if commit == "bbb" else f"-{commit}")
+        (tmp_path / f"{name}.json").write_text(json.dumps({**where, "rows": [row]}), encoding="utf-8")
+    found = report.with_tables("<!-- bench: gpu -->\n<!-- end -->", [], report.gpu_files(tmp_path))
+    assert "| an op | 4,096 × 32 | 20.0 µs |" in found
+    assert found.index("commit bbb") < found.index("commit aaa") < found.index("commit ccc")
+
+
 @pytest.mark.parametrize("text", ["", "[1]", '{"rows": []}', json.dumps({"provenance": {}, "rows": [{"size": [1]}]})])
 def test_what_bench_did_not_write_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not what `manifold-core bench --json` writes"):

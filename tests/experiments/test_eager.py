@@ -134,7 +134,7 @@ def test_a_damaged_file_is_named_before_any_is_measured(
 
 
 def test_the_files_of_the_repository_can_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Older ones do not say whether they are published."""
+    """Older ones do not say whether they are published; of other seeds, they say which is the first."""
     monkeypatch.setattr(eager, "_median_step", lambda *_, **__: 0.5)
     results = Path(__file__).parents[2] / "experiments/results"
     for name in ("table1", "table3"):
@@ -142,6 +142,11 @@ def test_the_files_of_the_repository_can_be_measured(tmp_path: Path, monkeypatch
         if name == "table1":
             content["plan"].pop("published", None)
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    other = results / "other_seeds" / "table6.json"
+    (tmp_path / "table6.json").write_bytes(other.read_bytes())
     measure(tmp_path)
+    found = json.loads((tmp_path / "table6.json").read_text())
+    assert found["plan"]["first_seed"] == 8
+    assert found["eager_seconds"]["same_steps_a_step"] == 0.5
     assert "published" not in json.loads((tmp_path / "table1.json").read_text())["plan"]
     assert json.loads((tmp_path / "table1.json").read_text())["eager_seconds"]["same_steps"] == 0.5 * 18 * 8 * 20_000

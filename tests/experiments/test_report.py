@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from manifold_core.experiments import paper
 from manifold_core.experiments.report import write_report
-from manifold_core.experiments.report.markdown import plain
+from manifold_core.experiments.report.markdown import markdown, plain
 from manifold_core.experiments.report.matrices import MATRICES, matrix_run
 from manifold_core.experiments.report.notes import facts, notes, overview, provenance, totals, verdict
 from manifold_core.experiments.report.results import Result
@@ -298,6 +298,10 @@ class TestNumbers:
         (line,) = overview([result])
         assert (line.runs, line.diverged) == (40, 1)
         assert dict(map(reversed, totals([result])))["runs; of a model with classes, one for each class"] == "40"
+        (result,) = written(file("theorem1", fits=[], runs=[], paper=[], models=40, diverged=diverged))
+        (line,) = overview([result])
+        assert (line.runs, line.diverged) == (40, 1)
+        assert "no runs" not in markdown([result], "")
 
     def test_powers_of_gamma(self, written: Callable[..., list[Result]]) -> None:
         """A tenth for every two of log γ is the power ln 10 / 2; a zero or a gap has none."""
@@ -371,19 +375,25 @@ class TestNumbers:
             for number, words in totals(written(first, file("theorem1", eager_seconds={"same_steps": 60})))
         }
         assert found["in eager PyTorch, the same steps"] == "11 min 0 s"
-        assert found["in eager PyTorch, the paper’s own steps and batches, of as many models"] == "2 h 0 min"
+        words = "in eager PyTorch, the paper’s own models, steps and batches, of as many seeds; of 1 of 2 tables"
+        assert found[words] == "2 h 0 min"
 
     def test_what_a_step_of_eager_pytorch_takes(self, written: Callable[..., list[Result]]) -> None:
         seconds = {"same_steps": 600.0, "same_steps_a_step": 0.0123, "as_published": 7200.0}
         (line,) = facts(written(file(eager_seconds=seconds))[0])
         assert line.endswith(
             " · in eager PyTorch, the same steps: 12.3 ms a step, 10 min 0 s"
-            " · in eager PyTorch, the paper’s own steps and batches, of as many models: 2 h 0 min"
+            " · in eager PyTorch, the paper’s own models, steps and batches, of as many seeds: 2 h 0 min"
         )
 
     def test_what_else_was_measured(self, written: Callable[..., list[Result]]) -> None:
         runs = [run(s, 3, -50.0, measured={"difference": 10.0**-s}) for s in range(3)]
         assert notes(written(file("remark1", runs=runs, paper=[]))[0]) == ["difference: 0.01 to 1."]
+        for measured in ({"difference": None}, {}):  # of one that diverged
+            for others in ([run(3, 3, -50.0, measured=measured), *runs], [*runs, run(3, 3, -50.0, measured=measured)]):
+                assert notes(written(file("remark1", runs=others, paper=[]))[0]) == ["difference: 0.01 to 1."]
+        none = [run(3, 3, -50.0, measured={"difference": None})]
+        assert notes(written(file("remark1", runs=none, paper=[]))[0]) == ["difference: no finite number."]
 
     def test_overview_by_variant_and_in_all(self, written: Callable[..., list[Result]]) -> None:
         runs = [run(s, 3, -50.0, variant=v) for v in ("with", "without") for s in range(2)]

@@ -315,7 +315,7 @@ class TestNotes:
             "test images, full against diagonal covariance: −ELBO −1650.00 against −1300.00; "
             "squared error 5.5 against 7.5; "
             "active dimensions 2 by variance and 5 by eigenvalue against 6.",
-            "covariance = full, test images: the runs have 4 (1×) and 5 (1×) active dimensions.",
+            "covariance = full, test images: the runs have 4 (1×) and 5 (1×) active dimensions by eigenvalue.",
         ]
 
     def test_where_a_theorem_predicts_they_are_silent(self, written: Callable[..., list[Result]]) -> None:

@@ -260,7 +260,7 @@ class TestSentences:
         assert not any("published" in sentence for sentence in reading(written(ours())))
         (said,) = (s for s in reading(written(ours(), published=[as_published()])) if "published" in s)
         assert "widths, batches and schedules that the paper’s published code has" in said
-        assert "50,000 steps on 100,000 samples by the budget full" in said
+        assert "50,000 steps on 100,000 samples by the budgets reduced and full; by quick" in said
         assert "by quick they have 10,000 on 50,000" in said
 
     def test_where_they_come_from(self, written: Callable[..., list[Result]]) -> None:

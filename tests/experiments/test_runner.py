@@ -220,9 +220,11 @@ def test_a_table_says_where_it_was_begun(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("out", [["--out", "/home/me/x"], ["--out=/home/me/x"]])
-def test_the_command_is_kept_without_its_folder(monkeypatch: pytest.MonkeyPatch, out: list[str]) -> None:
+def test_the_command_is_kept_without_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: list[str]
+) -> None:
     monkeypatch.setattr("sys.argv", ["/bin/manifold-core", "reproduce", "table1", *out, "--seeds", "8"])
-    assert runner.provenance(["cpu"])["command"] == "manifold-core reproduce table1 --seeds 8"
+    assert run(tmp_path)["provenance"]["command"] == "manifold-core reproduce table1 --seeds 8"
 
 
 def test_results_come_out_where_there_is_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
