@@ -22,7 +22,8 @@ from .directions import Directions
 from .ensemble import ModelSpec, TrainedModel, all_diverged, train_ensemble
 from .errors import InputError
 from .evaluation import in_batches, metrics_of
-from .files import as_json, locked, output_folder
+from .files import as_json
+from .finished import taken
 from .local import CLEAR, LocalDimensions, of_some
 from .models import CVAE, VAE
 from .modes import evaluation_mode
@@ -202,7 +203,8 @@ def find_dimension(
         progress: show what is tried, and a bar, on standard error.
 
     Raises:
-        InputError: bad input; a folder that holds another search, or in which another process is at work.
+        InputError: bad input; a folder that holds another search, or a finished run of the command line, or in which
+            another process is at work.
         Diverged: the loss of every model became NaN or infinite.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Theorem 1; Facco et al. (2017) for
@@ -216,8 +218,8 @@ def find_dimension(
         raise InputError(f"x must be of shape [N, d], got {array.shape}; x.reshape(len(x), -1) makes images vectors")
     data = split(checked_samples(array, "x"), "x", "x", HELD_OUT, plan.seed, standardise=True)
     train, held_out = (part.to(x.device if isinstance(x, Tensor) else "cpu") for part in (data.train, data.validation))
-    place = None if folder is None else output_folder(Path(folder), "folder")
-    with nullcontext() if place is None else locked(place, "folder"):
+    place = None if folder is None else Path(folder)
+    with nullcontext() if place is None else taken(place):
         if place is not None:
             # Before hours are spent on looks of which a later one would meet checkpoints of another search.
             claim(place, {"plan": as_json(asdict(plan), "plan"), "x": checkpoint.fingerprint(train, held_out)})

@@ -67,7 +67,11 @@ def load_file(
     source = checked_samples(_read(path, "x"), str(path))
     conditions = None
     if condition is not None:
-        conditions = checked_condition(_read(Path(condition), "c"), len(source), str(condition))
+        place = Path(condition)
+        of_samples = place.exists() and place.samefile(path)
+        if of_samples and path.suffix.lower() != ".npz":
+            raise InputError(f"condition must be another file than that of the samples, got {str(condition)!r}")
+        conditions = checked_condition(_read(place, "c", by_name=of_samples), len(source), str(condition))
     return split(source, path.stem, str(path), validation_fraction, seed, standardise, conditions)
 
 
@@ -81,22 +85,22 @@ def sample_shape(path: str | Path) -> tuple[int, ...]:
     return (1, *shape[1:]) if len(shape) == 3 else shape[1:]
 
 
-def _read(path: Path, name: str) -> npt.NDArray[Any]:
-    """The array in the file; of several the one of this name."""
+def _read(path: Path, name: str, *, by_name: bool = False) -> npt.NDArray[Any]:
+    """The array in the file; of several, or ``by_name`` of one as well, the one of this name."""
     kind = path.suffix.lower()
     if kind not in SUFFIXES:
         raise InputError(f"{path}: file of kind {kind!r}; expected .npy, .npz or .csv")
     try:
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty")
-        return _read_csv(path, name) if kind == ".csv" else _read_numpy(path, kind, name)
+        return _read_csv(path, name) if kind == ".csv" else _read_numpy(path, kind, name, by_name)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
 
 
-def _read_numpy(path: Path, kind: str, wanted: str) -> npt.NDArray[Any]:
+def _read_numpy(path: Path, kind: str, wanted: str, by_name: bool) -> npt.NDArray[Any]:
     try:
         if kind == ".npy":
             return np.lib.format.open_memmap(path, mode="r")
@@ -106,9 +110,10 @@ def _read_numpy(path: Path, kind: str, wanted: str) -> npt.NDArray[Any]:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InputError(f"{path}: a single array; expected an archive, as the name says")
             names = archive.files
-            name = names[0] if len(names) == 1 else wanted
+            name = names[0] if len(names) == 1 and not by_name else wanted
             if name not in names:
-                raise InputError(f"{path}: arrays {names}; expected exactly one, or one called {wanted!r}")
+                one = "" if by_name else "exactly one, or "
+                raise InputError(f"{path}: arrays {names}; expected {one}one called {wanted!r}")
             found = archive[name]
             if not isinstance(found, np.ndarray):  # NumPy gives the bytes of a member that is no .npy file
                 raise InputError(f"{path}: member {name!r} is no array; expected .npy files, as numpy.savez has")

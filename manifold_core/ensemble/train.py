@@ -17,7 +17,7 @@ from .. import checkpoint
 from ..checks import warn_of_condition, warn_of_scale
 from ..errors import InputError
 from ..evaluation import Metrics, metrics_of
-from ..files import as_json
+from ..files import OF_THE_DISK, as_json
 from ..finished import taken
 from ..models import CVAE, VAE
 from ..training import Diverged, History, announce, check_identity, check_seconds
@@ -277,10 +277,9 @@ def _run(
                 if now - saved >= checkpoint_seconds:
                     save()
                     saved = time.monotonic()
-        except OSError:  # of a disk that is full: another save would fail as well
-            raise
-        except BaseException:  # stopped by the user or by a signal: between two calls all is consistent
-            save()
+        except BaseException as error:  # stopped by the user or by a signal: between two calls all is consistent
+            if getattr(error, "errno", None) not in OF_THE_DISK:  # where another save would fail as well
+                save()
             raise
     save()
     return before + time.monotonic() - started

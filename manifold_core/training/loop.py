@@ -71,8 +71,10 @@ def train(
     CPU with the same number of threads. With other data, another model or configuration it refuses, also where the
     weights that were saved no longer do what they did: then the code of the model has changed. Parameters that are
     frozen must be the same ones with the same values. Buffers are taken from the checkpoint, since nobody can tell a
-    constant from what training writes: what of them is your own choice, ``identity`` has to say. The checkpoint stays
-    until the caller removes it. Meanwhile the folder is this process's alone.
+    constant from what training writes: what of them is your own choice, ``identity`` has to say. What changes from step
+    to step has to be a parameter or a buffer: Python's variables, such as a counter by which a hook sets ``elbo.beta``,
+    and generators other than torch's are in no checkpoint. The checkpoint stays until the caller removes it. Meanwhile
+    the folder is this process's alone.
 
     On a GPU the residual networks of :mod:`manifold_core.networks` are made channels-last; for networks of your own,
     which may not work on such images, ``model.to(memory_format=torch.channels_last)`` is yours to call.
@@ -258,10 +260,14 @@ def _loop(
         step = graph = GraphStep(plain, cuda_graph)
         update = GraphUpdate(run, graph, partial(cuda_graph, warm_ups=0))
     every_loss = _reads_every_loss(device)
-    buffers, parameters = list(model.buffers()), [part for part in model.parameters() if part.requires_grad]
+    parameters = [part for part in model.parameters() if part.requires_grad]
     # A mask may be infinite, and stays so; running statistics were finite, and a batch that was not leaves a mark.
-    numbers = [*parameters, *(part for part in buffers if are_finite([part]))]
-    put_back = kept([*buffers, *parameters])  # as they were when last looked at and well
+    finite = {name for name, part in model.named_buffers() if are_finite([part])}
+
+    def are_well() -> bool:
+        return are_finite([*parameters, *(part for name, part in model.named_buffers() if name in finite)])
+
+    put_back = kept(model, parameters)  # as they were when last looked at and well
     first = is_first(group)
     started = saved = time.monotonic()
     already, begun_at = history.seconds, run.step
@@ -272,14 +278,14 @@ def _loop(
             recorded = (run.step + 1) % every == 0 or run.step + 1 == config.steps
             looked_at = recorded or every_loss
             if looked_at:  # the forward pass writes running statistics and an analytic γ
-                before = kept([*buffers, *parameters] if recorded else buffers)
+                before = kept(model, parameters if recorded else ())
             terms = step(index, noise_seed(config.seed, run.step))
             if looked_at:
                 loss = float(joined_mean(terms.loss.detach(), group))
                 if not math.isfinite(loss):
                     (before if every_loss and are_finite(parameters) else put_back)()
                     raise Diverged(loss, run.step + 1, history)
-                if recorded and are_finite(numbers):
+                if recorded and are_well():
                     put_back = before
             if recorded:  # before the step: γ is the one that the loss was taken with
                 _record(history, run.step + 1, terms, group)
@@ -291,7 +297,7 @@ def _loop(
                 shown = run.step
             now = time.monotonic()
             history.seconds = already + now - started
-            if folder is not None and first and now - saved >= checkpoint_seconds and are_finite(numbers):
+            if folder is not None and first and now - saved >= checkpoint_seconds and are_well():
                 run.save(folder)
                 saved = time.monotonic()  # a slow disk takes its time between two, not all of it
             started += (yield history) or 0.0
@@ -302,7 +308,7 @@ def _loop(
             bar.close()
     if device.type == "cuda":  # else graphs would be destroyed while they run
         torch.cuda.current_stream(device).synchronize()
-    if not are_finite(numbers):  # the last gradient was not, though its loss was; or statistics of an earlier batch
+    if not are_well():  # the last gradient was not, though its loss was; or statistics of an earlier batch
         put_back()
         raise Diverged(math.nan, run.step, history)
     if folder is not None and first and (run.step > begun_at or checkpoint.state_of(folder) is None):

@@ -43,13 +43,13 @@ class Run:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.history = History()
         self.step = 0
-        self._beside = _beside_the_state(self.model)
+        self._beside = frozenset(_beside_the_state(self.model))  # into a model that has no others yet they could not go
         self._constants: dict[str, str] = {}
 
     def remember_constants(self) -> None:
         """Before training, where checkpoints are kept: buffers that are no state of the model's are saved from then on
         where something has written to them. The others are made with the model, and may be large."""
-        self._constants = {name: checkpoint.fingerprint(part) for name, part in self._beside.items()}
+        self._constants = {name: checkpoint.fingerprint(part) for name, part in _beside_the_state(self.model).items()}
 
     def update(self) -> None:
         """Adam's step and that of its schedule."""
@@ -71,8 +71,8 @@ class Run:
         found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             found |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
-        for name, part in self._beside.items():
-            if checkpoint.fingerprint(part) != self._constants.get(name):
+        for name, part in _beside_the_state(self.model).items():  # a network may have put others in their place
+            if name in self._beside and checkpoint.fingerprint(part) != self._constants.get(name):
                 found[f"buffer.{name}"] = part
         found["random"] = torch.get_rng_state()  # a user's network may have dropout
         if self.device.type == "cuda":
@@ -179,7 +179,7 @@ def weights_back(model: nn.Module, *errors: type[Exception]) -> Iterator[None]:
     """Where one of these comes out, the model has the weights and buffers with which it came: torch loads what fits,
     and says only then what does not."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    put_back = kept(list(model.buffers()))  # of which a state may lack some
+    put_back = kept(model)  # of which a state may lack some
     try:
         yield
     except errors:

@@ -184,7 +184,7 @@ def captured(function: Replay, capture: Callable[[Replay], Replay], device: torc
 def undone(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Calls of the model leave no trace: neither in running statistics, nor in an analytic γ, nor in torch's random
     numbers."""
-    put_back = kept(list(model.buffers()))
+    put_back = kept(model)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             yield
@@ -198,16 +198,21 @@ def are_finite(tensors: Sequence[Tensor]) -> bool:
     return not found or bool(torch.stack([each.to(found[0].device) for each in found]).all())
 
 
-def kept(tensors: Sequence[Tensor]) -> Callable[[], None]:
-    """Puts the numbers back that they have now, when it is called."""
+def kept(model: nn.Module, parameters: Sequence[Tensor] = ()) -> Callable[[], None]:
+    """Puts the buffers of the model, and these parameters, back as they are now, when it is called: a network may write
+    into a buffer, or put another tensor in its place."""
+    buffers = [(module, name, part) for module in model.modules() for name, part in module._buffers.items()]
+    tensors = {id(part): part for _, _, part in buffers if part is not None} | {id(part): part for part in parameters}
     # Lazy ones have no numbers yet. Expanded ones nobody can write to.
-    tensors = [tensor for tensor in tensors if not is_lazy(tensor) and not _is_expanded(tensor)]
-    copies = [tensor.detach().clone() for tensor in tensors]
+    written = [part for part in tensors.values() if not is_lazy(part) and not _is_expanded(part)]
+    copies = [part.detach().clone() for part in written]
 
     def put_back() -> None:
+        for module, name, part in buffers:
+            module._buffers[name] = part
         with torch.no_grad():
-            for tensor, before in zip(tensors, copies, strict=True):
-                tensor.copy_(before)
+            for part, before in zip(written, copies, strict=True):
+                part.copy_(before)
 
     return put_back
 

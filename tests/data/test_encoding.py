@@ -135,6 +135,18 @@ class TestFiles:
         assert expected.train_condition is not None
         assert torch.equal(found.train_condition, expected.train_condition)
 
+    def test_samples_are_not_their_own_condition(self, tmp_path: Path) -> None:
+        path = write(tmp_path, np.arange(N))
+        for name in ("x.npy", "x.csv"):
+            np.savetxt(tmp_path / "x.csv", np.load(path), delimiter=",")
+            with pytest.raises(mc.InputError, match=f"condition must be another file than that of the .*{name}'$"):
+                load_file(tmp_path / name, condition=tmp_path / name)
+        np.savez(tmp_path / "one.npz", x=np.load(path))
+        with pytest.raises(mc.InputError, match=r"one\.npz: arrays \['x'\]; expected one called 'c'"):
+            load_file(tmp_path / "one.npz", condition=tmp_path / "one.npz")
+        np.savez(tmp_path / "c.npz", labels=np.arange(N) % 2)  # of a file of its own, one array is as good by any name
+        assert load_file(path, condition=tmp_path / "c.npz").condition_encoding is not None
+
     @pytest.mark.parametrize("header", ["", "digit\n", "0\n"])
     def test_whole_numbers_in_text_are_labels(self, tmp_path: Path, header: str) -> None:
         """Also where the first is a 0 or a 1, which of samples may be the name of a column and here is one too many."""

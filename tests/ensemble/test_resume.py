@@ -1,6 +1,7 @@
 """Stopped in any way and started again, an ensemble goes on to the numbers it would have reached undisturbed."""
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -82,6 +83,24 @@ def test_interrupted_from_the_keyboard(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.ops.manifold_core, "ensemble_steps", rest)
     assert same(train(tmp_path, threads=3), expected)
     assert rest.calls == STEPS - done  # and none that had been made
+
+
+@pytest.mark.parametrize(("code", "done"), [(errno.EPIPE, 4), (errno.ENOSPC, 0)])
+def test_an_error_that_is_not_of_the_disk_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, done: int
+) -> None:
+    """As where who reads the progress has gone. On a full disk another save would fail as well."""
+
+    def broken(calls: int) -> None:
+        if calls == 3:
+            raise OSError(code, "no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.ops.manifold_core, "ensemble_steps", Engine(broken))
+        with pytest.raises(OSError, match="no"):
+            train(tmp_path)
+    found = checkpoint.load(tmp_path)
+    assert (0 if found is None else int(found.tensors["progress"][0, 0])) == done
 
 
 def test_interrupted_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,6 +121,8 @@ class TestFinishedRun:
                 )
         with pytest.raises(mc.InputError, match=refused):
             train(model, x, training, folder=tmp_path, progress=False)
+        with pytest.raises(mc.InputError, match=refused):
+            mc.find_dimension(x, mc.SearchPlan(steps=2), folder=tmp_path, progress=False)
         assert contents(tmp_path) == before
         for name, tensor in model.state_dict().items():
             assert torch.equal(tensor, weights[name]), name

@@ -164,8 +164,9 @@ def test_a_mask_that_is_infinite_is_no_divergence(tmp_path: Path) -> None:
     assert kept.state["step"] == 20
 
 
+@pytest.mark.parametrize("in_place", [True, False])
 def test_statistics_spoilt_by_a_batch_whose_loss_was_not_looked_at(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, in_place: bool
 ) -> None:
     """As where half precision overflows on a GPU: the step is skipped, and no later loss tells."""
     monkeypatch.setattr("manifold_core.training.loop._reads_every_loss", lambda _device: False)
@@ -178,7 +179,11 @@ def test_statistics_spoilt_by_a_batch_whose_loss_was_not_looked_at(
 
         def forward(self, z: Tensor) -> Tensor:
             self.seen += self.training  # not where a checkpoint looks at the loss
-            self.running.lerp_(torch.tensor(torch.inf if self.seen == self.step else 1.0), 0.1)
+            batch = torch.tensor(torch.inf if self.seen == self.step else 1.0)
+            if in_place:
+                self.running.lerp_(batch, 0.1)
+            else:
+                self.running = self.running.lerp(batch, 0.1)
             return super().forward(z)
 
     x, config = torch.rand(64, 5), mc.TrainingConfig(steps=2000, batch_size=8)  # every fourth is looked at

@@ -174,8 +174,9 @@ class TestTrain:
                 with pytest.raises(mc.InputError, match=r"its log_gamma is -3\.0, expected -3\.0999"):
                     train(model, x, config, folder=tmp_path, progress=False)
 
+    @pytest.mark.parametrize("in_place", [True, False])
     def test_buffers_that_are_not_persistent_go_on_where_they_were(
-        self, x: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, x: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_place: bool
     ) -> None:
         """PyTorch leaves them out of a model's state. A constant among them, here an expanded one, that nothing has
         written to is in no checkpoint."""
@@ -187,8 +188,10 @@ class TestTrain:
                 self.register_buffer("ones", torch.ones(1).expand(6), persistent=False)
 
             def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-                if self.training:
+                if self.training and in_place:
                     self.mean.lerp_(x.mean(dim=0), 0.1)
+                elif self.training:
+                    self.mean = self.mean.lerp(x.mean(dim=0), 0.1)
                 mu, log_var = super().forward((x - self.mean) * self.ones).chunk(2, dim=1)
                 return mu, log_var
 
