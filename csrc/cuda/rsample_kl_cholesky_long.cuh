@@ -79,10 +79,10 @@ constexpr int kLines = 8;  // that are read before the first is used
 
 // Of the lines [top, top + kLines) the sums of L_ij eps_j over the columns j < i of [left, right), and behind them those
 // of (L_ij factor)^2, left in the lanes that sums_over_lanes says. `left` is a multiple of 32. lines: how many there are,
-// all others count as 0. factors: of these lines.
+// all others count as 0. factors: of these lines, read again for all columns: registers have no room for them.
 template <class C, class S>
 __device__ __forceinline__ C sums_of_lines(const Matrix& tril, int64_t row, int top, int lines, int left, int right,
-                                           const C* eps, const C* factors, int lane) {
+                                           const C* eps, const volatile C* factors, int lane) {
   constexpr int count = kLines;
   C v[2 * count] = {};
   with_storage<S>(tril, [&](auto* type) {

@@ -26,6 +26,7 @@ from ..triton_launch import (
 )
 from ..triton_math import (
     add_up_group,
+    exponential,
     noise,
     read,
     sum_of_rows,
@@ -34,6 +35,15 @@ from ..triton_math import (
 )
 
 __all__ = ["rsample_kl_cholesky", "rsample_kl_cholesky_backward"]
+
+MOST_LATENTS = 46_340  # i (i + 3) of the last row is below 2^31
+
+
+def _check_size(cols: int) -> None:
+    """Raise ValueError where places in a packed row are no int32: one row of float32 is 4.3 GB then, and 64-bit places
+    would take the registers of all."""
+    if cols > MOST_LATENTS:
+        raise ValueError(f"mu must have at most {MOST_LATENTS} latent dimensions for the triton backend, got {cols}")
 
 
 def _most_registers(dtype: torch.dtype, *inputs: Tensor | None) -> int:
@@ -76,35 +86,41 @@ def forward_kernel(
     seed = tl.load(seed_ptr)
     begin = tl.program_id(0).to(tl.int64) * rows_each
     for first_i in range(0, cols, HEIGHT):
-        i = first_i + tl.arange(0, HEIGHT)[None, :].to(tl.int64)
-        ratio = tl.zeros([ROWS, HEIGHT], tl.float64)  # as of the diagonal covariance
+        i = first_i + tl.arange(0, HEIGHT)[None, :]
+        ratio = tl.zeros(
+            [HEIGHT], tl.float64
+        )  # as of the diagonal covariance; a number for each sample would be too many
         for start in range(0, rows_each, ROWS):
             row = begin + start + tl.arange(0, ROWS)[:, None]
             inside = (row < rows) & (i < cols)
-            mu = read(mu_ptr + row * mu_row_stride + i * mu_col_stride, inside, ARITHMETIC)
+            mu = read(mu_ptr + row * mu_row_stride + i.to(tl.int64) * mu_col_stride, inside, ARITHMETIC)
             tril_row = tril_ptr + row * tril_row_stride
             log_var = 2.0 * read(
-                tril_row + i * (i + 3) // 2 * tril_col_stride, inside, ARITHMETIC
+                tril_row + (i * (i + 3) // 2).to(tl.int64) * tril_col_stride, inside, ARITHMETIC
             )  # exactly 2 log L_ii
-            distance, prior_log_var = mu, None
+            distance, prior_log_var, inv_prior_sigma = mu, None, 1.0
             if prior_mu_ptr is not None:
-                prior_mu_at = prior_mu_ptr + row * prior_mu_row_stride + i * prior_mu_col_stride
-                prior_log_var_at = prior_log_var_ptr + row * prior_log_var_row_stride + i * prior_log_var_col_stride
+                prior_mu_at = prior_mu_ptr + row * prior_mu_row_stride + i.to(tl.int64) * prior_mu_col_stride
+                prior_log_var_at = (
+                    prior_log_var_ptr + row * prior_log_var_row_stride + i.to(tl.int64) * prior_log_var_col_stride
+                )
                 distance = mu - read(prior_mu_at, inside, ARITHMETIC)
                 prior_log_var = read(prior_log_var_at, inside, ARITHMETIC)
-            sigma, root, _, kl_of_variances, inv_prior_sigma = variance_terms(log_var, prior_log_var)
+                inv_prior_sigma, _, _ = exponential(-0.5 * prior_log_var)
             spread = tl.zeros([ROWS, HEIGHT, WIDTH], ARITHMETIC)
             squares = tl.zeros([ROWS, HEIGHT, WIDTH], ARITHMETIC)
             for first_j in range(0, tl.minimum(first_i + HEIGHT, cols), WIDTH):
                 j = first_j + tl.arange(0, WIDTH)[None, None, :]
                 below = (j < i[:, :, None]) & inside[:, :, None]
                 offset = (i * (i + 1) // 2)[:, :, None] + j
-                at = tril_row[:, :, None] + offset * tril_col_stride
+                at = tril_row[:, :, None] + offset.to(tl.int64) * tril_col_stride
                 factor = read(at, below, ARITHMETIC)
                 spread += factor * noise(seed, first_row + begin + start, first_j, ROWS, WIDTH, ARITHMETIC)[:, None, :]
                 if prior_mu_ptr is not None:
                     factor = tl.where(below, factor * inv_prior_sigma[:, :, None], 0.0)
                 squares += factor * factor
+            # Only now: in the loop registers are few.
+            sigma, root, _, kl_of_variances, _ = variance_terms(log_var, prior_log_var)
             eps = noise(seed, first_row + begin + start, first_i, ROWS, HEIGHT, ARITHMETIC)
             off_diagonal = tl.sum(squares, axis=2)
             write(z_ptr + row * cols + i, mu + (tl.sum(spread, axis=2) + sigma * eps), inside)
@@ -120,11 +136,11 @@ def forward_kernel(
                 tl.store(kl_ptr + kl_row, total, mask=kl_row < rows)
             if ratio_ptr is not None:
                 wide = tl.where(inside, root, 0.0).to(tl.float64)
-                ratio += wide * wide + tl.where(inside, off_diagonal, 0.0).to(tl.float64)
+                ratio += tl.sum(wide * wide + off_diagonal.to(tl.float64), axis=0)  # the latter is 0 outside
         if ratio_ptr is not None:
             at = first_i + tl.arange(0, HEIGHT)
             partial_row = partial_ptr + tl.program_id(0).to(tl.int64) * cols
-            tl.store(partial_row + at, tl.sum(ratio, axis=0), mask=at < cols)
+            tl.store(partial_row + at, ratio, mask=at < cols)
         tl.debug_barrier()  # the sums of the samples are read again for the next rows of L, by other threads
     if ratio_ptr is not None:
         programs = tl.num_programs(0)
@@ -162,6 +178,7 @@ def rsample_kl_cholesky(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """z, kl and the variance ratio."""
     rows, cols = mu.shape
+    _check_size(cols)
     dtype, triton_dtype = arithmetic(mu, tril, prior_mu, prior_log_var)
     z = torch.empty(rows, cols, dtype=torch.promote_types(mu.dtype, tril.dtype), device=mu.device)
     kl = z.new_empty((rows, cols) if per_dimension else (rows,), dtype=dtype)
@@ -246,7 +263,7 @@ def backward_kernel(
     begin = tl.program_id(0).to(tl.int64) * rows_each
     packed = tl.cast(cols, tl.int64) * (cols + 1) // 2  # no method: compiled, a 1 is a constant, no tensor
     for first_i in range(0, cols, HEIGHT):
-        i = first_i + tl.arange(0, HEIGHT)[None, :].to(tl.int64)
+        i = first_i + tl.arange(0, HEIGHT)[None, :]
         sum_prior_mu = tl.zeros([ROWS, HEIGHT], ARITHMETIC)
         sum_prior_log_var = tl.zeros([ROWS, HEIGHT], ARITHMETIC)
         for start in range(0, rows_each, ROWS):
@@ -255,25 +272,31 @@ def backward_kernel(
             dense = row * cols + i
             tril_row = tril_ptr + row * tril_row_stride
             log_var = 2.0 * read(
-                tril_row + i * (i + 3) // 2 * tril_col_stride, inside, ARITHMETIC
+                tril_row + (i * (i + 3) // 2).to(tl.int64) * tril_col_stride, inside, ARITHMETIC
             )  # exactly 2 log L_ii
             prior_log_var = None
             if prior_mu_ptr is not None:
-                prior_log_var_at = prior_log_var_ptr + row * prior_log_var_row_stride + i * prior_log_var_col_stride
+                prior_log_var_at = (
+                    prior_log_var_ptr + row * prior_log_var_row_stride + i.to(tl.int64) * prior_log_var_col_stride
+                )
                 prior_log_var = read(prior_log_var_at, inside, ARITHMETIC)
             sigma, _, root_minus_1, _, inv_prior_sigma = variance_terms(log_var, prior_log_var)
             grad_mu = tl.zeros([ROWS, HEIGHT], ARITHMETIC)
             grad_diagonal = tl.zeros([ROWS, HEIGHT], ARITHMETIC)
             if grad_z_ptr is not None:
-                grad_z = read(grad_z_ptr + row * grad_z_row_stride + i * grad_z_col_stride, inside, ARITHMETIC)
+                grad_z = read(
+                    grad_z_ptr + row * grad_z_row_stride + i.to(tl.int64) * grad_z_col_stride, inside, ARITHMETIC
+                )
                 eps = noise(seed, first_row + begin + start, first_i, ROWS, HEIGHT, ARITHMETIC)
                 grad_mu = grad_z
                 grad_diagonal = grad_z * (sigma * eps)
             if grad_kl_ptr is not None:
-                grad_kl = read(grad_kl_ptr + row * grad_kl_row_stride + i * grad_kl_col_stride, inside, ARITHMETIC)
-                distance = read(mu_ptr + row * mu_row_stride + i * mu_col_stride, inside, ARITHMETIC)
+                grad_kl = read(
+                    grad_kl_ptr + row * grad_kl_row_stride + i.to(tl.int64) * grad_kl_col_stride, inside, ARITHMETIC
+                )
+                distance = read(mu_ptr + row * mu_row_stride + i.to(tl.int64) * mu_col_stride, inside, ARITHMETIC)
                 if prior_mu_ptr is not None:
-                    prior_mu_at = prior_mu_ptr + row * prior_mu_row_stride + i * prior_mu_col_stride
+                    prior_mu_at = prior_mu_ptr + row * prior_mu_row_stride + i.to(tl.int64) * prior_mu_col_stride
                     distance -= read(prior_mu_at, inside, ARITHMETIC)
                 scaled = distance * inv_prior_sigma
                 pull = grad_kl * scaled * inv_prior_sigma
@@ -292,7 +315,7 @@ def backward_kernel(
                     eps_j = noise(seed, first_row + begin + start, first_j, ROWS, WIDTH, ARITHMETIC)
                     grad_factor = grad_z[:, :, None] * eps_j[:, None, :]
                 if grad_kl_ptr is not None:
-                    factor = read(tril_row[:, :, None] + offset * tril_col_stride, below, ARITHMETIC)
+                    factor = read(tril_row[:, :, None] + offset.to(tl.int64) * tril_col_stride, below, ARITHMETIC)
                     if prior_mu_ptr is not None:
                         factor = tl.where(below, factor * inv_prior_sigma[:, :, None], 0.0)
                     grad_factor += kl_scale[:, :, None] * factor
@@ -350,6 +373,7 @@ def rsample_kl_cholesky_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of mu, tril, prior_mu and prior_log_var; those not wanted have no elements."""
     rows, cols = mu.shape
+    _check_size(cols)
     dtype, triton_dtype = arithmetic(grad_z, grad_kl, mu, tril, prior_mu, prior_log_var)
     grad_mu, grad_tril = mu.new_empty(mu.shape), tril.new_empty(tril.shape)
     grad_prior_mu = empty_gradient(prior_mu, mu, with_prior)

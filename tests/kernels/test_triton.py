@@ -428,6 +428,18 @@ def test_a_sample_whose_infinite_kl_does_not_count_has_no_gradient(full: bool) -
     oracles.assert_gradients_of_infinite_kl(found, inputs, grad_kl)
 
 
+def test_a_packed_row_whose_places_are_no_int32_is_refused() -> None:
+    most = cholesky.MOST_LATENTS
+    assert (most - 1) * (most + 2) < 2**31 <= most * (most + 3)
+    mu, tril = torch.zeros(1, 1).expand(1, most + 1), torch.zeros(1, 1).expand(1, packed(most + 1))
+    for run in (
+        lambda: cholesky.rsample_kl_cholesky(mu, tril, None, None, torch.tensor(0), 0, False, False),
+        lambda: cholesky.rsample_kl_cholesky_backward(mu, None, mu, tril, None, None, torch.tensor(0), 0, False),
+    ):
+        with pytest.raises(ValueError, match="at most 46340 latent dimensions for the triton backend, got 46341"):
+            run()
+
+
 @ON_GPU
 @pytest.mark.parametrize("full", [False, True])
 def test_a_variance_ratio_may_be_large_where_its_mean_is_not(full: bool) -> None:
