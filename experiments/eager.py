@@ -24,7 +24,7 @@ from ..networks import by_pytorch
 from ..sequential import EveryStepCVAE
 from ..training import TrainingConfig
 from .catalogue import TABLES
-from .report.results import read_result
+from .report.reading import read_result
 from .runner import provenance
 from .tables import BUDGETS, Cell, Plan
 

@@ -16,7 +16,7 @@ import torch
 from manifold_core.experiments import paper
 from manifold_core.experiments.report.markdown import markdown
 from manifold_core.experiments.report.page import TITLE
-from manifold_core.experiments.report.results import read_results
+from manifold_core.experiments.report.reading import read_results
 
 import manifold_core as mc
 from benchmarks import estimators, report

@@ -7,7 +7,7 @@ from ...errors import InputError
 from ...files import output_folder, write_atomically
 from .markdown import markdown
 from .page import TITLE, page
-from .results import read_results
+from .reading import read_results
 
 __all__ = ["write_report"]
 

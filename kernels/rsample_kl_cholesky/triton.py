@@ -98,15 +98,15 @@ def forward_kernel(
             log_var = 2.0 * read(
                 tril_row + (i * (i + 3) // 2).to(tl.int64) * tril_col_stride, inside, ARITHMETIC
             )  # exactly 2 log L_ii
-            distance, prior_log_var, inv_prior_sigma = mu, None, 1.0
+            scaled, prior_log_var = mu, None
             if prior_mu_ptr is not None:
                 prior_mu_at = prior_mu_ptr + row * prior_mu_row_stride + i.to(tl.int64) * prior_mu_col_stride
                 prior_log_var_at = (
                     prior_log_var_ptr + row * prior_log_var_row_stride + i.to(tl.int64) * prior_log_var_col_stride
                 )
-                distance = mu - read(prior_mu_at, inside, ARITHMETIC)
                 prior_log_var = read(prior_log_var_at, inside, ARITHMETIC)
                 inv_prior_sigma, _, _ = exponential(-0.5 * prior_log_var)
+                scaled = (mu - read(prior_mu_at, inside, ARITHMETIC)) * inv_prior_sigma
             spread = tl.zeros([ROWS, HEIGHT, WIDTH], ARITHMETIC)
             squares = tl.zeros([ROWS, HEIGHT, WIDTH], ARITHMETIC)
             for first_j in range(0, tl.minimum(first_i + HEIGHT, cols), WIDTH):
@@ -124,7 +124,6 @@ def forward_kernel(
             eps = noise(seed, first_row + begin + start, first_i, ROWS, HEIGHT, ARITHMETIC)
             off_diagonal = tl.sum(squares, axis=2)
             write(z_ptr + row * cols + i, mu + (tl.sum(spread, axis=2) + sigma * eps), inside)
-            scaled = distance * inv_prior_sigma
             kl = 0.5 * scaled * scaled + (0.5 * off_diagonal + kl_of_variances)
             if PER_DIMENSION:
                 tl.store(kl_ptr + row * cols + i, kl, mask=inside)

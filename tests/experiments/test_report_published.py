@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from manifold_core.experiments.report.notes import notes, overview, provenance, reading, totals, verdict
-from manifold_core.experiments.report.results import Result, read_results
+from manifold_core.experiments.report.reading import read_results
+from manifold_core.experiments.report.results import Result
 from manifold_core.experiments.report.summary import rows
 
 from manifold_core import InputError, cli
