@@ -9,19 +9,11 @@ from functools import partial
 
 from .by_class import by_class
 from .classes import CLASS_HEADS, READING_CLASSES, lines
+from .fits import WORDS_OF_FIT, columns_of_fit
+from .how_to_read import reading
 from .matrices import Filled, filled
-from .notes import (
-    WORDS_OF_FIT,
-    columns_of_fit,
-    facts,
-    notes,
-    overview,
-    overview_heads,
-    provenance,
-    reading,
-    totals,
-    verdict,
-)
+from .notes import notes, verdict
+from .overview import facts, overview, overview_heads, provenance, totals
 from .results import Fit, Result
 from .summary import Row, Share, by_eigenvalue, columns_of, in_variants, measured_by_decoder, rows, trained
 from .text import NOTHING, QUANTITIES, fixed, integer, label, symbol, value

@@ -6,9 +6,11 @@ from importlib.resources import files
 
 from .classes import classes
 from .heat import heat
+from .how_to_read import reading
 from .markup import Markup, element, joined
 from .matrices import MATRICES, filled
-from .notes import Line, facts, notes, overview, overview_heads, provenance, reading, totals, verdict
+from .notes import notes, verdict
+from .overview import Line, facts, overview, overview_heads, provenance, totals
 from .pictures import slopes, spectra
 from .results import Result
 from .summary import ENOUGH, rows

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from ...dimension import THRESHOLD
+from .fits import WORDS_OF_FIT, columns_of_fit
 from .markup import Markup, element, joined
-from .notes import WORDS_OF_FIT, columns_of_fit
 from .results import Fit, Result, Run
 from .summary import Row, in_variants, spread
 from .svg import decades, proportions, slope, spectrum

@@ -2,25 +2,11 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from ..tables import BUDGETS
 from .results import Result
 from .summary import SLOPE_TOLERANCE, Row, at_or_below, rows, share, within
 from .text import enumeration
 
-__all__ = ["READING_PUBLISHED", "of_published"]
-
-_WHOLE, _QUICK = (BUDGETS[name].as_published() for name in ("full", "quick"))
-_WHOLE_BY = [
-    name
-    for name, plan in BUDGETS.items()
-    if (plan.as_published().steps, plan.as_published().samples) == (_WHOLE.steps, _WHOLE.samples)
-]
-READING_PUBLISHED = (
-    "“As published” are models that we trained as well, but with the widths, batches and schedules that the paper’s "
-    f"published code has. MLPs have its {_WHOLE.steps:,} steps on {_WHOLE.samples:,} samples by the budgets "
-    f"{enumeration(_WHOLE_BY)}; by quick they have {_QUICK.steps:,} on {_QUICK.samples:,}, and may end before they are "
-    "trained. Their numbers are read as ours are; counts are of ours alone, where nothing else is said."
-)
+__all__ = ["of_published"]
 
 
 def of_published(result: Result) -> list[str]:

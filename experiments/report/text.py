@@ -8,6 +8,7 @@ from .results import Cell, DivergedModel, Fit, Run
 from .summary import Contrast, Row
 
 __all__ = [
+    "BY_DECODER",
     "NOTHING",
     "QUANTITIES",
     "cell_label",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 NOTHING = "–"
+BY_DECODER = "by the decoder"  # of how dimensions are read: heads of columns
 _SYMBOLS = {
     "kappa": "κ",
     "gamma": "γ",

@@ -15,7 +15,8 @@ from manifold_core.experiments import paper
 from manifold_core.experiments.report import write_report
 from manifold_core.experiments.report.markdown import markdown, plain
 from manifold_core.experiments.report.matrices import MATRICES, matrix_run
-from manifold_core.experiments.report.notes import facts, notes, overview, provenance, totals, verdict
+from manifold_core.experiments.report.notes import notes, verdict
+from manifold_core.experiments.report.overview import facts, overview, provenance, totals
 from manifold_core.experiments.report.results import Result
 from manifold_core.experiments.report.summary import Row, contrasts, rows
 from manifold_core.experiments.report.svg import decades

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from manifold_core.experiments import paper
 from manifold_core.experiments.report.by_class import by_class
+from manifold_core.experiments.report.how_to_read import reading
 from manifold_core.experiments.report.matrices import MATRICES, matrix_run
-from manifold_core.experiments.report.notes import notes, provenance, reading, totals
+from manifold_core.experiments.report.notes import notes
+from manifold_core.experiments.report.overview import provenance, totals
 from manifold_core.experiments.report.results import ClassNumbers, Result
 
 from manifold_core import cli

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from manifold_core.experiments.report.notes import notes, overview, provenance, reading, totals, verdict
+from manifold_core.experiments.report.how_to_read import reading
+from manifold_core.experiments.report.notes import notes, verdict
+from manifold_core.experiments.report.overview import overview, provenance, totals
 from manifold_core.experiments.report.reading import read_results
 from manifold_core.experiments.report.results import Result
 from manifold_core.experiments.report.summary import rows
