@@ -109,11 +109,11 @@ def _columns(listed: Sequence[Row]) -> list[Column]:
         found.append(Column(head, partial(_counted, of)))
         if by_eigenvalue(map(of, listed)):
             found.append(Column("by eigenvalue", partial(_by_eigenvalue, of)))
-    if any(row.share.whole for row in listed):
+    if any(row.share for row in listed):
         found.append(Column("right", lambda row: _right(row.share)))
     if measured_by_decoder(listed):
         found.append(Column("by the decoder", lambda row: integer(row.local_dimension)))
-    if any(row.share_by_decoder.whole for row in listed):
+    if any(row.share_by_decoder for row in listed):
         found.append(Column("right by it", lambda row: _right(row.share_by_decoder)))
     for quantity, (name, write) in QUANTITIES.items():
         found.append(Column(f"paper: {name}", partial(_printed, quantity, write)))
@@ -141,7 +141,7 @@ def _by_eigenvalue(of: Callable[[Row], Row], row: Row) -> str:
 
 
 def _right(counted: Share) -> str:
-    return f"{counted.right} of {counted.whole}" if counted.whole else integer(None)
+    return str(counted) if counted else integer(None)
 
 
 def _printed(quantity: str, write: Callable[[float], str], row: Row) -> str:

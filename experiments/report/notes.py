@@ -28,11 +28,11 @@ __all__ = ["notes", "verdict"]
 
 def verdict(listed: Sequence[Row]) -> str:
     """How many rows keep up with the paper, and how many are right often enough."""
-    below, compared = at_or_below(listed)
-    known = [row.share for row in listed if row.share.whole]
+    compared = at_or_below(listed)
+    known = [row.share for row in listed if row.share]
     parts = []
     if compared:
-        parts.append(f"Median −ELBO at or below the paper’s in {below} of {compared} rows")
+        parts.append(f"Median −ELBO at or below the paper’s in {compared} rows")
     if known:
         right = sum(s.enough for s in known)
         words = f"rue active dimensions in at least {100 * ENOUGH:.0f} % of the runs in {right} of {len(known)} rows"
@@ -60,10 +60,7 @@ def notes(result: Result) -> list[str]:
 def _of_decoder(runs: Iterable[Run]) -> list[str]:
     if not (counted := unclear(runs)).right:
         return []
-    return [
-        f"By the decoder: in {counted.right} of {counted.whole} runs the gap is narrower than {CLEAR:g}, and the "
-        "dimension a guess."
-    ]
+    return [f"By the decoder: in {counted} runs the gap is narrower than {CLEAR:g}, and the dimension a guess."]
 
 
 def _range(runs: Iterable[Run], name: str) -> str:
@@ -96,11 +93,11 @@ def _of_row(row: Row) -> list[str]:
             f"{where}: median −ELBO {fixed(ours.median)}, above the paper’s {fixed(printed)} "
             f"by {fixed(ours.median - printed)}."
         )
-    if counted.whole and not counted.enough:
+    if counted and not counted.enough:
         others = Counter(run.active_dimensions for run in row.finished if not run.right)
         instead = f"; the others have {_times(others)}" if others else ""
         found.append(
-            f"{where}: {counted.right} of {counted.whole} runs ({percent(counted.right, counted.whole)}) have the true "
+            f"{where}: {counted} runs ({percent(counted.right, counted.whole)}) have the true "
             f"active dimensions, {integer(row.true_active)}{instead}."
         )
     counts = Counter(

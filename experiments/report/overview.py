@@ -35,9 +35,9 @@ class Line:
     runs: int | None  # models, where there are fits; None where the file does not say
     share: Share
     by_decoder: Share
-    compared: tuple[int, int]  # rows at or below the paper’s −ELBO, of how many
+    compared: Share  # rows at or below the paper’s −ELBO
     diverged: int | None
-    slopes: tuple[int, int]  # within the tolerance, of how many
+    slopes: Share  # within the tolerance
 
     @property
     def cells(self) -> dict[str, str]:
@@ -46,10 +46,10 @@ class Line:
             "table": self.result.name if self.first else "",
             "variant": self.variant,
             "runs": "" if self.runs is None else f"{self.runs:,}",
-            "right": _part(self.share.right, self.share.whole),
-            BY_DECODER: _part(self.by_decoder.right, self.by_decoder.whole),
-            "−ELBO ≤ paper": _part(*self.compared),
-            "slopes": _part(*self.slopes),
+            "right": _counted(self.share),
+            BY_DECODER: _counted(self.by_decoder),
+            "−ELBO ≤ paper": _counted(self.compared),
+            "slopes": _counted(self.slopes),
             "diverged": "" if self.diverged is None else str(self.diverged),
             "trained in": duration(self.result.seconds) if self.first else "",
         }
@@ -77,14 +77,14 @@ def overview(results: Sequence[Result]) -> list[Line]:
     return lines
 
 
-def _part(part: int, whole: int) -> str:
-    return f"{part} of {whole}" if whole else ""
+def _counted(share: Share) -> str:
+    return str(share) if share else ""
 
 
 def overview_heads(lines: Sequence[Line]) -> list[str]:
     """Of their columns; that of the decoder where it was measured."""
     heads = list(dict.fromkeys(head for line in lines for head in line.cells))
-    return [head for head in heads if head != BY_DECODER or any(line.by_decoder.whole for line in lines)]
+    return [head for head in heads if head != BY_DECODER or any(line.by_decoder for line in lines)]
 
 
 def _diverged(result: Result) -> int | None:
@@ -94,15 +94,15 @@ def _diverged(result: Result) -> int | None:
 def totals(results: Sequence[Result]) -> list[tuple[str, str]]:
     """(number, what it counts): the whole in a few numbers."""
     lines = overview(results)
-    below, compared = (sum(line.compared[i] for line in lines) for i in (0, 1))
-    good, fits = (sum(line.slopes[i] for line in lines) for i in (0, 1))
+    nothing = Share(0, 0)
+    compared, slopes = sum((line.compared for line in lines), nothing), sum((line.slopes for line in lines), nothing)
     twice = "; of a model of images, two" if any(on_images(rows(result)) for result in results) else ""
     runs = sum(line.runs or 0 for line in lines)
     found = [(f"{runs:,}", f"runs; of a model with classes, one for each class{twice}")]
     if compared:
-        found.append((f"{below} of {compared}", "rows with a median −ELBO at or below the paper’s"))
-    if fits:
-        found.append((f"{good} of {fits}", f"slopes within {100 * SLOPE_TOLERANCE:.0f} % of the theorem’s"))
+        found.append((str(compared), "rows with a median −ELBO at or below the paper’s"))
+    if slopes:
+        found.append((str(slopes), f"slopes within {100 * SLOPE_TOLERANCE:.0f} % of the theorem’s"))
     found += [(duration(seconds), f"on {device}") for device, seconds in _by_device(results).items()]
     if published := [result.published for result in results if result.published is not None]:
         found.append((duration(_sum(result.seconds for result in published)), "more for the runs as published"))

@@ -119,7 +119,7 @@ def _line(line: Line, heads: Sequence[str], name: str) -> Markup:
         else:
             cells.append(element("td", line.cells[head], class_=_kind(head)))
         if head == METERED:
-            cells.append(element("td", _meter(share.right / share.whole) if share.whole else Markup()))
+            cells.append(element("td", _meter(share.right / share.whole) if share else Markup()))
     return element("tr", *cells, class_="first" if line.first else None)
 
 

@@ -49,7 +49,7 @@ def _drawn(row: Row) -> list[Run]:
 
 def _caption(row: Row) -> list[Markup]:
     counted = row.share
-    right = [element("span", f"{counted.right} of {counted.whole} right")] if counted.whole else []
+    right = [element("span", f"{counted} right")] if counted else []
     return [element("b", unbroken(cell_label(row.cell))), *right]
 
 

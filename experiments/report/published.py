@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from .results import Result
-from .summary import SLOPE_TOLERANCE, Row, at_or_below, rows, share, within
+from .summary import SLOPE_TOLERANCE, Row, Share, at_or_below, rows, share, within
 from .text import enumeration
 
 __all__ = ["of_published"]
@@ -24,26 +24,24 @@ def of_published(result: Result) -> list[str]:
     return [*found, f"As published, models have {enumeration(said)}."] if said else found
 
 
-def _compared(words: str, published: tuple[int, int], ours: tuple[int, int]) -> str:
-    """``words`` with (part, whole) in their place; empty where nothing is known."""
-    if not published[1]:
+def _compared(words: str, published: Share, ours: Share) -> str:
+    """``words`` with the share in its place; empty where nothing is known."""
+    if not published:
         return ""
-    beside = f" (ours in {ours[0]} of {ours[1]})" if ours[1] else ""
-    return words.format(f"{published[0]} of {published[1]}") + beside
+    return words.format(published) + (f" (ours in {ours})" if ours else "")
 
 
-def _as_printed(listed: Iterable[Row]) -> tuple[int, int]:
-    """Rows with the paper's active dimensions, of how many; one of which all runs diverged has them not."""
+def _as_printed(listed: Iterable[Row]) -> Share:
+    """Rows with the paper's active dimensions; one of which all runs diverged has them not."""
     known = [row for row in listed if row.runs and row.printed_dimensions is not None]
-    return sum(row.active_dimensions == row.printed_dimensions for row in known), len(known)
+    return Share(sum(row.active_dimensions == row.printed_dimensions for row in known), len(known))
 
 
-def _right(listed: Iterable[Row]) -> tuple[int, int]:
-    counted = share(run for row in listed for run in row.runs)
-    return counted.right, counted.whole
+def _right(listed: Iterable[Row]) -> Share:
+    return share(run for row in listed for run in row.runs)
 
 
-COUNTED: dict[str, Callable[[Sequence[Row]], tuple[int, int]]] = {
+COUNTED: dict[str, Callable[[Sequence[Row]], Share]] = {
     "the paper’s active dimensions in {} rows": _as_printed,
     "a median −ELBO at or below the paper’s in {} rows": at_or_below,
     "the true active dimensions in {} runs": _right,

@@ -54,10 +54,19 @@ def spread(values: Iterable[float]) -> Spread | None:
 
 @dataclass(frozen=True)
 class Share:
-    """``right`` of ``whole`` runs have as many dimensions as they should."""
+    """``right`` of ``whole`` are as they should be; false where there is nothing to count."""
 
     right: int
     whole: int
+
+    def __bool__(self) -> bool:
+        return self.whole > 0
+
+    def __str__(self) -> str:
+        return f"{self.right} of {self.whole}"
+
+    def __add__(self, other: "Share") -> "Share":
+        return Share(self.right + other.right, self.whole + other.whole)
 
     @property
     def enough(self) -> bool:
@@ -226,15 +235,15 @@ def unclear(runs: Iterable[Run]) -> Share:
     return Share(sum(not run.local_gap >= CLEAR for run in known), len(known))
 
 
-def at_or_below(listed: Iterable[Row]) -> tuple[int, int]:
-    """Rows with a median −ELBO at or below the paper's, of how many that can be compared."""
+def at_or_below(listed: Iterable[Row]) -> Share:
+    """Rows with a median −ELBO at or below the paper's, of those that can be compared."""
     compared = [row.above_paper for row in listed if row.above_paper is not None]
-    return compared.count(False), len(compared)
+    return Share(compared.count(False), len(compared))
 
 
-def within(fits: Sequence[Fit]) -> tuple[int, int]:
-    """Slopes within the tolerance, of how many."""
-    return sum(fit.error <= SLOPE_TOLERANCE for fit in fits), len(fits)
+def within(fits: Sequence[Fit]) -> Share:
+    """Slopes within the tolerance."""
+    return Share(sum(fit.error <= SLOPE_TOLERANCE for fit in fits), len(fits))
 
 
 @dataclass(frozen=True)

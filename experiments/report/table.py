@@ -73,11 +73,11 @@ def _columns(listed: Sequence[Row]) -> list[Column]:
     for head, of in beside.items():
         dimensions.append((head, counted, partial(_counted, of, _style(head))))
         dimensions.append(("by eigenvalue", by_eigenvalue(map(of, listed)), partial(_eigenvalues, of)))
-    dimensions.append(("right", any(row.share.whole for row in listed), lambda row: _right(row.share)))
+    dimensions.append(("right", any(row.share for row in listed), lambda row: _right(row.share)))
     found += [Column("active dimensions", head, cell) for head, shown, cell in dimensions if shown]
     if measured_by_decoder(listed):
         found.append(Column("by the decoder", "ours", _by_decoder))
-    if any(row.share_by_decoder.whole for row in listed):
+    if any(row.share_by_decoder for row in listed):
         found.append(Column("by the decoder", "right", lambda row: _right(row.share_by_decoder)))
 
     for quantity, (name, write) in QUANTITIES.items():
@@ -136,9 +136,9 @@ def _by_decoder(row: Row) -> Markup:
 
 
 def _right(counted: Share) -> Markup:
-    if not counted.whole:
+    if not counted:
         return element("td", integer(None))
-    return element("td", f"{counted.right} of {counted.whole}", class_=None if counted.enough else "few")
+    return element("td", str(counted), class_=None if counted.enough else "few")
 
 
 def _printed(quantity: str, write: Callable[[float], str], row: Row) -> Markup:

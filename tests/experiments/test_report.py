@@ -18,7 +18,7 @@ from manifold_core.experiments.report.matrices import MATRICES, matrix_run
 from manifold_core.experiments.report.notes import notes, verdict
 from manifold_core.experiments.report.overview import facts, overview, provenance, totals
 from manifold_core.experiments.report.results import Result
-from manifold_core.experiments.report.summary import Row, contrasts, rows
+from manifold_core.experiments.report.summary import Row, Share, contrasts, rows
 from manifold_core.experiments.report.svg import decades
 from manifold_core.experiments.report.text import duration, fixed, percent, significant
 
@@ -272,7 +272,7 @@ class TestNumbers:
             "d = 9: slope –, expected 12.5.",
         ]
         (line,) = overview([result])
-        assert line.slopes == (1, 3)
+        assert line.slopes == Share(1, 3)
         assert (line.runs, line.diverged) == (None, None)  # an older file does not say
 
     def test_the_last_two_points_by_themselves_and_the_decoder(
@@ -407,7 +407,7 @@ class TestNumbers:
             ("Table 5", "with", True, 2, (2, 2)),
             ("Table 5", "without", False, 2, (1, 2)),
         ]
-        assert [line.compared for line in lines] == [(0, 1), (0, 0), (0, 0)]
+        assert [line.compared for line in lines] == [Share(0, 1), Share(0, 0), Share(0, 0)]
         found = {words: number for number, words in totals(written(file(), other))}
         assert found["runs; of a model with classes, one for each class"] == "8"
         assert found["on a CPU"] == "1 min 40 s"
