@@ -31,6 +31,7 @@ from manifold_core.files import write_json
 
 from . import gpu
 from .batched import Batched
+from .results_files import asked, or_none
 
 BATCH, STEPS, SETS = 1024, 20_000, 8
 MAIN = (128, 32)  # models and hidden width
@@ -231,7 +232,7 @@ def ratios(rows: Sequence[Row]) -> list[dict[str, Any]]:
     for ours in rows:
         if ours.contender == "engine" and not math.isnan(ours.microseconds):
             others = [row for row in rows if row[1:3] == ours[1:3] and row.contender != "engine"]
-            faster = {r.contender: gpu.or_none(r.microseconds / ours.microseconds) for r in others}
+            faster = {r.contender: or_none(r.microseconds / ours.microseconds) for r in others}
             answer.append({"models": ours.models, "hidden": ours.hidden, "faster_than": faster})
     return answer
 
@@ -258,7 +259,7 @@ def whole_job(sets: Sequence[Tensor], backend: str = "cuda") -> dict[str, Any]:
 
 def as_json(row: Row) -> dict[str, Any]:
     names = ("microseconds", "job_seconds", "tera_multiply_adds")
-    figures = {name: gpu.or_none(getattr(row, name)) for name in names}
+    figures = {name: or_none(getattr(row, name)) for name in names}
     return row._asdict() | figures | {"error": None if math.isnan(row.error) else row.error}
 
 
@@ -271,8 +272,8 @@ def report(sets: Sequence[Tensor], where: dict[str, Any], out: Path, end: float)
         results.update(rows=[as_json(row) for row in rows], ratios=ratios(rows))
         write_json(out, results)
 
-    for asked in plan():
-        rows.append(measured(*asked, sets, end - time.monotonic()))
+    for planned in plan():
+        rows.append(measured(*planned, sets, end - time.monotonic()))
         print(rows[-1].line(), flush=True)
         write()
         torch.cuda.empty_cache()
@@ -286,7 +287,7 @@ def report(sets: Sequence[Tensor], where: dict[str, Any], out: Path, end: float)
 
 
 def main() -> None:
-    where, out, end = gpu.asked("ensemble", __doc__, 200)
+    where, out, end = asked("ensemble", __doc__, 200)
     report([data(seed).to("cuda") for seed in range(SETS)], where, out, end)
 
 

@@ -32,9 +32,9 @@ from manifold_core.differences import differences
 from manifold_core.files import write_json
 from manifold_core.provenance import commit, processor
 
-from .gpu import results_file
 from .gpu_tables import markdown
 from .manifolds import BENT
+from .results_files import results_file
 
 __all__ = ["Manifold", "files", "manifolds", "measure", "summary", "table"]
 

@@ -29,7 +29,7 @@ from manifold_core.files import write_json
 from manifold_core.networks import by_pytorch
 from manifold_core.training import turns
 
-from . import gpu
+from .results_files import asked, or_none
 
 DEVICE = "cuda"
 BATCHES = (512, 128)
@@ -105,7 +105,7 @@ def measured(name: str, batch: int, covariance: Covariance, wrong: float, second
     if not wrong <= ALLOWED:
         return row | {"note": f"wrong: the gradients are {wrong:.2g} away"}
     try:
-        return row | {"microseconds": gpu.or_none(CONTENDERS[name](batch, covariance))}
+        return row | {"microseconds": or_none(CONTENDERS[name](batch, covariance))}
     except Exception as failure:  # one contender's failure must not cost the others their figures
         return row | {"note": f"failed: {failure!r}"[:200]}
 
@@ -126,7 +126,7 @@ def report(where: dict[str, Any], out: Path, end: float) -> None:
 
 
 def main() -> None:
-    where, out, end = gpu.asked("images", __doc__, 100)
+    where, out, end = asked("images", __doc__, 100)
     report(where, out, end)
 
 

@@ -21,7 +21,7 @@ from manifold_core.bench.table import heading, machine_speeds, markdown, notes, 
 from manifold_core.errors import InputError
 
 from . import estimators, gpu_tables
-from .gpu import ROOT, results_file
+from .results_files import ROOT, results_file
 
 __all__ = ["add", "files", "gpu_files", "page", "with_tables"]
 

@@ -1,9 +1,7 @@
 """The GPU benchmark, as far as a processor can follow it: the same operators, run on the host."""
 
-import json
 import math
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -97,26 +95,3 @@ def test_ratios_leave_out_what_was_not_measured() -> None:
     ]
     expected = {"op": "op", "shape": [2, 3], "dtype": "float32", "backend": "cuda", "faster_than": {"eager": 4.0}}
     assert gpu.ratios(rows) == [expected]
-
-
-def test_all_benchmarks_are_asked_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "about", lambda _: {"device": "A GPU", "date": "2026-01-02", "commit": "123"})
-    monkeypatch.setattr("sys.argv", ["images_on_gpu", "--seconds", "3"])
-    begin = gpu.time.monotonic()
-    where, out, end = gpu.asked("images", "What it does.", 100)
-    assert where["device"] == "A GPU"
-    assert out == gpu.results_file("images", "A GPU", "2026-01-02")
-    assert begin + 3 <= end <= gpu.time.monotonic() + 3
-    monkeypatch.setattr("sys.argv", ["gpu", "--out", "here.json"])
-    assert gpu.asked("gpu", None, 100).out.name == "here.json"
-
-
-def test_what_another_commit_measured_is_kept(tmp_path: Path) -> None:
-    out = tmp_path / "gpu-a-2026-01-02.json"
-    assert gpu.set_aside(out) == out
-    for run, commit in enumerate(("123", "456", "123", "123")):  # a second one of a commit may end after fewer rows
-        out.write_text(json.dumps({"commit": commit, "run": run}))
-        assert gpu.set_aside(out) == out
-    kept = {path.stem: json.loads(path.read_text())["run"] for path in tmp_path.iterdir()}
-    stem = "gpu-a-2026-01-02"
-    assert kept == {f"{stem}-123": 0, f"{stem}-456": 1, f"{stem}-123-2": 2, f"{stem}-123-3": 3}

@@ -1,0 +1,71 @@
+"""Where results of benchmarks are kept, and what those of a GPU begin with."""
+
+import argparse
+import itertools
+import json
+import math
+import re
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from manifold_core.provenance import commit
+
+__all__ = ["ROOT", "Asked", "about", "asked", "or_none", "results_file", "set_aside"]
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def or_none(value: float) -> float | None:
+    """As JSON wants it."""
+    return None if math.isnan(value) else round(value, 3)
+
+
+def about(device: torch.device) -> dict[str, Any]:
+    """Where and when: what a file of results begins with."""
+    name = torch.cuda.get_device_name(device)
+    day, hour = datetime.now().isoformat(timespec="seconds").split("T")
+    return {"device": name, "torch": torch.__version__, "commit": commit(), "date": day, "time": hour}
+
+
+def results_file(kind: str, device_name: str, day: str) -> Path:
+    """Where the results of a kind go if nothing else is said: a file a device and date."""
+    slug = re.sub(r"[^a-z0-9]+", "-", device_name.lower()).strip("-")
+    return ROOT / "benchmarks" / "results" / f"{kind}-{slug}-{day}.json"
+
+
+class Asked(NamedTuple):
+    """What a benchmark is to do."""
+
+    where: dict[str, Any]  # as of about()
+    out: Path
+    end: float  # by time.monotonic()
+
+
+def asked(kind: str, description: str | None, seconds: float) -> Asked:
+    """Of the command line of ``benchmarks/<kind>_on_gpu.py`` or ``gpu.py``, after so many seconds by default."""
+    program = "gpu" if kind == "gpu" else f"{kind}_on_gpu"
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{program}", description=description)
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=seconds,
+        help="after so long nothing new is begun; torch.compile a while earlier",
+    )
+    parser.add_argument("--out", type=Path, help=f"instead of benchmarks/results/{kind}-<device>-<date>.json")
+    arguments = parser.parse_args()
+    end = time.monotonic() + arguments.seconds
+    where = about(torch.device("cuda"))
+    return Asked(where, set_aside(arguments.out or results_file(kind, where["device"], where["date"])), end)
+
+
+def set_aside(out: Path) -> Path:
+    """The same place: what a run before has left there takes its commit into its name, and a number if need be."""
+    if out.exists():
+        stem = f"{out.stem}-{json.loads(out.read_text(encoding='utf-8'))['commit']}"
+        names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+        out.rename(next(place for name in names if not (place := out.with_stem(name)).exists()))
+    return out
