@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import benchmark_gpu, benchmark_ops, gpu
+from benchmarks import benchmark_gpu, benchmark_ops
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
@@ -19,11 +19,9 @@ def test_every_op_of_the_gpu_benchmark_is_there() -> None:
     assert benchmark_ops.PUBLIC.keys() == benchmark_ops.OPS.keys() == benchmark_ops.SHAPES.keys()
 
 
-def test_every_op_of_the_gpu_has_large_and_small_shapes() -> None:
-    assert {op.name for op in gpu.OPS} == benchmark_gpu.OPS.keys()
-    for op in benchmark_gpu.OPS.values():
-        assert op.large
-        assert op.small
+def test_every_op_of_the_gpu_has_small_shapes() -> None:
+    """Of an op that is listed twice, it is the one that has them."""
+    assert all(op.small for op in benchmark_gpu.OPS.values())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
