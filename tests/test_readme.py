@@ -295,6 +295,9 @@ def test_counts_at_the_threshold_of_the_published_code_are_those_of_the_result_f
     assert f"and {below} below; with it {len(surplus[with_it]) - count(surplus[with_it], 0.95)} end above 0.95" in said
 
 
+WAYS = ("local", "active")
+
+
 def between(fit: dict[str, Any]) -> float:
     """The slope between the two smallest γ."""
     (x, y), (last_x, last_y) = fit["points"][-2:]
@@ -327,6 +330,14 @@ def test_figures_of_the_theorems_are_those_of_the_result_files() -> None:
     assert f"{powers(first, 'recon')} for Theorem 1 and {powers(second, 'recon')} for Theorem 2" in said
     last = [sum(abs(between(fit) / fit["expected"] - 1) <= 0.1 for fit in fits) for fits in (first, second)]
     assert f"alone it is within 10 % in {last[0]} and in {last[1]} of 24" in said
+
+    def right_from(place: int, values: str) -> int:
+        return sum(all(count == fit["true_active"] for count in fit[values][place:]) for fit in second)
+
+    by_decoder, by_variance = ([right_from(place, f"{which}_dimensions") for place in range(4)] for which in WAYS)
+    assert [x for x, _ in second[0]["points"]] == [-3, -4, -5, -6, -7]
+    assert f"from log γ = −5 on in {by_decoder[2]} of 24, from −4 on in {by_decoder[1]}; the active" in said
+    assert f"as many from −6 on in {by_variance[3]}, from −5 on in {by_variance[2]}." in said
     content = json.loads((ROOT / "experiments/results/theorem3.json").read_text(encoding="utf-8"))
     smallest = [run for run in content["runs"] if list(run["cell"].values()) == [False, -7.0]]
     assert "Active are {}, {} and {} dimensions".format(*(run["active_dimensions"] for run in smallest)) in said
