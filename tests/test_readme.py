@@ -336,13 +336,20 @@ def test_figures_of_the_theorems_are_those_of_the_result_files() -> None:
     last = [sum(abs(between(fit) / fit["expected"] - 1) <= 0.1 for fit in fits) for fits in (first, second)]
     assert f"alone it is within 10 % in {last[0]} and in {last[1]} of 24" in said
 
-    def right_from(place: int, values: str) -> int:
-        return sum(all(count == fit["true_active"] for count in fit[values][place:]) for fit in second)
+    def right_from(place: int, values: str, fits: list[dict[str, Any]] = second) -> int:
+        return sum(all(count == fit["true_active"] for count in fit[values][place:]) for fit in fits)
 
     by_decoder, by_variance = ([right_from(place, f"{which}_dimensions") for place in range(4)] for which in WAYS)
     assert [x for x, _ in second[0]["points"]] == [-3, -4, -5, -6, -7]
     assert f"from log γ = −5 on in {by_decoder[2]} of 24, from −4 on in {by_decoder[1]}; the active" in said
     assert f"as many from −6 on in {by_variance[3]}, from −5 on in {by_variance[2]}." in said
+    of_first = [right_from(2, f"{which}_dimensions", first) for which in WAYS]
+    assert "Of Theorem 1 it has r from −5 on in {} of 24, they in {}.".format(*of_first) in said
+    off = [100 * abs(fit["slope"] / fit["expected"] - 1) for fit in (*first, *second)]
+    assert [f"{value:.1f}" for value in off if value > 10] == ["16.3", "10.5", "11.5"]  # "16, 10.5 and 11.5 % off"
+    content = json.loads((ROOT / "experiments/results/theorem1_too_few.json").read_text(encoding="utf-8"))
+    slopes = sorted(-fit["slope"] for fit in content["fits"])
+    assert f"SSE/γ grows as γ to the power of −{slopes[0]:.2f} to −{slopes[-1]:.2f}, where" in said
     content = json.loads((ROOT / "experiments/results/theorem3.json").read_text(encoding="utf-8"))
     smallest = [run for run in content["runs"] if list(run["cell"].values()) == [False, -7.0]]
     assert "Active are {}, {} and {} dimensions".format(*(run["active_dimensions"] for run in smallest)) in said
