@@ -49,11 +49,8 @@ def run_table(
     checkpoints = _checkpoints(table, folder)
     plan = table.plan(plan)
     if (found := finished(table, plan, folder)) is None:
-        where = (
-            {"command": _command(sys.argv[1:])}
-            | provenance(devices)
-            | {"backend": backends(table, plan, devices, backend)}
-        )
+        backend_of = backends(table, plan, devices, backend)
+        where = {"command": _command(sys.argv[1:]), **provenance(devices), "backend": backend_of}
         sittings = _sittings(checkpoints, plan, where)
         runs, seconds = train_table(table, plan, checkpoints, devices=devices, backend=backend, progress=progress)
         found = {

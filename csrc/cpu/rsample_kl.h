@@ -122,8 +122,9 @@ void rsample_kl_backward_tiles(const cpu::RsampleKlBackward& a, int64_t begin, i
     tile.fill(a.first_row + at.row, at.col / 4, size / 4, noise);
 #pragma GCC ivdep
     for (int64_t i = 0; i < size; ++i) {
-      C sigma, pull;  // of the prior's mean, in the gradient of mu
+      C sigma, pull;  // what KL adds to the gradient of mu
       Ratio<C> v;
+      const C half = C(0.5) * grad_kl[i];  // first: the product must not overflow before it is halved
       if constexpr (has_prior) {
         const C inv_scale = with_kl ? exponential(C(-0.5) * prior.log_var[i]).exp : C(0);
         const C scaled = with_kl ? (mu[i] - prior.mu[i]) * inv_scale : C(0);
@@ -132,8 +133,7 @@ void rsample_kl_backward_tiles(const cpu::RsampleKlBackward& a, int64_t begin, i
         v.root_minus_1 = with_kl ? v.root_minus_1 : C(0);
         pull = grad_kl[i] * scaled * inv_scale;
         grad_prior_mu[i] = -pull;
-        const C k = C(-0.5) * grad_kl[i];
-        grad_prior_log_var[i] = k * scaled * scaled + times_exp_minus_1(k, v);
+        grad_prior_log_var[i] = -(half * scaled * scaled + times_exp_minus_1(half, v));
       } else {
         v = variance(log_var[i]);
         v.root_minus_1 = with_kl ? v.root_minus_1 : C(0);
@@ -148,7 +148,7 @@ void rsample_kl_backward_tiles(const cpu::RsampleKlBackward& a, int64_t begin, i
         g *= gate.weight;
       }
       grad_mu[i] = g + pull;
-      grad_log_var[i] = C(0.5) * (g * spread + times_exp_minus_1(grad_kl[i], v));
+      grad_log_var[i] = C(0.5) * g * spread + times_exp_minus_1(half, v);
     }
     finish(a.grad_mu, at, grad_mu);
     finish(a.grad_log_var, at, grad_log_var);

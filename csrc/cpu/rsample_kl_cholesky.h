@@ -228,7 +228,7 @@ void rsample_kl_cholesky_backward_groups(const cpu::RsampleKlCholeskyBackward& a
     read_diagonal(a.tril, at, diagonal);
 #pragma GCC ivdep
     for (int64_t i = 0; i < size; ++i) {
-      C sigma, pull;  // of the prior's mean, in the gradient of mu
+      C sigma, pull;  // what KL adds to the gradient of mu
       Ratio<C> v;
       if constexpr (has_prior) {
         const C inv_scale = with_kl ? exponential(C(-0.5) * prior_log_var[i]).exp : C(0);
