@@ -55,6 +55,7 @@ sanitize: $(READY)  ## the tests of the compiled kernels, built with AddressSani
 	MANIFOLD_CORE_CXXFLAGS='$(SANITIZERS) -fno-omit-frame-pointer -g1 -O0 -w' LDFLAGS='$(SANITIZERS)' \
 	    $(BIN)/python setup.py --quiet build_ext --parallel 2 \
 	    --build-lib build/sanitize --build-temp build/sanitize/objects
+	ls build/sanitize/manifold_core/_C.*.so build/sanitize/manifold_core/_autograd_*.so  # a failed build is a warning
 	cd build/sanitize && LD_PRELOAD='$(RUNTIMES)' ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. \
 	    $(PYTEST) -c ../../pyproject.toml --rootdir ../.. \
 	    ../../tests/kernels ../../tests/ensemble -m "not slow" -k "cpu or test_plain" --capture=sys
@@ -98,10 +99,10 @@ resources: $(READY)  ## compile every GPU kernel; fails where one spills; the ta
 	$(BIN)/python -m benchmarks.resources --out benchmarks/results/gpu_kernels.md
 
 # On a bare machine with a GPU, where torch is installed and nothing can be fetched: built in place, found by a tree of
-# links. Each step has its time, ten minutes in all; a step that fails, or whose time is over, takes no other with
+# links. Each step has its time, nine and a half minutes in all; a step that fails, or whose time is over, takes no other with
 # it, and is named at the end. Plugins of pytest that happen to be there stay out.
 GPU_PYTHON := env PYTHONPATH="$(CURDIR)/build/gpu" PYTHONSAFEPATH=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(PYTHON)
-GPU_PYTEST := -m pytest -m gpu $(shell $(PYTHON) -c 'import xdist' 2> /dev/null && echo -p xdist -n 8)
+GPU_PYTEST := -m pytest -m 'gpu and not slow' $(shell $(PYTHON) -c 'import xdist' 2> /dev/null && echo -p xdist -n 8)
 SANITIZER := $(shell PATH=$$PATH:/usr/local/cuda/bin command -v compute-sanitizer)
 # A call of the driver that only asks is no error. Every kernel, batch sums and all; few launches, each of which the tools
 # make slow. No cached memory: what lies behind a tensor is then nobody's.
@@ -116,14 +117,14 @@ gpu:  ## build in place, run the tests that need a GPU, measure, check memory an
 	ln -sfn "$(CURDIR)/benchmarks" build/gpu/benchmarks
 	@failed=''; \
 	step() { echo "make gpu: $$*"; timeout -s INT -k 10 "$$@" || failed="$$failed\n  $$*"; }; \
-	step 105 $(GPU_PYTHON) $(GPU_PYTEST) tests/kernels tests/ensemble tests/training/test_step.py tests/training/test_update.py \
-	    tests/run/test_global_state.py; \
-	step 85 $(GPU_PYTHON) -m benchmarks.ensemble_on_gpu --seconds 60; \
-	step 115 $(GPU_PYTHON) -m benchmarks.gpu --seconds 95; \
-	step 50 $(GPU_PYTHON) -m benchmarks.images_on_gpu --seconds 35; \
+	step 125 $(GPU_PYTHON) $(GPU_PYTEST) tests/kernels tests/ensemble tests/training/test_step.py tests/training/test_update.py \
+	    tests/run/test_global_state.py tests/test_local.py; \
+	step 70 $(GPU_PYTHON) -m benchmarks.ensemble_on_gpu --seconds 50; \
+	step 95 $(GPU_PYTHON) -m benchmarks.gpu --seconds 75; \
+	step 45 $(GPU_PYTHON) -m benchmarks.images_on_gpu --seconds 30; \
 	if [ -z '$(SANITIZER)' ]; then echo 'compute-sanitizer is not there: neither memory nor races are checked'; else \
-	    step 50 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZE) --tool memcheck $(GPU_PYTHON) $(SANITIZED); \
-	    step 60 $(SANITIZE) --tool racecheck $(GPU_PYTHON) $(SANITIZED); \
+	    step 45 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZE) --tool memcheck $(GPU_PYTHON) $(SANITIZED); \
+	    step 50 $(SANITIZE) --tool racecheck $(GPU_PYTHON) $(SANITIZED); \
 	fi; \
 	if [ -n "$$failed" ]; then printf "make gpu: failed, or out of time:$$failed\n"; exit 1; fi
 

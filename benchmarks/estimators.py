@@ -100,7 +100,7 @@ def _benchmark(n: int, seed: int) -> Mapping[str, Array]:
 def ours(x: Array, seed: int) -> tuple[float | None, float | None, float | None]:
     """The dimension, its gap, and the active dimensions of the model."""
     found = mc.find_dimension(x, mc.SearchPlan(seed=seed), progress=False)
-    return found.dimension or None, found.gap, found.best.count or None
+    return found.dimension or None, found.gap, found.best.active_dimensions or None
 
 
 def estimate(name: str, x: Array) -> float:

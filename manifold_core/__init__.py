@@ -22,7 +22,7 @@ from .kernels import gaussian_nll, rsample_kl, rsample_kl_cholesky
 from .local import LocalDimensions, local_dimensions
 from .models import CVAE, VAE
 from .neighbours import two_nn
-from .run import FinishedRun, load_model, load_run
+from .run import FinishedRun, load_run
 from .search import DimensionSearch, SearchPlan, Trial, find_dimension
 from .sequential import EveryStepCVAE, SequentialCVAE
 from .standard_prior import with_standard_prior
@@ -55,7 +55,6 @@ __all__ = [
     "evaluate",
     "find_dimension",
     "gaussian_nll",
-    "load_model",
     "load_run",
     "load_weights",
     "local_dimensions",

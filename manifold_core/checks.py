@@ -164,15 +164,20 @@ def check_shape(x: Tensor, encoder: nn.Module) -> None:
         raise InputError(f"x must have shape [B, {sizes}], as the encoder reads it, got shape {tuple(x.shape)}")
 
 
-def check_dtype(name: str, value: Tensor, dtype: torch.dtype | None) -> None:
-    if dtype is None or value.dtype == dtype or (value.is_floating_point() and _autocast_between(value, dtype)):
+def check_dtype(name: str, value: Tensor, dtype: torch.dtype | None, *, autocast: bool = False) -> None:
+    """Raise InputError unless layers of that dtype can read the value, by ``autocast`` where it is, or will be, on."""
+    # It makes one type of both, and leaves float64 alone.
+    if dtype is None or value.dtype == dtype:
         return
-    raise InputError(f"{name} must be of the dtype of the encoder's weights, {dtype}, got {value.dtype}")
-
-
-def _autocast_between(value: Tensor, dtype: torch.dtype) -> bool:
-    """Whether autocast makes one type of both; it leaves float64 alone."""
-    return torch.float64 not in (value.dtype, dtype) and autocast_enabled(value)
+    if (
+        value.is_floating_point()
+        and torch.float64 not in (value.dtype, dtype)
+        and (autocast or autocast_enabled(value))
+    ):
+        return
+    raise InputError(
+        f"{name} must be of the dtype of the encoder's weights, {dtype}, got {value.dtype}; {name}.to({dtype})"
+    )
 
 
 def as_condition(

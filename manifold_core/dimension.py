@@ -25,11 +25,11 @@ __all__ = [
 ]
 
 THRESHOLD = 0.05  # Appendix B of the paper
-BATCH_SIZE = 4096  # samples encoded at a time on a CPU, and the fewest on a GPU
-# On a GPU, where the launches of a small batch take longer than its work: at most so many samples, of so many numbers.
-MOST_SAMPLES, MOST_NUMBERS = 2**17, 2**22
-# Of images, which residual networks make some 20 times as large on their way: so many numbers at a time on a CPU, where
-# 32 channels take 1.9 times as long in batches of 4,096, and no fewest number of samples.
+# Samples encoded at a time, and numbers: on a GPU more, where the launches of a small batch take longer than its work.
+MOST_SAMPLES, MOST_SAMPLES_OF_GPU = 2**12, 2**17
+MOST_NUMBERS = 2**22
+# Of images, which residual networks make some 20 times as large on their way, so many on a CPU, where 32 channels take
+# 1.9 times as long in batches of 4,096.
 MOST_IMAGE_NUMBERS = 2**18
 
 
@@ -124,9 +124,9 @@ def active_dimensions(
         x: ``[N, ...]``, N ≥ 1 samples to average over.
         condition: ``[N, t]``, of a CVAE.
         threshold: between 0 and 1; 0.05 as in the paper.
-        batch_size: samples encoded at a time; changes memory, and the result by rounding only. None is 4,096 on a CPU,
-            of images at most as many as have 2¹⁸ numbers in x, condition and posterior covariance; on a GPU as many as
-            have 2²², at most 131,072, and of anything but images no fewer than 4,096.
+        batch_size: samples encoded at a time; changes memory, and the result by rounding only. None is as many as have
+            2²² numbers in x, condition and posterior covariance, of images on a CPU 2¹⁸; at most 4,096 on a CPU, on a
+            GPU 131,072.
 
     Raises:
         InputError: no samples, or one that is not finite, a condition that does not go with model and samples, a
@@ -162,13 +162,10 @@ def samples_at_a_time(model: VAE | CVAE, inputs: tuple[Tensor, ...], asked: int 
     if asked is not None:
         return check_positive(batch_size=asked)[0]
     on_cpu, images = inputs[0].device.type == "cpu", inputs[0].dim() == 4
-    if on_cpu and not images:
-        return BATCH_SIZE
     covariance = model.latent_dim ** (1 if model.elbo.covariance == "diagonal" else 2)
-    numbers = covariance + sum(part.shape[1:].numel() for part in inputs)
-    if on_cpu:
-        return min(max(MOST_IMAGE_NUMBERS // numbers, 1), BATCH_SIZE)
-    return min(max(MOST_NUMBERS // numbers, 1 if images else BATCH_SIZE), MOST_SAMPLES)
+    of_one = covariance + sum(part.shape[1:].numel() for part in inputs)
+    numbers = MOST_IMAGE_NUMBERS if on_cpu and images else MOST_NUMBERS
+    return min(max(numbers // of_one, 1), MOST_SAMPLES if on_cpu else MOST_SAMPLES_OF_GPU)
 
 
 @torch.no_grad()

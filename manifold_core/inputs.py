@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import as_condition, check_exact, check_finite, check_shape, check_tensor, input_dtype
+from .checks import as_condition, check_dtype, check_exact, check_finite, check_shape, check_tensor, input_dtype
 from .errors import InputError
 from .models import CVAE, VAE
 
@@ -71,6 +71,8 @@ def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None = None) 
         else:
             hint = "; mc.Standardisation.of(x).apply(x) makes float32 of it"
         raise InputError(f"x must be of a floating-point dtype, got {x.dtype}{hint}")
+    dtype = input_dtype(model.encoder)
+    check_dtype("x", x, dtype, autocast=True)  # training may turn it on
     if len(x) == 0:
         raise InputError("x must hold at least one sample, got none")
     if condition is not None:
@@ -82,8 +84,9 @@ def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None = None) 
         return (x,)
     if condition is None:
         raise InputError("condition must be given for a CVAE: a tensor with one row for each sample, got None")
-    given, dtype = condition, input_dtype(model.encoder)
+    given = condition
     condition = as_condition("condition", given, len(x), model.condition_shape, dtype)
+    check_dtype("condition", condition, dtype, autocast=True)
     check_exact("condition", condition, given)
     check_finite("x", x)
     check_finite("condition", condition)

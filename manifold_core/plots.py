@@ -136,9 +136,10 @@ def plot_search(
     return save(figure, path)
 
 
-def plot_classes(path: Path, classes: Sequence[dict[str, Any]]) -> Path:
+def plot_classes(path: Path, classes: Sequence[dict[str, Any]], count: str = "active_dimensions") -> Path:
     """The variance of every latent dimension under every class, dark where it is small, the dimensions in the order of
-    their mean, and how many are active. ``classes`` are those of ``metrics.json``."""
+    their mean, and how many are active. ``classes`` are those of ``metrics.json``, ``count`` names what of each says
+    that."""
     from matplotlib.colors import LogNorm
     from matplotlib.ticker import MaxNLocator
 
@@ -150,7 +151,7 @@ def plot_classes(path: Path, classes: Sequence[dict[str, Any]]) -> Path:
     drawn = axes.imshow(variance.clamp(1e-3, 1).numpy(), norm=LogNorm(1e-3, 1), cmap="Blues_r", aspect="auto")
     figure.colorbar(drawn, label="mean σ² over the prior's")
     if len(classes) <= NAMED_CLASSES:
-        names = [f"{one['label']}: {one['active_dimensions']} active" for one in classes]
+        names = [f"{one['label']}: {one[count]} active" for one in classes]
         axes.set_yticks(range(len(classes)), names)
     else:
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))

@@ -75,7 +75,10 @@ class SearchPlan:
         if not isinstance(self.networks, Sequence) or not self.networks:
             raise InputError(f"networks must be a sequence of widths, such as ((64,), (64, 64)), got {self.networks!r}")
         object.__setattr__(self, "networks", tuple(check_widths(widths, "networks") for widths in self.networks))
-        self.specs([1])  # refuses what a specification refuses
+        spec = self.specs([1])[0]  # refuses what a specification refuses, and has Python's numbers of NumPy's
+        object.__setattr__(self, "log_gamma", spec.log_gamma)
+        object.__setattr__(self, "learning_rate", spec.training.learning_rate)
+        object.__setattr__(self, "seed", spec.training.seed)
 
     @property
     def training(self) -> TrainingConfig:
@@ -117,8 +120,8 @@ class Trial:
         return self.spec.latent_dim
 
     @property
-    def count(self) -> int:
-        """Active dimensions."""
+    def active_dimensions(self) -> int:
+        """0 where it diverged."""
         return self.trained.metrics.active_dimensions or 0
 
 
@@ -154,8 +157,8 @@ class DimensionSearch:
 
     @property
     def dimension(self) -> int:
-        """That of ``local``; 0 where no model has learned any, which says nothing. (``best.count`` are the best model's
-        active dimensions: as many on a manifold that has a chart.)"""
+        """That of ``local``; 0 where no model has learned any, which says nothing. (``best.active_dimensions``:
+        as many on a manifold that has a chart.)"""
         return self.local.count
 
     @property
@@ -232,10 +235,10 @@ def find_dimension(
             f"train longer, SearchPlan(steps={2 * plan.steps}), or on more samples",
             stacklevel=2,
         )
-    elif found.best.count == max(found.by_latent_dim) < train.shape[1]:
+    elif found.best.active_dimensions == max(found.by_latent_dim) < train.shape[1]:
         warnings.warn(
-            f"all {found.best.count} latent dimensions of the best model are active, and none had more: the manifold "
-            f"may have more; give SearchPlan(latent_dim=…) more than you expect, or leave it out",
+            f"all {found.best.active_dimensions} latent dimensions of the best model are active, and none had more: "
+            f"the manifold may have more; give SearchPlan(latent_dim=…) more than you expect, or leave it out",
             stacklevel=2,
         )
     if found.gap is not None and found.gap < CLEAR:
@@ -290,13 +293,15 @@ def _next(trials: Sequence[Trial], x: Tensor, plan: SearchPlan) -> list[int]:
     if not trials:
         return [plan.latent_dim or min(features, FIRST)]
     best, tried = lowest(trials), {trial.latent_dim for trial in trials}
-    if best.count == max(tried) < features and plan.latent_dim is None:
+    if best.active_dimensions == max(tried) < features and plan.latent_dim is None:
         return [min(2 * max(tried), features)]
-    most = best.count or best.latent_dim  # data that look alike in all directions may have none active of too many
+    most = (
+        best.active_dimensions or best.latent_dim
+    )  # data that look alike in all directions may have none active of too many
     if below := [kappa for kappa in tried if kappa < most]:
         return _spread(range(max(below) + 1, most))
     low = max(round(two_nn(x) or 1), 1)
-    if best.count:  # neighbours see too few dimensions where these are many, and noise as dimensions
+    if best.active_dimensions:  # neighbours see too few dimensions where these are many, and noise as dimensions
         low = max(min(low, most - 1), 1)
     return _spread(range(low, most))
 

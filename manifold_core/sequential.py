@@ -1,7 +1,7 @@
 """A CVAE of the next step of a sequence, and one of every step."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,13 @@ class SequentialCVAE(CVAE):
     """
 
     any_condition: ClassVar[tuple[None, ...]] = (None, None)
+
+    @classmethod
+    def mlp(cls, *_: Any, **__: Any) -> NoReturn:
+        """Raise InputError: those of a CVAE take no sequences."""
+        raise InputError(f"{cls.__name__} must be made by lstm, or of networks of your own that read sequences")
+
+    conv = mlp
 
     @classmethod
     def lstm(

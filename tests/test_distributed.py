@@ -441,8 +441,8 @@ def test_the_command_line_trains_with_torchrun(tmp_path: Path) -> None:
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
     assert one["config"] == two["config"]
     assert two["history"]["neg_elbo"] == pytest.approx(one["history"]["neg_elbo"], rel=1e-4)
-    found = mc.load_model(tmp_path / "two").state_dict()
-    for name, tensor in mc.load_model(tmp_path / "one").state_dict().items():
+    found = mc.load_run(tmp_path / "two").model.state_dict()
+    for name, tensor in mc.load_run(tmp_path / "one").model.state_dict().items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4)
 
 
@@ -471,6 +471,16 @@ def test_the_command_line_reports_an_error_once(both: Both, tmp_path: Path, argu
     assert errors.startswith("manifold-core: ")
     assert message in errors
     assert second == (0, "", "")
+
+
+@pytest.mark.parametrize(("status", "expected"), [(0, 0), (1, 1), (2, 0), (3, 0), (130, 130), (143, 143)])
+def test_what_happens_to_one_process_alone_is_in_its_status(status: int, expected: int) -> None:
+    """Else torchrun takes it for done, and the others wait for it."""
+    with (
+        patch.dict(os.environ, {"RANK": "1", "WORLD_SIZE": "2"}),
+        patch("manifold_core.cli.process._main", lambda arguments: status),
+    ):
+        assert cli.main([]) == expected
 
 
 def test_each_process_takes_a_gpu_of_its_own() -> None:

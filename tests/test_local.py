@@ -265,3 +265,17 @@ def test_what_is_found_is_told_in_a_line() -> None:
         "spectrum": [1e-6, 0.75],
         "samples": 4,
     }
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_on_a_device_as_on_a_cpu(network: str) -> None:
+    """Forward mode through the kernels that serve its layers there, and through cuDNN's."""
+    if network == "mlp":
+        model, x = mc.VAE.mlp(20, 5, (16,), elbo=fixed(0.1)), torch.randn(30, 20)
+    else:
+        model, x = mc.VAE.conv((1, 8, 8), 5, channels=4, elbo=fixed(0.1)), torch.rand(30, 1, 8, 8)
+    expected = mc.local_dimensions(model.double(), x.double()).spectrum
+    found = mc.local_dimensions(model.float().cuda(), x.cuda()).spectrum
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)

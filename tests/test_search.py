@@ -1,10 +1,11 @@
 """The search for a dimension: what it tries, by what it judges, that it finds the dimension, stops and goes on."""
 
+import json
 import math
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,7 +45,7 @@ class TestFound:
     def test_the_dimension_of_a_plane(self, found: mc.DimensionSearch) -> None:
         assert found.dimension == 2
         assert found.gap > 20
-        assert found.best.count == 2
+        assert found.best.active_dimensions == 2
         assert found.best.trained.metrics.gap > 20
         assert found.two_nn == pytest.approx(2, abs=0.4)
 
@@ -183,7 +184,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[list[int]
         kappas = sorted(kappa for one in rounds for kappa in one)
         losses = {kappa: outcome(kappa)[1] for kappa in kappas if outcome(kappa)[1] > BELOW_ALL}
         assert list(search.by_latent_dim(trials).items()) == list(losses.items())
-        return rounds, search.lowest(trials).count
+        return rounds, search.lowest(trials).active_dimensions
 
     return run
 
@@ -378,6 +379,15 @@ def test_bad_samples_are_refused(x: Any, match: str) -> None:
 def test_bad_plans_are_refused(changed: dict[str, Any], match: str) -> None:
     with pytest.raises(mc.InputError, match=match):
         SearchPlan(**changed)
+
+
+def test_numbers_of_numpy_are_kept_as_python_s() -> None:
+    """A checkpoint says the plan in JSON."""
+    given = {"models": np.int64(1), "steps": np.int32(2), "batch_size": np.int64(3), "seed": np.int64(4)}
+    plan = SearchPlan(**given, learning_rate=np.float32(0.5), log_gamma=np.float64(-2), latent_dim=np.int8(3))  # type: ignore[arg-type]
+    assert json.loads(json.dumps(asdict(plan))) == asdict(SearchPlan(3, plan.networks, 1, -2.0, 2, 3, 0.5, 4)) | {
+        "networks": [[64], [64, 64, 64]]
+    }
 
 
 def test_a_plan_is_a_plan() -> None:

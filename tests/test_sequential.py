@@ -195,6 +195,11 @@ def test_every_step_wants_networks_of_every_length_and_a_mean() -> None:
     for kind in (mc.SequentialCVAE, mc.EveryStepCVAE):
         with pytest.raises(mc.InputError, match=r"^elbo must have covariance='diagonal', got 'cholesky'$"):
             kind.lstm(D, KAPPA, elbo=mc.GaussianELBO(covariance="cholesky"))
+        for make in (kind.mlp, kind.conv):
+            with pytest.raises(
+                mc.InputError, match=f"^{kind.__name__} must be made by lstm, or of networks of your own"
+            ):
+                make(D, KAPPA, 2)
     with pytest.raises(mc.InputError, match="elbo must have reduction='mean', got 'sum'"):
         mc.EveryStepCVAE.lstm(D, KAPPA, elbo=mc.GaussianELBO(reduction="sum"))
     x, c = windows()

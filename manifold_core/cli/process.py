@@ -17,6 +17,8 @@ from .parser import make_parser
 
 __all__ = ["main"]
 
+OF_ONE_ALONE = {1, 130, 143}  # a disk, a signal
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 the disk is full or fails, or a worker did, 2 bad input, 3 training diverged, 130 or 143
@@ -61,11 +63,12 @@ def _no_stream_closed() -> Iterator[None]:
 def _of_process(arguments: Sequence[str] | None) -> int:
     if not process_of_torchrun():
         return _main(arguments)
-    # The first process says what all would say. It has the status, too: torchrun ends all when one fails, the first
-    # perhaps before it has said why.
+    # The first process says what all would say. It has the status of that, too: torchrun ends all when one fails, the
+    # first perhaps before it has said why. What happens to another alone the others would wait for.
+    status = 0
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere), suppress(SystemExit):
-        _main(arguments)
-    return 0
+        status = _main(arguments)
+    return status if status in OF_ONE_ALONE else 0
 
 
 def _main(arguments: Sequence[str] | None) -> int:

@@ -118,7 +118,6 @@ def _goes_on(one: Training, bar: "tqdm[Any]") -> bool:
         except StopIteration:
             pass
         except Diverged as error:
-            one.model.eval()
             one.history, one.diverged_at = error.history, error.step
             bar.update(one.steps - one.diverged_at + 1)
     if one.stream is not None:

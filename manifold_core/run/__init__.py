@@ -3,7 +3,7 @@
 from .build import build_model
 from .config import ConditionConfig, ModelConfig, RunConfig, SearchConfig
 from .data import load_data
-from .load import FinishedRun, load_model, load_run
+from .load import FinishedRun, load_run
 from .runner import run
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "SearchConfig",
     "build_model",
     "load_data",
-    "load_model",
     "load_run",
     "run",
 ]

@@ -14,7 +14,7 @@ from ..models import CVAE, VAE
 from .build import build_model
 from .config import ConditionConfig, ModelConfig
 
-__all__ = ["FinishedRun", "load_model", "load_run"]
+__all__ = ["FinishedRun", "load_run"]
 
 
 @dataclass(frozen=True)
@@ -63,16 +63,6 @@ def load_run(folder: str | Path) -> FinishedRun:
             f"them: train again, into a new folder"
         ) from error
     return FinishedRun(model, standardisation, metrics, _encoding(metrics))
-
-
-def load_model(folder: str | Path) -> VAE | CVAE:
-    """The trained model of a finished run, on the CPU, in evaluation mode. It takes standardised samples: see
-    :func:`load_run`, which has the same argument.
-
-    Raises:
-        InputError: no finished run in that folder.
-    """
-    return _trained(Path(folder))[0]
 
 
 def _trained(folder: Path) -> tuple[VAE | CVAE, dict[str, Any]]:

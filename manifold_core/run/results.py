@@ -127,7 +127,8 @@ def _draw(
         found = more["local"]["count"]
         drawn.append(plots.plot_search(folder / PICTURES["search"], more["trials"], more["by_latent_dim"], found))
     if "classes" in more:
-        drawn.append(plots.plot_classes(folder / PICTURES["classes"], more["classes"]))
+        count = "spectrum_count" if full else "active_dimensions"
+        drawn.append(plots.plot_classes(folder / PICTURES["classes"], more["classes"], count))
     if held_out.x.dim() == 4:
         drawn.append(plots.plot_images(folder / PICTURES["images"], model, held_out.x, held_out.condition))
     return [path.name for path in drawn]

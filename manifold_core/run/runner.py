@@ -12,6 +12,7 @@ from ..ensemble import TrainedModel, explain_ensemble
 from ..errors import InputError
 from ..evaluation import evaluate
 from ..files import locked, output_folder
+from ..finished import METRICS
 from ..training import Diverged, announce, train
 from .build import build_model, spec_of
 from .config import RunConfig, SearchConfig
@@ -44,7 +45,8 @@ def run(
     with ExitStack() as stack:
 
         def begin() -> dict[str, Any] | None:
-            stack.enter_context(locked(output_folder(folder)))
+            finished = (folder / METRICS).exists()  # then nothing is written, and it need not be possible
+            stack.enter_context(locked(folder if finished else output_folder(folder)))
             return already_finished(config, folder)
 
         finished = from_first(begin, process_group)

@@ -63,8 +63,8 @@ def train(
     cuda_graphs: bool = True,
 ) -> History:
     """Minimise ``model(batch).loss``, of a CVAE ``model(batch, condition).loss``, by Adam; leaves the trained weights
-    in ``model``, in evaluation mode, and no gradients. Parameters that do not require a gradient stay as they are, and
-    modules that have no others and come in evaluation mode stay in it.
+    in ``model``, in evaluation mode, and no gradients, also where it is stopped. Parameters that do not require a
+    gradient stay as they are, and modules that have no others and come in evaluation mode stay in it.
 
     With a folder, the run is saved there between steps, now and then. Stopped in any way and started again with the
     same arguments, it goes on from what was saved to the numbers it would have reached undisturbed: bit for bit on a
@@ -183,8 +183,10 @@ def turns(
                 _resume(run, begun, place, process_group)
                 if progress is True and is_first(process_group):
                     announce(place, run.step, config.steps)
-            yield from _loop(run, model, inputs, place, checkpoint_seconds, progress, process_group, cuda_graphs)
-        model.eval()
+            try:
+                yield from _loop(run, model, inputs, place, checkpoint_seconds, progress, process_group, cuda_graphs)
+            finally:
+                model.eval()
         yield run.history
 
     return one_by_one()

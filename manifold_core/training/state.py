@@ -191,11 +191,10 @@ def weights_back(model: nn.Module, *errors: type[Exception]) -> Iterator[None]:
 def check_identity(found: Any, wanted: dict[str, Any]) -> None:
     if not isinstance(found, dict):
         raise InputError(f"checkpoint does not say of which run it is, got {found!r}")
-    for part in sorted(found.keys() | wanted.keys()):
-        if where := differences(found.get(part), wanted.get(part), part):
-            raise InputError(
-                f"checkpoint is of another run: its {where}; choose another folder, or remove this one to begin anew"
-            )
+    if where := differences(*(dict(sorted(one.items())) for one in (found, wanted))):
+        raise InputError(
+            f"checkpoint is of another run: its {where}; choose another folder, or remove this one to begin anew"
+        )
 
 
 def claim(folder: Path, identity: dict[str, Any], **said: Any) -> None:

@@ -9,14 +9,14 @@ from runs import TRAINING, close, metrics_of, standardised
 from torch import Tensor
 
 import manifold_core as mc
-from manifold_core.run import load_model
+from manifold_core.run import load_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
 def model(finished: dict[str, Path]) -> mc.VAE:
-    return load_model(finished["images"])
+    return load_run(finished["images"]).model
 
 
 @pytest.fixture

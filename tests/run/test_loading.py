@@ -1,4 +1,4 @@
-"""load_run and load_model: the model of a finished run, in the units of the data."""
+"""load_run: the model of a finished run, in the units of the data."""
 
 import json
 import math
@@ -14,14 +14,14 @@ from torch import Tensor
 
 import manifold_core as mc
 from manifold_core.data import load_file
-from manifold_core.run import ModelConfig, RunConfig, load_data, load_model, load_run, run
+from manifold_core.run import ModelConfig, RunConfig, load_data, load_run, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class TestLoading:
     @pytest.mark.parametrize("kind", ["vectors", "images", "analytic", "full"])
-    def test_load_model_is_the_trained_model(
+    def test_load_run_is_the_trained_model(
         self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None, kind: str
     ) -> None:
         """The one that was evaluated."""
@@ -34,21 +34,21 @@ class TestLoading:
         monkeypatch.setattr("manifold_core.run.results.metrics_of", watched)
         run(configuration(data, kind), tmp_path, progress=False)
         model, x, *_ = trained
-        loaded = load_model(tmp_path)
+        loaded = load_run(tmp_path).model
         assert not loaded.training
         assert not model.training
         assert model.state_dict().keys() == loaded.state_dict().keys()
         for found, expected in zip(loaded(x, seed=5), model(x, seed=5), strict=True):
             torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
-    def test_load_model_wants_a_finished_run(self, tmp_path: Path) -> None:
+    def test_load_run_wants_a_finished_run(self, tmp_path: Path) -> None:
         with pytest.raises(mc.InputError, match="folder must hold a finished run"):
-            load_model(tmp_path)
+            load_run(tmp_path)
         with pytest.raises(mc.InputError, match="nowhere"):
-            load_model(tmp_path / "nowhere")
+            load_run(tmp_path / "nowhere")
 
     @pytest.mark.parametrize("damage", ["missing", "half", "of another model"])
-    def test_load_model_names_weights_that_do_not_fit(
+    def test_load_run_names_weights_that_do_not_fit(
         self, finished: dict[str, Path], tmp_path: Path, damage: str
     ) -> None:
         (tmp_path / "metrics.json").write_bytes((finished["vectors"] / "metrics.json").read_bytes())
@@ -58,7 +58,7 @@ class TestLoading:
         elif damage == "of another model":
             path.write_bytes((finished["images"] / path.name).read_bytes())
         with pytest.raises(mc.InputError, match="weights"):
-            load_model(tmp_path)
+            load_run(tmp_path)
 
     @pytest.mark.parametrize(
         ("change", "said"),
@@ -82,10 +82,9 @@ class TestLoading:
         metrics = metrics_of(tmp_path)
         change(metrics)
         (tmp_path / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
-        for load in (load_run, load_model):
-            with pytest.raises(mc.InputError, match=said) as error:
-                load(tmp_path)
-            assert str(tmp_path / "metrics.json") in str(error.value)
+        with pytest.raises(mc.InputError, match=said) as error:
+            load_run(tmp_path)
+        assert str(tmp_path / "metrics.json") in str(error.value)
 
     @pytest.mark.parametrize("kind", ["vectors", "images", "trained", "full"])
     def test_load_run_goes_from_the_units_of_the_file_to_the_models(
@@ -159,7 +158,6 @@ class TestLoading:
         (tmp_path / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
         with pytest.raises(mc.InputError, match="folder must hold a run with the mean and scale of its data"):
             load_run(tmp_path)
-        assert load_model(tmp_path).latent_dim == 4
         with pytest.raises(mc.InputError, match="folder must hold a finished run"):
             load_run(tmp_path / "nowhere")
         with pytest.raises(mc.InputError, match="folder must hold a finished run"):

@@ -19,7 +19,7 @@ from torch import Tensor
 import manifold_core as mc
 from manifold_core import cli
 from manifold_core.data.arrays import split
-from manifold_core.run import RunConfig, load_model, load_run, run
+from manifold_core.run import RunConfig, load_run, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -118,7 +118,7 @@ class TestMetrics:
 
     def test_of_images_are_those_of_the_model_in_evaluation_mode(self, data: Path, finished: dict[str, Path]) -> None:
         metrics = metrics_of(finished["images"])
-        model = load_model(finished["images"]).double()
+        model = load_run(finished["images"]).model.double()
         gamma = model.elbo.log_gamma.exp().item()
         for part, x in zip(("train", "validation"), standardised(data / "images.npy", TRAINING.seed), strict=True):
             with torch.no_grad():
@@ -210,7 +210,7 @@ class TestMetrics:
         assert torch.equal(made["data"].train, synthetic_manifold(7, 2, seed=3, n_train=200, n_validation=50).train)
         # Data in [0, 1] are taken as they are.
         x = made["data"].train
-        assert mc.evaluate(load_model(tmp_path), x).as_dict() == metrics["train"]
+        assert mc.evaluate(load_run(tmp_path).model, x).as_dict() == metrics["train"]
         assert metrics["standardisation"] == {"mean": 0, "scale": 1}
         assert torch.equal(load_run(tmp_path).standardisation.apply(x), x)
 
@@ -223,7 +223,7 @@ class TestMetrics:
         images = Dataset("mnist", torch.rand(80, 1, 8, 8, generator=generator), torch.rand(9, 1, 8, 8))
         monkeypatch.setattr("manifold_core.run.data.load_images", lambda *_: images)
         metrics = run(RunConfig("mnist", IMAGES, replace(TRAINING, steps=3)), tmp_path, progress=False)
-        assert mc.evaluate(load_model(tmp_path), images.train).as_dict() == metrics["train"]
+        assert mc.evaluate(load_run(tmp_path).model, images.train).as_dict() == metrics["train"]
         assert not {"ambient_dim", "manifold_dim", "data_folder"} & metrics["config"].keys()
 
     def test_images_through_an_mlp_are_flattened(self, data: Path, tmp_path: Path, no_pictures: None) -> None:
@@ -232,7 +232,7 @@ class TestMetrics:
         )
         metrics = run(config, tmp_path, progress=False)
         x, _ = standardised(data / "images.npy", TRAINING.seed)
-        again = mc.evaluate(load_model(tmp_path), x.float().flatten(1))
+        again = mc.evaluate(load_run(tmp_path).model, x.float().flatten(1))
         assert again.neg_elbo == pytest.approx(metrics["train"]["neg_elbo"], rel=1e-5)
 
     def test_a_sample_far_from_all_others_is_no_obstacle(self, tmp_path: Path, no_pictures: None) -> None:

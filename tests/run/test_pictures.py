@@ -120,8 +120,8 @@ class TestPictures:
 
         monkeypatch.setattr(Axes, "imshow", watched)
         monkeypatch.setattr(Axes, "set_yticks", named)
-        one = {"label": 7, "variance": [1.2, 0.0, 0.04], "active_dimensions": 2}
-        other = {"label": -3, "variance": [0.9, 0.5, 0.02], "active_dimensions": 1}
+        one = {"label": 7, "variance": [1.2, 0.0, 0.04], "active_dimensions": 2, "spectrum_count": 3}
+        other = {"label": -3, "variance": [0.9, 0.5, 0.02], "active_dimensions": 1, "spectrum_count": 2}
         classes = [one, *[other] * (number - 1)]
         path = plots.plot_classes(tmp_path / "classes.png", classes)
         ((values, names),) = drawn
@@ -129,6 +129,9 @@ class TestPictures:
         clipped = [[1.0, 1e-3, 0.04], *[[0.9, 0.5, 0.02]] * (number - 1)]
         assert values.tolist() == [[row[column] for column in order] for row in clipped]
         assert names == (["7: 2 active", "-3: 1 active"] if number == 2 else [])
+        drawn.clear()
+        plots.plot_classes(path, classes, "spectrum_count")
+        assert drawn[0][1] == (["7: 3 active", "-3: 2 active"] if number == 2 else [])
         width, height = png_size(path)
         assert 400 <= width <= 2000
         assert 200 <= height <= 2000

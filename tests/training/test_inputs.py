@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -248,6 +249,26 @@ def test_samples_of_numpy_s_dtype_for_networks_of_one_s_own_are_explained(call: 
     model, x = mc.VAE(Own(), nn.Linear(2, 6), 2), torch.from_numpy(np.random.default_rng(0).normal(size=(9, 6)))
     with pytest.raises(mc.InputError, match=r"x must be of the dtype .* torch\.float32, got torch\.float64; x\.to\("):
         call(model, x)
+
+
+@pytest.mark.parametrize("call", [mc.train, mc.evaluate, mc.active_dimensions, mc.local_dimensions])
+def test_samples_of_numpy_s_dtype_are_refused_before_anything_is_made(call: Callable[..., Any], tmp_path: Path) -> None:
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(9, 6)))
+    then = {"folder": tmp_path / "new"} if call is mc.train else {}
+    said = r"must be of the dtype .* torch\.float32, got torch\.float64; {0}\.to\(torch\.float32\)"
+    with pytest.raises(mc.InputError, match="^x " + said.format("x")):
+        call(mc.VAE.mlp(6, 2), x, **then)
+    with pytest.raises(mc.InputError, match="^condition " + said.format("condition")):
+        call(mc.CVAE.mlp(6, 6, 2), x.float(), condition=x, **then)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_samples_of_half_the_size_are_taken_where_the_step_casts_them() -> None:
+    config = mc.TrainingConfig(steps=1, precision="bfloat16")
+    x = torch.rand(9, 6).bfloat16()
+    assert mc.train(mc.VAE.mlp(6, 2), x, config, progress=False).step == [1]
+    with pytest.raises(mc.InputError, match=r"^x must be of the dtype .* torch\.float32, got torch\.bfloat16"):
+        mc.train(mc.VAE.mlp(6, 2), x, mc.TrainingConfig(steps=1), progress=False)
 
 
 def test_networks_that_cast_them_are_left_alone() -> None:
