@@ -191,7 +191,7 @@ def weights_back(model: nn.Module, *errors: type[Exception]) -> Iterator[None]:
 def check_identity(found: Any, wanted: dict[str, Any]) -> None:
     if not isinstance(found, dict):
         raise InputError(f"checkpoint does not say of which run it is, got {found!r}")
-    if where := differences(*(dict(sorted(one.items())) for one in (found, wanted))):
+    if where := differences(dict(sorted(found.items())), dict(sorted(wanted.items()))):
         raise InputError(
             f"checkpoint is of another run: its {where}; choose another folder, or remove this one to begin anew"
         )
