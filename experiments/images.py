@@ -1,6 +1,7 @@
 """What the image tables share: the data, and how long to train on them.
 
-The paper trains 400 epochs of 512 images, 46,800 steps, with Adam at 0.002 and a one-cycle schedule: the budget `full`.
+The published code trains 400 epochs of 512 images, 46,800 steps, with Adam at 0.002 and a one-cycle schedule (of which
+it tells the wrong number of steps: :func:`training`): the budget `full`.
 The smaller budgets have smaller batches, since steps bring a model on, and on a CPU a step costs what its images do. On
 two cores, two models side by side and beside other work, a model of Table 2 takes some 25 minutes at `reduced`. Before
 the MLPs of :func:`.recipe.hidden`, which Table 4 does without, it took 8 minutes at `reduced`, 30 seconds at `quick`
@@ -44,8 +45,9 @@ def plan(asked: Plan, cost: int = 1) -> Plan:
 
 
 def training(asked: Plan) -> TrainingConfig:
-    """The paper's learning rate; of the small budgets, whose fewer steps have as far to go, a higher one. As published,
-    the schedule is told of 100 times as many steps as there are: the learning rate stays near where it begins."""
+    """The learning rate that the published code names; of the small budgets, whose fewer steps have as far to go, a
+    higher one. As published, the schedule is told of 100 times as many steps as there are, and the learning rate stays
+    near where it begins."""
     if asked.published:
         return TrainingConfig(asked.steps, learning_rate=0.002, cycle_steps=100 * asked.steps)
     return TrainingConfig(learning_rate=0.005 if asked.name in STEPS else 0.002)

@@ -1,11 +1,13 @@
 """What is trained where the paper leaves a choice or ours works better, beside what the paper's authors trained.
 
-The paper's are facts of its published code, which its text leaves out. Both have Adam at 0.005 with a one-cycle
-schedule; the full batches and 50,000 steps of the paper's stand in :meth:`.tables.Plan.as_published`. No seed and no
-threshold is chosen for any cell, and the rows of a table that stand beside each other are trained alike; but the recipe
-itself was chosen while looking at seeds 0 to 7. As published differs in training from the published code in one thing
-that we know: the decoder of Table 5 has as many layers as its encoder, two, there one. Its slips when it evaluates, as
-batch normalisation in training mode, are not repeated.
+The paper's are facts of its published code, which its text leaves out. Of the MLPs both have Adam at 0.005 with a
+one-cycle schedule; the full batches and 50,000 steps of the paper's stand in :meth:`.tables.Plan.as_published`, of
+Table 8, of whose training nothing is said, as an assumption. No seed and no threshold is chosen for any cell, and the
+rows of a table that stand beside each other are trained alike; but the recipe itself was chosen while looking at seeds
+0 to 7. As published differs in training from the published code in what we know of it: the decoder of Table 5 has as
+many layers as its encoder, two, there one; the rows of L of Table 9 are read off a narrow layer of their own
+(``networks/head.py``), there off the last layer alone; weights that encoder and prior share stand once in the
+optimizer, there twice. Its slips when it evaluates, as batch normalisation in training mode, are not repeated.
 
 Evidence for ours:
 

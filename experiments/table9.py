@@ -1,4 +1,5 @@
-"""Table 9: full against diagonal covariance of the posterior, in networks alike but for the last encoder layer."""
+"""Table 9: full against diagonal covariance of the posterior, in networks alike but for the end of the encoder:
+for the full one a narrow layer, off which the rows of L are read (``networks/head.py``)."""
 
 from ..covariance import Covariance
 from ..ensemble import ConvSpec

@@ -1,7 +1,8 @@
 """Theorem 3 itself: the loss of equation (3) at fixed γ, over a range, with an encoder and a prior that share weights.
 
-It says that such a loss is bounded from below, whatever the weights: as γ falls 2L does not fall, and no dimension
-becomes active. Beside it the same with two networks, of which Theorem 2 speaks. Data and networks are those of Table 8.
+It says that such a loss is bounded from below, whatever the weights: as γ falls 2L does not fall. It follows that no
+dimension stays active, which would let it. Beside it the same with two networks, of which Theorem 2 speaks. Data and
+networks are those of Table 8.
 """
 
 from functools import partial

@@ -3,6 +3,7 @@
 Theorem 1: at the optimum 2L = (d − r) log γ + O(1), the variances of r dimensions fall with γ, those of the others go
 to 1, and the squared error falls with γ. With fewer than r latent dimensions it does not, and 2L grows as 1/γ.
 Theorem 2: a condition that fixes t of the r dimensions makes the slope d − r + t, with r − t active dimensions.
+(The paper's statements print L where their proofs, as equation (14), have 2L: with ½ log γ for each feature it is 2L.)
 """
 
 import math

@@ -39,7 +39,7 @@ class ActiveDimensions:
     below the threshold are active. :func:`active_dimensions` gives none that is not finite.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Definitions 3 and 5, Appendix B;
-    interval, spectrum and gap are ours.
+    the average, interval, spectrum and gap are ours.
 
     Attributes:
         variance: ``[κ]`` float64, σ_j² averaged over the samples; of a CVAE σ_j² over the prior's.

@@ -256,7 +256,8 @@ class CVAE(nn.Module):
 
     ``model(x, c).loss.backward()`` is the whole training step but for the optimizer. The loss is
     ½ (‖x − x̂(z ⊙ a(c), c)‖²/γ + d log 2πγ) + KL[q(z|x, c) ‖ p(z|c)], averaged over the batch; a(c) = sigmoid(gate(c)),
-    or 1 without a gate, is the attention of Section 2.3: which latent dimensions are open for this condition.
+    or 1 without a gate, is the attention of Section 2.3: which latent dimensions are open for this condition. (Appendix
+    A calls it a trainable vector; that it is made of c is Section 4.4's, the sigmoid the published code's.)
 
     Args:
         encoder: module from x ``[B, ...]`` and c ``[B, t]`` to ``(mu, log_var)``, each ``[B, κ]``, or with full

@@ -189,14 +189,15 @@ def find_dimension(
     has it.
 
     With κ ≥ r the optimum of −ELBO is (d − r)/2 · log γ + O(1) as γ → 0, whatever κ, and with κ < r it is worse
-    (Theorem 1). A network that is not able enough reads a curved manifold as the flat space around it, of more
-    dimensions, at a higher −ELBO; with fewer latent dimensions it has to bend. So this trains several networks with κ
-    latent dimensions, then with ever fewer than the best has active, down to what nearest neighbours see, at least one
-    fewer, and keeps on while fewer are better. They are trained on coordinates in the directions in which the samples
-    vary, and one in which they do not: :class:`manifold_core.directions.Directions` says why. A manifold that no one
-    chart covers, such as a sphere or a closed curve, may have all dimensions of the flat space that holds it active,
-    and the eigenvalues of the decoder see where it bends; networks that have not bent read the flat space, and it warns
-    where nearest neighbours see far fewer dimensions.
+    (Theorem 1, whose statement prints L where its proof has 2L). A network that is not able enough reads a curved
+    manifold as the flat space around it, of more dimensions, at a higher −ELBO; with fewer latent dimensions it has to
+    bend. So this trains several networks with κ latent dimensions, then with ever fewer than the best has active, down
+    to what nearest neighbours see, at least one fewer, and keeps on while fewer are better. They are trained on
+    coordinates in the directions in which the samples vary, and one in which they do not:
+    :class:`manifold_core.directions.Directions` says why. A manifold that no one chart covers, such as a sphere or a
+    closed curve, may have all dimensions of the flat space that holds it active, and the eigenvalues of the decoder see
+    where it bends; networks that have not bent read the flat space, and it warns where nearest neighbours see far fewer
+    dimensions.
 
     Args:
         x: ``[N, d]`` of an integer or floating type, a tensor, on whose device the models are trained, or what

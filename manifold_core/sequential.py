@@ -31,7 +31,8 @@ class SequentialCVAE(CVAE):
     sequences of different lengths, and a network that counts steps can tell the two apart; with
     :class:`EveryStepCVAE` it gains nothing by that.
 
-    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", equation (3), Sections 3.3, 4.6.
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", equation (3), Sections 3.3, 4.6,
+    Appendix A.
     """
 
     any_condition: ClassVar[tuple[None, ...]] = (None, None)
@@ -64,7 +65,7 @@ class SequentialCVAE(CVAE):
             hidden: units of each LSTM.
             share_weights: encoder and prior are the same network; its parameters stand once in ``parameters()``.
             decoder_hidden: widths of the hidden layers of the decoder's MLP. Without any x̂ is affine in z, which suits
-                the linear data of Section 4.6; curved manifolds want some.
+                the linear data of Table 8; curved manifolds want some.
             elbo: as of :class:`manifold_core.CVAE`, with diagonal covariance.
 
         Raises:

@@ -1,4 +1,4 @@
-"""``lstm``: an LSTM over the steps of sequences, the network of Section 4.6."""
+"""``lstm``: an LSTM over the steps of sequences, the network of Table 8."""
 
 from typing import Any
 
@@ -72,7 +72,7 @@ def lstm(
     """y_l = h_l = σ(o) tanh(c_l), c_l = σ(f) c_{l−1} + σ(i) tanh(g), with (i, f, g, o) = W_ih x_l + b_ih + W_hh h_{l−1}
     + b_hh and h_0 = c_0 = 0: what :class:`torch.nn.LSTM` of one layer computes, whose weights these are.
 
-    The network of sequences (Section 4.6). On the CPU in C++: 64 samples at a time are the lanes of vectors, and a step
+    The network of sequences (Appendix A). On the CPU in C++: 64 samples at a time are the lanes of vectors, and a step
     is a dense layer of the ensemble engine. For the backward pass 5 numbers a sample, step and unit are kept, of whole
     tiles of 64 samples; without gradients, of one step. ``"auto"`` leaves to PyTorch what it is faster with: few
     samples and many units.

@@ -3,7 +3,7 @@
 eager            by hand, a diagonal covariance, the networks by PyTorch's own ops
 eager, full      the same with a full covariance
 diagonal         ours, `mc.VAE`
-full covariance  ours, from an encoder alike but for its last layer
+full covariance  ours, from an encoder alike but for its end
 torch.compile    of eager: networks and loss
 """
 

@@ -32,7 +32,8 @@ def conditional_manifold(
     The samples are those of :func:`synthetic_manifold` of the same arguments and seed, whatever t is, and are as
     reproducible; the first n are the same for every size. The scale of c is that of u: it is not standardised.
 
-    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", section 4.3 (Tables 3 and 7).
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", sections 4.1 and 4.3: Table 3,
+    whose G_c is I. Of Table 7, section 4.5, the text does not say which it is.
 
     Args:
         ambient_dim: d, the number of features.

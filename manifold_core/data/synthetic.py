@@ -95,9 +95,9 @@ def synthetic_manifold(
     many samples there are and never which: the first n samples are the same for every size. PyTorch's global
     generator is neither read nor moved.
 
-    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", section 4.1. Three choices are
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", section 4.1. Four choices are
     not in its text and follow its published implementation: the weights (the text says equal, the implementation
-    draws proportional to .2 .3 .5 .3 .2), the noise, and the bias.
+    draws proportional to .2 .3 .5 .3 .2), the noise, the bias, and how W is drawn.
 
     Args:
         ambient_dim: d, the number of features.

@@ -26,7 +26,7 @@ __all__ = [
     "default_channels",
 ]
 
-# Of the first residual block where nothing else is asked for: those of the paper's VAE and of its CVAE.
+# Of the first residual block where nothing else is asked for: those of the published code's VAE and CVAE.
 CHANNELS, CONDITIONAL_CHANNELS = 5, 32
 
 
@@ -169,7 +169,8 @@ class ConditionalConvEncoder(nn.Module):
     and one more channel, which a linear layer makes of c. ``condition_dim`` is t; the other arguments and the errors
     are those of :class:`ConvEncoder`.
 
-    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Appendix A.
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Appendix A, for the residual
+    networks; how an encoder of images reads c it does not say.
     """
 
     def __init__(

@@ -66,7 +66,7 @@ class LSTMEncoder(nn.Module):
     Raises:
         InputError: a size that is no positive integer; when called, a sequence of another shape.
 
-    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Section 4.6.
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Appendix A.
     """
 
     def __init__(self, data_dim: int, latent_dim: int, hidden: int = 32) -> None:
@@ -137,7 +137,7 @@ class LSTMDecoder(nn.Module):
     Raises:
         InputError: a size that is no positive integer; when called, c of another shape.
 
-    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Section 4.6.
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Appendix A.
     """
 
     def __init__(self, latent_dim: int, data_dim: int, hidden: int = 32, decoder_hidden: Sequence[int] = ()) -> None:
