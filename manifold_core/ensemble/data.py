@@ -9,6 +9,7 @@ from torch import Tensor
 from ..checkpoint import fingerprint
 from ..checks import check_exact, check_finite
 from ..errors import InputError
+from ..networks.checks import is_image
 from .spec import ConvSpec, SequentialSpec, Spec, check_kinds
 
 __all__ = ["DataSet", "Samples", "check_data", "check_specs"]
@@ -137,7 +138,7 @@ def check_specs(specs: Sequence[Spec], data: list[Samples]) -> None:
 def _check_samples(name: str, spec: Spec, samples: Samples) -> None:
     shape = tuple(samples.x.shape)
     if isinstance(spec, ConvSpec):
-        if len(shape) != 4 or shape[2] % 4 or shape[3] % 4:
+        if not is_image(shape[1:]):
             raise InputError(
                 f"{name}: x of data[{spec.data}] must be images [N, channels, height, width] for a ConvSpec, "
                 f"height and width multiples of 4, got {shape}"

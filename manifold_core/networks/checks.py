@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ..errors import InputError
 from ..kernels.checks import integer
 
-__all__ = ["check_image", "check_positive", "check_widths"]
+__all__ = ["check_image", "check_positive", "check_widths", "is_image"]
 
 
 def check_positive(**sizes: int) -> tuple[int, ...]:
@@ -25,13 +25,19 @@ def check_widths(hidden: Sequence[int], name: str = "hidden") -> tuple[int, ...]
     return check_positive(**widths)
 
 
+def is_image(shape: Sequence[int]) -> bool:
+    """Whether the residual networks, which halve the sides twice, take samples of this shape."""
+    return len(shape) == 3 and shape[1] % 4 == 0 and shape[2] % 4 == 0
+
+
 def check_image(image_shape: Sequence[int]) -> tuple[int, int, int]:
     try:
-        channels, height, width = check_positive(**{str(i): size for i, size in enumerate(image_shape)})
+        sizes = check_positive(**{str(i): size for i, size in enumerate(image_shape)})
     except (TypeError, ValueError):
-        channels = height = width = 0
-    if not channels or height % 4 or width % 4:
+        sizes = ()
+    if not is_image(sizes):
         raise InputError(
             f"image_shape must be (channels, height, width) with height and width multiples of 4, got {image_shape!r}"
         )
+    channels, height, width = sizes
     return channels, height, width

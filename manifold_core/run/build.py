@@ -7,6 +7,7 @@ import torch
 
 from ..ensemble import ConvSpec, ModelSpec
 from ..models import CVAE, VAE
+from ..networks.checks import is_image
 from ..training import TrainingConfig
 from .config import ModelConfig
 
@@ -15,7 +16,7 @@ __all__ = ["build_model", "is_convolutional", "spec_of"]
 
 def is_convolutional(hidden: Sequence[int] | None, sample_shape: Sequence[int]) -> bool:
     """Whether the model of samples of this shape is a residual network, or else an MLP; ``hidden`` are its widths."""
-    return hidden is None and len(sample_shape) == 3 and sample_shape[1] % 4 == 0 and sample_shape[2] % 4 == 0
+    return hidden is None and is_image(sample_shape)
 
 
 def build_model(config: ModelConfig, sample_shape: Sequence[int], seed: int = 0, condition_dim: int = 0) -> VAE | CVAE:
