@@ -86,8 +86,8 @@ from .tables import Plan
 __all__ = ["ANY_GAMMA", "channels", "condition_hidden", "half_batches", "hidden", "under_condition"]
 
 # Of the manifolds of Table 1, up to r = d; of those of Tables 3 and 7 and the theorems; of the union of Table 5; of the
-# varying condition of Table 6; of VAEs of images, the MLPs beside the linear layers between residual networks and latent
-# space.
+# varying condition of Table 6; of VAEs of images, the MLPs beside the linear layers between residual networks and
+# latent space.
 _OURS = {"all manifolds": (128,), "manifold": (64,), "union": (96,), "varying": (64,), "images": (256,)}
 _PUBLISHED = {"all manifolds": (16,), "manifold": (16,), "union": (32, 32), "varying": (64,), "images": ()}
 

@@ -67,7 +67,7 @@ TABLE_1 = [
         "table1",
         "",
         models=VAE,
-        ours=WIDE,
+        ours={"hidden": (128,)},
         published=NARROW,
         rows={
             "kappa=20 d=10 r=2": {"latent_dim": 20, "data": "synthetic-d10-r2", "true_active": 2},
