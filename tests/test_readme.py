@@ -256,7 +256,7 @@ def test_counts_at_the_threshold_of_the_published_code_are_those_of_the_result_f
         for threshold in (0.05, 0.5)
     }
     assert f"right in {right[with_it, 0.5]} of 80 with attention and in {right[without, 0.5]} of 80 without" in said
-    assert f"{right[with_it, 0.05]} of 80 are right with it, four of the five others of one seed" in said
+    assert f"{right[with_it, 0.05]} of 80 are right with it, two of the three others of one seed" in said
     assert f"and {right[without, 0.05]} of 80 without" in said
     by_decoder = [
         sum(run["local"]["count"] == run["true_active"] for run in runs_of("table6.json", variant))
