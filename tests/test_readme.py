@@ -414,6 +414,27 @@ def test_figures_of_other_seeds_are_those_of_the_result_files() -> None:
 
 def test_figures_of_two_cores_are_those_of_the_result_files() -> None:
     said = " ".join(MEASURED[MEASURED.index("- **Cost**") :].split())
+    names = (
+        *(f"table{i}" for i in (1, 3, 5, 6, 7, 8)),
+        "theorem1",
+        "theorem1_too_few",
+        "theorem2",
+        "theorem3",
+        "remark1",
+    )
+    whole = {
+        name: json.loads((ROOT / f"experiments/results/{name}.json").read_text(encoding="utf-8")) for name in names
+    }
+    assert {(of["seeds"], of["provenance"]["device"], of["provenance"]["threads"]) for of in whole.values()} == {
+        (8, "Intel(R) Xeon(R) Processor", 2)
+    }
+    seconds = {name: of["seconds"] for name, of in whole.items()}
+    assert f"with eight seeds takes {sum(seconds.values()) / 60:.0f} minutes to train" in said
+    longest = sorted(seconds, key=seconds.__getitem__, reverse=True)[:3]
+    assert sorted(longest) == ["table1", "table6", "table7"]
+    assert (
+        "Tables 1, 6 and 7, {}, {} and {} minutes".format(*(f"{seconds[x] / 60:.0f}" for x in sorted(longest))) in said
+    )
     files = [
         json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "experiments/results/two_cores").glob("*.json")
     ]
