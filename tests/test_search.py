@@ -384,7 +384,7 @@ def test_bad_plans_are_refused(changed: dict[str, Any], match: str) -> None:
 def test_numbers_of_numpy_are_kept_as_python_s() -> None:
     """A checkpoint says the plan in JSON."""
     given = {"models": np.int64(1), "steps": np.int32(2), "batch_size": np.int64(3), "seed": np.int64(4)}
-    plan = SearchPlan(**given, learning_rate=np.float32(0.5), log_gamma=np.float64(-2), latent_dim=np.int8(3))  # type: ignore[arg-type]
+    plan = SearchPlan(**given, learning_rate=np.float32(0.5), log_gamma=np.float32(-2), latent_dim=np.int8(3))  # type: ignore[arg-type]
     assert json.loads(json.dumps(asdict(plan))) == asdict(SearchPlan(3, plan.networks, 1, -2.0, 2, 3, 0.5, 4)) | {
         "networks": [[64], [64, 64, 64]]
     }
