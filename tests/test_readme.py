@@ -49,7 +49,7 @@ def test_python_blocks_run_one_after_the_other(
     assert isinstance(names["model"], mc.CVAE)
     printed = capsys.readouterr().out
     counts = re.findall(r"^\d+$", printed, flags=re.MULTILINE)
-    assert re.search(r"^3 \{2: 2\.[1-4]\d*, 10: -4\.[0-3]\d*\}", printed, flags=re.MULTILINE)
+    assert re.search(r"^3 \{2: (1\.9|2\.[0-4])\d*, 10: -4\.[0-3]\d*\}", printed, flags=re.MULTILINE)
     assert int(counts[0]) in range(21)  # after two steps
     assert counts[1:] == ["3", "2"]  # as the comments say
     found = re.search(r"^2 ([\d.]+) {.*2: ([\d.]+)", printed, flags=re.MULTILINE)  # the sphere

@@ -1,5 +1,6 @@
 """One training run from a description to a folder of results."""
 
+import os
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -45,7 +46,7 @@ def run(
     with ExitStack() as stack:
 
         def begin() -> dict[str, Any] | None:
-            finished = (folder / METRICS).exists()  # then nothing is written, and it need not be possible
+            finished = os.path.exists(folder / METRICS)  # then nothing is written, and it need not be possible
             stack.enter_context(locked(folder if finished else output_folder(folder)))
             return already_finished(config, folder)
 

@@ -54,7 +54,7 @@ def test_our_way_is_the_search_with_its_defaults(
 
     def find_dimension(x: Any, plan: Any, progress: bool) -> Any:
         asked.append((x, plan, progress))
-        return SimpleNamespace(dimension=dimension, gap=40.0, best=SimpleNamespace(count=2 * dimension))
+        return SimpleNamespace(dimension=dimension, gap=40.0, best=SimpleNamespace(active_dimensions=2 * dimension))
 
     monkeypatch.setattr(mc, "find_dimension", find_dimension)
     data = np.zeros((6, 2))

@@ -40,10 +40,15 @@ def test_what_is_written_is_what_the_search_finds(data: Path, searched: Path) ->
         (one["latent_dim"], one["hidden"], one["seed"], one["held_out"], one["active_dimensions"])
         for one in metrics["trials"]
     ] == [
-        (one.latent_dim, list(one.spec.hidden), one.spec.training.seed, one.held_out, one.count) for one in found.trials
+        (one.latent_dim, list(one.spec.hidden), one.spec.training.seed, one.held_out, one.active_dimensions)
+        for one in found.trials
     ]
     assert metrics["by_latent_dim"] == {str(kappa): loss for kappa, loss in found.by_latent_dim.items()}
-    assert (metrics["active_dimensions"], metrics["two_nn"]) == (found.best.count, found.two_nn) == (2, found.two_nn)
+    assert (
+        (metrics["active_dimensions"], metrics["two_nn"])
+        == (found.best.active_dimensions, found.two_nn)
+        == (2, found.two_nn)
+    )
     assert metrics["local"] == found.local.as_dict()
     assert metrics["dimension"] == found.dimension == 2
     best = found.best
