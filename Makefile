@@ -58,7 +58,7 @@ sanitize: $(READY)  ## the tests of the compiled kernels, built with AddressSani
 	ls build/sanitize/manifold_core/_C.*.so build/sanitize/manifold_core/_autograd_*.so  # a failed build is a warning
 	cd build/sanitize && LD_PRELOAD='$(RUNTIMES)' ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=. \
 	    $(PYTEST) -c ../../pyproject.toml --rootdir ../.. \
-	    ../../tests/kernels ../../tests/ensemble -m "not slow" -k "cpu or test_plain" --capture=sys
+	    ../../tests/kernels ../../tests/ensemble -m "not slow" -k "cpu or test_plain or test_nodes or test_copies" --capture=sys
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
