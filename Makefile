@@ -99,8 +99,8 @@ resources: $(READY)  ## compile every GPU kernel; fails where one spills; the ta
 	$(BIN)/python -m benchmarks.resources --out benchmarks/results/gpu_kernels.md
 
 # On a bare machine with a GPU, where torch is installed and nothing can be fetched: built in place, found by a tree of
-# links. Each step has its time, nine and a half minutes in all; a step that fails, or whose time is over, takes no other with
-# it, and is named at the end. Plugins of pytest that happen to be there stay out.
+# links. Each step has its time, nine and a half minutes in all; a step that fails, or whose time is over, takes no other
+# with it, and is named at the end. Plugins of pytest that happen to be there stay out.
 GPU_PYTHON := env PYTHONPATH="$(CURDIR)/build/gpu" PYTHONSAFEPATH=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(PYTHON)
 GPU_PYTEST := -m pytest -m 'gpu and not slow' $(shell $(PYTHON) -c 'import xdist' 2> /dev/null && echo -p xdist -n 8)
 SANITIZER := $(shell PATH=$$PATH:/usr/local/cuda/bin command -v compute-sanitizer)

@@ -1,11 +1,11 @@
 """What the image tables share: the data, and how long to train on them.
 
 The published code trains 400 epochs of 512 images, 46,800 steps, with Adam at 0.002 and a one-cycle schedule (of which
-it tells the wrong number of steps: :func:`training`): the budget `full`.
-The smaller budgets have smaller batches, since steps bring a model on, and on a CPU a step costs what its images do. On
-two cores, two models side by side and beside other work, a model of Table 2 takes some 25 minutes at `reduced`. Before
-the MLPs of :func:`.recipe.hidden`, which Table 4 does without, it took 8 minutes at `reduced`, 30 seconds at `quick`
-and two hours at `full`, which wants a GPU: an H100 trained all 14 models of the three tables at `full` in 13 minutes.
+it tells the wrong number of steps: :func:`training`): the budget `full`. The smaller budgets have smaller batches,
+since steps bring a model on, and on a CPU a step costs what its images do. On two cores, two models side by side and
+beside other work, a model of Table 2 takes some 25 minutes at `reduced`. Before the MLPs of :func:`.recipe.hidden`,
+which Table 4 does without, it took 8 minutes at `reduced`, 30 seconds at `quick` and two hours at `full`, which wants a
+GPU: an H100 trained all 14 models of the three tables at `full` in 13 minutes.
 """
 
 from collections.abc import Iterable, Sequence

@@ -14,7 +14,12 @@ from .inputs import check_inputs, unwrapped
 from .models import CVAE, VAE
 from .modes import evaluation_mode
 
-__all__ = ["Metrics", "evaluate", "in_batches", "metrics_of", "of_class"]
+__all__ = ["Metrics", "count_name", "evaluate", "in_batches", "metrics_of", "of_class"]
+
+
+def count_name(*, full_covariance: bool) -> str:
+    """Of the count in :class:`Metrics` that a rotation of the latent space does not change."""
+    return "spectrum_count" if full_covariance else "active_dimensions"
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,7 @@ class SearchPlan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("models", "steps", "batch_size"):
-            object.__setattr__(self, name, check_positive(**{name: getattr(self, name)})[0])
+        object.__setattr__(self, "models", check_positive(models=self.models)[0])
         if self.latent_dim is not None:
             object.__setattr__(self, "latent_dim", check_positive(latent_dim=self.latent_dim)[0])
         if not isinstance(self.networks, Sequence) or not self.networks:
@@ -77,8 +76,8 @@ class SearchPlan:
         object.__setattr__(self, "networks", tuple(check_widths(widths, "networks") for widths in self.networks))
         spec = self.specs([1])[0]  # refuses what a specification refuses, and has Python's numbers of NumPy's
         object.__setattr__(self, "log_gamma", spec.log_gamma)
-        object.__setattr__(self, "learning_rate", spec.training.learning_rate)
-        object.__setattr__(self, "seed", spec.training.seed)
+        for name in ("steps", "batch_size", "learning_rate", "seed"):
+            object.__setattr__(self, name, getattr(spec.training, name))
 
     @property
     def training(self) -> TrainingConfig:
@@ -296,9 +295,8 @@ def _next(trials: Sequence[Trial], x: Tensor, plan: SearchPlan) -> list[int]:
     best, tried = lowest(trials), {trial.latent_dim for trial in trials}
     if best.active_dimensions == max(tried) < features and plan.latent_dim is None:
         return [min(2 * max(tried), features)]
-    most = (
-        best.active_dimensions or best.latent_dim
-    )  # data that look alike in all directions may have none active of too many
+    # Data that look alike in all directions may have none active of too many.
+    most = best.active_dimensions or best.latent_dim
     if below := [kappa for kappa in tried if kappa < most]:
         return _spread(range(max(below) + 1, most))
     low = max(round(two_nn(x) or 1), 1)

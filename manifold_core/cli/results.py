@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..dimension import gap_between
+from ..evaluation import count_name
 from ..local import CLEAR
 from ..neighbours import may_be_curved
 
@@ -242,8 +243,7 @@ def _gap(metrics: dict[str, Any]) -> float | None:
 
 
 def _count(metrics: dict[str, Any]) -> str:
-    """The name of the count that a rotation of the latent space does not change."""
-    return "spectrum_count" if _is_full(metrics) else "active_dimensions"
+    return count_name(full_covariance=_is_full(metrics))
 
 
 def _is_full(metrics: dict[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from .. import checkpoint, plots
 from ..data import Dataset
 from ..data.encoding import OneHot
 from ..ensemble.data import Samples
-from ..evaluation import Metrics, metrics_of, of_class
+from ..evaluation import Metrics, count_name, metrics_of, of_class
 from ..files import finite, write_json
 from ..finished import METRICS, WEIGHTS
 from ..local import of_some
@@ -127,7 +127,7 @@ def _draw(
         found = more["local"]["count"]
         drawn.append(plots.plot_search(folder / PICTURES["search"], more["trials"], more["by_latent_dim"], found))
     if "classes" in more:
-        count = "spectrum_count" if full else "active_dimensions"
+        count = count_name(full_covariance=full)
         drawn.append(plots.plot_classes(folder / PICTURES["classes"], more["classes"], count))
     if held_out.x.dim() == 4:
         drawn.append(plots.plot_images(folder / PICTURES["images"], model, held_out.x, held_out.condition))

@@ -46,8 +46,8 @@ def run(
     with ExitStack() as stack:
 
         def begin() -> dict[str, Any] | None:
-            finished = os.path.exists(folder / METRICS)  # then nothing is written, and it need not be possible
-            stack.enter_context(locked(folder if finished else output_folder(folder)))
+            only_read = os.path.exists(folder / METRICS)  # then it need not be possible to write
+            stack.enter_context(locked(folder if only_read else output_folder(folder)))
             return already_finished(config, folder)
 
         finished = from_first(begin, process_group)
