@@ -6,7 +6,6 @@ import re
 import statistics
 import sys
 from collections.abc import Iterable
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,17 @@ from manifold_core import cli
 ROOT = Path(__file__).parents[1]
 WORDS = ("none", "one", "two", "three", "four", "five")
 README, MEASURED = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "MEASURED.md"))
+
+
+def section(title: str) -> str:
+    """What MEASURED.md says under that heading, in one line."""
+    found = re.search(rf"^### {re.escape(title)}.*?\n(.*?)(?=^#|\Z)", MEASURED, re.DOTALL | re.MULTILINE)
+    assert found is not None, title
+    return " ".join(found[1].split())
+
+
+def row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def test_python_blocks_run_one_after_the_other(
@@ -151,74 +161,76 @@ def test_figures_of_images_are_those_of_the_result_files() -> None:
         for run in json.loads((ROOT / f"experiments/results/{name}.json").read_text(encoding="utf-8"))["runs"]
         if run["variant"] == "test images"
     ]
-    said = MEASURED[MEASURED.index("- **Images**") : MEASURED.index("- **Remark 1**")]
     mnist = {run["cell"].get("kappa"): run for run in runs if run["cell"].get("dataset") == "mnist"}
     fashion = {run["cell"]["kappa"]: run for run in runs if run["cell"].get("dataset") == "fashion-mnist"}
     both = {run["cell"]["covariance"]: run for run in runs if "covariance" in run["cell"]}
-    losses = [*(mnist[kappa] for kappa in (5, 16, 32)), *(fashion[kappa] for kappa in (5, 16, 32)), *both.values()]
-    for figure in (
-        *(f"−{-run['neg_elbo']:,.0f}" for run in losses),
-        *(f"{both[name]['recon']:.2f}" for name in ("full", "diagonal")),
-        f"{mnist[5]['recon']:.1f} and {fashion[5]['recon']:.1f}",
-        f"of 64 {mnist[64]['active_dimensions']} on MNIST and {fashion[64]['active_dimensions']} on Fashion-MNIST",
-    ):
-        assert figure in " ".join(said.split()), figure
-    of_class = {
-        (run["cell"]["dataset"], run["variant"]): {one["name"]: one["active_dimensions"] for one in run["classes"]}
-        for run in json.loads((ROOT / "experiments/results/table4.json").read_text(encoding="utf-8"))["runs"]
-    }
-    plain, attentive = "without attention, test images", "with attention, test images"
-    counts = [of_class["mnist", plain][name] for name in "18"], [of_class["mnist", attentive][name] for name in "18"]
-    garments = ("trousers", "sandal")
-    counts += tuple([of_class["fashion-mnist", variant][name] for name in garments] for variant in (plain, attentive))
-    assert counts == ([22, 32], [24, 32], [19, 32], [19, 32])
-    means = [
-        statistics.fmean(of_class[key].values()) for key in product(("mnist", "fashion-mnist"), (plain, attentive))
-    ]
-    assert [f"{mean:.1f}" for mean in means] == ["31.0", "31.2", "28.5", "27.7"]
-    all_active = [*(mnist[kappa] for kappa in (5, 16, 32)), *(fashion[kappa] for kappa in (5, 16, 32))]
-    assert [run["active_dimensions"] for run in all_active] == [5, 16, 32, 5, 16, 32]
-    for of, place in ((mnist, "MNIST"), (fashion, "Fashion-MNIST")):
-        first, second, last = (of[kappa]["active_dimensions"] for kappa in (5, 16, 32))
-        assert f"{first}, {second} and {last} on {place}" in " ".join(said.split())
+    said, full = section("Images (Table 2)"), section("Full covariance (Table 9)")
+    at = [of[kappa] for of in (mnist, fashion) for kappa in (5, 16, 32)]
+    assert row("ours, 32 epochs", *(f"−{-run['neg_elbo']:,.0f}" for run in at)) in said
+    assert f"{mnist[5]['recon']:.1f} and {fashion[5]['recon']:.1f}, the paper's 14.9 and 13.2" in said
+    at = [of[kappa] for of in (mnist, fashion) for kappa in (5, 16, 32, 64)]
+    assert row("ours", *(run["active_dimensions"] for run in at)) in said
+    losses, errors, counts = (
+        [both[name][quantity] for name in ("full", "diagonal")]
+        for quantity in ("neg_elbo", "recon", "active_dimensions")
+    )
+    texts = *(f"−{-loss:,.0f}" for loss in losses), *(f"{error:.2f}" for error in errors), *counts
+    assert row("ours, 32 epochs", *texts) in full
+    classes = section("A class has its own dimension (Table 4)")
+    table4 = json.loads((ROOT / "experiments/results/table4.json").read_text(encoding="utf-8"))["runs"]
+    for dataset, title in (("mnist", "MNIST"), ("fashion-mnist", "Fashion-MNIST")):
+        for variant, words in (("without attention", "ours"), ("with attention", "with attention")):
+            (run,) = (
+                run
+                for run in table4
+                if (run["cell"]["dataset"], run["variant"]) == (dataset, f"{variant}, test images")
+            )
+            counts = {one["name"]: one["active_dimensions"] for one in run["classes"]}
+            few, many = min(counts.values()), max(counts.values())
+            fewest, most = ([name for name in counts if counts[name] == end] for end in (few, many))
+            assert fewest == (["1"] if dataset == "mnist" else ["trousers"])
+            assert len(most) == 9 if dataset == "mnist" else most == ["sandal", "bag"]
+            names = ("a “1”", "an “8” and all others") if dataset == "mnist" else ("trousers", "sandals and bags")
+            ends = f"{few}, {names[0]}", f"{many}, {names[1]}"
+            mean = f"{statistics.fmean(counts.values()):.1f}"
+            assert row(f"{title}: {words}", f"−{-run['neg_elbo']:,.0f}", mean, *ends) in classes
     below = sum(
         (mnist if printed["dataset"] == "mnist" else fashion)[printed["kappa"]]["neg_elbo"] <= printed["neg_elbo"]
         for printed in paper.rows("table2")
     )
     count = ("none", "one", "two", "three", "four", "five", "six")[below]
-    assert f"below the paper's in {count} of six cells" in " ".join(said.split())
+    assert f"below the paper's in {count} of six cells" in said
 
 
 def test_figures_of_full_covariance_as_published_are_those_of_the_result_file() -> None:
-    said = " ".join(MEASURED[MEASURED.index("- **Full covariance**") : MEASURED.index("- **Remark 1**")].split())
     content = json.loads((ROOT / "experiments/results/as_published/table9.json").read_text(encoding="utf-8"))
     of = {run["cell"]["covariance"]: run for run in content["runs"] if run["variant"] == "test images"}
-    losses, errors = ([of[name][quantity] for name in ("full", "diagonal")] for quantity in ("neg_elbo", "recon"))
-    figures = "as published, −{:,.0f} and −{:,.0f}, squared errors {:.2f} and {:.2f}"
-    assert figures.format(*(-loss for loss in losses), *errors) in said
+    full, diagonal = of["full"], of["diagonal"]
+    losses = (f"−{-run['neg_elbo']:,.0f}" for run in (full, diagonal))
+    errors = (f"{run['recon']:.2f}" for run in (full, diagonal))
+    counts = full["spectrum_count"], diagonal["active_dimensions"]
+    said = section("Full covariance (Table 9)")
+    assert row("as published", *losses, *errors, *counts) in said
+    assert f"{counts[0]} by eigenvalue, {full['active_dimensions']} by variance, against {counts[1]} of" in said
 
 
 def test_figures_of_table_7_as_published_are_those_of_the_result_file() -> None:
-    said = " ".join(MEASURED[MEASURED.index("- **Where γ starts") : MEASURED.index("- **Attention**")].split())
+    said = section("Where γ starts (Table 7)")
     content = json.loads((ROOT / "experiments/results/as_published/table7.json").read_text(encoding="utf-8"))
 
-    def counts(runs: list[dict[str, Any]], variant: str, quantity: str) -> str:
-        found = {run["cell"]["init_log_gamma"]: run[quantity] for run in runs if run["variant"] == variant}
-        *first, last = (str(found[start]) for start in (-20, -10, 0, 10, 20))
-        return f"{', '.join(first)} and {last}"
-
-    vae, fixed, learned = "VAE", "CVAE, fixed prior", "CVAE, learned prior"
-    ours = [counts(content["runs"], variant, "active_dimensions") for variant in (vae, fixed, learned)]
-    assert f"the VAE has {ours[0]} active" in said
-    assert f"the paper has {counts(content['paper'], vae, 'AD')}, the CVAEs {ours[1]} and {ours[2]}," in said
-    printed = [one["AD"] for one in content["paper"] if one["variant"] in (fixed, learned)]
-    assert sorted(printed) == [4, *[5] * 9]  # "5 in nine of the ten"
+    for variant in ("VAE", "CVAE, fixed prior", "CVAE, learned prior"):
+        for words, rows, quantity in (
+            ("the paper", content["paper"], "AD"),
+            ("ours", content["runs"], "active_dimensions"),
+        ):
+            found = {one["cell"]["init_log_gamma"]: one[quantity] for one in rows if one["variant"] == variant}
+            assert row(f"{variant}: {words}", *(found[start] for start in (-20, -10, 0, 10, 20))) in said
     runs = json.loads((ROOT / "experiments/results/table7.json").read_text(encoding="utf-8"))["runs"]
     right = dict.fromkeys((False, True), 0)
     for run in (run for run in runs if not run["variant"].endswith("analytic γ")):
         right[run["variant"].endswith("Adam as it is")] += run["active_dimensions"] == run["true_active"]
     assert f"in {right[False]} of 120" in said
-    assert f"is right in the same table {right[True]} times of 120" in said
+    assert f"the same table is right {right[True]} times of 120" in said
     content = json.loads((ROOT / "experiments/results/table7.json").read_text(encoding="utf-8"))
     below = {
         (printed["variant"], printed["cell"]["init_log_gamma"]): printed["neg_elbo"]
@@ -229,6 +241,7 @@ def test_figures_of_table_7_as_published_are_those_of_the_result_file() -> None:
     assert len(below) == 15
     of_vae = sum(at for (variant, _), at in below.items() if variant.startswith("VAE"))
     assert f"at or below the paper's in {sum(below.values())} of 15 rows, of the VAE in {WORDS[of_vae]} of five" in said
+    fixed, learned = "CVAE, fixed prior", "CVAE, learned prior"
     by_place = {(*places(run), run["seed"]): run["neg_elbo"] for run in content["runs"]}
     differences = [loss - by_place[(fixed, *rest)] for (variant, *rest), loss in by_place.items() if variant == learned]
     lower, median = sum(difference < 0 for difference in differences), -statistics.median(differences)
@@ -237,7 +250,7 @@ def test_figures_of_table_7_as_published_are_those_of_the_result_file() -> None:
 
 def test_counts_at_the_threshold_of_the_published_code_are_those_of_the_result_files() -> None:
     """The variances of every class are kept: they can be counted again."""
-    said = " ".join(MEASURED[MEASURED.index("- **Attention**") : MEASURED.index("- **Weights that")].split())
+    said = section("Attention (Tables 5 and 6)")
     folder = ROOT / "experiments/results"
 
     def runs_of(file: str, variant: str) -> list[dict[str, Any]]:
@@ -255,21 +268,21 @@ def test_counts_at_the_threshold_of_the_published_code_are_those_of_the_result_f
         for variant in (with_it, without)
         for threshold in (0.05, 0.5)
     }
-    assert f"right in {right[with_it, 0.5]} of 80 with attention and in {right[without, 0.5]} of 80 without" in said
-    assert f"{right[with_it, 0.05]} of 80 are right with it, two of the three others of one seed" in said
-    assert f"and {right[without, 0.05]} of 80 without" in said
     by_decoder = [
         sum(run["local"]["count"] == run["true_active"] for run in runs_of("table6.json", variant))
         for variant in (with_it, without)
     ]
-    assert "by the decoder {} and {}; as published".format(*by_decoder) in said
-    for variant, words in (
-        (with_it, "{} active dimensions with it, which are the paper's"),
-        (without, "{} without, where the paper has 10 five times"),
-    ):
+    for threshold in (0.5, 0.05):
+        assert row(f"variances below {threshold}", right[with_it, threshold], right[without, threshold]) in said
+    assert row("by the decoder", *by_decoder) in said
+    assert right[with_it, 0.05] == 77  # "the three that are wrong"
+    printed = json.loads((folder / "table6.json").read_text(encoding="utf-8"))["paper"]
+    for variant, words in ((with_it, "with attention: the paper, and ours"), (without, "without: ours")):
         published = [run for run in runs_of("as_published/table6.json", variant) if run["cell"]["kappa"] == 90]
-        *first, last = (str(count(run["variance"])) for run in sorted(published, key=lambda run: run["cell"]["t"]))
-        assert words.format(f"{', '.join(first)} and {last}") in said
+        counts = [count(run["variance"]) for run in sorted(published, key=lambda run: run["cell"]["t"])]
+        assert row(words, *counts) in said
+        paper_has = [one["AD"] for one in printed if one["variant"] == variant]
+        assert paper_has == (counts if variant == with_it else [10] * 5)
     # The classes of Table 5 are equally large: the mean over all samples is that of the classes' means.
     for file, expected in (("table5.json", {3, 4}), ("as_published/table5.json", {3})):
         by_seed: dict[int, list[list[float]]] = {}
@@ -283,8 +296,8 @@ def test_counts_at_the_threshold_of_the_published_code_are_those_of_the_result_f
         for run in runs_of("table6.json", variant):
             if run["cell"]["kappa"] == 90:
                 pooled.setdefault(run["seed"], []).append(run["variance"])
-        counts = {count(map(statistics.fmean, zip(*classes, strict=True))) for classes in pooled.values()}
-        assert words.format(" to ".join(map(str, sorted({min(counts), max(counts)})))) in said
+        pooled_counts = {count(map(statistics.fmean, zip(*classes, strict=True))) for classes in pooled.values()}
+        assert words.format(" to ".join(map(str, sorted({min(pooled_counts), max(pooled_counts)})))) in said
     surplus = {
         variant: [
             v for run in runs_of("table6.json", variant) for v in sorted(run["variance"])[run["true_active"] : 10]
@@ -315,7 +328,7 @@ def places(row: dict[str, Any]) -> tuple[str, int]:
 
 
 def test_figures_of_the_theorems_are_those_of_the_result_files() -> None:
-    said = " ".join(MEASURED[MEASURED.index("- **Theorems 1 and 2**") : MEASURED.index("- **Images**")].split())
+    said = section("Theorems 1 and 2") + section("Weights that encoder and prior share (Table 8, Theorem 3)")
     first, second = (
         json.loads((ROOT / f"experiments/results/{name}.json").read_text(encoding="utf-8"))["fits"]
         for name in ("theorem1", "theorem2")
@@ -374,14 +387,13 @@ def test_figures_of_the_theorems_are_those_of_the_result_files() -> None:
 
 
 def test_figures_of_images_as_published_are_those_of_the_result_file() -> None:
-    said = " ".join(MEASURED[MEASURED.index("- **Images**") : MEASURED.index("- **A class")].split())
+    said = section("Images (Table 2)")
     content = json.loads((ROOT / "experiments/results/as_published/table2.json").read_text(encoding="utf-8"))
     runs = {tuple(run["cell"].values()): run for run in content["runs"] if run["variant"] == "test images"}
-    for name, place in (("mnist", "MNIST"), ("fashion-mnist", "Fashion-MNIST")):
-        first, second, last = (runs[name, kappa]["active_dimensions"] for kappa in (5, 16, 32))
-        assert f"{first}, {second} and {last} on {place}" in said
-    losses = [-runs[name, 32]["neg_elbo"] for name in ("mnist", "fashion-mnist")]
-    assert "−{:,.0f} and −{:,.0f} at κ = 32".format(*losses) in said
+    at = [[runs[name, kappa] for kappa in (5, 16, 32)] for name in ("mnist", "fashion-mnist")]
+    assert row("as published", *(f"−{-run['neg_elbo']:,.0f}" for runs in at for run in runs)) in said
+    counts = [[run["active_dimensions"] for run in runs] for runs in at]
+    assert row("as published", *counts[0], "–", *counts[1], "–") in said
     gammas = [run["gamma"] for run in runs.values()]
     assert f"a γ of {min(gammas):.3f} to {max(gammas):.3f}" in said
     excess = max(run["gamma"] * 28 * 28 / run["recon"] for run in runs.values())
@@ -393,7 +405,7 @@ def test_figures_of_images_as_published_are_those_of_the_result_file() -> None:
 
 
 def test_figures_of_other_seeds_are_those_of_the_result_files() -> None:
-    said = " ".join(MEASURED[MEASURED.index("“Right” are") : MEASURED.index("- **Where γ starts")].split())
+    said = section("Other seeds, other rounding")
     content = json.loads((ROOT / "experiments/results/other_seeds/table6.json").read_text(encoding="utf-8"))
     runs = content["runs"]
     assert {run["seed"] for run in runs} == {8, 9, 10, 11, 12}
@@ -413,7 +425,7 @@ def test_figures_of_other_seeds_are_those_of_the_result_files() -> None:
 
 
 def test_figures_of_two_cores_are_those_of_the_result_files() -> None:
-    said = " ".join(MEASURED[MEASURED.index("- **Cost**") :].split())
+    said = section("Cost")
     names = (
         *(f"table{i}" for i in (1, 3, 5, 6, 7, 8)),
         "theorem1",
@@ -456,6 +468,6 @@ def test_figures_of_two_cores_are_those_of_the_result_files() -> None:
     assert f"{right('table7', 'VAE', 'CVAE, fixed prior', 'CVAE, learned prior')} in the paper's models" in said
     eager = [content["eager_seconds"] for content in files]
     published = {name: content["eager_seconds"].get("as_published", 0) / 86_400 for name, content in of.items()}
-    assert f"would take {sum(one['same_steps'] for one in eager) / 3600:.0f} hours" in said
+    assert f"{sum(one['same_steps'] for one in eager) / 3600:.0f} hours for the steps of that" in said
     assert f"{sum(published.values()):.0f} days" in said
     assert f"{published['table8']:.0f} of them for the 20 models of Table 8" in said
