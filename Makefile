@@ -118,7 +118,7 @@ gpu:  ## build in place, run the tests that need a GPU, measure, check memory an
 	@failed=''; \
 	step() { echo "make gpu: $$*"; timeout -s INT -k 10 "$$@" || failed="$$failed\n  $$*"; }; \
 	step 125 $(GPU_PYTHON) $(GPU_PYTEST) tests/kernels tests/ensemble tests/training/test_step.py tests/training/test_update.py \
-	    tests/run/test_global_state.py tests/test_local.py; \
+	    tests/run/test_global_state.py tests/metrics/test_local.py; \
 	step 70 $(GPU_PYTHON) -m benchmarks.ensemble_on_gpu --seconds 50; \
 	step 95 $(GPU_PYTHON) -m benchmarks.gpu --seconds 75; \
 	step 45 $(GPU_PYTHON) -m benchmarks.images_on_gpu --seconds 30; \

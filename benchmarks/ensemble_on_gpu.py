@@ -27,7 +27,7 @@ import manifold_core as mc
 from manifold_core.bench.ensemble import MANIFOLD, WIDTH, Eager, check_going_on, data, multiply_adds, specs
 from manifold_core.ensemble.data import DataSet, check_data
 from manifold_core.ensemble.state import State
-from manifold_core.files import write_json
+from manifold_core.storage.files import write_json
 
 from . import gpu
 from .batched import Batched

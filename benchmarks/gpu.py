@@ -19,7 +19,7 @@ import torch
 from manifold_core.kernels.random import standard_normal
 from torch import Tensor
 
-from manifold_core.files import write_json
+from manifold_core.storage.files import write_json
 from manifold_core.training.step import cuda_graph
 
 from .gpu_ops import OPS, Op, Problem, elbo_backward, problem

@@ -25,8 +25,8 @@ from manifold_core.experiments.eager import eager_loss
 import manifold_core as mc
 from manifold_core.bench.images import CHANNELS, IMAGE, LATENTS, error
 from manifold_core.covariance import Covariance
-from manifold_core.files import write_json
 from manifold_core.networks import by_pytorch
+from manifold_core.storage.files import write_json
 from manifold_core.training import turns
 
 from .results_files import asked, or_none

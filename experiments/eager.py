@@ -18,10 +18,10 @@ from tqdm import tqdm
 from ..bench.cholesky import unpacked
 from ..data import Dataset
 from ..errors import InputError
-from ..files import output_folder, write_json
 from ..models import CVAE, VAE
+from ..models.sequential import EveryStepCVAE
 from ..networks import by_pytorch
-from ..sequential import EveryStepCVAE
+from ..storage.files import output_folder, write_json
 from ..training import TrainingConfig
 from .catalogue import TABLES
 from .report.reading import read_result

@@ -8,10 +8,10 @@ from torch import Tensor
 from ..data import Dataset
 from ..ensemble import TrainedModel
 from ..ensemble.data import Samples
-from ..evaluation import Metrics, metrics_of, of_class
-from ..inputs import check_inputs
-from ..local import of_some
+from ..metrics.evaluation import Metrics, metrics_of, of_class
+from ..metrics.local import of_some
 from ..models import CVAE, VAE
+from ..models.inputs import check_inputs
 from .tables import Cell, on_test_images, on_training_images
 
 __all__ = ["runs_of", "training_samples"]

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..data import conditional_manifold
 from ..ensemble import ModelSpec
 from ..models import CVAE, VAE
-from ..standard_prior import with_standard_prior
+from ..models.standard_prior import with_standard_prior
 from . import recipe
 from .table3 import AMBIENT_DIM, LATENT_DIM, MANIFOLD_DIM
 from .tables import Cell, Plan, Table

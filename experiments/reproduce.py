@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError
-from ..files import locked, output_folder
+from ..storage.files import locked, output_folder
 from .catalogue import IMAGES, TABLES
 from .report.matrices import MATRICES
 from .runner import backends, finished, run_table

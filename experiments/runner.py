@@ -16,8 +16,8 @@ from .. import __version__
 from ..differences import differences
 from ..ensemble import explain_ensemble
 from ..errors import InputError
-from ..files import output_folder, write_json
 from ..provenance import commit, processor
+from ..storage.files import output_folder, write_json
 from .tables import Plan, Table
 from .workers import train_table
 

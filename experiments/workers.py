@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from ..files import OF_THE_DISK
+from ..storage.files import OF_THE_DISK
 from .jobs import Part, Shard, in_order, train_shard
 from .tables import Plan, Table
 

@@ -13,19 +13,19 @@ if _find_spec(f"{__name__}.kernels") is None:
     )
 
 from .data import Standardisation
-from .dimension import ActiveDimensions, active_dimensions
-from .elbo import ELBOTerms, GaussianELBO
 from .ensemble import ConvSpec, ModelSpec, SequentialSpec, TrainedModel, train_ensemble
 from .errors import InputError
-from .evaluation import Metrics, evaluate
 from .kernels import gaussian_nll, rsample_kl, rsample_kl_cholesky
-from .local import LocalDimensions, local_dimensions
+from .metrics.active import ActiveDimensions, active_dimensions
+from .metrics.evaluation import Metrics, evaluate
+from .metrics.local import LocalDimensions, local_dimensions
+from .metrics.neighbours import two_nn
 from .models import CVAE, VAE
-from .neighbours import two_nn
+from .models.elbo import ELBOTerms, GaussianELBO
+from .models.sequential import EveryStepCVAE, SequentialCVAE
+from .models.standard_prior import with_standard_prior
 from .run import FinishedRun, load_run
 from .search import DimensionSearch, SearchPlan, Trial, find_dimension
-from .sequential import EveryStepCVAE, SequentialCVAE
-from .standard_prior import with_standard_prior
 from .training import Diverged, History, TrainingConfig, load_weights, train
 
 __all__ = [

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .dimension import THRESHOLD
-from .files import write_atomically
+from .metrics.active import THRESHOLD
 from .models import CVAE, VAE
+from .storage.files import write_atomically
 from .training import History
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 import manifold_core as mc
-from manifold_core import checkpoint
 from manifold_core.data import load_file
 from manifold_core.ensemble import train_ensemble
 from manifold_core.run import ModelConfig, RunConfig, run
+from manifold_core.storage import checkpoint
 from manifold_core.training import batches, train
 
 STEPS = 40

@@ -243,7 +243,7 @@ def test_a_covariance_that_is_not_that_of_the_elbo_is_refused() -> None:
         lambda: mc.VAE.conv((1, 8, 8), 3, elbo=diagonal, covariance="cholesky"),
         lambda: mc.CVAE.mlp(7, 2, 3, elbo=diagonal, covariance="cholesky"),
         lambda: mc.CVAE.conv((1, 8, 8), 2, 3, elbo=diagonal, covariance="cholesky"),
-        lambda: mc.VAE(Turned(), nn.Linear(2, 3), 2, diagonal, covariance="cholesky"),
+        lambda: mc.VAE(Turned(), nn.Linear(2, 3), 2, elbo=diagonal, covariance="cholesky"),
     ):
         with pytest.raises(mc.InputError, match="covariance must be that of elbo, 'diagonal', got 'cholesky'"):
             make()

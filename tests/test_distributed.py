@@ -23,10 +23,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import manifold_core as mc
-from manifold_core import checkpoint, cli
+from manifold_core import cli
 from manifold_core.distributed import Group, everywhere, from_first, gathered, group_of_torchrun, joined_mean
-from manifold_core.files import locked
 from manifold_core.networks import BatchNorm2d
+from manifold_core.storage import checkpoint
+from manifold_core.storage.files import locked
 from manifold_core.training import batches, noise_seed
 
 PROCESSES = 2

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from ...errors import InputError
-from ...files import output_folder, write_atomically
+from ...storage.files import output_folder, write_atomically
 from .markdown import markdown
 from .page import TITLE, page
 from .reading import read_results

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from ...dimension import THRESHOLD
+from ...metrics.active import THRESHOLD
 from .markup import Markup, element
 from .matrices import Filled
 from .text import fixed, label, significant

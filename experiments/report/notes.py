@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from ...local import CLEAR
+from ...metrics.local import CLEAR
 from .published import of_published
 from .results import DivergedModel, Fit, Result, Run
 from .summary import (

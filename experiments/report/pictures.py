@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from ...dimension import THRESHOLD
+from ...metrics.active import THRESHOLD
 from .fits import WORDS_OF_FIT, columns_of_fit
 from .markup import Markup, element, joined
 from .results import Fit, Result, Run

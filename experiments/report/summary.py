@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from ...local import CLEAR
+from ...metrics.local import CLEAR
 from .results import Cell, Fit, Paper, Result, Run
 
 __all__ = [

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ...dimension import THRESHOLD
+from ...metrics.active import THRESHOLD
 from .by_class import ByClass
 from .markup import Markup, element
 from .results import Fit

@@ -15,12 +15,12 @@ from ..data.files import sample_shape
 from ..data.images import IMAGE_SETS
 from ..distributed import group_of_torchrun
 from ..errors import InputError
-from ..files import output_folder
 from ..kernels import explain
 from ..kernels.extension import compiled, cuda_missing_because, missing_because, nodes_missing_because
 from ..run import ConditionConfig, ModelConfig, RunConfig, SearchConfig, run
 from ..run.build import is_convolutional
 from ..search import SearchPlan
+from ..storage.files import output_folder
 from ..training import TrainingConfig
 from .results import table
 

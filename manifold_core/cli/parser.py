@@ -7,11 +7,11 @@ from typing import get_args
 
 from .. import __version__
 from ..covariance import Covariance
-from ..elbo import Gamma
 from ..models import Prior
+from ..models.elbo import Gamma
 from ..networks.conv import CHANNELS, CONDITIONAL_CHANNELS
 from ..run import RunConfig
-from ..search import FIRST, SearchPlan
+from ..search.plan import FIRST, SearchPlan
 from ..training.config import Precision
 from .commands import DEFAULTS, bench, dimension, eager, info, report, reproduce, train
 

@@ -10,7 +10,7 @@ from typing import NoReturn, TextIO
 
 from ..distributed import process_of_torchrun
 from ..errors import InputError
-from ..files import OF_THE_DISK
+from ..storage.files import OF_THE_DISK
 from ..training import Diverged
 from .commands import dimension, reproduce, train
 from .parser import make_parser

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from ..dimension import gap_between
-from ..evaluation import count_name
-from ..local import CLEAR
-from ..neighbours import may_be_curved
+from ..metrics.active import gap_between
+from ..metrics.evaluation import count_name
+from ..metrics.local import CLEAR
+from ..metrics.neighbours import may_be_curved
 
 __all__ = ["table"]
 

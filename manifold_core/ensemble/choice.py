@@ -6,10 +6,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ..checks import check_tensor
 from ..errors import InputError
 from ..kernels import extension
 from ..kernels.dispatch import Choice, explain
+from ..models.checks import check_tensor
 from ..networks.checks import check_positive
 from .spec import ModelSpec, Spec, check_kinds, weights
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..checkpoint import fingerprint
-from ..checks import check_exact, check_finite
 from ..errors import InputError
+from ..models.checks import check_exact, check_finite
 from ..networks.checks import is_image
+from ..storage.checkpoint import fingerprint
 from .spec import ConvSpec, SequentialSpec, Spec, check_kinds
 
 __all__ = ["DataSet", "Samples", "check_data", "check_specs"]

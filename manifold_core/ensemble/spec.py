@@ -8,16 +8,16 @@ import numpy as np
 import torch
 
 from ..covariance import Covariance
-from ..elbo import Gamma, GaussianELBO
 from ..errors import InputError
 from ..kernels.checks import integer
 from ..models import CVAE, VAE, Prior
+from ..models.elbo import Gamma, GaussianELBO
+from ..models.sequential import EveryStepCVAE, SequentialCVAE
 from ..networks import Activation
 from ..networks.checks import check_widths
 from ..networks.conv import default_channels
 from ..networks.head import NARROW
 from ..networks.seeded import drawn_from
-from ..sequential import EveryStepCVAE, SequentialCVAE
 from ..training import TrainingConfig, check_config
 
 __all__ = ["ConvSpec", "ModelSpec", "SequentialSpec", "Spec", "check_kinds", "outline", "weights"]
@@ -219,7 +219,7 @@ class ConvSpec:
             elbo = GaussianELBO(self.gamma, self.log_gamma, covariance=self.covariance)
             channels = default_channels(self.condition_dim > 0) if self.channels is None else self.channels
             if not self.condition_dim:
-                return VAE.conv(image_shape, self.latent_dim, channels, elbo, hidden=self.hidden)
+                return VAE.conv(image_shape, self.latent_dim, channels, hidden=self.hidden, elbo=elbo)
             return CVAE.conv(
                 image_shape,
                 self.condition_dim,

@@ -7,7 +7,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from ..dimension import THRESHOLD
+from ..metrics.active import THRESHOLD
 from ..models import CVAE, VAE
 from ..training import History, TrainingConfig, cycle_of, record_every, schedule_table
 from .data import Samples

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import checkpoint
-from ..checks import warn_of_condition, warn_of_scale
 from ..errors import InputError
-from ..evaluation import Metrics, metrics_of
-from ..files import OF_THE_DISK, as_json
-from ..finished import taken
+from ..metrics.evaluation import Metrics, metrics_of
 from ..models import CVAE, VAE
+from ..models.checks import warn_of_condition, warn_of_scale
+from ..storage import checkpoint
+from ..storage.files import OF_THE_DISK, as_json
+from ..storage.finished import taken
 from ..training import Diverged, History, announce, check_identity, check_seconds
 from .choice import BACKENDS, check_threads, choose
 from .data import DataSet, Samples, check_data, check_specs

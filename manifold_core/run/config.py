@@ -4,12 +4,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..covariance import Covariance
-from ..elbo import Gamma, GaussianELBO
-from ..files import as_json
 from ..models import Prior
+from ..models.elbo import Gamma, GaussianELBO
 from ..networks.checks import check_positive
 from ..networks.conv import default_channels
 from ..search import SearchPlan
+from ..storage.files import as_json
 from ..training import TrainingConfig
 
 __all__ = ["LABELS", "ConditionConfig", "ModelConfig", "RunConfig", "SearchConfig"]

@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .. import checkpoint
 from ..data import Dataset, load_file, load_images, synthetic_manifold
 from ..data.files import SUFFIXES
 from ..data.images import IMAGE_SETS, under_labels
 from ..ensemble.data import Samples
 from ..errors import InputError
+from ..storage import checkpoint
 from .build import is_convolutional
 from .config import LABELS, RunConfig, SearchConfig
 

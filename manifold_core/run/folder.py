@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from .. import checkpoint
 from ..data.images import IMAGE_SETS
 from ..differences import differences
 from ..errors import InputError
-from ..finished import WEIGHTS, finished_run
+from ..storage import checkpoint
+from ..storage.finished import WEIGHTS, finished_run
 from .config import RunConfig, SearchConfig
 from .data import fingerprint_of, load_data
 from .results import PICTURES

@@ -4,13 +4,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from .. import checkpoint
-from ..checks import input_shape
 from ..data import Standardisation
 from ..data.encoding import Columns, Encoding, OneHot
 from ..errors import InputError
-from ..finished import METRICS, WEIGHTS, finished_run
 from ..models import CVAE, VAE
+from ..models.checks import input_shape
+from ..storage import checkpoint
+from ..storage.finished import METRICS, WEIGHTS, finished_run
 from .build import build_model
 from .config import ConditionConfig, ModelConfig
 

@@ -7,16 +7,17 @@ from typing import Any
 
 import torch
 
-from .. import checkpoint, plots
+from .. import plots
 from ..data import Dataset
 from ..data.encoding import OneHot
 from ..ensemble.data import Samples
-from ..evaluation import Metrics, count_name, metrics_of, of_class
-from ..files import finite, write_json
-from ..finished import METRICS, WEIGHTS
-from ..local import of_some
+from ..metrics.evaluation import Metrics, count_name, metrics_of, of_class
+from ..metrics.local import of_some
+from ..metrics.neighbours import two_nn
 from ..models import CVAE, VAE
-from ..neighbours import two_nn
+from ..storage import checkpoint
+from ..storage.files import finite, write_json
+from ..storage.finished import METRICS, WEIGHTS
 from ..training import History
 from .several import clear
 

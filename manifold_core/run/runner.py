@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..dimension import check_known
 from ..distributed import Group, everywhere, from_first, is_first
 from ..ensemble import TrainedModel, explain_ensemble
 from ..errors import InputError
-from ..evaluation import evaluate
-from ..files import locked, output_folder
-from ..finished import METRICS
+from ..metrics.active import check_known
+from ..metrics.evaluation import evaluate
+from ..storage.files import locked, output_folder
+from ..storage.finished import METRICS
 from ..training import Diverged, announce, train
 from .build import build_model, spec_of
 from .config import RunConfig, SearchConfig

@@ -6,7 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from ..ensemble import TrainedModel
-from ..search import SearchPlan, Trial, by_latent_dim, lowest, search
+from ..search import SearchPlan, Trial
+from ..search.search import search
+from ..search.trials import by_latent_dim, lowest
 from .config import ModelConfig
 from .several import FOLDER, claim
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import checkpoint
 from ..ensemble import TrainedModel, all_diverged, train_ensemble
 from ..ensemble.data import Samples
 from ..ensemble.spec import Spec
-from ..evaluation import metrics_of
+from ..metrics.evaluation import metrics_of
+from ..storage import checkpoint
 from ..training import claim as claim_folder
 
 __all__ = ["FOLDER", "claim", "clear", "is_side_by_side", "train_several"]

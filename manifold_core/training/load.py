@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from .. import checkpoint
 from ..differences import differences
 from ..errors import InputError
-from ..inputs import unwrapped
 from ..models import CVAE, VAE
+from ..models.inputs import unwrapped
+from ..storage import checkpoint
 from .config import History
 from .state import put_beside, weights_back
 

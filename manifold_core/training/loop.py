@@ -14,19 +14,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .. import checkpoint
-from ..checks import input_dtype, warn_of_condition, warn_of_scale
-from ..dimension import count_active
 from ..distributed import Group, check_agreed, from_first, is_first, joined_mean, together
-from ..elbo import ELBOTerms
 from ..errors import InputError
-from ..files import as_json
-from ..finished import taken
-from ..inputs import check_inputs, unwrapped
 from ..kernels.batch import mean_of_batch
+from ..metrics.active import count_active
 from ..models import CVAE, VAE
+from ..models.checks import input_dtype, warn_of_condition, warn_of_scale
+from ..models.elbo import ELBOTerms
+from ..models.inputs import check_inputs, unwrapped
 from ..modes import training_mode
 from ..networks.conv import channels_last
+from ..storage import checkpoint
+from ..storage.files import as_json
+from ..storage.finished import taken
 from .config import Diverged, History, TrainingConfig, check_config, check_seconds, record_every
 from .schedule import batches, noise_seed
 from .state import Run, announce, check_tensors, weights_back

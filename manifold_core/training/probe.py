@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..inputs import unwrapped
 from ..models import CVAE, VAE
+from ..models.inputs import unwrapped
 from ..modes import evaluation_mode
 from .config import TrainingConfig
 from .step import DTYPES, autocast, undone

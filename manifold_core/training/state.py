@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .. import checkpoint
 from ..differences import differences
 from ..errors import InputError
-from ..inputs import unwrapped
 from ..models import CVAE, VAE
+from ..models.inputs import unwrapped
+from ..storage import checkpoint
 from .config import History, TrainingConfig
 from .probe import Probe
 from .schedule import make_optimizer

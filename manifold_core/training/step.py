@@ -13,10 +13,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from ..distributed import Group, Joined
-from ..elbo import ELBOTerms
 from ..errors import InputError
-from ..inputs import dtype_explained
 from ..models import CVAE, VAE
+from ..models.elbo import ELBOTerms
+from ..models.inputs import dtype_explained
 from .config import Precision
 
 __all__ = [

@@ -11,8 +11,9 @@ import pytest
 from command_line import ENVIRONMENT, PICTURES, RESULTS, SMALL, only_line
 from runs import contents
 
-from manifold_core import checkpoint, cli
+from manifold_core import cli
 from manifold_core.run import several
+from manifold_core.storage import checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,7 +13,7 @@ import manifold_core as mc
 from manifold_core import cli
 from manifold_core.cli import commands
 from manifold_core.run import SearchConfig
-from manifold_core.search import FIRST
+from manifold_core.search.plan import FIRST
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

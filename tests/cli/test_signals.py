@@ -15,7 +15,8 @@ from command_line import ENVIRONMENT, SMALL, only_line
 from runs import contents
 from safetensors.torch import load_file as load_safetensors
 
-from manifold_core import checkpoint, cli
+from manifold_core import cli
+from manifold_core.storage import checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

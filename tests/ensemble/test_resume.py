@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import manifold_core as mc
-from manifold_core import TrainedModel, checkpoint
+from manifold_core import TrainedModel
 from manifold_core.ensemble import explain_ensemble
+from manifold_core.storage import checkpoint
 
 pytestmark = NEEDS_COMPILED
 STEPS = 40

@@ -105,7 +105,7 @@ def test_the_weights_are_those_of_the_seed_and_no_others_lose_theirs() -> None:
     model = spec.build(6)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(9)
-    expected = mc.VAE.mlp(6, 3, (5, 4), mc.GaussianELBO("fixed", -1.5), activation="prelu")
+    expected = mc.VAE.mlp(6, 3, (5, 4), elbo=mc.GaussianELBO("fixed", -1.5), activation="prelu")
     assert str(model) == str(expected)
     for name, tensor in expected.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor), name
@@ -163,7 +163,7 @@ def test_residual_networks_are_the_ones_that_are_asked_for(covariance: Literal["
     rest = {"covariance": covariance, "gamma": "fixed", "log_gamma": -1.5, "training": training}
     found = mc.ConvSpec(3, 2, **rest).build(1, 8, 12)  # type: ignore[arg-type]
     torch.manual_seed(9)
-    expected: mc.VAE | mc.CVAE = mc.VAE.conv((1, 8, 12), 3, 2, elbo)
+    expected: mc.VAE | mc.CVAE = mc.VAE.conv((1, 8, 12), 3, 2, elbo=elbo)
     assert str(found) == str(expected)
     conditional = mc.ConvSpec(3, 2, condition_dim=4, prior="standard", attention=True, **rest).build(1, 8, 12)  # type: ignore[arg-type]
     torch.manual_seed(9)

@@ -22,7 +22,7 @@ import manifold_core as mc
 from manifold_core import cli
 from manifold_core.data import Dataset
 from manifold_core.ensemble.data import check_data, check_specs
-from manifold_core.files import locked
+from manifold_core.storage.files import locked
 
 PLAN = Plan("tiny", seeds=2, steps=20, samples=120, batch_size=40)
 

@@ -9,9 +9,10 @@ from runs import stop_before
 from torch import Tensor, nn
 
 import manifold_core as mc
-from manifold_core import checkpoint, networks
+from manifold_core import networks
 from manifold_core.ensemble import explain_ensemble
 from manifold_core.networks.precision import Float32Linear
+from manifold_core.storage import checkpoint
 from manifold_core.training.schedule import batches, make_optimizer, noise_seed
 from manifold_core.training.step import check_precision
 
@@ -174,7 +175,7 @@ def test_residual_networks_train_in_half_precision(precision: str) -> None:
     ends, begun = [], 0.0
     for chosen in ("float32", precision):
         torch.manual_seed(1)
-        model = mc.VAE.conv((1, 8, 8), 3, 2, mc.GaussianELBO("analytic"))
+        model = mc.VAE.conv((1, 8, 8), 3, 2, elbo=mc.GaussianELBO("analytic"))
         config = mc.TrainingConfig(steps=60, batch_size=64, learning_rate=0.01, precision=chosen)  # type: ignore[arg-type]
         curve = mc.train(model, x, config, progress=False).neg_elbo
         begun = curve[0]

@@ -10,8 +10,8 @@ import torch
 from runs import TRAINING, configuration, contents, metrics_of
 
 import manifold_core as mc
-from manifold_core import checkpoint
 from manifold_core.run import build_model, load_data, load_run, run
+from manifold_core.storage import checkpoint
 from manifold_core.training import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")

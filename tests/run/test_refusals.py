@@ -13,9 +13,9 @@ from runs import IMAGES, STEPS, TRAINING, VECTORS, configuration, contents, metr
 from safetensors.torch import load_file as load_safetensors
 
 import manifold_core as mc
-from manifold_core import checkpoint
 from manifold_core.data import load_file
 from manifold_core.run import RunConfig, load_data, run, several
+from manifold_core.storage import checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

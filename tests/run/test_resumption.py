@@ -28,9 +28,9 @@ from runs import (
 )
 
 import manifold_core as mc
-from manifold_core import checkpoint
 from manifold_core.ensemble.train import _run
 from manifold_core.run import RunConfig, run, several
+from manifold_core.storage import checkpoint
 from manifold_core.training import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")

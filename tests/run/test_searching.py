@@ -10,8 +10,9 @@ from runs import Stopped, configuration, contents, metrics_of, stop_at_save, tim
 from threads import on_one_thread
 
 import manifold_core as mc
-from manifold_core import checkpoint, plots
+from manifold_core import plots
 from manifold_core.run import ModelConfig, RunConfig, SearchConfig, run
+from manifold_core.storage import checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,8 +13,9 @@ import torch
 from runs import Stopped, metrics_of, stop_at_save, timeless
 
 import manifold_core as mc
-from manifold_core import checkpoint, plots
+from manifold_core import plots
 from manifold_core.run import ModelConfig, RunConfig, build_model, load_data, run, several
+from manifold_core.storage import checkpoint
 from manifold_core.training import train
 
 STEPS = 30

@@ -10,7 +10,7 @@ from runs import Enough, orders, stop_before
 from torch import Tensor, nn
 
 import manifold_core as mc
-from manifold_core import checkpoint
+from manifold_core.storage import checkpoint
 
 
 class BreaksAt(nn.Module):
@@ -33,7 +33,7 @@ def test_divergence_stops_before_its_step(gamma: str, step: int) -> None:
 
     def model(breaks_at: int) -> mc.VAE:
         torch.manual_seed(0)
-        return mc.VAE(BreaksAt(breaks_at), nn.Linear(2, 5), 2, mc.GaussianELBO(gamma))  # type: ignore[arg-type]
+        return mc.VAE(BreaksAt(breaks_at), nn.Linear(2, 5), 2, elbo=mc.GaussianELBO(gamma))  # type: ignore[arg-type]
 
     class Enough(Exception):
         pass
@@ -72,7 +72,7 @@ def test_where_not_every_loss_is_looked_at_the_weights_of_the_last_look_come_bac
 
     def model(breaks_at: int) -> mc.VAE:
         torch.manual_seed(0)
-        return mc.VAE(BreaksAt(breaks_at), nn.Linear(2, 5), 2, mc.GaussianELBO(gamma))  # type: ignore[arg-type]
+        return mc.VAE(BreaksAt(breaks_at), nn.Linear(2, 5), 2, elbo=mc.GaussianELBO(gamma))  # type: ignore[arg-type]
 
     x, config = torch.rand(64, 5), mc.TrainingConfig(steps=2000, batch_size=8)
     found, expected = model(step), model(0)

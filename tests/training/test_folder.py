@@ -12,8 +12,8 @@ from runs import STEPS, TRAINING, VECTORS, Stopped, contents, standardised, stop
 from torch import Tensor, nn
 
 import manifold_core as mc
-from manifold_core import checkpoint
 from manifold_core.run import build_model
+from manifold_core.storage import checkpoint
 from manifold_core.training import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")

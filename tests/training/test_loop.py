@@ -14,8 +14,8 @@ from runs import VECTORS, Enough, cvae, orders, standardised, stop_before, toy, 
 from torch import Tensor, nn
 
 import manifold_core as mc
-from manifold_core import checkpoint
 from manifold_core.run import build_model
+from manifold_core.storage import checkpoint
 from manifold_core.training import batches, noise_seed, schedule_table
 from manifold_core.training.schedule import PLACES
 

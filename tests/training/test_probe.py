@@ -14,8 +14,8 @@ from instruction_sets import NEEDS_COMPILED
 from torch import Tensor, nn
 
 import manifold_core as mc
-from manifold_core import checkpoint
-from manifold_core.elbo import ELBOTerms
+from manifold_core.models.elbo import ELBOTerms
+from manifold_core.storage import checkpoint
 
 X = torch.tanh(
     torch.randn(300, 2, generator=torch.Generator().manual_seed(0))

@@ -12,7 +12,7 @@ from runs import Stopped, run_again, stop_at_save
 from torch import Tensor, nn
 
 import manifold_core as mc
-from manifold_core import checkpoint
+from manifold_core.storage import checkpoint
 from manifold_core.training import loop
 from manifold_core.training.schedule import noise_seed
 from manifold_core.training.step import GraphStep, PlainStep, cuda_graph
@@ -31,8 +31,8 @@ def problem(kind: str) -> tuple[mc.VAE | mc.CVAE, Tensor, Tensor | None]:
     if kind == "dropout":
         return mc.VAE(Encoder(12), nn.Linear(3, 6), 3), x, None
     if kind in BACKENDS:
-        return mc.VAE.mlp(6, 3, (8,), mc.GaussianELBO(backend=kind)), x, None
-    return mc.VAE.mlp(6, 3, (8,), mc.GaussianELBO("analytic" if kind == "analytic" else "learned")), x, None
+        return mc.VAE.mlp(6, 3, (8,), elbo=mc.GaussianELBO(backend=kind)), x, None
+    return mc.VAE.mlp(6, 3, (8,), elbo=mc.GaussianELBO("analytic" if kind == "analytic" else "learned")), x, None
 
 
 def trained(

@@ -11,7 +11,7 @@ from runs import Stopped, run_again
 from torch import Tensor, nn
 
 import manifold_core as mc
-from manifold_core import checkpoint
+from manifold_core.storage import checkpoint
 from manifold_core.training import loop
 from manifold_core.training.schedule import make_optimizer
 from manifold_core.training.state import Run

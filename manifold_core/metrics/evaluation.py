@@ -1,0 +1,149 @@
+"""The numbers a trained model is judged by."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models import CVAE, VAE
+from ..models.elbo import ELBOTerms
+from ..models.inputs import check_inputs, unwrapped
+from ..modes import evaluation_mode
+from .active import THRESHOLD, averages, check_known, samples_at_a_time
+
+__all__ = ["Metrics", "count_name", "evaluate", "in_batches", "metrics_of", "of_class"]
+
+
+def count_name(*, full_covariance: bool) -> str:
+    """Of the count in :class:`Metrics` that a rotation of the latent space does not change."""
+    return "spectrum_count" if full_covariance else "active_dimensions"
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Averages over samples; nats.
+
+    Attributes:
+        neg_elbo: L = nll + kl, with one sample of z for each x.
+        nll, kl: its two terms (β plays no part in what is measured).
+        recon: ‖x − x̂‖².
+        gamma: decoder variance.
+        active_dimensions: latent dimensions of mean variance below ``threshold``.
+        interval, spectrum_count, gap: as of :class:`manifold_core.ActiveDimensions`. Like ``active_dimensions``, the
+            last two are None where a variance or the loss is not finite, as of a model of an ensemble that diverged.
+        variance: σ_j², over the prior's, averaged over the samples, for each latent dimension.
+        spectrum: eigenvalues of the posterior's covariance against the prior's, ascending, averaged likewise.
+        samples: how many were averaged over.
+    """
+
+    neg_elbo: float
+    nll: float
+    kl: float
+    recon: float
+    gamma: float
+    active_dimensions: int | None
+    interval: tuple[int, int]
+    spectrum_count: int | None
+    gap: float | None
+    threshold: float
+    variance: list[float]
+    spectrum: list[float]
+    samples: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """With the losses also as the paper prints them: −2·ELBO and 2·KL."""
+        doubled = {"neg_elbo": 2 * self.neg_elbo, "kl": 2 * self.kl, "recon": self.recon}
+        return asdict(self) | {
+            "interval": list(self.interval),  # as JSON gives it back
+            "paper_convention": {"note": "neg_elbo and kl doubled, as the paper prints them"} | doubled,
+        }
+
+
+def evaluate(
+    model: VAE | CVAE,
+    x: Tensor,
+    condition: Tensor | None = None,
+    *,
+    seed: int = 0,
+    batch_size: int | None = None,
+    threshold: float = THRESHOLD,
+) -> Metrics:
+    """L = (1/N) Σ_i (½ (‖x_i − x̂_i‖²/γ + d log 2πγ) + KL[q(z|x_i) ‖ p(z)]), nats, with its terms and the active
+    dimensions, over all samples and with one draw of z for each, in evaluation mode. Of a model that is compiled or
+    wrapped, those of the model within.
+
+    Args:
+        model: a VAE or CVAE.
+        x: ``[N, ...]`` samples, of the dtype that the model reads, on its device.
+        condition: ``[N, t]``, of a CVAE.
+        seed: of the noise.
+        batch_size: samples at a time.
+        threshold: variances below it are those of active dimensions.
+
+    Returns:
+        :class:`Metrics`.
+
+    Sums are kept in float64 and the noise of a sample depends on its row alone: the batch size, None as of
+    :func:`manifold_core.active_dimensions`, changes rounding only.
+
+    Raises:
+        InputError: no samples, or one that is not finite, a condition that does not go with model and samples, a
+            batch size below 1, or a threshold outside (0, 1); a variance that is not finite.
+
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", equations (1) and (2), Appendix B.
+    """
+    model = unwrapped(model)
+    found = metrics_of(model, check_inputs(model, x, condition), seed, batch_size, threshold)
+    check_known(found.variance)
+    return found
+
+
+def in_batches(model: VAE | CVAE, inputs: tuple[Tensor, ...], seed: int, batch_size: int) -> Iterator[ELBOTerms]:
+    """What the model says of so many samples at a time. The noise of a sample is that of its row among all."""
+    for first in range(0, len(inputs[0]), batch_size):
+        yield model(*(part[first : first + batch_size] for part in inputs), seed=seed, first_row=first)
+
+
+@torch.no_grad()
+def metrics_of(
+    model: VAE | CVAE,
+    inputs: tuple[Tensor, ...],
+    seed: int = 0,
+    batch_size: int | None = None,
+    threshold: float = THRESHOLD,
+) -> Metrics:
+    """The same of a model that may have diverged, with inputs as :func:`check_inputs` gives them: where nothing can be
+    said of its dimensions, it says None. Waits for the device twice, however many batches there are."""
+    samples, batch_size = len(inputs[0]), samples_at_a_time(model, inputs, batch_size)
+    dimensions = averages(model, inputs, threshold, batch_size)
+    with evaluation_mode(model):
+        sums = torch.zeros(3, dtype=torch.float64, device=inputs[0].device)
+        for terms in in_batches(model, inputs, seed, batch_size):
+            sums += torch.stack([term.double().sum() for term in (terms.nll, terms.kl, terms.recon)])
+    gammas = terms.log_gamma.double().exp().reshape(1)  # in evaluation mode the same in every batch
+    nll, kl, recon, gamma = torch.cat((sums / samples, gammas)).tolist()
+    known = math.isfinite(nll + kl) and bool(dimensions.variance.isfinite().all())
+    return Metrics(
+        neg_elbo=nll + kl,
+        nll=nll,
+        kl=kl,
+        recon=recon,
+        gamma=gamma,
+        active_dimensions=dimensions.count if known else None,
+        interval=dimensions.interval,
+        spectrum_count=dimensions.spectrum_count if known else None,
+        gap=dimensions.gap if known else None,
+        threshold=threshold,
+        variance=dimensions.variance.tolist(),
+        spectrum=dimensions.spectrum.tolist(),
+        samples=samples,
+    )
+
+
+def of_class(inputs: tuple[Tensor, ...], labels: Tensor, label: int) -> tuple[Tensor, ...]:
+    """Of the inputs of a model those of the samples with this label."""
+    own = labels == label
+    return tuple(part[own.to(part.device)] for part in inputs)

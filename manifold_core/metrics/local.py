@@ -1,0 +1,145 @@
+"""The dimension of the data manifold where a sample is, read off the decoder."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data.arrays import some_rows
+from ..errors import InputError
+from ..models import CVAE, VAE
+from ..models.inputs import check_inputs, dtype_explained, unwrapped
+from ..modes import evaluation_mode
+from .active import THRESHOLD, samples_at_a_time
+
+__all__ = ["CLEAR", "LocalDimensions", "local_dimensions", "of_some"]
+
+MOST_PASSES = 2**14  # through the decoder, for a look: of images, which take their time, 2**12
+MOST_PASSES_OF_IMAGES = 2**12
+MOST_NUMBERS = 2**22  # of derivatives at a time
+CLEAR = 8.0  # a gap: of the 54 manifolds of benchmarks/estimators.py, read right from 10.3 on, below 6.3 none
+
+
+@dataclass(frozen=True, eq=False)  # tensors have no one answer
+class LocalDimensions:
+    """Eigenvalues λ₁ ≤ … ≤ λ_κ of (I + JᵀJ/γ)⁻¹ at every sample, and what follows from them: see
+    :func:`local_dimensions`.
+
+    Attributes:
+        spectrum: ``[κ]`` float64, ascending: the eigenvalues, in order and then averaged over the samples.
+        counts: ``[N]`` int64, how many stand before the widest gap at each sample that was looked at, in their order
+            (of a search these are some that it drew). Manifolds of several pieces, or that cross, need not have the
+            same dimension everywhere.
+    """
+
+    spectrum: Tensor
+    counts: Tensor
+
+    def __repr__(self) -> str:
+        gap = "None" if self.gap is None else f"{self.gap:.3g}"
+        shares = ", ".join(f"{count}: {share:.3g}" for count, share in self.shares.items())
+        spectrum = ", ".join(f"{value:.3g}" for value in self.spectrum.tolist())
+        return f"LocalDimensions(count={self.count}, gap={gap}, shares={{{shares}}}, spectrum=[{spectrum}])"
+
+    @property
+    def count(self) -> int:
+        """The estimate of the manifold's dimension, of whatever shape: how many averaged eigenvalues stand before the
+        widest gap."""
+        return int(_before_the_widest_gap(self.spectrum)[0])
+
+    @property
+    def gap(self) -> float | None:
+        """How wide it is, λ_{r+1}/λ_r: how clearly the two kinds are apart. Below 8 they are not, and the count is a
+        guess. None where no direction is active."""
+        count, gap = _before_the_widest_gap(self.spectrum)
+        return float(gap) if count else None
+
+    @property
+    def shares(self) -> dict[int, float]:
+        """Dimension: the share of the samples that have it, ascending; together they are 1."""
+        found, samples = self.counts.unique(return_counts=True)
+        return {int(count): int(n) / len(self.counts) for count, n in zip(found, samples, strict=True)}
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it, and gives it back."""
+        return {
+            "count": self.count,
+            "gap": self.gap,
+            "shares": {str(count): share for count, share in self.shares.items()},
+            "spectrum": self.spectrum.tolist(),
+            "samples": len(self.counts),
+        }
+
+
+def local_dimensions(
+    model: VAE | CVAE, x: Tensor, condition: Tensor | None = None, *, batch_size: int | None = None
+) -> LocalDimensions:
+    """argmax_r λ_{r+1}/λ_r, where λ_j is E[λ_j(x)], λ_j(x) the eigenvalues of (I + JᵀJ/γ)⁻¹ in ascending order, J =
+    ∂x̂/∂z at z = μ(x), and λ_{κ+1} = 1; 0 where λ₁ is not below 0.05. Of a CVAE the eigenvalues of (I + S JᵀJ S/γ)⁻¹, S
+    = diag σ_p(c), with J through the attention.
+
+    (I + JᵀJ/γ)⁻¹ is the covariance of the posterior where the decoder is as good as linear. At the optimum a diagonal
+    one has 1/(1 + (JᵀJ)_jj/γ): where the same axes carry the manifold at every sample, the variances of
+    :func:`active_dimensions`. Of a sphere, or another manifold that no one chart covers, every axis is needed
+    somewhere: all variances may fall with γ, and their count be as large as the dimension of the flat space around it.
+    The eigenvalues are of each sample's own directions. As γ → 0 as many of them fall with it as J has rank, and the
+    others stay: the gap between the two grows as 1/γ. A gap and no threshold, since of many eigenvalues that are alike
+    the last in order may lie above any. Before γ is small enough, a direction in which the manifold is far narrower
+    than in the others may fall behind the widest gap: where γ > s_r⁴/s_{r−1}², s being the singular values of J.
+
+    The model is put into evaluation mode for the while. The decoder is passed through once for each sample and latent
+    dimension: of images, a few hundred samples are enough.
+
+    Args:
+        model: trained; of one that is compiled or wrapped, the model within. Its decoder treats samples on their own,
+            and has a derivative in forward mode (torch.autograd.forward_ad).
+        x: ``[N, ...]``, N ≥ 1 samples.
+        condition: ``[N, t]``, of a CVAE.
+        batch_size: samples at a time, of which the decoder sees κ times as many; changes memory, and the result by
+            rounding only. None is one κ-th of what :func:`active_dimensions` takes, of many features fewer: as many
+            as have 2²² derivatives, and one at least.
+
+    Raises:
+        InputError: as of :func:`active_dimensions`; a decoder without a derivative in forward mode, or with one that is
+            not finite.
+
+    Source: ours. The variances are those of "Learning Manifold Dimensions with Conditional Variational Autoencoders",
+    Definition 3.
+    """
+    model = unwrapped(model)
+    found = _of(model, check_inputs(model, x, condition), batch_size)
+    if not found.spectrum.isfinite().all():
+        raise InputError("model must have a decoder with a finite derivative at every sample, got one that is not")
+    return found
+
+
+def of_some(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> LocalDimensions:
+    """What :func:`local_dimensions` says of some of the samples, at random, always the same; of inputs as
+    :func:`check_inputs` gives them, finite or not."""
+    passes = MOST_PASSES_OF_IMAGES if inputs[0].dim() == 4 else MOST_PASSES
+    rows = some_rows(len(inputs[0]), max(passes // model.latent_dim, 1))
+    return _of(model, tuple(part[rows.to(part.device)] for part in inputs), None)
+
+
+@torch.no_grad()
+def _of(model: VAE | CVAE, inputs: tuple[Tensor, ...], batch_size: int | None) -> LocalDimensions:
+    rows = samples_at_a_time(model, inputs, batch_size)
+    if batch_size is None:
+        kappa = model.latent_dim
+        rows = max(min(rows // kappa, MOST_NUMBERS // (kappa * inputs[0][0].numel())), 1)
+    total = torch.zeros(model.latent_dim, dtype=torch.float64, device=inputs[0].device)
+    counts = []
+    with evaluation_mode(model), dtype_explained(model, inputs):
+        for batch in zip(*(part.split(rows) for part in inputs), strict=True):
+            eigenvalues = model.decoder_spectrum(*batch)
+            total += eigenvalues.sum(dim=0)
+            counts.append(_before_the_widest_gap(eigenvalues)[0])
+    return LocalDimensions((total / len(inputs[0])).cpu(), torch.cat(counts).cpu())
+
+
+def _before_the_widest_gap(spectrum: Tensor) -> tuple[Tensor, Tensor]:
+    """Of ``[..., κ]`` ascending, how many, and how wide the gap is."""
+    behind = torch.nn.functional.pad(spectrum[..., 1:], (0, 1), value=1.0)
+    gap, place = (behind / spectrum).max(dim=-1)
+    return torch.where(spectrum[..., 0] < THRESHOLD, place + 1, 0), gap

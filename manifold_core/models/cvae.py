@@ -1,0 +1,333 @@
+"""The conditional VAE: as the VAE, with a prior, and where wanted an attention, made of the condition."""
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..choices import check_choice
+from ..covariance import Covariance, spectrum, variance_ratio
+from ..errors import InputError
+from ..modes import evaluation_mode
+from ..networks import (
+    Activation,
+    ConditionalConvDecoder,
+    ConditionalConvEncoder,
+    ConditionalMLPDecoder,
+    ConditionalMLPEncoder,
+    MLPDecoder,
+    MLPEncoder,
+)
+from ..networks.checks import check_positive, check_widths
+from ..networks.conv import CONDITIONAL_CHANNELS
+from .checks import (
+    Gaussian,
+    as_condition,
+    check_decoded,
+    check_dtype,
+    check_gate,
+    check_latent,
+    check_modules,
+    check_posterior,
+    check_prior,
+    check_x,
+    input_dtype,
+)
+from .elbo import ELBOTerms, GaussianELBO, elbo_of, gated
+from .noise import latent_noise
+from .tangents import decoder_spectrum, tangents
+
+__all__ = ["CVAE", "Prior"]
+
+Prior = Literal["learned", "standard"]
+
+
+class CVAE(nn.Module):
+    """κ-simple CVAE: q(z|x, c) = N(μ(x, c), diag σ²(x, c)),  p(x|z, c) = N(x̂(z, c), γI),
+    p(z|c) = N(μ_p(c), diag σ_p²(c)) or N(0, I).
+
+    ``model(x, c).loss.backward()`` is the whole training step but for the optimizer. The loss is
+    ½ (‖x − x̂(z ⊙ a(c), c)‖²/γ + d log 2πγ) + KL[q(z|x, c) ‖ p(z|c)], averaged over the batch; a(c) = sigmoid(gate(c)),
+    or 1 without a gate, is the attention of Section 2.3: which latent dimensions are open for this condition. (Appendix
+    A calls it a trainable vector; that it is made of c is Section 4.4's, the sigmoid the published code's.)
+
+    Args:
+        encoder: module from x ``[B, ...]`` and c ``[B, t]`` to ``(mu, log_var)``, each ``[B, κ]``, or with full
+            covariance to ``(mu, tril)``, as of :class:`manifold_core.VAE`. Where it has an attribute
+            ``condition_shape``, the shape of one condition, such as ``(t,)``, c is held against that; None in it is any
+            size. Where it has an attribute ``input_dtype``, as those of :mod:`manifold_core.networks` have, x and c are
+            held against that, and integers and booleans in c, such as labels in one-hot form, are made such numbers;
+            x also against ``input_shape``, the shape of one sample.
+        decoder: module from z ``[B, κ]`` and c to x̂ of the shape of x.
+        latent_dim: κ.
+        prior: module from c to ``(prior_mu, prior_log_var)``, each ``[B, κ]``; None is N(0, I).
+        gate: module from c to the logits of a(c), ``[B, κ]``; None is no attention.
+        elbo: :class:`manifold_core.GaussianELBO`; the default learns γ from γ = 1.
+        covariance: ``"diagonal"`` or ``"cholesky"``; None is that of ``elbo``, whose default is diagonal.
+
+    Raises:
+        InputError: a network is no module, ``latent_dim`` no positive integer, ``elbo`` no GaussianELBO, or
+            ``covariance`` unknown or not that of ``elbo``; later, x of another shape than the encoder reads, a
+            condition that does not go with the samples, x or c of another floating-point dtype than the weights, or an
+            encoder, prior or gate that gives something else.
+
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", equation (2), Definition 4;
+    Sections 2.3, 4.4 and Appendix A for the attention and the networks.
+    """
+
+    any_condition: ClassVar[tuple[None, ...]] = (None,)  # the shape of one, where the encoder says nothing
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        latent_dim: int,
+        prior: nn.Module | None = None,
+        gate: nn.Module | None = None,
+        *,
+        elbo: GaussianELBO | None = None,
+        covariance: Covariance | None = None,
+    ) -> None:
+        super().__init__()
+        (latent_dim,) = check_positive(latent_dim=latent_dim)
+        check_modules(encoder=encoder, decoder=decoder, prior=prior, gate=gate)
+        self.encoder = encoder
+        self.decoder = decoder
+        self.latent_dim = latent_dim
+        self.prior = prior
+        self.gate = gate
+        self.elbo = elbo_of(elbo, covariance)
+        self.condition_shape: tuple[int | None, ...] = getattr(encoder, "condition_shape", self.any_condition)
+
+    @classmethod
+    def mlp(
+        cls,
+        data_dim: int,
+        condition_dim: int,
+        latent_dim: int,
+        hidden: Sequence[int] = (64,),
+        *,
+        condition_hidden: Sequence[int] = (16,),
+        condition_features: int | None = None,
+        activation: Activation = "relu",
+        prior: Prior = "learned",
+        attention: bool = False,
+        elbo: GaussianELBO | None = None,
+        covariance: Covariance | None = None,
+    ) -> "CVAE":
+        """A CVAE of vectors x ``[B, d]`` under conditions c ``[B, t]``: MLPs, of float32 weights.
+
+        Args:
+            data_dim: d.
+            condition_dim: t.
+            latent_dim: κ.
+            hidden: widths of the encoder's hidden layers, which read x beside features of c; the decoder's, which read
+                z beside such features, are these in reverse.
+            condition_hidden: widths of the hidden layers of the MLPs that read c alone: those that make its features,
+                the prior's and the gate's.
+            condition_features: how many features of c encoder and decoder read; None is κ.
+            activation: ``"relu"`` or ``"prelu"``, between the layers.
+            prior: ``"learned"``, p(z|c) by an MLP, or ``"standard"``, N(0, I).
+            attention: with a gate, an MLP of c.
+            elbo, covariance: as of :class:`CVAE`.
+
+        Raises:
+            InputError: a size or width is no positive integer, or an option is unknown.
+        """
+        check_choice("prior", prior, Prior)
+        hidden, condition_hidden = check_widths(hidden), check_widths(condition_hidden, "condition_hidden")
+        elbo = elbo_of(elbo, covariance)
+        features = latent_dim if condition_features is None else condition_features
+        of_condition = condition_hidden, features, activation
+        return cls(
+            ConditionalMLPEncoder(data_dim, condition_dim, latent_dim, hidden, *of_condition, elbo.covariance),
+            ConditionalMLPDecoder(latent_dim, condition_dim, data_dim, tuple(reversed(hidden)), *of_condition),
+            latent_dim,
+            MLPEncoder(condition_dim, latent_dim, condition_hidden, activation) if prior == "learned" else None,
+            MLPDecoder(condition_dim, latent_dim, condition_hidden, activation) if attention else None,
+            elbo=elbo,
+        )
+
+    @classmethod
+    def conv(
+        cls,
+        image_shape: Sequence[int],
+        condition_dim: int,
+        latent_dim: int,
+        channels: int = CONDITIONAL_CHANNELS,
+        *,
+        hidden: Sequence[int] = (),
+        condition_hidden: Sequence[int] = (16,),
+        condition_features: int | None = None,
+        prior: Prior = "learned",
+        attention: bool = False,
+        elbo: GaussianELBO | None = None,
+        covariance: Covariance | None = None,
+    ) -> "CVAE":
+        """A CVAE of images ``[B, C, H, W]`` under conditions c ``[B, t]``, such as class labels in one-hot form: the
+        residual networks of Appendix A, of float32 weights. The encoder sees c as one more channel of the image, the
+        decoder as features beside z.
+
+        Args:
+            image_shape, channels, hidden: as of :meth:`VAE.conv`.
+            condition_dim: t.
+            latent_dim: κ.
+            condition_hidden, condition_features, prior, attention: as of :meth:`CVAE.mlp`, the features of the decoder
+                alone.
+            elbo, covariance: as of :class:`CVAE`.
+
+        Raises:
+            InputError: a size or width is no positive integer, ``image_shape`` is not (C, H, W) with H and W multiples
+                of 4, or an option is unknown.
+        """
+        check_choice("prior", prior, Prior)
+        hidden, condition_hidden = check_widths(hidden), check_widths(condition_hidden, "condition_hidden")
+        elbo = elbo_of(elbo, covariance)
+        features = latent_dim if condition_features is None else condition_features
+        return cls(
+            ConditionalConvEncoder(image_shape, condition_dim, latent_dim, channels, elbo.covariance, hidden),
+            ConditionalConvDecoder(
+                latent_dim,
+                condition_dim,
+                image_shape,
+                channels,
+                condition_hidden,
+                features,
+                hidden=tuple(reversed(hidden)),
+            ),
+            latent_dim,
+            MLPEncoder(condition_dim, latent_dim, condition_hidden) if prior == "learned" else None,
+            MLPDecoder(condition_dim, latent_dim, condition_hidden) if attention else None,
+            elbo=elbo,
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        c: Tensor,
+        *,
+        seed: int | Tensor | None = None,
+        generator: torch.Generator | None = None,
+        first_row: int = 0,
+    ) -> ELBOTerms:
+        """The ELBO of a batch and its terms.
+
+        Args:
+            x: ``[B, ...]``, of the encoder's dtype.
+            c: ``[B, t]``; numbers of that dtype, or integers or booleans.
+            seed, generator, first_row: of the noise, as of :func:`manifold_core.rsample_kl`.
+
+        Raises:
+            InputError: x or c of another shape or dtype, conditions of another number than samples, or a network that
+                gives something else than :class:`CVAE` says.
+        """
+        c = self._condition(x, c)
+        terms: ELBOTerms = self.elbo(
+            x,
+            self._posterior(x, c),
+            lambda z: check_decoded(self.decoder(z, c), x),
+            self._prior(c),
+            gate_logits=self._gate_logits(c),
+            seed=seed,
+            generator=generator,
+            first_row=first_row,
+        )
+        return terms
+
+    def posterior(self, x: Tensor, c: Tensor) -> Gaussian:
+        """mu and log_var of q(z|x, c), each ``[B, κ]``; with full covariance mu and tril ``[B, κ(κ+1)/2]``. With
+        gradients, and in the mode that the model is in. Raises InputError as :meth:`forward`, which holds for all that
+        takes x and c here."""
+        return self._posterior(x, self._condition(x, c))
+
+    def variance_ratio(self, x: Tensor, c: Tensor) -> Tensor:
+        """σ²(x, c) / σ_p²(c), float64 ``[B, κ]``. With full covariance (Σ_q)_jj / (Σ_p)_jj."""
+        c = self._condition(x, c)
+        return variance_ratio(self._posterior(x, c), self._prior_log_var(c), self.elbo.covariance)
+
+    def spectrum(self, x: Tensor, c: Tensor) -> Tensor:
+        """Eigenvalues of the covariance of q(z|x, c) relative to that of p(z|c), ascending, float64 ``[B, κ]``."""
+        if self.elbo.covariance == "diagonal":
+            return self.variance_ratio(x, c).sort(dim=1).values
+        c = self._condition(x, c)
+        return spectrum(self._posterior(x, c), self._prior_log_var(c))
+
+    @torch.no_grad()
+    def decoder_spectrum(self, x: Tensor, c: Tensor) -> Tensor:
+        """Eigenvalues of (I + S JᵀJ S/γ)⁻¹, S = diag σ_p(c) and J the derivative of x̂(z ⊙ a(c), c) at μ(x, c), as of
+        :meth:`VAE.decoder_spectrum`."""
+        c = self._condition(x, c)
+        found = tangents(self._decoded, self._posterior(x, c)[0], c)
+        return decoder_spectrum(found, self.elbo.log_gamma, self._prior_log_var(c))
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, c: Tensor) -> Gaussian:
+        """What :meth:`posterior` gives, in evaluation mode and without gradients, as of :meth:`sample`."""
+        with evaluation_mode(self):
+            return self.posterior(x, c)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, c: Tensor) -> Tensor:
+        """x̂ at z ⊙ a(c), z ``[n, κ]`` and c ``[n, t]``; in evaluation mode and without gradients, as of :meth:`sample`.
+        Raises InputError for z of another shape, and for c as :meth:`sample`."""
+        check_latent(z, self.latent_dim)
+        c = self._condition(None, c)
+        if len(z) != len(c):
+            raise InputError(f"z must have a row for each condition, {len(c)}, got shape {tuple(z.shape)}")
+        with evaluation_mode(self):
+            return self._decoded(z, c)
+
+    def reconstruct(self, x: Tensor, c: Tensor) -> Tensor:
+        """x̂ at the mean of the posterior, of the shape of x; in evaluation mode and without gradients, as of
+        :meth:`sample`."""
+        return self.decode(self.encode(x, c)[0], c)
+
+    @torch.no_grad()
+    def sample(self, c: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Means of the decoder at one draw of p(z|c) for each condition, ``[n, ...]`` of the decoder's dtype. The model
+        is put into evaluation mode for the while: a batch of noise is none to take statistics from. Without gradients.
+
+        Args:
+            c: ``[n, t]``, as of :meth:`forward`.
+            generator: of the draws; None is PyTorch's own.
+
+        Raises:
+            InputError: conditions of another shape or dtype; no generator.
+        """
+        c = self._condition(None, c)
+        with evaluation_mode(self):
+            z = latent_noise(len(c), self.latent_dim, self.decoder, self.elbo.log_gamma, generator)
+            if (prior := self._prior(c)) is not None:
+                mu, log_var = prior
+                z = mu + torch.exp(log_var / 2) * z
+        return self.decode(z, c)
+
+    def _decoded(self, z: Tensor, c: Tensor) -> Tensor:
+        logits = self._gate_logits(c)
+        x_hat: Tensor = self.decoder(z if logits is None else gated(z, logits), c)
+        return x_hat
+
+    def _posterior(self, x: Tensor, c: Tensor) -> Gaussian:
+        return check_posterior(self.encoder(x, c), x.shape[:1], self.latent_dim, self.elbo.covariance)
+
+    def _prior(self, c: Tensor) -> Gaussian | None:
+        if self.prior is None:
+            return None
+        return check_prior(self.prior(c), c.shape[:1], self.latent_dim)
+
+    def _gate_logits(self, c: Tensor) -> Tensor | None:
+        return None if self.gate is None else check_gate(self.gate(c), c.shape[0], self.latent_dim)
+
+    def _prior_log_var(self, c: Tensor) -> Tensor | None:
+        prior = self._prior(c)
+        return None if prior is None else prior[1]
+
+    def _condition(self, x: Tensor | None, c: Tensor) -> Tensor:
+        """c as the networks want it, for these samples or for any."""
+        if x is not None:
+            check_x(x, self.encoder)
+        dtype = input_dtype(self.encoder)
+        c = as_condition("c", c, None if x is None else x.shape[0], self.condition_shape, dtype)
+        check_dtype("c", c, dtype)
+        return c

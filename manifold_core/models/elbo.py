@@ -1,0 +1,244 @@
+"""The Gaussian ELBO as a module: it owns γ and puts the ops together."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ..choices import check_choice
+from ..covariance import Covariance
+from ..distributed import Joined, joined_mean
+from ..errors import InputError
+from ..kernels.batch import mean_of_batch, sum_of_batch
+from ..kernels.checks import accumulation_dtype, check_optional_rows, real
+from ..kernels.dispatch import BACKENDS
+from ..kernels.gaussian_elbo import gaussian_elbo
+from ..kernels.gaussian_nll import gaussian_nll, nll_of, optimal_log_gamma
+from ..kernels.rsample_kl import rsample_kl
+from ..kernels.rsample_kl.reference import sigmoid
+from ..kernels.rsample_kl_cholesky import rsample_kl_cholesky
+
+__all__ = ["ELBOTerms", "GaussianELBO", "elbo_of", "gated"]
+
+Gamma = Literal["learned", "analytic", "fixed"]
+Reduction = Literal["mean", "sum", "none"]
+
+
+class ELBOTerms(NamedTuple):
+    """What one evaluation of the ELBO gives. All in nats; B samples, d features, κ latent dimensions.
+
+    Attributes:
+        loss: nll + β·kl, reduced over the batch: the negative ELBO for β = 1.
+        nll: ``[B]``, reconstruction term ½ (‖x − x̂‖²/γ + d log 2πγ).
+        kl: ``[B]``.
+        recon: ``[B]``, squared error ‖x − x̂‖².
+        z: ``[B, κ]``, the sample of the posterior, times the attention where there is one: what the decoder reads.
+        x_hat: what the decoder made of it, of the shape of x.
+        posterior: what the encoder gave: mu and log_var, or with full covariance mu and tril.
+        log_gamma: log of the decoder variance that was used, of no dimensions.
+        variance_ratio: ``[κ]``, batch mean of the posterior's over the prior's variance, not differentiable: a latent
+            dimension is active where it is small.
+    """
+
+    loss: Tensor
+    nll: Tensor
+    kl: Tensor
+    recon: Tensor
+    z: Tensor
+    x_hat: Tensor
+    posterior: tuple[Tensor, Tensor]
+    log_gamma: Tensor
+    variance_ratio: Tensor
+
+
+def _is_finite(value: object) -> bool:
+    try:
+        return math.isfinite(real("value", value))
+    except (TypeError, ValueError):
+        return False
+
+
+def _pair(name: str, given: Any) -> tuple[Tensor, Tensor]:
+    try:
+        first, second = given
+    except (TypeError, ValueError):
+        size = f" of {len(given)}" if isinstance(given, tuple | list) else ""
+        size = f" of shape {tuple(given.shape)}" if isinstance(given, Tensor) else size
+        raise TypeError(f"{name} must be a pair of tensors, got {type(given).__name__}{size}") from None
+    return first, second
+
+
+def gated(z: Tensor, gate_logits: Tensor) -> Tensor:
+    """z ⊙ sigmoid(gate_logits), as :func:`rsample_kl` has it."""
+    logits = check_optional_rows("gate_logits", gate_logits, z)
+    dtype = accumulation_dtype(z, logits)
+    return (z.to(dtype) * sigmoid(logits.to(dtype))).to(z.dtype)
+
+
+class GaussianELBO(Joined, nn.Module):
+    """−ELBO = E_q[½ (‖x − x̂(z)‖²/γ + d log 2πγ)] + β KL[q(z|x) ‖ p(z)],  with one sample of z.
+
+    The prior p(z) is N(0, I), or N(prior_mu, exp(prior_log_var)) where one is given.
+
+    γ is the decoder VARIANCE, one scalar:
+
+    - ``"learned"``: γ = exp(log_gamma), a parameter;
+    - ``"analytic"``: γ = Σ‖x − x̂‖² / (B·d), the optimum of the batch, differentiated through. In evaluation mode the
+      γ of the last training batch is used: training writes it into the buffer log_gamma, which under torch.func has to
+      be an argument, as the weights are. A batch reconstructed without error has no optimum: its loss is NaN;
+    - ``"fixed"``: γ = exp(log_gamma), a buffer.
+
+    The posterior q(z|x) has the covariance
+
+    - ``"diagonal"``: diag σ², given as log σ²; see :func:`manifold_core.rsample_kl`;
+    - ``"cholesky"``: L Lᵀ, given as packed rows of L; see :func:`manifold_core.rsample_kl_cholesky`.
+
+    Args:
+        gamma: one of the three.
+        log_gamma: log γ, or where a learned one starts.
+        covariance: one of the two.
+        beta: weight of the KL.
+        reduction: of ``loss``, over the batch. Features and latents are always summed.
+        backend: of the ops; see :func:`manifold_core.kernels.explain`.
+
+    Raises:
+        InputError: an unknown ``gamma``, ``covariance``, ``reduction`` or ``backend``, or no finite number.
+
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", equation (1), Definitions 1, 4; β
+    as in β-VAE.
+    """
+
+    log_gamma: Tensor
+
+    def __init__(
+        self,
+        gamma: Gamma = "learned",
+        log_gamma: float = 0.0,
+        *,
+        covariance: Covariance = "diagonal",
+        beta: float = 1.0,
+        reduction: Reduction = "mean",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        check_choice("gamma", gamma, Gamma)
+        check_choice("covariance", covariance, Covariance)
+        check_choice("reduction", reduction, Reduction)
+        if not _is_finite(log_gamma):
+            raise InputError(f"log_gamma must be a finite number, got {log_gamma!r}")
+        if not (_is_finite(beta) and beta >= 0):
+            raise InputError(f"beta must be a finite number, not negative, got {beta!r}")
+        if backend not in ("auto", *BACKENDS):
+            raise InputError(f"backend must be one of {('auto', *BACKENDS)}, got {backend!r}")
+        self.gamma: Gamma = gamma
+        self.covariance: Covariance = covariance
+        self.beta = beta
+        self.reduction: Reduction = reduction
+        self.backend = backend
+        if gamma == "learned":
+            self.log_gamma = nn.Parameter(torch.tensor(float(log_gamma)))
+        else:
+            self.register_buffer("log_gamma", torch.tensor(float(log_gamma)))
+
+    def extra_repr(self) -> str:
+        return f"gamma={self.gamma!r}, covariance={self.covariance!r}, beta={self.beta}, reduction={self.reduction!r}"
+
+    def forward(
+        self,
+        x: Tensor,
+        posterior: tuple[Tensor, Tensor],
+        decoder: Callable[[Tensor], Tensor],
+        prior: tuple[Tensor, Tensor] | None = None,
+        *,
+        gate_logits: Tensor | None = None,
+        seed: int | Tensor | None = None,
+        generator: torch.Generator | None = None,
+        first_row: int = 0,
+    ) -> ELBOTerms:
+        """Evaluate the ELBO of a batch.
+
+        Args:
+            x: ``[B, ...]``.
+            posterior: mu ``[B, κ]`` and log_var ``[B, κ]``, or with full covariance tril ``[B, κ(κ+1)/2]``.
+            decoder: from z ``[B, κ]`` to x̂ of the shape of x.
+            prior: prior_mu and prior_log_var, each ``[B, κ]``, or ``[κ]`` for one prior for all; None is N(0, I).
+            gate_logits: attention that switches latent dimensions, of one of the same shapes: the decoder gets
+                z ⊙ sigmoid(gate_logits).
+            seed, generator, first_row: of the noise, as of :func:`manifold_core.rsample_kl`.
+
+        Raises:
+            TypeError, ValueError: as the ops do; the posterior or the prior is no pair.
+            RuntimeError: in training, an analytic γ under a transform of torch.func whose function does not have the
+                buffer as an argument.
+        """
+        prior_mu, prior_log_var = (None, None) if prior is None else _pair("prior", prior)
+        noise: dict[str, Any] = {"seed": seed, "generator": generator, "first_row": first_row}
+        if self.covariance == "diagonal":
+            z, kl, variance_ratio = rsample_kl(
+                *_pair("posterior", posterior),
+                prior_mu,
+                prior_log_var,
+                gate_logits=gate_logits,
+                return_variance_ratio=True,
+                **noise,
+                backend=self.backend,
+            )
+        else:
+            z, kl, variance_ratio = rsample_kl_cholesky(
+                *_pair("posterior", posterior),
+                prior_mu,
+                prior_log_var,
+                return_variance_ratio=True,
+                **noise,
+                backend=self.backend,
+            )
+            if gate_logits is not None:
+                z = gated(z, gate_logits)
+        x_hat = decoder(z)
+        analytic = self.gamma == "analytic" and self.training
+        log_gamma = self.log_gamma
+        if self.reduction == "mean" and not analytic:
+            loss, nll, recon = gaussian_elbo(x_hat, x, log_gamma, kl, beta=self.beta, backend=self.backend)
+        else:
+            nll, recon = gaussian_nll(
+                x_hat, x, 0.0 if analytic else log_gamma, return_squared_error=True, backend=self.backend
+            )
+            if analytic:
+                features = x.shape[1:].numel()
+                log_gamma = optimal_log_gamma(joined_mean(mean_of_batch(recon), self.process_group), features)
+                nll = nll_of(recon, features, log_gamma)
+                self._keep(log_gamma)
+            loss = nll + real("beta", self.beta) * kl
+            if self.reduction != "none":
+                loss = mean_of_batch(loss) if self.reduction == "mean" else sum_of_batch(loss)
+        if not analytic:  # a copy: training writes into the parameter or buffer
+            log_gamma = log_gamma.clone()
+        return ELBOTerms(loss, nll, kl, recon, z, x_hat, posterior, log_gamma, variance_ratio)
+
+    @torch.no_grad()
+    def _keep(self, log_gamma: Tensor) -> None:
+        """The γ of a training batch, for evaluation mode."""
+        try:
+            self.log_gamma.copy_(torch.where(log_gamma.isfinite(), log_gamma, self.log_gamma))
+        except RuntimeError as error:
+            if not torch._C._are_functorch_transforms_active():
+                raise
+            raise RuntimeError(
+                "manifold_core: in training mode gamma='analytic' writes the γ of each batch into its buffer "
+                "log_gamma, which torch.func forbids for what is no argument of the function: make the buffers one, "
+                "with torch.func.functional_call, and give each call of vmap its own; or call model.eval() first"
+            ) from error
+
+
+def elbo_of(elbo: GaussianELBO | None, covariance: Covariance | None) -> GaussianELBO:
+    """The ELBO of a model for which both were asked, either or none."""
+    if elbo is None:
+        return GaussianELBO(covariance=covariance or "diagonal")
+    if not hasattr(elbo, "covariance"):
+        meant = f"; try GaussianELBO({elbo!r})" if isinstance(elbo, str) and elbo in get_args(Gamma) else ""
+        raise InputError(f"elbo must be a GaussianELBO, got {elbo!r}{meant}")
+    if covariance not in (None, elbo.covariance):
+        raise InputError(f"covariance must be that of elbo, {elbo.covariance!r}, got {covariance!r}")
+    return elbo

@@ -1,0 +1,190 @@
+"""A CVAE of the next step of a sequence, and one of every step."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, NoReturn, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..kernels.checks import check_first_row
+from ..networks import LSTMDecoder, LSTMEncoder, NextStepEncoder
+from .checks import Gaussian, check_decoded, check_posterior, check_prior
+from .cvae import CVAE
+from .elbo import ELBOTerms, GaussianELBO
+
+__all__ = ["EveryStepCVAE", "SequentialCVAE"]
+
+S = TypeVar("S", bound="SequentialCVAE")
+
+
+class SequentialCVAE(CVAE):
+    """κ-simple sequential CVAE: q(z|x_≤l) = N(μ(x_≤l), diag σ²(x_≤l)),  p(x_l|z, x_<l) = N(x̂(z, x_<l), γI),
+    p(z|x_<l) = N(μ_p(x_<l), diag σ_p²(x_<l)).
+
+    A :class:`manifold_core.CVAE` whose condition c ``[B, T, d]`` are the T steps before x ``[B, d]``: modules and terms
+    are those of a CVAE, and so are training and evaluation. ``model(x, c).loss`` is the term l = T + 1 of equation (3);
+    sequences are cut into windows.
+
+    A prior that shares the encoder's weights, p(z|x_<l) = q(z|x_<l), keeps the loss from falling without bound
+    (Theorem 3). The theorem takes one network for all l. Here all windows have one length, encoder and prior read
+    sequences of different lengths, and a network that counts steps can tell the two apart; with
+    :class:`EveryStepCVAE` it gains nothing by that.
+
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", equation (3), Sections 3.3, 4.6,
+    Appendix A.
+    """
+
+    any_condition: ClassVar[tuple[None, ...]] = (None, None)
+
+    @classmethod
+    def mlp(cls, *_: Any, **__: Any) -> NoReturn:
+        """Raise InputError: those of a CVAE take no sequences."""
+        raise InputError(f"{cls.__name__} must be made by lstm, or of networks of your own that read sequences")
+
+    conv = mlp
+
+    @classmethod
+    def lstm(
+        cls: type[S],
+        data_dim: int,
+        latent_dim: int,
+        hidden: int = 32,
+        *,
+        share_weights: bool = False,
+        decoder_hidden: Sequence[int] = (),
+        elbo: GaussianELBO | None = None,
+    ) -> S:
+        """Steps of ``data_dim`` numbers. Encoder and prior are LSTMs whose last state a linear layer turns into mu and
+        log_var: the encoder's reads c and then x, the prior's c. With ``share_weights`` they are one. The decoder is an
+        MLP of z beside the last state of an LSTM of its own, which reads c.
+
+        Args:
+            data_dim: d, of one step.
+            latent_dim: κ.
+            hidden: units of each LSTM.
+            share_weights: encoder and prior are the same network; its parameters stand once in ``parameters()``.
+            decoder_hidden: widths of the hidden layers of the decoder's MLP. Without any x̂ is affine in z, which suits
+                the linear data of Table 8; curved manifolds want some.
+            elbo: as of :class:`manifold_core.CVAE`, with diagonal covariance.
+
+        Raises:
+            InputError: a size that is no positive integer, or another covariance than diagonal.
+        """
+        _check_diagonal(elbo)
+        network = LSTMEncoder(data_dim, latent_dim, hidden)
+        return cls(
+            NextStepEncoder(network, data_dim),
+            LSTMDecoder(latent_dim, data_dim, hidden, decoder_hidden),
+            latent_dim,
+            network if share_weights else LSTMEncoder(data_dim, latent_dim, hidden),
+            elbo=elbo,
+        )
+
+
+class EveryStepCVAE(SequentialCVAE):
+    """−ELBO = 1/n Σ_{l=1..n} (E_q(z|x_≤l)[½ (‖x_l − x̂(z, x_<l)‖²/γ + d log 2πγ)] + KL[q(z|x_≤l) ‖ p(z|x_<l)]).
+
+    Equation (3), the sum over l as a mean: c ``[B, T, d]`` and x ``[B, d]`` are the n = T + 1 steps of a sequence, and
+    one encoder, one prior, one decoder and one γ serve every l, from the first step, of which nothing is known, on.
+    Each LSTM runs over the sequence once. With ``share_weights`` encoder and prior are one pass: what is the encoder's
+    at l is the prior's at l + 1, and to count steps does not help. (Latent dimensions do: with κ ≥ n r each step could
+    have r of its own.)
+
+    Of ``model(x, c)``, ``nll``, ``kl`` and ``recon`` ``[B]`` and ``variance_ratio`` are means over the steps, and
+    ``z``, ``x_hat`` and ``posterior`` are of every step, ``[B, n, ...]``. ``posterior``, ``encode``, ``decode``,
+    ``reconstruct``, ``sample`` and ``decoder_spectrum``, and so what :func:`manifold_core.local_dimensions` says, are
+    of the step after c.
+
+    Args:
+        encoder: whose ``network`` has a method ``at_every_length``, as :class:`LSTMEncoder` has.
+        decoder, prior: with such a method, too, as :class:`LSTMDecoder` and :class:`LSTMEncoder`.
+        latent_dim: κ.
+        elbo: as of :class:`manifold_core.CVAE`, with ``reduction="mean"`` and diagonal covariance.
+
+    Raises:
+        InputError: networks without that method, or another reduction or covariance.
+
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", equation (3), Theorem 3.
+    """
+
+    encoder: NextStepEncoder
+    decoder: LSTMDecoder
+    prior: LSTMEncoder
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        latent_dim: int,
+        prior: nn.Module,
+        *,
+        elbo: GaussianELBO | None = None,
+    ) -> None:
+        super().__init__(encoder, decoder, latent_dim, prior, elbo=elbo)
+        networks = {"encoder.network": getattr(encoder, "network", None), "decoder": decoder, "prior": prior}
+        for name, network in networks.items():
+            if not hasattr(network, "at_every_length"):
+                raise InputError(
+                    f"{name} must have a method at_every_length, as LSTMEncoder and LSTMDecoder have, "
+                    f"got {type(network).__name__}"
+                )
+        _check_diagonal(self.elbo)
+        if self.elbo.reduction != "mean":
+            raise InputError(f"elbo must have reduction='mean', got {self.elbo.reduction!r}")
+
+    def forward(
+        self,
+        x: Tensor,
+        c: Tensor,
+        *,
+        seed: int | Tensor | None = None,
+        generator: torch.Generator | None = None,
+        first_row: int = 0,
+    ) -> ELBOTerms:
+        """The ELBO of a batch of sequences and its terms; step l of sample i has the noise of row i n + l − 1."""
+        c = self._condition(x, c)
+        steps, posterior, prior = self._at_every_step(x, c)
+        shape = steps.shape[:2]
+        terms: ELBOTerms = self.elbo(
+            steps.flatten(0, 1),
+            _rows(posterior),
+            lambda z: check_decoded(self.decoder.at_every_length(z.unflatten(0, shape), c), steps).flatten(0, 1),
+            _rows(prior),
+            seed=seed,
+            generator=generator,
+            first_row=check_first_row(first_row, len(x)) * shape[1],
+        )
+        return terms._replace(
+            **{name: getattr(terms, name).unflatten(0, shape).mean(1) for name in ("nll", "kl", "recon")},
+            **{name: getattr(terms, name).unflatten(0, shape) for name in ("z", "x_hat")},
+            posterior=posterior,
+        )
+
+    def variance_ratio(self, x: Tensor, c: Tensor) -> Tensor:
+        """σ²(x_≤l) / σ_p²(x_<l), the mean over l, float64 ``[B, κ]``."""
+        _, (_, log_var), (_, prior_log_var) = self._at_every_step(x, self._condition(x, c))
+        return (log_var.double() - prior_log_var.double()).exp().mean(1)
+
+    def _at_every_step(self, x: Tensor, c: Tensor) -> tuple[Tensor, Gaussian, Gaussian]:
+        """The steps ``[B, n, d]``; of q(z|x_≤l) and of p(z|x_<l), l = 1 to n, mu and log_var ``[B, n, κ]``."""
+        steps = self.encoder.sequence(x, c)
+        network: Any = self.encoder.network
+        lengths = len(x), steps.shape[1] + 1
+        mu, log_var = check_posterior(network.at_every_length(steps), lengths, self.latent_dim, "diagonal")
+        prior = mu[:, :-1], log_var[:, :-1]
+        if self.prior is not network:
+            prior = check_prior(self.prior.at_every_length(c), steps.shape[:2], self.latent_dim)
+        return steps, (mu[:, 1:], log_var[:, 1:]), prior
+
+
+def _check_diagonal(elbo: GaussianELBO | None) -> None:
+    """Raise InputError for the full covariance, whose numbers an LSTMEncoder does not give."""
+    if elbo is not None and getattr(elbo, "covariance", "diagonal") != "diagonal":  # what is no ELBO, CVAE refuses
+        raise InputError(f"elbo must have covariance='diagonal', got {elbo.covariance!r}")
+
+
+def _rows(gaussian: Gaussian) -> Gaussian:
+    """A row for each step of each sample."""
+    mu, log_var = gaussian
+    return mu.flatten(0, 1), log_var.flatten(0, 1)

@@ -1,0 +1,96 @@
+"""Remark 1: the prior of a CVAE can be moved into its encoder and decoder."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .checks import input_dtype, input_shape
+from .cvae import CVAE
+from .elbo import gated
+from .inputs import unwrapped
+from .sequential import EveryStepCVAE
+
+__all__ = ["with_standard_prior"]
+
+
+def with_standard_prior(model: CVAE) -> CVAE:
+    """The same model with the prior N(0, I): for p(z|c) = N(m, s²), q(z|x, c) = N(μ, σ²) and attention a(c),
+
+        q'(z|x, c) = N((μ − m) / s, σ² / s²),   x̂'(z, c) = x̂((m + s z) ⊙ a(c), c).
+
+    On the same noise its loss and every term of it are those of ``model`` but for rounding, and so are its variance
+    ratios and the samples it draws. Its ``terms.z`` is the standardised z, before the attention, which is the
+    decoder's now: ``gate`` is None.
+
+    A learned prior gives a CVAE no ability, then; it may still change where training ends (Section 3.1).
+
+    Args:
+        model: any CVAE; it is copied, and training the result leaves it alone. Where its prior is N(0, I) already, the
+            result is the copy.
+
+    Raises:
+        InputError: the model is no CVAE or an :class:`EveryStepCVAE`, or its posterior has a full covariance.
+
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Remark 1 and Appendix F.
+    """
+    inner = unwrapped(model)
+    if not isinstance(inner, CVAE):
+        raise InputError(f"model must be a CVAE, got {type(inner).__name__}")
+    if isinstance(inner, EveryStepCVAE):
+        raise InputError("model must be a CVAE with one prior a sample, got an EveryStepCVAE: it has one at every step")
+    if inner.elbo.covariance != "diagonal":
+        raise InputError(f"model must have a diagonal posterior, got covariance={inner.elbo.covariance!r}")
+    model = copy.deepcopy(inner)
+    if model.prior is None:
+        return model
+    encoder = _StandardisedEncoder(model.encoder, model.prior, model.condition_shape)
+    decoder = _StandardisedDecoder(model.decoder, model.prior, model.gate)
+    found = CVAE(encoder, decoder, model.latent_dim, elbo=model.elbo)
+    for part in (found, encoder, decoder):  # modules within may have another mode, frozen ones
+        part.training = model.training
+    return found
+
+
+class _StandardisedEncoder(nn.Module):
+    """(μ − m) / s and log σ² − log s²."""
+
+    def __init__(self, encoder: nn.Module, prior: nn.Module, condition_shape: tuple[int | None, ...]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.prior = prior
+        self.condition_shape = condition_shape
+
+    @property
+    def input_dtype(self) -> torch.dtype | None:
+        """Of x and c: what the encoder says."""
+        return input_dtype(self.encoder)
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """Of one x: what the encoder says."""
+        return input_shape(self.encoder)
+
+    def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        mu, log_var = self.encoder(x, c)
+        prior_mu, prior_log_var = self.prior(c)
+        return (mu - prior_mu) * torch.exp(-prior_log_var / 2), log_var - prior_log_var
+
+
+class _StandardisedDecoder(nn.Module):
+    """x̂((m + s z) ⊙ a(c), c)."""
+
+    def __init__(self, decoder: nn.Module, prior: nn.Module, gate: nn.Module | None) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.prior = prior
+        self.gate = gate
+
+    def forward(self, z: Tensor, c: Tensor) -> Tensor:
+        prior_mu, prior_log_var = self.prior(c)
+        z = prior_mu + torch.exp(prior_log_var / 2) * z
+        if self.gate is not None:
+            z = gated(z, self.gate(c))
+        x_hat: Tensor = self.decoder(z, c)
+        return x_hat

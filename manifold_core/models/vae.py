@@ -1,0 +1,210 @@
+"""The VAE: an encoder, a decoder and an ELBO put together."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..covariance import Covariance, spectrum, variance_ratio
+from ..errors import InputError
+from ..kernels.checks import integer
+from ..modes import evaluation_mode
+from ..networks import Activation, ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+from ..networks.checks import check_positive, check_widths
+from ..networks.conv import CHANNELS
+from .checks import Gaussian, check_decoded, check_latent, check_modules, check_posterior, check_x
+from .elbo import ELBOTerms, GaussianELBO, elbo_of
+from .noise import latent_noise
+from .tangents import decoder_spectrum, tangents
+
+__all__ = ["VAE"]
+
+
+class VAE(nn.Module):
+    """κ-simple VAE: q(z|x) = N(μ(x), diag σ²(x)),  p(x|z) = N(x̂(z), γI),  p(z) = N(0, I).
+
+    ``model(x).loss.backward()`` is the whole training step but for the optimizer. With full covariance q(z|x) is
+    N(μ(x), L(x) L(x)ᵀ).
+
+    Args:
+        encoder: module from x ``[B, ...]`` to ``(mu, log_var)``, each ``[B, κ]``; with full covariance to
+            ``(mu, tril)``, tril ``[B, κ(κ+1)/2]`` the packed rows of L, log L_jj on the diagonal. Where it has an
+            attribute ``input_dtype`` or ``input_shape``, the shape of one sample, as those of
+            :mod:`manifold_core.networks` have, x is held against that.
+        decoder: module from z ``[B, κ]`` to x̂ of the shape of x.
+        latent_dim: κ.
+        elbo: :class:`manifold_core.GaussianELBO`; the default learns γ from γ = 1.
+        covariance: ``"diagonal"`` or ``"cholesky"``; None is that of ``elbo``, whose default is diagonal.
+
+    Raises:
+        InputError: ``encoder`` or ``decoder`` is no module, ``latent_dim`` no positive integer, ``elbo`` no
+            GaussianELBO, or ``covariance`` unknown or not that of ``elbo``; later, x of another shape or dtype than the
+            encoder reads, or an encoder that gives something else.
+
+    Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Definition 1; Section 4.7 for full
+    covariance.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        latent_dim: int,
+        *,
+        elbo: GaussianELBO | None = None,
+        covariance: Covariance | None = None,
+    ) -> None:
+        super().__init__()
+        (latent_dim,) = check_positive(latent_dim=latent_dim)
+        check_modules(encoder=encoder, decoder=decoder)
+        self.encoder = encoder
+        self.decoder = decoder
+        self.latent_dim = latent_dim
+        self.elbo = elbo_of(elbo, covariance)
+
+    @classmethod
+    def mlp(
+        cls,
+        data_dim: int,
+        latent_dim: int,
+        hidden: Sequence[int] = (64,),
+        *,
+        activation: Activation = "relu",
+        elbo: GaussianELBO | None = None,
+        covariance: Covariance | None = None,
+    ) -> "VAE":
+        """A VAE of vectors: MLPs from x ``[B, d]`` to ``[B, κ]`` and back, of float32 weights.
+
+        Args:
+            data_dim: d.
+            latent_dim: κ.
+            hidden: widths of the encoder's hidden layers; the decoder's are these in reverse.
+            elbo, covariance: as of :class:`VAE`.
+            activation: ``"relu"`` or ``"prelu"``, between the layers.
+
+        Raises:
+            InputError: a size or width is no positive integer, or an option is unknown.
+        """
+        elbo = elbo_of(elbo, covariance)
+        hidden = check_widths(hidden)
+        encoder = MLPEncoder(data_dim, latent_dim, hidden, activation, elbo.covariance)
+        return cls(
+            encoder, MLPDecoder(latent_dim, data_dim, tuple(reversed(hidden)), activation), latent_dim, elbo=elbo
+        )
+
+    @classmethod
+    def conv(
+        cls,
+        image_shape: Sequence[int],
+        latent_dim: int,
+        channels: int = CHANNELS,
+        *,
+        hidden: Sequence[int] = (),
+        elbo: GaussianELBO | None = None,
+        covariance: Covariance | None = None,
+    ) -> "VAE":
+        """A VAE of images ``[B, C, H, W]``: the residual networks of Appendix A, of float32 weights.
+
+        Args:
+            image_shape: (C, H, W), H and W multiples of 4.
+            latent_dim: κ.
+            channels: of the encoder's first block and the decoder's last; the others have twice as many.
+            elbo, covariance: as of :class:`VAE`.
+            hidden: widths of an MLP beside the linear layer between blocks and latent space, in the decoder in reverse:
+                with it the latent space can bend with the images, and the loss is lower. Empty is no MLP, as in the
+                paper.
+
+        Raises:
+            InputError: a size or width is no positive integer, ``image_shape`` is not as above, or an option is
+                unknown.
+        """
+        elbo = elbo_of(elbo, covariance)
+        hidden = check_widths(hidden)
+        encoder = ConvEncoder(image_shape, latent_dim, channels, elbo.covariance, hidden)
+        return cls(
+            encoder, ConvDecoder(latent_dim, image_shape, channels, tuple(reversed(hidden))), latent_dim, elbo=elbo
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        seed: int | Tensor | None = None,
+        generator: torch.Generator | None = None,
+        first_row: int = 0,
+    ) -> ELBOTerms:
+        """The ELBO of a batch and its terms.
+
+        Args:
+            x: ``[B, ...]``, of the encoder's dtype.
+            seed, generator, first_row: of the noise, as of :func:`manifold_core.rsample_kl`.
+
+        Raises:
+            InputError: x of another shape or dtype than the encoder reads, or a network that gives something else than
+                :class:`VAE` says.
+        """
+        terms: ELBOTerms = self.elbo(
+            x,
+            self.posterior(x),
+            lambda z: check_decoded(self.decoder(z), x),
+            seed=seed,
+            generator=generator,
+            first_row=first_row,
+        )
+        return terms
+
+    def posterior(self, x: Tensor) -> Gaussian:
+        """mu and log_var of q(z|x), each ``[B, κ]``; with full covariance mu and tril ``[B, κ(κ+1)/2]``. With
+        gradients, and in the mode that the model is in. Raises InputError as :meth:`forward`, which holds for all that
+        takes x here."""
+        check_x(x, self.encoder)
+        return check_posterior(self.encoder(x), x.shape[:1], self.latent_dim, self.elbo.covariance)
+
+    def variance_ratio(self, x: Tensor) -> Tensor:
+        """σ²(x), float64 ``[B, κ]``: over the prior's variance, which is 1. With full covariance (Σ_q)_jj."""
+        return variance_ratio(self.posterior(x), None, self.elbo.covariance)
+
+    def spectrum(self, x: Tensor) -> Tensor:
+        """Eigenvalues of the covariance of q(z|x), ascending, float64 ``[B, κ]``."""
+        if self.elbo.covariance == "diagonal":
+            return self.variance_ratio(x).sort(dim=1).values
+        return spectrum(self.posterior(x), None)
+
+    @torch.no_grad()
+    def decoder_spectrum(self, x: Tensor) -> Tensor:
+        """Eigenvalues of (I + JᵀJ/γ)⁻¹, J the decoder's derivative at μ(x), ascending, float64 ``[B, κ]``: see
+        :func:`manifold_core.local_dimensions`. Without gradients, and in the mode that the model is in."""
+        return decoder_spectrum(tangents(self.decoder, self.posterior(x)[0]), self.elbo.log_gamma, None)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Gaussian:
+        """What :meth:`posterior` gives, in evaluation mode and without gradients, as of :meth:`sample`."""
+        with evaluation_mode(self):
+            return self.posterior(x)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """x̂ at z ``[n, κ]``, in evaluation mode and without gradients, as of :meth:`sample`. Raises InputError for z of
+        another shape."""
+        check_latent(z, self.latent_dim)
+        with evaluation_mode(self):
+            x_hat: Tensor = self.decoder(z)
+        return x_hat
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """x̂ at the mean of the posterior, of the shape of x; in evaluation mode and without gradients, as of
+        :meth:`sample`."""
+        return self.decode(self.encode(x)[0])
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Means of the decoder at ``n`` draws of the prior, ``[n, ...]`` of the decoder's dtype. The model is put into
+        evaluation mode for the while: a batch of noise is none to take statistics from. Gradients are those of
+        ``model.decoder(z)``: here none are kept, and what comes out goes to NumPy as it is.
+
+        Raises:
+            InputError: ``n`` is no integer, or negative; no generator.
+        """
+        number = integer(n)
+        if number is None or number < 0:
+            raise InputError(f"n must be an integer, at least 0, got {n!r}")
+        return self.decode(latent_noise(number, self.latent_dim, self.decoder, self.elbo.log_gamma, generator))

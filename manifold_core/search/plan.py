@@ -1,0 +1,69 @@
+"""What a search trains."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ..ensemble import ModelSpec
+from ..errors import InputError
+from ..networks.checks import check_positive, check_widths
+from ..training import TrainingConfig
+
+__all__ = ["FIRST", "SearchPlan"]
+
+FIRST = 32  # latent dimensions to begin with, where the data have as many features
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What is trained for each number of latent dimensions.
+
+    Args:
+        latent_dim: κ to begin with, more than the manifold's dimensions; None begins with 32, or d if that is less, and
+            doubles while all are active.
+        networks: widths of the hidden layers of the MLPs that are tried: one layer learns flat manifolds to a
+            smaller γ, several learn curved ones.
+        models: of each network, of the seeds from ``seed`` on.
+        log_gamma: where γ starts, for samples of scale 1: at 0 deep networks, and data that look alike in all
+            directions, shut every latent dimension before they have learned one.
+        steps, batch_size, learning_rate, seed: of each model's training, as of
+            :class:`manifold_core.TrainingConfig`; ``seed`` also draws the samples that are held out.
+
+    Raises:
+        InputError: a size below one, no network, or a number out of range.
+    """
+
+    latent_dim: int | None = None
+    networks: tuple[tuple[int, ...], ...] = ((64,), (64, 64, 64))
+    models: int = 2
+    log_gamma: float = -4.0
+    steps: int = 20_000
+    batch_size: int = 256
+    learning_rate: float = 0.005
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "models", check_positive(models=self.models)[0])
+        if self.latent_dim is not None:
+            object.__setattr__(self, "latent_dim", check_positive(latent_dim=self.latent_dim)[0])
+        if not isinstance(self.networks, Sequence) or not self.networks:
+            raise InputError(f"networks must be a sequence of widths, such as ((64,), (64, 64)), got {self.networks!r}")
+        object.__setattr__(self, "networks", tuple(check_widths(widths, "networks") for widths in self.networks))
+        spec = self.specs([1])[0]  # refuses what a specification refuses, and has Python's numbers of NumPy's
+        object.__setattr__(self, "log_gamma", spec.log_gamma)
+        for name in ("steps", "batch_size", "learning_rate", "seed"):
+            object.__setattr__(self, name, getattr(spec.training, name))
+
+    @property
+    def training(self) -> TrainingConfig:
+        """Of the first model of each network."""
+        return TrainingConfig(self.steps, self.batch_size, self.learning_rate, seed=self.seed)
+
+    def specs(self, kappas: Sequence[int]) -> list[ModelSpec]:
+        """All models of these numbers of latent dimensions."""
+        training = self.training
+        return [
+            ModelSpec(kappa, hidden, log_gamma=self.log_gamma, training=replace(training, seed=self.seed + index))
+            for kappa in kappas
+            for hidden in self.networks
+            for index in range(self.models)
+        ]

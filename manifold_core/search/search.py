@@ -1,0 +1,82 @@
+"""The search for a dimension: able networks, fewer and fewer latent dimensions, and the samples held out decide."""
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from ..ensemble import ModelSpec, TrainedModel, train_ensemble
+from ..metrics.active import samples_at_a_time
+from ..metrics.evaluation import in_batches, metrics_of
+from ..metrics.neighbours import two_nn
+from ..models import CVAE, VAE
+from ..modes import evaluation_mode
+from .directions import Directions
+from .plan import FIRST, SearchPlan
+from .trials import Trial, lowest
+
+__all__ = ["search"]
+
+KEPT = 0.9  # of the samples held out, the share that judges a model
+AT_A_TIME = 4  # numbers of latent dimensions between two looks at the result
+
+
+def search(x: Tensor, held_out: Tensor, plan: SearchPlan, folder: Path | None, progress: bool) -> list[Trial]:
+    """The trials of :func:`find_dimension`, of standardised samples ``[N, d]``; checkpoints go into folders in
+    ``folder``, one for each look at the result."""
+    directions = Directions.of_samples(x) if folder is None else Directions.kept_in(folder, x)
+    y, others = directions.of(x), directions.of(held_out)
+    trials: list[Trial] = []
+    while kappas := _next(trials, x, plan):
+        if progress:
+            print(f"latent dimensions: {', '.join(map(str, kappas))}", file=sys.stderr)
+        place = folder / f"{kappas[0]}-{kappas[-1]}" if folder is not None else None
+        trained = train_ensemble(plan.specs(kappas), y, folder=place, progress=progress)
+        trials += [Trial(_of_samples(one, directions, x), _held_out(one.model, others)) for one in trained]
+    return trials
+
+
+def _of_samples(one: TrainedModel, directions: Directions, x: Tensor) -> TrainedModel:
+    model = directions.lifted(cast(VAE, one.model), cast(ModelSpec, one.spec))
+    return replace(one, model=model, metrics=metrics_of(model, (x,)), history=directions.history(one.history))
+
+
+@torch.no_grad()
+def _held_out(model: VAE | CVAE, y: Tensor) -> float:
+    """A chart of a closed manifold has a cut, and a decoder some samples that it has not learned to reach: at a small γ
+    a few of them would outweigh all others."""
+    with evaluation_mode(model):
+        batches = in_batches(model, (y,), seed=0, batch_size=samples_at_a_time(model, (y,), None))
+        losses = torch.cat([(terms.nll + terms.kl).double() for terms in batches]).sort().values  # NaN comes last
+    return float(losses[: math.ceil(KEPT * len(losses))].mean())
+
+
+def _next(trials: Sequence[Trial], x: Tensor, plan: SearchPlan) -> list[int]:
+    """Numbers of latent dimensions that are to be tried; none where the search is over."""
+    features = x.shape[1]
+    if not trials:
+        return [plan.latent_dim or min(features, FIRST)]
+    best, tried = lowest(trials), {trial.latent_dim for trial in trials}
+    if best.active_dimensions == max(tried) < features and plan.latent_dim is None:
+        return [min(2 * max(tried), features)]
+    # Data that look alike in all directions may have none active of too many.
+    most = best.active_dimensions or best.latent_dim
+    if below := [kappa for kappa in tried if kappa < most]:
+        return _spread(range(max(below) + 1, most))
+    low = max(round(two_nn(x) or 1), 1)
+    if best.active_dimensions:  # neighbours see too few dimensions where these are many, and noise as dimensions
+        low = max(min(low, most - 1), 1)
+    return _spread(range(low, most))
+
+
+def _spread(choices: range) -> list[int]:
+    """At most four of them, evenly spaced, the last among them."""
+    n = len(choices)
+    if n <= AT_A_TIME:
+        return list(choices)
+    return [choices[round(index * (n - 1) / (AT_A_TIME - 1))] for index in range(AT_A_TIME)]

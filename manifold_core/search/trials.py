@@ -1,0 +1,62 @@
+"""The models of a search, and the best of them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from ..ensemble import ModelSpec, TrainedModel, all_diverged
+
+__all__ = ["Trial", "by_latent_dim", "lowest"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One model of a search.
+
+    Attributes:
+        trained: the model, its specification, metrics over the training samples and curves.
+        held_out: −ELBO of the samples that it was not trained on, without the tenth for which it is highest; nats per
+            sample, of the coordinates of :class:`manifold_core.search.directions.Directions`.
+    """
+
+    trained: TrainedModel
+    held_out: float
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What was trained."""
+        return cast(ModelSpec, self.trained.spec)
+
+    @property
+    def latent_dim(self) -> int:
+        """κ."""
+        return self.spec.latent_dim
+
+    @property
+    def active_dimensions(self) -> int:
+        """0 where it diverged."""
+        return self.trained.metrics.active_dimensions or 0
+
+
+def lowest(trials: Sequence[Trial]) -> Trial:
+    """The trial of lowest held-out −ELBO.
+
+    Raises:
+        Diverged: there is none, as the loss of each was not finite.
+    """
+    if not (ended := _ended(trials)):
+        raise all_diverged([trial.trained for trial in trials])
+    return min(ended, key=lambda trial: trial.held_out)
+
+
+def _ended(trials: Sequence[Trial]) -> list[Trial]:
+    return [trial for trial in trials if trial.trained.diverged_at is None and math.isfinite(trial.held_out)]
+
+
+def by_latent_dim(trials: Sequence[Trial]) -> dict[int, float]:
+    """The lowest held-out −ELBO of each number of latent dimensions, ascending, of models that have not diverged."""
+    found: dict[int, float] = {}
+    for trial in sorted(_ended(trials), key=lambda trial: trial.latent_dim):
+        found[trial.latent_dim] = min(trial.held_out, found.get(trial.latent_dim, math.inf))
+    return found

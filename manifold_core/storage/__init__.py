@@ -1,0 +1,1 @@
+"""What lies on the disk: files written whole, folders that one process has, checkpoints."""

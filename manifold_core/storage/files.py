@@ -1,0 +1,138 @@
+"""Writing files so that a reader never sees half of one."""
+
+import errno
+import fcntl
+import json
+import math
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+
+__all__ = ["OF_THE_DISK", "as_json", "finite", "locked", "output_folder", "write_atomically", "write_json"]
+
+
+# Errors that are no program's: the disk is full, or fails.
+OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
+
+
+class _Held(threading.local):
+    """The folders that this thread holds."""
+
+    def __init__(self) -> None:
+        self.folders: set[tuple[int, int, int]] = set()
+
+
+_held = _Held()
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """``write`` a temporary file beside ``path``, bring it to the disk, then rename it: all of the file, or none."""
+    for other in path.parent.glob(f".{path.name}.*.tmp"):
+        if not _runs(other.suffixes[-2].lstrip(".")):  # left by a process that was killed
+            other.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _runs(process: str) -> bool:
+    """Whether there is a process of that number, on this machine."""
+    try:
+        os.kill(int(process), 0)
+    except PermissionError:  # another user's
+        return True
+    except (ProcessLookupError, OverflowError, ValueError):
+        return False
+    return int(process) != os.getpid()
+
+
+def as_json(content: Any, name: str) -> Any:
+    """The content as it comes back from a JSON file: tuples as lists, keys as text.
+
+    Raises:
+        InputError: something that JSON cannot hold; ``name`` is that of the argument.
+    """
+    try:
+        return json.loads(json.dumps(content, allow_nan=False))  # NaN would come back as another than itself
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be of what JSON can hold, got {content!r}: {error}") from error
+
+
+def finite(content: Any) -> Any:
+    """The same with None for numbers that JSON has not, NaN and infinity: other languages refuse a file with these."""
+    if isinstance(content, dict):
+        return {name: finite(inner) for name, inner in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(inner) for inner in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Indented JSON; floats keep all their digits."""
+    write_atomically(path, lambda to: _write_text(to, json.dumps(content, indent=1, allow_nan=True) + "\n"))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def output_folder(path: Path, name: str = "out") -> Path:
+    """The folder, made if it is missing.
+
+    Raises:
+        InputError: it cannot be made or written to; ``name`` is that of the argument.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".writable.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"{name} must be a folder that can be written to, got {str(path)!r}: {error.strerror}"
+        ) from error
+    return path
+
+
+@contextmanager
+def locked(folder: Path, name: str = "out") -> Iterator[None]:
+    """No two processes do their work in one folder, and no two threads: holds a lock on it, which ends with the process
+    however that ends. Who holds it may take it again: a run does, and the training in it.
+
+    Raises:
+        InputError: another holds it; ``name`` is that of the argument.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        found = os.fstat(descriptor)
+        own = os.getpid(), found.st_dev, found.st_ino  # a fork has the set, but is another process
+        if own in _held.folders:
+            yield
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{name} must be left to one process, but another is at work in {str(folder)!r}") from None
+        except OSError as error:  # a file system without locks
+            warnings.warn(
+                f"{name} {str(folder)!r} cannot be locked ({error.strerror}): nothing keeps another process out of it",
+                stacklevel=3,
+            )
+        _held.folders.add(own)
+        try:
+            yield
+        finally:
+            _held.folders.remove(own)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,395 @@
+"""The search for a dimension: what it tries, by what it judges, that it finds the dimension, stops and goes on."""
+
+import json
+import math
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from runs import Stopped, stop_at_save
+from threads import on_one_thread
+
+import manifold_core as mc
+from manifold_core.data.arrays import split
+from manifold_core.data.seeds import stream
+from manifold_core.search import SearchPlan, Trial, find, find_dimension, search
+from manifold_core.search.directions import Directions
+from manifold_core.search.trials import by_latent_dim, lowest
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+QUICK = SearchPlan(networks=((16,), (16, 16)), steps=3000, batch_size=128, learning_rate=0.01, seed=5)
+SHORT = SearchPlan(networks=((16,), (24,)), models=1, steps=800, batch_size=64, learning_rate=0.02, seed=5)
+
+
+def plane(samples: int = 600, features: int = 6) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Of two dimensions, far from the origin and large."""
+    generator = np.random.default_rng(0)
+    return 300 + 50 * generator.normal(size=(samples, 2)) @ generator.normal(size=(2, features))
+
+
+@pytest.fixture(scope="module")
+def found() -> mc.DimensionSearch:
+    with on_one_thread():
+        return find_dimension(plane(), QUICK, progress=False)
+
+
+class TestFound:
+    def test_the_dimension_of_a_plane(self, found: mc.DimensionSearch) -> None:
+        assert found.dimension == 2
+        assert found.gap > 20
+        assert found.best.active_dimensions == 2
+        assert found.best.trained.metrics.gap > 20
+        assert found.two_nn == pytest.approx(2, abs=0.4)
+
+    def test_one_fewer_is_tried_and_costs_much(self, found: mc.DimensionSearch) -> None:
+        assert [(one.latent_dim, one.spec.hidden, one.spec.training.seed) for one in found.trials] == [
+            (kappa, hidden, seed) for kappa in (6, 1) for hidden in ((16,), (16, 16)) for seed in (5, 6)
+        ]
+        assert found.by_latent_dim[1] > found.by_latent_dim[6] + 1
+
+    def test_the_model_is_the_best_and_reads_samples_in_their_units(self, found: mc.DimensionSearch) -> None:
+        assert found.best.held_out == min(one.held_out for one in found.trials)
+        assert found.best.held_out == found.by_latent_dim[6]
+        assert found.model is found.best.trained.model
+        x = plane(3000)[600:]
+        assert mc.active_dimensions(found.model, found.standardisation.apply(x)).count == 2
+        drawn = found.standardisation.undo(found.model.sample(2000)).numpy()
+        assert drawn.mean(axis=0) == pytest.approx(plane().mean(axis=0), abs=25)
+
+    def test_its_curves_end_where_it_does(self, found: mc.DimensionSearch) -> None:
+        best = found.best.trained
+        assert best.history.gamma[-1] == pytest.approx(best.metrics.gamma, rel=0.02)
+        assert best.history.neg_elbo[-1] == pytest.approx(best.metrics.neg_elbo, abs=0.5)
+
+    def test_a_tenth_is_held_out(self, found: mc.DimensionSearch) -> None:
+        assert found.best.trained.metrics.samples == 540
+
+    def test_tensors_and_integers_are_taken(self) -> None:
+        x = np.round(plane(60)).astype(np.int64)
+        of_array, of_tensor, of_floats = (
+            find_dimension(form, SHORT, progress=False).trials[0].held_out
+            for form in (x, torch.from_numpy(x), torch.from_numpy(x).float())
+        )
+        assert of_array == of_tensor == of_floats
+
+
+def test_a_search_that_learned_nothing_is_warned_of() -> None:
+    x = np.random.default_rng(0).normal(size=(60, 5))
+    with pytest.warns(
+        UserWarning, match=r"the best model has learned no dimension of the 54 samples .*: the 0 says nothing"
+    ):
+        found = find_dimension(x, replace(SHORT, steps=1, learning_rate=0.005), progress=False)
+    assert found.dimension == 0
+
+
+def test_a_search_whose_latent_dimensions_are_all_active_is_warned_of() -> None:
+    """Two latent dimensions for a plane of dimension 2 are just enough, which nobody can see."""
+    with pytest.warns(UserWarning, match="all 2 latent dimensions of the best model are active, and none had more"):
+        found = find_dimension(plane(), replace(SHORT, latent_dim=2), progress=False)
+    assert found.dimension == 2
+
+
+@pytest.mark.parametrize(("neighbours", "curved"), [(1.42, True), (1.44, False), (None, False)])
+def test_where_neighbours_see_far_fewer_dimensions_it_is_warned_of(
+    neighbours: float | None, curved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(find, "two_nn", lambda _: neighbours)
+    said = pytest.warns(UserWarning, match=r"reads 2 dimensions, and nearest neighbours see 1\.4 \(TwoNN\)")
+    with said if curved else nullcontext():
+        assert find_dimension(plane(), SHORT, progress=False).dimension == 2
+
+
+@pytest.mark.parametrize(("first", "unclear"), [(0.0126, True), (0.0124, False)])
+def test_a_gap_that_is_not_clear_is_warned_of(first: float, unclear: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    local = mc.LocalDimensions(torch.tensor([first, 0.1, 0.27, 0.6]), torch.ones(1))
+    monkeypatch.setattr(find, "of_some", lambda *_: local)
+    monkeypatch.setattr(find, "two_nn", lambda _: None)
+    said = pytest.warns(UserWarning, match="no clear gap, 7.9 at the widest: the 1 dimensions are a guess")
+    with said if unclear else nullcontext():
+        assert find_dimension(plane(60), SHORT, progress=False).gap == pytest.approx(0.1 / first)
+
+
+def test_what_is_found_is_told_in_a_line() -> None:
+    with pytest.warns(UserWarning, match="learned"):
+        found = find_dimension(plane(60), replace(SHORT, steps=1, learning_rate=0.005), progress=False)
+    text = repr(found)
+    assert text.startswith("DimensionSearch(dimension=0, gap=None, by_latent_dim={")
+    assert text.endswith(f"two_nn={found.two_nn:.3g}, {len(found.trials)} trials)")
+    one = repr(found.best.trained)
+    assert one.startswith(
+        f"TrainedModel(active_dimensions=0, neg_elbo={found.best.trained.metrics.neg_elbo:.4g}, spec="
+    )
+    assert len(one) < 600
+
+
+class TestJudgement:
+    def test_the_tenth_that_fits_worst_is_left_out(self) -> None:
+        spec = mc.ModelSpec(2, (8,), training=mc.TrainingConfig(seed=1))
+        model = spec.build(5).double().eval()
+        x = torch.randn(57, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        x[3], x[20] = 1e4, torch.nan
+        with torch.no_grad():
+            terms = model(x, seed=0)
+        losses = sorted((terms.nll + terms.kl).tolist(), key=lambda loss: math.inf if math.isnan(loss) else loss)
+        assert search._held_out(model, x) == pytest.approx(math.fsum(losses[:52]) / 52, rel=1e-12)
+
+    def test_batches_change_rounding_only(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = mc.ModelSpec(2, (8,)).build(5).double().eval()
+        x = torch.randn(57, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        whole = search._held_out(model, x)
+        monkeypatch.setattr(search, "samples_at_a_time", lambda *_: 10)
+        assert search._held_out(model, x) == pytest.approx(whole, rel=1e-12)
+
+
+Outcome = Callable[[int], tuple[int, float]]  # of κ: active dimensions, held-out −ELBO
+BELOW_ALL = -1000.0  # as one that has diverged may have, of its last finite weights
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[list[int]], int]]:
+    """The numbers of latent dimensions that a search tries with models of these outcomes, and what it finds."""
+
+    def run(
+        outcome: Outcome, features: int, neighbours: float | None, latent_dim: int | None = None
+    ) -> tuple[list[list[int]], int]:
+        rounds: list[list[int]] = []
+
+        def train(specs: Sequence[mc.ModelSpec], *_: Any, **__: Any) -> list[Any]:
+            rounds.append([spec.latent_dim for spec in specs])
+            return [
+                SimpleNamespace(
+                    spec=spec,
+                    model=spec.latent_dim,
+                    metrics=SimpleNamespace(active_dimensions=outcome(spec.latent_dim)[0]),
+                    history=None,
+                    diverged_at=7 if outcome(spec.latent_dim)[1] < BELOW_ALL else None,
+                )
+                for spec in specs
+            ]
+
+        monkeypatch.setattr(search, "train_ensemble", train)
+        monkeypatch.setattr(search, "_of_samples", lambda one, *_: one)
+        monkeypatch.setattr(search, "_held_out", lambda kappa, _: outcome(kappa)[1])
+        monkeypatch.setattr(search, "two_nn", lambda _: neighbours)
+        x = torch.randn(200, features, generator=torch.Generator().manual_seed(0))
+        trials = search.search(x, x, SearchPlan(latent_dim, ((4,),), models=1), None, progress=False)
+        kappas = sorted(kappa for one in rounds for kappa in one)
+        losses = {kappa: outcome(kappa)[1] for kappa in kappas if outcome(kappa)[1] > BELOW_ALL}
+        assert list(by_latent_dim(trials).items()) == list(losses.items())
+        return rounds, lowest(trials).active_dimensions
+
+    return run
+
+
+def able(r: int) -> Outcome:
+    """Of networks that learn the manifold with any number of latent dimensions."""
+    return lambda kappa: (min(kappa, r), -10.0 if kappa >= r else 5.0 * (r - kappa))
+
+
+def bent_by_force(r: int, flat: int) -> Outcome:
+    """Of networks that learn the flat space of so many dimensions where they have the latent dimensions for it."""
+
+    def outcome(kappa: int) -> tuple[int, float]:
+        loss = -5.0 if kappa >= flat else kappa - 20.0 if kappa >= r else 5.0 * (r - kappa)
+        return min(kappa, flat), loss
+
+    return outcome
+
+
+@pytest.mark.parametrize(
+    ("outcome", "features", "neighbours", "rounds", "dimension"),
+    [
+        (able(6), 20, 5.6, [[20], [5]], 6),  # at least one fewer
+        (able(9), 30, 6.4, [[30], [6, 7, 8]], 9),
+        (able(3), 20, None, [[20], [1, 2]], 3),
+        (able(3), 3, 3.2, [[3], [2]], 3),
+        (able(1), 5, 1.0, [[5]], 1),
+        (able(0), 5, 5.2, [[5]], 0),
+        (able(0), 9, 5.2, [[9], [5, 6, 7, 8]], 0),  # too many of them may shut all
+        (able(40), 100, 25.2, [[32], [64], [33, 35, 37, 39]], 40),  # more where all are active
+        (able(100), 100, 25.2, [[32], [64], [100], [65, 76, 88, 99]], 100),
+        (bent_by_force(2, 3), 3, 2.0, [[3], [2], [1]], 2),
+        (bent_by_force(6, 12), 36, 5.9, [[32], [6, 8, 9, 11], [5]], 6),
+        (bent_by_force(7, 12), 36, 3.0, [[32], [3, 6, 8, 11], [7]], 7),
+        (bent_by_force(2, 4), 4, 9.0, [[4], [3], [2], [1]], 2),  # noise has neighbours see too many
+    ],
+)
+def test_what_is_tried(
+    tried: Callable[..., tuple[list[list[int]], int]],
+    outcome: Outcome,
+    features: int,
+    neighbours: float | None,
+    rounds: list[list[int]],
+    dimension: int,
+) -> None:
+    assert tried(outcome, features, neighbours) == (rounds, dimension)
+
+
+def test_a_named_number_of_latent_dimensions_is_not_raised(
+    tried: Callable[..., tuple[list[list[int]], int]],
+) -> None:
+    assert tried(able(9), 20, 8.0, latent_dim=4) == ([[4], [3]], 4)
+
+
+def test_a_diverged_model_is_never_the_best(tried: Callable[..., tuple[list[list[int]], int]]) -> None:
+    def outcome(kappa: int) -> tuple[int, float]:
+        return (kappa, 2 * BELOW_ALL) if kappa == 2 else able(3)(kappa)
+
+    assert tried(outcome, 6, 2.0) == ([[6], [2]], 3)
+    with pytest.raises(mc.Diverged) as all_diverged:
+        tried(lambda kappa: (kappa, 2 * BELOW_ALL), 6, 2.0)
+    assert all_diverged.value.step == 7
+
+
+def test_stopped_it_goes_on_to_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def losses(trials: Sequence[Trial]) -> list[float]:
+        return [one.held_out for one in trials]
+
+    x = plane(100)
+    undisturbed = find_dimension(x, SHORT, progress=False)
+    assert [one.latent_dim for one in undisturbed.trials] == [6, 6, 1, 1]
+    for number in (1, 2, 3):  # behind the folder's own, and each of the two looks'
+        folder = tmp_path / str(number)
+        with monkeypatch.context() as patch:
+            stop_at_save(patch, number)
+            with pytest.raises(Stopped):
+                find_dimension(x, SHORT, folder=folder, progress=False)
+        assert losses(find_dimension(x, SHORT, folder=folder, progress=False).trials) == losses(undisturbed.trials)
+
+
+def test_it_goes_on_where_directions_come_out_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on another machine: the other way around, or rounded otherwise."""
+    x = plane(100)
+    undisturbed = find_dimension(x, SHORT, progress=False)
+    with monkeypatch.context() as patch:
+        stop_at_save(patch, 2)
+        with pytest.raises(Stopped):
+            find_dimension(x, SHORT, folder=tmp_path, progress=False)
+    assert (tmp_path / "directions.safetensors").exists()
+    eigh = torch.linalg.eigh
+    monkeypatch.setattr("torch.linalg.eigh", lambda matrix: (eigh(matrix)[0], -eigh(matrix)[1]))
+    found = find_dimension(x, SHORT, folder=tmp_path, progress=False)
+    assert [one.held_out for one in found.trials] == [one.held_out for one in undisturbed.trials]
+
+
+def test_the_folder_of_another_search_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a model is trained: a later look may be one that the folder has, of other models."""
+    find_dimension(plane(100), SHORT, folder=tmp_path, progress=False)
+    monkeypatch.setattr("manifold_core.search.search.train_ensemble", lambda *_, **__: pytest.fail("trained"))
+    for x, plan, said in (
+        (plane(101), SHORT, "x is '"),
+        (plane(100, features=7), SHORT, "x is '"),
+        (plane(100), replace(SHORT, networks=((16,),)), "plan.networks"),
+        (plane(100), replace(SHORT, latent_dim=4), "plan.latent_dim is"),
+        (plane(100), replace(SHORT, steps=999), "plan.steps is"),
+    ):
+        with pytest.raises(mc.InputError, match=rf"checkpoint is of another run: its {said}"):
+            find_dimension(x, plan, folder=tmp_path, progress=False)
+
+
+def test_a_search_holds_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its first file on: directions are put there before any model is trained."""
+    errors = []
+
+    def another() -> None:
+        try:
+            find_dimension(plane(101), SHORT, folder=tmp_path, progress=False)
+        except mc.InputError as error:
+            errors.append(str(error))
+
+    of_samples = Directions.of_samples
+
+    def at_work(x: torch.Tensor) -> Directions:
+        if not errors:
+            thread = threading.Thread(target=another)
+            thread.start()
+            thread.join()
+        return of_samples(x)
+
+    monkeypatch.setattr(Directions, "of_samples", at_work)
+    find_dimension(plane(100), SHORT, folder=tmp_path, progress=False)
+    assert [error.partition(",")[0] for error in errors] == ["folder must be left to one process"]
+
+
+def test_it_says_what_it_tries(capsys: pytest.CaptureFixture[str]) -> None:
+    find_dimension(plane(60), SHORT, progress=False)
+    assert capsys.readouterr() == ("", "")
+    find_dimension(plane(60), SHORT)
+    assert "latent dimensions: 6\n" in capsys.readouterr().err
+
+
+def test_models_are_judged_by_the_samples_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[torch.Tensor] = []
+    monkeypatch.setattr(search, "_held_out", lambda _, y: (judged.append(y), 1.0)[1])
+    find_dimension(plane(), SHORT, progress=False)
+    data = split(plane(), "x", "x", 0.1, SHORT.seed, standardise=True)
+    assert len(data.validation) == 60
+    expected = Directions.of_samples(data.train).of(data.validation)
+    assert len(judged) >= 2
+    for y in judged:
+        assert torch.equal(y, expected)
+
+
+def test_the_samples_held_out_are_drawn_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, str]] = []
+    monkeypatch.setattr("manifold_core.data.arrays.stream", lambda *given: (asked.append(given), stream(*given))[1])
+    find_dimension(plane(60), SHORT, progress=False)
+    assert asked == [(5, "split")]
+
+
+@pytest.mark.parametrize(
+    ("x", "match"),
+    [
+        (np.zeros(5), r"shape \[N, d\], got \(5,\)"),
+        (np.random.default_rng(0).normal(size=(9, 4, 4)), r"got \(9, 4, 4\); x.reshape\(len\(x\), -1\)"),
+        ([["a"]], "array of numbers, got list"),
+        (np.full((9, 2), np.nan), "NaN or infinity at 18 places"),
+        (np.ones((9, 2)), "all 9 samples are the same"),
+        (np.ones((1, 2)), "at least two samples"),
+    ],
+)
+def test_bad_samples_are_refused(x: Any, match: str) -> None:
+    with pytest.raises(mc.InputError, match=match):
+        find_dimension(x, SHORT, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({"models": 0}, "models must be a positive integer, got 0"),
+        ({"latent_dim": 0}, "latent_dim must be a positive integer, got 0"),
+        ({"networks": ()}, "networks must be a sequence of widths"),
+        ({"networks": (64, 64)}, "must be a sequence of positive integers"),
+        ({"networks": ((64, 0),)}, r"networks\[1\] must be a positive integer, got 0"),
+        ({"log_gamma": math.nan}, "log_gamma"),
+        ({"steps": 0}, "steps must be a positive integer, got 0"),
+        ({"batch_size": 2.5}, "batch_size must be a positive integer, got 2.5"),
+        ({"learning_rate": -1.0}, "learning_rate must be positive and finite, got -1.0"),
+        ({"seed": -1}, "seed must be an integer from 0"),
+    ],
+)
+def test_bad_plans_are_refused(changed: dict[str, Any], match: str) -> None:
+    with pytest.raises(mc.InputError, match=match):
+        SearchPlan(**changed)
+
+
+def test_numbers_of_numpy_are_kept_as_python_s() -> None:
+    """A checkpoint says the plan in JSON."""
+    given = {"models": np.int64(1), "steps": np.int32(2), "batch_size": np.int64(3), "seed": np.int64(4)}
+    plan = SearchPlan(**given, learning_rate=np.float32(0.5), log_gamma=np.float32(-2), latent_dim=np.int8(3))  # type: ignore[arg-type]
+    assert json.loads(json.dumps(asdict(plan))) == asdict(SearchPlan(3, plan.networks, 1, -2.0, 2, 3, 0.5, 4)) | {
+        "networks": [[64], [64, 64, 64]]
+    }
+
+
+def test_a_plan_is_a_plan() -> None:
+    with pytest.raises(mc.InputError, match=r"plan must be a SearchPlan, such as SearchPlan\(models=4\), got 4"):
+        find_dimension(plane(60), 4)  # type: ignore[arg-type]
