@@ -20,7 +20,7 @@ from manifold_core.kernels.random import standard_normal
 from torch import Tensor
 
 from manifold_core.storage.files import write_json
-from manifold_core.training.step import cuda_graph
+from manifold_core.training.graph import cuda_graph
 
 from .gpu_ops import OPS, Op, Problem, elbo_backward, problem
 from .results_files import asked, or_none

@@ -50,13 +50,13 @@ def model(kind: str, seed: int) -> mc.VAE | mc.CVAE:
     gamma = kind.split()[-1] if kind.endswith(("analytic", "fixed")) else "learned"
     elbo = mc.GaussianELBO(gamma, log_gamma=float(-seed))  # type: ignore[arg-type]
     if kind.startswith("conv"):
-        made: mc.VAE | mc.CVAE = mc.VAE.conv((1, 8, 8), 3, 2, elbo, hidden=(4,))
+        made: mc.VAE | mc.CVAE = mc.VAE.conv((1, 8, 8), 3, 2, elbo=elbo, hidden=(4,))
     elif kind == "every step":
         made = mc.EveryStepCVAE.lstm(3, 2, 5, share_weights=True, elbo=elbo)
     elif kind.startswith("cvae"):
         made = mc.CVAE.mlp(6, 2, 3, (8,), condition_hidden=(4,), activation="prelu", attention=True, elbo=elbo)
     else:
-        made = mc.VAE.mlp(6, 3, (8,), elbo)
+        made = mc.VAE.mlp(6, 3, (8,), elbo=elbo)
     return made.double()
 
 

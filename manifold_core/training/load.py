@@ -8,7 +8,8 @@ from ..models import CVAE, VAE
 from ..models.inputs import unwrapped
 from ..storage import checkpoint
 from .config import History
-from .state import put_beside, weights_back
+from .snapshot import weights_back
+from .state import put_beside
 
 __all__ = ["load_weights"]
 

@@ -27,21 +27,15 @@ from ..networks.conv import channels_last
 from ..storage import checkpoint
 from ..storage.files import as_json
 from ..storage.finished import taken
+from .checks import check_group, check_precision, check_tensors, check_weights
 from .config import Diverged, History, TrainingConfig, check_config, check_seconds, record_every
+from .graph import cuda_graph
 from .schedule import batches, noise_seed
-from .state import Run, announce, check_tensors, weights_back
-from .step import (
-    GraphStep,
-    PlainStep,
-    Step,
-    are_finite,
-    check_group,
-    check_precision,
-    check_weights,
-    cuda_graph,
-    kept,
-)
+from .snapshot import weights_back
+from .state import Run, announce
+from .step import GraphStep, PlainStep, Step
 from .update import GraphUpdate
+from .watch import Watch
 
 __all__ = ["Turns", "train", "turns"]
 
@@ -261,15 +255,7 @@ def _loop(
     if cuda_graphs and group is None and _has_graphs(device):
         step = graph = GraphStep(plain, cuda_graph)
         update = GraphUpdate(run, graph, partial(cuda_graph, warm_ups=0))
-    every_loss = _reads_every_loss(device)
-    parameters = [part for part in model.parameters() if part.requires_grad]
-    # A mask may be infinite, and stays so; running statistics were finite, and a batch that was not leaves a mark.
-    finite = {name for name, part in model.named_buffers() if are_finite([part])}
-
-    def are_well() -> bool:
-        return are_finite([*parameters, *(part for name, part in model.named_buffers() if name in finite)])
-
-    put_back = kept(model, parameters)  # as they were when last looked at and well
+    watch = Watch(model, device, group)
     first = is_first(group)
     started = saved = time.monotonic()
     already, begun_at = history.seconds, run.step
@@ -278,17 +264,10 @@ def _loop(
     try:
         for index in batches(len(inputs[0]), config, run.step, device):
             recorded = (run.step + 1) % every == 0 or run.step + 1 == config.steps
-            looked_at = recorded or every_loss
-            if looked_at:  # the forward pass writes running statistics and an analytic γ
-                before = kept(model, parameters if recorded else ())
+            watch.begin(recorded)
             terms = step(index, noise_seed(config.seed, run.step))
-            if looked_at:
-                loss = float(joined_mean(terms.loss.detach(), group))
-                if not math.isfinite(loss):
-                    (before if every_loss and are_finite(parameters) else put_back)()
-                    raise Diverged(loss, run.step + 1, history)
-                if recorded and are_well():
-                    put_back = before
+            if (loss := watch.not_finite(terms.loss, recorded)) is not None:
+                raise Diverged(loss, run.step + 1, history)
             if recorded:  # before the step: γ is the one that the loss was taken with
                 _record(history, run.step + 1, terms, group)
             update()
@@ -299,7 +278,7 @@ def _loop(
                 shown = run.step
             now = time.monotonic()
             history.seconds = already + now - started
-            if folder is not None and first and now - saved >= checkpoint_seconds and are_well():
+            if folder is not None and first and now - saved >= checkpoint_seconds and watch.is_well():
                 run.save(folder)
                 saved = time.monotonic()  # a slow disk takes its time between two, not all of it
             started += (yield history) or 0.0
@@ -310,16 +289,11 @@ def _loop(
             bar.close()
     if device.type == "cuda":  # else graphs would be destroyed while they run
         torch.cuda.current_stream(device).synchronize()
-    if not are_well():  # the last gradient was not, though its loss was; or statistics of an earlier batch
-        put_back()
+    if not watch.is_well():  # the last gradient was not, though its loss was; or statistics of an earlier batch
+        watch.put_back()
         raise Diverged(math.nan, run.step, history)
     if folder is not None and first and (run.step > begun_at or checkpoint.state_of(folder) is None):
         run.save(folder)
-
-
-def _reads_every_loss(device: torch.device) -> bool:
-    """It costs nothing on a CPU; elsewhere the device would be waited for."""
-    return device.type == "cpu"
 
 
 def _has_graphs(device: torch.device) -> bool:

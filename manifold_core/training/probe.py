@@ -13,7 +13,8 @@ from ..models import CVAE, VAE
 from ..models.inputs import unwrapped
 from ..modes import evaluation_mode
 from .config import TrainingConfig
-from .step import DTYPES, autocast, undone
+from .snapshot import undone
+from .step import DTYPES, autocast
 
 __all__ = ["Probe"]
 

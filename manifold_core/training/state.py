@@ -1,15 +1,13 @@
 """What a stopped run needs to go on to the same numbers."""
 
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from ..differences import differences
 from ..errors import InputError
@@ -19,9 +17,8 @@ from ..storage import checkpoint
 from .config import History, TrainingConfig
 from .probe import Probe
 from .schedule import make_optimizer
-from .step import kept
 
-__all__ = ["Run", "announce", "check_identity", "check_tensors", "claim", "put_beside", "weights_back"]
+__all__ = ["Run", "announce", "check_identity", "claim", "put_beside"]
 
 ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
 
@@ -143,21 +140,6 @@ def announce(folder: Path, done: int, steps: int) -> None:
         print(f"manifold-core: training was finished in {folder}, nothing is trained", file=sys.stderr)
 
 
-def check_tensors(model: VAE | CVAE) -> None:
-    """Raise InputError where ``get_extra_state`` of a module gives something else, which no checkpoint holds, or a lazy
-    module has no shapes yet, into which none can be loaded."""
-    for name, part in model.state_dict().items():
-        if is_lazy(part):
-            raise InputError(
-                f"model must have all its weights where a folder is given, got {name} of a lazy module: call the model "
-                "once before"
-            )
-        if not isinstance(part, Tensor):
-            raise InputError(
-                f"model must have a state of tensors alone where a folder is given, got {type(part).__name__} as {name}"
-            )
-
-
 def put_beside(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
     """Into the model the buffers of a checkpoint that are no state of its own; their names. Raises KeyError for one
     that it has not."""
@@ -172,20 +154,6 @@ def _beside_the_state(model: nn.Module) -> dict[str, Tensor]:
     """Buffers that are not persistent: PyTorch takes them for constants, but a network may write to them."""
     state = model.state_dict(keep_vars=True)
     return {name: part for name, part in model.named_buffers() if name not in state}
-
-
-@contextmanager
-def weights_back(model: nn.Module, *errors: type[Exception]) -> Iterator[None]:
-    """Where one of these comes out, the model has the weights and buffers with which it came: torch loads what fits,
-    and says only then what does not."""
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    put_back = kept(model)  # of which a state may lack some
-    try:
-        yield
-    except errors:
-        model.load_state_dict(before)
-        put_back()
-        raise
 
 
 def check_identity(found: Any, wanted: dict[str, Any]) -> None:

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from .config import TrainingConfig
+from .graph import Replay, captured
 from .schedule import schedule_table
 from .state import Run
-from .step import GraphStep, Replay, captured
+from .step import GraphStep
 
 __all__ = ["GraphUpdate", "TableAdam"]
 

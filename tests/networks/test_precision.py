@@ -13,8 +13,8 @@ from manifold_core import networks
 from manifold_core.ensemble import explain_ensemble
 from manifold_core.networks.precision import Float32Linear
 from manifold_core.storage import checkpoint
+from manifold_core.training.checks import check_precision
 from manifold_core.training.schedule import batches, make_optimizer, noise_seed
-from manifold_core.training.step import check_precision
 
 X, C, IMAGES = torch.rand(9, 6), torch.rand(9, 2), torch.rand(9, 1, 8, 8)
 NETWORKS: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {

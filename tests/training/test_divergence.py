@@ -68,7 +68,7 @@ def test_where_not_every_loss_is_looked_at_the_weights_of_the_last_look_come_bac
     monkeypatch: pytest.MonkeyPatch, gamma: str, step: int, seen_at: int, before: int
 ) -> None:
     """As on a GPU: of 2,000 steps every fourth makes a record, and its loss alone is read."""
-    monkeypatch.setattr("manifold_core.training.loop._reads_every_loss", lambda _device: False)
+    monkeypatch.setattr("manifold_core.training.watch._reads_every_loss", lambda _device: False)
 
     def model(breaks_at: int) -> mc.VAE:
         torch.manual_seed(0)
@@ -171,7 +171,7 @@ def test_statistics_spoilt_by_a_batch_whose_loss_was_not_looked_at(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, in_place: bool
 ) -> None:
     """As where half precision overflows on a GPU: the step is skipped, and no later loss tells."""
-    monkeypatch.setattr("manifold_core.training.loop._reads_every_loss", lambda _device: False)
+    monkeypatch.setattr("manifold_core.training.watch._reads_every_loss", lambda _device: False)
 
     class Spoilt(nn.Linear):
         def __init__(self, step: int) -> None:

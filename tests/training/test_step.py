@@ -14,8 +14,9 @@ from torch import Tensor, nn
 import manifold_core as mc
 from manifold_core.storage import checkpoint
 from manifold_core.training import loop
+from manifold_core.training.graph import cuda_graph
 from manifold_core.training.schedule import noise_seed
-from manifold_core.training.step import GraphStep, PlainStep, cuda_graph
+from manifold_core.training.step import GraphStep, PlainStep
 
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 BACKENDS = ("cuda", "triton")  # kernels of ours on a GPU
@@ -188,7 +189,7 @@ def test_our_kernels_train_as_the_reference(covariance: str, backend: str) -> No
     for taken in ("reference", backend):
         torch.manual_seed(5)
         elbo = mc.GaussianELBO(backend=taken, covariance=covariance)  # type: ignore[arg-type]
-        model, x = mc.VAE.mlp(6, 3, (8,), elbo).cuda(), torch.rand(50, 6).cuda()
+        model, x = mc.VAE.mlp(6, 3, (8,), elbo=elbo).cuda(), torch.rand(50, 6).cuda()
         mc.train(model, x, mc.TrainingConfig(steps=25, batch_size=16, seed=1), progress=False)
         states.append(model.state_dict())
     for name, tensor in states[0].items():

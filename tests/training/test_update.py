@@ -13,9 +13,10 @@ from torch import Tensor, nn
 import manifold_core as mc
 from manifold_core.storage import checkpoint
 from manifold_core.training import loop
+from manifold_core.training.graph import cuda_graph
 from manifold_core.training.schedule import make_optimizer
 from manifold_core.training.state import Run
-from manifold_core.training.step import GraphStep, PlainStep, cuda_graph
+from manifold_core.training.step import GraphStep, PlainStep
 from manifold_core.training.update import GraphUpdate, TableAdam
 
 Replay = Callable[[], None]
@@ -27,7 +28,7 @@ def problem(kind: str) -> tuple[mc.VAE, Tensor]:
     if kind == "conv":
         return mc.VAE.conv((1, 8, 8), 3, 2, hidden=(4,)), torch.rand(50, 1, 8, 8)
     elbo = mc.GaussianELBO("analytic" if kind == "analytic" else "learned")
-    model, x = mc.VAE.mlp(6, 3, (8,), elbo), torch.rand(50, 6)
+    model, x = mc.VAE.mlp(6, 3, (8,), elbo=elbo), torch.rand(50, 6)
     return (model.double(), x.double()) if kind == "double" else (model, x)
 
 

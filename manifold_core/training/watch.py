@@ -1,0 +1,66 @@
+"""Whether a training is still well, and what to go back to where it is not."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..distributed import Group, joined_mean
+from ..models import CVAE, VAE
+from .snapshot import are_finite, kept
+
+__all__ = ["Watch"]
+
+
+class Watch:
+    """Looks at the loss of recorded steps, on a CPU of all, and keeps weights and buffers as they were when last looked
+    at and well.
+
+    Args:
+        model: in training.
+        device: where it is.
+        group: processes that share it.
+    """
+
+    def __init__(self, model: VAE | CVAE, device: torch.device, group: Group) -> None:
+        self._model = model
+        self._group = group
+        self._every_loss = _reads_every_loss(device)
+        self._parameters = [part for part in model.parameters() if part.requires_grad]
+        # A mask may be infinite, and stays so; running statistics were finite, and a batch that was not leaves a mark.
+        self._finite = {name for name, part in model.named_buffers() if are_finite([part])}
+        self._before: Callable[[], None] = kept(model, self._parameters)
+        self._well = self._before
+
+    def begin(self, recorded: bool) -> None:
+        """Before a step, whose forward pass writes running statistics and an analytic γ."""
+        if recorded or self._every_loss:
+            self._before = kept(self._model, self._parameters if recorded else ())
+
+    def not_finite(self, loss: Tensor, recorded: bool) -> float | None:
+        """The loss of that step, of all processes, where it is looked at and no number; weights and buffers have then
+        been put back. None where it is well."""
+        if not (recorded or self._every_loss):
+            return None
+        value = float(joined_mean(loss.detach(), self._group))
+        if not math.isfinite(value):
+            (self._before if self._every_loss and are_finite(self._parameters) else self._well)()
+            return value
+        if recorded and self.is_well():
+            self._well = self._before
+        return None
+
+    def is_well(self) -> bool:
+        """Whether weights are finite, and buffers that were at first. Waits for the device."""
+        buffers = (part for name, part in self._model.named_buffers() if name in self._finite)
+        return are_finite([*self._parameters, *buffers])
+
+    def put_back(self) -> None:
+        """Weights and buffers as they were when last looked at and well."""
+        self._well()
+
+
+def _reads_every_loss(device: torch.device) -> bool:
+    """It costs nothing on a CPU; elsewhere the device would be waited for."""
+    return device.type == "cpu"
