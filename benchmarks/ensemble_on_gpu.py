@@ -25,7 +25,7 @@ from torch import Tensor
 
 import manifold_core as mc
 from manifold_core.bench.ensemble import MANIFOLD, WIDTH, Eager, check_going_on, data, multiply_adds, specs
-from manifold_core.ensemble.data import DataSet, check_data
+from manifold_core.ensemble.data import SamplesLike, check_data
 from manifold_core.ensemble.state import State
 from manifold_core.storage.files import write_json
 
@@ -85,7 +85,7 @@ class Engine:
     def error(self) -> float:
         state, chosen = self.state(CHECKED_STEPS), looked_at(self.models)
         self.library.ensemble_steps(state.words, CHECKED_STEPS, 1)
-        sets: list[DataSet] = [x.cpu() for x in self.sets]
+        sets: list[SamplesLike] = [x.cpu() for x in self.sets]
         reference = mc.train_ensemble([state.specs[i] for i in chosen], sets, backend="reference", progress=False)
         pairs = zip(chosen, reference, strict=True)
         return worst(distance(state.model(i).parameters(), trained.model.parameters()) for i, trained in pairs)

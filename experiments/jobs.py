@@ -59,7 +59,7 @@ def train_shard(
     inputs = [training_samples(data, device) for data in sets]
     trained = train_ensemble(
         specs,
-        [one.data_set for one in inputs],
+        [one.as_given for one in inputs],
         backend=backend,
         threads=threads,
         folder=folder / shard.name,

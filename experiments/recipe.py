@@ -79,7 +79,7 @@ from functools import partial
 from typing import Any, Literal
 
 from ..data import Dataset
-from ..networks.conv import CHANNELS
+from ..networks.residual import CHANNELS
 from ..training import TrainingConfig
 from .tables import Plan
 

@@ -8,7 +8,7 @@ numbers beside the model without. Table 11 prints the encoder variances of this 
 from functools import partial
 
 from ..ensemble import ConvSpec
-from ..networks.conv import CONDITIONAL_CHANNELS
+from ..networks.residual import CONDITIONAL_CHANNELS
 from . import images, paper
 from .tables import Cell, Plan, Table
 

@@ -9,7 +9,7 @@ from .. import __version__
 from ..covariance import Covariance
 from ..models import Prior
 from ..models.elbo import Gamma
-from ..networks.conv import CHANNELS, CONDITIONAL_CHANNELS
+from ..networks.residual import CHANNELS, CONDITIONAL_CHANNELS
 from ..run import RunConfig
 from ..search.plan import FIRST, SearchPlan
 from ..training.config import Precision

@@ -12,9 +12,9 @@ from ..networks.checks import is_image
 from ..storage.checkpoint import fingerprint
 from .spec import ConvSpec, SequentialSpec, Spec, check_kinds
 
-__all__ = ["DataSet", "Samples", "check_data", "check_specs"]
+__all__ = ["SamplesLike", "Samples", "check_data", "check_specs"]
 
-DataSet = Tensor | tuple[Tensor, Tensor]
+SamplesLike = Tensor | tuple[Tensor, Tensor]
 # Of each part, by the number of its dimensions.
 SHAPES = {
     "x": {2: "[N, features]", 4: "[N, channels, height, width]"},
@@ -41,7 +41,7 @@ class Samples:
         return (self.x,) if self.condition is None else (self.x, self.condition)
 
     @property
-    def data_set(self) -> DataSet:
+    def as_given(self) -> SamplesLike:
         """As :func:`manifold_core.train_ensemble` takes it."""
         return self.x if self.condition is None else (self.x, self.condition)
 
@@ -69,7 +69,7 @@ class Samples:
         return fingerprint(self.joined())
 
 
-def check_data(data: DataSet | list[DataSet]) -> list[Samples]:
+def check_data(data: SamplesLike | list[SamplesLike]) -> list[Samples]:
     """One data set or a list of them; each ``x``, or ``(x, condition)``. Integers and booleans in a condition, such as
     labels in one-hot form, become float32.
 

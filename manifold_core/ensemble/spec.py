@@ -15,8 +15,8 @@ from ..models.elbo import Gamma, GaussianELBO
 from ..models.sequential import EveryStepCVAE, SequentialCVAE
 from ..networks import Activation
 from ..networks.checks import check_widths
-from ..networks.conv import default_channels
 from ..networks.head import NARROW
+from ..networks.residual import default_channels
 from ..networks.seeded import drawn_from
 from ..training import TrainingConfig, check_config
 

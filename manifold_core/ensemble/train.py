@@ -22,7 +22,7 @@ from ..storage.files import OF_THE_DISK, as_json
 from ..storage.finished import taken
 from ..training import Diverged, History, announce, check_identity, check_seconds
 from .choice import BACKENDS, check_threads, choose
-from .data import DataSet, Samples, check_data, check_specs
+from .data import SamplesLike, Samples, check_data, check_specs
 from .memory import check_memory
 from .reference import check_room, train_in_turn
 from .spec import ModelSpec, Spec
@@ -75,7 +75,7 @@ def all_diverged(trained: Sequence[TrainedModel]) -> Diverged:
 
 def train_ensemble(
     specs: Sequence[Spec],
-    data: DataSet | list[DataSet],
+    data: SamplesLike | list[SamplesLike],
     *,
     backend: str = "auto",
     threads: int | None = None,

@@ -20,7 +20,7 @@ from ..networks import (
     MLPEncoder,
 )
 from ..networks.checks import check_positive, check_widths
-from ..networks.conv import CONDITIONAL_CHANNELS
+from ..networks.residual import CONDITIONAL_CHANNELS
 from .checks import (
     Gaussian,
     as_condition,

@@ -11,7 +11,7 @@ from ..kernels.checks import integer
 from ..modes import evaluation_mode
 from ..networks import Activation, ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from ..networks.checks import check_positive, check_widths
-from ..networks.conv import CHANNELS
+from ..networks.residual import CHANNELS
 from .checks import Gaussian, check_decoded, check_latent, check_modules, check_posterior, check_x
 from .elbo import ELBOTerms, GaussianELBO, elbo_of
 from .noise import latent_noise

@@ -2,11 +2,11 @@
 (mu, tril); a decoder returns x̂. Those of a CVAE take the condition beside it; for sequences the condition is the steps
 before."""
 
-from .conv import ConditionalConvDecoder, ConditionalConvEncoder, ConvDecoder, ConvEncoder
 from .lstm import LSTMDecoder, LSTMEncoder, NextStepEncoder
 from .mlp import Activation, ConditionalMLPDecoder, ConditionalMLPEncoder, MLPDecoder, MLPEncoder
 from .normalisation import BatchNorm2d
 from .precision import Float32ConvTranspose2d, Float32Linear
+from .residual import ConditionalConvDecoder, ConditionalConvEncoder, ConvDecoder, ConvEncoder
 from .served import by_pytorch
 
 __all__ = [

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .convolution import ConvTranspose2d
+from .conv_layers import ConvTranspose2d
 
 __all__ = ["Float32ConvTranspose2d", "Float32Linear", "autocast_enabled", "dtype_of", "outside_autocast"]
 

@@ -7,7 +7,7 @@ from ..covariance import Covariance
 from ..models import Prior
 from ..models.elbo import Gamma, GaussianELBO
 from ..networks.checks import check_positive
-from ..networks.conv import default_channels
+from ..networks.residual import default_channels
 from ..search import SearchPlan
 from ..storage.files import as_json
 from ..training import TrainingConfig

@@ -35,7 +35,7 @@ def train_several(
         Diverged: all did.
     """
     claim(folder, identity)
-    trained = train_ensemble(specs, samples.data_set, folder=folder / FOLDER, progress=progress)
+    trained = train_ensemble(specs, samples.as_given, folder=folder / FOLDER, progress=progress)
     losses = [metrics_of(one.model, held_out.parts).neg_elbo for one in trained]
     ended = [index for index, one in enumerate(trained) if one.diverged_at is None]
     if not ended:

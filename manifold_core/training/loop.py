@@ -23,7 +23,7 @@ from ..models.checks import input_dtype, warn_of_condition, warn_of_scale
 from ..models.elbo import ELBOTerms
 from ..models.inputs import check_inputs, unwrapped
 from ..modes import training_mode
-from ..networks.conv import channels_last
+from ..networks.residual import channels_last
 from ..storage import checkpoint
 from ..storage.files import as_json
 from ..storage.finished import taken

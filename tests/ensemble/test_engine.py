@@ -10,7 +10,7 @@ from instruction_sets import NEEDS_COMPILED
 from torch import Tensor
 
 import manifold_core as mc
-from manifold_core.ensemble.data import DataSet, check_data
+from manifold_core.ensemble.data import SamplesLike, check_data
 from manifold_core.ensemble.program import DENSE_FIELDS, MODEL_FIELDS
 from manifold_core.ensemble.spec import MOST_LAYERS
 from manifold_core.ensemble.state import State
@@ -19,7 +19,7 @@ Numbers = dict[str, Tensor]
 
 
 def advance(
-    specs: Sequence[mc.ModelSpec], data: list[DataSet], threads: int, calls: Sequence[int] = (10**6,)
+    specs: Sequence[mc.ModelSpec], data: list[SamplesLike], threads: int, calls: Sequence[int] = (10**6,)
 ) -> Numbers:
     """All that has changed after calls of so many steps."""
     state = State(specs, check_data(data))
@@ -32,7 +32,7 @@ def same(a: Numbers, b: Numbers) -> bool:
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-def of_groups(batch: int, steps: int = 3) -> tuple[list[mc.ModelSpec], list[DataSet]]:
+def of_groups(batch: int, steps: int = 3) -> tuple[list[mc.ModelSpec], list[SamplesLike]]:
     """One small model of a batch that several threads share."""
     generator = torch.Generator().manual_seed(0)
     training = mc.TrainingConfig(steps, batch, seed=5)

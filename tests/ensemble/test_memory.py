@@ -10,7 +10,7 @@ from instruction_sets import NEEDS_COMPILED
 
 import manifold_core as mc
 from manifold_core.ensemble import memory
-from manifold_core.ensemble.data import DataSet
+from manifold_core.ensemble.data import SamplesLike
 
 CPU = torch.device("cpu")
 
@@ -90,7 +90,7 @@ def test_where_nobody_can_tell_nothing_is_refused(free: Path) -> None:
         ),
     ],
 )
-def test_models_that_do_not_fit(free: Path, specs: list[mc.ModelSpec], data: DataSet, what: str) -> None:
+def test_models_that_do_not_fit(free: Path, specs: list[mc.ModelSpec], data: SamplesLike, what: str) -> None:
     with pytest.raises(mc.InputError, match=f"{what}.* must fit into the 0.0 GB free on cpu"):
         mc.train_ensemble(specs, data, backend="cpu", threads=2, progress=False)
 

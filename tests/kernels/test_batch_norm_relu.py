@@ -22,7 +22,7 @@ from torch.library import opcheck
 
 import manifold_core as mc
 from manifold_core.networks import by_pytorch
-from manifold_core.networks.convolution import ConvNorm
+from manifold_core.networks.conv_layers import ConvNorm
 
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 DTYPES = (F32, F64, BF16, F16)
@@ -275,7 +275,7 @@ def test_opcheck(name: str, dtype: torch.dtype, layout: str) -> None:
 def in_place_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """conv_norm takes the CUDA kernels, which are those compiled for this processor."""
     monkeypatch.setitem(_operator._of_backend, "cuda", load()["batch_norm_relu"])
-    for module in ("manifold_core.kernels.conv_norm.op", "manifold_core.networks.convolution"):
+    for module in ("manifold_core.kernels.conv_norm.op", "manifold_core.networks.conv_layers"):
         monkeypatch.setattr(
             importlib.import_module(module),
             "choose_for_images",

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import manifold_core as mc
 from manifold_core.networks import by_pytorch
-from manifold_core.networks.convolution import ConvNorm
+from manifold_core.networks.conv_layers import ConvNorm
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 NO_MODULE = "the compiled module is not built; install a C++17 compiler"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import manifold_core as mc
 from manifold_core.models.inputs import check_inputs
 from manifold_core.networks import ConvDecoder, ConvEncoder, MLPEncoder
-from manifold_core.networks.conv import channels_last
+from manifold_core.networks.residual import channels_last
 
 
 class Encoder(nn.Module):

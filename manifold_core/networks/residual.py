@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..covariance import Covariance
 from .checks import check_image, check_positive, check_widths
-from .convolution import ConvNorm, ConvTranspose2d
+from .conv_layers import ConvNorm, ConvTranspose2d
 from .head import PosteriorHead
 from .mlp import Activation, mlp
 from .normalisation import BatchNorm2d

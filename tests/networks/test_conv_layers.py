@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import manifold_core as mc
 from manifold_core.networks import ConvEncoder, by_pytorch
-from manifold_core.networks.convolution import ConvNorm, ConvTranspose2d
+from manifold_core.networks.conv_layers import ConvNorm, ConvTranspose2d
 
 pytestmark = NEEDS_COMPILED
 
