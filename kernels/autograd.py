@@ -22,7 +22,8 @@ class Limits(NamedTuple):
     def refuse_second(self, *_: Any) -> Any:
         raise RuntimeError(
             f"manifold_core: {self.name} is differentiable once, but a second derivative was asked for; "
-            f"{self.instead} has it"
+            f"{self.instead} has it. (In a compiled function torch.func.grad asks for one where its argument requires "
+            "grad: give it detached.)"
         )
 
     def refuse_forward(self, *_: Any) -> Any:

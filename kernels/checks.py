@@ -16,6 +16,7 @@ __all__ = [
     "check_flag",
     "check_floating",
     "check_of_channels",
+    "check_of_samples",
     "check_optional_rows",
     "check_prior",
     "integer",
@@ -69,6 +70,15 @@ def check_of_channels(name: str, tensor: Tensor, channels: int) -> None:
         raise ValueError(f"{name} must have shape {(channels,)}, one number a channel, got {tuple(tensor.shape)}")
 
 
+def check_of_samples(name: str, tensor: Tensor, like: Tensor) -> None:
+    """Raise ValueError unless this is a number for each row of ``like``, on its device."""
+    if tensor.shape != like.shape[:1] or tensor.device != like.device:
+        raise ValueError(
+            f"{name} must have shape ({like.shape[0]},), one number a sample, on {like.device}, "
+            f"got {tuple(tensor.shape)} on {tensor.device}"
+        )
+
+
 def check_optional_rows(name: str, tensor: Tensor, mu: Tensor) -> Tensor:
     """``tensor`` as ``[B, κ]`` or ``[1, κ]``; raises unless it is that or ``[κ]``, on the device of ``mu``."""
     check_floating(name, tensor)
@@ -119,7 +129,8 @@ def real(name: str, value: Any, expected: str = "a real number") -> float:
     """As a float; raises TypeError unless it is a real number, as NumPy's are, ValueError where it is too large."""
     if type(value) is float:
         return value
-    if not isinstance(value, Real):
+    # A number of NumPy's is an array to torch.compile.
+    if not isinstance(value, Real) and not (torch.compiler.is_compiling() and isinstance(value, np.ndarray)):
         raise TypeError(f"{name} must be {expected}, got {value!r}")
     try:
         return float(value)

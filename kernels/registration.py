@@ -19,7 +19,8 @@ __all__ = ["LAYERS_BY_REFERENCE", "LIBRARIES", "Operator"]
 # apart: C++ registers itself for CPU, or CUDA, tensors.
 LIBRARIES = {"cpu": "manifold_core", "cuda": "manifold_core", "triton": "manifold_core_triton"}
 NODES = "manifold_core"  # the namespace that the nodes in C++ call
-PLAIN = (Tensor, torch.nn.Parameter)
+# The types of a call's arguments where none is a subclass, which has to see the operator.
+ORDINARY = frozenset((Tensor, torch.nn.Parameter, type(None), bool, int, float))
 PLAIN_BACKENDS = ("auto", "cpu")
 # What has the derivatives that an op lacks; the ops of layers are called by a model, out of reach of its caller.
 REFERENCE = "backend='reference'"
@@ -103,7 +104,11 @@ class Operator:
 
     def __call__(self, backend: str, *inputs: Any) -> Any:
         calls = self._of_backend[backend]
-        if torch.compiler.is_compiling() or type(inputs[0]) not in PLAIN or torch._C._are_functorch_transforms_active():
+        if (
+            torch.compiler.is_compiling()
+            or not ORDINARY.issuperset(map(type, inputs))
+            or torch._C._are_functorch_transforms_active()
+        ):
             return calls.registered(*inputs)[: self.results]
         if forward_ad._current_level >= 0:
             self.limits.refuse_tangents(inputs)

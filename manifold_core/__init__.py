@@ -65,3 +65,13 @@ __all__ = [
     "two_nn",
     "with_standard_prior",
 ]
+
+# Those of the modules in here that are more than where a name above is defined.
+_MODULES = ("data", "ensemble", "experiments", "kernels", "networks")
+
+
+def __dir__() -> list[str]:
+    """What tab completion offers: no module of the inside, and ``experiments`` once it is imported."""
+    loaded = globals()
+    special = [name for name in loaded if name.startswith("__")]
+    return sorted({*__all__, *special, *(name for name in _MODULES if name in loaded)})

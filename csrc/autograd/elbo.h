@@ -165,15 +165,21 @@ struct GaussianElbo : Function<GaussianElbo> {
     ctx->save_for_backward({x_hat, x, log_gamma, squared_error});
     ctx->saved_data["beta"] = beta;
     // Not saved with the rest: they are handed to the caller, who may write to them, and made anew for a second pass.
-    if (with_gradients) ctx->saved_data["early"] = variable_list{grad_x_hat, grad_log_gamma, grad_kl};
+    if (with_gradients) {  // one by one: compiled autograd would take those of a list for constants
+      ctx->saved_data["grad_x_hat"] = grad_x_hat;
+      ctx->saved_data["grad_log_gamma"] = grad_log_gamma;
+      ctx->saved_data["grad_kl"] = grad_kl;
+    }
     ctx->set_materialize_grads(false);
     return {loss, nll, squared_error};
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
     variable_list early;
-    if (const auto found = ctx->saved_data.find("early"); found != ctx->saved_data.end()) {
-      early = found->second.toTensorVector();
+    for (const char* name : {"grad_x_hat", "grad_log_gamma", "grad_kl"}) {
+      const auto found = ctx->saved_data.find(name);
+      if (found == ctx->saved_data.end()) break;
+      early.push_back(found->second.toTensor());
       ctx->saved_data.erase(found);
     }
     return once(ctx, gradients, [&]() -> variable_list {

@@ -28,8 +28,9 @@ READING_EIGENVALUES = (
 READING_BY_DECODER = (
     "“By the decoder” is the dimension that the decoder’s derivative J tells, mc.local_dimensions: as many eigenvalues "
     "of (I + S JᵀJ S/γ)⁻¹, in order and averaged over some of the samples, stand before the widest gap, S being the "
-    "prior’s standard deviations; none where not even the smallest is below 0.05. Of a model of sequences it is that "
-    "of the last step."
+    "prior’s standard deviations; none where not even the smallest is below 0.05. Where two thirds of the samples "
+    "agree on another number, and the mean over them has no clear gap there, it is theirs, but in files of commits "
+    "before 30 November 2026. Of a model of sequences it is that of the last step."
 )
 READING_CLASS_MEANS = "Where the classes of the data are measured, ours is the mean over them, as the paper’s."
 READING_TEST_IMAGES = (

@@ -60,7 +60,10 @@ def notes(result: Result) -> list[str]:
 def _of_decoder(runs: Iterable[Run]) -> list[str]:
     if not (counted := unclear(runs)).right:
         return []
-    return [f"By the decoder: in {counted} runs the gap is narrower than {CLEAR:g}, and the dimension a guess."]
+    return [
+        f"By the decoder: in {counted} runs the dimension is a guess, as its gap is narrower than {CLEAR:g}, or fewer "
+        "than two thirds of the samples have it."
+    ]
 
 
 def _range(runs: Iterable[Run], name: str) -> str:

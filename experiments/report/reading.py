@@ -109,7 +109,7 @@ def read_result(path: Path) -> Result:
 
 
 def _run(of: Entry) -> Run:
-    local = of.entry("local")
+    local_dimension, local_gap, local_share = _local(of.entry("local"))
     return Run(
         cell=of.get("cell", values.cell, "an object of names and plain values"),
         variant=of.get("variant", values.text, "a name", ""),
@@ -123,12 +123,23 @@ def _run(of: Entry) -> Run:
         variance=of.get("variance", values.numbers, "a list of numbers", ()),
         spectrum=of.get("spectrum", values.numbers, "a list of numbers", ()),
         spectrum_count=of.get("spectrum_count", values.count_or_none, "an integer or null", None),
-        local_dimension=local.get("count", values.count, "an integer") if local else None,
-        local_gap=local.get("gap", values.number, "a number or null", math.nan) if local else math.nan,
+        local_dimension=local_dimension,
+        local_gap=local_gap,
+        local_share=local_share,
         classes=tuple(map(_class, of.entries("classes"))),
         diverged_at=of.get("diverged_at", values.count_or_none, "a step or null", None),
         measured=of.get("measured", values.named_numbers, "an object of numbers", {}),
     )
+
+
+def _local(of: Entry | None) -> tuple[int | None, float, float]:
+    """The dimension, its gap and the share of the samples that have it."""
+    if not of:
+        return None, math.nan, math.nan
+    count = of.get("count", values.count, "an integer")
+    gap = of.get("gap", values.number, "a number or null", math.nan)
+    shares = of.get("shares", values.shares, "an object of counts and numbers", {count: 1.0})
+    return count, gap, shares.get(count, 0.0)
 
 
 def _diverged(of: Entry) -> DivergedModel:

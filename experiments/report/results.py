@@ -41,8 +41,8 @@ class Run:
         variance: of every latent dimension, in the model's order.
         spectrum: of a full covariance the eigenvalues relative to the prior's, ascending; else empty.
         spectrum_count: those of them that are active; None where there is no spectrum.
-        local_dimension, local_gap: the dimension by the decoder, ``mc.local_dimensions``, and how clear it is; None
-            and NaN where it was not measured.
+        local_dimension, local_gap, local_share: the dimension by the decoder, ``mc.local_dimensions``, its gap, and the
+            share of the samples that have it; None and NaN where it was not measured.
         classes: where they are measured beside the whole, in the data's order; else none.
         diverged_at: the step, of a run that did.
     """
@@ -61,6 +61,7 @@ class Run:
     spectrum_count: int | None
     local_dimension: int | None
     local_gap: float
+    local_share: float
     classes: tuple[ClassNumbers, ...]
     diverged_at: int | None
     measured: dict[str, float]  # what else there is, by its name

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from ...metrics.local import CLEAR
+from ...metrics.local import is_clear
 from .results import Cell, Fit, Paper, Result, Run
 
 __all__ = [
@@ -230,9 +230,9 @@ def measured_by_decoder(listed: Iterable[Row]) -> bool:
 
 
 def unclear(runs: Iterable[Run]) -> Share:
-    """Runs whose gap between the decoder's eigenvalues is too narrow to tell a dimension, of how many."""
+    """Runs whose decoder's eigenvalues do not tell a dimension clearly, of how many."""
     known = [run for run in runs if run.local_dimension]
-    return Share(sum(not run.local_gap >= CLEAR for run in known), len(known))
+    return Share(sum(not is_clear(run.local_gap, run.local_share) for run in known), len(known))
 
 
 def at_or_below(listed: Iterable[Row]) -> Share:

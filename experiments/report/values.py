@@ -21,6 +21,7 @@ __all__ = [
     "number",
     "numbers",
     "points",
+    "shares",
     "text",
 ]
 
@@ -115,6 +116,12 @@ def interval(value: Any) -> tuple[int, int]:
 
 def named_numbers(value: Any) -> dict[str, float]:
     return {name: number(content) for name, content in mapping(value).items()}
+
+
+def shares(value: Any) -> dict[int, float]:
+    if not all(name.isdecimal() for name in mapping(value)):
+        raise TypeError
+    return {int(name): number(content) for name, content in value.items()}
 
 
 def points(value: Any) -> tuple[tuple[float, float], ...]:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import accumulation_dtype, check_floating, real
+from ..checks import accumulation_dtype, check_floating, check_of_samples, real
 from ..dispatch import choose
 from ..gaussian_nll.op import gradients, prepare
 from ..registration import Operator
@@ -132,17 +132,15 @@ def gaussian_elbo(
     x_hat, x, log_gamma = prepare(x_hat, x, log_gamma)
     beta = real("beta", beta)
     check_floating("kl", kl)
-    if kl.shape != x_hat.shape[:1] or kl.device != x_hat.device:
-        raise ValueError(
-            f"kl must have shape ({x_hat.shape[0]},), one number a sample, on {x_hat.device}, "
-            f"got {tuple(kl.shape)} on {kl.device}"
-        )
+    check_of_samples("kl", kl, x_hat)
     chosen = choose(backend, x_hat, x, kl)
     if chosen == "reference":
         return reference.gaussian_elbo(x_hat, x, log_gamma, kl, beta)
     dtype = accumulation_dtype(x_hat, x)
     if kl.dtype != dtype:
         kl = kl.to(dtype)
+    if torch.compiler.is_compiling():
+        kl, beta = beta * kl, 1.0  # a float of an operator is a constant: each β would be another program
     wanted = torch.is_grad_enabled() and x_hat.requires_grad and x_hat.dtype in EARLY_GRADIENT_DTYPES
     wanted = wanted and not torch._C._are_functorch_transforms_active()  # whose gradients can be differentiated again
     with_gradients = wanted and (x.dtype == x_hat.dtype or not x.requires_grad)

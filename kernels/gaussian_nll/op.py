@@ -98,7 +98,10 @@ def prepare(x_hat: Tensor, x: Tensor, log_gamma: Tensor | float) -> tuple[Tensor
         raise ValueError(f"x_hat must have shape [B, ...] with a feature dimension, got {tuple(x_hat.shape)}")
     if not isinstance(log_gamma, Tensor):
         number = real("log_gamma", log_gamma, "a real number or a floating-point tensor")
-        log_gamma = torch.full((), number, dtype=torch.float64, device=x_hat.device)
+        if torch.compiler.is_compiling():  # to torch.full it is a constant: each number would be another program
+            log_gamma = torch.zeros((), dtype=torch.float64, device=x_hat.device) + number
+        else:
+            log_gamma = torch.full((), number, dtype=torch.float64, device=x_hat.device)
     else:
         check_floating("log_gamma", log_gamma)
         if log_gamma.numel() != 1:

@@ -20,7 +20,7 @@ from ..kernels.extension import compiled, cuda_missing_because, missing_because,
 from ..run import ConditionConfig, ModelConfig, RunConfig, SearchConfig, run
 from ..run.build import is_convolutional
 from ..search import SearchPlan
-from ..storage.files import output_folder
+from ..storage.files import as_folder, output_folder
 from ..training import TrainingConfig
 from .results import table
 
@@ -35,6 +35,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def train(options: argparse.Namespace) -> int:
+    out = as_folder("out", options.out)
     if options.gamma == "analytic" and options.log_gamma is not None:
         raise InputError(
             f"log_gamma must be left out with gamma 'analytic', the optimum of each batch, got {options.log_gamma}"
@@ -60,11 +61,12 @@ def train(options: argparse.Namespace) -> int:
         models=options.models,
     )
     with group_of_torchrun(config.device) as group:
-        metrics = run(config, options.out, progress=not options.quiet, process_group=group)
-    return _say(metrics, options.out)
+        metrics = run(config, out, progress=not options.quiet, process_group=group)
+    return _say(metrics, out)
 
 
 def dimension(options: argparse.Namespace) -> int:
+    out = as_folder("out", options.out)
     networks = {} if options.hidden is None else {"networks": tuple(map(tuple, options.hidden))}
     config = SearchConfig(
         data=options.data,
@@ -81,7 +83,7 @@ def dimension(options: argparse.Namespace) -> int:
         **_of_data(options),
         device=_device(options.device),
     )
-    return _say(run(config, options.out, progress=not options.quiet), options.out)
+    return _say(run(config, out, progress=not options.quiet), out)
 
 
 def _of_data(options: argparse.Namespace) -> dict[str, Any]:
@@ -137,7 +139,7 @@ def reproduce(options: argparse.Namespace) -> int:
 
     folder = replay(
         options.tables,
-        options.out,
+        as_folder("out", options.out),
         budget=options.budget,
         seeds=options.seeds,
         first_seed=options.first_seed,
@@ -153,14 +155,16 @@ def reproduce(options: argparse.Namespace) -> int:
 def eager(options: argparse.Namespace) -> int:
     from ..experiments.eager import measure
 
-    measure(options.folder, _device(options.device))
+    measure(as_folder("folder", options.folder), _device(options.device))
     return 0
 
 
 def report(options: argparse.Namespace) -> int:
     from ..experiments.report import write_report  # the experiments are above this module
 
-    for path in write_report(options.folder, options.out):
+    folder = as_folder("folder", options.folder)
+    out = None if options.out is None else as_folder("out", options.out)
+    for path in write_report(folder, out):
         print(f"report: {path}")
     return 0
 

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from .. import __version__
 from ..covariance import Covariance
@@ -26,6 +26,27 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if silent else super()._get_help_string(action)
 
 
+class _AllLayersAtOnce(argparse.Action):
+    """Refuses ``--hidden 64 --hidden 32``: of an option that is repeated argparse takes the last one alone, and
+    ``dimension`` takes these for two networks."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if (earlier := getattr(namespace, self.dest)) is not None:
+            first, second = (" ".join(map(str, widths)) for widths in (earlier, values))
+            raise argparse.ArgumentError(
+                self,
+                f"given more than once, as {first} and as {second}; expected all layers at once, as in "
+                f"{option_string} {first} {second}",
+            )
+        setattr(namespace, self.dest, values)
+
+
 _CHANNELS = f"of the residual networks, default {CHANNELS}, of a CVAE {CONDITIONAL_CHANNELS}; an MLP has none"
 
 
@@ -46,7 +67,7 @@ def _add_data(add: argparse.ArgumentParser) -> None:
         help="synthetic, mnist, fashion-mnist, or a .npy, .npz or .csv file of shape N,d, images N,H,W or N,C,H,W; of "
         "several arrays in an .npz file the one called x",
     )
-    add.add_argument("--out", required=True, type=Path, help="folder of the results; goes on with a stopped run there")
+    add.add_argument("--out", required=True, help="folder of the results; goes on with a stopped run there")
     add.add_argument(
         "--seed",
         type=int,
@@ -95,6 +116,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--hidden",
         type=int,
         nargs="+",
+        action=_AllLayersAtOnce,
         metavar="N",
         help="widths of an MLP; default 64, residual networks for images whose sides are multiples of 4",
     )
@@ -112,7 +134,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--condition",
         metavar="SOURCE",
         help="train a CVAE: labels, of mnist and fashion-mnist; or a .npy, .npz or .csv file, in the order of the "
-        "samples, of class labels N (integers) or numbers N,t; of several arrays in an .npz file the one called c",
+        "samples, of class labels N (integers or truth values) or numbers N,t; of several arrays in an .npz file the "
+        "one called c",
     )
     add.add_argument(
         "--prior", choices=get_args(Prior), help="of a CVAE: p(z|c), default learned, or standard, N(0, I)"
@@ -170,7 +193,7 @@ def make_parser() -> argparse.ArgumentParser:
         "theorem2, theorem3, remark1; synthetic, images or all for all such",
     )
     add.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="folder of the results; goes on with what is begun there"
+        "--out", required=True, metavar="DIR", help="folder of the results; goes on with what is begun there"
     )
     add.add_argument(
         "--budget", default="quick", metavar="{quick,reduced,full}", help="steps, samples, and models a cell"
@@ -202,15 +225,15 @@ def make_parser() -> argparse.ArgumentParser:
         "eager", help="measure what the tables in a folder would take in eager PyTorch on this machine, for the report"
     )
     add.set_defaults(command=eager)
-    add.add_argument("folder", type=Path, metavar="DIR", help="folder of result files, as table1.json")
+    add.add_argument("folder", metavar="DIR", help="folder of result files, as table1.json")
     add.add_argument("--device", default="cpu", help="cpu or cuda")
 
     add = add_command("report", help="one page of the result files in a folder, the paper's numbers beside them")
     add.set_defaults(command=report)
     add.add_argument(
-        "folder", type=Path, metavar="DIR", help="folder of result files, as table1.json, and of as_published with such"
+        "folder", metavar="DIR", help="folder of result files, as table1.json, and of as_published with such"
     )
-    add.add_argument("--out", type=Path, metavar="DIR", help="folder of report.html and report.md; default: the same")
+    add.add_argument("--out", metavar="DIR", help="folder of report.html and report.md; default: the same")
 
     add = add_command(
         "bench", help="what the library would give on this machine's CPU, beside eager PyTorch and other peers"

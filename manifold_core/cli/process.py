@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from types import FrameType
@@ -79,7 +80,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     try:
         if process_of_torchrun() is not None and options.command is not train:
             raise InputError("with torchrun the command must be train, which alone shares its work out to processes")
-        status: int = options.command(options)
+        with _warnings_in_lines():
+            status: int = options.command(options)
     except InputError as error:
         print(f"manifold-core: {error}", file=sys.stderr)
         return 2
@@ -95,6 +97,29 @@ def _main(arguments: Sequence[str] | None) -> int:
         print(f"manifold-core: {error}{then}", file=sys.stderr)
         return 1
     return status
+
+
+@contextmanager
+def _warnings_in_lines() -> Iterator[None]:
+    """As errors are said, without the place in our code that Python names."""
+    shown = warnings.showwarning
+    warnings.showwarning = _show_warning
+    try:
+        yield
+    finally:
+        warnings.showwarning = shown
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    with suppress(OSError):  # as of Python's own: for want of a reader nothing stops
+        print(f"manifold-core: warning: {message}", file=sys.stderr)
 
 
 class _Terminated(BaseException):

@@ -8,8 +8,9 @@ import torch
 
 from ..metrics.active import gap_between
 from ..metrics.evaluation import count_name
-from ..metrics.local import CLEAR
-from ..metrics.neighbours import may_be_curved
+from ..metrics.local import MOST, in_words, is_clear
+from ..metrics.neighbours import may_be_curved, may_have_more
+from ..metrics.overfit import OVERFITTED
 
 __all__ = ["table"]
 
@@ -51,28 +52,20 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
         "count hangs on the threshold, train longer\n"
         "local: dimensions at a sample, by the decoder's derivative"
     )
-    lines += [_why_no_gap(metrics) for metrics in runs if _gap(metrics) is None]
-    lines += [note for metrics in runs if (note := _blown_up(metrics))]
-    lines += [note for metrics in runs if (note := _under_condition(metrics))]
-    lines += [note for metrics in runs if (note := _of_several(metrics))]
-    lines += [note for metrics in runs if (note := _of_search(metrics))]
-    lines += [note for metrics in runs if (note := _bent(metrics))]
-    lines += [note for metrics in runs if (note := _unclear(metrics))]
-    lines += [note for metrics in runs if (note := _curved(metrics))]
-    for metrics in runs:
-        if (scale := metrics["standardisation"]["scale"]) != 1:
-            greater = math.prod(metrics["sample_shape"]) * math.log(scale)
-            lines.append(
-                f"{metrics['data']} was measured as (x - mean) / {scale:.4g}; in the units of the data recon and gamma "
-                f"are {scale**2:.4g} times as large, -ELBO is greater by {greater:.4g}"
-            )
+    lines += [sentence for note in NOTES for metrics in runs if (sentence := note(metrics))]
     return "\n".join(lines)
 
 
 def _found(metrics: dict[str, Any]) -> str:
-    """What a search was for."""
-    gap = metrics.get("local", {}).get("gap")  # none of a model that has learned nothing
-    return f"{metrics['data']}: dimension {_read(metrics)}{'' if gap is None else f', by a gap of {gap:.3g}'}\n"
+    """What a search was for, and whether to trust it: who reads the first line alone should know."""
+    data, count, local = metrics["data"], _read(metrics), metrics.get("local", {})
+    if count == 0:
+        return f"{data}: no dimension found\n"
+    more = " or more" if _may_have_more(metrics) else ""
+    guess = ", a guess" if _local(metrics) and not is_clear(local["gap"], _share(metrics)) else ""
+    gap = f", by a gap of {local['gap']:.3g}" if local.get("gap") is not None else ""
+    share = f", at {_percent(local['shares'].get(str(count), 0.0))} of the samples" if "shares" in local else ""
+    return f"{data}: dimension {count}{more}{guess}{gap}{share}\n"
 
 
 def _cells(metrics: dict[str, Any]) -> dict[str, str]:
@@ -107,6 +100,8 @@ def _line(row: dict[str, str], widths: dict[str, int]) -> str:
 
 def _why_no_gap(metrics: dict[str, Any]) -> str:
     """All dimensions are of one kind: their number says nothing of the manifold's."""
+    if _gap(metrics) is not None:
+        return ""
     data, kappa, full = metrics["data"], metrics["latent_dim"], _is_full(metrics)
     count = metrics["train"]["spectrum_count"] if full else metrics["active_dimensions"]
     if count == 0 and any(one[_count(metrics)] for one in metrics.get("classes", [])):
@@ -124,7 +119,7 @@ def _why_no_gap(metrics: dict[str, Any]) -> str:
     if "trials" not in metrics:
         return f"{data} has no gap, as all {kappa} dimensions are active: it may have more; raise --latent-dim"
     features = math.prod(metrics["sample_shape"])
-    if kappa == max(map(int, metrics["by_latent_dim"])) < features:
+    if _may_have_more(metrics):
         return (
             f"{data} has no gap, as all {kappa} dimensions are active and no model had more: it may have more; raise "
             "--latent-dim, or leave it out"
@@ -142,6 +137,17 @@ def _blown_up(metrics: dict[str, Any]) -> str:
     return (
         f"{metrics['data']} ends at a higher -ELBO than it had near the beginning, {last:.4g} after {first:.4g}: this "
         "says nothing; lower --learning-rate, or train longer, with more --steps"
+    )
+
+
+def _overfitted(metrics: dict[str, Any]) -> str:
+    """The samples can be told apart without their manifold, where they are few or training is long."""
+    ratio = metrics.get("error_ratio")
+    if ratio is None or ratio < OVERFITTED:
+        return ""
+    return (
+        f"{metrics['data']}: the model fits the samples trained on {ratio:.0f} times as well as those held out, and "
+        "has learned them more than the manifold; take more samples, or fewer --steps"
     )
 
 
@@ -188,8 +194,13 @@ def _of_search(metrics: dict[str, Any]) -> str:
 def _bent(metrics: dict[str, Any]) -> str:
     """Where every axis is needed somewhere, and not all of them at any one sample."""
     local, count = _local(metrics), metrics["train"][_count(metrics)]
-    if local is None or count is None or not 0 < local < count:
+    if local is None or count is None or not local < count:
         return ""
+    if local == 0:
+        return (
+            f"{metrics['data']}: {count} dimensions are active, and the decoder has none at a sample: of values that "
+            "are few or repeated that is so, or nothing is learned yet; train longer, with more --steps"
+        )
     return (
         f"{metrics['data']}: the decoder has {local} dimensions at a sample, fewer than the {count} that are active, "
         f"as of a manifold that is closed or bent, or far narrower in some directions; the gap of its eigenvalues is "
@@ -199,17 +210,34 @@ def _bent(metrics: dict[str, Any]) -> str:
 
 def _unclear(metrics: dict[str, Any]) -> str:
     """The widest gap is somewhere, however narrow."""
-    if not _local(metrics) or metrics["local"]["gap"] >= CLEAR:
+    if not _local(metrics) or is_clear(metrics["local"]["gap"], 1.0):
         return ""
     return (
-        f"{metrics['data']}: the eigenvalues of the decoder have no clear gap, {metrics['local']['gap']:.2g} at the "
-        f"widest, and {_local(metrics)} is a guess; train longer, with more --steps"
+        f"{metrics['data']}: the eigenvalues of the decoder have no clear gap, {metrics['local']['gap']:.2g} behind "
+        f"the {_local(metrics)} that are read, which is a guess; train longer, with more --steps"
+    )
+
+
+def _unlike(metrics: dict[str, Any]) -> str:
+    """One number for all samples, where they have several."""
+    if not _local(metrics) or _share(metrics) >= MOST:
+        return ""
+    shares = {int(count): share for count, share in metrics["local"]["shares"].items()}
+    return (
+        f"{metrics['data']}: samples have unlike dimensions, {in_words(shares)} of them: a manifold of several pieces, "
+        "or one that is not learned yet; train longer, with more --steps"
     )
 
 
 def _curved(metrics: dict[str, Any]) -> str:
-    """Networks that are not able enough read a curved manifold as the flat space around it, with a wide gap."""
+    """Networks that are not able enough read a curved manifold as the flat space around it, with a wide gap; where one
+    direction is far narrower than the others, they read it last."""
     neighbours, count = metrics.get("two_nn"), _read(metrics)
+    if count and may_have_more(count, neighbours):
+        return (
+            f"{metrics['data']}: nearest neighbours see {neighbours:.1f} dimensions (TwoNN), which is seldom too many: "
+            f"the manifold may have more than {count}; train longer, with more --steps, or on more samples"
+        )
     if count is None or not may_be_curved(count, neighbours):
         return ""
     able = "manifold-core dimension" if "trials" not in metrics else "wider networks (--hidden), or more --steps,"
@@ -217,6 +245,50 @@ def _curved(metrics: dict[str, Any]) -> str:
         f"{metrics['data']}: nearest neighbours see {neighbours:.1f} dimensions (TwoNN). If the manifold is curved it "
         f"has fewer than {count}, and {able} may read them; of a high dimension neighbours see too little"
     )
+
+
+def _units(metrics: dict[str, Any]) -> str:
+    """The table is of the samples as the model takes them."""
+    scale = metrics["standardisation"]["scale"]
+    if scale == 1:
+        return ""
+    greater = math.prod(metrics["sample_shape"]) * math.log(scale)
+    return (
+        f"{metrics['data']} was measured as (x - mean) / {scale:.4g}; in the units of the data recon and gamma are "
+        f"{scale**2:.4g} times as large, -ELBO is greater by {greater:.4g}"
+    )
+
+
+NOTES = (
+    _why_no_gap,
+    _blown_up,
+    _overfitted,
+    _under_condition,
+    _of_several,
+    _of_search,
+    _bent,
+    _unclear,
+    _unlike,
+    _curved,
+    _units,
+)
+
+
+def _may_have_more(metrics: dict[str, Any]) -> bool:
+    """Of a search: all latent dimensions of the best model are active, and no model had more."""
+    most = max(map(int, metrics.get("by_latent_dim", {"0": None})))
+    kappa, features = metrics["latent_dim"], math.prod(metrics["sample_shape"])
+    return bool(_read(metrics) == kappa == most < features)
+
+
+def _share(metrics: dict[str, Any]) -> float:
+    """Of the samples that have as many dimensions as is read; 1 of a run that was finished before that was kept."""
+    share: float = metrics["local"].get("share", 1.0)
+    return share
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _local(metrics: dict[str, Any]) -> int | None:

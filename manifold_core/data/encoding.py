@@ -1,5 +1,6 @@
 """A condition as users have it, and as the networks of a CVAE take it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,9 @@ from torch import Tensor
 from ..errors import InputError
 from .checks import as_array, as_tensor, check_within_float32, in_numbers
 
-__all__ = ["Columns", "Encoding", "OneHot", "checked_condition", "encoding_of"]
+__all__ = ["TO_LABELS", "Columns", "Encoding", "OneHot", "checked_condition", "encoding_of", "listed"]
 
+TO_LABELS = "np.unique(labels, return_inverse=True)[1] makes integers of words"  # what a message says of words
 MOST_CLASSES = 4096  # of which each sample has a number: with more, labels are likely to be prices, or times
 
 
@@ -48,7 +50,7 @@ class OneHot:
         found, which = np.unique(labels, return_inverse=True)
         place = {label: index for index, label in enumerate(self.classes)}
         if unknown := [label for label in found.tolist() if label not in place]:
-            raise InputError(f"condition must be of the classes {_listed(self.classes)}, got {_listed(unknown)}")
+            raise InputError(f"condition must be of the classes {listed(self.classes)}, got {listed(unknown)}")
         of_each = torch.tensor([place[label] for label in found.tolist()], dtype=torch.int64, device="cpu")
         places = of_each[torch.from_numpy(which)]
         return places.to(c.device) if isinstance(c, Tensor) else places
@@ -126,7 +128,8 @@ def checked_condition(source: npt.NDArray[Any], samples: int, where: str) -> npt
     """
     source = in_numbers(source)
     if source.dtype.kind not in "iuf":
-        raise InputError(f"{where}: array of type {source.dtype}; expected an integer or floating type")
+        hint = f"; {TO_LABELS}" if source.dtype.kind in "SU" else ""
+        raise InputError(f"{where}: array of type {source.dtype}; expected bool, an integer or a floating type{hint}")
     if source.ndim not in (1, 2) or source.size == 0:
         raise InputError(f"{where}: array of shape {source.shape}; expected class labels (N,) or numbers (N, t)")
     if len(source) != samples:
@@ -156,6 +159,7 @@ def _unchanged(width: int) -> tuple[Tensor, Tensor]:
     return torch.zeros(width), torch.ones(width)
 
 
-def _listed(labels: Any) -> str:
+def listed(labels: Sequence[int]) -> str:
+    """For a message, which many classes would fill."""
     shown = [str(label) for label in labels[:12]]
     return ", ".join([*shown, "…"] if len(labels) > len(shown) else shown)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..errors import InputError
 from .arrays import checked_samples, split
 from .dataset import Dataset
-from .encoding import checked_condition
+from .encoding import TO_LABELS, checked_condition
 
 __all__ = ["SUFFIXES", "load_file", "sample_shape"]
 
@@ -48,9 +48,9 @@ def load_file(
             standard deviation; mean and deviation are those of the training samples. The numbers of a condition each
             by their own.
         condition: a file of the same kinds with a condition of each sample, in their order: class labels ``[N]`` of an
-            integer type, which become one-hot, or numbers ``[N, t]``. One column of a ``.csv`` file is labels where all
-            of it are whole numbers, written without a point. Of several arrays in an ``.npz`` file, which may be that
-            of the samples, the one called ``c``.
+            integer type or truth values, which become one-hot, or numbers ``[N, t]``. One column of a ``.csv`` file is
+            labels where all of it are whole numbers, written without a point. Of several arrays in an ``.npz`` file,
+            which may be that of the samples, the one called ``c``.
 
     Returns:
         Data set called by the file's stem, with ``train`` and ``validation`` ``[N, d]`` or ``[N, C, H, W]``
@@ -158,7 +158,8 @@ def _read_csv(path: Path, wanted: str) -> npt.NDArray[Any]:
                         continue
                 for field, number in zip(fields, numbers, strict=True):
                     if number is None:
-                        raise InputError(f"{place}: {field!r}; expected a number")
+                        hint = f"; {TO_LABELS}" if wanted == "c" and n_columns == 1 else ""
+                        raise InputError(f"{place}: {field!r}; expected a number{hint}")
                     values.append(number)
                 labels = _with_label(labels, fields)
         except (csv.Error, UnicodeDecodeError) as error:
@@ -185,7 +186,10 @@ def _check_separated(fields: list[str], numbers: list[float | None], place: str)
         for mark, name in ((";", "';'"), ("\t", "tabs"), (None, "spaces")):
             parts = [part for part in field.split(mark) if part.strip()]
             if len(parts) > 1 and all(_number(part) is not None for part in parts):
-                raise InputError(f"{place}: {field!r}, separated by {name}? expected commas")
+                whole = [part.replace(",", ".") for part in ",".join(fields).split(mark) if part.strip()]
+                has_decimal_commas = len(fields) > 1 and all(_number(part) is not None for part in whole)
+                hint = ", and points in numbers, where this line may have decimal commas" if has_decimal_commas else ""
+                raise InputError(f"{place}: {field!r}, separated by {name}? expected commas{hint}")
 
 
 def _check_first(fields: list[str], numbers: list[float | None], place: str, comment: str, wanted: str) -> None:
@@ -198,6 +202,13 @@ def _check_first(fields: list[str], numbers: list[float | None], place: str, com
             f"{place}: the header has no name for column {names.index('')} (counted from 0), as where pandas writes "
             f"the index of the rows, which is no feature; expected a name for each column: "
             f"df.to_csv(path, index=False)"
+        )
+    are_numbers = [number is not None for number in numbers]
+    if len(set(are_numbers)) > 1:
+        number, word = (fields[are_numbers.index(is_number)] for is_number in (True, False))
+        raise InputError(
+            f"{place}: neither a header (field {number!r} is a number) nor a sample ({word!r} is none); expected words "
+            f"alone, or numbers alone"
         )
     header = comment.split(",")
     if len(header) == d and all(word.strip() and _number(word) is None for word in header):

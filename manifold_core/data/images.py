@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..storage.files import as_folder
 from .dataset import Dataset
 from .encoding import OneHot
 from .idx import read_idx, unpacked
@@ -115,7 +116,7 @@ def find_images(name: str, folder: str | Path | None = None) -> Path | None:
     if name not in SHA256:
         raise InputError(f"name={name!r}: expected one of {', '.join(map(repr, SHA256))}")
     if folder is not None:
-        return _in_given_folder(Path(folder), name)
+        return _in_given_folder(as_folder("folder", folder), name)
     candidates = []
     if from_environment := os.environ.get(ENVIRONMENT_VARIABLE):
         if not os.path.isdir(from_environment):

@@ -12,7 +12,7 @@ from ..networks.checks import is_image
 from ..storage.checkpoint import fingerprint
 from .spec import ConvSpec, SequentialSpec, Spec, check_kinds
 
-__all__ = ["SamplesLike", "Samples", "check_data", "check_specs"]
+__all__ = ["Samples", "SamplesLike", "check_data", "check_specs"]
 
 SamplesLike = Tensor | tuple[Tensor, Tensor]
 # Of each part, by the number of its dimensions.

@@ -14,7 +14,7 @@ from ..models import CVAE, VAE, Prior
 from ..models.elbo import Gamma, GaussianELBO
 from ..models.sequential import EveryStepCVAE, SequentialCVAE
 from ..networks import Activation
-from ..networks.checks import check_widths
+from ..networks.checks import check_flag, check_widths
 from ..networks.head import NARROW
 from ..networks.residual import default_channels
 from ..networks.seeded import drawn_from
@@ -49,12 +49,12 @@ class ModelSpec:
     """
 
     latent_dim: int
-    hidden: tuple[int, ...] = (64,)
+    hidden: Sequence[int] = (64,)
     activation: Activation = "relu"
     gamma: Gamma = "learned"
     log_gamma: float = 0.0
     condition_dim: int = 0
-    condition_hidden: tuple[int, ...] = (16,)
+    condition_hidden: Sequence[int] = (16,)
     condition_features: int | None = None
     prior: Prior = "learned"
     attention: bool = False
@@ -131,7 +131,7 @@ class SequentialSpec:
     every_step: bool = False
     hidden: int = 32
     share_weights: bool = False
-    decoder_hidden: tuple[int, ...] = ()
+    decoder_hidden: Sequence[int] = ()
     gamma: Gamma = "learned"
     log_gamma: float = 0.0
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -195,7 +195,7 @@ class ConvSpec:
     log_gamma: float = 0.0
     training: TrainingConfig = field(default_factory=TrainingConfig)
     data: int = 0
-    hidden: tuple[int, ...] = ()
+    hidden: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         check_config("training", self.training)
@@ -270,8 +270,8 @@ def _take_plain_values(spec: "Spec") -> None:
         number = value.item() if isinstance(value, np.generic) else integer(value)
         if number is not None:
             object.__setattr__(spec, one.name, number)
-        if one.type is bool and not isinstance(getattr(spec, one.name), bool):
-            raise InputError(f"{one.name} must be True or False, got {value!r}")
+        if one.type is bool:
+            check_flag(one.name, value)
 
 
 def _check_condition_dim(width: int) -> None:

@@ -18,11 +18,11 @@ from ..metrics.evaluation import Metrics, metrics_of
 from ..models import CVAE, VAE
 from ..models.checks import warn_of_condition, warn_of_scale
 from ..storage import checkpoint
-from ..storage.files import OF_THE_DISK, as_json
+from ..storage.files import OF_THE_DISK, as_folder, as_json
 from ..storage.finished import taken
 from ..training import Diverged, History, announce, check_identity, check_seconds
 from .choice import BACKENDS, check_threads, choose
-from .data import SamplesLike, Samples, check_data, check_specs
+from .data import Samples, SamplesLike, check_data, check_specs
 from .memory import check_memory
 from .reference import check_room, train_in_turn
 from .spec import ModelSpec, Spec
@@ -63,7 +63,8 @@ class TrainedModel:
             if self.diverged_at is None
             else f"diverged_at={self.diverged_at}"
         )
-        return f"TrainedModel({said}, spec={self.spec})"
+        kind, latent_dim, seed = type(self.spec).__name__, self.spec.latent_dim, self.spec.training.seed
+        return f"TrainedModel({said}, spec={kind}(latent_dim={latent_dim}, seed={seed}, …))"
 
 
 def all_diverged(trained: Sequence[TrainedModel]) -> Diverged:
@@ -143,7 +144,7 @@ def train_ensemble(
     threads = check_threads(threads)
     shapes = [(len(samples[spec.data].x), samples[spec.data].x.shape[1]) for spec in specs]
     choice = choose(specs, samples[0].x, shapes, backend, threads).backend
-    place = Path(folder) if folder is not None else None
+    place = as_folder("folder", folder) if folder is not None else None
     with ExitStack() as stack:
         begun = stack.enter_context(taken(place)) if place is not None else None
         if begun is not None and backend == "auto":

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import InputError
+from ..kernels.checks import integer
 from ..models import CVAE, VAE
 from ..models.elbo import ELBOTerms
 from ..models.inputs import check_inputs, unwrapped
@@ -53,6 +55,16 @@ class Metrics:
     spectrum: list[float]
     samples: int
 
+    def __repr__(self) -> str:
+        losses = ", ".join(f"{name}={getattr(self, name):.4g}" for name in ("neg_elbo", "nll", "kl", "recon", "gamma"))
+        gap = "None" if self.gap is None else f"{self.gap:.3g}"
+        variance = ", ".join(f"{value:.3g}" for value in self.variance)
+        return (
+            f"Metrics({losses}, active_dimensions={self.active_dimensions}, interval={self.interval}, gap={gap}, "
+            f"spectrum_count={self.spectrum_count}, threshold={self.threshold}, variance=[{variance}], "
+            f"samples={self.samples})"
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """With the losses also as the paper prints them: −2·ELBO and 2·KL."""
         doubled = {"neg_elbo": 2 * self.neg_elbo, "kl": 2 * self.kl, "recon": self.recon}
@@ -79,7 +91,7 @@ def evaluate(
         model: a VAE or CVAE.
         x: ``[N, ...]`` samples, of the dtype that the model reads, on its device.
         condition: ``[N, t]``, of a CVAE.
-        seed: of the noise.
+        seed: of the noise, from 0 to 2⁶³ − 1.
         batch_size: samples at a time.
         threshold: variances below it are those of active dimensions.
 
@@ -91,12 +103,15 @@ def evaluate(
 
     Raises:
         InputError: no samples, or one that is not finite, a condition that does not go with model and samples, a
-            batch size below 1, or a threshold outside (0, 1); a variance that is not finite.
+            seed out of range, a batch size below 1, or a threshold outside (0, 1); a variance that is not finite.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", equations (1) and (2), Appendix B.
     """
+    number = integer(seed)
+    if number is None or not 0 <= number < 2**63:  # without one the noise would be PyTorch's, other each time
+        raise InputError(f"seed must be an integer from 0 to 2**63 - 1, got {seed!r}")
     model = unwrapped(model)
-    found = metrics_of(model, check_inputs(model, x, condition), seed, batch_size, threshold)
+    found = metrics_of(model, check_inputs(model, x, condition), number, batch_size, threshold)
     check_known(found.variance)
     return found
 

@@ -1,5 +1,6 @@
 """The dimension of the data manifold where a sample is, read off the decoder."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,13 @@ from ..models.inputs import check_inputs, dtype_explained, unwrapped
 from ..modes import evaluation_mode
 from .active import THRESHOLD, samples_at_a_time
 
-__all__ = ["CLEAR", "LocalDimensions", "local_dimensions", "of_some"]
+__all__ = ["CLEAR", "MOST", "LocalDimensions", "in_words", "is_clear", "local_dimensions", "of_some"]
 
 MOST_PASSES = 2**14  # through the decoder, for a look: of images, which take their time, 2**12
 MOST_PASSES_OF_IMAGES = 2**12
 MOST_NUMBERS = 2**22  # of derivatives at a time
 CLEAR = 8.0  # a gap: of the 54 manifolds of benchmarks/estimators.py, read right from 10.3 on, below 6.3 none
+MOST = 2 / 3  # of the samples
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no one answer
@@ -30,11 +32,13 @@ class LocalDimensions:
         spectrum: ``[κ]`` float64, ascending: the eigenvalues, in order and then averaged over the samples.
         counts: ``[N]`` int64, how many stand before the widest gap at each sample that was looked at, in their order
             (of a search these are some that it drew). Manifolds of several pieces, or that cross, need not have the
-            same dimension everywhere.
+            same dimension everywhere: ``shares`` says how many samples have which.
+        spectrum_of_most: ``[κ]``, as ``spectrum``, over the samples that have the most frequent of ``counts``.
     """
 
     spectrum: Tensor
     counts: Tensor
+    spectrum_of_most: Tensor
 
     def __repr__(self) -> str:
         gap = "None" if self.gap is None else f"{self.gap:.3g}"
@@ -45,15 +49,34 @@ class LocalDimensions:
     @property
     def count(self) -> int:
         """The estimate of the manifold's dimension, of whatever shape: how many averaged eigenvalues stand before the
-        widest gap."""
-        return int(_before_the_widest_gap(self.spectrum)[0])
+        widest gap. Where two thirds of the samples agree on another number, and the mean over these has no clear gap
+        there, theirs: the others are then a piece of another dimension."""
+        return self._read[0]
 
     @property
     def gap(self) -> float | None:
-        """How wide it is, λ_{r+1}/λ_r: how clearly the two kinds are apart. Below 8 they are not, and the count is a
-        guess. None where no direction is active."""
-        count, gap = _before_the_widest_gap(self.spectrum)
-        return float(gap) if count else None
+        """λ_{r+1}/λ_r of the averaged eigenvalues that tell the count r: how clearly the two kinds are apart. Below 8
+        they are not, and the count is a guess. None where the count is 0."""
+        return self._read[1]
+
+    @property
+    def _read(self) -> tuple[int, float | None]:
+        count, spectrum = int(_before_the_widest_gap(self.spectrum)[0]), self.spectrum
+        most, share = max(self.shares.items(), key=lambda one: one[1])
+        if share >= MOST and (_gap_behind(self.spectrum_of_most, count) or 0) < CLEAR:
+            count, spectrum = most, self.spectrum_of_most
+        return count, _gap_behind(spectrum, count)
+
+    @property
+    def share(self) -> float:
+        """Of the samples that have as many dimensions as the count: where it is far from 1 the manifold has pieces of
+        several dimensions, or the network does not know."""
+        return self.shares.get(self.count, 0.0)
+
+    @property
+    def clear(self) -> bool:
+        """Whether the decoder leaves no doubt: a gap of 8 or more, and that count at two thirds of the samples."""
+        return is_clear(self.gap, self.share)
 
     @property
     def shares(self) -> dict[int, float]:
@@ -66,6 +89,8 @@ class LocalDimensions:
         return {
             "count": self.count,
             "gap": self.gap,
+            "clear": self.clear,
+            "share": self.share,
             "shares": {str(count): share for count, share in self.shares.items()},
             "spectrum": self.spectrum.tolist(),
             "samples": len(self.counts),
@@ -87,6 +112,11 @@ def local_dimensions(
     others stay: the gap between the two grows as 1/γ. A gap and no threshold, since of many eigenvalues that are alike
     the last in order may lie above any. Before γ is small enough, a direction in which the manifold is far narrower
     than in the others may fall behind the widest gap: where γ > s_r⁴/s_{r−1}², s being the singular values of J.
+
+    The gap is that of means, since a network that has not bent all the way has at most samples a dimension too many,
+    whose eigenvalue is large at the others. But where a tenth of the samples is a piece of fewer dimensions, the mean
+    has its widest gap behind these, the wider the smaller γ is, while the rest of the samples have none there: then it
+    is their number that counts.
 
     The model is put into evaluation mode for the while. The decoder is passed through once for each sample and latent
     dimension: of images, a few hundred samples are enough.
@@ -122,20 +152,40 @@ def of_some(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> LocalDimensions:
     return _of(model, tuple(part[rows.to(part.device)] for part in inputs), None)
 
 
+def is_clear(gap: float | None, share: float) -> bool:
+    """As :attr:`LocalDimensions.clear`."""
+    return gap is not None and gap >= CLEAR and share >= MOST
+
+
+def in_words(shares: Mapping[int, float]) -> str:
+    """Which dimensions the samples have, the most frequent first; without those of fewer than one in twenty."""
+    often = sorted((-share, count) for count, share in shares.items() if share >= 0.05)
+    return ", ".join(f"{count} at {-100 * share:.0f} %" for share, count in often)
+
+
 @torch.no_grad()
 def _of(model: VAE | CVAE, inputs: tuple[Tensor, ...], batch_size: int | None) -> LocalDimensions:
     rows = samples_at_a_time(model, inputs, batch_size)
     if batch_size is None:
         kappa = model.latent_dim
         rows = max(min(rows // kappa, MOST_NUMBERS // (kappa * inputs[0][0].numel())), 1)
-    total = torch.zeros(model.latent_dim, dtype=torch.float64, device=inputs[0].device)
+    sums: dict[int, Tensor] = {}  # over the samples of each count that occurs
     counts = []
     with evaluation_mode(model), dtype_explained(model, inputs):
         for batch in zip(*(part.split(rows) for part in inputs), strict=True):
-            eigenvalues = model.decoder_spectrum(*batch)
-            total += eigenvalues.sum(dim=0)
+            eigenvalues = model.decoder_spectrum(*batch).cpu()
             counts.append(_before_the_widest_gap(eigenvalues)[0])
-    return LocalDimensions((total / len(inputs[0])).cpu(), torch.cat(counts).cpu())
+            for count in counts[-1].unique().tolist():
+                sums[count] = sums.get(count, 0) + eigenvalues[counts[-1] == count].sum(dim=0)
+    found = torch.cat(counts)
+    most = int(found.mode().values)
+    spectrum = torch.stack(list(sums.values())).sum(dim=0) / len(found)
+    return LocalDimensions(spectrum, found, sums[most] / int((found == most).sum()))
+
+
+def _gap_behind(spectrum: Tensor, count: int) -> float | None:
+    values = [*spectrum.tolist(), 1.0]
+    return values[count] / values[count - 1] if count else None
 
 
 def _before_the_widest_gap(spectrum: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from ..data.arrays import some_rows
 from ..data.checks import as_array, as_tensor
 from ..errors import InputError
 
-__all__ = ["MOST_SAMPLES", "may_be_curved", "two_nn"]
+__all__ = ["MOST_SAMPLES", "may_be_curved", "may_have_more", "two_nn"]
 
 MOST_SAMPLES = 5_000  # distances grow with the square of their number
 KEPT = 0.9  # the share of the ratios that the line is laid through
@@ -19,6 +19,7 @@ ROWS = 512  # of distances at a time
 # have up to 1.3, but for one with 1.55; of those read wrong three have 1.47 to 2.5, and closed ones of ten dimensions
 # and more 1.16 to 1.34, which nothing sets apart.
 CURVED = 1.4
+MORE = 1.25
 
 
 @torch.no_grad()
@@ -70,6 +71,11 @@ def two_nn(x: Any) -> float | None:
 def may_be_curved(count: int, neighbours: float | None) -> bool:
     """Whether a manifold that is read with so many dimensions may be a curved one of fewer, as neighbours see it."""
     return neighbours is not None and count >= CURVED * neighbours
+
+
+def may_have_more(count: int, neighbours: float | None) -> bool:
+    """Whether a manifold that is read with so few dimensions may have more, as neighbours see it."""
+    return neighbours is not None and neighbours >= MORE * count
 
 
 def _some(x: Any) -> Any:

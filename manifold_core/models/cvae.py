@@ -1,6 +1,6 @@
 """The conditional VAE: as the VAE, with a prior, and where wanted an attention, made of the condition."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -19,7 +19,7 @@ from ..networks import (
     MLPDecoder,
     MLPEncoder,
 )
-from ..networks.checks import check_positive, check_widths
+from ..networks.checks import check_flag, check_positive, check_widths
 from ..networks.residual import CONDITIONAL_CHANNELS
 from .checks import (
     Gaussian,
@@ -76,6 +76,7 @@ class CVAE(nn.Module):
     Sections 2.3, 4.4 and Appendix A for the attention and the networks.
     """
 
+    __call__: Callable[..., ELBOTerms]  # of nn.Module it is Any
     any_condition: ClassVar[tuple[None, ...]] = (None,)  # the shape of one, where the encoder says nothing
 
     def __init__(
@@ -136,6 +137,7 @@ class CVAE(nn.Module):
             InputError: a size or width is no positive integer, or an option is unknown.
         """
         check_choice("prior", prior, Prior)
+        attention = check_flag("attention", attention)
         hidden, condition_hidden = check_widths(hidden), check_widths(condition_hidden, "condition_hidden")
         elbo = elbo_of(elbo, covariance)
         features = latent_dim if condition_features is None else condition_features
@@ -182,6 +184,7 @@ class CVAE(nn.Module):
                 of 4, or an option is unknown.
         """
         check_choice("prior", prior, Prior)
+        attention = check_flag("attention", attention)
         hidden, condition_hidden = check_widths(hidden), check_widths(condition_hidden, "condition_hidden")
         elbo = elbo_of(elbo, covariance)
         features = latent_dim if condition_features is None else condition_features
@@ -215,12 +218,13 @@ class CVAE(nn.Module):
 
         Args:
             x: ``[B, ...]``, of the encoder's dtype.
-            c: ``[B, t]``; numbers of that dtype, or integers or booleans.
+            c: conditions, one a sample: ``[B, t]``, of sequences ``[B, T, d]``; numbers of that dtype, or integers or
+                booleans.
             seed, generator, first_row: of the noise, as of :func:`manifold_core.rsample_kl`.
 
         Raises:
             InputError: x or c of another shape or dtype, conditions of another number than samples, or a network that
-                gives something else than :class:`CVAE` says.
+                gives something else than the class says.
         """
         c = self._condition(x, c)
         terms: ELBOTerms = self.elbo(
@@ -258,7 +262,7 @@ class CVAE(nn.Module):
         """Eigenvalues of (I + S JᵀJ S/γ)⁻¹, S = diag σ_p(c) and J the derivative of x̂(z ⊙ a(c), c) at μ(x, c), as of
         :meth:`VAE.decoder_spectrum`."""
         c = self._condition(x, c)
-        found = tangents(self._decoded, self._posterior(x, c)[0], c)
+        found = tangents(self._decoded, self._posterior(x, c)[0], c, features=x.shape[1:].numel())
         return decoder_spectrum(found, self.elbo.log_gamma, self._prior_log_var(c))
 
     @torch.no_grad()
@@ -269,9 +273,10 @@ class CVAE(nn.Module):
 
     @torch.no_grad()
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
-        """x̂ at z ⊙ a(c), z ``[n, κ]`` and c ``[n, t]``; in evaluation mode and without gradients, as of :meth:`sample`.
-        Raises InputError for z of another shape, and for c as :meth:`sample`."""
-        check_latent(z, self.latent_dim)
+        """x̂ at z ⊙ a(c), z ``[n, κ]`` and n conditions c, as of :meth:`forward`; in evaluation mode and without
+        gradients, as of :meth:`sample`. Raises InputError for z of another shape, dtype or device than the decoder
+        reads, and for c as :meth:`sample`."""
+        check_latent(z, self.latent_dim, self.decoder, self.elbo.log_gamma.device)
         c = self._condition(None, c)
         if len(z) != len(c):
             raise InputError(f"z must have a row for each condition, {len(c)}, got shape {tuple(z.shape)}")
@@ -289,7 +294,7 @@ class CVAE(nn.Module):
         is put into evaluation mode for the while: a batch of noise is none to take statistics from. Without gradients.
 
         Args:
-            c: ``[n, t]``, as of :meth:`forward`.
+            c: n conditions, as of :meth:`forward`.
             generator: of the draws; None is PyTorch's own.
 
         Raises:

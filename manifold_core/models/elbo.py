@@ -6,13 +6,14 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from ..choices import check_choice
 from ..covariance import Covariance
 from ..distributed import Joined, joined_mean
 from ..errors import InputError
 from ..kernels.batch import mean_of_batch, sum_of_batch
-from ..kernels.checks import accumulation_dtype, check_optional_rows, real
+from ..kernels.checks import accumulation_dtype, check_of_samples, check_optional_rows, real
 from ..kernels.dispatch import BACKENDS
 from ..kernels.gaussian_elbo import gaussian_elbo
 from ..kernels.gaussian_nll import gaussian_nll, nll_of, optimal_log_gamma
@@ -24,6 +25,7 @@ __all__ = ["ELBOTerms", "GaussianELBO", "elbo_of", "gated"]
 
 Gamma = Literal["learned", "analytic", "fixed"]
 Reduction = Literal["mean", "sum", "none"]
+CHOICES = {"gamma": Gamma, "covariance": Covariance, "reduction": Reduction}
 
 
 class ELBOTerms(NamedTuple):
@@ -53,6 +55,11 @@ class ELBOTerms(NamedTuple):
     variance_ratio: Tensor
 
 
+# By that name torch.export.save writes it; torch has no public way to say it.
+if hasattr(pytree, "_register_namedtuple"):
+    pytree._register_namedtuple(ELBOTerms, serialized_type_name="manifold_core.ELBOTerms")
+
+
 def _is_finite(value: object) -> bool:
     try:
         return math.isfinite(real("value", value))
@@ -61,12 +68,12 @@ def _is_finite(value: object) -> bool:
 
 
 def _pair(name: str, given: Any) -> tuple[Tensor, Tensor]:
-    try:
-        first, second = given
-    except (TypeError, ValueError):
+    # No tensor of two rows either, nor a mapping, whose names it would give.
+    if not isinstance(given, tuple | list) or len(given) != 2:
         size = f" of {len(given)}" if isinstance(given, tuple | list) else ""
         size = f" of shape {tuple(given.shape)}" if isinstance(given, Tensor) else size
-        raise TypeError(f"{name} must be a pair of tensors, got {type(given).__name__}{size}") from None
+        raise TypeError(f"{name} must be a pair of tensors, got {type(given).__name__}{size}")
+    first, second = given
     return first, second
 
 
@@ -95,6 +102,9 @@ class GaussianELBO(Joined, nn.Module):
     - ``"diagonal"``: diag σ², given as log σ²; see :func:`manifold_core.rsample_kl`;
     - ``"cholesky"``: L Lᵀ, given as packed rows of L; see :func:`manifold_core.rsample_kl_cholesky`.
 
+    ``beta``, ``reduction`` and ``backend`` may be set later, as ``elbo.beta = 0.1`` does; ``gamma`` and ``covariance``
+    may not.
+
     Args:
         gamma: one of the three.
         log_gamma: log γ, or where a learned one starts.
@@ -104,13 +114,19 @@ class GaussianELBO(Joined, nn.Module):
         backend: of the ops; see :func:`manifold_core.kernels.explain`.
 
     Raises:
-        InputError: an unknown ``gamma``, ``covariance``, ``reduction`` or ``backend``, or no finite number.
+        InputError: an unknown ``gamma``, ``covariance``, ``reduction`` or ``backend``, or no finite number, here or
+            when one is set.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", equation (1), Definitions 1, 4; β
     as in β-VAE.
     """
 
     log_gamma: Tensor
+    gamma: Gamma
+    covariance: Covariance
+    beta: float
+    reduction: Reduction
+    backend: str
 
     def __init__(
         self,
@@ -123,24 +139,39 @@ class GaussianELBO(Joined, nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        check_choice("gamma", gamma, Gamma)
-        check_choice("covariance", covariance, Covariance)
-        check_choice("reduction", reduction, Reduction)
         if not _is_finite(log_gamma):
             raise InputError(f"log_gamma must be a finite number, got {log_gamma!r}")
-        if not (_is_finite(beta) and beta >= 0):
-            raise InputError(f"beta must be a finite number, not negative, got {beta!r}")
-        if backend not in ("auto", *BACKENDS):
-            raise InputError(f"backend must be one of {('auto', *BACKENDS)}, got {backend!r}")
-        self.gamma: Gamma = gamma
-        self.covariance: Covariance = covariance
+        self.gamma = gamma
+        self.covariance = covariance
         self.beta = beta
-        self.reduction: Reduction = reduction
+        self.reduction = reduction
         self.backend = backend
+        self._first_log_gamma = float(log_gamma)
         if gamma == "learned":
-            self.log_gamma = nn.Parameter(torch.tensor(float(log_gamma)))
+            self.log_gamma = nn.Parameter(torch.tensor(self._first_log_gamma))
         else:
-            self.register_buffer("log_gamma", torch.tensor(float(log_gamma)))
+            self.register_buffer("log_gamma", torch.tensor(self._first_log_gamma))
+
+    # Not properties: options are read at each call, which then would take longer.
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Options that are set are checked."""
+        if name in CHOICES:
+            check_choice(name, value, CHOICES[name])
+            made = self.__dict__.get(name, value)
+            if value != made and name != "reduction":
+                raise InputError(f"{name} must stay what it was made, {made!r}, got {value!r}: make a new GaussianELBO")
+        elif name == "beta" and not torch.compiler.is_compiling():  # a comparison would be a program for each number
+            if not (_is_finite(value) and value >= 0):
+                raise InputError(f"beta must be a finite number, not negative, got {value!r}")
+            value = float(value)  # torch.compile has NumPy's numbers as arrays
+        elif name == "backend" and value not in ("auto", *BACKENDS):
+            raise InputError(f"backend must be one of {('auto', *BACKENDS)}, got {value!r}")
+        super().__setattr__(name, value)
+
+    def reset_parameters(self) -> None:
+        """log γ as it was made, of any kind; for a module that was made on the device "meta"."""
+        with torch.no_grad():
+            self.log_gamma.fill_(self._first_log_gamma)
 
     def extra_repr(self) -> str:
         return f"gamma={self.gamma!r}, covariance={self.covariance!r}, beta={self.beta}, reduction={self.reduction!r}"
@@ -169,10 +200,13 @@ class GaussianELBO(Joined, nn.Module):
             seed, generator, first_row: of the noise, as of :func:`manifold_core.rsample_kl`.
 
         Raises:
-            TypeError, ValueError: as the ops do; the posterior or the prior is no pair.
+            TypeError, ValueError: as the ops do; the posterior or the prior is no pair; the decoder cannot be called;
+                x has not as many samples as the posterior.
             RuntimeError: in training, an analytic γ under a transform of torch.func whose function does not have the
                 buffer as an argument.
         """
+        if not callable(decoder):
+            raise TypeError(f"decoder must be a module or a function, got {decoder!r}")
         prior_mu, prior_log_var = (None, None) if prior is None else _pair("prior", prior)
         noise: dict[str, Any] = {"seed": seed, "generator": generator, "first_row": first_row}
         if self.covariance == "diagonal":
@@ -205,23 +239,25 @@ class GaussianELBO(Joined, nn.Module):
             nll, recon = gaussian_nll(
                 x_hat, x, 0.0 if analytic else log_gamma, return_squared_error=True, backend=self.backend
             )
+            check_of_samples("kl", kl, nll)  # one would be added to all
             if analytic:
                 features = x.shape[1:].numel()
                 log_gamma = optimal_log_gamma(joined_mean(mean_of_batch(recon), self.process_group), features)
                 nll = nll_of(recon, features, log_gamma)
                 self._keep(log_gamma)
-            loss = nll + real("beta", self.beta) * kl
+            loss = nll + self.beta * kl
             if self.reduction != "none":
                 loss = mean_of_batch(loss) if self.reduction == "mean" else sum_of_batch(loss)
         if not analytic:  # a copy: training writes into the parameter or buffer
             log_gamma = log_gamma.clone()
         return ELBOTerms(loss, nll, kl, recon, z, x_hat, posterior, log_gamma, variance_ratio)
 
-    @torch.no_grad()
     def _keep(self, log_gamma: Tensor) -> None:
         """The γ of a training batch, for evaluation mode."""
         try:
-            self.log_gamma.copy_(torch.where(log_gamma.isfinite(), log_gamma, self.log_gamma))
+            # Detached, not under no_grad, of which torch.export makes a part that it cannot save.
+            kept, found = self.log_gamma.detach(), log_gamma.detach()
+            kept.copy_(torch.where(found.isfinite(), found, kept))
         except RuntimeError as error:
             if not torch._C._are_functorch_transforms_active():
                 raise

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..kernels.checks import check_first_row
 from ..networks import LSTMDecoder, LSTMEncoder, NextStepEncoder
+from ..networks.checks import check_flag
 from .checks import Gaussian, check_decoded, check_posterior, check_prior
 from .cvae import CVAE
 from .elbo import ELBOTerms, GaussianELBO
@@ -30,6 +31,18 @@ class SequentialCVAE(CVAE):
     (Theorem 3). The theorem takes one network for all l. Here all windows have one length, encoder and prior read
     sequences of different lengths, and a network that counts steps can tell the two apart; with
     :class:`EveryStepCVAE` it gains nothing by that.
+
+    Args:
+        encoder: module from x ``[B, d]`` and c ``[B, T, d]`` to ``(mu, log_var)``, each ``[B, κ]``, such as a
+            :class:`manifold_core.networks.NextStepEncoder`; with the attributes of that of a
+            :class:`manifold_core.CVAE`, where it has any. Without ``condition_shape`` c is of any T and any width.
+        decoder: module from z ``[B, κ]`` and c to x̂ ``[B, d]``.
+        prior: module from c to ``(prior_mu, prior_log_var)``, each ``[B, κ]``; None is N(0, I).
+        latent_dim, gate, elbo, covariance: as of :class:`manifold_core.CVAE`.
+
+    Raises:
+        InputError: as of :class:`manifold_core.CVAE`; a condition that is no ``[B, T, d]``; by ``mlp`` and ``conv``,
+            whose networks take no sequences.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", equation (3), Sections 3.3, 4.6,
     Appendix A.
@@ -69,9 +82,10 @@ class SequentialCVAE(CVAE):
             elbo: as of :class:`manifold_core.CVAE`, with diagonal covariance.
 
         Raises:
-            InputError: a size that is no positive integer, or another covariance than diagonal.
+            InputError: a size that is no positive integer, a flag that is none, or another covariance than diagonal.
         """
         _check_diagonal(elbo)
+        share_weights = check_flag("share_weights", share_weights)
         network = LSTMEncoder(data_dim, latent_dim, hidden)
         return cls(
             NextStepEncoder(network, data_dim),

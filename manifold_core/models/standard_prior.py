@@ -87,6 +87,11 @@ class _StandardisedDecoder(nn.Module):
         self.prior = prior
         self.gate = gate
 
+    @property
+    def input_dtype(self) -> torch.dtype | None:
+        """Of z: what the decoder says."""
+        return input_dtype(self.decoder)
+
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
         prior_mu, prior_log_var = self.prior(c)
         z = prior_mu + torch.exp(prior_log_var / 2) * z

@@ -1,6 +1,6 @@
 """The VAE: an encoder, a decoder and an ELBO put together."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,8 @@ class VAE(nn.Module):
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Definition 1; Section 4.7 for full
     covariance.
     """
+
+    __call__: Callable[..., ELBOTerms]  # of nn.Module it is Any
 
     def __init__(
         self,
@@ -174,7 +176,8 @@ class VAE(nn.Module):
     def decoder_spectrum(self, x: Tensor) -> Tensor:
         """Eigenvalues of (I + JᵀJ/γ)⁻¹, J the decoder's derivative at μ(x), ascending, float64 ``[B, κ]``: see
         :func:`manifold_core.local_dimensions`. Without gradients, and in the mode that the model is in."""
-        return decoder_spectrum(tangents(self.decoder, self.posterior(x)[0]), self.elbo.log_gamma, None)
+        found = tangents(self.decoder, self.posterior(x)[0], features=x.shape[1:].numel())
+        return decoder_spectrum(found, self.elbo.log_gamma, None)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Gaussian:
@@ -185,8 +188,8 @@ class VAE(nn.Module):
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """x̂ at z ``[n, κ]``, in evaluation mode and without gradients, as of :meth:`sample`. Raises InputError for z of
-        another shape."""
-        check_latent(z, self.latent_dim)
+        another shape, dtype or device than the decoder reads."""
+        check_latent(z, self.latent_dim, self.decoder, self.elbo.log_gamma.device)
         with evaluation_mode(self):
             x_hat: Tensor = self.decoder(z)
         return x_hat

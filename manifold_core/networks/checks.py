@@ -1,11 +1,14 @@
-"""What sizes networks can have."""
+"""What sizes and options networks can have."""
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from ..errors import InputError
+from ..kernels import checks
 from ..kernels.checks import integer
 
-__all__ = ["check_image", "check_positive", "check_widths", "is_image"]
+__all__ = ["check_flag", "check_image", "check_positive", "check_widths", "is_image"]
 
 
 def check_positive(**sizes: int) -> tuple[int, ...]:
@@ -15,6 +18,16 @@ def check_positive(**sizes: int) -> tuple[int, ...]:
         if size is None or size < 1:
             raise InputError(f"{name} must be a positive integer, got {sizes[name]!r}")
     return tuple(size for size in found.values() if size is not None)
+
+
+def check_flag(name: str, value: object) -> bool:
+    """The flag, of NumPy's type too. Raises InputError for anything else: "no" would be true."""
+    flag = bool(value) if isinstance(value, np.bool_) else value
+    try:
+        checks.check_flag(name, flag)
+    except TypeError as error:
+        raise InputError(str(error)) from None
+    return flag is True
 
 
 def check_widths(hidden: Sequence[int], name: str = "hidden") -> tuple[int, ...]:

@@ -147,6 +147,11 @@ class LSTMDecoder(nn.Module):
         self.lstm = LSTM(data_dim, hidden)
         self.layers = mlp((latent_dim + hidden, *decoder_hidden, data_dim), "relu", reads_z=True)
 
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """Of z: that of the weights."""
+        return dtype_of(self.layers[0])
+
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
         x_hat: Tensor = self.layers(torch.cat((z, outputs(self.lstm, c)[:, -1]), dim=1))
         return x_hat

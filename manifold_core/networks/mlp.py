@@ -98,6 +98,11 @@ class MLPDecoder(nn.Module):
         hidden = check_widths(hidden)
         self.layers = mlp((latent_dim, *hidden, data_dim), activation, reads_z=True)
 
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """Of z: that of the weights."""
+        return dtype_of(self.layers[0])
+
     def forward(self, z: Tensor) -> Tensor:
         x_hat: Tensor = self.layers(z)
         return x_hat
@@ -176,6 +181,11 @@ class ConditionalMLPDecoder(nn.Module):
         hidden, condition_hidden = check_widths(hidden), check_widths(condition_hidden, "condition_hidden")
         self.condition = mlp((condition_dim, *condition_hidden, condition_features), activation)
         self.layers = mlp((latent_dim + condition_features, *hidden, data_dim), activation, reads_z=True)
+
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """Of z: that of the weights."""
+        return dtype_of(self.layers[0])
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
         x_hat: Tensor = self.layers(torch.cat((z, self.condition(c)), dim=1))

@@ -156,6 +156,11 @@ class ConvDecoder(nn.Module):
             _DecoderBlock(2 * channels, channels), _DecoderBlock(channels, outputs, Float32ConvTranspose2d)
         )
 
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """Of z: that of the weights."""
+        return dtype_of(self.head)
+
     def forward(self, z: Tensor) -> Tensor:
         features = self.head(z)
         if self.beside is not None:
@@ -226,6 +231,11 @@ class ConditionalConvDecoder(nn.Module):
         condition_hidden = check_widths(condition_hidden, "condition_hidden")
         self.condition = mlp((condition_dim, *condition_hidden, condition_features), activation)
         self.image = ConvDecoder(latent_dim + condition_features, image_shape, channels, hidden)
+
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """Of z: that of the weights."""
+        return dtype_of(self.image.head)
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
         x_hat: Tensor = self.image(torch.cat((z, self.condition(c)), dim=1))

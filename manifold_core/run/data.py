@@ -1,11 +1,13 @@
 """The data of a run, and what tells them from others."""
 
+import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..data import Dataset, load_file, load_images, synthetic_manifold
+from ..data.encoding import OneHot, listed
 from ..data.files import SUFFIXES
 from ..data.images import IMAGE_SETS, under_labels
 from ..ensemble.data import Samples
@@ -18,7 +20,8 @@ __all__ = ["condition_dim_of", "fingerprint_of", "inputs_of", "load_data"]
 
 
 def load_data(config: RunConfig | SearchConfig) -> Dataset:
-    """The data of a run, users' files standardised.
+    """The data of a run, users' files standardised. Warns of classes that have no training sample, before hours are
+    spent on the others.
 
     Raises:
         InputError: as the loaders do; channels for samples that are no images of residual networks; a condition of
@@ -27,6 +30,7 @@ def load_data(config: RunConfig | SearchConfig) -> Dataset:
     data = _loaded(config)
     if isinstance(config, SearchConfig):
         return data
+    _warn_of_unseen_classes(data)
     sample_shape = tuple(data.train.shape[1:])
     if config.model.channels is not None and not is_convolutional(config.model.hidden, sample_shape):
         raise InputError(
@@ -55,6 +59,21 @@ def _loaded(config: RunConfig | SearchConfig) -> Dataset:
     if condition == LABELS:
         raise InputError(f"condition {LABELS!r} is of {' and '.join(IMAGE_SETS)}; expected the path of a file")
     return load_file(config.data, seed=config.training.seed, standardise=True, condition=condition)
+
+
+def _warn_of_unseen_classes(data: Dataset) -> None:
+    if not isinstance(data.condition_encoding, OneHot) or data.train_labels is None:
+        return
+    seen = set(data.train_labels.unique().tolist())
+    unseen = [label for place, label in enumerate(data.condition_encoding.classes) if place not in seen]
+    if unseen:
+        one = len(unseen) == 1
+        classes, have, them = ("class", "has", "it") if one else ("classes", "have", "them")
+        warnings.warn(
+            f"condition: {classes} {listed(unseen)} {have} no training sample: nothing is learned of {them}, nor "
+            f"measured; a tenth of a file is held out, so give more samples of {them}, or leave {them} out",
+            stacklevel=3,
+        )
 
 
 def _condition_of(config: RunConfig | SearchConfig) -> str | None:

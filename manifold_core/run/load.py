@@ -10,6 +10,7 @@ from ..errors import InputError
 from ..models import CVAE, VAE
 from ..models.checks import input_shape
 from ..storage import checkpoint
+from ..storage.files import as_folder
 from ..storage.finished import METRICS, WEIGHTS, finished_run
 from .build import build_model
 from .config import ConditionConfig, ModelConfig
@@ -51,9 +52,9 @@ def load_run(folder: str | Path) -> FinishedRun:
         :class:`FinishedRun`: the model on the CPU, in evaluation mode.
 
     Raises:
-        InputError: no finished run in that folder, or one of an earlier version, which kept no standardisation.
+        InputError: no folder, no finished run in it, or one of an earlier version, which kept no standardisation.
     """
-    model, metrics = _trained(Path(folder))
+    model, metrics = _trained(as_folder("folder", folder))
     try:
         kept = metrics["standardisation"]
         standardisation = Standardisation(kept["mean"], kept["scale"], input_shape(model.encoder))

@@ -14,6 +14,7 @@ from ..ensemble.data import Samples
 from ..metrics.evaluation import Metrics, count_name, metrics_of, of_class
 from ..metrics.local import of_some
 from ..metrics.neighbours import two_nn
+from ..metrics.overfit import error_ratio
 from ..models import CVAE, VAE
 from ..storage import checkpoint
 from ..storage.files import finite, write_json
@@ -57,6 +58,7 @@ def finish(
         "latent_dim": model.latent_dim,
         "active_dimensions": measured.active_dimensions,
         "two_nn": two_nn(data.train),
+        "error_ratio": error_ratio(model, samples.parts, held_out.parts),
         **more,
         "train": measured.as_dict(),
         "validation": validation.as_dict(),

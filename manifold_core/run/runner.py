@@ -12,7 +12,7 @@ from ..ensemble import TrainedModel, explain_ensemble
 from ..errors import InputError
 from ..metrics.active import check_known
 from ..metrics.evaluation import evaluate
-from ..storage.files import locked, output_folder
+from ..storage.files import as_folder, locked, output_folder
 from ..storage.finished import METRICS
 from ..training import Diverged, announce, train
 from .build import build_model, spec_of
@@ -42,7 +42,7 @@ def run(
     if process_group is not None and (isinstance(config, SearchConfig) or config.models > 1):
         got = "a search" if isinstance(config, SearchConfig) else config.models
         raise InputError(f"models must be 1 with torchrun, whose processes train one together, got {got}")
-    folder = Path(folder)
+    folder = as_folder("out", folder)
     with ExitStack() as stack:
 
         def begin() -> dict[str, Any] | None:

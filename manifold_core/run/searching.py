@@ -40,7 +40,7 @@ def train_search(
         "units_of_trials": UNITS,
         "by_latent_dim": {str(kappa): loss for kappa, loss in by_latent_dim(trials).items()},
     }
-    return best.trained, ModelConfig(spec.latent_dim, spec.hidden, log_gamma=spec.log_gamma), said
+    return best.trained, ModelConfig(spec.latent_dim, tuple(spec.hidden), log_gamma=spec.log_gamma), said
 
 
 def _said(trial: Trial) -> dict[str, Any]:

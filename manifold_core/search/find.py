@@ -1,6 +1,7 @@
 """The dimension of the manifold that samples lie on."""
 
 import warnings
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,11 +13,12 @@ from ..data import Standardisation
 from ..data.arrays import checked_samples, split
 from ..data.checks import as_array
 from ..errors import InputError
-from ..metrics.local import CLEAR, LocalDimensions, of_some
-from ..metrics.neighbours import may_be_curved, two_nn
+from ..metrics.local import CLEAR, MOST, LocalDimensions, in_words, of_some
+from ..metrics.neighbours import may_be_curved, may_have_more, two_nn
+from ..metrics.overfit import OVERFITTED, error_ratio
 from ..models import VAE
 from ..storage import checkpoint
-from ..storage.files import as_json
+from ..storage.files import as_folder, as_json
 from ..storage.finished import taken
 from ..training import claim
 from .plan import SearchPlan
@@ -36,12 +38,15 @@ class DimensionSearch:
         trials: all models, in the order they were trained.
         local: of the best, at some of the samples that it was trained on, as of :func:`manifold_core.local_dimensions`.
         two_nn: the dimension by nearest neighbours, as of :func:`manifold_core.two_nn`.
+        error_ratio: median squared error of the best model on the samples held out, over that on those it was trained
+            on: from 4 on it has learned the samples more than the manifold. None where there is no error.
         standardisation: from the units of x to those of the models, and back.
     """
 
     trials: list[Trial]
     local: LocalDimensions
     two_nn: float | None
+    error_ratio: float | None
     standardisation: Standardisation
 
     def __repr__(self) -> str:
@@ -66,7 +71,8 @@ class DimensionSearch:
 
     @property
     def gap(self) -> float | None:
-        """That of ``local``: below 8 the dimension is a guess, of which :func:`find_dimension` warns."""
+        """That of ``local``: below 8 the dimension is a guess, of which :func:`find_dimension` warns, as of all else
+        that speaks against it."""
         return self.local.gap
 
     @property
@@ -88,8 +94,8 @@ def find_dimension(
     progress: bool = True,
 ) -> DimensionSearch:
     """r of the VAE with the lowest −ELBO on samples that none was trained on, without the tenth of them that it fits
-    worst: the widest gap in the eigenvalues of its decoder's (I + JᵀJ/γ)⁻¹, as :func:`manifold_core.local_dimensions`
-    has it.
+    worst: the widest gap in the eigenvalues of its decoder's (I + JᵀJ/γ)⁻¹ at most of the samples, as
+    :func:`manifold_core.local_dimensions` has it.
 
     With κ ≥ r the optimum of −ELBO is (d − r)/2 · log γ + O(1) as γ → 0, whatever κ, and with κ < r it is worse
     (Theorem 1, whose statement prints L where its proof has 2L). A network that is not able enough reads a curved
@@ -125,37 +131,58 @@ def find_dimension(
         raise InputError(f"x must be of shape [N, d], got {array.shape}; x.reshape(len(x), -1) makes images vectors")
     data = split(checked_samples(array, "x"), "x", "x", HELD_OUT, plan.seed, standardise=True)
     train, held_out = (part.to(x.device if isinstance(x, Tensor) else "cpu") for part in (data.train, data.validation))
-    place = None if folder is None else Path(folder)
+    place = None if folder is None else as_folder("folder", folder)
     with nullcontext() if place is None else taken(place):
         if place is not None:
             # Before hours are spent on looks of which a later one would meet checkpoints of another search.
             claim(place, {"plan": as_json(asdict(plan), "plan"), "x": checkpoint.fingerprint(train, held_out)})
         trials = search(train, held_out, plan, place, progress)
-    local = of_some(lowest(trials).trained.model, (train,))
-    found = DimensionSearch(trials, local, two_nn(train), data.standardisation)
-    if found.dimension == 0:
-        warnings.warn(
+    model = lowest(trials).trained.model
+    ratio = error_ratio(model, (train,), (held_out,))
+    found = DimensionSearch(trials, of_some(model, (train,)), two_nn(train), ratio, data.standardisation)
+    for doubt in _doubts(found, train):
+        warnings.warn(doubt, stacklevel=2)
+    return found
+
+
+def _doubts(found: DimensionSearch, train: Tensor) -> Iterator[str]:
+    """What speaks against the dimension."""
+    dimension, local, neighbours = found.dimension, found.local, found.two_nn
+    steps = found.best.spec.training.steps
+    if found.error_ratio is not None and found.error_ratio >= OVERFITTED:
+        yield (
+            f"the best model fits the {len(train)} samples trained on {found.error_ratio:.0f} times as well as those "
+            "held out: it has learned them more than the manifold; take more samples, or fewer steps, "
+            f"SearchPlan(steps={steps // 2})"
+        )
+    if dimension == 0:
+        yield (
             f"the best model has learned no dimension of the {len(train)} samples trained on: the 0 says nothing; "
-            f"train longer, SearchPlan(steps={2 * plan.steps}), or on more samples",
-            stacklevel=2,
+            f"train longer, SearchPlan(steps={2 * steps}), or on more samples"
         )
     elif found.best.active_dimensions == max(found.by_latent_dim) < train.shape[1]:
-        warnings.warn(
+        yield (
             f"all {found.best.active_dimensions} latent dimensions of the best model are active, and none had more: "
-            f"the manifold may have more; give SearchPlan(latent_dim=…) more than you expect, or leave it out",
-            stacklevel=2,
+            "the manifold may have more; give SearchPlan(latent_dim=…) more than you expect, or leave it out"
         )
-    if found.gap is not None and found.gap < CLEAR:
-        warnings.warn(
-            f"the eigenvalues of the best model's decoder have no clear gap, {found.gap:.2g} at the widest: the "
-            f"{found.dimension} dimensions are a guess; train longer, or on more samples",
-            stacklevel=2,
+    if local.gap is not None and local.gap < CLEAR:
+        yield (
+            f"the eigenvalues of the best model's decoder have no clear gap, {local.gap:.2g} behind the {dimension} "
+            "dimensions that are read, which are a guess; train longer, or on more samples"
         )
-    if may_be_curved(found.dimension, found.two_nn):
-        warnings.warn(
-            f"the best model reads {found.dimension} dimensions, and nearest neighbours see {found.two_nn:.1f} "
-            "(TwoNN): if the manifold is curved or closed, as a sphere is, it has fewer than the model; of a high "
-            "dimension neighbours see too little",
-            stacklevel=2,
+    elif local.share < MOST:
+        yield (
+            f"samples have unlike dimensions, {in_words(local.shares)} of them: a manifold of several pieces, or one "
+            "that is not learned yet; train longer, or on more samples"
         )
-    return found
+    if may_be_curved(dimension, neighbours):
+        yield (
+            f"the best model reads {dimension} dimensions, and nearest neighbours see {neighbours:.1f} (TwoNN): if the "
+            "manifold is curved or closed, as a sphere is, it has fewer than the model; of a high dimension neighbours "
+            "see too little"
+        )
+    elif dimension and may_have_more(dimension, neighbours):
+        yield (
+            f"the best model reads {dimension} dimensions, and nearest neighbours see {neighbours:.1f} (TwoNN), which "
+            "is seldom too many: the manifold may have more; train longer, or on more samples"
+        )

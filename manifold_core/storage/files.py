@@ -14,7 +14,16 @@ from typing import Any
 
 from ..errors import InputError
 
-__all__ = ["OF_THE_DISK", "as_json", "finite", "locked", "output_folder", "write_atomically", "write_json"]
+__all__ = [
+    "OF_THE_DISK",
+    "as_folder",
+    "as_json",
+    "finite",
+    "locked",
+    "output_folder",
+    "write_atomically",
+    "write_json",
+]
 
 
 # Errors that are no program's: the disk is full, or fails.
@@ -85,6 +94,19 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
+
+
+def as_folder(name: str, given: object) -> Path:
+    """The folder that is given as the argument of this name.
+
+    Raises:
+        InputError: it is no path, or an empty one, as of a variable of the shell that is not set: a path of Python's
+            would make the current directory of it.
+    """
+    path = os.fspath(given) if isinstance(given, str | os.PathLike) else b""
+    if not isinstance(path, str) or not path:
+        raise InputError(f"{name} must be the path of a folder, such as 'runs/points', got {given!r}")
+    return Path(path)
 
 
 def output_folder(path: Path, name: str = "out") -> Path:

@@ -11,7 +11,7 @@ from ..errors import InputError
 from . import checkpoint
 from .files import locked, output_folder
 
-__all__ = ["METRICS", "WEIGHTS", "finished_run", "taken"]
+__all__ = ["METRICS", "WEIGHTS", "finished_run", "holds_finished_run", "taken"]
 
 METRICS, WEIGHTS = "metrics.json", "weights.safetensors"
 
@@ -45,7 +45,7 @@ def taken(folder: Path) -> Iterator[checkpoint.Checkpoint | None]:
     """
     with locked(output_folder(folder, "folder"), "folder"):
         found = checkpoint.load(folder)
-        if found is None and _holds_finished_run(folder):
+        if found is None and holds_finished_run(folder):
             raise InputError(
                 f"folder must be a new one or that of a stopped training, got {str(folder)!r}, which holds a finished "
                 "run of the command line"
@@ -53,7 +53,8 @@ def taken(folder: Path) -> Iterator[checkpoint.Checkpoint | None]:
         yield found
 
 
-def _holds_finished_run(folder: Path) -> bool:
+def holds_finished_run(folder: Path) -> bool:
+    """Whether a run of the command line has ended there."""
     try:
         return finished_run(folder, "folder") is not None
     except InputError:  # somebody's own metrics: they may lie beside a checkpoint

@@ -1,8 +1,8 @@
 """How to train, and what training gives."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from numbers import Real
-from typing import Literal
+from typing import Any, Literal
 
 from ..choices import check_choice
 from ..errors import InputError
@@ -110,6 +110,19 @@ class History:
     gamma: list[float] = field(default_factory=list)
     active_dimensions: list[int] = field(default_factory=list)
     seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        """Of its last point."""
+        steps = self.step[-1] if self.step else 0
+        said = [f"{steps} step{'' if steps == 1 else 's'}"]
+        for name, digits in (("neg_elbo", ".4g"), ("gamma", ".3g"), ("active_dimensions", "d")):
+            if curve := getattr(self, name):
+                said.append(f"{name}={curve[-1]:{digits}}")
+        return f"History({', '.join(said)}, {self.seconds:.1f} s)"
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it, and ``History(**…)`` takes it back."""
+        return asdict(self)
 
     def latest(self) -> dict[str, str]:
         """For a bar; empty before the first point."""

@@ -7,6 +7,8 @@ from ..errors import InputError
 from ..models import CVAE, VAE
 from ..models.inputs import unwrapped
 from ..storage import checkpoint
+from ..storage.files import as_folder
+from ..storage.finished import holds_finished_run
 from .config import History
 from .snapshot import weights_back
 from .state import put_beside
@@ -26,13 +28,17 @@ def load_weights(model: VAE | CVAE, folder: str | Path) -> History:
         The curves up to there.
 
     Raises:
-        InputError: no checkpoint of a training in that folder, a damaged one, or one of another model; the model keeps
-            the weights that it came with.
+        InputError: no folder, no checkpoint of a training in it, a damaged one, or one of another model; the model
+            keeps the weights that it came with.
     """
     model = unwrapped(model)
-    begun = checkpoint.load(Path(folder))
+    place = as_folder("folder", folder)
+    begun = checkpoint.load(place)
     if begun is None or not isinstance(said := begun.state.get("identity"), dict) or "model" not in said:
-        raise InputError(f"folder must hold a checkpoint of manifold_core.train, got {str(folder)!r}, which has none")
+        has = "has none"
+        if holds_finished_run(place):
+            has = f"holds a finished run of the command line: mc.load_run({str(folder)!r}).model has its weights"
+        raise InputError(f"folder must hold a checkpoint of manifold_core.train, got {str(folder)!r}, which {has}")
     if where := differences(said["model"], repr(model), "model"):
         raise InputError(f"model must be built as the one trained in {str(folder)!r}: its {where}")
     weights = {name.removeprefix("model."): part for name, part in begun.tensors.items() if name.startswith("model.")}

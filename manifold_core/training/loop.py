@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -22,10 +23,10 @@ from ..models import CVAE, VAE
 from ..models.checks import input_dtype, warn_of_condition, warn_of_scale
 from ..models.elbo import ELBOTerms
 from ..models.inputs import check_inputs, unwrapped
-from ..modes import training_mode
+from ..modes import evaluation_mode, training_mode
 from ..networks.residual import channels_last
 from ..storage import checkpoint
-from ..storage.files import as_json
+from ..storage.files import as_folder, as_json
 from ..storage.finished import taken
 from .checks import check_group, check_precision, check_tensors, check_weights
 from .config import Diverged, History, TrainingConfig, check_config, check_seconds, record_every
@@ -40,6 +41,7 @@ from .watch import Watch
 __all__ = ["Turns", "train", "turns"]
 
 Turns = Generator[History, float | None, None]
+AfterRecord = Callable[[History], object]
 TAKEN = {"condition", "frozen", "log_gamma", "model", "training", "x"}  # of what every checkpoint says itself
 
 
@@ -53,6 +55,7 @@ def train(
     identity: dict[str, Any] | None = None,
     checkpoint_seconds: float = 10.0,
     progress: "bool | tqdm[Any]" = True,
+    after_record: AfterRecord | None = None,
     process_group: Group = None,
     cuda_graphs: bool = True,
 ) -> History:
@@ -91,6 +94,10 @@ def train(
         checkpoint_seconds: between two checkpoints.
         progress: show a bar on standard error with −ELBO, γ and active dimensions; or a bar, of more than this model's
             steps, to move on.
+        after_record: called with the curves after each step of which they have a point, some 500 in all; the model is
+            in evaluation mode for the while, and torch's random numbers are put back. For a loss on samples held out,
+            a log, a picture. Where it returns True the training ends there; the same call with a folder goes on. In a
+            group all processes call it, and must agree.
         process_group: of :mod:`torch.distributed`; None is this process alone.
         cuda_graphs: on a GPU, and without a group, capture the step into a CUDA graph and replay it; where that fails
             a warning says why. False for a model whose forward pass depends on Python's variables that change from step
@@ -117,6 +124,7 @@ def train(
         identity=identity,
         checkpoint_seconds=checkpoint_seconds,
         progress=progress,
+        after_record=after_record,
         process_group=process_group,
         cuda_graphs=cuda_graphs,
     )
@@ -136,6 +144,7 @@ def turns(
     identity: dict[str, Any] | None = None,
     checkpoint_seconds: float = 10.0,
     progress: "bool | tqdm[Any]" = True,
+    after_record: AfterRecord | None = None,
     process_group: Group = None,
     cuda_graphs: bool = True,
 ) -> Turns:
@@ -147,9 +156,11 @@ def turns(
     if torch.is_inference_mode_enabled():  # in which tensors are made that can never be trained with
         raise InputError("training must be outside of torch.inference_mode(), which has no gradients")
     inputs = tuple(part.detach() for part in check_inputs(model, x, condition))  # features keep their network's graph
+    if not callable(after_record) and after_record is not None:
+        raise InputError(f"after_record must be a function of the curves, or None, got {after_record!r}")
     said = _said(identity)
     progress = progress if hasattr(progress, "set_postfix") else bool(progress)
-    place = None if folder is None else Path(folder)
+    place = None if folder is None else as_folder("folder", folder)
     if place is not None:
         check_tensors(model)
     check_weights(model)
@@ -178,7 +189,9 @@ def turns(
                 if progress is True and is_first(process_group):
                     announce(place, run.step, config.steps)
             try:
-                yield from _loop(run, model, inputs, place, checkpoint_seconds, progress, process_group, cuda_graphs)
+                yield from _loop(
+                    run, model, inputs, place, checkpoint_seconds, progress, after_record, process_group, cuda_graphs
+                )
             finally:
                 model.eval()
         yield run.history
@@ -240,6 +253,7 @@ def _loop(
     folder: Path | None,
     checkpoint_seconds: float,
     progress: "bool | tqdm[Any]",
+    after_record: AfterRecord | None,
     group: Group,
     cuda_graphs: bool,
 ) -> Turns:
@@ -278,6 +292,8 @@ def _loop(
                 shown = run.step
             now = time.monotonic()
             history.seconds = already + now - started
+            if recorded and after_record is not None and _says_enough(after_record, history, model, device):
+                break
             if folder is not None and first and now - saved >= checkpoint_seconds and watch.is_well():
                 run.save(folder)
                 saved = time.monotonic()  # a slow disk takes its time between two, not all of it
@@ -294,6 +310,13 @@ def _loop(
         raise Diverged(math.nan, run.step, history)
     if folder is not None and first and (run.step > begun_at or checkpoint.state_of(folder) is None):
         run.save(folder)
+
+
+def _says_enough(after_record: AfterRecord, history: History, model: VAE | CVAE, device: torch.device) -> bool:
+    """Whatever it draws, what follows is as it would have been."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), evaluation_mode(model):
+        said = after_record(history)
+    return isinstance(said, bool | np.bool_ | Tensor) and bool(said)  # a list, say, of losses is no yes
 
 
 def _has_graphs(device: torch.device) -> bool:

@@ -141,6 +141,10 @@ class TestBadInput:
             (["train", "--data", "x.npy", "--out", "x", "--gamma", "zero"], ["--gamma", "zero", "analytic"]),
             (["train", "--data", "x.npy", "--out", "x", "--hidden"], ["--hidden"]),
             (["train", "--data", "x.npy", "--out", "x", "--colour", "red"], ["--colour"]),
+            (
+                ["train", "--data", "x.npy", "--out", "x", "--hidden", "64", "--hidden", "32", "16"],
+                ["--hidden: given more than once", "as 64 and as 32 16", "as in --hidden 64 32 16"],
+            ),
             (["fly"], ["fly", "train"]),
             ([], ["command"]),
         ],
@@ -162,6 +166,33 @@ class TestBadInput:
         assert message.startswith("manifold-core")
         assert all(part in message for part in parts)
         assert printed.out == ""
+        assert contents(tmp_path) == {}
+
+    @pytest.mark.parametrize(
+        ("command", "name"),
+        [
+            ("train --data good.npy --out=", "out"),
+            ("dimension --data good.npy --out=", "out"),
+            ("reproduce table1 --out=", "out"),
+            ("report . --out=", "out"),
+            ("report ", "folder"),
+            ("eager ", "folder"),
+            ("train --out out --data mnist --data-dir=", "folder"),
+        ],
+    )
+    def test_an_empty_path_is_no_current_directory(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
+        command: str,
+        name: str,
+    ) -> None:
+        """That of ``--out "$UNSET"``."""
+        monkeypatch.chdir(tmp_path)
+        assert cli.main(command.split(" ")) == 2
+        line = only_line(capfd.readouterr().err)
+        assert line == f"manifold-core: {name} must be the path of a folder, such as 'runs/points', got ''"
         assert contents(tmp_path) == {}
 
     def test_a_folder_that_cannot_be_written_to(

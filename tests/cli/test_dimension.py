@@ -29,8 +29,10 @@ def test_a_whole_search(inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixtu
     metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert cli.table([metrics]) in printed.out
     assert f"metrics and weights: {tmp_path}\n" in printed.out
-    gap = metrics["local"]["gap"]
-    assert printed.out.startswith(f"good: dimension {metrics['dimension']}, by a gap of {gap:.3g}\n")
+    local = metrics["local"]
+    guess = "" if local["clear"] else ", a guess"
+    said = f"by a gap of {local['gap']:.3g}, at {100 * local['share']:.0f} % of the samples"
+    assert printed.out.startswith(f"good: dimension {metrics['dimension']}{guess}, {said}\n")
     losses = ", ".join(f"{kappa}: {loss:.2f}" for kappa, loss in metrics["by_latent_dim"].items())
     able = [trial for trial in metrics["trials"] if trial["latent_dim"] >= metrics["latent_dim"]]
     counts = ", ".join(str(trial["active_dimensions"]) for trial in able)

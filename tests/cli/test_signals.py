@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import ENVIRONMENT, SMALL, only_line
+from command_line import ENVIRONMENT, only_line
 from runs import contents
 from safetensors.torch import load_file as load_safetensors
 
@@ -34,7 +34,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 manifold_core.run.runner.train = partial(training.train, checkpoint_seconds=0.0)
 sys.exit(cli.main(sys.argv[1:]))
 """
-LONG = [*SMALL, "--steps", "400", "--data", "good.npy"]
+LONG = ["--data", "good.npy", "--latent-dim", "3", "--steps", "400", "--batch-size", "32", "--quiet"]
 LONG += ["--hidden", "65", "--covariance", "cholesky"]  # by the training loop
 
 

@@ -100,9 +100,11 @@ class TestTable:
             (3, 0, 3, "2, diverged, 3", "train longer, with more --steps, or begin with a smaller gamma"),
         ):
             found = {"latent_dim": kappa, "active_dimensions": count, "by_latent_dim": {"3": -1.234, str(most): -1.234}}
-            found["local"] = {"count": count, "gap": 7.0}
+            found["local"] = {"count": count, "gap": 7.0 if count else None}
             lines = cli.table([every | found]).splitlines()
-            assert lines[:2] == [f"good: dimension {count}, by a gap of 7", ""]
+            more = " or more" if "no model had more" in said else ""
+            head = f"good: dimension {count}{more}, a guess, by a gap of 7" if count else "good: no dimension found"
+            assert lines[:2] == [head, ""]
             (note,) = (line for line in lines if "no gap" in line)
             assert said in note
             (note,) = (line for line in lines if "in the best of" in line)
@@ -115,7 +117,7 @@ class TestTable:
     def test_the_table_says_where_the_decoder_has_fewer_dimensions(self, earlier: Path) -> None:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
         measured = metrics["train"] | {"active_dimensions": 3}
-        for local, said in ((2, True), (3, False), (0, False), (4, False)):
+        for local, said in ((2, True), (3, False), (4, False)):
             run = metrics | {"train": measured, "local": {"count": local, "gap": 12.345}}
             notes = [line for line in cli.table([run]).splitlines() if "the decoder has" in line]
             assert len(notes) == said
@@ -123,12 +125,36 @@ class TestTable:
             assert all(part in note for note in notes for part in wanted)
         for gap, said in ((7.96, True), (8.0, False)):
             run = metrics | {"train": measured, "local": {"count": 4, "gap": gap}}
-            notes = [line for line in cli.table([run]).splitlines() if "no clear gap, 8 at" in line]
+            notes = [line for line in cli.table([run]).splitlines() if "no clear gap, 8 behind" in line]
             assert len(notes) == said
-            assert all("4 is a guess" in note for note in notes)
+            assert all("the 4 that are read, which is a guess" in note for note in notes)
+        none = cli.table([metrics | {"train": measured, "local": {"count": 0, "gap": None}}])
+        assert "good: 3 dimensions are active, and the decoder has none at a sample" in none
         older = {name: value for name, value in metrics.items() if name != "local"}
         line = cli.table([older]).splitlines()[2]
         assert line.split()[3] == "-"
+
+    def test_the_table_says_where_samples_are_learned_and_not_the_manifold(self, earlier: Path) -> None:
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+        assert metrics["error_ratio"] > 0
+        for ratio, said in ((4.0, True), (3.9, False), (None, False)):
+            lines = cli.table([metrics | {"error_ratio": ratio}]).splitlines()
+            notes = [line for line in lines if "4 times as well as those held out" in line]
+            assert len(notes) == said
+
+    def test_the_table_says_where_samples_have_unlike_dimensions(self, earlier: Path) -> None:
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+        for share, said in ((0.66, True), (0.67, False)):
+            local = {"count": 3, "gap": 9.0, "share": share, "shares": {"1": 0.03, "2": 0.97 - share, "3": share}}
+            search = {"trials": [], "by_latent_dim": {"3": 1.0, "4": 1.0}}
+            lines = cli.table([metrics | search | {"local": local}]).splitlines()
+            notes = [line for line in lines if "unlike dimensions" in line]
+            assert [
+                f"3 at {100 * share:.0f} %, 2 at {97 - 100 * share:.0f} % of them: a manifold of several" in line
+                for line in notes
+            ] == ([True] if said else [])
+            guess = ", a guess" if said else ""
+            assert lines[0] == f"good: dimension 3{guess}, by a gap of 9, at {100 * share:.0f} % of the samples"
 
     def test_the_table_says_that_a_loss_is_no_number(self, earlier: Path) -> None:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
@@ -193,6 +219,15 @@ class TestTable:
             assert ["wider networks (--hidden), or more --steps, may" in line for line in notes] == [True] * len(able)
         older = {name: value for name, value in metrics.items() if name != "two_nn"}
         assert "TwoNN" not in cli.table([older])
+
+    def test_the_table_says_where_nearest_neighbours_see_more_dimensions(self, earlier: Path) -> None:
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+        for two_nn, said in ((2.51, True), (2.49, False)):
+            lines = cli.table([metrics | {"local": {"count": 2, "gap": 9.0}, "two_nn": two_nn}]).splitlines()
+            notes = [line for line in lines if "TwoNN" in line]
+            assert ["see 2.5 dimensions" in line and "may have more than 2;" in line for line in notes] == (
+                [True] if said else []
+            )
 
     def test_long_names_and_shapes_of_images_stand_in_columns(self, earlier: Path) -> None:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))

@@ -66,6 +66,7 @@ class TestTrain:
         assert cli.main([*command, "--channels", "1", "--steps", "1", "--batch-size", "2", "--quiet"]) == 0
         assert contents(tmp_path / "out").keys() == RESULTS
 
+    @pytest.mark.filterwarnings("always:condition")
     def test_images_under_their_labels(self, inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         pytest.importorskip("matplotlib", reason="pictures need matplotlib, of the extra 'experiments'")
         command = ["train", "--data", "mnist", "--data-dir", str(inputs / "small"), "--condition", "labels"]
@@ -77,7 +78,11 @@ class TestTrain:
         (one,) = metrics["classes"]  # all four images are of class 1
         assert (one["label"], one["samples"]) == (1, 4)
         assert one["active_dimensions"] == metrics["active_dimensions"]
-        assert f"under 10 classes; active dimensions of each: 1: {one['active_dimensions']}\n" in capfd.readouterr().out
+        printed = capfd.readouterr()
+        assert f"under 10 classes; active dimensions of each: 1: {one['active_dimensions']}\n" in printed.out
+        assert only_line(printed.err).startswith(
+            "manifold-core: warning: condition: classes 0, 2, 3, 4, 5, 6, 7, 8, 9 have no training sample"
+        )
 
     def test_a_finished_run_is_printed_again(
         self, inputs: Path, earlier: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -181,7 +181,9 @@ class TestFiles:
             (np.arange(N), r"60 different labels of 60 samples; expected at most 30 classes, or numbers of shape \(N,"),
             (np.ones((N, 2, 2)), r"shape \(60, 2, 2\); expected class labels \(N,\) or numbers \(N, t\)"),
             (np.ones((N, 0)), r"shape \(60, 0\)"),
-            (np.full(N, "a"), "type <U1"),
+            (np.full(N, "a"), r"type <U1; expected bool, an integer or a floating type; np\.unique"),
+            (np.full(N, b"a"), r"type \|S1; expected bool, an integer or a floating type; np\.unique"),
+            (np.full(N, 1j), "type complex128; expected bool, an integer or a floating type$"),
             (
                 np.where(np.arange(N) == 7, np.nan, np.arange(N)),
                 r"NaN or infinity at 1 place, first in row 7, column 0",
@@ -193,6 +195,27 @@ class TestFiles:
         path = write(tmp_path, condition)
         with pytest.raises(mc.InputError, match=rf"c\.npy: .*{said}"):
             load_file(path, condition=tmp_path / "c.npy")
+
+    @pytest.mark.parametrize("header", ["", "kind\n"])
+    def test_words_become_labels_as_the_message_says(self, tmp_path: Path, header: str) -> None:
+        labels = np.where(np.arange(N) % 3, "cat", "dog")
+        path = write(tmp_path, labels)
+        (tmp_path / "c.csv").write_text(header + "\n".join(labels))
+        messages = []
+        for name in ("c.npy", "c.csv"):
+            with pytest.raises(mc.InputError) as refused:
+                load_file(path, condition=tmp_path / name)
+            messages.append(str(refused.value))
+        written = "np.unique(labels, return_inverse=True)[1]"
+        assert all(message.endswith(f"; {written} makes integers of words") for message in messages)
+        np.save(tmp_path / "c.npy", eval(written))
+        found = load_file(path, condition=tmp_path / "c.npy")
+        assert torch.equal(found.train_labels, (found.train[:, 0] % 3 == 0).long())
+        # Of samples, or of numbers, a word is no label.
+        (tmp_path / "two.csv").write_text("a,b\n1,word\n")
+        for arguments in ({"path": tmp_path / "two.csv"}, {"path": path, "condition": tmp_path / "two.csv"}):
+            with pytest.raises(mc.InputError, match=r"'word'; expected a number$"):
+                load_file(**arguments)
 
     def test_so_many_classes_that_their_labels_are_numbers_are_refused(self) -> None:
         """Each sample would have a number for each of them."""

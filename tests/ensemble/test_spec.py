@@ -85,7 +85,7 @@ def test_numbers_of_numpy_are_taken_as_python_s() -> None:
 
 def test_lists_of_widths_are_kept_as_tuples() -> None:
     widths = [5, 4]
-    spec = mc.ModelSpec(3, widths, condition_hidden=[7])  # type: ignore[arg-type]
+    spec = mc.ModelSpec(3, widths, condition_hidden=[7])
     widths.append(3)
     assert (spec.hidden, spec.condition_hidden) == ((5, 4), (7,))
     assert hash(spec) == hash(mc.ModelSpec(3, (5, 4), condition_hidden=(7,)))

@@ -41,6 +41,15 @@ def test_a_trained_model_is_an_ordinary_one(backend: str, index: int) -> None:
     assert history.neg_elbo[-1] < found.history.neg_elbo[-1] < found.history.neg_elbo[0]
 
 
+def test_a_trained_model_is_told_in_a_line() -> None:
+    spec = mc.ModelSpec(3, (8,) * 5, training=mc.TrainingConfig(steps=5, batch_size=8, seed=17))
+    (found,) = mc.train_ensemble([spec], torch.rand(20, 4), backend="reference", progress=False)
+    count, loss = found.metrics.active_dimensions, found.metrics.neg_elbo
+    of_spec = "spec=ModelSpec(latent_dim=3, seed=17, …)"
+    assert repr(found) == f"TrainedModel(active_dimensions={count}, neg_elbo={loss:.4g}, {of_spec})"
+    assert repr(replace(found, diverged_at=4)) == f"TrainedModel(diverged_at=4, {of_spec})"
+
+
 def test_the_models_share_no_memory(backend: str) -> None:
     specs = kinds(2)[:1] * 2
     first, second = mc.train_ensemble(specs, toy(), backend=backend, progress=False)

@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from manifold_core.kernels.gaussian_nll import reference
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import grad, gradcheck
 
 import manifold_core as mc
@@ -534,3 +535,16 @@ def test_any_real_number_is_a_gamma(number: float) -> None:
         rtol=0,
         atol=0,  # type: ignore[arg-type]
     )
+
+
+def test_a_number_that_changes_does_not_compile_anew(compiled: ModuleType) -> None:
+    x_hat, x = torch.linspace(-1, 2, 12).double().view(4, 3), torch.ones(4, 3).double()
+    for numbers in ([step / 8 for step in range(12)], [np.float32(step / 8) for step in range(12)]):
+        torch._dynamo.reset()
+        counter = CompileCounterWithBackend("aot_eager")
+        function = torch.compile(mc.gaussian_nll, fullgraph=True, backend=counter)
+        for number in numbers:
+            expected = (x - x_hat).square().sum(1) / (2 * math.exp(number)) + 1.5 * (math.log(2 * math.pi) + number)
+            torch.testing.assert_close(function(x_hat, x, number), expected)
+        assert counter.frame_count <= 2  # a number, then any
+    torch._dynamo.reset()

@@ -207,6 +207,23 @@ def test_compiled_autograd_takes_the_nodes_of_an_ordinary_forward_pass(name: str
         torch.testing.assert_close(compiled_one, ordinary, rtol=0, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_compiled_autograd_makes_gradients_that_were_written_early_anew() -> None:
+    """What the forward pass of one call has written would be a constant of the compiled pass back of all."""
+    arguments = [numbers(5, 4, start=1), numbers(5, 4, start=2), torch.tensor(0.3), numbers(5, start=3), 0.7, True]
+    for first in (1.0, 2.0):
+        found = []
+        for compiled in (False, True):
+            given = leaves([first * arguments[0], *arguments[1:]], lambda _: True)
+            loss = 3 * eager("gaussian_elbo", "nodes")(*given)[0]
+            with compiled_autograd._enable(torch.compile(backend="eager")) if compiled else nullcontext():
+                loss.backward()
+            found.append([value.grad for value in given if isinstance(value, Tensor)])
+        for compiled_one, ordinary in zip(*found, strict=True):
+            torch.testing.assert_close(compiled_one, ordinary, rtol=1e-6, atol=1e-7)
+    torch._dynamo.reset()
+
+
 @pytest.mark.parametrize("name", OPERATORS)
 def test_nodes_release_what_they_kept(name: str) -> None:
     *_, arguments = arguments_of(name)

@@ -2,7 +2,7 @@ import importlib.util
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -486,8 +486,48 @@ def test_a_second_derivative_by_torch_func_is_refused() -> None:
         lambda m: mc.gaussian_nll(m, m.detach() * 2, 0.0).sum(),
         lambda m: gaussian_elbo(m, m.detach() * 2, 0.0, m[:, 0])[0],
     ):
-        with pytest.raises(RuntimeError, match=r"differentiable once, .*; backend='reference' has it$"):
+        with pytest.raises(RuntimeError, match=r"differentiable once, .*; backend='reference' has it\. \(In a comp"):
             torch.func.grad(lambda m, f=function: torch.func.grad(f)(m).square().sum())(mu)
+
+
+def test_a_compiled_gradient_by_what_requires_grad_is_told_to_detach_it(fresh_compiler: None) -> None:
+    """torch differentiates a compiled function by all that requires grad, that of torch.func.grad once more."""
+    slope = torch.compile(
+        torch.func.grad(lambda m: mc.rsample_kl(m, m, seed=torch.tensor(1))[1].sum()), backend="aot_eager"
+    )
+    mu = torch.linspace(-1, 2, 20).view(4, 5).requires_grad_()
+    with pytest.raises(RuntimeError, match=r"asked for; .* requires grad: give it detached\.\)"):
+        slope(mu)
+    # Of the KL by mu and by log_var, both of which mu is here.
+    torch.testing.assert_close(slope(mu.detach()), (mu + (mu.exp() - 1) / 2).detach())
+
+
+class Seen(Tensor):
+    operators: ClassVar[list[str]] = []
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        cls.operators.append(str(function))
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+@pytest.mark.parametrize("name", ["rsample_kl", "rsample_kl_cholesky", "gaussian_nll", "gaussian_elbo"])
+def test_a_subclass_sees_the_operator_whichever_argument_it_is(name: str) -> None:
+    mu, tril = torch.randn(4, 5), torch.randn(4, 15)
+    function, tensors = {
+        "rsample_kl": (partial(mc.rsample_kl, seed=1), (mu, mu, mu, mu)),
+        "rsample_kl_cholesky": (partial(mc.rsample_kl_cholesky, seed=1), (mu, tril, mu, mu)),
+        "gaussian_nll": (partial(mc.gaussian_nll, return_squared_error=True), (mu, -mu, mu[0, 0])),
+        "gaussian_elbo": (gaussian_elbo, (mu, -mu, mu[0, 0], mu[:, 0])),
+    }[name]
+    expected = function(*tensors)
+    for place in range(len(tensors)):
+        Seen.operators.clear()
+        found = function(*(t.as_subclass(Seen) if i == place else t for i, t in enumerate(tensors)))
+        assert f"manifold_core.{name}.default" in Seen.operators
+        for ours, plain in zip(found, expected, strict=True):
+            assert type(ours) is Seen
+            assert torch.equal(ours.as_subclass(Tensor), plain)
 
 
 # Of each op one number that depends on its argument, [B, κ].

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from manifold_core.kernels.random import standard_normal
@@ -192,6 +194,40 @@ def test_what_is_found_is_told_in_a_line() -> None:
     assert repr(found) == (
         "ActiveDimensions(count=1, interval=(1, 1), gap=90, spectrum_count=1, threshold=0.05, variance=[0.01, 0.9])"
     )
+
+
+@pytest.mark.parametrize("seed", [None, -1, 1.5, 2**63, "0", True])
+def test_a_seed_that_is_none_is_refused(seed: Any) -> None:
+    """Without one the noise would be PyTorch's, and other numbers each time."""
+    x, found = torch.rand(9, 3), model()
+    before = torch.get_rng_state()
+    with pytest.raises(mc.InputError, match=rf"^seed must be an integer from 0 to 2\*\*63 - 1, got {seed!r}$"):
+        mc.evaluate(found, x, seed=seed)
+    assert torch.equal(torch.get_rng_state(), before)
+    for good in (np.int64(3), torch.tensor(3)):
+        assert mc.evaluate(found, x, seed=good) == mc.evaluate(found, x, seed=3)  # type: ignore[arg-type]
+
+
+def test_metrics_are_told_in_a_line() -> None:
+    numbers = {"neg_elbo": -3.391234, "nll": -1372.123456, "kl": 5.7, "recon": 1 / 3, "gamma": 0.03234567}
+    found = mc.Metrics(
+        **numbers,
+        active_dimensions=1,
+        interval=(1, 2),
+        spectrum_count=1,
+        gap=123.456,
+        threshold=0.05,
+        variance=[1 / 300, 2 / 3],
+        spectrum=[1 / 300, 2 / 3],
+        samples=7,
+    )
+    assert repr(found) == (
+        "Metrics(neg_elbo=-3.391, nll=-1372, kl=5.7, recon=0.3333, gamma=0.03235, active_dimensions=1, "
+        "interval=(1, 2), gap=123, spectrum_count=1, threshold=0.05, variance=[0.00333, 0.667], samples=7)"
+    )
+    unknown = repr(replace(found, active_dimensions=None, gap=None, neg_elbo=math.nan, variance=[math.nan]))
+    assert unknown.startswith("Metrics(neg_elbo=nan, ")
+    assert "active_dimensions=None, interval=(1, 2), gap=None, " in unknown
 
 
 def spoilt(row: int, value: float, *shape: int) -> Tensor:

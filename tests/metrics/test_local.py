@@ -97,7 +97,53 @@ def test_pieces_of_several_dimensions_are_told_apart() -> None:
     found = mc.local_dimensions(mc.VAE(Known(2), Pieces(), 2, elbo=fixed(1e-6)), x)
     assert found.counts.tolist() == [1, 2, 1, 1]
     assert found.shares == {1: 0.75, 2: 0.25}
+    assert (found.count, found.share) == (1, 0.75)
     assert found.spectrum.tolist() == pytest.approx([1e-6, 0.75], rel=1e-3)
+    assert found.gap == pytest.approx(0.75e6, rel=1e-3)
+
+
+class Pieces(nn.Module):
+    """The line z₁ where z₃ < 0, the plane of z₁ and z₂ where it is not; z₂ is ``narrow`` times as wide."""
+
+    def __init__(self, narrow: float) -> None:
+        super().__init__()
+        self.narrow = narrow
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.stack((z[:, 0], torch.where(z[:, 2] < 0, 0.0, self.narrow * z[:, 1])), dim=1)
+
+
+@pytest.mark.parametrize(
+    ("on_the_line", "narrow", "count", "gap", "share"),
+    [
+        (
+            1,
+            1.0,
+            2,
+            1e6,
+            0.9,
+        ),  # one of ten: the gap of the means is behind the first, and no sample of the plane has it
+        (3, 1.0, 2, 1e6, 0.7),
+        (4, 1.0, 1, 0.4e6, 0.4),  # no two thirds agree
+        (7, 1.0, 1, 0.7e6, 0.7),
+        (1, 0.1, 1, 0.1e6, 0.1),  # at those of the plane the second is a hundred times the first: not clearly there
+    ],
+)
+def test_what_most_samples_agree_on(on_the_line: int, narrow: float, count: int, gap: float, share: float) -> None:
+    """γ = 10⁻⁶, and of ten samples some on a line."""
+    z = torch.ones(10, 3)
+    z[:on_the_line, 2] = -1
+    found = mc.local_dimensions(mc.VAE(Known(3), Pieces(narrow), 3, elbo=fixed(1e-6)), z)
+    assert (found.count, found.share) == (count, share)
+    assert found.gap == pytest.approx(gap, rel=2e-3)
+    assert found.clear == (share >= 2 / 3)
+
+
+def test_pieces_without_any_dimension_hide_none() -> None:
+    """A fifth of them: the mean of the first eigenvalue is not below 0.05."""
+    low, high = torch.tensor([1e-6, 1.0]), torch.tensor([0.2, 1.0])
+    found = mc.LocalDimensions(high.double(), torch.tensor([0, 1, 1, 1, 1]), low.double())
+    assert (found.count, found.gap) == (1, pytest.approx(1e6, rel=1e-6))
 
 
 @pytest.mark.parametrize("covariance", ["diagonal", "cholesky"])
@@ -236,8 +282,11 @@ def test_bad_input_is_named() -> None:
     ],
 )
 def test_the_widest_gap_decides(spectrum: list[float], count: int, gap: float | None) -> None:
-    found = mc.LocalDimensions(torch.tensor(spectrum, dtype=torch.float64), torch.tensor([count]))
+    values = torch.tensor(spectrum, dtype=torch.float64)
+    found = mc.LocalDimensions(values, torch.tensor([0, 1, 2, 3]), torch.ones(3))  # of which none is that of most
     assert found.count == count
+    assert found.share == 0.25
+    assert int(local._before_the_widest_gap(values)[0]) == count  # as it is of one sample
     assert found.gap == (None if gap is None else pytest.approx(gap, rel=1e-12))
 
 
@@ -256,11 +305,14 @@ def test_a_look_is_at_some_samples_alone(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_what_is_found_is_told_in_a_line() -> None:
-    found = mc.LocalDimensions(torch.tensor([1e-6, 0.75], dtype=torch.float64), torch.tensor([1, 2, 1, 1]))
+    spectrum = torch.tensor([1e-6, 0.75], dtype=torch.float64)
+    found = mc.LocalDimensions(spectrum, torch.tensor([1, 2, 1, 1]), torch.tensor([1e-6, 1.0]))
     assert repr(found) == "LocalDimensions(count=1, gap=7.5e+05, shares={1: 0.75, 2: 0.25}, spectrum=[1e-06, 0.75])"
     assert found.as_dict() == {
         "count": 1,
         "gap": 0.75 / 1e-6,
+        "clear": True,
+        "share": 0.75,
         "shares": {"1": 0.75, "2": 0.25},
         "spectrum": [1e-6, 0.75],
         "samples": 4,

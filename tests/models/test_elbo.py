@@ -1,19 +1,32 @@
 """GaussianELBO against the formula in float64, its three kinds of γ, and bad input."""
 
+import copy
+import io
 import math
+import pickle
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from manifold_core.kernels.random import standard_normal
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import manifold_core as mc
 from manifold_core.covariance import Covariance
 from manifold_core.models.elbo import Gamma, Reduction
 
 LOG_2PI = math.log(2 * math.pi)
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
 
 
 def inputs(batch: int = 7, features: int = 5, latents: int = 3) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -248,12 +261,40 @@ def test_a_posterior_or_prior_that_is_no_pair_is_refused(covariance: Covariance)
         ((mu, mu, mu), "tuple of 3"),
         ([mu], "list of 1"),
         (mu, r"Tensor of shape \(4, 1\)"),
+        (torch.zeros(2, 1), r"Tensor of shape \(2, 1\)"),  # two rows
+        ({"mu": mu, "log_var": mu}, "dict"),
         (5, "int"),
     ):
         with pytest.raises(TypeError, match=f"^posterior must be a pair of tensors, got {what}$"):
             elbo(mu, given, nn.Identity())
         with pytest.raises(TypeError, match=f"^prior must be a pair of tensors, got {what}$"):
             elbo(mu, (mu, mu), nn.Identity(), given)
+
+
+@pytest.mark.parametrize("gamma", ["learned", "analytic", "fixed"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_another_number_of_samples_than_the_posterior_has_is_refused(gamma: Gamma, reduction: Reduction) -> None:
+    """One KL would be added to all samples, or that of all to one."""
+    x, mu, log_var, weight = inputs()
+    elbo = mc.GaussianELBO(gamma, -0.7, reduction=reduction).double()
+    for rows, posterior in ((7, (mu[:1], log_var[:1])), (1, (mu, log_var)), (4, (mu, log_var))):
+        words = rf"^kl must have shape \({rows},\), one number a sample, on cpu, got \({len(posterior[0])},\) on cpu$"
+        with pytest.raises(ValueError, match=words):
+            elbo(x[:rows], posterior, lambda z, rows=rows: (z @ weight)[:1].expand(rows, 5))
+    with pytest.raises(
+        ValueError, match=r"^kl must have shape \(1,\), one number a sample, on cpu, got \(7,\) on cpu$"
+    ):
+        elbo(x.unsqueeze(0), (mu, log_var), lambda z: (z @ weight).unsqueeze(0))
+    assert elbo.log_gamma.item() == pytest.approx(-0.7)  # nothing of it is kept
+
+
+def test_what_is_no_decoder_is_refused_before_noise_is_drawn() -> None:
+    x, mu, log_var, _ = inputs()
+    before = torch.get_rng_state()
+    for decoder, what in ((None, "None"), ("mlp", "'mlp'")):
+        with pytest.raises(TypeError, match=f"^decoder must be a module or a function, got {what}$"):
+            mc.GaussianELBO().double()(x, (mu, log_var), decoder)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_decoder_of_another_shape_is_refused() -> None:
@@ -326,3 +367,119 @@ def test_beta_is_any_number(gamma: str, reduction: str) -> None:
         elbo = mc.GaussianELBO(gamma, beta=beta, reduction=reduction)  # type: ignore[arg-type]
         losses.append(elbo(x, posterior, lambda z: z @ torch.ones(2, 3), seed=0).loss)
     assert torch.equal(*losses)
+
+
+def test_options_that_are_set_later_are_checked() -> None:
+    elbo: Any = mc.GaussianELBO("fixed", -2.0, beta=0.25)
+    for name, value, words in (
+        ("reduction", "Mean", "^reduction must be 'mean', 'sum' or 'none', got 'Mean'$"),
+        ("gamma", "Analytic", "^gamma must be 'learned', 'analytic' or 'fixed', got 'Analytic'$"),
+        ("gamma", "learned", "^gamma must stay what it was made, 'fixed', got 'learned'"),
+        ("covariance", "cholesky", "^covariance must stay what it was made, 'diagonal', got 'cholesky'"),
+        ("beta", -1.0, r"^beta must be a finite number, not negative, got -1\.0$"),
+        ("beta", math.nan, "^beta must be a finite number, not negative, got nan$"),
+        ("beta", torch.tensor(1.0), r"^beta must be a finite number, not negative, got tensor\(1\.\)$"),
+        ("backend", "cpuu", "^backend must be one of .*, got 'cpuu'$"),
+    ):
+        before = getattr(elbo, name)
+        with pytest.raises(mc.InputError, match=words):
+            setattr(elbo, name, value)
+        assert getattr(elbo, name) == before
+    elbo.reduction, elbo.beta, elbo.backend, elbo.gamma = "sum", 0.5, "reference", "fixed"
+    x, posterior = torch.rand(4, 3), (torch.rand(4, 3), torch.rand(4, 3))
+    terms = elbo(x, posterior, nn.Identity(), seed=1)
+    torch.testing.assert_close(terms.loss, terms.nll.sum() + 0.5 * terms.kl.sum())
+    for other in (copy.deepcopy(elbo), pickle.loads(pickle.dumps(elbo))):
+        assert repr(other) == "GaussianELBO(gamma='fixed', covariance='diagonal', beta=0.5, reduction='sum')"
+        assert other.state_dict() == {"log_gamma": torch.tensor(-2.0)}
+        assert torch.equal(other(x, posterior, nn.Identity(), seed=1).loss, terms.loss)
+
+
+@pytest.mark.parametrize("gamma", ["learned", "analytic", "fixed"])
+def test_a_module_made_without_numbers_is_given_its_first_ones(gamma: Gamma) -> None:
+    with torch.device("meta"):
+        elbo = mc.GaussianELBO(gamma, -3.0)
+    elbo.to_empty(device="cpu")
+    with torch.no_grad():
+        elbo.log_gamma.fill_(77.0)  # what lay there
+    elbo.reset_parameters()
+    assert elbo.log_gamma.item() == -3.0
+    assert isinstance(elbo.log_gamma, nn.Parameter) == (gamma == "learned")
+
+
+@pytest.mark.parametrize(
+    ("gamma", "reduction"), [("learned", "mean"), ("fixed", "mean"), ("learned", "sum"), ("analytic", "mean")]
+)
+def test_a_beta_that_changes_does_not_compile_anew(fresh_compiler: None, gamma: Gamma, reduction: Reduction) -> None:
+    x, mu, log_var, weight = inputs()
+    elbo = mc.GaussianELBO(gamma, reduction=reduction).double()
+    counter = CompileCounterWithBackend("aot_eager")
+
+    def terms_of(mu: Tensor, log_var: Tensor) -> mc.ELBOTerms:
+        terms: mc.ELBOTerms = elbo(x, (mu, log_var), lambda z: z @ weight, seed=11)
+        return terms
+
+    compiled = torch.compile(terms_of, fullgraph=True, backend=counter)
+    for step in range(12):
+        elbo.beta = step / 8
+        terms = compiled(mu, log_var)
+        expected = by_hand(x, mu, log_var, weight, None if gamma == "analytic" else torch.zeros(()).double(), 11)
+        per_sample = expected["nll"] + step / 8 * expected["kl"]
+        loss = per_sample.mean() if reduction == "mean" else per_sample.sum()
+        torch.testing.assert_close(terms.loss, loss)
+        torch.testing.assert_close(terms.nll, expected["nll"])
+        torch.testing.assert_close(terms.kl, expected["kl"])  # without β
+        found = torch.autograd.grad(terms.loss, (mu, log_var))
+        for ours, theirs in zip(found, torch.autograd.grad(loss, (mu, log_var)), strict=True):
+            torch.testing.assert_close(ours, theirs)
+    assert counter.frame_count <= 3  # a number, then any
+
+
+def test_a_beta_that_a_compiled_function_sets_is_any_number_too(fresh_compiler: None) -> None:
+    x, mu, log_var, weight = inputs()
+    elbo = mc.GaussianELBO().double()
+
+    def loss_of(mu: Tensor, beta: float) -> Tensor:
+        elbo.beta = beta
+        loss: Tensor = elbo(x, (mu, log_var), lambda z: z @ weight, seed=11).loss
+        return loss
+
+    compiled = torch.compile(loss_of, fullgraph=True, backend="aot_eager")
+    for step in range(12):
+        torch.testing.assert_close(compiled(mu, step / 8), loss_of(mu, step / 8))
+
+
+def test_a_number_of_numpys_is_kept_as_a_float(fresh_compiler: None) -> None:
+    x, mu, log_var, weight = inputs()
+    losses = []
+    for beta in (np.float64(0.5), np.float32(0.5), 0.5):
+        elbo = mc.GaussianELBO("fixed", beta=beta).double()
+        assert type(elbo.beta) is float
+
+        def loss_of(mu: Tensor, elbo: mc.GaussianELBO = elbo) -> Tensor:
+            loss: Tensor = elbo(x, (mu, log_var), lambda z: z @ weight, seed=11).loss
+            return loss
+
+        losses.append(torch.compile(loss_of, fullgraph=True, backend="aot_eager")(mu))
+    assert losses[0] == losses[1] == losses[2]
+    torch.testing.assert_close(losses[0], loss_of(mu))
+
+
+@pytest.mark.parametrize("gamma", ["learned", "analytic"])
+@pytest.mark.parametrize("sizes", ["one", "any"])
+def test_an_exported_model_is_written_and_read(gamma: Gamma, sizes: str) -> None:
+    """In training mode, where an analytic γ is kept."""
+    x = torch.rand(4, 6, generator=torch.Generator().manual_seed(0))
+    model = mc.VAE.mlp(6, 3, elbo=mc.GaussianELBO(gamma))
+    dynamic = {"x": {0: torch.export.Dim("B")}, "seed": None} if sizes == "any" else None
+    exported = torch.export.export(model, (x,), {"seed": torch.tensor(3)}, dynamic_shapes=dynamic)
+    file = io.BytesIO()
+    torch.export.save(exported, file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    batch = x if sizes == "one" else torch.cat([x, 1 - x])[:7]
+    found, expected = loaded(batch, seed=torch.tensor(5)), model(batch, seed=torch.tensor(5))
+    assert type(found) is mc.ELBOTerms
+    for name in ("loss", "nll", "kl", "recon", "z", "x_hat", "log_gamma", "variance_ratio"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name))
+    torch.testing.assert_close(loaded.state_dict()["elbo.log_gamma"], model.state_dict()["elbo.log_gamma"])

@@ -1,6 +1,7 @@
 """The VAE, the CVAE and their networks: shapes, a user's own modules, gradients, sampling, bad input."""
 
 import copy
+import inspect
 import json
 import math
 import re
@@ -114,6 +115,34 @@ def test_encode_and_decode_are_those_of_evaluation_mode() -> None:
                 decode(bad)
     with pytest.raises(mc.InputError, match=r"z must have a row for each condition, 4, got shape \(5, 3\)"):
         cvae.decode(z, c)
+
+
+def test_z_of_another_dtype_or_device_is_named() -> None:
+    z, c, image = torch.randn(2, 3), torch.rand(2, 2), (1, 8, 8)
+    sequences = mc.SequentialCVAE.lstm(5, 3)
+    cases = [
+        (mc.VAE.mlp(5, 3), ()),
+        (mc.VAE.conv(image, 3, 2), ()),
+        (mc.CVAE.mlp(5, 2, 3), (c,)),
+        (mc.CVAE.conv(image, 2, 3, 2), (c,)),
+        (mc.with_standard_prior(mc.CVAE.mlp(5, 2, 3)), (c,)),
+        (sequences, (torch.rand(2, 4, 5),)),
+    ]
+    for model, given in cases:
+        for bad in (z.double(), z.half(), z.long()):
+            message = rf"^z must be of the dtype of the decoder's weights, torch\.float32, got {bad.dtype}; z\.to"
+            with pytest.raises(mc.InputError, match=message):
+                model.decode(bad, *given)
+        with pytest.raises(
+            mc.InputError, match=r"^z must be on the device of the model, cpu, got meta: z\.to\(device\)"
+        ):
+            model.decode(z.to("meta"), *given)
+        assert len(model.decode(z, *given)) == 2
+        doubled = copy.deepcopy(model).double()
+        assert doubled.decode(z.double(), *(part.double() for part in given)).dtype == torch.float64
+    with torch.autocast("cpu", torch.bfloat16):  # under which layers read either
+        assert len(mc.VAE.mlp(5, 3).decode(z.bfloat16())) == 2
+    assert len(mc.VAE(Encoder(), nn.Identity(), 2).decode(z[:, :2].double())) == 2  # which may read anything
 
 
 def test_samples_follow_the_prior_and_the_generator() -> None:
@@ -776,6 +805,43 @@ def test_samples_and_reconstructions_go_to_numpy_as_they_are() -> None:
     for made in (model.sample(4), model.reconstruct(x), conditional.sample(c), conditional.reconstruct(x, c)):
         assert made.numpy().shape == (4, 6)
     assert model(x).loss.requires_grad  # the mode of the caller is what it was
+
+
+@pytest.mark.parametrize("kind", [mc.SequentialCVAE, mc.EveryStepCVAE])
+def test_flags_are_flags(kind: type[mc.SequentialCVAE]) -> None:
+    for bad in ("no", 0, None):
+        with pytest.raises(mc.InputError, match=rf"^attention must be True or False, got {bad!r}$"):
+            mc.CVAE.mlp(5, 2, 3, attention=bad)  # type: ignore[arg-type]
+        with pytest.raises(mc.InputError, match=rf"^attention must be True or False, got {bad!r}$"):
+            mc.CVAE.conv((1, 8, 8), 2, 3, attention=bad)  # type: ignore[arg-type]
+        with pytest.raises(mc.InputError, match=rf"^share_weights must be True or False, got {bad!r}$"):
+            kind.lstm(5, 3, share_weights=bad)  # type: ignore[arg-type]
+    for flag in (True, False):  # and those of a NumPy array
+        assert (mc.CVAE.mlp(5, 2, 3, attention=np.bool_(flag)).gate is not None) == flag  # type: ignore[arg-type]
+        found = kind.lstm(5, 3, share_weights=np.bool_(flag))  # type: ignore[arg-type]
+        assert (found.prior is found.encoder.network) == flag
+
+
+def test_what_a_call_gives_is_known_to_type_checkers() -> None:
+    """torch.nn.Module says Any."""
+    for kind in (mc.VAE, mc.CVAE):
+        assert kind.__annotations__["__call__"] == Callable[..., mc.ELBOTerms]
+
+
+@pytest.mark.parametrize("kind", [mc.SequentialCVAE, mc.EveryStepCVAE])
+def test_what_is_inherited_says_nothing_of_conditions_without_steps(kind: type[mc.SequentialCVAE]) -> None:
+    for name in ("forward", "sample", "decode"):
+        said = inspect.getdoc(getattr(kind, name))
+        assert said is not None
+        assert not re.search(r"``\[[Bn], t\]``(?!, of sequences ``\[[Bn], T, d\]``)", said), name
+
+
+def test_completion_offers_what_is_public() -> None:
+    offered = [name for name in dir(mc) if not name.startswith("_")]
+    modules = {name for name in offered if inspect.ismodule(getattr(mc, name))}
+    assert modules - {"experiments"} == {"data", "ensemble", "kernels", "networks"}
+    assert sorted({*offered} - modules) == sorted(mc.__all__)
+    assert {"__all__", "__version__", "__doc__"} <= {*dir(mc)}
 
 
 def test_an_elbo_is_no_prior() -> None:

@@ -169,16 +169,23 @@ def test_a_condition_of_other_data_is_refused(tmp_path: Path, data_set: str, sou
         run(config, tmp_path / "out", progress=False)
 
 
-def test_a_class_that_is_all_held_out_is_left_out(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("rare", "said"), [([99], "class 99 has"), ([99, -5], "classes -5, 99 have")])
+def test_a_class_that_is_all_held_out_is_left_out_and_named(
+    data: Path, tmp_path: Path, rare: list[int], said: str
+) -> None:
     x = np.load(data / "x.npy")
-    held_out = load_file(data / "x.npy", seed=3).validation[0]
-    labels = np.where(np.abs(x - held_out.numpy()).sum(axis=1) < 1e-4, 99, np.arange(600) % 2)
-    assert (labels == 99).sum() == 1
+    held_out = load_file(data / "x.npy", seed=3).validation
+    labels = np.arange(600) % 2
+    for label, sample in zip(rare, held_out, strict=False):
+        labels[np.abs(x - sample.numpy()).sum(axis=1) < 1e-4] = label
+        assert (labels == label).sum() == 1
     np.save(tmp_path / "labels.npy", labels)
     config = conditional(data, "labels")
     condition = ConditionConfig(str(tmp_path / "labels.npy"))
-    metrics = run(replace(config, model=replace(config.model, condition=condition)), tmp_path / "out", progress=False)
-    assert metrics["condition"] == {"classes": [0, 1, 99]}
+    config = replace(config, model=replace(config.model, condition=condition))
+    with pytest.warns(UserWarning, match=f"^condition: {said} no training sample: "):
+        metrics = run(config, tmp_path / "out", progress=False)
+    assert metrics["condition"] == {"classes": sorted([0, 1, *rare])}
     assert [one["label"] for one in metrics["classes"]] == [0, 1]
 
 

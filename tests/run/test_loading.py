@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,15 @@ class TestLoading:
             load_run(tmp_path)
         with pytest.raises(mc.InputError, match="nowhere"):
             load_run(tmp_path / "nowhere")
+
+    def test_load_weights_says_what_reads_a_finished_run(self, finished: dict[str, Path]) -> None:
+        folder = str(finished["vectors"])
+        model = mc.VAE.mlp(6, 4, (16,))
+        with pytest.raises(mc.InputError, match=r"holds a finished run of the command line: mc\.load_run\(") as refused:
+            mc.load_weights(model, folder)
+        called = re.search(r"mc\.load_run.*\.model", str(refused.value))
+        assert called is not None
+        model.load_state_dict(eval(called[0], {"mc": mc}).state_dict())  # it works as it is written
 
     @pytest.mark.parametrize("damage", ["missing", "half", "of another model"])
     def test_load_run_names_weights_that_do_not_fit(

@@ -109,12 +109,47 @@ def test_where_neighbours_see_far_fewer_dimensions_it_is_warned_of(
 
 @pytest.mark.parametrize(("first", "unclear"), [(0.0126, True), (0.0124, False)])
 def test_a_gap_that_is_not_clear_is_warned_of(first: float, unclear: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    local = mc.LocalDimensions(torch.tensor([first, 0.1, 0.27, 0.6]), torch.ones(1))
+    spectrum = torch.tensor([first, 0.1, 0.27, 0.6])
+    local = mc.LocalDimensions(spectrum, torch.ones(1), spectrum)
     monkeypatch.setattr(find, "of_some", lambda *_: local)
     monkeypatch.setattr(find, "two_nn", lambda _: None)
-    said = pytest.warns(UserWarning, match="no clear gap, 7.9 at the widest: the 1 dimensions are a guess")
+    said = pytest.warns(UserWarning, match="no clear gap, 7.9 behind the 1 dimensions that are read, which are a guess")
     with said if unclear else nullcontext():
         assert find_dimension(plane(60), SHORT, progress=False).gap == pytest.approx(0.1 / first)
+
+
+@pytest.mark.parametrize(("neighbours", "more"), [(2.51, True), (2.49, False)])
+def test_where_neighbours_see_more_dimensions_it_is_warned_of(
+    neighbours: float, more: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(find, "two_nn", lambda _: neighbours)
+    said = pytest.warns(UserWarning, match=r"reads 2 dimensions, and nearest neighbours see 2\.5 .* may have more")
+    with said if more else nullcontext():
+        assert find_dimension(plane(), SHORT, progress=False).dimension == 2
+
+
+@pytest.mark.parametrize(("others", "unlike"), [(2, True), (1, False)])
+def test_samples_of_unlike_dimensions_are_warned_of(others: int, unlike: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two thirds of them have what is read, or fewer."""
+    counts = torch.tensor([1, 1, *others * [2]])
+    spectrum = torch.tensor([0.001, 0.5, 1.0, 1.0])
+    local = mc.LocalDimensions(spectrum, counts, spectrum)
+    monkeypatch.setattr(find, "of_some", lambda *_: local)
+    monkeypatch.setattr(find, "two_nn", lambda _: None)
+    said = pytest.warns(UserWarning, match="samples have unlike dimensions, 1 at 50 %, 2 at 50 % of them")
+    with said if unlike else nullcontext():
+        assert find_dimension(plane(60), SHORT, progress=False).local is local
+
+
+@pytest.mark.parametrize(("ratio", "overfitted"), [(4.1, True), (3.9, False), (None, False)])
+def test_a_model_that_has_learned_the_samples_is_warned_of(
+    ratio: float | None, overfitted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(find, "error_ratio", lambda *_: ratio)
+    said = pytest.warns(UserWarning, match=r"fits the 540 samples trained on 4 times as well .*SearchPlan\(steps=400\)")
+    with said if overfitted else nullcontext():
+        found = find_dimension(plane(), SHORT, progress=False)
+    assert (found.dimension, found.error_ratio) == (2, ratio)
 
 
 def test_what_is_found_is_told_in_a_line() -> None:

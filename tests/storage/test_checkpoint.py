@@ -116,7 +116,7 @@ class TestRoundTrip:
 import sys
 from pathlib import Path
 import torch
-from manifold_core import checkpoint
+from manifold_core.storage import checkpoint
 
 def peak():
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -323,7 +323,7 @@ CRASHES = """
 import json, os, resource, signal, sys
 from pathlib import Path
 import torch
-from manifold_core import checkpoint
+from manifold_core.storage import checkpoint
 
 def save(folder, value):  # tensors and index about equally large: the limit cuts off either
     checkpoint.save(folder, value, {"w": torch.full((500,), float(value))}, {"curve": [value] * 400})

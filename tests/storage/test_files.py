@@ -19,12 +19,12 @@ import manifold_core as mc
 from manifold_core import cli
 from manifold_core.cli import commands
 from manifold_core.storage import checkpoint
-from manifold_core.storage.files import locked, write_json
+from manifold_core.storage.files import as_folder, locked, write_json
 
 HOLDER = """
 import sys
 from pathlib import Path
-from manifold_core.files import locked
+from manifold_core.storage.files import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -194,3 +194,30 @@ def test_where_there_are_no_locks_it_is_said(tmp_path: Path, monkeypatch: pytest
         locked(tmp_path),
     ):
         pass
+
+
+FOLDERS: dict[str, Callable[[Any], object]] = {
+    "train": train_one,
+    "train_ensemble": train_many,
+    "find_dimension": lambda folder: mc.find_dimension(torch.rand(40, 3), folder=folder, progress=False),
+    "load_weights": lambda folder: mc.load_weights(mc.VAE.mlp(5, 2), folder),
+    "load_run": mc.load_run,
+}
+
+
+@pytest.mark.parametrize("call", FOLDERS.values(), ids=FOLDERS)
+@pytest.mark.parametrize("given", ["", 3, b"runs", True])
+def test_what_is_no_path_of_a_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[Any], object], given: object
+) -> None:
+    """An empty one is no current directory: a variable of the shell is not set."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(mc.InputError) as refused:
+        call(given)
+    assert str(refused.value) == f"folder must be the path of a folder, such as 'runs/points', got {given!r}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_a_path_or_its_text() -> None:
+    assert as_folder("out", "runs/one") == as_folder("out", Path("runs/one")) == Path("runs/one")
+    assert as_folder("out", Path()) == as_folder("out", ".") == Path.cwd().relative_to(Path.cwd())

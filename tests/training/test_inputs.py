@@ -168,6 +168,55 @@ def test_a_large_condition_is_warned_of(by: str) -> None:
             train(large)
 
 
+@pytest.mark.parametrize("by", ["loop", "ensemble"])
+def test_a_condition_of_another_scale_is_warned_of(by: str) -> None:
+    c = torch.randn(50, 2, dtype=torch.float64)
+    c = (c - c.mean(0)) / c.std(0, correction=0)
+
+    def train(condition: Tensor) -> None:
+        condition = condition if condition.dtype == torch.int64 else condition.float()
+        x = torch.rand(len(condition), 4)
+        config = mc.TrainingConfig(steps=1, batch_size=8)
+        if by == "loop":
+            mc.train(mc.CVAE.mlp(4, condition.shape[1], 2), x, config, condition=condition, progress=False)
+        else:
+            spec = mc.ModelSpec(2, condition_dim=condition.shape[1], training=config)
+            mc.train_ensemble([spec], (x, condition), progress=False)
+
+    constant, rare = torch.ones(50, 1), torch.zeros(20_000, 2)
+    rare[0, 0], rare[1:, 1] = 1.0, 1.0  # a class of one sample, which varies by 0.007
+    fitting = (c, 0.011 * c, 0.051 * c + 1, c + 1.9, 3.1 * c + 3, rare, rare.long(), constant, -2 * constant, 0 * c)
+    for good in (*fitting, torch.cat((c, constant), 1)):
+        train(good)  # no warning, which would be an error here
+    cases = [
+        (0.009 * c, r"varies by about 0\.009 around -?[\de.-]+ in column 0"),
+        (1e-4 * c, r"varies by about 0\.0001 around -?[\de.-]+ in column 0"),
+        (0.049 * c + 1, r"varies by about 0\.049 around 1 in column 0"),
+        (0.09 * c - 1.9, r"varies by about 0\.09 around -1\.9 in column 0"),
+        (0.1 * c + 8, r"varies by about 0\.1 around 8 in column 0"),
+        (c + torch.tensor([0.0, 2.1]), r"varies by about 1 around 2\.1 in column 1"),
+        (torch.cat((c, 8 * constant), 1), r"varies by about 0 around 8 in column 2"),
+        (torch.randint(3, 6, (50, 1)), r"varies by about 0\.\d+ around \d\.?\d* in column 0"),
+    ]
+    for bad, found in cases:
+        expected = f"condition {found}, where training expects 1 around 0: the dimensions read off may be wrong; "
+        with pytest.warns(UserWarning, match=expected + r"standardise it, \(condition - condition\.mean\(0\)\) / "):
+            train(bad)
+
+
+def test_the_scale_of_a_sequence_is_that_of_all_its_steps() -> None:
+    def train(condition: Tensor) -> None:
+        model, config = mc.SequentialCVAE.lstm(2, 2), mc.TrainingConfig(steps=1, batch_size=8)
+        mc.train(model, torch.randn(40, 2), config, condition=condition, progress=False)
+
+    steps = torch.randn(40, 6, 2)
+    steps[:, 0] *= 1e-4  # one step alone does no harm
+    train(steps)
+    expected = r"in column 1, .* \(condition - condition\.mean\(\(0, 1\)\)\) / condition\.std\(\(0, 1\)\)"
+    with pytest.warns(UserWarning, match=expected):
+        train(steps * torch.tensor([1.0, 1e-4]))
+
+
 def test_labels_that_a_network_embeds_are_no_large_numbers() -> None:
     class Embedded(nn.Module):
         condition_shape = ()

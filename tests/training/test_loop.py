@@ -1,6 +1,7 @@
 """The training loop: order of the samples, schedule, checkpoints, and a model whose optimum is known in closed form."""
 
 import copy
+import json
 import math
 from itertools import chain
 from pathlib import Path
@@ -251,6 +252,15 @@ def test_history_holds_the_last_step_and_finite_numbers() -> None:
     assert min(history.gamma) > 0
 
 
+def test_history_is_told_in_a_line() -> None:
+    found = mc.History([500, 1000], [4.0, -3.391234], [1.0, 0.03234567], [0, 3], 1.44)
+    assert repr(found) == "History(1000 steps, neg_elbo=-3.391, gamma=0.0323, active_dimensions=3, 1.4 s)"
+    assert repr(mc.History()) == "History(0 steps, 0.0 s)"
+    assert repr(mc.History([1], [math.nan], [1.0], [0])).startswith("History(1 step, neg_elbo=nan, ")
+    assert mc.History(**json.loads(json.dumps(found.as_dict()))) == found
+    assert list(found.as_dict()) == ["step", "neg_elbo", "gamma", "active_dimensions", "seconds"]
+
+
 def test_the_bar_shows_what_it_names(capsys: pytest.CaptureFixture[str]) -> None:
     """−ELBO of a sample, as the curve: neither the weight of the KL nor the sum over the batch plays a part."""
     model = mc.VAE.mlp(5, 2, elbo=mc.GaussianELBO(beta=50.0, reduction="sum"))
@@ -448,3 +458,70 @@ def test_an_identity_that_would_be_lost_is_refused(tmp_path: Path, folder: bool,
     place = tmp_path if folder else None
     with pytest.raises(mc.InputError, match=said):
         mc.train(mc.VAE.mlp(5, 2), torch.rand(9, 5), mc.TrainingConfig(1), folder=place, identity=identity)
+
+
+class Dropping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 4)
+        self.drop = nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mu, log_var = self.layer(self.drop(x)).chunk(2, dim=1)
+        return mu, log_var
+
+
+def dropping() -> mc.VAE:
+    torch.manual_seed(0)
+    return mc.VAE(Dropping(), nn.Linear(2, 5), 2)
+
+
+def test_after_each_record_the_curves_are_shown() -> None:
+    """In evaluation mode; what is drawn and measured there changes nothing of the training."""
+    x, config = torch.rand(64, 5), mc.TrainingConfig(steps=1200, batch_size=8)
+    model, plain, seen = dropping(), dropping(), []
+
+    def look(history: mc.History) -> float:
+        torch.rand(3)
+        assert not any(module.training for module in model.modules())
+        seen.append((history.step[-1], len(history.neg_elbo), mc.evaluate(model, x).neg_elbo))
+        return seen[-1][2]  # a number is no yes
+
+    history = mc.train(model, x, config, progress=False, after_record=look)
+    expected = mc.train(plain, x, config, progress=False)
+    assert [step for step, _, _ in seen] == history.step == expected.step
+    assert [points for _, points, _ in seen] == list(range(1, len(seen) + 1))
+    assert seen[-1][2] == mc.evaluate(plain, x).neg_elbo
+    for name, part in plain.state_dict().items():
+        assert torch.equal(model.state_dict()[name], part), name
+
+
+@pytest.mark.parametrize("yes", [True, np.bool_(True), torch.tensor(True)])
+def test_a_training_ends_where_it_is_told_to_and_goes_on(tmp_path: Path, yes: Any) -> None:
+    x, config = torch.rand(64, 5), mc.TrainingConfig(steps=40, batch_size=8)
+    model, stopped, whole = dropping(), dropping(), dropping()
+    history = mc.train(
+        model,
+        x,
+        config,
+        folder=tmp_path,
+        progress=False,
+        after_record=lambda history: yes if len(history.step) == 7 else None,
+    )
+    assert history.step == [1, 2, 3, 4, 5, 6, 7]
+    stop_before(stopped, 7)
+    with pytest.raises(Enough):
+        mc.train(stopped, x, config, progress=False)
+    for name, part in stopped.state_dict().items():
+        assert torch.equal(model.state_dict()[name], part), name
+    assert not model.training
+    fresh = dropping()
+    mc.train(fresh, x, config, folder=tmp_path, progress=False)
+    mc.train(whole, x, config, progress=False)
+    for name, part in whole.state_dict().items():
+        assert torch.equal(fresh.state_dict()[name], part), name
+
+
+def test_what_is_no_function_is_refused() -> None:
+    with pytest.raises(mc.InputError, match=r"after_record must be a function of the curves, or None, got 3$"):
+        mc.train(dropping(), torch.rand(8, 5), after_record=3)  # type: ignore[arg-type]
