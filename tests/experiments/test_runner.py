@@ -117,7 +117,7 @@ def test_the_decoder_is_read_where_the_samples_of_a_row_are(tmp_path: Path) -> N
         assert local.gap is not None
         assert (found["local"]["count"], found["local"]["samples"]) == (local.count, 60)
         assert found["local"]["gap"] == pytest.approx(local.gap, rel=1e-3)
-    assert runs[0]["local"]["gap"] != pytest.approx(runs[1]["local"]["gap"], rel=1e-2)
+    assert runs[0]["local"]["gap"] != pytest.approx(runs[1]["local"]["gap"], rel=3e-3)
 
 
 def test_seeds_are_those_from_the_first_on(tmp_path: Path) -> None:
