@@ -2,7 +2,6 @@
 describes them, on this machine."""
 
 import json
-import math
 import statistics
 import sys
 import time
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..bench.cholesky import unpacked
+from ..bench import by_hand
 from ..data import Dataset
 from ..errors import InputError
 from ..models import CVAE, VAE
@@ -85,34 +84,12 @@ def eager_loss(model: VAE | CVAE, x: Tensor, c: Tensor | None, noise: Tensor | N
     """½ (‖x − x̂‖²/γ + d log 2πγ) + KL[q ‖ p], averaged over the batch, of the model's networks alone: no op of ours."""
     x, (mu, spread), prior, decode = _networks(model, x, c)
     noise = torch.randn_like(mu) if noise is None else noise
-    z, kl = (_diagonal if model.elbo.covariance == "diagonal" else _full)(mu, spread, prior, noise)
-    error = (x - decode(z)).square().flatten(1).sum(dim=1)
-    d = x[0].numel()
-    log_gamma = (error.mean() / d).log() if model.elbo.gamma == "analytic" else model.elbo.log_gamma
-    return (0.5 * (error / log_gamma.exp() + d * (math.log(2 * math.pi) + log_gamma)) + kl).mean()
-
-
-def _diagonal(mu: Tensor, log_var: Tensor, prior: Gaussian | None, noise: Tensor) -> Gaussian:
-    """z, and the KL of each sample."""
-    z = mu + torch.exp(0.5 * log_var) * noise
-    if prior is None:
-        return z, 0.5 * (log_var.exp() + mu.square() - 1 - log_var).sum(dim=1)
-    prior_mu, prior_log_var = prior
-    distance = (mu - prior_mu).square() / prior_log_var.exp()
-    kl = 0.5 * ((log_var - prior_log_var).exp() + distance - 1 - log_var + prior_log_var).sum(dim=1)
-    return z, kl
-
-
-def _full(mu: Tensor, tril: Tensor, prior: Gaussian | None, noise: Tensor) -> Gaussian:
-    """The same with the packed rows of a Cholesky factor, the logarithm of its diagonal on it."""
-    factor, log_diagonal = unpacked(tril, mu.shape[1])
-    z = mu + torch.bmm(factor, noise.unsqueeze(2)).squeeze(2)
-    if prior is None:
-        return z, 0.5 * (factor.square().sum(dim=2) + mu.square() - 1 - 2 * log_diagonal).sum(dim=1)
-    prior_mu, prior_log_var = prior
-    scaled = (factor.square().sum(dim=2) + (mu - prior_mu).square()) / prior_log_var.exp()
-    kl = 0.5 * (scaled - 1 - 2 * log_diagonal + prior_log_var).sum(dim=1)
-    return z, kl
+    full = model.elbo.covariance == "cholesky"
+    z, kl = (by_hand.sample_and_kl_full if full else by_hand.sample_and_kl)(mu, spread, noise, prior)
+    x_hat, log_gamma = decode(z), model.elbo.log_gamma
+    if model.elbo.gamma == "analytic":
+        log_gamma = (x - x_hat).square().mean().log()
+    return (by_hand.nll(x_hat, x, log_gamma) + kl).mean()
 
 
 def _networks(

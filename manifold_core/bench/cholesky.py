@@ -17,9 +17,10 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from ..kernels.rsample_kl import rsample_kl
 from ..kernels.rsample_kl_cholesky import reference, rsample_kl_cholesky
+from . import by_hand
 from .comparison import Call, Comparison, Forward, Problem, largest_error
 
-__all__ = ["COMPARISON", "from_standard", "unpacked"]
+__all__ = ["COMPARISON"]
 
 
 def problem(batch: int, latents: int) -> Problem:
@@ -43,25 +44,8 @@ def gradients(forward: Forward, p: Problem, spread: str = "tril") -> tuple[Tenso
     return torch.autograd.grad((loss, z), (p["mu"], p[spread]), (torch.ones_like(loss), p["grad_z"]))
 
 
-def unpacked(tril: Tensor, latents: int) -> tuple[Tensor, Tensor]:
-    """L, ``[B, κ, κ]``, and the logarithms of its diagonal."""
-    row, col = torch.tril_indices(latents, latents, device=tril.device)
-    scale = tril.new_zeros(len(tril), latents, latents)
-    scale[:, row, col] = tril
-    log_diagonal = scale.diagonal(dim1=1, dim2=2)
-    return scale.tril(-1) + torch.diag_embed(log_diagonal.exp()), log_diagonal
-
-
-def from_standard(mu: Tensor, tril: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """z of this noise, and the KL, as one writes it first."""
-    scale, log_diagonal = unpacked(tril, mu.shape[1])
-    z = mu + (scale @ noise.unsqueeze(-1)).squeeze(-1)
-    kl = 0.5 * (mu.square().sum(dim=1) + scale.square().sum(dim=(1, 2)) - mu.shape[1]) - log_diagonal.sum(dim=1)
-    return z, kl
-
-
 def eager(p: Problem) -> tuple[Tensor, Tensor]:
-    return from_standard(p["mu"], p["tril"], torch.randn_like(p["mu"]))
+    return by_hand.sample_and_kl_full(p["mu"], p["tril"], torch.randn_like(p["mu"]))
 
 
 def tuned(p: Problem) -> tuple[Tensor, Tensor]:
@@ -81,7 +65,7 @@ def tuned(p: Problem) -> tuple[Tensor, Tensor]:
 
 def distributions(p: Problem) -> tuple[Tensor, Tensor]:
     latents = p["mu"].shape[1]
-    scale, _ = unpacked(p["tril"], latents)
+    scale, _ = by_hand.unpacked(p["tril"], latents)
     posterior = MultivariateNormal(p["mu"], scale_tril=scale, validate_args=False)
     prior = MultivariateNormal(torch.zeros(latents), scale_tril=torch.eye(latents), validate_args=False)
     return posterior.rsample(), kl_divergence(posterior, prior)

@@ -9,7 +9,6 @@ one model, one thread
 eager, fused Adam      as eager, with PyTorch's fastest Adam
 """
 
-import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -19,6 +18,7 @@ from ..ensemble import ModelSpec, train_ensemble
 from ..ensemble.data import check_data
 from ..ensemble.state import State
 from ..training import TrainingConfig
+from . import by_hand
 from .comparison import Call, Comparison, largest_difference
 
 __all__ = [
@@ -65,10 +65,8 @@ class Eager:
     def step(self, sample: Tensor, noise: Tensor) -> None:
         """On ``[B, d]`` samples with ``[B, κ]`` noise."""
         mu, log_var = self.encoder(sample).chunk(2, dim=1)
-        z = mu + torch.exp(0.5 * log_var) * noise
-        kl = 0.5 * (mu.square() + log_var.exp() - log_var - 1).sum(dim=1)
-        error = (sample - self.decoder(z)).square().sum(dim=1)
-        nll = 0.5 * (error * torch.exp(-self.log_gamma) + WIDTH * (math.log(2 * math.pi) + self.log_gamma))
+        z, kl = by_hand.sample_and_kl(mu, log_var, noise)
+        nll = by_hand.nll(self.decoder(z), sample, self.log_gamma)
         self.optimizer.zero_grad()
         (nll + kl).mean().backward()
         self.optimizer.step()

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from ..covariance import Covariance
-from ..kernels.rsample_kl import reference as sample_reference
+from ..kernels.random import standard_normal
 from ..models import VAE
 from ..networks import by_pytorch
-from .cholesky import from_standard
+from . import by_hand
 from .comparison import Call, Comparison, largest_difference
-from .step import adam_step, negative_elbo, negative_log_likelihood
+from .step import adam_step, negative_elbo
 
 __all__ = ["COMPARISON"]
 
@@ -42,8 +42,8 @@ def batch(size: int) -> Tensor:
 def negative_elbo_full(vae: VAE, x: Tensor, noise: Tensor | None = None) -> Tensor:
     """By hand, with the networks and the γ of ``vae``, of full covariance."""
     mu, tril = vae.encoder(x)
-    z, kl = from_standard(mu, tril, torch.randn_like(mu) if noise is None else noise)
-    return (negative_log_likelihood(vae, x, z) + kl).mean()
+    z, kl = by_hand.sample_and_kl_full(mu, tril, torch.randn_like(mu) if noise is None else noise)
+    return (by_hand.nll(vae.decoder(z), x, vae.elbo.log_gamma) + kl).mean()
 
 
 def training_step(vae: VAE, loss: Callable[[VAE, Tensor], Tensor], size: int) -> Call:
@@ -73,8 +73,7 @@ def error(size: int, device: str = "cpu") -> float:
 def _error(size: int, device: str, covariance: Covariance, by_hand: Callable[..., Tensor]) -> float:
     ours, x = model(covariance), batch(size)
     exact = by_pytorch(copy.deepcopy(ours).double())
-    nothing = x.new_zeros(size, LATENTS, dtype=torch.float64)
-    noise, *_ = sample_reference.rsample_kl(nothing, nothing, None, None, None, torch.tensor(7))
+    noise = standard_normal(torch.tensor(7), size, LATENTS)
     wanted = torch.autograd.grad(by_hand(exact, x.double(), noise), [*exact.parameters()])
     loss = ours.to(device)(x.to(device), seed=7).loss
     found = [grad.cpu() for grad in torch.autograd.grad(loss, [*ours.parameters()])]

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..kernels.rsample_kl import reference as sample_reference
+from ..kernels.random import standard_normal
 from ..models import VAE
+from . import by_hand
 from .comparison import Call, Comparison, largest_difference
 
-__all__ = ["COMPARISON", "LOSSES", "Loss", "adam_step", "negative_elbo", "negative_log_likelihood", "training_step"]
+__all__ = ["COMPARISON", "LOSSES", "Loss", "adam_step", "negative_elbo", "training_step"]
 
 FEATURES, HIDDEN, LATENTS = 784, 400, 20
 LEARNING_RATE = 1e-3
@@ -51,16 +52,8 @@ def batch(size: int) -> Tensor:
 def negative_elbo(vae: VAE, x: Tensor, noise: Tensor | None = None) -> Tensor:
     """By hand, with the networks and the γ of ``vae``."""
     mu, log_var = vae.encoder(x)
-    z = mu + torch.exp(0.5 * log_var) * (torch.randn_like(mu) if noise is None else noise)
-    kl = 0.5 * (mu.square() + log_var.exp() - log_var - 1).sum(dim=1)
-    return (negative_log_likelihood(vae, x, z) + kl).mean()
-
-
-def negative_log_likelihood(vae: VAE, x: Tensor, z: Tensor) -> Tensor:
-    """By hand, of each sample."""
-    log_gamma = vae.elbo.log_gamma
-    error = (x - vae.decoder(z)).square().flatten(1).sum(dim=1)
-    return 0.5 * (error * torch.exp(-log_gamma) + x[0].numel() * (math.log(2 * math.pi) + log_gamma))
+    z, kl = by_hand.sample_and_kl(mu, log_var, torch.randn_like(mu) if noise is None else noise)
+    return (by_hand.nll(vae.decoder(z), x, vae.elbo.log_gamma) + kl).mean()
 
 
 def _eager(vae: VAE) -> Loss:
@@ -167,8 +160,7 @@ def error(size: int) -> float:
     """Of the gradients of all weights, against the loss by hand in float64 on the same noise."""
     ours, x = model(), batch(size)
     exact = copy.deepcopy(ours).double()
-    nothing = x.new_zeros(size, LATENTS, dtype=torch.float64)
-    noise, *_ = sample_reference.rsample_kl(nothing, nothing, None, None, None, torch.tensor(7))
+    noise = standard_normal(torch.tensor(7), size, LATENTS)
     wanted = _gradients(exact, negative_elbo(exact, x.double(), noise))
     return largest_difference(_gradients(ours, ours(x, seed=7).loss), wanted)
 

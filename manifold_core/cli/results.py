@@ -61,11 +61,13 @@ def _found(metrics: dict[str, Any]) -> str:
     data, count, local = metrics["data"], _read(metrics), metrics.get("local", {})
     if count == 0:
         return f"{data}: no dimension found\n"
-    more = " or more" if _may_have_more(metrics) else ""
-    guess = ", a guess" if _local(metrics) and not is_clear(local["gap"], _share(metrics)) else ""
-    gap = f", by a gap of {local['gap']:.3g}" if local.get("gap") is not None else ""
-    share = f", at {_percent(local['shares'].get(str(count), 0.0))} of the samples" if "shares" in local else ""
-    return f"{data}: dimension {count}{more}{guess}{gap}{share}\n"
+    said = f"{data}: dimension {count}{' or more' if _may_have_more(metrics) else ''}"
+    if _local(metrics):
+        said += "" if is_clear(local["gap"], _share(metrics)) else ", a guess"
+        said += f", by a gap of {local['gap']:.3g}"
+    if "share" in local:
+        said += f", at {100 * local['share']:.0f} % of the samples"
+    return f"{said}\n"
 
 
 def _cells(metrics: dict[str, Any]) -> dict[str, str]:
@@ -285,10 +287,6 @@ def _share(metrics: dict[str, Any]) -> float:
     """Of the samples that have as many dimensions as is read; 1 of a run that was finished before that was kept."""
     share: float = metrics["local"].get("share", 1.0)
     return share
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
 
 
 def _local(metrics: dict[str, Any]) -> int | None:

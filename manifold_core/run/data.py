@@ -1,6 +1,7 @@
 """The data of a run, and what tells them from others."""
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,7 +17,35 @@ from ..storage import checkpoint
 from .build import is_convolutional
 from .config import LABELS, RunConfig, SearchConfig
 
-__all__ = ["condition_dim_of", "fingerprint_of", "inputs_of", "load_data"]
+__all__ = ["RunData", "condition_dim_of", "fingerprint_of", "load_data"]
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The data of a run as its model takes them, an MLP vectors.
+
+    Attributes:
+        dataset: as it was loaded.
+        fingerprint: of all of it that decides the numbers of a run.
+        train, held_out: on the device of the run.
+    """
+
+    dataset: Dataset
+    fingerprint: str
+    train: Samples
+    held_out: Samples
+
+    @classmethod
+    def of(cls, config: RunConfig | SearchConfig) -> "RunData":
+        """Raises InputError as :func:`load_data`."""
+        data = load_data(config)
+        images = isinstance(config, RunConfig) and is_convolutional(config.model.hidden, data.train.shape[1:])
+
+        def inputs(x: Tensor, condition: Tensor | None) -> Samples:
+            return Samples(x if images else x.flatten(1), condition).to(config.device)
+
+        train = inputs(data.train, data.train_condition)
+        return cls(data, fingerprint_of(data), train, inputs(data.validation, data.validation_condition))
 
 
 def load_data(config: RunConfig | SearchConfig) -> Dataset:
@@ -86,16 +115,6 @@ def _condition_of(config: RunConfig | SearchConfig) -> str | None:
 def condition_dim_of(data: Dataset) -> int:
     """Numbers of one condition; 0 where there is none."""
     return 0 if data.train_condition is None else data.train_condition.shape[1]
-
-
-def inputs_of(data: Dataset, config: RunConfig | SearchConfig) -> tuple[Samples, Samples]:
-    """Training and held-out samples as the model takes them, on the device: an MLP takes vectors."""
-    images = isinstance(config, RunConfig) and is_convolutional(config.model.hidden, data.train.shape[1:])
-
-    def inputs(x: Tensor, condition: Tensor | None) -> Samples:
-        return Samples(x if images else x.flatten(1), condition).to(config.device)
-
-    return inputs(data.train, data.train_condition), inputs(data.validation, data.validation_condition)
 
 
 def fingerprint_of(data: Dataset) -> str:

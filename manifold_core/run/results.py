@@ -1,6 +1,5 @@
 """What a trained model leaves in the folder of its run: metrics, weights and pictures."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,9 @@ from typing import Any
 import torch
 
 from .. import plots
-from ..data import Dataset
 from ..data.encoding import OneHot
-from ..ensemble.data import Samples
-from ..metrics.evaluation import Metrics, count_name, metrics_of, of_class
+from ..ensemble import TrainedModel
+from ..metrics.evaluation import count_name, metrics_of, of_class
 from ..metrics.local import of_some
 from ..metrics.neighbours import two_nn
 from ..metrics.overfit import error_ratio
@@ -19,7 +17,7 @@ from ..models import CVAE, VAE
 from ..storage import checkpoint
 from ..storage.files import finite, write_json
 from ..storage.finished import METRICS, WEIGHTS
-from ..training import History
+from .data import RunData
 from .several import clear
 
 __all__ = ["PICTURES", "finish"]
@@ -33,44 +31,34 @@ PICTURES = {name: f"{name}.png" for name in ("variances", "curves", "classes", "
 
 
 def finish(
-    description: dict[str, Any],
-    folder: Path,
-    data: Dataset,
-    fingerprint: str,
-    samples: Samples,
-    held_out: Samples,
-    model: VAE | CVAE,
-    measured: Metrics,
-    history: History,
-    more: dict[str, Any],
+    folder: Path, description: dict[str, Any], data: RunData, trained: TrainedModel, more: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write all of it; the samples as :func:`.data.inputs_of` gives them, of which ``measured`` is."""
+    """Write all of it, and what there is ``more`` to say; then the checkpoints go."""
+    model, measured, dataset = trained.model, trained.metrics, data.dataset
     checkpoint.save_tensors(folder / WEIGHTS, model.state_dict())  # first: what follows may want too much memory
-    validation = metrics_of(model, held_out.parts)  # one sample far from all others may have any loss
-    others = [one for one in more.get("models", []) if one["seed"] != more["seed"] and one["diverged_at"] is None]
-    more = {"local": of_some(model, samples.parts).as_dict()} | more | _under_condition(data, model, samples)
+    validation = metrics_of(model, data.held_out.parts)  # one sample far from all others may have any loss
+    more = {"local": of_some(model, data.train.parts).as_dict()} | more | _under_condition(data, model)
     if "trials" in more:  # a search has one answer
         more = {"dimension": more["local"]["count"]} | more
-    pictures = _draw(folder, model, history, measured, data.manifold_dim, held_out, others, more)
     metrics = {
-        "data": data.name,
-        "manifold_dim": data.manifold_dim,
+        "data": dataset.name,
+        "manifold_dim": dataset.manifold_dim,
         "latent_dim": model.latent_dim,
         "active_dimensions": measured.active_dimensions,
-        "two_nn": two_nn(data.train),
-        "error_ratio": error_ratio(model, samples.parts, held_out.parts),
+        "two_nn": two_nn(dataset.train),
+        "error_ratio": error_ratio(model, data.train.parts, data.held_out.parts),
         **more,
         "train": measured.as_dict(),
         "validation": validation.as_dict(),
         "units": UNITS,
-        "standardisation": data.standardisation.as_dict(),
+        "standardisation": dataset.standardisation.as_dict(),
         "config": description,
-        "fingerprint": fingerprint,
-        "sample_shape": list(data.train.shape[1:]),
+        "fingerprint": data.fingerprint,
+        "sample_shape": list(dataset.train.shape[1:]),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "versions": _versions(),
-        "pictures": pictures,
-        "history": asdict(history),
+        "pictures": _draw(folder, data, trained, more),
+        "history": asdict(trained.history),
     }
     metrics = finite(metrics)
     write_json(folder / METRICS, metrics)
@@ -78,16 +66,16 @@ def finish(
     return metrics
 
 
-def _under_condition(data: Dataset, model: VAE | CVAE, samples: Samples) -> dict[str, Any]:
+def _under_condition(data: RunData, model: VAE | CVAE) -> dict[str, Any]:
     """What a run with conditions says besides: their encoding, and of classes the training samples of each."""
-    encoding, labels = data.condition_encoding, data.train_labels
+    encoding, labels = data.dataset.condition_encoding, data.dataset.train_labels
     if encoding is None:
         return {}
     said = {"condition": encoding.as_dict()}
     if not isinstance(encoding, OneHot) or labels is None:
         return said
     measured = {
-        label: metrics_of(model, of_class(samples.parts, labels, place))
+        label: metrics_of(model, of_class(data.train.parts, labels, place))
         for place, label in enumerate(encoding.classes)
         if (labels == place).any()  # those of a rare class may all be held out
     }
@@ -100,31 +88,24 @@ def _versions() -> dict[str, str]:
     return {"manifold_core": __version__, "torch": torch.__version__}
 
 
-def _draw(
-    folder: Path,
-    model: VAE | CVAE,
-    history: Any,
-    measured: Metrics,
-    manifold_dim: int | None,
-    held_out: Samples,
-    others: Sequence[dict[str, Any]],
-    more: dict[str, Any],
-) -> list[str]:
+def _draw(folder: Path, data: RunData, trained: TrainedModel, more: dict[str, Any]) -> list[str]:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         return []
+    model, held_out = trained.model, data.held_out
+    others = [one for one in more.get("models", []) if one["seed"] != more["seed"] and one["diverged_at"] is None]
     full = model.elbo.covariance == "cholesky"
     drawn = [
         plots.plot_variances(
             folder / PICTURES["variances"],
-            measured.variance,
-            manifold_dim=manifold_dim,
-            spectrum=measured.spectrum if full else None,
+            trained.metrics.variance,
+            manifold_dim=data.dataset.manifold_dim,
+            spectrum=trained.metrics.spectrum if full else None,
             others=[one["spectrum" if full else "variance"] for one in others],
             local=more["local"],
         ),
-        plots.plot_curves(folder / PICTURES["curves"], history),
+        plots.plot_curves(folder / PICTURES["curves"], trained.history),
     ]
     if "trials" in more:
         found = more["local"]["count"]

@@ -1,14 +1,15 @@
 """One training run from a description to a folder of results."""
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..distributed import Group, everywhere, from_first, is_first
 from ..ensemble import TrainedModel, explain_ensemble
+from ..ensemble.spec import Spec
 from ..errors import InputError
 from ..metrics.active import check_known
 from ..metrics.evaluation import evaluate
@@ -17,7 +18,7 @@ from ..storage.finished import METRICS
 from ..training import Diverged, announce, train
 from .build import build_model, spec_of
 from .config import RunConfig, SearchConfig
-from .data import condition_dim_of, fingerprint_of, inputs_of, load_data
+from .data import RunData, condition_dim_of
 from .folder import already_finished, identity_of
 from .results import finish
 from .searching import train_search
@@ -63,48 +64,47 @@ def run(
 
 
 def _run(config: RunConfig | SearchConfig, folder: Path, progress: bool, group: Group) -> dict[str, Any]:
-    data = everywhere(lambda: load_data(config), group)
-    samples, held_out = inputs_of(data, config)
-    fingerprint = fingerprint_of(data)
-    identity = identity_of(config, fingerprint)
-    write = partial(finish, folder=folder, data=data, fingerprint=fingerprint, samples=samples, held_out=held_out)
-
-    def write_best(description: dict[str, Any], best: TrainedModel, more: dict[str, Any]) -> dict[str, Any]:
-        return write(description, model=best.model, measured=best.metrics, history=best.history, more=more)
-
+    data = everywhere(lambda: RunData.of(config), group)
+    identity = identity_of(config, data.fingerprint)
     if isinstance(config, SearchConfig):
-        best, found, more = train_search(config.plan, samples.x, held_out.x, folder, identity, progress)
-        return write_best(config.description() | {"model": found.description()}, best, more)
+        best, found, more = train_search(config.plan, data.train.x, data.held_out.x, folder, identity, progress)
+        return finish(folder, config.description() | {"model": found.description()}, data, best, more)
+    sample_shape, condition_dim = data.dataset.train.shape[1:], condition_dim_of(data.dataset)
     seeds = range(config.training.seed, config.training.seed + config.models)
-    sample_shape, condition_dim = data.train.shape[1:], condition_dim_of(data)
     specs = [spec_of(config.model, sample_shape, condition_dim, replace(config.training, seed=seed)) for seed in seeds]
-    side_by_side = from_first(lambda: is_side_by_side(folder), group)  # as it began
-    if side_by_side and group is not None:
-        raise InputError(
-            f"out must be a new folder, or of a run that torchrun began: {str(folder)!r} holds one that was begun "
-            f"without; go on without torchrun"
-        )
-    if side_by_side is None:  # how large the model is plays no part: the number of threads would, too
-        side_by_side = group is None and explain_ensemble(specs, samples.x.new_empty(0)).backend == "cpu"
-    if config.models > 1 or side_by_side:
-        best, models = train_several(specs, samples, held_out, folder, identity, progress)
+    if config.models > 1 or _side_by_side(specs, data, folder, group):
+        best, models = train_several(specs, data.train, data.held_out, folder, identity, progress)
         more = {"models": models, "seed": best.spec.training.seed} if config.models > 1 else {}
         check_known(best.metrics.variance)
-        return write_best(config.description(), best, more)
+        return finish(folder, config.description(), data, best, more)
     model = build_model(config.model, sample_shape, config.training.seed, condition_dim).to(config.device)
+    x, condition = data.train.x, data.train.condition
     history = train(
         model,
-        samples.x,
+        x,
         config.training,
-        condition=samples.condition,
+        condition=condition,
         folder=folder,
         identity=identity,
         progress=progress,
         process_group=group,
     )
 
-    def write_it() -> dict[str, Any]:
-        measured = evaluate(model, *samples.parts)
-        return write(config.description(), model=model, measured=measured, history=history, more={})
+    def write() -> dict[str, Any]:
+        trained = TrainedModel(specs[0], model, evaluate(model, x, condition), history, diverged_at=None)
+        return finish(folder, config.description(), data, trained, {})
 
-    return from_first(write_it, group)
+    return from_first(write, group)
+
+
+def _side_by_side(specs: Sequence[Spec], data: RunData, folder: Path, group: Group) -> bool:
+    """Whether the engine trains a model, also a single one: as it began, or else what is faster."""
+    began = from_first(lambda: is_side_by_side(folder), group)
+    if began and group is not None:
+        raise InputError(
+            f"out must be a new folder, or of a run that torchrun began: {str(folder)!r} holds one that was begun "
+            f"without; go on without torchrun"
+        )
+    if began is None:  # how large the model is plays no part: the number of threads would, too
+        return group is None and explain_ensemble(specs, data.train.x.new_empty(0)).backend == "cpu"
+    return began
