@@ -26,7 +26,7 @@ from torch import Tensor
 import manifold_core as mc
 from manifold_core.bench.ensemble import MANIFOLD, WIDTH, Eager, check_going_on, data, multiply_adds, specs
 from manifold_core.ensemble.data import SamplesLike, check_data
-from manifold_core.ensemble.state import State
+from manifold_core.ensemble.state import EngineState
 from manifold_core.storage.files import write_json
 
 from . import gpu
@@ -79,8 +79,8 @@ class Engine:
     def __init__(self, models: int, hidden: int, sets: Sequence[Tensor]) -> None:
         self.models, self.hidden, self.sets = models, hidden, list(sets)
 
-    def state(self, steps: int) -> State:
-        return State(specs(self.hidden, BATCH, self.models, steps, len(self.sets)), check_data(self.sets))
+    def state(self, steps: int) -> EngineState:
+        return EngineState(specs(self.hidden, BATCH, self.models, steps, len(self.sets)), check_data(self.sets))
 
     def error(self) -> float:
         state, chosen = self.state(CHECKED_STEPS), looked_at(self.models)

@@ -14,7 +14,7 @@ from manifold_core.data import Dataset
 from manifold_core.data.arrays import split
 from manifold_core.data.encoding import OneHot
 from manifold_core.ensemble.data import check_data
-from manifold_core.ensemble.state import State
+from manifold_core.ensemble.state import EngineState
 
 ARRAY = np.random.default_rng(0).normal(size=(60, 3))
 SIZES = {"n_train": 30, "n_validation": 7}
@@ -75,7 +75,7 @@ def test_a_search_is_of_float32_models() -> None:
 
 @NEEDS_COMPILED
 def test_an_ensemble_goes_on_wherever_tensors_are_made() -> None:
-    state = State([mc.ModelSpec(2, (4,), training=mc.TrainingConfig(steps=3))], check_data(torch.rand(9, 3)))
+    state = EngineState([mc.ModelSpec(2, (4,), training=mc.TrainingConfig(steps=3))], check_data(torch.rand(9, 3)))
     kept = {name: tensor.clone() + 1 for name, tensor in state.tensors().items()}
     kept["progress"] = torch.tensor([[2, 0]])
     with torch.device("meta"):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .. import paper
 from ..tables import on_training_images
-from .results import Cell, Result, Run, table_name
+from .results import Columns, Result, Run, table_name
 
 __all__ = ["MATRICES", "Filled", "Matrix", "filled", "matrix_run"]
 
@@ -23,7 +23,7 @@ class Matrix:
 
     table: str
     source: str
-    cell: Cell
+    cell: Columns
     variant: str
     shape: tuple[int, int]
     title: str

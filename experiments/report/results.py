@@ -6,10 +6,10 @@ import statistics
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-__all__ = ["Cell", "ClassNumbers", "DivergedModel", "Fit", "Paper", "Result", "Run", "table_name"]
+__all__ = ["ClassNumbers", "Columns", "DivergedModel", "Fit", "Paper", "Result", "Run", "table_name"]
 
 T = TypeVar("T")
-Cell = dict[str, str | int | float | bool]
+Columns = dict[str, str | int | float | bool]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Run:
         diverged_at: the step, of a run that did.
     """
 
-    cell: Cell
+    cell: Columns
     variant: str
     seed: int
     true_active: int | None
@@ -90,7 +90,7 @@ class Run:
 class DivergedModel:
     """A model whose loss became NaN or infinite, of those that fits are made of."""
 
-    cell: Cell
+    cell: Columns
     seed: int
     diverged_at: int | None
 
@@ -99,7 +99,7 @@ class DivergedModel:
 class Paper:
     """A row as the paper prints it; NaN or None where it prints nothing."""
 
-    cell: Cell
+    cell: Columns
     variant: str
     active_dimensions: int | None
     neg_elbo: float
@@ -116,7 +116,7 @@ class Fit:
         points: (log γ, y), and for each of them what the other lists hold; these may be empty.
     """
 
-    cell: Cell
+    cell: Columns
     expected: float
     slope: float
     intercept: float

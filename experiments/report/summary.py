@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ...metrics.local import is_clear
-from .results import Cell, Fit, Paper, Result, Run
+from .results import Columns, Fit, Paper, Result, Run
 
 __all__ = [
     "ENOUGH",
@@ -90,7 +90,7 @@ def share_by_decoder(runs: Iterable[Run]) -> Share:
 class Row:
     """A cell and a variant: the paper's numbers, all our runs, and those as published."""
 
-    cell: Cell
+    cell: Columns
     variant: str
     paper: Paper | None
     runs: tuple[Run, ...]
@@ -257,7 +257,7 @@ class Contrast:
     """
 
     column: str
-    cell: Cell
+    cell: Columns
     variant: str
     differences: dict[int, float]
     printed: float

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .results import Cell, DivergedModel, Fit, Run
+from .results import Columns, DivergedModel, Fit, Run
 from .summary import Contrast, Row
 
 __all__ = [
@@ -59,7 +59,7 @@ def unbroken(text: str) -> str:
     return text.replace(" = ", "\u00a0=\u00a0")
 
 
-def cell_label(cell: Cell) -> str:
+def cell_label(cell: Columns) -> str:
     """``κ = 20, d = 30, r = 6``."""
     return ", ".join(f"{symbol(name)} = {value(content)}" for name, content in cell.items())
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from .by_class import ByClass, by_class
-from .results import Cell, Result
+from .results import Columns, Result
 from .summary import Row, in_variants, rows
 from .text import cell_label, enumeration, fixed, integer, label, significant, symbol, value
 
@@ -135,10 +135,10 @@ def _over_classes(found: ByClass) -> list[str]:
     return [f"{label(found.row)}: {said}{beside}."]
 
 
-def _where(cell: Cell, variant: str) -> str:
+def _where(cell: Columns, variant: str) -> str:
     words = ", ".join(part for part in (cell_label(cell), variant) if part)
     return f"{words}: " if words else ""
 
 
-def _without(row: Row, column: str) -> Cell:
+def _without(row: Row, column: str) -> Columns:
     return {name: content for name, content in row.cell.items() if name != column}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ...errors import InputError
-from .results import Cell
+from .results import Columns
 
 __all__ = [
     "Entry",
@@ -131,5 +131,5 @@ def points(value: Any) -> tuple[tuple[float, float], ...]:
     return tuple((x, y) for x, y in points)
 
 
-def cell(value: Any) -> Cell:
+def cell(value: Any) -> Columns:
     return {name: _of_type(content, str, int, float, bool) for name, content in mapping(value).items()}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..ensemble import ModelSpec, train_ensemble
 from ..ensemble.data import check_data
-from ..ensemble.state import State
+from ..ensemble.state import EngineState
 from ..training import TrainingConfig
 from . import by_hand
 from .comparison import Call, Comparison, largest_difference
@@ -109,7 +109,7 @@ def bytes_moved(hidden: int, batch: int) -> int:
     return 4 * (batch * WIDTH + 6 * parameters)
 
 
-def check_going_on(state: State) -> None:
+def check_going_on(state: EngineState) -> None:
     """Raise RuntimeError where a model has ended: steps that it does not take take no time."""
     done, diverged = state.progress.cpu().unbind(1)
     if diverged.any() or any(int(n) >= spec.training.steps for n, spec in zip(done, state.specs, strict=True)):
@@ -122,7 +122,7 @@ def engine(models: int | None, threads: int | None) -> Callable[..., Call]:
     def prepare(hidden: int, batch: int) -> Call:
         available = torch.get_num_threads()
         count, steps = models or available, max(2, 200 * 1024 // batch)
-        state = State(specs(hidden, batch, count, STEPS), check_data(data()))
+        state = EngineState(specs(hidden, batch, count, STEPS), check_data(data()))
 
         def run() -> None:
             torch.ops.manifold_core.ensemble_steps(state.words, steps, threads or available)

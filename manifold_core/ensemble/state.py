@@ -15,13 +15,13 @@ from .memory import check_memory, largest
 from .program import RECORDED, Program, words
 from .spec import ModelSpec, outline
 
-__all__ = ["State"]
+__all__ = ["EngineState"]
 
 SCHEDULED = 5  # numbers a step of the table of a cycle
 ALIGNED = 16  # numbers: where a model begins, a line of the cache begins
 
 
-class State:
+class EngineState:
     """Models side by side.
 
     Attributes:

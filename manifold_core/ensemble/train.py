@@ -26,7 +26,7 @@ from .data import Samples, SamplesLike, check_data, check_specs
 from .memory import check_memory
 from .reference import check_room, train_in_turn
 from .spec import ModelSpec, Spec
-from .state import State
+from .state import EngineState
 
 __all__ = ["TrainedModel", "all_diverged", "train_ensemble"]
 
@@ -152,7 +152,7 @@ def train_ensemble(
         if choice == "reference":
             check_room(specs, samples)
             return _by_reference(specs, samples, place, begun, checkpoint_seconds, progress)
-        state = State(cast("Sequence[ModelSpec]", specs), samples)  # an engine was chosen: there are no others
+        state = EngineState(cast("Sequence[ModelSpec]", specs), samples)  # an engine was chosen: there are no others
         workspace = torch.ops.manifold_core.ensemble_workspace(state.words, threads)
         what = f"the tiles of {threads} threads" if choice == "cpu" else "the gradients of all models"
         check_memory(workspace, what, samples[0].x.device)
@@ -215,7 +215,7 @@ def _identity(backend: str, specs: Sequence[Spec], fingerprints: list[str]) -> d
     return {"backend": backend, "data": fingerprints, "specs": as_json([asdict(spec) for spec in specs], "specs")}
 
 
-def _restore(state: State, found: checkpoint.Checkpoint, identity: dict[str, Any]) -> float:
+def _restore(state: EngineState, found: checkpoint.Checkpoint, identity: dict[str, Any]) -> float:
     check_identity(found.state.get("identity"), identity)
     try:
         state.restore(found.tensors)
@@ -225,7 +225,7 @@ def _restore(state: State, found: checkpoint.Checkpoint, identity: dict[str, Any
 
 
 def _run(
-    state: State,
+    state: EngineState,
     backend: str,
     threads: int,
     folder: Path | None,
@@ -286,7 +286,7 @@ def _run(
     return before + time.monotonic() - started
 
 
-def _shown(state: State, going_on: int, diverged: int) -> dict[str, str]:
+def _shown(state: EngineState, going_on: int, diverged: int) -> dict[str, str]:
     """Beside the bar."""
     if len(state.specs) == 1:
         return state.history(0, 0.0).latest()

@@ -33,7 +33,7 @@ from .config import Diverged, History, TrainingConfig, check_config, check_secon
 from .graph import cuda_graph
 from .schedule import batches, noise_seed
 from .snapshot import weights_back
-from .state import Run, announce
+from .state import TrainingState, announce
 from .step import GraphStep, PlainStep, Step
 from .update import GraphUpdate
 from .watch import Watch
@@ -175,7 +175,7 @@ def turns(
             _seed(config.seed, x.device)
             prints = _fingerprints(inputs) if place is not None or process_group is not None else {}
             about = from_first(lambda: _about(model) | prints, process_group) if place is not None else {}
-            run = Run(model, inputs, config, said | about)
+            run = TrainingState(model, inputs, config, said | about)
             if process_group is not None:
                 parts = model.state_dict().items()
                 shapes = {name: tuple(part.shape) for name, part in parts if isinstance(part, Tensor)}
@@ -239,7 +239,7 @@ def _fingerprints(inputs: tuple[Tensor, ...]) -> dict[str, str]:
     return dict(zip(("x", "condition"), map(checkpoint.fingerprint, inputs), strict=False))
 
 
-def _resume(run: Run, begun: checkpoint.Checkpoint, folder: Path, group: Group) -> None:
+def _resume(run: TrainingState, begun: checkpoint.Checkpoint, folder: Path, group: Group) -> None:
     """Where that is refused, the model keeps the weights that it came with."""
     with weights_back(run.model, InputError):
         run.restore(begun)
@@ -247,7 +247,7 @@ def _resume(run: Run, begun: checkpoint.Checkpoint, folder: Path, group: Group) 
 
 
 def _loop(
-    run: Run,
+    run: TrainingState,
     model: VAE | CVAE,
     inputs: tuple[Tensor, ...],
     folder: Path | None,
@@ -323,7 +323,7 @@ def _has_graphs(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def _bar(run: Run, steps: int, shown: bool) -> "tqdm[Any]":
+def _bar(run: TrainingState, steps: int, shown: bool) -> "tqdm[Any]":
     return tqdm(total=steps, initial=run.step, unit="step", disable=not shown, file=sys.stderr, mininterval=0.5)
 
 

@@ -18,12 +18,12 @@ from .config import History, TrainingConfig
 from .probe import Probe
 from .schedule import make_optimizer
 
-__all__ = ["Run", "announce", "check_identity", "claim", "put_beside"]
+__all__ = ["TrainingState", "announce", "check_identity", "claim", "put_beside"]
 
 ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
 
 
-class Run:
+class TrainingState:
     """Everything that a stopped run needs to go on to the same numbers."""
 
     def __init__(

@@ -9,7 +9,7 @@ from torch import Tensor
 from .config import TrainingConfig
 from .graph import Replay, captured
 from .schedule import schedule_table
-from .state import Run
+from .state import TrainingState
 from .step import GraphStep
 
 __all__ = ["GraphUpdate", "TableAdam"]
@@ -92,7 +92,7 @@ class GraphUpdate:
         capture: returns what stands for a call of a function, and calls it never.
     """
 
-    def __init__(self, run: Run, step: GraphStep, capture: Callable[[Replay], Replay]) -> None:
+    def __init__(self, run: TrainingState, step: GraphStep, capture: Callable[[Replay], Replay]) -> None:
         self._run = run
         self._step = step
         self._capture = capture

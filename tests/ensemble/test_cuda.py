@@ -26,7 +26,7 @@ from torch import Tensor
 
 import manifold_core as mc
 from manifold_core.ensemble.data import check_data
-from manifold_core.ensemble.state import State
+from manifold_core.ensemble.state import EngineState
 
 NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
 ON_DEVICE = [
@@ -634,7 +634,7 @@ def assert_as_the_reference(models: list[torch.nn.Module]) -> None:
 
 class TestSpecifications:
     def test_as_the_training_loop(self, engine: Engine) -> None:
-        state = State(SPECS, check_data(data_sets(engine.device)))
+        state = EngineState(SPECS, check_data(data_sets(engine.device)))
         engine.library.ensemble_steps(state.words, 9, 1)
         assert state.progress.tolist() == [[spec.training.steps, 0] for spec in SPECS]
         assert_as_the_reference([state.model(index) for index in range(len(SPECS))])

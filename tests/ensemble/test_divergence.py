@@ -11,7 +11,7 @@ from torch import Tensor
 
 import manifold_core as mc
 from manifold_core.ensemble.data import check_data
-from manifold_core.ensemble.state import State
+from manifold_core.ensemble.state import EngineState
 
 STEPS = 12
 pytestmark = pytest.mark.filterwarnings("ignore:.*x (is about|varies by)")  # it is what makes them diverge
@@ -84,7 +84,7 @@ def test_what_its_weights_do_not_say_is_none(backend: str) -> None:
 def test_weights_are_those_of_the_step_before(cpu: str, gamma: str) -> None:
     """Bit for bit what so many steps alone would have made of them, γ of the last batch included."""
     spec, data = diverging(gamma, learning_rate=10.0), check_data(toy())
-    state, before = State([spec], data), State([spec], data)
+    state, before = EngineState([spec], data), EngineState([spec], data)
     torch.ops.manifold_core.ensemble_steps(state.words, STEPS, 2)
     done, step = state.progress[0].tolist()
     assert step == done + 1 > 2, "this is to go wrong after a few steps"
@@ -140,7 +140,7 @@ def test_the_bar_ends_with_the_last_model(backend: str, tmp_path: Path, capsys: 
 def test_a_gradient_that_overflows_where_the_loss_does_not_is_reported(cpu: str) -> None:
     """In the last step, of which no other tells: a KL of e⁸⁸, times what the head reads."""
     spec = mc.ModelSpec(2, (4,), training=mc.TrainingConfig(1, 1, seed=3))
-    state = State([spec], check_data(torch.full((1, 3), 50.0)))
+    state = EngineState([spec], check_data(torch.full((1, 3), 50.0)))
     model = spec.build(3)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -13,7 +13,7 @@ import manifold_core as mc
 from manifold_core.ensemble.data import SamplesLike, check_data
 from manifold_core.ensemble.program import DENSE_FIELDS, MODEL_FIELDS
 from manifold_core.ensemble.spec import MOST_LAYERS
-from manifold_core.ensemble.state import State
+from manifold_core.ensemble.state import EngineState
 
 Numbers = dict[str, Tensor]
 
@@ -22,7 +22,7 @@ def advance(
     specs: Sequence[mc.ModelSpec], data: list[SamplesLike], threads: int, calls: Sequence[int] = (10**6,)
 ) -> Numbers:
     """All that has changed after calls of so many steps."""
-    state = State(specs, check_data(data))
+    state = EngineState(specs, check_data(data))
     for steps in calls:
         torch.ops.manifold_core.ensemble_steps(state.words, steps, threads)
     return state.tensors()
@@ -67,7 +67,7 @@ def test_numbers_do_not_depend_on_the_split_into_calls(cpu: str, calls: list[int
 
 def test_a_model_learns_the_same_alone_as_beside_others(cpu: str) -> None:
     specs, data = [*kinds(5), *kinds(5, learning_rate=0.03)[:2]], check_data(toy())
-    together, alone = State(specs, data), [State([spec], data) for spec in specs]
+    together, alone = EngineState(specs, data), [EngineState([spec], data) for spec in specs]
     for state in (together, *alone):
         torch.ops.manifold_core.ensemble_steps(state.words, 5, 1)
     for index, state in enumerate(alone):
@@ -77,7 +77,7 @@ def test_a_model_learns_the_same_alone_as_beside_others(cpu: str) -> None:
 
 
 def test_every_model_makes_the_steps_of_a_call(cpu: str) -> None:
-    state = State(kinds(40), check_data(toy()))
+    state = EngineState(kinds(40), check_data(toy()))
     for done in (1, 1, 14, 30, 40):
         torch.ops.manifold_core.ensemble_steps(state.words, done - int(state.progress[0, 0]), 2)
         assert state.progress.tolist() == [[done, 0]] * len(kinds(40))
@@ -91,7 +91,7 @@ def test_memory_is_written_before_it_is_read(
 
 
 def test_data_and_schedule_are_left_alone(cpu: str) -> None:
-    state = State(kinds(3), check_data(toy()))
+    state = EngineState(kinds(3), check_data(toy()))
     read = [*state.data, *state._schedules.values()]
     before = [tensor.clone() for tensor in read]
     torch.ops.manifold_core.ensemble_steps(state.words, 3, 2)
@@ -111,7 +111,7 @@ def test_subnormal_numbers_of_the_caller_are_not_lost(cpu: str) -> None:
 
 def words() -> Tensor:
     """Of memory that is no longer there."""
-    return State(kinds(2)[:2], check_data(toy())).words
+    return EngineState(kinds(2)[:2], check_data(toy())).words
 
 
 def wider(words: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def wider(words: Tensor) -> Tensor:
 
 @NEEDS_COMPILED
 def test_python_and_cpp_agree_on_the_words_of_a_model() -> None:
-    state = State(kinds(2)[:2], check_data(toy()))
+    state = EngineState(kinds(2)[:2], check_data(toy()))
     assert state.words.shape == (2, len(MODEL_FIELDS) + MOST_LAYERS * len(DENSE_FIELDS))
     torch.ops.manifold_core.ensemble_steps(state.words, 1, 1)
     assert state.progress.tolist() == [[1, 0], [1, 0]]
@@ -162,7 +162,7 @@ def test_words_that_are_none_are_refused(spoil: Callable[[Tensor], Tensor]) -> N
     ],
 )
 def test_steps_and_threads_out_of_range_are_refused(steps: int, threads: int, message: str) -> None:
-    state = State(kinds(2)[:2], check_data(toy()))
+    state = EngineState(kinds(2)[:2], check_data(toy()))
     with pytest.raises(RuntimeError, match=message):
         torch.ops.manifold_core.ensemble_steps(state.words, steps, threads)
     assert not state.progress.any()
@@ -180,7 +180,7 @@ def test_workspace_grows_with_threads_and_groups() -> None:
 
     def workspace(batch: int, threads: int) -> int:
         specs, data = of_groups(batch)
-        return int(torch.ops.manifold_core.ensemble_workspace(State(specs, check_data(data)).words, threads))
+        return int(torch.ops.manifold_core.ensemble_workspace(EngineState(specs, check_data(data)).words, threads))
 
     specs, _ = of_groups(10)
     parameters = sum(parameter.numel() for parameter in specs[0].build(4).parameters())

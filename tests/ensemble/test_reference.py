@@ -13,7 +13,7 @@ import manifold_core as mc
 from manifold_core import TrainedModel
 from manifold_core.ensemble import reference
 from manifold_core.training import Turns
-from manifold_core.training.state import Run
+from manifold_core.training.state import TrainingState
 
 STEPS = (7, 12, 3, 9, 5)
 GOOD = [
@@ -31,14 +31,14 @@ def train(**arguments: Any) -> list[TrainedModel]:
 def three_at_once(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """From now on; and whose each step is: that of how many."""
     seen: list[int] = []
-    update = Run.update
+    update = TrainingState.update
 
-    def note(self: Run) -> None:
+    def note(self: TrainingState) -> None:
         seen.append(self.config.steps)
         update(self)
 
     monkeypatch.setattr(reference, "_at_once", lambda _device: 3)
-    monkeypatch.setattr(Run, "update", note)
+    monkeypatch.setattr(TrainingState, "update", note)
     return seen
 
 

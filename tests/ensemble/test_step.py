@@ -16,7 +16,7 @@ import manifold_core as mc
 from manifold_core.ensemble.data import Samples
 from manifold_core.ensemble.program import Program
 from manifold_core.ensemble.spec import outline
-from manifold_core.ensemble.state import State
+from manifold_core.ensemble.state import EngineState
 from manifold_core.training import schedule_table
 
 # What rounding may do, of a gradient relative to the largest in its tensor of the mean of |gradient of a sample|, of a
@@ -28,7 +28,7 @@ TIMES = 4
 KINK = 1e-5
 
 
-def step_of(state: State, step: int, threads: int) -> None:
+def step_of(state: EngineState, step: int, threads: int) -> None:
     """That step of every model, as the first one: with moments that are zero."""
     state.progress[:, 0] = step
     torch.ops.manifold_core.ensemble_steps(state.words, 1, threads)
@@ -110,7 +110,7 @@ def found_errors(example: Example, threads: int) -> tuple[float, float]:
     """Of the engine's gradients and record."""
     spec, step, wanted = example.spec, example.step, expected(example)[0]
     w, x, c = wanted.weights, wanted.x, wanted.c
-    state = State([spec], [Samples(x, c if spec.condition_dim else None)])
+    state = EngineState([spec], [Samples(x, c if spec.condition_dim else None)])
     program = Program.of(outline(spec, example.data_dim))
     count = program.parameter_count
     flat = torch.zeros(count + (spec.gamma != "learned"))

@@ -15,7 +15,7 @@ from manifold_core.storage import checkpoint
 from manifold_core.training import loop
 from manifold_core.training.graph import cuda_graph
 from manifold_core.training.schedule import make_optimizer
-from manifold_core.training.state import Run
+from manifold_core.training.state import TrainingState
 from manifold_core.training.step import GraphStep, PlainStep
 from manifold_core.training.update import GraphUpdate, TableAdam
 
@@ -219,7 +219,7 @@ def test_a_replayed_step_waits_for_no_gpu(precision: str, by_pytorch: list[None]
     model, x = problem("conv")
     model.cuda()
     config = config_of(precision=precision)
-    run = Run(model, (x.cuda(),), config, {})
+    run = TrainingState(model, (x.cuda(),), config, {})
     step = GraphStep(PlainStep(model, (x.cuda(),), 16, config.precision, run.scaler, None), cuda_graph)
     update = GraphUpdate(run, step, lambda function: cuda_graph(function, warm_ups=0))
     index = torch.arange(16, device="cuda")
