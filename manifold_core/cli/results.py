@@ -237,8 +237,8 @@ def _curved(metrics: dict[str, Any]) -> str:
     neighbours, count = metrics.get("two_nn"), _read(metrics)
     if count and may_have_more(count, neighbours):
         return (
-            f"{metrics['data']}: nearest neighbours see {neighbours:.1f} dimensions (TwoNN), which is seldom too many: "
-            f"the manifold may have more than {count}; train longer, with more --steps, or on more samples"
+            f"{metrics['data']}: nearest neighbours see {neighbours:.1f} dimensions (TwoNN). They see noise as well; "
+            f"without it the manifold may have more than {count}: train longer, with more --steps, or on more samples"
         )
     if count is None or not may_be_curved(count, neighbours):
         return ""

@@ -76,7 +76,7 @@ def may_be_curved(count: int, neighbours: float | None) -> bool:
 
 
 def may_have_more(count: int, neighbours: float | None) -> bool:
-    """Whether a manifold that is read with so few dimensions may have more, as neighbours see it."""
+    """Whether a manifold that is read with so few dimensions may have more, as neighbours see it, or noise."""
     return neighbours is not None and neighbours >= MORE * count
 
 

@@ -183,6 +183,6 @@ def _doubts(found: DimensionSearch, train: Tensor) -> Iterator[str]:
         )
     elif dimension and may_have_more(dimension, neighbours):
         yield (
-            f"the best model reads {dimension} dimensions, and nearest neighbours see {neighbours:.1f} (TwoNN), which "
-            "is seldom too many: the manifold may have more; train longer, or on more samples"
+            f"the best model reads {dimension} dimensions, and nearest neighbours see {neighbours:.1f} (TwoNN): they "
+            "see noise as well, but without noise the manifold may have more; train longer, or on more samples"
         )

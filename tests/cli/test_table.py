@@ -225,7 +225,7 @@ class TestTable:
         for two_nn, said in ((2.51, True), (2.49, False)):
             lines = cli.table([metrics | {"local": {"count": 2, "gap": 9.0}, "two_nn": two_nn}]).splitlines()
             notes = [line for line in lines if "TwoNN" in line]
-            assert ["see 2.5 dimensions" in line and "may have more than 2;" in line for line in notes] == (
+            assert ["see 2.5 dimensions" in line and "may have more than 2:" in line for line in notes] == (
                 [True] if said else []
             )
 
