@@ -202,6 +202,30 @@ def test_figures_of_images_are_those_of_the_result_files() -> None:
     assert f"below the paper's in {count} of six cells" in said
 
 
+def test_figures_of_full_covariance_on_other_seeds_are_those_of_the_result_file() -> None:
+    said = section("Full covariance (Table 9)")
+    files = ("other_seeds/table9.json", "table9.json")
+    of: dict[str, dict[int, dict[str, Any]]] = {"full": {}, "diagonal": {}}
+    for file in files:
+        for run in json.loads((ROOT / "experiments/results" / file).read_text(encoding="utf-8"))["runs"]:
+            if run["variant"] == "test images":
+                of[run["cell"]["covariance"]][run["seed"]] = run
+    full, diagonal = of["full"], of["diagonal"]
+    assert sorted(full) == sorted(diagonal) == [0, 8, 9, 10]
+    for seed in (8, 9, 10):
+        both = full[seed], diagonal[seed]
+        losses, errors = (f"−{-run['neg_elbo']:,.0f}" for run in both), (f"{run['recon']:.2f}" for run in both)
+        assert row(f"seed {seed}", *losses, *errors, 32, 32) in said
+        assert [run["active_dimensions"] for run in both] == [32, 32]
+    ahead = sum(full[seed]["neg_elbo"] < diagonal[seed]["neg_elbo"] for seed in full)
+    assert f"ahead in {WORDS[ahead]} of four seeds" in said
+    losses_of = [[run["neg_elbo"] for run in runs.values()] for runs in (full, diagonal)]
+    medians = [statistics.median(losses) for losses in losses_of]
+    spreads = [max(losses) - min(losses) for losses in losses_of]
+    assert f"ahead by {medians[1] - medians[0]:.0f}, −{-medians[0]:,.0f} against −{-medians[1]:,.0f}" in said
+    assert f"diagonal model differ by up to {spreads[1]:.0f}, its own by {spreads[0]:.0f}:" in said
+
+
 def test_figures_of_full_covariance_as_published_are_those_of_the_result_file() -> None:
     content = json.loads((ROOT / "experiments/results/as_published/table9.json").read_text(encoding="utf-8"))
     of = {run["cell"]["covariance"]: run for run in content["runs"] if run["variant"] == "test images"}
