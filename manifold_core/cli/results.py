@@ -61,7 +61,8 @@ def _found(metrics: dict[str, Any]) -> str:
     data, count, local = metrics["data"], _read(metrics), metrics.get("local", {})
     if count == 0:
         return f"{data}: no dimension found\n"
-    said = f"{data}: dimension {count}{' or more' if _may_have_more(metrics) else ''}"
+    at_least = count == metrics["latent_dim"] and _none_had_more(metrics)
+    said = f"{data}: dimension {count}{' or more' if at_least else ''}"
     if _local(metrics):
         said += "" if is_clear(local["gap"], _share(metrics)) else ", a guess"
         said += f", by a gap of {local['gap']:.3g}"
@@ -121,7 +122,7 @@ def _why_no_gap(metrics: dict[str, Any]) -> str:
     if "trials" not in metrics:
         return f"{data} has no gap, as all {kappa} dimensions are active: it may have more; raise --latent-dim"
     features = math.prod(metrics["sample_shape"])
-    if _may_have_more(metrics):
+    if _none_had_more(metrics):
         return (
             f"{data} has no gap, as all {kappa} dimensions are active and no model had more: it may have more; raise "
             "--latent-dim, or leave it out"
@@ -276,11 +277,10 @@ NOTES = (
 )
 
 
-def _may_have_more(metrics: dict[str, Any]) -> bool:
-    """Of a search: all latent dimensions of the best model are active, and no model had more."""
-    most = max(map(int, metrics.get("by_latent_dim", {"0": None})))
-    kappa, features = metrics["latent_dim"], math.prod(metrics["sample_shape"])
-    return bool(_read(metrics) == kappa == most < features)
+def _none_had_more(metrics: dict[str, Any]) -> bool:
+    """Of a search: no model had more latent dimensions than the best, though there are more features."""
+    most = max(map(int, metrics["by_latent_dim"]))
+    return bool(metrics["latent_dim"] == most < math.prod(metrics["sample_shape"]))
 
 
 def _share(metrics: dict[str, Any]) -> float:

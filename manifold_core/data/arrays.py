@@ -104,3 +104,9 @@ def some_rows(rows: int, most: int) -> torch.Tensor:
         return torch.arange(rows, device="cpu")
     drawn = torch.rand(rows, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu")
     return drawn.argsort(stable=True)[:most].sort().values
+
+
+def some_of(inputs: tuple[torch.Tensor, ...], most: int) -> tuple[torch.Tensor, ...]:
+    """Those rows of samples and, of a CVAE, of their conditions."""
+    rows = some_rows(len(inputs[0]), most)
+    return tuple(part[rows.to(part.device)] for part in inputs)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.arrays import some_rows
+from ..data.arrays import some_of
 from ..errors import InputError
 from ..models import CVAE, VAE
 from ..models.inputs import check_inputs, dtype_explained, unwrapped
@@ -63,7 +63,7 @@ class LocalDimensions:
 
     @property
     def _read(self) -> tuple[int, float | None]:
-        count, spectrum = int(_before_the_widest_gap(self.spectrum)[0]), self.spectrum
+        count, spectrum = int(_before_the_widest_gap(self.spectrum)), self.spectrum
         most, share = max(self.shares.items(), key=lambda one: one[1])
         if share >= MOST and (_gap_behind(self.spectrum_of_most, count) or 0) < CLEAR:
             count, spectrum = most, self.spectrum_of_most
@@ -150,8 +150,7 @@ def of_some(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> LocalDimensions:
     """What :func:`local_dimensions` says of some of the samples, at random, always the same; of inputs as
     :func:`check_inputs` gives them, finite or not."""
     passes = MOST_PASSES_OF_IMAGES if inputs[0].dim() == 4 else MOST_PASSES
-    rows = some_rows(len(inputs[0]), max(passes // model.latent_dim, 1))
-    return _of(model, tuple(part[rows.to(part.device)] for part in inputs), None)
+    return _of(model, some_of(inputs, max(passes // model.latent_dim, 1)), None)
 
 
 def is_clear(gap: float | None, share: float) -> bool:
@@ -176,7 +175,7 @@ def _of(model: VAE | CVAE, inputs: tuple[Tensor, ...], batch_size: int | None) -
     with evaluation_mode(model), dtype_explained(model, inputs):
         for batch in zip(*(part.split(rows) for part in inputs), strict=True):
             eigenvalues = model.decoder_spectrum(*batch).cpu()
-            counts.append(_before_the_widest_gap(eigenvalues)[0])
+            counts.append(_before_the_widest_gap(eigenvalues))
             for count in counts[-1].unique().tolist():
                 sums[count] = sums.get(count, 0) + eigenvalues[counts[-1] == count].sum(dim=0)
     found = torch.cat(counts)
@@ -190,8 +189,7 @@ def _gap_behind(spectrum: Tensor, count: int) -> float | None:
     return values[count] / values[count - 1] if count else None
 
 
-def _before_the_widest_gap(spectrum: Tensor) -> tuple[Tensor, Tensor]:
-    """Of ``[..., κ]`` ascending, how many, and how wide the gap is."""
+def _before_the_widest_gap(spectrum: Tensor) -> Tensor:
+    """Of ``[..., κ]`` ascending, how many; 0 where not even the first is below the threshold."""
     behind = torch.nn.functional.pad(spectrum[..., 1:], (0, 1), value=1.0)
-    gap, place = (behind / spectrum).max(dim=-1)
-    return torch.where(spectrum[..., 0] < THRESHOLD, place + 1, 0), gap
+    return torch.where(spectrum[..., 0] < THRESHOLD, (behind / spectrum).argmax(dim=-1) + 1, 0)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..data.arrays import some_rows
+from ..data.arrays import some_of
 from ..models import CVAE, VAE
 from .active import samples_at_a_time
 
@@ -27,9 +27,7 @@ def error_ratio(model: VAE | CVAE, inputs: tuple[Tensor, ...], held_out: tuple[T
 
 
 def _median_error(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> float:
-    if len(inputs[0]) > SAMPLES:
-        rows = some_rows(len(inputs[0]), SAMPLES)
-        inputs = tuple(part[rows.to(part.device)] for part in inputs)
+    inputs = some_of(inputs, SAMPLES)
     batches = zip(*(part.split(samples_at_a_time(model, inputs, None)) for part in inputs), strict=True)
     errors = [(model.reconstruct(*batch) - batch[0]).double().flatten(1).square().sum(dim=1) for batch in batches]
     return float(torch.cat(errors).median())

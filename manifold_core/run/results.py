@@ -1,6 +1,5 @@
 """What a trained model leaves in the folder of its run: metrics, weights and pictures."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,7 @@ def finish(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "versions": _versions(),
         "pictures": _draw(folder, data, trained, more),
-        "history": asdict(trained.history),
+        "history": trained.history.as_dict(),
     }
     metrics = finite(metrics)
     write_json(folder / METRICS, metrics)

@@ -80,7 +80,7 @@ class TrainingState:
         return {
             "identity": self.identity,
             "step": self.step,
-            "history": asdict(self.history),
+            "history": self.history.as_dict(),
             "param_groups": self.optimizer.state_dict()["param_groups"],
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),

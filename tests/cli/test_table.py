@@ -114,6 +114,14 @@ class TestTable:
             )
             assert "by latent dimensions: 3: -1.23" in note
 
+    def test_all_active_of_the_most_latent_dimensions_is_said_whatever_the_decoder_reads(self, earlier: Path) -> None:
+        metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
+        every = {"train": metrics["train"] | {"gap": None, "active_dimensions": 3}, "active_dimensions": 3}
+        search = {"trials": [], "by_latent_dim": {"3": 1.0}, "local": {"count": 2, "gap": 9.0}}
+        lines = cli.table([metrics | every | search]).splitlines()
+        assert lines[0] == "good: dimension 2, by a gap of 9"
+        assert any("all 3 dimensions are active and no model had more" in line for line in lines)
+
     def test_the_table_says_where_the_decoder_has_fewer_dimensions(self, earlier: Path) -> None:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
         measured = metrics["train"] | {"active_dimensions": 3}

@@ -286,7 +286,7 @@ def test_the_widest_gap_decides(spectrum: list[float], count: int, gap: float | 
     found = mc.LocalDimensions(values, torch.tensor([0, 1, 2, 3]), torch.ones(3))  # of which none is that of most
     assert found.count == count
     assert found.share == 0.25
-    assert int(local._before_the_widest_gap(values)[0]) == count  # as it is of one sample
+    assert int(local._before_the_widest_gap(values)) == count  # as it is of one sample
     assert found.gap == (None if gap is None else pytest.approx(gap, rel=1e-12))
 
 
