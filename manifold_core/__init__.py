@@ -24,7 +24,7 @@ from .models import CVAE, VAE
 from .models.elbo import ELBOTerms, GaussianELBO
 from .models.sequential import EveryStepCVAE, SequentialCVAE
 from .models.standard_prior import with_standard_prior
-from .run import FinishedRun, load_run
+from .run import FinishedRun, load_run, save_run
 from .search import DimensionSearch, SearchPlan, Trial, find_dimension
 from .training import Diverged, History, TrainingConfig, load_weights, train
 
@@ -60,6 +60,7 @@ __all__ = [
     "local_dimensions",
     "rsample_kl",
     "rsample_kl_cholesky",
+    "save_run",
     "train",
     "train_ensemble",
     "two_nn",

@@ -5,6 +5,7 @@ from .config import ConditionConfig, ModelConfig, RunConfig, SearchConfig
 from .data import load_data
 from .load import FinishedRun, load_run
 from .runner import run
+from .save import save_run
 
 __all__ = [
     "ConditionConfig",
@@ -16,4 +17,5 @@ __all__ = [
     "load_data",
     "load_run",
     "run",
+    "save_run",
 ]

@@ -39,14 +39,14 @@ class FinishedRun:
 
 
 def load_run(folder: str | Path) -> FinishedRun:
-    """The trained model of a finished run of ``manifold-core train`` or ``dimension`` (what :func:`manifold_core.train`
-    and :func:`manifold_core.find_dimension` keep in a folder are checkpoints, to go on with), with what it takes to
-    apply it to data in their own units:
+    """The trained model of a finished run of ``manifold-core train`` or ``dimension``, or of a search that
+    :func:`manifold_core.save_run` has kept, with what it takes to apply it to data in their own units:
     ``active_dimensions(found.model, found.standardisation.apply(x))``, ``found.standardisation.undo(model.sample(n))``,
-    under a condition with ``found.condition.apply(c)``.
+    under a condition with ``found.condition.apply(c)``. (What :func:`manifold_core.train` and
+    :func:`manifold_core.find_dimension` keep in a folder are checkpoints, to go on with.)
 
     Args:
-        folder: what the command was given as ``--out``.
+        folder: what the command was given as ``--out``, or :func:`manifold_core.save_run` as ``folder``.
 
     Returns:
         :class:`FinishedRun`: the model on the CPU, in evaluation mode.

@@ -1,11 +1,13 @@
 """What a trained model leaves in the folder of its run: metrics, weights and pictures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import plots
+from ..data import Standardisation
 from ..data.encoding import OneHot
 from ..ensemble import TrainedModel
 from ..metrics.evaluation import count_name, metrics_of, of_class
@@ -19,7 +21,7 @@ from ..storage.finished import METRICS, WEIGHTS
 from .data import RunData
 from .several import clear
 
-__all__ = ["PICTURES", "finish"]
+__all__ = ["PICTURES", "finish", "of_model"]
 
 UNITS = (
     "nats per sample; neg_elbo = nll + kl, recon = squared error; see paper_convention for the paper's. Samples are "
@@ -33,36 +35,46 @@ def finish(
     folder: Path, description: dict[str, Any], data: RunData, trained: TrainedModel, more: dict[str, Any]
 ) -> dict[str, Any]:
     """Write all of it, and what there is ``more`` to say; then the checkpoints go."""
-    model, measured, dataset = trained.model, trained.metrics, data.dataset
+    model, dataset = trained.model, data.dataset
     checkpoint.save_tensors(folder / WEIGHTS, model.state_dict())  # first: what follows may want too much memory
     validation = metrics_of(model, data.held_out.parts)  # one sample far from all others may have any loss
     more = {"local": of_some(model, data.train.parts).as_dict()} | more | _under_condition(data, model)
     if "trials" in more:  # a search has one answer
         more = {"dimension": more["local"]["count"]} | more
-    metrics = {
-        "data": dataset.name,
-        "manifold_dim": dataset.manifold_dim,
-        "latent_dim": model.latent_dim,
-        "active_dimensions": measured.active_dimensions,
-        "two_nn": two_nn(dataset.train),
-        "error_ratio": error_ratio(model, data.train.parts, data.held_out.parts),
-        **more,
-        "train": measured.as_dict(),
-        "validation": validation.as_dict(),
-        "units": UNITS,
-        "standardisation": dataset.standardisation.as_dict(),
-        "config": description,
-        "fingerprint": data.fingerprint,
-        "sample_shape": list(dataset.train.shape[1:]),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "versions": _versions(),
-        "pictures": _draw(folder, data, trained, more),
-        "history": trained.history.as_dict(),
-    }
-    metrics = finite(metrics)
+    metrics = finite(
+        {
+            "data": dataset.name,
+            "manifold_dim": dataset.manifold_dim,
+            "two_nn": two_nn(dataset.train),
+            "error_ratio": error_ratio(model, data.train.parts, data.held_out.parts),
+            **more,
+            "validation": validation.as_dict(),
+            "fingerprint": data.fingerprint,
+            "pictures": _draw(folder, data, trained, more),
+            **of_model(trained, description, dataset.standardisation, dataset.train.shape[1:]),
+        }
+    )
     write_json(folder / METRICS, metrics)
     clear(folder)
     return metrics
+
+
+def of_model(
+    trained: TrainedModel, description: dict[str, Any], standardisation: Standardisation, sample_shape: Sequence[int]
+) -> dict[str, Any]:
+    """What is said of any model, and what it is read back by; the description has it under ``model``."""
+    return {
+        "latent_dim": trained.model.latent_dim,
+        "active_dimensions": trained.metrics.active_dimensions,
+        "train": trained.metrics.as_dict(),
+        "units": UNITS,
+        "standardisation": standardisation.as_dict(),
+        "config": description,
+        "sample_shape": list(sample_shape),
+        "parameters": sum(parameter.numel() for parameter in trained.model.parameters()),
+        "versions": _versions(),
+        "history": trained.history.as_dict(),
+    }
 
 
 def _under_condition(data: RunData, model: VAE | CVAE) -> dict[str, Any]:

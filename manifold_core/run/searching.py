@@ -1,5 +1,6 @@
 """A search for the dimension, in the folder of a run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ..search.trials import by_latent_dim, lowest
 from .config import ModelConfig
 from .several import FOLDER, claim
 
-__all__ = ["train_search"]
+__all__ = ["described", "model_of", "train_search"]
 
 UNITS = (
     "held_out and by_latent_dim: -ELBO, nats per sample, of coordinates of scale 1 in the directions in which the "
@@ -32,15 +33,23 @@ def train_search(
     """
     claim(folder, identity)
     trials = search(x, held_out, plan, folder / FOLDER, progress)
-    best = lowest(trials)
-    spec = best.spec
-    said = {
-        "seed": spec.training.seed,
+    return lowest(trials).trained, model_of(trials), described(trials)
+
+
+def model_of(trials: Sequence[Trial]) -> ModelConfig:
+    """The description of the best."""
+    spec = lowest(trials).spec
+    return ModelConfig(spec.latent_dim, tuple(spec.hidden), log_gamma=spec.log_gamma)
+
+
+def described(trials: Sequence[Trial]) -> dict[str, Any]:
+    """What JSON says of them, and the seed of the best."""
+    return {
+        "seed": lowest(trials).spec.training.seed,
         "trials": [_said(trial) for trial in trials],
         "units_of_trials": UNITS,
         "by_latent_dim": {str(kappa): loss for kappa, loss in by_latent_dim(trials).items()},
     }
-    return best.trained, ModelConfig(spec.latent_dim, tuple(spec.hidden), log_gamma=spec.log_gamma), said
 
 
 def _said(trial: Trial) -> dict[str, Any]:

@@ -1,0 +1,46 @@
+"""What a search in Python has found, as the folder of a run."""
+
+from pathlib import Path
+
+from ..errors import InputError
+from ..search import DimensionSearch
+from ..storage import checkpoint
+from ..storage.files import as_folder, finite, locked, output_folder, write_json
+from ..storage.finished import METRICS, WEIGHTS
+from .results import of_model
+from .searching import described, model_of
+
+__all__ = ["save_run"]
+
+
+def save_run(found: DimensionSearch, folder: str | Path) -> None:
+    """Write what :func:`manifold_core.find_dimension` has found into a folder, for :func:`manifold_core.load_run`: the
+    best model as ``weights.safetensors``, and ``metrics.json`` as ``manifold-core dimension`` writes it, but for what
+    that measures of the samples held out.
+
+    Args:
+        found: the whole result of a search.
+        folder: made if it is missing. It may be the one in which the search kept its checkpoints, which stay.
+
+    Raises:
+        InputError: no result of a search; a folder that holds a finished run, or in which another process is at work.
+    """
+    if not isinstance(found, DimensionSearch):
+        raise InputError(f"found must be what mc.find_dimension returns, got {type(found).__name__}")
+    place = output_folder(as_folder("folder", folder), "folder")
+    with locked(place, "folder"):
+        for name in (METRICS, WEIGHTS):
+            if (place / name).exists():
+                raise InputError(f"folder must be one without a finished run: {str(place / name)!r} is in the way")
+        description = {"model": model_of(found.trials).description()}
+        features = found.standardisation.mean.shape
+        metrics = {
+            "dimension": found.dimension,
+            "local": found.local.as_dict(),
+            "two_nn": found.two_nn,
+            "error_ratio": found.error_ratio,
+            **described(found.trials),
+            **of_model(found.best.trained, description, found.standardisation, features),
+        }
+        checkpoint.save_tensors(place / WEIGHTS, found.model.state_dict())
+        write_json(place / METRICS, finite(metrics))  # last: with it the run is finished
