@@ -1,34 +1,27 @@
-"""The README does what it says: its Python runs. Its figures and those of MEASURED.md are those in the result files."""
+"""The figures of docs/paper.md are those of the result files."""
 
 import json
 import math
 import re
 import statistics
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
-import torch
 from manifold_core.experiments import paper
 from manifold_core.experiments.report.markdown import markdown
 from manifold_core.experiments.report.page import TITLE
 from manifold_core.experiments.report.reading import read_results
 
-import manifold_core as mc
-from benchmarks import estimators, report
-from manifold_core import cli
-
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 WORDS = ("none", "one", "two", "three", "four", "five")
-README, MEASURED = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "MEASURED.md"))
+PAGE = (ROOT / "docs/paper.md").read_text(encoding="utf-8")
 
 
 def section(title: str) -> str:
-    """What MEASURED.md says under that heading, in one line."""
-    found = re.search(rf"^### {re.escape(title)}.*?\n(.*?)(?=^#|\Z)", MEASURED, re.DOTALL | re.MULTILINE)
+    """What the page says under that heading, in one line."""
+    found = re.search(rf"^### {re.escape(title)}.*?\n(.*?)(?=^#|\Z)", PAGE, re.DOTALL | re.MULTILINE)
     assert found is not None, title
     return " ".join(found[1].split())
 
@@ -37,118 +30,13 @@ def row(*cells: object) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def test_python_blocks_run_one_after_the_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 10
-    monkeypatch.chdir(tmp_path)
-    to_try = re.search(r'`python -c "(.*?)"`', README, flags=re.DOTALL)
-    assert to_try is not None
-    exec(to_try[1].replace("\n", ""))  # points.npy and labels.npy
-    commands = re.findall(r"manifold-core (\w+ --data points.npy .*)", README)
-    assert [command.split()[0] for command in commands] == ["dimension", "train", "train"]
-    monkeypatch.setitem(sys.modules, "matplotlib", None)  # pictures take time
-    for command in commands:
-        assert cli.main([*command.split(), "--steps", "2", "--quiet"]) == 0
-    capsys.readouterr()
-    names: dict[str, object] = {}
-    torch.manual_seed(0)
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
-    assert isinstance(names["model"], mc.CVAE)
-    printed = capsys.readouterr().out
-    counts = re.findall(r"^\d+$", printed, flags=re.MULTILINE)
-    assert re.search(r"^3 \{2: (1\.9|2\.[0-4])\d*, 10: -4\.[0-3]\d*\}", printed, flags=re.MULTILINE)
-    assert int(counts[0]) in range(21)  # after two steps
-    assert counts[1:] == ["3", "2"]  # as the comments say
-    found = re.search(r"^2 ([\d.]+) {.*2: ([\d.]+)", printed, flags=re.MULTILINE)  # the sphere
-    assert found is not None
-    assert float(found[1]) > 15
-    assert float(found[2]) >= 0.95
-    assert re.search(r"^4 tensor", printed, flags=re.MULTILINE)
-    assert "\n[2, 2, 2, 2] " in printed
-
-
-def test_speed_figures_are_those_of_the_result_files() -> None:
-    found = report.files()
-    assert found
-    for name in ("elbo", "cholesky", "ensemble", "step"):
-        assert f"<!-- bench: {name} -->" in MEASURED
-    again = "they differ: python -m benchmarks.report"
-    kept = found, report.gpu_files(), estimators.files(report.RESULTS)
-    assert report.with_tables(MEASURED, *kept) == MEASURED, again
-    assert report.page(*kept) == (report.RESULTS / "README.md").read_text(encoding="utf-8"), again
-
-
-def column(table: str, title: str, only: str = "") -> list[float]:
-    """The numbers that the rows with that text begin with in that column, where there are any; of every processor."""
-    marked = re.search(rf"<!-- bench: {table} -->\n(.*?)<!-- end -->", MEASURED, re.DOTALL)
-    assert marked is not None
-    numbers = []
-    for one in re.findall(r"(?:^\|.*\n)+", marked[1], re.MULTILINE):
-        head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in one.splitlines())
-        cells = [row[head.index(title)] for row in rows if any(only in cell for cell in row)]
-        numbers += [float(found[0].replace(",", "")) for cell in cells if (found := re.match(r"[\d,.]+", cell))]
-    return numbers
-
-
-def test_the_summary_is_of_the_tables() -> None:
-    summary = README[README.index("## Measured") : README.index("Last verified on")]
-
-    def between(table: str, title: str) -> str:
-        found = column(table, title)
-        return f"{min(found)} to {max(found)}"
-
-    of_128 = (column("gpu_ensemble", title, "243 µs") for title in ("20,000 steps", "× batched", "× batched, compiled"))
-    (seconds,), (batched,), (compiled,) = of_128
-    large = column("gpu", "of copy")
-    sampling = {*column("gpu", "× torch.compile", "rsample_kl,"), *column("gpu", "× torch.compile", "807 µs")}
-    names = ("ours", "PCA", "local PCA", "MLE", "TwoNN", "DANCo")
-    ours, *others = (column("dimension", name, "scikit-dimension's benchmark")[0] for name in names)
-    runs = json.loads((ROOT / "experiments/results/table1.json").read_text(encoding="utf-8"))["runs"]
-    manifolds = [run for run in runs if run["cell"]["kappa"] == 20 and run["cell"]["r"] < run["cell"]["d"]]
-    found = sum(run["active_dimensions"] == run["cell"]["r"] for run in manifolds)
-    for figure in (
-        f"{between('elbo', '× eager')} times as fast as eager",
-        f"by hand, {between('elbo', '× torch.compile')} times `torch.compile`",
-        f"{between('cholesky', '× eager')} times as fast",
-        f"{between('cholesky', '× tuned')} times with its fastest operators",
-        f"operators, {between('cholesky', '× torch.compile')} times `torch.compile`",
-        f"{between('ensemble', '× eager')} times as fast",
-        f"{between('step', '× eager')} times as fast as eager PyTorch, {between('step', '× pythae')} times pythae",
-        f"{min(large):.0f} to {max(large):.0f}% of a plain copy's bandwidth; {between('gpu', '× eager')} times",
-        *(f"sampling {times} times" for times in sampling),
-        f"{seconds} s; {batched} times batched PyTorch in a CUDA graph, {compiled} times the same compiled",
-        f"{found} of {len(manifolds)} right",
-        f"{ours:.0f} of 24 right; its own estimators {max(others):.0f} at best",
-    ):
-        assert figure in summary, figure
-    first = README[: README.index("## Install")]
-    assert f"Triton: {between('elbo', '× eager')} times as fast as eager PyTorch" in " ".join(first.split())
-    assert f"fused, {between('ensemble', '× eager')} times as fast as eager PyTorch" in " ".join(first.split())
-
-
-def test_dimension_figures_are_those_of_the_results_file() -> None:
-    runs = json.loads((ROOT / "experiments/results/table1.json").read_text(encoding="utf-8"))["runs"]
-    for printed in paper.rows("table1", kappa=20):
-        d, r = printed["d"], printed["r"]
-        own = sorted(
-            (run for run in runs if run["cell"] == {"kappa": 20, "d": d, "r": r}), key=lambda run: run["neg_elbo"]
-        )
-        right = sum(run["active_dimensions"] == r for run in own)
-        losses = [run["neg_elbo"] for run in own]
-        best = f"{own[0]['active_dimensions']} | {losses[0]:.1f} | {statistics.median(losses):.1f} | {losses[-1]:.1f}"
-        assert f"| {d} | {r} | {right} of 8 | {best} | {printed['AD']} | {printed['neg_elbo']} |\n" in MEASURED
-
-
 def test_the_overview_of_the_tables_is_the_reports() -> None:
     folder = ROOT / "experiments/results"
     for own in (folder, folder / "two_cores", folder / "other_seeds"):
         report_of_all = markdown(read_results(own), TITLE)
         assert (own / "report.md").read_text(encoding="utf-8") == report_of_all, "they differ: manifold-core report"
     report_of_all = markdown(read_results(folder), TITLE)
-    marked = re.search(r"<!-- paper -->\n\n(.*?)\n\n<!-- end -->", MEASURED, re.DOTALL)
+    marked = re.search(r"<!-- paper -->\n\n(.*?)\n\n<!-- end -->", PAGE, re.DOTALL)
     assert marked is not None
     assert marked[1].startswith("| table | variant |")
     assert f"\n\n{marked[1]}\n\n" in report_of_all
