@@ -8,9 +8,6 @@ import torch
 
 from ..metrics.active import gap_between
 from ..metrics.evaluation import count_name
-from ..metrics.local import MOST, in_words, is_clear
-from ..metrics.neighbours import may_be_curved, may_have_more
-from ..metrics.overfit import OVERFITTED
 
 __all__ = ["table"]
 
@@ -23,7 +20,7 @@ COLUMNS = {
     "local": 7,
     "by eigenvalue": 15,
     "of": 5,
-    "gap": 10,
+    "active gap": 12,
     "-ELBO": 11,
     "recon": 11,
     "KL": 9,
@@ -48,8 +45,8 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     lines = [_found(metrics) for metrics in runs if "trials" in metrics]
     lines += [head, "-" * len(head), *(_line(row, widths) for row in rows)]
     lines.append(
-        f"\ngap: smallest inactive over largest active {'variance or eigenvalue' if full else 'variance'}; near 1 the "
-        "count hangs on the threshold, train longer\n"
+        f"\nactive gap: smallest inactive over largest active {'variance or eigenvalue' if full else 'variance'}; near "
+        "1 the number of active dimensions depends on the threshold, train longer\n"
         "local: dimensions at a sample, by the decoder's derivative"
     )
     lines += [sentence for note in NOTES for metrics in runs if (sentence := note(metrics))]
@@ -61,14 +58,12 @@ def _found(metrics: dict[str, Any]) -> str:
     data, count, local = metrics["data"], _read(metrics), metrics.get("local", {})
     if count == 0:
         return f"{data}: no dimension found\n"
-    at_least = count == metrics["latent_dim"] and _none_had_more(metrics)
-    said = f"{data}: dimension {count}{' or more' if at_least else ''}"
+    said = f"{data}: dimension {count}"
     if _local(metrics):
-        said += "" if is_clear(local["gap"], _share(metrics)) else ", a guess"
         said += f", by a gap of {local['gap']:.3g}"
     if "share" in local:
         said += f", at {100 * local['share']:.0f} % of the samples"
-    return f"{said}\n"
+    return f"{said}{'; doubtful, see below' if metrics.get('doubts') else ''}\n"
 
 
 def _cells(metrics: dict[str, Any]) -> dict[str, str]:
@@ -82,7 +77,7 @@ def _cells(metrics: dict[str, Any]) -> dict[str, str]:
         "local": "-" if (local := _local(metrics)) is None else str(local),
         "by eigenvalue": str(measured["spectrum_count"]) if _is_full(metrics) else "-",
         "of": str(metrics["latent_dim"]),
-        "gap": _number(_gap(metrics), ".3g"),
+        "active gap": _number(_gap(metrics), ".3g"),
         "-ELBO": _number(measured["neg_elbo"], ".3f"),
         "recon": _number(measured["recon"], ".4g"),
         "KL": _number(measured["kl"], ".3f"),
@@ -108,28 +103,31 @@ def _why_no_gap(metrics: dict[str, Any]) -> str:
     data, kappa, full = metrics["data"], metrics["latent_dim"], _is_full(metrics)
     count = metrics["train"]["spectrum_count"] if full else metrics["active_dimensions"]
     if count == 0 and any(one[_count(metrics)] for one in metrics.get("classes", [])):
-        return f"{data} has no gap, as no dimension is active under all classes together; what each has says more"
+        return (
+            f"{data} has no active gap, as no dimension is active under all classes together; what each has says more"
+        )
     if count == 0:
         filled = "" if "trials" in metrics else "; or data that fill their space, which manifold-core dimension reads"
         if "condition" in metrics:
             filled = "; or the condition leaves the samples no dimension"
         return (
-            f"{data} has no gap, as no dimension is active: this says nothing yet; train longer, with more --steps, or "
-            f"begin with a smaller gamma, --log-gamma{filled}"
+            f"{data} has no active gap, as no dimension is active: train longer, with more --steps, or begin with a "
+            f"smaller gamma, --log-gamma{filled}"
         )
     if count is None:
-        return f"{data} has no gap, as its loss is no number: this says nothing; lower --learning-rate"
+        return f"{data} has no active gap, as its loss is no number: this says nothing; lower --learning-rate"
     if "trials" not in metrics:
-        return f"{data} has no gap, as all {kappa} dimensions are active: it may have more; raise --latent-dim"
+        return f"{data} has no active gap, as all {kappa} dimensions are active: it may have more; raise --latent-dim"
     features = math.prod(metrics["sample_shape"])
-    if _none_had_more(metrics):
-        return (
-            f"{data} has no gap, as all {kappa} dimensions are active and no model had more: it may have more; raise "
-            "--latent-dim, or leave it out"
-        )
+    if kappa == max(map(int, metrics["by_latent_dim"])) < features:  # of which a doubt says what follows
+        return ""
     if kappa == features:
-        return f"{data} has no gap, as all of its {kappa} dimensions are active: it fills the space, or is closed"
-    return f"{data} has no gap, as all {kappa} dimensions are active: what speaks for them is the -ELBO with others"
+        return (
+            f"{data} has no active gap, as all of its {kappa} dimensions are active: it fills the space, or is closed"
+        )
+    return (
+        f"{data} has no active gap, as all {kappa} dimensions are active: what speaks for them is the -ELBO with others"
+    )
 
 
 def _blown_up(metrics: dict[str, Any]) -> str:
@@ -143,17 +141,6 @@ def _blown_up(metrics: dict[str, Any]) -> str:
     )
 
 
-def _overfitted(metrics: dict[str, Any]) -> str:
-    """The samples can be told apart without their manifold, where they are few or training is long."""
-    ratio = metrics.get("error_ratio")
-    if ratio is None or ratio < OVERFITTED:
-        return ""
-    return (
-        f"{metrics['data']}: the model fits the samples trained on {ratio:.0f} times as well as those held out, and "
-        "has learned them more than the manifold; take more samples, or fewer --steps"
-    )
-
-
 def _under_condition(metrics: dict[str, Any]) -> str:
     """What the condition was taken for, and of classes what each has."""
     if (condition := metrics.get("condition")) is None:
@@ -162,7 +149,7 @@ def _under_condition(metrics: dict[str, Any]) -> str:
         width = len(condition["mean"])
         return f"{metrics['data']} is under a condition of {width} number{'s' if width > 1 else ''}"
     counts = ", ".join(f"{one['label']}: {one[_count(metrics)]}" for one in metrics["classes"])
-    return f"{metrics['data']} is under {len(condition['classes'])} classes; active dimensions of each: {counts}"
+    return f"{metrics['data']} has {len(condition['classes'])} classes; active dimensions of each: {counts}"
 
 
 def _of_several(metrics: dict[str, Any]) -> str:
@@ -174,8 +161,8 @@ def _of_several(metrics: dict[str, Any]) -> str:
     if metrics["validation"]["neg_elbo"] is None:
         least = "the lowest -ELBO: that of the samples held out is finite for none"
     return (
-        f"{metrics['data']} is read by {len(models)} models: {counts}; above is that of seed {metrics['seed']}, which "
-        f"has {least}"
+        f"{metrics['data']}: {len(models)} models have {counts} active dimensions; the table shows that of seed "
+        f"{metrics['seed']}, which has {least}"
     )
 
 
@@ -187,10 +174,10 @@ def _of_search(metrics: dict[str, Any]) -> str:
     able = [trial for trial in metrics["trials"] if trial["latent_dim"] >= metrics["latent_dim"]]
     counts = ", ".join("diverged" if one["diverged_at"] else str(one["active_dimensions"]) for one in able)
     return (
-        f"{metrics['data']} has {_read(metrics)} dimensions in the best of {len(metrics['trials'])} models; active in "
-        f"those with {metrics['latent_dim']} latent dimensions and more are {counts}; "
-        f"lowest held-out -ELBO by latent dimensions: {losses} (of the coordinates that they are trained on, without "
-        "the tenth of the samples that fit worst)"
+        f"{metrics['data']}: the best of {len(metrics['trials'])} models has {metrics['latent_dim']} latent "
+        f"dimensions; active in those with as many and more are {counts}; lowest held-out -ELBO by latent dimensions: "
+        f"{losses} (of the coordinates that they are trained on, without the tenth of the samples that fit worst, and "
+        "so not that of the table)"
     )
 
 
@@ -211,43 +198,14 @@ def _bent(metrics: dict[str, Any]) -> str:
     )
 
 
-def _unclear(metrics: dict[str, Any]) -> str:
-    """The widest gap is somewhere, however narrow."""
-    if not _local(metrics) or is_clear(metrics["local"]["gap"], 1.0):
-        return ""
-    return (
-        f"{metrics['data']}: the eigenvalues of the decoder have no clear gap, {metrics['local']['gap']:.2g} behind "
-        f"the {_local(metrics)} that are read, which is a guess; train longer, with more --steps"
-    )
+def _doubts(metrics: dict[str, Any]) -> str:
+    """What speaks against the dimension that is read."""
+    return "\n".join(f"{metrics['data']}: {doubt}" for doubt in metrics.get("doubts", []))
 
 
-def _unlike(metrics: dict[str, Any]) -> str:
-    """One number for all samples, where they have several."""
-    if not _local(metrics) or _share(metrics) >= MOST:
-        return ""
-    shares = {int(count): share for count, share in metrics["local"]["shares"].items()}
-    return (
-        f"{metrics['data']}: samples have unlike dimensions, {in_words(shares)} of them: a manifold of several pieces, "
-        "or one that is not learned yet; train longer, with more --steps"
-    )
-
-
-def _curved(metrics: dict[str, Any]) -> str:
-    """Networks that are not able enough read a curved manifold as the flat space around it, with a wide gap; where one
-    direction is far narrower than the others, they read it last."""
-    neighbours, count = metrics.get("two_nn"), _read(metrics)
-    if count and may_have_more(count, neighbours):
-        return (
-            f"{metrics['data']}: nearest neighbours see {neighbours:.1f} dimensions (TwoNN). They see noise as well; "
-            f"without it the manifold may have more than {count}: train longer, with more --steps, or on more samples"
-        )
-    if count is None or not may_be_curved(count, neighbours):
-        return ""
-    able = "manifold-core dimension" if "trials" not in metrics else "wider networks (--hidden), or more --steps,"
-    return (
-        f"{metrics['data']}: nearest neighbours see {neighbours:.1f} dimensions (TwoNN). If the manifold is curved it "
-        f"has fewer than {count}, and {able} may read them; of a high dimension neighbours see too little"
-    )
+def _noise(metrics: dict[str, Any]) -> str:
+    """Why neighbours see more, where that is no doubt."""
+    return f"{metrics['data']}: {noise}" if (noise := metrics.get("noise")) else ""
 
 
 def _units(metrics: dict[str, Any]) -> str:
@@ -258,35 +216,21 @@ def _units(metrics: dict[str, Any]) -> str:
     greater = math.prod(metrics["sample_shape"]) * math.log(scale)
     return (
         f"{metrics['data']} was measured as (x - mean) / {scale:.4g}; in the units of the data recon and gamma are "
-        f"{scale**2:.4g} times as large, -ELBO is greater by {greater:.4g}"
+        f"{scale**2:.4g} times as large, -ELBO is {'greater' if greater > 0 else 'lower'} by {abs(greater):.4g}"
     )
 
 
 NOTES = (
     _why_no_gap,
     _blown_up,
-    _overfitted,
     _under_condition,
     _of_several,
     _of_search,
     _bent,
-    _unclear,
-    _unlike,
-    _curved,
+    _doubts,
+    _noise,
     _units,
 )
-
-
-def _none_had_more(metrics: dict[str, Any]) -> bool:
-    """Of a search: no model had more latent dimensions than the best, though there are more features."""
-    most = max(map(int, metrics["by_latent_dim"]))
-    return bool(metrics["latent_dim"] == most < math.prod(metrics["sample_shape"]))
-
-
-def _share(metrics: dict[str, Any]) -> float:
-    """Of the samples that have as many dimensions as is read; 1 of a run that was finished before that was kept."""
-    share: float = metrics["local"].get("share", 1.0)
-    return share
 
 
 def _local(metrics: dict[str, Any]) -> int | None:

@@ -10,27 +10,21 @@ from ..data.arrays import some_rows
 from ..data.checks import as_array, as_tensor
 from ..errors import InputError
 
-__all__ = ["MOST_SAMPLES", "may_be_curved", "may_have_more", "two_nn"]
+__all__ = ["MOST_SAMPLES", "two_nn", "two_nn_of_cube"]
 
 MOST_SAMPLES = 5_000  # distances grow with the square of their number
 KEPT = 0.9  # the share of the ratios that the line is laid through
 ROWS = 512  # of distances at a time
-# Dimensions read over those of nearest neighbours. Of the 54 manifolds of benchmarks/estimators.py, those read right
-# have up to 1.3, but for one with 1.55; of those read wrong three have 1.47 to 2.5, and closed ones of ten dimensions
-# and more 1.16 to 1.34, which nothing sets apart.
-CURVED = 1.4
-# Dimensions of nearest neighbours over those read: of the 46 that are read right at most 1.04; of flat spaces with one
-# direction a tenth or a hundredth as wide, in which that is missed, 1.1 to 1.4.
-MORE = 1.25
 
 
 @torch.no_grad()
 def two_nn(x: Any) -> float | None:
-    """d of P(r₂/r₁ > μ) = μ⁻ᵈ, where r₁ and r₂ are a sample's distances to its nearest and second nearest neighbour:
-    the slope through the origin of −log(1 − F(μ)) over log μ, without the tenth of the largest ratios.
+    """The dimension by each sample's two nearest neighbours (TwoNN): d of P(r₂/r₁ > μ) = μ⁻ᵈ, where r₁ and r₂ are its
+    distances to them, as the slope through the origin of −log(1 − F(μ)) over log μ, without the tenth of the largest
+    ratios.
 
-    Neighbours see the manifold where it is flat, however it is bent. Beyond some ten dimensions there are never enough
-    samples, and they see too few.
+    Neighbours see the manifold where it is flat, however it is bent. Noise they count as dimensions, and beyond some
+    ten dimensions, of which there are never enough samples, they see too few.
 
     Args:
         x: ``[N, ...]``, in any units and of an integer or floating type; a tensor on any device or what np.asarray
@@ -70,14 +64,11 @@ def two_nn(x: Any) -> float | None:
     return dimension if at_random else None
 
 
-def may_be_curved(count: int, neighbours: float | None) -> bool:
-    """Whether a manifold that is read with so many dimensions may be a curved one of fewer, as neighbours see it."""
-    return neighbours is not None and count >= CURVED * neighbours
-
-
-def may_have_more(count: int, neighbours: float | None) -> bool:
-    """Whether a manifold that is read with so few dimensions may have more, as neighbours see it, or noise."""
-    return neighbours is not None and neighbours >= MORE * count
+def two_nn_of_cube(dimension: int, samples: int) -> float | None:
+    """What :func:`two_nn` sees of so many samples, uniform in a cube of that dimension: too few, the more it has."""
+    draw = torch.Generator().manual_seed(0)
+    size = min(samples, MOST_SAMPLES), dimension
+    return two_nn(torch.rand(size, generator=draw, dtype=torch.float64, device="cpu"))
 
 
 def _some(x: Any) -> Any:

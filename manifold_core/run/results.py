@@ -11,9 +11,7 @@ from ..data import Standardisation
 from ..data.encoding import OneHot
 from ..ensemble import TrainedModel
 from ..metrics.evaluation import count_name, metrics_of, of_class
-from ..metrics.local import of_some
-from ..metrics.neighbours import two_nn
-from ..metrics.overfit import error_ratio
+from ..metrics.reading import Reading
 from ..models import CVAE, VAE
 from ..storage import checkpoint
 from ..storage.files import finite, write_json
@@ -38,15 +36,15 @@ def finish(
     model, dataset = trained.model, data.dataset
     checkpoint.save_tensors(folder / WEIGHTS, model.state_dict())  # first: what follows may want too much memory
     validation = metrics_of(model, data.held_out.parts)  # one sample far from all others may have any loss
-    more = {"local": of_some(model, data.train.parts).as_dict()} | more | _under_condition(data, model)
+    reading = Reading.of(model, data.train.parts, data.held_out.parts)
+    doubts = [*reading.doubts, *more.pop("doubts", [])]
+    more = reading.as_dict() | {"doubts": doubts} | more | _under_condition(data, model)
     if "trials" in more:  # a search has one answer
         more = {"dimension": more["local"]["count"]} | more
     metrics = finite(
         {
             "data": dataset.name,
             "manifold_dim": dataset.manifold_dim,
-            "two_nn": two_nn(dataset.train),
-            "error_ratio": error_ratio(model, data.train.parts, data.held_out.parts),
             **more,
             "validation": validation.as_dict(),
             "fingerprint": data.fingerprint,

@@ -36,10 +36,9 @@ def save_run(found: DimensionSearch, folder: str | Path) -> None:
         features = found.standardisation.mean.shape
         metrics = {
             "dimension": found.dimension,
-            "local": found.local.as_dict(),
-            "two_nn": found.two_nn,
-            "error_ratio": found.error_ratio,
+            **found.reading.as_dict(),
             **described(found.trials),
+            "doubts": list(found.doubts),
             **of_model(found.best.trained, description, found.standardisation, features),
         }
         checkpoint.save_tensors(place / WEIGHTS, found.model.state_dict())

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..ensemble import TrainedModel
 from ..search import SearchPlan, Trial
 from ..search.search import search
-from ..search.trials import by_latent_dim, lowest
+from ..search.trials import by_latent_dim, doubts, lowest
 from .config import ModelConfig
 from .several import FOLDER, claim
 
@@ -33,7 +33,8 @@ def train_search(
     """
     claim(folder, identity)
     trials = search(x, held_out, plan, folder / FOLDER, progress)
-    return lowest(trials).trained, model_of(trials), described(trials)
+    said = described(trials) | {"doubts": doubts(trials, x[0].numel())}
+    return lowest(trials).trained, model_of(trials), said
 
 
 def model_of(trials: Sequence[Trial]) -> ModelConfig:

@@ -1,7 +1,6 @@
 """The dimension of the manifold that samples lie on."""
 
 import warnings
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,9 +12,8 @@ from ..data import Standardisation
 from ..data.arrays import checked_samples, split
 from ..data.checks import as_array
 from ..errors import InputError
-from ..metrics.local import CLEAR, MOST, LocalDimensions, in_words, of_some
-from ..metrics.neighbours import may_be_curved, may_have_more, two_nn
-from ..metrics.overfit import OVERFITTED, error_ratio
+from ..metrics.local import LocalDimensions
+from ..metrics.reading import Reading
 from ..models import VAE
 from ..storage import checkpoint
 from ..storage.files import as_folder, as_json
@@ -23,7 +21,7 @@ from ..storage.finished import taken
 from ..training import claim
 from .plan import SearchPlan
 from .search import search
-from .trials import Trial, by_latent_dim, lowest
+from .trials import Trial, by_latent_dim, doubts, lowest
 
 __all__ = ["DimensionSearch", "find_dimension"]
 
@@ -36,17 +34,12 @@ class DimensionSearch:
 
     Attributes:
         trials: all models, in the order they were trained.
-        local: of the best, at some of the samples that it was trained on, as of :func:`manifold_core.local_dimensions`.
-        two_nn: the dimension by nearest neighbours, as of :func:`manifold_core.two_nn`.
-        error_ratio: median squared error of the best model on the samples held out, over that on those it was trained
-            on: from 4 on it has learned the samples more than the manifold. None where there is no error.
+        reading: what the best of them, and the samples by themselves, say of the dimension.
         standardisation: from the units of x to those of the models, and back.
     """
 
     trials: list[Trial]
-    local: LocalDimensions
-    two_nn: float | None
-    error_ratio: float | None
+    reading: Reading
     standardisation: Standardisation
 
     def __repr__(self) -> str:
@@ -55,13 +48,8 @@ class DimensionSearch:
         gap = "None" if self.gap is None else f"{self.gap:.3g}"
         return (
             f"DimensionSearch(dimension={self.dimension}, gap={gap}, by_latent_dim={{{losses}}}, "
-            f"two_nn={neighbours}, {len(self.trials)} trials)"
+            f"two_nn={neighbours}, {len(self.trials)} trials, {len(self.doubts) or 'no'} doubts)"
         )
-
-    @property
-    def best(self) -> Trial:
-        """The one of lowest −ELBO on the samples held out."""
-        return lowest(self.trials)
 
     @property
     def dimension(self) -> int:
@@ -70,10 +58,36 @@ class DimensionSearch:
         return self.local.count
 
     @property
+    def doubts(self) -> tuple[str, ...]:
+        """What speaks against the dimension, in sentences, of each of which :func:`find_dimension` warns. None is no
+        proof: closed manifolds of ten dimensions and more are read as one more without any."""
+        return *self.reading.doubts, *doubts(self.trials, self.reading.features)
+
+    @property
+    def local(self) -> LocalDimensions:
+        """Of the best, at some of the samples that it was trained on, as of :func:`manifold_core.local_dimensions`."""
+        return self.reading.local
+
+    @property
     def gap(self) -> float | None:
-        """That of ``local``: below 8 the dimension is a guess, of which :func:`find_dimension` warns, as of all else
-        that speaks against it."""
+        """That of ``local``: below 8 the dimension is a guess."""
         return self.local.gap
+
+    @property
+    def two_nn(self) -> float | None:
+        """The dimension by nearest neighbours, as of :func:`manifold_core.two_nn`."""
+        return self.reading.two_nn
+
+    @property
+    def error_ratio(self) -> float | None:
+        """Median squared error of the best model on the samples held out, over that on those it was trained on: from 4
+        on it has learned the samples more than the manifold. None where there is no error."""
+        return self.reading.error_ratio
+
+    @property
+    def best(self) -> Trial:
+        """The one of lowest −ELBO on the samples held out."""
+        return lowest(self.trials)
 
     @property
     def model(self) -> VAE:
@@ -93,8 +107,9 @@ def find_dimension(
     folder: str | Path | None = None,
     progress: bool = True,
 ) -> DimensionSearch:
-    """r of the VAE with the lowest −ELBO on samples that none was trained on, without the tenth of them that it fits
-    worst: the widest gap in the eigenvalues of its decoder's (I + JᵀJ/γ)⁻¹ at most of the samples, as
+    """The dimension of the manifold that the samples lie on: trains VAEs with fewer and fewer latent dimensions, takes
+    the one of lowest −ELBO on samples that none was trained on, without the tenth of them that it fits worst, and
+    counts the directions in which its decoder moves, the eigenvalues of (I + JᵀJ/γ)⁻¹ before their widest gap, as
     :func:`manifold_core.local_dimensions` has it.
 
     With κ ≥ r the optimum of −ELBO is (d − r)/2 · log γ + O(1) as γ → 0, whatever κ, and with κ < r it is worse
@@ -105,8 +120,8 @@ def find_dimension(
     coordinates in the directions in which the samples vary, and one in which they do not:
     :class:`manifold_core.search.directions.Directions` says why. A manifold that no one chart covers, such as a sphere
     or a closed curve, may have all dimensions of the flat space that holds it active, and the eigenvalues of the
-    decoder see where it bends; networks that have not bent read the flat space, and it warns where nearest neighbours
-    see far fewer dimensions.
+    decoder see where it bends; networks that have not bent read the flat space. What speaks against the dimension is
+    warned of, and in ``doubts`` of the result.
 
     Args:
         x: ``[N, d]`` of an integer or floating type, a tensor, on whose device the models are trained, or what
@@ -137,52 +152,8 @@ def find_dimension(
             # Before hours are spent on looks of which a later one would meet checkpoints of another search.
             claim(place, {"plan": as_json(asdict(plan), "plan"), "x": checkpoint.fingerprint(train, held_out)})
         trials = search(train, held_out, plan, place, progress)
-    model = lowest(trials).trained.model
-    ratio = error_ratio(model, (train,), (held_out,))
-    found = DimensionSearch(trials, of_some(model, (train,)), two_nn(train), ratio, data.standardisation)
-    for doubt in _doubts(found, train):
+    reading = Reading.of(lowest(trials).trained.model, (train,), (held_out,))
+    found = DimensionSearch(trials, reading, data.standardisation)
+    for doubt in found.doubts:
         warnings.warn(doubt, stacklevel=2)
     return found
-
-
-def _doubts(found: DimensionSearch, train: Tensor) -> Iterator[str]:
-    """What speaks against the dimension."""
-    dimension, local, neighbours = found.dimension, found.local, found.two_nn
-    steps = found.best.spec.training.steps
-    if found.error_ratio is not None and found.error_ratio >= OVERFITTED:
-        yield (
-            f"the best model fits the {len(train)} samples trained on {found.error_ratio:.0f} times as well as those "
-            "held out: it has learned them more than the manifold; take more samples, or fewer steps, "
-            f"SearchPlan(steps={steps // 2})"
-        )
-    if dimension == 0:
-        yield (
-            f"the best model has learned no dimension of the {len(train)} samples trained on: the 0 says nothing; "
-            f"train longer, SearchPlan(steps={2 * steps}), or on more samples"
-        )
-    elif found.best.active_dimensions == max(found.by_latent_dim) < train.shape[1]:
-        yield (
-            f"all {found.best.active_dimensions} latent dimensions of the best model are active, and none had more: "
-            "the manifold may have more; give SearchPlan(latent_dim=…) more than you expect, or leave it out"
-        )
-    if local.gap is not None and local.gap < CLEAR:
-        yield (
-            f"the eigenvalues of the best model's decoder have no clear gap, {local.gap:.2g} behind the {dimension} "
-            "dimensions that are read, which are a guess; train longer, or on more samples"
-        )
-    elif local.share < MOST:
-        yield (
-            f"samples have unlike dimensions, {in_words(local.shares)} of them: a manifold of several pieces, or one "
-            "that is not learned yet; train longer, or on more samples"
-        )
-    if may_be_curved(dimension, neighbours):
-        yield (
-            f"the best model reads {dimension} dimensions, and nearest neighbours see {neighbours:.1f} (TwoNN): if the "
-            "manifold is curved or closed, as a sphere is, it has fewer than the model; of a high dimension neighbours "
-            "see too little"
-        )
-    elif dimension and may_have_more(dimension, neighbours):
-        yield (
-            f"the best model reads {dimension} dimensions, and nearest neighbours see {neighbours:.1f} (TwoNN): they "
-            "see noise as well, but without noise the manifold may have more; train longer, or on more samples"
-        )

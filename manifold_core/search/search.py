@@ -13,6 +13,7 @@ from torch import Tensor
 from ..ensemble import ModelSpec, TrainedModel, train_ensemble
 from ..metrics.active import samples_at_a_time
 from ..metrics.evaluation import in_batches, metrics_of
+from ..metrics.local import of_some
 from ..metrics.neighbours import two_nn
 from ..models import CVAE, VAE
 from ..modes import evaluation_mode
@@ -62,16 +63,20 @@ def _next(trials: Sequence[Trial], x: Tensor, plan: SearchPlan) -> list[int]:
     if not trials:
         return [plan.latent_dim or min(features, FIRST)]
     best, tried = lowest(trials), {trial.latent_dim for trial in trials}
-    if best.active_dimensions == max(tried) < features and plan.latent_dim is None:
+    active = best.active_dimensions
+    if active == max(tried) < features and plan.latent_dim is None:
         return [min(2 * max(tried), features)]
+    # Where the decoder has more directions than are active, the manifold may have as many as that.
+    read = of_some(best.trained.model, (x,)).count
+    unsure = {read} if active < read else set()
     # Data that look alike in all directions may have none active of too many.
-    most = best.active_dimensions or best.latent_dim
+    most = max(active, read) or best.latent_dim
     if below := [kappa for kappa in tried if kappa < most]:
-        return _spread(range(max(below) + 1, most))
+        return sorted({*_spread(range(max(below) + 1, most)), *unsure} - tried)
     low = max(round(two_nn(x) or 1), 1)
-    if best.active_dimensions:  # neighbours see too few dimensions where these are many, and noise as dimensions
+    if active:  # neighbours see too few dimensions where these are many, and noise as dimensions
         low = max(min(low, most - 1), 1)
-    return _spread(range(low, most))
+    return sorted({*_spread(range(low, most)), *unsure} - tried)
 
 
 def _spread(choices: range) -> list[int]:

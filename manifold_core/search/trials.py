@@ -7,7 +7,7 @@ from typing import cast
 
 from ..ensemble import ModelSpec, TrainedModel, all_diverged
 
-__all__ = ["Trial", "by_latent_dim", "lowest"]
+__all__ = ["Trial", "by_latent_dim", "doubts", "lowest"]
 
 
 @dataclass(frozen=True)
@@ -60,3 +60,14 @@ def by_latent_dim(trials: Sequence[Trial]) -> dict[int, float]:
     for trial in sorted(_ended(trials), key=lambda trial: trial.latent_dim):
         found[trial.latent_dim] = min(trial.held_out, found.get(trial.latent_dim, math.inf))
     return found
+
+
+def doubts(trials: Sequence[Trial], features: int) -> list[str]:
+    """What speaks against the dimension that the best model reads, beside what that model says itself."""
+    best = lowest(trials)
+    if not 0 < best.active_dimensions == max(by_latent_dim(trials)) < features:
+        return []
+    return [
+        f"all {best.active_dimensions} latent dimensions of the best model are active, and no model had more: the "
+        "manifold may have more; give more latent dimensions than you expect, or leave that to the search"
+    ]

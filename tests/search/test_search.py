@@ -3,8 +3,8 @@
 import json
 import math
 import threading
+import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ from threads import on_one_thread
 import manifold_core as mc
 from manifold_core.data.arrays import split
 from manifold_core.data.seeds import stream
-from manifold_core.search import SearchPlan, Trial, find, find_dimension, search
+from manifold_core.search import SearchPlan, Trial, find_dimension, search
 from manifold_core.search.directions import Directions
 from manifold_core.search.trials import by_latent_dim, lowest
 
@@ -84,7 +84,7 @@ class TestFound:
 def test_a_search_that_learned_nothing_is_warned_of() -> None:
     x = np.random.default_rng(0).normal(size=(60, 5))
     with pytest.warns(
-        UserWarning, match=r"the best model has learned no dimension of the 54 samples .*: the 0 says nothing"
+        UserWarning, match=r"the model has learned no dimension of the 54 samples .*: the 0 says nothing"
     ):
         found = find_dimension(x, replace(SHORT, steps=1, learning_rate=0.005), progress=False)
     assert found.dimension == 0
@@ -92,64 +92,28 @@ def test_a_search_that_learned_nothing_is_warned_of() -> None:
 
 def test_a_search_whose_latent_dimensions_are_all_active_is_warned_of() -> None:
     """Two latent dimensions for a plane of dimension 2 are just enough, which nobody can see."""
-    with pytest.warns(UserWarning, match="all 2 latent dimensions of the best model are active, and none had more"):
+    with pytest.warns(UserWarning, match="all 2 latent dimensions of the best model are active, and no model had more"):
         found = find_dimension(plane(), replace(SHORT, latent_dim=2), progress=False)
     assert found.dimension == 2
 
 
-@pytest.mark.parametrize(("neighbours", "curved"), [(1.42, True), (1.44, False), (None, False)])
-def test_where_neighbours_see_far_fewer_dimensions_it_is_warned_of(
-    neighbours: float | None, curved: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(find, "two_nn", lambda _: neighbours)
-    said = pytest.warns(UserWarning, match=r"reads 2 dimensions, and nearest neighbours see 1\.4 \(TwoNN\)")
-    with said if curved else nullcontext():
-        assert find_dimension(plane(), SHORT, progress=False).dimension == 2
+def test_every_doubt_is_kept_and_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they are, test_reading.py holds."""
+    monkeypatch.setattr("manifold_core.metrics.reading.two_nn", lambda _: 1.0)
+    monkeypatch.setattr("manifold_core.metrics.reading.error_ratio", lambda *_: 7.0)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        found = find_dimension(plane(), replace(SHORT, latent_dim=2), progress=False)
+    assert [str(one.message) for one in warned] == list(found.doubts)
+    for part in ("curved", "7 times", "no model had more"):
+        assert any(part in doubt for doubt in found.doubts), part
+    assert (found.dimension, found.two_nn, found.error_ratio) == (2, 1.0, 7.0)
+    assert repr(found).endswith(" trials, 3 doubts)")
 
 
-@pytest.mark.parametrize(("first", "unclear"), [(0.0126, True), (0.0124, False)])
-def test_a_gap_that_is_not_clear_is_warned_of(first: float, unclear: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    spectrum = torch.tensor([first, 0.1, 0.27, 0.6])
-    local = mc.LocalDimensions(spectrum, torch.ones(1), spectrum)
-    monkeypatch.setattr(find, "of_some", lambda *_: local)
-    monkeypatch.setattr(find, "two_nn", lambda _: None)
-    said = pytest.warns(UserWarning, match="no clear gap, 7.9 behind the 1 dimensions that are read, which are a guess")
-    with said if unclear else nullcontext():
-        assert find_dimension(plane(60), SHORT, progress=False).gap == pytest.approx(0.1 / first)
-
-
-@pytest.mark.parametrize(("neighbours", "more"), [(2.51, True), (2.49, False)])
-def test_where_neighbours_see_more_dimensions_it_is_warned_of(
-    neighbours: float, more: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(find, "two_nn", lambda _: neighbours)
-    said = pytest.warns(UserWarning, match=r"reads 2 dimensions, and nearest neighbours see 2\.5 .* may have more")
-    with said if more else nullcontext():
-        assert find_dimension(plane(), SHORT, progress=False).dimension == 2
-
-
-@pytest.mark.parametrize(("others", "unlike"), [(2, True), (1, False)])
-def test_samples_of_unlike_dimensions_are_warned_of(others: int, unlike: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two thirds of them have what is read, or fewer."""
-    counts = torch.tensor([1, 1, *others * [2]])
-    spectrum = torch.tensor([0.001, 0.5, 1.0, 1.0])
-    local = mc.LocalDimensions(spectrum, counts, spectrum)
-    monkeypatch.setattr(find, "of_some", lambda *_: local)
-    monkeypatch.setattr(find, "two_nn", lambda _: None)
-    said = pytest.warns(UserWarning, match="samples have unlike dimensions, 1 at 50 %, 2 at 50 % of them")
-    with said if unlike else nullcontext():
-        assert find_dimension(plane(60), SHORT, progress=False).local is local
-
-
-@pytest.mark.parametrize(("ratio", "overfitted"), [(4.1, True), (3.9, False), (None, False)])
-def test_a_model_that_has_learned_the_samples_is_warned_of(
-    ratio: float | None, overfitted: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(find, "error_ratio", lambda *_: ratio)
-    said = pytest.warns(UserWarning, match=r"fits the 540 samples trained on 4 times as well .*SearchPlan\(steps=400\)")
-    with said if overfitted else nullcontext():
-        found = find_dimension(plane(), SHORT, progress=False)
-    assert (found.dimension, found.error_ratio) == (2, ratio)
+def test_a_plane_leaves_no_doubt(found: mc.DimensionSearch) -> None:
+    assert found.doubts == ()
+    assert repr(found).endswith(" no doubts)")
 
 
 def test_what_is_found_is_told_in_a_line() -> None:
@@ -157,7 +121,7 @@ def test_what_is_found_is_told_in_a_line() -> None:
         found = find_dimension(plane(60), replace(SHORT, steps=1, learning_rate=0.005), progress=False)
     text = repr(found)
     assert text.startswith("DimensionSearch(dimension=0, gap=None, by_latent_dim={")
-    assert text.endswith(f"two_nn={found.two_nn:.3g}, {len(found.trials)} trials)")
+    assert text.endswith(f"two_nn={found.two_nn:.3g}, {len(found.trials)} trials, {len(found.doubts)} doubts)")
     one = repr(found.best.trained)
     assert one.startswith(
         f"TrainedModel(active_dimensions=0, neg_elbo={found.best.trained.metrics.neg_elbo:.4g}, spec="
@@ -184,7 +148,7 @@ class TestJudgement:
         assert search._held_out(model, x) == pytest.approx(whole, rel=1e-12)
 
 
-Outcome = Callable[[int], tuple[int, float]]  # of κ: active dimensions, held-out −ELBO
+Outcome = Callable[[int], tuple[int, float, int]]  # of κ: active dimensions, held-out −ELBO, those of the decoder
 BELOW_ALL = -1000.0  # as one that has diverged may have, of its last finite weights
 
 
@@ -213,6 +177,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[list[int]
         monkeypatch.setattr(search, "train_ensemble", train)
         monkeypatch.setattr(search, "_of_samples", lambda one, *_: one)
         monkeypatch.setattr(search, "_held_out", lambda kappa, _: outcome(kappa)[1])
+        monkeypatch.setattr(search, "of_some", lambda kappa, _: SimpleNamespace(count=outcome(kappa)[2]))
         monkeypatch.setattr(search, "two_nn", lambda _: neighbours)
         x = torch.randn(200, features, generator=torch.Generator().manual_seed(0))
         trials = search.search(x, x, SearchPlan(latent_dim, ((4,),), models=1), None, progress=False)
@@ -226,15 +191,27 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[list[int]
 
 def able(r: int) -> Outcome:
     """Of networks that learn the manifold with any number of latent dimensions."""
-    return lambda kappa: (min(kappa, r), -10.0 if kappa >= r else 5.0 * (r - kappa))
+    return lambda kappa: (min(kappa, r), -10.0 if kappa >= r else 5.0 * (r - kappa), min(kappa, r))
 
 
 def bent_by_force(r: int, flat: int) -> Outcome:
     """Of networks that learn the flat space of so many dimensions where they have the latent dimensions for it."""
 
-    def outcome(kappa: int) -> tuple[int, float]:
+    def outcome(kappa: int) -> tuple[int, float, int]:
         loss = -5.0 if kappa >= flat else kappa - 20.0 if kappa >= r else 5.0 * (r - kappa)
-        return min(kappa, flat), loss
+        return min(kappa, flat), loss, min(kappa, flat)
+
+    return outcome
+
+
+def counted_too_few(r: int, active: int, read: int) -> Outcome:
+    """Of networks that with more latent dimensions than the manifold has dimensions have fewer than these active, and
+    more by the decoder."""
+
+    def outcome(kappa: int) -> tuple[int, float, int]:
+        if kappa <= r:
+            return kappa, 5.0 * (r - kappa) - 40.0, kappa
+        return active, -30.0, read
 
     return outcome
 
@@ -255,6 +232,8 @@ def bent_by_force(r: int, flat: int) -> Outcome:
         (bent_by_force(6, 12), 36, 5.9, [[32], [6, 8, 9, 11], [5]], 6),
         (bent_by_force(7, 12), 36, 3.0, [[32], [3, 6, 8, 11], [7]], 7),
         (bent_by_force(2, 4), 4, 9.0, [[4], [3], [2], [1]], 2),  # noise has neighbours see too many
+        (counted_too_few(3, 2, 4), 50, 3.0, [[32], [3, 4], [2]], 3),
+        (counted_too_few(5, 1, 5), 50, 4.6, [[32], [4, 5]], 5),  # what is read is tried
     ],
 )
 def test_what_is_tried(
@@ -275,12 +254,12 @@ def test_a_named_number_of_latent_dimensions_is_not_raised(
 
 
 def test_a_diverged_model_is_never_the_best(tried: Callable[..., tuple[list[list[int]], int]]) -> None:
-    def outcome(kappa: int) -> tuple[int, float]:
-        return (kappa, 2 * BELOW_ALL) if kappa == 2 else able(3)(kappa)
+    def outcome(kappa: int) -> tuple[int, float, int]:
+        return (kappa, 2 * BELOW_ALL, kappa) if kappa == 2 else able(3)(kappa)
 
     assert tried(outcome, 6, 2.0) == ([[6], [2]], 3)
     with pytest.raises(mc.Diverged) as all_diverged:
-        tried(lambda kappa: (kappa, 2 * BELOW_ALL), 6, 2.0)
+        tried(lambda kappa: (kappa, 2 * BELOW_ALL, kappa), 6, 2.0)
     assert all_diverged.value.step == 7
 
 

@@ -1,0 +1,30 @@
+"""What a model leaves of the samples: alike in all directions, as noise is, or mostly in a few that it has missed."""
+
+import torch
+from torch import Tensor
+
+from ..data.arrays import some_of
+from ..models import CVAE, VAE
+from .active import samples_at_a_time
+
+__all__ = ["residual_directions"]
+
+SAMPLES = 2**11
+
+
+@torch.no_grad()
+def residual_directions(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> float | None:
+    """(Σ λ)²/Σ λ², λ the eigenvalues of the covariance of x − x̂(μ): along how many directions the residual lies.
+
+    At the optimum all of the d − r directions that the manifold has not are alike to the decoder, whose variance γ is
+    one number, and so they are in the residual, but for noise of unlike size. A direction of the manifold that has been
+    missed is far larger than these: then it is 1 or 2. None where there is no residual, or no finite one.
+    """
+    inputs = some_of(inputs, SAMPLES)
+    batches = zip(*(part.split(samples_at_a_time(model, inputs, None)) for part in inputs), strict=True)
+    residual = torch.cat([(batch[0] - model.reconstruct(*batch)).double().flatten(1) for batch in batches])
+    residual = residual - residual.mean(dim=0)
+    samples, features = residual.shape
+    products = residual @ residual.T if samples < features else residual.T @ residual  # the same eigenvalues but for 0
+    total, squares = float(products.trace()), float(products.square().sum())
+    return total**2 / squares if 0 < squares < torch.inf else None

@@ -1,0 +1,178 @@
+"""What speaks for and against a dimension: each doubt where it is due, by bounds that were measured, and only there."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import manifold_core as mc
+from manifold_core.metrics.neighbours import two_nn_of_cube
+from manifold_core.metrics.reading import Reading
+from manifold_core.metrics.residual import residual_directions
+
+SPECTRUM = torch.tensor([0.001, 0.001, 0.9, 1.0], dtype=torch.float64)
+TWO = mc.LocalDimensions(SPECTRUM, torch.full((10,), 2), SPECTRUM)  # clear, by a gap of 900
+NONE = mc.LocalDimensions(torch.ones(4), torch.zeros(10, dtype=torch.int64), torch.ones(4))
+
+
+def reading(**changed: Any) -> Reading:
+    """Of two dimensions in twenty, with nothing against them."""
+    usual: dict[str, Any] = {
+        "local": TWO,
+        "two_nn": 1.95,
+        "two_nn_of_cube": 1.97,
+        "error_ratio": 1.1,
+        "residual_directions": 15.0,
+        "features": 20,
+        "samples": 540,
+    }
+    return Reading(**usual | changed)
+
+
+def test_nothing_speaks_against_what_is_usual() -> None:
+    usual = reading()
+    assert usual.doubts == ()
+    assert usual.noise == ""
+    assert json.loads(json.dumps(usual.as_dict())) == {
+        "local": TWO.as_dict(),
+        "doubts": [],
+        "noise": "",
+        "two_nn": 1.95,
+        "two_nn_of_cube": 1.97,
+        "error_ratio": 1.1,
+        "residual_directions": 15.0,
+    }
+
+
+def unclear(first: float) -> mc.LocalDimensions:
+    spectrum = torch.tensor([first, 0.1, 0.27, 0.6])
+    return mc.LocalDimensions(spectrum, torch.ones(1, dtype=torch.int64), spectrum)
+
+
+def unlike(others: int) -> mc.LocalDimensions:
+    """Two thirds of the samples have what is read, or fewer."""
+    spectrum = torch.tensor([0.001, 0.5, 1.0, 1.0])
+    return mc.LocalDimensions(spectrum, torch.tensor([1, 1, *others * [2]]), spectrum)
+
+
+@pytest.mark.parametrize(
+    ("doubtful", "fine", "said"),
+    [
+        (
+            {"error_ratio": 4.1},
+            {"error_ratio": 3.9},
+            "fits the 540 samples trained on 4 times as well as those held out",
+        ),
+        (
+            {"error_ratio": 4.1},
+            {"error_ratio": None},
+            "learned them more than the manifold; take more samples, or fewer",
+        ),
+        ({"local": NONE, "two_nn_of_cube": None}, {}, "no dimension of the 540 samples trained on: the 0 says nothing"),
+        (
+            {"local": unclear(0.0126)},
+            {"local": unclear(0.0124)},
+            "no clear gap, 7.9 behind the 1 dimensions that are read",
+        ),
+        ({"local": unlike(2)}, {"local": unlike(1)}, "samples have unlike dimensions, 1 at 50 %, 2 at 50 % of them"),
+        ({"two_nn": 1.64}, {"two_nn": 1.65}, "see 1.6 dimensions .* in 2 flat dimensions 2.0: if .* fewer than 2;"),
+        ({"two_nn": 1.64}, {"two_nn": None}, "curved or closed"),
+        ({"two_nn": 1.64}, {"two_nn_of_cube": None}, "curved or closed"),
+        # A direction is missed: what is left lies along few.
+        (
+            {"two_nn": 2.17, "residual_directions": 2.4},
+            {"two_nn": 2.16, "residual_directions": 2.4},
+            "see 2.2 dimensions .* few directions: the manifold may have more than 2;",
+        ),
+        (
+            {"two_nn": 2.17, "residual_directions": 2.4},
+            {"two_nn": 2.17, "residual_directions": 2.6},
+            "few directions",
+        ),
+        (
+            {"two_nn": 2.47, "residual_directions": 5.9},  # of 18 that the manifold has not
+            {"two_nn": 2.47, "residual_directions": 6.0},  # as many as noise may have
+            "few directions",
+        ),
+        (
+            {"two_nn": 2.47, "residual_directions": None},
+            {"two_nn": 2.46, "residual_directions": None},
+            "may have more",
+        ),
+    ],
+)
+def test_a_doubt_has_its_bound(doubtful: dict[str, Any], fine: dict[str, Any], said: str) -> None:
+    (doubt,) = reading(**doubtful).doubts
+    assert re.search(said, doubt)
+    assert reading(**fine).doubts == ()
+
+
+def test_neighbours_count_noise_which_is_no_doubt() -> None:
+    noisy = reading(two_nn=9.8, residual_directions=17.0)
+    assert noisy.doubts == ()
+    assert "see 9.8 dimensions (TwoNN), since they count noise" in noisy.noise
+    assert reading(two_nn=9.8, residual_directions=5.9).noise == ""
+
+
+class TestOfAModel:
+    """A decoder of two given directions, which a sample may leave."""
+
+    @staticmethod
+    def model(features: int = 6) -> mc.VAE:
+        class Encoder(torch.nn.Module):
+            def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+                return x[:, :2], torch.full_like(x[:, :2], -10.0)
+
+        decoder = torch.nn.Linear(2, features, bias=False)
+        with torch.no_grad():
+            decoder.weight.copy_(torch.eye(features)[:, :2])
+        return mc.VAE(Encoder(), decoder, 2, elbo=mc.GaussianELBO(log_gamma=-10.0)).eval()
+
+    @staticmethod
+    def samples(*scales: float) -> Tensor:
+        draws = torch.randn(900, 6, generator=torch.Generator().manual_seed(0))
+        return draws * torch.tensor([1.0, 1.0, *scales])
+
+    def test_directions_of_the_residual_are_those_it_was_drawn_in(self) -> None:
+        for scales, expected in (((0.1, 0.1, 0.1, 0.1), 4.0), ((0.1, 0, 0, 0), 1.0), ((2.0, 1.0, 0, 0), 25 / 17)):
+            found = residual_directions(self.model(), (self.samples(*scales),))
+            assert found == pytest.approx(expected, rel=0.1)
+        assert residual_directions(self.model(), (self.samples(0, 0, 0, 0),)) is None
+
+    def test_a_few_samples_of_many_features_have_the_same(self) -> None:
+        """The smaller of the two matrices of products has all their eigenvalues."""
+        x = self.samples(0.3, 0.2, 0.1, 0.1)
+        wide = torch.cat((x, torch.zeros(900, 1500)), dim=1)
+        narrow, found = (residual_directions(self.model(part.shape[1]), (part,)) for part in (x, wide))
+        assert found == pytest.approx(narrow, rel=1e-9)
+
+    def test_the_reading_of_a_plane(self) -> None:
+        x = self.samples(0.001, 0.001, 0.001, 0.001)
+        found = Reading.of(self.model(), (x[:800],), (x[800:],))
+        assert found.local.count == 2
+        assert found.doubts == ()
+        assert (found.features, found.samples) == (6, 800)
+        assert found.two_nn == mc.two_nn(x[:800])
+        assert found.two_nn_of_cube == two_nn_of_cube(2, 800)
+        assert found.error_ratio == pytest.approx(1, abs=0.3)
+
+    def test_a_direction_that_is_missed_is_doubted(self) -> None:
+        x = self.samples(0.5, 0, 0, 0)
+        (doubt,) = Reading.of(self.model(), (x[:800],), (x[800:],)).doubts
+        assert "may have more than 2" in doubt
+
+    def test_nothing_is_compared_under_a_condition(self) -> None:
+        model = mc.CVAE.mlp(6, 1, 2, (8,)).eval()
+        x = self.samples(0.5, 0, 0, 0)
+        assert Reading.of(model, (x, x[:, :1]), (x[:9], x[:9, :1])).two_nn_of_cube is None
+
+
+@pytest.mark.parametrize(("dimension", "least", "most"), [(1, 0.9, 1.1), (3, 2.7, 3.1), (20, 14.0, 18.0)])
+def test_a_cube_is_seen_by_neighbours_as_too_few_dimensions(dimension: int, least: float, most: float) -> None:
+    found = two_nn_of_cube(dimension, 20_000)
+    assert found is not None
+    assert least < found < most
+    assert found == two_nn_of_cube(dimension, 5_000)  # more they do not look at
