@@ -88,11 +88,16 @@ def finished(table: Table, plan: Plan, folder: Path) -> dict[str, Any] | None:
         return None
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        done = found["plan"]
+        done, of = found["plan"], found["table"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"out must be a folder of results, but {str(path)!r} is no file of a finished table"
         ) from error
+    if of != table.name or not (found.get("runs") or found.get("fits")):
+        raise InputError(
+            f"out must be a folder of results, but {str(path)!r} holds {'no runs' if of == table.name else repr(of)}, "
+            f"expected those of {table.name}; remove it to train them"
+        )
     _check_plan(done, plan, path)
     return found
 
@@ -113,13 +118,19 @@ def _checkpoints(table: Table, folder: Path) -> Path:
 def _begun(checkpoints: Path) -> dict[str, Any]:
     """Empty where nothing is."""
     path = checkpoints / BEGUN
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(f"{str(path)!r} is damaged; remove {checkpoints} to begin that table anew")
     return found
 
 
 def provenance(devices: Sequence[str]) -> dict[str, Any]:
     """Where numbers come from."""
-    names = Counter(torch.cuda.get_device_name(d) if torch.device(d).type == "cuda" else processor() for d in devices)
+    known = dict.fromkeys(d if torch.device(d).type == "cuda" else "cpu" for d in devices)  # of a CPU there is one
+    names = Counter(torch.cuda.get_device_name(d) if torch.device(d).type == "cuda" else processor() for d in known)
     return {
         "commit": commit(),
         "date": date.today().isoformat(),

@@ -8,6 +8,7 @@ ends, because the parent was stopped or killed, the worker saves its checkpoints
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -78,7 +79,8 @@ def _together(answers: Sequence[list[Part]]) -> tuple[list[dict[str, Any]], floa
 
 def _shards(folder: Path, workers: int) -> list[Shard]:
     """One a worker, but where the table was begun with another number of them, those that were begun."""
-    begun = {int(path.name.rpartition("-")[2]) for path in folder.glob("*-of-*")}
+    names = (re.fullmatch(r"\d+-of-(\d+)", path.name) for path in folder.glob("*-of-*"))
+    begun = {int(name[1]) for name in names if name}
     of = begun.pop() if begun else workers
     return [Shard(index, of) for index in range(of)]
 

@@ -105,8 +105,9 @@ def _columns(listed: Sequence[Row]) -> list[Column]:
     if any(row.true_active is not None for row in listed):
         found.append(Column("true", lambda row: integer(row.true_active)))
     found.append(Column("paper: active", lambda row: integer(row.printed_dimensions)))
+    printed = any(row.printed_dimensions is not None for row in listed)
     for head, of in beside.items():
-        found.append(Column(head, partial(_counted, of)))
+        found.append(Column(head if printed else f"active: {head}", partial(_counted, of)))
         if by_eigenvalue(map(of, listed)):
             found.append(Column("by eigenvalue", partial(_by_eigenvalue, of)))
     if any(row.share for row in listed):

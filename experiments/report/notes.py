@@ -61,8 +61,8 @@ def _of_decoder(runs: Iterable[Run]) -> list[str]:
     if not (counted := unclear(runs)).right:
         return []
     return [
-        f"By the decoder: in {counted} runs the dimension is a guess, as its gap is narrower than {CLEAR:g}, or fewer "
-        "than two thirds of the samples have it."
+        f"By the decoder: in {counted} runs the dimension is a guess, or none is read, as the gap is narrower than "
+        f"{CLEAR:g}, or fewer than two thirds of the samples have it."
     ]
 
 

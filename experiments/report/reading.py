@@ -46,6 +46,11 @@ def _in_folder(folder: Path, *, published: bool) -> dict[str, Result]:
                 f"{path}: 'published' of its 'plan' is {marked}, expected {published} in this folder; "
                 f"move the file to {target}"
             )
+        if result.table != path.stem:
+            raise InputError(
+                f"{path}: 'table' is {result.table!r}, expected {path.stem!r}, the name of the file; move copies to "
+                "another folder, or they would be counted twice"
+            )
     return {path.name: result for path, result in found.items()}
 
 

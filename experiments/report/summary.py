@@ -231,7 +231,7 @@ def measured_by_decoder(listed: Iterable[Row]) -> bool:
 
 def unclear(runs: Iterable[Run]) -> Share:
     """Runs whose decoder's eigenvalues do not tell a dimension clearly, of how many."""
-    known = [run for run in runs if run.local_dimension]
+    known = [run for run in runs if run.local_dimension is not None]
     return Share(sum(not is_clear(run.local_gap, run.local_share) for run in known), len(known))
 
 

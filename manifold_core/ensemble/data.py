@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..models.checks import check_exact, check_finite
+from ..models.checks import check_exact, check_finite, check_tensor
 from ..networks.checks import is_image
 from ..storage.checkpoint import fingerprint
 from .spec import ConvSpec, SequentialSpec, Spec, check_kinds
@@ -69,7 +69,7 @@ class Samples:
         return fingerprint(self.joined())
 
 
-def check_data(data: SamplesLike | list[SamplesLike]) -> list[Samples]:
+def check_data(data: SamplesLike | Sequence[SamplesLike]) -> list[Samples]:
     """One data set or a list of them; each ``x``, or ``(x, condition)``. Integers and booleans in a condition, such as
     labels in one-hot form, become float32.
 
@@ -83,7 +83,13 @@ def check_data(data: SamplesLike | list[SamplesLike]) -> list[Samples]:
         name = f"data[{index}]"
         parts = item if isinstance(item, tuple) else (item,)
         if len(parts) not in (1, 2) or not all(isinstance(part, Tensor) for part in parts):
-            raise InputError(f"{name} must be a tensor x or a pair (x, condition), got {type(item).__name__}")
+            array = hasattr(item, "__array__")
+            raise InputError(
+                f"{name} must be a tensor x or a pair (x, condition), got {type(item).__name__}"
+                f"{'; torch.as_tensor(…, dtype=torch.float32) makes one of it' if array else ''}"
+            )
+        for part, of in zip(parts, ("x", "condition"), strict=False):
+            check_tensor(f"{name}: {of}", part)
         _check(f"{name}: x", parts[0], SHAPES["x"], PAIR if index and not isinstance(item, tuple) else "")
         samples = Samples(parts[0].detach(), _condition(f"{name}: condition", parts[1]) if len(parts) == 2 else None)
         if samples.condition is not None and len(samples.condition) != len(samples.x):
@@ -116,6 +122,8 @@ def _condition(name: str, given: Tensor) -> Tensor:
 def _check(name: str, tensor: Tensor, shapes: Mapping[int, str], hint: str = "") -> None:
     if tensor.dim() not in shapes or tensor.dtype != torch.float32 or tensor.numel() == 0:
         wanted = " or ".join(shapes.values())
+        if tensor.dtype != torch.float32 and not tensor.is_complex() and not hint:
+            hint = f"; {name.rpartition(': ')[2]}.float() makes one of it"
         raise InputError(f"{name} must be float32 {wanted}, not empty, got {tensor.dtype} {tuple(tensor.shape)}{hint}")
     if len(tensor) >= 2**31:
         raise InputError(f"{name} must have fewer than 2**31 samples, got {len(tensor)}")
@@ -166,5 +174,6 @@ def _check_condition(name: str, spec: Spec, samples: Samples) -> None:
     elif spec.condition_dim != (given := sum(shape)):
         raise InputError(
             f"{name}: condition_dim must be the width of the condition of data[{spec.data}], "
-            f"{given or '0: it has none'}, got {spec.condition_dim}" + (PAIR if samples.condition is None else "")
+            f"{given or '0: it has none'}, got {spec.condition_dim}"
+            + (PAIR if samples.condition is None or spec.condition_dim == 0 else "")
         )

@@ -247,9 +247,15 @@ def check_kinds(specs: object) -> None:
 
 
 def outline(spec: "Spec", *sample_shape: int) -> VAE | CVAE:
-    """The model before training, without numbers: takes no memory, whatever the sizes."""
-    with torch.device("meta"):
-        return spec.build(*sample_shape)
+    """The model before training, without numbers: takes no memory. Raises InputError where its sizes are beyond what
+    tensors can have."""
+    try:
+        with torch.device("meta"):
+            return spec.build(*sample_shape)
+    except RuntimeError as error:
+        raise InputError(
+            f"latent_dim must be of a size that tensors can have, got {spec.latent_dim}: {error}"
+        ) from error
 
 
 def weights(spec: "Spec", *sample_shape: int) -> int:

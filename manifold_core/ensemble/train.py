@@ -76,7 +76,7 @@ def all_diverged(trained: Sequence[TrainedModel]) -> Diverged:
 
 def train_ensemble(
     specs: Sequence[Spec],
-    data: SamplesLike | list[SamplesLike],
+    data: SamplesLike | Sequence[SamplesLike],
     *,
     backend: str = "auto",
     threads: int | None = None,
@@ -136,6 +136,8 @@ def train_ensemble(
         RuntimeError: the named backend cannot serve; says why.
     """
     check_seconds("checkpoint_seconds", checkpoint_seconds)
+    if torch.is_inference_mode_enabled():  # in which models are made that can never be trained on
+        raise InputError("training must be outside of torch.inference_mode(), which has no gradients")
     samples = check_data(data)
     check_specs(specs, samples)
     for index, data_set in enumerate(samples):
@@ -192,7 +194,7 @@ def _by_reference(
     if folder is not None:
         whole = _identity("reference", specs, [data.fingerprint() for data in samples])
         if begun is not None:
-            check_identity(begun.state.get("identity"), whole)
+            check_identity(begun.state.get("identity"), whole, folder)
         else:  # of whom the folder is; the numbers of each model go into one of its own
             checkpoint.save(folder, 0, {}, {"identity": whole})
     folders = [None if folder is None else folder / f"model-{index:05d}" for index in range(len(specs))]
@@ -215,8 +217,8 @@ def _identity(backend: str, specs: Sequence[Spec], fingerprints: list[str]) -> d
     return {"backend": backend, "data": fingerprints, "specs": as_json([asdict(spec) for spec in specs], "specs")}
 
 
-def _restore(state: EngineState, found: checkpoint.Checkpoint, identity: dict[str, Any]) -> float:
-    check_identity(found.state.get("identity"), identity)
+def _restore(state: EngineState, found: checkpoint.Checkpoint, identity: dict[str, Any], folder: Path) -> float:
+    check_identity(found.state.get("identity"), identity, folder)
     try:
         state.restore(found.tensors)
         return float(found.state["seconds"])
@@ -239,7 +241,7 @@ def _run(
     if folder is not None:
         identity = _identity(backend, state.specs, [checkpoint.fingerprint(data) for data in state.data])
         if begun is not None:
-            before = _restore(state, begun, identity)
+            before = _restore(state, begun, identity, folder)
     steps = [spec.training.steps for spec in state.specs]
     totals = torch.tensor(steps, device="cpu")
 

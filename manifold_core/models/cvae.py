@@ -1,7 +1,7 @@
 """The conditional VAE: as the VAE, with a prior, and where wanted an attention, made of the condition."""
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ from .tangents import decoder_spectrum, tangents
 __all__ = ["CVAE", "Prior"]
 
 Prior = Literal["learned", "standard"]
+C = TypeVar("C", bound="CVAE")
 
 
 class CVAE(nn.Module):
@@ -103,7 +104,7 @@ class CVAE(nn.Module):
 
     @classmethod
     def mlp(
-        cls,
+        cls: type[C],
         data_dim: int,
         condition_dim: int,
         latent_dim: int,
@@ -116,7 +117,7 @@ class CVAE(nn.Module):
         attention: bool = False,
         elbo: GaussianELBO | None = None,
         covariance: Covariance | None = None,
-    ) -> "CVAE":
+    ) -> C:
         """A CVAE of vectors x ``[B, d]`` under conditions c ``[B, t]``: MLPs, of float32 weights.
 
         Args:
@@ -153,7 +154,7 @@ class CVAE(nn.Module):
 
     @classmethod
     def conv(
-        cls,
+        cls: type[C],
         image_shape: Sequence[int],
         condition_dim: int,
         latent_dim: int,
@@ -166,7 +167,7 @@ class CVAE(nn.Module):
         attention: bool = False,
         elbo: GaussianELBO | None = None,
         covariance: Covariance | None = None,
-    ) -> "CVAE":
+    ) -> C:
         """A CVAE of images ``[B, C, H, W]`` under conditions c ``[B, t]``, such as class labels in one-hot form: the
         residual networks of Appendix A, of float32 weights. The encoder sees c as one more channel of the image, the
         decoder as features beside z.

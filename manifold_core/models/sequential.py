@@ -144,8 +144,7 @@ class EveryStepCVAE(SequentialCVAE):
                     f"got {type(network).__name__}"
                 )
         _check_diagonal(self.elbo)
-        if self.elbo.reduction != "mean":
-            raise InputError(f"elbo must have reduction='mean', got {self.elbo.reduction!r}")
+        self._check_reduction()
 
     def forward(
         self,
@@ -157,6 +156,7 @@ class EveryStepCVAE(SequentialCVAE):
         first_row: int = 0,
     ) -> ELBOTerms:
         """The ELBO of a batch of sequences and its terms; step l of sample i has the noise of row i n + l − 1."""
+        self._check_reduction()  # it may be set later
         c = self._condition(x, c)
         steps, posterior, prior = self._at_every_step(x, c)
         shape = steps.shape[:2]
@@ -179,6 +179,11 @@ class EveryStepCVAE(SequentialCVAE):
         """σ²(x_≤l) / σ_p²(x_<l), the mean over l, float64 ``[B, κ]``."""
         _, (_, log_var), (_, prior_log_var) = self._at_every_step(x, self._condition(x, c))
         return (log_var.double() - prior_log_var.double()).exp().mean(1)
+
+    def _check_reduction(self) -> None:
+        """The ELBO has a row for each step, of which another would make the loss a sum."""
+        if self.elbo.reduction != "mean":
+            raise InputError(f"elbo must have reduction='mean', got {self.elbo.reduction!r}")
 
     def _at_every_step(self, x: Tensor, c: Tensor) -> tuple[Tensor, Gaussian, Gaussian]:
         """The steps ``[B, n, d]``; of q(z|x_≤l) and of p(z|x_<l), l = 1 to n, mu and log_var ``[B, n, κ]``."""

@@ -1,6 +1,7 @@
 """The VAE: an encoder, a decoder and an ELBO put together."""
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from .noise import latent_noise
 from .tangents import decoder_spectrum, tangents
 
 __all__ = ["VAE"]
+
+V = TypeVar("V", bound="VAE")
 
 
 class VAE(nn.Module):
@@ -66,7 +69,7 @@ class VAE(nn.Module):
 
     @classmethod
     def mlp(
-        cls,
+        cls: type[V],
         data_dim: int,
         latent_dim: int,
         hidden: Sequence[int] = (64,),
@@ -74,7 +77,7 @@ class VAE(nn.Module):
         activation: Activation = "relu",
         elbo: GaussianELBO | None = None,
         covariance: Covariance | None = None,
-    ) -> "VAE":
+    ) -> V:
         """A VAE of vectors: MLPs from x ``[B, d]`` to ``[B, κ]`` and back, of float32 weights.
 
         Args:
@@ -96,7 +99,7 @@ class VAE(nn.Module):
 
     @classmethod
     def conv(
-        cls,
+        cls: type[V],
         image_shape: Sequence[int],
         latent_dim: int,
         channels: int = CHANNELS,
@@ -104,7 +107,7 @@ class VAE(nn.Module):
         hidden: Sequence[int] = (),
         elbo: GaussianELBO | None = None,
         covariance: Covariance | None = None,
-    ) -> "VAE":
+    ) -> V:
         """A VAE of images ``[B, C, H, W]``: the residual networks of Appendix A, of float32 weights.
 
         Args:

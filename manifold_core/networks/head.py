@@ -12,6 +12,7 @@ from .precision import outside_autocast
 __all__ = ["NARROW", "PosteriorHead"]
 
 NARROW = 64  # of the layer that the rows of L are read off
+WIDE = 64  # latent dimensions, from which on a matrix that lays out the rows would be larger than it is fast
 
 
 class PosteriorHead(nn.Linear):
@@ -29,7 +30,7 @@ class PosteriorHead(nn.Linear):
     """
 
     place: Tensor  # of each packed number among log L_ii and those left of the diagonal
-    row: Tensor  # [κ, κ(κ−1)/2], 1 where a number left of the diagonal stands in a row
+    row: Tensor  # [κ, κ(κ−1)/2], 1 where a number left of the diagonal stands in a row; empty for more than WIDE
 
     def __init__(self, features: int, latent_dim: int, covariance: Covariance, beside: nn.Module | None = None) -> None:
         _, packed = posterior_sizes(latent_dim, covariance)
@@ -46,8 +47,9 @@ class PosteriorHead(nn.Linear):
         row, col = torch.tril_indices(latent_dim, latent_dim, device=device)
         place = torch.where(row == col, row, latent_dim + (col < row).cumsum(0) - 1)
         self.register_buffer("place", place, persistent=False)
-        below, _ = torch.tril_indices(latent_dim, latent_dim, -1, device=device)
-        of_row = torch.arange(latent_dim, device=device)[:, None] == below
+        rows = latent_dim if latent_dim <= WIDE else 0
+        below, _ = torch.tril_indices(rows, rows, -1, device=device)
+        of_row = torch.arange(rows, device=device)[:, None] == below
         self.register_buffer("row", of_row.to(self.weight.dtype), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PosteriorHead":
@@ -75,9 +77,15 @@ class PosteriorHead(nn.Linear):
         mu, spread = parts.chunk(2, dim=1)
         if self.below is None:
             return mu, spread
-        # A product of matrices, whose gradient is another: that of indices would be added up one by one.
-        below = self.below(features) * (spread.exp() @ self.row)
+        below = self.below(features) * self._by_row(spread.exp())
         return mu, torch.cat((spread, below), dim=1).index_select(1, self.place)
+
+    def _by_row(self, units: Tensor) -> Tensor:
+        """For each number left of the diagonal, the unit of its row. By a product of matrices, whose gradient is
+        another: that of indices would be added up one by one, and on a GPU in any order."""
+        if self.row.numel():
+            return units @ self.row
+        return torch.cat([unit.expand(-1, row) for row, unit in enumerate(units.split(1, dim=1))], dim=1)
 
 
 def _narrow(features: int, outputs: int) -> nn.Module:

@@ -17,6 +17,8 @@ def check_weights(model: nn.Module) -> None:
     trained = {name: parameter.dtype for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not trained:
         raise InputError("model must have a parameter that requires a gradient, got none")
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise InputError("model must have been made outside of torch.inference_mode(), or it can never be trained")
     for name, dtype in trained.items():
         if dtype in (torch.bfloat16, torch.float16):
             raise InputError(
@@ -31,6 +33,8 @@ def check_precision(precision: Precision, model: nn.Module, device: torch.device
         return
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
         raise InputError(f"precision must be 'float32' for a model whose weights are not float32, got {precision!r}")
+    if precision == "float16" and device.type == "cpu" and any(isinstance(part, nn.LSTM) for part in model.modules()):
+        raise InputError("precision must be 'float32' or 'bfloat16' for an LSTM on a CPU, got 'float16'")
     if (
         precision == "bfloat16"
         and device.type == "cuda"

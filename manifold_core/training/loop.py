@@ -242,7 +242,7 @@ def _fingerprints(inputs: tuple[Tensor, ...]) -> dict[str, str]:
 def _resume(run: TrainingState, begun: checkpoint.Checkpoint, folder: Path, group: Group) -> None:
     """Where that is refused, the model keeps the weights that it came with."""
     with weights_back(run.model, InputError):
-        run.restore(begun)
+        run.restore(begun, folder)
         from_first(lambda: run.check_network(begun, folder), group)
 
 

@@ -91,8 +91,8 @@ class TrainingState:
         self.catch_up()
         checkpoint.save(folder, self.step, self.tensors(), self.state())
 
-    def restore(self, found: checkpoint.Checkpoint) -> None:
-        check_identity(found.state.get("identity"), self.identity)
+    def restore(self, found: checkpoint.Checkpoint, folder: Path) -> None:
+        check_identity(found.state.get("identity"), self.identity, folder)
         tensors = dict(found.tensors)
         try:
             torch.set_rng_state(tensors.pop("random"))
@@ -156,12 +156,13 @@ def _beside_the_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: part for name, part in model.named_buffers() if name not in state}
 
 
-def check_identity(found: Any, wanted: dict[str, Any]) -> None:
+def check_identity(found: Any, wanted: dict[str, Any], folder: Path) -> None:
+    """Raise InputError where the checkpoint in the folder is of another run."""
     if not isinstance(found, dict):
         raise InputError(f"checkpoint does not say of which run it is, got {found!r}")
     if where := differences(dict(sorted(found.items())), dict(sorted(wanted.items()))):
         raise InputError(
-            f"checkpoint is of another run: its {where}; choose another folder, or remove this one to begin anew"
+            f"checkpoint is of another run: its {where}; choose another folder, or remove {str(folder)!r} to begin anew"
         )
 
 
@@ -175,4 +176,4 @@ def claim(folder: Path, identity: dict[str, Any], **said: Any) -> None:
     if begun is None:
         checkpoint.save(folder, 0, {}, {"identity": identity, **said})
     else:
-        check_identity(begun.state.get("identity"), identity)
+        check_identity(begun.state.get("identity"), identity, folder)

@@ -1,5 +1,8 @@
 """Data sets and specifications that do not go together are refused, and the error says which."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from ensemble.kinds import kinds, toy
@@ -221,3 +224,22 @@ def test_labels_in_one_hot_form_are_numbers(backend: str) -> None:
         (found,) = mc.train_ensemble([spec], (X, given), backend=backend, progress=False)
         for name, tensor in expected.model.state_dict().items():
             assert torch.equal(found.model.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (torch.randn(9, 4).to_sparse(), r"data\[0\]: x must be dense, got .* x\.to_dense\(\)"),
+        (np.zeros((9, 4)), r"data\[0\] must be a tensor x or a pair .*, got ndarray; torch\.as_tensor"),
+        (torch.zeros(9, 4, dtype=torch.uint8), r"got torch\.uint8 \(9, 4\); x\.float\(\) makes one of it"),
+        ((torch.randn(9, 4), torch.randn(9, 4)), r"condition_dim must be .*, 4, got 0; x and its condition are a pair"),
+    ],
+)
+def test_what_is_given_in_another_form_is_told_how_to_be_given(data: Any, said: str) -> None:
+    with pytest.raises(mc.InputError, match=said):
+        mc.train_ensemble([mc.ModelSpec(2, (8,))], data, progress=False)
+
+
+def test_nothing_is_trained_in_inference_mode() -> None:
+    with torch.inference_mode(), pytest.raises(mc.InputError, match=r"outside of torch\.inference_mode"):
+        mc.train_ensemble([mc.ModelSpec(2, (8,))], torch.randn(9, 4), progress=False)

@@ -171,9 +171,11 @@ class TestNumbers:
         (line,) = overview(results)
         assert [line.cells[head] for head in ("runs", "right", "by the decoder")] == ["5", "3 of 5", "2 of 5"]
         (said,) = (note for note in notes(results[0]) if note.startswith("By the decoder"))
-        assert said.startswith("By the decoder: in 3 of 4 runs the dimension is a guess, as its gap is narrower than 8")
+        assert said.startswith(
+            "By the decoder: in 3 of 4 runs the dimension is a guess, or none is read, as the gap is narrower than 8"
+        )
         html, markdown = pages(content)
-        assert "| true | ours | right | by the decoder | right by it |" in markdown
+        assert "| true | active: ours | right | by the decoder | right by it |" in markdown
         assert "| 3 | 3 | 3 of 5 | 4 | 2 of 5 |" in markdown
         line = next(line for line in re.findall(r"<tr>.*?</tr>", html) if ">2 of 5<" in line and "<svg" in line)
         cells = [re.sub(r"<[^>]*>", " ", cell).split() for cell in re.findall(r"<td.*?</td>", line)]

@@ -268,6 +268,36 @@ def test_a_foreign_file_is_refused_and_kept(tmp_path: Path) -> None:
     assert (tmp_path / "tableX.json").read_text() == "[1, 2]"
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "null"])
+def test_a_damaged_beginning_is_told_how_to_be_removed(tmp_path: Path, content: str) -> None:
+    (tmp_path / ".tableX").mkdir()
+    (tmp_path / ".tableX" / "begun.json").write_text(content, encoding="utf-8")
+    with pytest.raises(mc.InputError, match=r"begun\.json' is damaged; remove .*\.tableX to begin that table anew"):
+        run(tmp_path)
+
+
+def test_a_folder_of_another_name_is_no_shard(tmp_path: Path) -> None:
+    (tmp_path / ".tableX" / "foo-of-bar").mkdir(parents=True)
+    assert run(tmp_path)["runs"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"), [({"table": "table3"}, "holds 'table3'"), ({"runs": []}, "holds no runs")]
+)
+def test_a_file_of_another_table_or_of_none_is_no_result(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+    found = run(tmp_path)
+    path = tmp_path / "tableX.json"
+    path.write_text(json.dumps(found | changed), encoding="utf-8")
+    before = path.read_bytes()
+    with pytest.raises(mc.InputError, match=f"{said}, expected those of tableX; remove it to train them"):
+        run(tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_workers_on_a_cpu_share_one_processor() -> None:
+    assert runner.provenance(["cpu", "cpu"])["device"] == runner.provenance(["cpu"])["device"]
+
+
 def test_a_summary_takes_the_place_of_the_runs(tmp_path: Path) -> None:
     table = replace(TABLE, summary=lambda runs: {"statement": "s", "fits": [len(runs)]})
     result = run(tmp_path, table)

@@ -371,3 +371,14 @@ def test_a_first_row_that_is_none_is_named_as_it_was_given(first_row: object) ->
     for kind in (mc.SequentialCVAE, mc.EveryStepCVAE):
         with pytest.raises(ValueError, match=rf"^first_row must be an integer .*, got {first_row!r}$"):
             model(False, "learned", (), kind)(x, c, seed=1, first_row=first_row)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_another_reduction_is_refused_wherever_it_comes_from(reduction: str) -> None:
+    """The ELBO has a row for each step: its sum would be n times that of the samples."""
+    with pytest.raises(mc.InputError, match="elbo must have reduction='mean', got"):
+        mc.EveryStepCVAE.lstm(3, 2, 4, elbo=mc.GaussianELBO(reduction=reduction))  # type: ignore[arg-type]
+    model = mc.EveryStepCVAE.lstm(3, 2, 4)
+    model.elbo.reduction = reduction  # type: ignore[assignment]
+    with pytest.raises(mc.InputError, match="elbo must have reduction='mean', got"):
+        model(torch.randn(5, 3), torch.randn(5, 2, 3))

@@ -1,5 +1,6 @@
 """Training into a folder: checkpoints, and what goes on from them; what is refused there."""
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -102,6 +103,29 @@ class TestTrain:
         """Or else the work up to the first checkpoint is lost."""
         train(mc.VAE.mlp(6, 2), x, replace(TRAINING, steps=2), folder=tmp_path / "new" / "folder", progress=False)
         assert checkpoint.load(tmp_path / "new" / "folder") is not None
+
+    def test_it_is_the_same_folder_wherever_the_process_goes(
+        self, x: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As a notebook or a library does."""
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path)
+        model = mc.VAE.mlp(x.shape[1], 2, (8,))
+        config = mc.TrainingConfig(steps=20, batch_size=32)
+        leave = lambda _: os.chdir(tmp_path / "elsewhere")  # noqa: E731
+        mc.train(model, x, config, folder="own", checkpoint_seconds=0, after_record=leave, progress=False)
+        assert (tmp_path / "own" / checkpoint.INDEX).exists()
+        assert not list((tmp_path / "elsewhere").iterdir())
+
+    def test_a_training_within_a_training_has_another_folder(self, x: Tensor, tmp_path: Path) -> None:
+        def train(after_record: Any = None) -> None:
+            config = mc.TrainingConfig(steps=2, batch_size=32)
+            model = mc.VAE.mlp(x.shape[1], 2, (8,))
+            mc.train(model, x, config, folder=tmp_path, after_record=after_record, progress=False)
+
+        with pytest.raises(mc.InputError, match="folder must be left to one training, but another is at work in"):
+            train(lambda _: train())
+        train()
 
     def test_a_folder_that_is_a_file_has_the_name_of_its_argument(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()

@@ -334,3 +334,17 @@ def test_other_errors_of_a_network_come_out_as_they_are() -> None:
     for said, dtype in (("type of another kind", torch.float32), ("out of memory", torch.float64)):
         with pytest.raises(RuntimeError, match=f"^{said}$"):
             mc.active_dimensions(mc.VAE(Broken(), nn.Linear(2, 6), 2), torch.rand(9, 6, dtype=dtype))
+
+
+def test_a_model_made_in_inference_mode_is_refused() -> None:
+    with torch.inference_mode():
+        model = mc.VAE.mlp(4, 2, (8,))
+    with pytest.raises(mc.InputError, match=r"model must have been made outside of torch\.inference_mode"):
+        mc.train(model, torch.randn(20, 4), mc.TrainingConfig(steps=1, batch_size=10), progress=False)
+
+
+def test_an_lstm_in_float16_is_refused_on_a_cpu() -> None:
+    model = mc.SequentialCVAE.lstm(3, 2, 4)
+    config = mc.TrainingConfig(steps=1, batch_size=10, precision="float16")
+    with pytest.raises(mc.InputError, match="precision must be 'float32' or 'bfloat16' for an LSTM on a CPU"):
+        mc.train(model, torch.randn(20, 3), config, condition=torch.randn(20, 2, 3), progress=False)
