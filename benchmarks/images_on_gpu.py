@@ -1,6 +1,6 @@
 """The training step of a VAE of images on a GPU: the residual networks of the paper on 28 × 28 pixels, κ = 32, float32.
 
-- ``eager``: PyTorch by hand, as the paper describes it (manifold_core/experiments/eager.py), with Adam;
+- ``eager``: PyTorch by hand, as the paper describes it (manifold_core/bench/by_hand.py), with Adam;
 - ``alone``: the training loop of :func:`manifold_core.train`;
 - ``in turn``: the same of eight models on a stream each, as :func:`manifold_core.train_ensemble` has it; a step of one.
 
@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from manifold_core.experiments.eager import eager_loss
 
 import manifold_core as mc
+from manifold_core.bench.by_hand import negative_elbo
 from manifold_core.bench.images import CHANNELS, IMAGE, LATENTS, error
 from manifold_core.covariance import Covariance
 from manifold_core.networks import by_pytorch
@@ -89,7 +89,7 @@ def eager(batch: int, covariance: Covariance) -> float:
 
     def step() -> None:
         optimizer.zero_grad()
-        eager_loss(model, x[torch.randint(len(x), (batch,), device=x.device)], None).backward()
+        negative_elbo(model, x[torch.randint(len(x), (batch,), device=x.device)]).backward()
         optimizer.step()
 
     return _microseconds(step)
