@@ -23,6 +23,7 @@ import torch
 
 import manifold_core as mc
 from manifold_core.bench.by_hand import negative_elbo
+from manifold_core.bench.comparison import failed, left_out
 from manifold_core.bench.images import CHANNELS, IMAGE, LATENTS, error
 from manifold_core.covariance import Covariance
 from manifold_core.networks import by_pytorch
@@ -100,14 +101,14 @@ CONTENDERS: dict[str, Callable[[int, Covariance], float]] = {"alone": alone, "in
 
 def measured(name: str, batch: int, covariance: Covariance, wrong: float, seconds_left: float) -> dict[str, Any]:
     row = {"contender": name, "batch": batch, "covariance": covariance, "microseconds": None, "note": ""}
-    if seconds_left < 0:
-        return row | {"note": "left out: 0 s left"}
+    if note := left_out(seconds_left):
+        return row | {"note": note}
     if not wrong <= ALLOWED:
         return row | {"note": f"wrong: the gradients are {wrong:.2g} away"}
     try:
         return row | {"microseconds": or_none(CONTENDERS[name](batch, covariance))}
-    except Exception as failure:  # one contender's failure must not cost the others their figures
-        return row | {"note": f"failed: {failure!r}"[:200]}
+    except Exception as failure:
+        return row | {"note": failed(failure)}
 
 
 def report(where: dict[str, Any], out: Path, end: float) -> None:
