@@ -76,13 +76,14 @@ class Row:
 
 
 def chosen(names: Sequence[str]) -> list[Comparison]:
-    """The comparisons of these names, ``growth`` for those by one number; the main ones if there are none. The
-    machine's comes first.
+    """The comparisons of these names, ``growth`` for those by one number, ``all`` for all; the main ones if there are
+    none. The machine's comes first.
 
     Raises:
         InputError: there is none of that name.
     """
-    of_name = {c.name: (c,) for c in (*MAIN, *FURTHER)} | {"growth": growth.COMPARISONS}
+    every = (*MAIN, *FURTHER)
+    of_name = {c.name: (c,) for c in every} | {"growth": growth.COMPARISONS, "all": every}
     for name in names:
         if name not in of_name:
             raise InputError(f"a comparison is one of {', '.join(of_name)}, got {name!r}")
