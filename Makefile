@@ -72,7 +72,7 @@ peers: $(READY)  ## install what the benchmarks compare with besides PyTorch
 
 bench: peers  ## ours against PyTorch and other peers on this machine, then the pages of results; wants it quiet
 	mkdir -p build
-	$(BIN)/manifold-core bench elbo cholesky ensemble step images lstm growth --rounds 9 --seconds 3000 --json > build/bench.json
+	$(BIN)/manifold-core bench all --rounds 9 --seconds 3000 --json > build/bench.json
 	$(BIN)/python -m benchmarks.report --add build/bench.json
 
 estimators: peers  ## the dimension read by ours and by scikit-dimension's estimators; an hour and a half

@@ -3,8 +3,8 @@
 import torch
 
 from . import gpu
+from .ops import OPS, problem
 
-OPS = {op.name: op for op in reversed(gpu.OPS)}  # of an op that stands there twice the first, which has small shapes
 COPY: list[float] = []  # its bandwidth, once a process
 
 
@@ -22,8 +22,8 @@ class OpsOnGPU:
 
     def track_microseconds(self, name: str, backend: str, regime: str) -> float:
         op, device = OPS[name], torch.device("cuda")
-        shape = op.large if regime == "large" else op.small[-1]
-        problems = [gpu.problem(op, *shape, torch.float32, device) for _ in range(2 if regime == "large" else 1)]
+        shape = op.large[0] if regime == "large" else op.small[-1]
+        problems = [problem(op, *shape, torch.float32, device) for _ in range(2 if regime == "large" else 1)]
         if why_not := gpu.obstacle(op, backend, torch.float32, problems[0], gpu.COMPILE_SECONDS):
             raise RuntimeError(why_not)
         blank = gpu.Row(name, shape, "float32", backend, "both", float("nan"))

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 import manifold_core as mc
+from manifold_core.bench.comparison import failed, left_out
 from manifold_core.bench.ensemble import MANIFOLD, WIDTH, Eager, check_going_on, data, multiply_adds, specs
 from manifold_core.ensemble.data import SamplesLike, check_data
 from manifold_core.ensemble.state import EngineState
@@ -214,16 +215,16 @@ def plan() -> Iterator[tuple[str, int, int]]:
 def measured(name: str, models: int, hidden: int, sets: Sequence[Tensor], seconds_left: float) -> Row:
     """One row; what is wrong, fails, or finds too little time left has a note in place of a figure."""
     blank = Row(name, models, hidden)
-    if seconds_left < (COMPILE_SECONDS if name == "compiled" else 0):
-        return blank._replace(note=f"left out: {max(seconds_left, 0):.0f} s left")
+    if note := left_out(seconds_left, COMPILE_SECONDS if name == "compiled" else 0):
+        return blank._replace(note=note)
     try:
         contender = CONTENDERS[name](models, hidden, sets)
         error = contender.error()
         if not error <= ALLOWED:
             return blank._replace(error=error, note=f"wrong: the weights are {error:.2g} away")
         return blank._replace(microseconds=contender.microseconds(), error=error)
-    except Exception as failure:  # one contender's failure must not cost the others their figures
-        return blank._replace(note=f"failed: {failure!r}"[:200])
+    except Exception as failure:
+        return blank._replace(note=failed(failure))
 
 
 def ratios(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -245,8 +246,8 @@ def whole_job(sets: Sequence[Tensor], backend: str = "cuda") -> dict[str, Any]:
     try:
         asked = specs(hidden, BATCH, models, STEPS, len(sets))
         trained = mc.train_ensemble(asked, list(sets), backend=backend, progress=False)
-    except Exception as failure:  # nor must this
-        return found | {"note": f"failed: {failure!r}"[:200]}
+    except Exception as failure:
+        return found | {"note": failed(failure)}
     seconds = time.monotonic() - begin
     if diverged := sum(model.diverged_at is not None for model in trained):
         return found | {"note": f"wrong: {diverged} models diverged"}

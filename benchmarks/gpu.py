@@ -19,10 +19,11 @@ import torch
 from manifold_core.kernels.random import standard_normal
 from torch import Tensor
 
+from manifold_core.bench.comparison import failed, left_out
 from manifold_core.storage.files import write_json
 from manifold_core.training.graph import cuda_graph
 
-from .gpu_ops import OPS, Op, Problem, elbo_backward, problem
+from .ops import OPS, Op, Problem, elbo_backward, problem
 from .results_files import asked, or_none
 
 ALLOWED = {torch.float32: 2e-5, torch.bfloat16: 2e-2}  # of the largest number of a result: a sanity check, no proof
@@ -165,7 +166,7 @@ def measured(op: Op, backend: str, problems: Sequence[Problem], copy: float, bla
         function = op.by_hand
         if backend == "compile":
             torch._dynamo.reset()
-            function = torch.compile(op.by_hand, mode="max-autotune-no-cudagraphs", dynamic=False)
+            function = torch.compile(op.tuned or op.by_hand, mode="max-autotune-no-cudagraphs", dynamic=False)
 
         def call(p: Problem) -> Any:
             return by_autograd(function, p)
@@ -175,8 +176,8 @@ def measured(op: Op, backend: str, problems: Sequence[Problem], copy: float, bla
 
 def obstacle(op: Op, backend: str, dtype: torch.dtype, p: Problem, seconds_left: float) -> str:
     """Why a backend is not timed on this problem; empty where it is."""
-    if seconds_left < (COMPILE_SECONDS if backend == "compile" else 0):
-        return f"left out: {max(seconds_left, 0):.0f} s left"
+    if note := left_out(seconds_left, COMPILE_SECONDS if backend == "compile" else 0):
+        return note
     if backend in NAMESPACES:
         error = largest_error(op, getattr(torch.ops, NAMESPACES[backend]), p)
         if not error <= ALLOWED[dtype]:
@@ -187,18 +188,14 @@ def obstacle(op: Op, backend: str, dtype: torch.dtype, p: Problem, seconds_left:
 def plan() -> Iterator[tuple[Op, tuple[int, int], torch.dtype, tuple[str, ...]]]:
     """What to measure, what matters most first. Compiling takes longest: it comes last, of the small shapes for one."""
     both = (*NAMESPACES, "eager")
-    for op in OPS:
-        yield op, op.large, torch.float32, both
-    for op in OPS:
-        for shape in op.small:
-            yield op, shape, torch.float32, both
-    for op in OPS:
-        yield op, op.large, torch.bfloat16, both
-    for op in OPS:
-        yield op, op.large, torch.float32, ("compile",)
-    for op in OPS:
-        for shape in op.small[-1:]:
-            yield op, shape, torch.float32, ("compile",)
+    large = [(op, shape) for op in OPS.values() for shape in op.large]
+    small = [(op, shape) for op in OPS.values() for shape in op.small]
+    for sized in large + small:
+        yield *sized, torch.float32, both
+    for sized in large:
+        yield *sized, torch.bfloat16, both
+    for sized in large + [(op, op.small[-1]) for op in OPS.values()]:
+        yield *sized, torch.float32, ("compile",)
 
 
 def measure(device: torch.device, copy: float, end: float) -> Iterator[Row]:
@@ -208,13 +205,12 @@ def measure(device: torch.device, copy: float, end: float) -> Iterator[Row]:
         for backend in backends:
             blank = Row(op.name, shape, str(dtype).removeprefix("torch."), backend, "both", math.nan)
             try:
-                problems = problems or [
-                    problem(op, *shape, dtype, device) for _ in range(2 if shape == op.large else 1)
-                ]
+                copies = 2 if shape in op.large else 1
+                problems = problems or [problem(op, *shape, dtype, device) for _ in range(copies)]
                 note = obstacle(op, backend, dtype, problems[0], end - time.monotonic())
                 yield from [blank._replace(note=note)] if note else list(measured(op, backend, problems, copy, blank))
-            except Exception as error:  # one backend's failure must not cost the others their figures
-                yield blank._replace(note=f"failed: {error!r}"[:200])
+            except Exception as failure:
+                yield blank._replace(note=failed(failure))
             torch.cuda.empty_cache()
 
 

@@ -1,6 +1,6 @@
 """The training step of a VAE of images on a GPU: the residual networks of the paper on 28 × 28 pixels, κ = 32, float32.
 
-- ``eager``: PyTorch by hand, as the paper describes it (manifold_core/experiments/eager.py), with Adam;
+- ``eager``: PyTorch by hand, as the paper describes it (manifold_core/bench/by_hand.py), with Adam;
 - ``alone``: the training loop of :func:`manifold_core.train`;
 - ``in turn``: the same of eight models on a stream each, as :func:`manifold_core.train_ensemble` has it; a step of one.
 
@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from manifold_core.experiments.eager import eager_loss
 
 import manifold_core as mc
+from manifold_core.bench.by_hand import negative_elbo
+from manifold_core.bench.comparison import failed, left_out
 from manifold_core.bench.images import CHANNELS, IMAGE, LATENTS, error
 from manifold_core.covariance import Covariance
 from manifold_core.networks import by_pytorch
@@ -89,7 +90,7 @@ def eager(batch: int, covariance: Covariance) -> float:
 
     def step() -> None:
         optimizer.zero_grad()
-        eager_loss(model, x[torch.randint(len(x), (batch,), device=x.device)], None).backward()
+        negative_elbo(model, x[torch.randint(len(x), (batch,), device=x.device)]).backward()
         optimizer.step()
 
     return _microseconds(step)
@@ -100,14 +101,14 @@ CONTENDERS: dict[str, Callable[[int, Covariance], float]] = {"alone": alone, "in
 
 def measured(name: str, batch: int, covariance: Covariance, wrong: float, seconds_left: float) -> dict[str, Any]:
     row = {"contender": name, "batch": batch, "covariance": covariance, "microseconds": None, "note": ""}
-    if seconds_left < 0:
-        return row | {"note": "left out: 0 s left"}
+    if note := left_out(seconds_left):
+        return row | {"note": note}
     if not wrong <= ALLOWED:
         return row | {"note": f"wrong: the gradients are {wrong:.2g} away"}
     try:
         return row | {"microseconds": or_none(CONTENDERS[name](batch, covariance))}
-    except Exception as failure:  # one contender's failure must not cost the others their figures
-        return row | {"note": f"failed: {failure!r}"[:200]}
+    except Exception as failure:
+        return row | {"note": failed(failure)}
 
 
 def report(where: dict[str, Any], out: Path, end: float) -> None:

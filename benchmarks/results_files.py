@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from manifold_core.bench import by_hand
 from manifold_core.provenance import commit
 
 __all__ = ["ROOT", "Asked", "about", "asked", "or_none", "results_file", "set_aside"]
@@ -25,10 +26,11 @@ def or_none(value: float) -> float | None:
 
 
 def about(device: torch.device) -> dict[str, Any]:
-    """Where and when: what a file of results begins with."""
+    """Where and when, and what ours is compared with: what a file of results begins with."""
     name = torch.cuda.get_device_name(device)
     day, hour = datetime.now().isoformat(timespec="seconds").split("T")
-    return {"device": name, "torch": torch.__version__, "commit": commit(), "date": day, "time": hour}
+    where = {"device": name, "torch": torch.__version__, "commit": commit(), "date": day, "time": hour}
+    return where | {"eager": by_hand.__name__}
 
 
 def results_file(kind: str, device_name: str, day: str) -> Path:

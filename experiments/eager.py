@@ -11,14 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from ..bench import by_hand
+from ..bench.by_hand import negative_elbo
 from ..data import Dataset
 from ..errors import InputError
-from ..models import CVAE, VAE
-from ..models.sequential import EveryStepCVAE
 from ..networks import by_pytorch
 from ..storage.files import output_folder, write_json
 from ..training import TrainingConfig
@@ -27,9 +24,7 @@ from .report.reading import read_result
 from .runner import provenance
 from .tables import BUDGETS, Cell, Plan
 
-__all__ = ["eager_loss", "eager_seconds", "measure"]
-
-Gaussian = tuple[Tensor, Tensor]  # mu and log_var, or mu and tril
+__all__ = ["eager_seconds", "measure"]
 
 WARM_UP, FEWEST, PATIENCE = 2, 7, 0.3  # steps that are not counted; counted ones, or as many as fit into these seconds
 
@@ -80,46 +75,6 @@ def _plan(path: Path) -> Plan:
     return plan
 
 
-def eager_loss(model: VAE | CVAE, x: Tensor, c: Tensor | None, noise: Tensor | None = None) -> Tensor:
-    """½ (‖x − x̂‖²/γ + d log 2πγ) + KL[q ‖ p], averaged over the batch, of the model's networks alone: no op of ours."""
-    x, (mu, spread), prior, decode = _networks(model, x, c)
-    noise = torch.randn_like(mu) if noise is None else noise
-    full = model.elbo.covariance == "cholesky"
-    z, kl = (by_hand.sample_and_kl_full if full else by_hand.sample_and_kl)(mu, spread, noise, prior)
-    x_hat, log_gamma = decode(z), model.elbo.log_gamma
-    if model.elbo.gamma == "analytic":
-        log_gamma = (x - x_hat).square().mean().log()
-    return (by_hand.nll(x_hat, x, log_gamma) + kl).mean()
-
-
-def _networks(
-    model: VAE | CVAE, x: Tensor, c: Tensor | None
-) -> tuple[Tensor, Gaussian, Gaussian | None, Callable[[Tensor], Tensor]]:
-    """What is to be reconstructed, q, p or None where that is N(0, I), and the decoder; of a model of every step with a
-    row for each step."""
-    if not isinstance(model, CVAE):
-        return x, model.encoder(x), None, model.decoder
-    assert c is not None
-    if isinstance(model, EveryStepCVAE):
-        steps = torch.cat((c, x.unsqueeze(1)), dim=1)
-        encoder: Any = model.encoder.network
-        mu, log_var = encoder.at_every_length(steps)
-        shared = model.prior is model.encoder.network  # then the steps of the prior are among those of the encoder
-        prior_mu, prior_log_var = (mu[:, :-1], log_var[:, :-1]) if shared else model.prior.at_every_length(c)
-
-        def decode_every_step(z: Tensor) -> Tensor:
-            return model.decoder.at_every_length(z.unflatten(0, steps.shape[:2]), c).flatten(0, 1)
-
-        q = mu[:, 1:].flatten(0, 1), log_var[:, 1:].flatten(0, 1)
-        return steps.flatten(0, 1), q, (prior_mu.flatten(0, 1), prior_log_var.flatten(0, 1)), decode_every_step
-
-    def decode(z: Tensor) -> Tensor:
-        x_hat: Tensor = model.decoder(z if model.gate is None else z * torch.sigmoid(model.gate(c)), c)
-        return x_hat
-
-    return x, model.encoder(x, c), None if model.prior is None else model.prior(c), decode
-
-
 def eager_seconds(cells: Sequence[Cell], plan: Plan, device: str) -> float:
     """Of all steps of all models, one model after the other: the median of a few steps of each kind of model, times
     their number."""
@@ -146,7 +101,7 @@ def _median_step(cell: Cell, data: Dataset, device: str, whole: bool) -> float:
     def step() -> None:
         order = slice(None) if whole else torch.randperm(len(x), device=device)
         optimizer.zero_grad()
-        eager_loss(model, x[order], None if c is None else c[order]).backward()
+        negative_elbo(model, x[order], None if c is None else c[order]).backward()
         optimizer.step()
         if x.is_cuda:
             torch.cuda.synchronize(x.device)

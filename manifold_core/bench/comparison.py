@@ -16,9 +16,11 @@ __all__ = [
     "Forward",
     "Problem",
     "Quartiles",
+    "failed",
     "in_float64",
     "largest_difference",
     "largest_error",
+    "left_out",
     "timed",
 ]
 
@@ -93,6 +95,16 @@ def timed(call: Call, seconds: float) -> Quartiles:
         times.append(time.perf_counter() - start)
     low, median, high = (1e6 * t / call.steps for t in statistics.quantiles(times, n=4))
     return low, median, high
+
+
+def left_out(seconds_left: float, needed: float = 0.0) -> str:
+    """Why nothing is begun; empty where there is time."""
+    return f"left out: {max(seconds_left, 0):.0f} s left" if seconds_left < needed else ""
+
+
+def failed(failure: Exception) -> str:
+    """Why there are no figures; whatever it is, it must not cost other contenders theirs."""
+    return f"failed: {failure!r}"[:200]
 
 
 def largest_difference(ours: Iterable[Tensor], exact: Iterable[Tensor], floor: float = 0.0) -> float:

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..plots import ACCENT, ACTIVE, new_figure, save
-from .suite import Row
+from .suite import MAIN, Row
 from .table import machine_speeds
 
 __all__ = ["plot_roofline"]
 
-MARKERS = {"elbo": "o", "cholesky": "s", "ensemble": "^", "step": "D"}
+MARKERS = {comparison.name: marker for comparison, marker in zip(MAIN, "os^D", strict=True)}
 
 
 def plot_roofline(path: Path, rows: Sequence[Row]) -> Path:

@@ -26,7 +26,7 @@ from ..errors import InputError
 from ..kernels.extension import compiled
 from ..provenance import commit, processor
 from . import cholesky, elbo, ensemble, growth, images, lstm, machine, step
-from .comparison import Comparison, Quartiles, timed
+from .comparison import Comparison, Quartiles, failed, left_out, timed
 
 __all__ = ["COMPARISONS", "Row", "chosen", "from_json", "measure", "to_json"]
 
@@ -76,13 +76,14 @@ class Row:
 
 
 def chosen(names: Sequence[str]) -> list[Comparison]:
-    """The comparisons of these names, ``growth`` for those by one number; the main ones if there are none. The
-    machine's comes first.
+    """The comparisons of these names, ``growth`` for those by one number, ``all`` for all; the main ones if there are
+    none. The machine's comes first.
 
     Raises:
         InputError: there is none of that name.
     """
-    of_name = {c.name: (c,) for c in (*MAIN, *FURTHER)} | {"growth": growth.COMPARISONS}
+    every = (*MAIN, *FURTHER)
+    of_name = {c.name: (c,) for c in every} | {"growth": growth.COMPARISONS, "all": every}
     for name in names:
         if name not in of_name:
             raise InputError(f"a comparison is one of {', '.join(of_name)}, got {name!r}")
@@ -149,8 +150,8 @@ def _checked(comparison: Comparison, size: tuple[int, ...]) -> Row:
     note = ""
     try:
         error = comparison.error(*size)
-    except Exception as failure:  # one comparison's failure must not cost the others their figures
-        error, note = math.nan, f"failed: {failure!r}"[:200]
+    except Exception as failure:
+        error, note = math.nan, failed(failure)
     row = Row(comparison.name, size, error, comparison.bytes_moved(*size), comparison.operations(*size))
     if not error <= comparison.allowed:
         row.notes = dict.fromkeys(comparison.contenders, note or f"wrong: {error:.1e} from what is right")
@@ -171,8 +172,8 @@ def _add(rows: Sequence[Row], name: str, found: Sequence[Quartiles | str]) -> No
 
 def _in_own_process(comparison: Comparison, contender: str, seconds_left: float) -> list[Quartiles | str]:
     """Of each size the quartiles, or why there are none."""
-    if seconds_left < (SECONDS_TO_COMPILE if contender in comparison.slow else 0):
-        return [f"left out: {max(seconds_left, 0):.0f} s left"] * len(comparison.sizes)
+    if note := left_out(seconds_left, SECONDS_TO_COMPILE if contender in comparison.slow else 0):
+        return [note] * len(comparison.sizes)
     command = [sys.executable, "-m", __name__, comparison.name, contender, str(SECONDS_A_SIZE)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds_left)
@@ -223,8 +224,8 @@ def _contender(name: str, contender: str, seconds: float) -> Iterable[Quartiles 
             yield timed(comparison.contenders[contender](*size), seconds)
         except ImportError as missing:
             yield f"not installed: {missing}"[:200]
-        except Exception as failure:  # the next size may be better
-            yield f"failed: {failure!r}"[:200]
+        except Exception as failure:
+            yield failed(failure)
 
 
 if __name__ == "__main__":

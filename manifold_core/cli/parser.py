@@ -245,7 +245,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="comparison",
         help="elbo, cholesky, ensemble, step: these where none is named; images, lstm; batch, features, latents, "
         "triangle, models, threads, or growth for these six: how the time grows with the batch, d, κ, κ of a full "
-        "covariance, models side by side, and threads",
+        "covariance, models side by side, and threads; or all",
     )
     add.add_argument("--rounds", type=int, default=1, metavar="N", help="processes of each contender, if S allows")
     add.add_argument("--seconds", type=float, default=85, metavar="S", help="after so long nothing new is begun")

@@ -179,7 +179,8 @@ class TestMeasure:
         assert [c.name for c in suite.chosen(["step", "step"])] == ["machine", "step"]
         grown = ["machine", "elbo", "batch", "features", "latents", "triangle", "models", "threads"]
         assert [c.name for c in suite.chosen(["elbo", "growth", "models"])] == grown
-        with pytest.raises(InputError, match=r"one of elbo, cholesky, .*, growth, got 'elbow'"):
+        assert suite.chosen(["all"]) == [*suite.COMPARISONS.values()]
+        with pytest.raises(InputError, match=r"one of elbo, cholesky, .*, growth, all, got 'elbow'"):
             suite.chosen(["elbow"])
 
 

@@ -4,24 +4,16 @@ import pytest
 import torch
 
 from benchmarks import benchmark_gpu, benchmark_ops
+from benchmarks.ops import OPS
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
-@pytest.mark.parametrize("op", benchmark_ops.PUBLIC)
+@pytest.mark.parametrize("op", OPS)
 def test_every_op_has_its_gradients(op: str, backend: str) -> None:
     suite = benchmark_ops.Ops()
     suite.setup(op, backend, "tiny")
     suite.time_forward(op, backend, "tiny")
     suite.time_forward_and_backward(op, backend, "tiny")
-
-
-def test_every_op_of_the_gpu_benchmark_is_there() -> None:
-    assert benchmark_ops.PUBLIC.keys() == benchmark_ops.OPS.keys() == benchmark_ops.SHAPES.keys()
-
-
-def test_every_op_of_the_gpu_has_small_shapes() -> None:
-    """Of an op that is listed twice, it is the one that has them."""
-    assert all(op.small for op in benchmark_gpu.OPS.values())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -1,5 +1,6 @@
 """The GPU benchmark, as far as a processor can follow it: the same operators, run on the host."""
 
+import itertools
 import math
 import shutil
 
@@ -8,6 +9,7 @@ import torch
 from cuda_on_host.build import NAMESPACE, load
 
 from benchmarks import gpu
+from benchmarks.ops import OPS, Op, problem
 
 HERE = torch.device("cpu")
 NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
@@ -15,20 +17,20 @@ NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="there i
 
 @NEEDS_COMPILER
 @pytest.mark.parametrize("dtype", gpu.ALLOWED, ids=str)
-@pytest.mark.parametrize("op", gpu.OPS, ids=lambda op: op.name)
-def test_what_is_timed_is_right(op: gpu.Op, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("op", OPS.values(), ids=lambda op: op.name)
+def test_what_is_timed_is_right(op: Op, dtype: torch.dtype) -> None:
     load()
     run = getattr(torch.ops, NAMESPACE)
-    assert gpu.largest_error(op, run, gpu.problem(op, 30, 12, dtype, HERE)) < gpu.ALLOWED[dtype]
+    assert gpu.largest_error(op, run, problem(op, 30, 12, dtype, HERE)) < gpu.ALLOWED[dtype]
 
 
-@pytest.mark.parametrize("op", gpu.OPS, ids=lambda op: op.name)
-def test_by_hand_has_outputs_for_all_incoming_gradients(op: gpu.Op) -> None:
-    for dtype in gpu.ALLOWED:
-        problem = gpu.problem(op, 5, 4, dtype, HERE)
-        outputs, grads = gpu.by_autograd(op.by_hand, problem)
-        assert [o.shape for o in outputs] == [g.shape for g in problem.incoming]
-        assert [g.shape for g in grads] == [t.shape for t in problem.differentiable]
+@pytest.mark.parametrize("op", OPS.values(), ids=lambda op: op.name)
+def test_by_hand_has_outputs_for_all_incoming_gradients(op: Op) -> None:
+    for dtype, by_hand in itertools.product(gpu.ALLOWED, (op.by_hand, op.tuned or op.by_hand)):
+        drawn = problem(op, 5, 4, dtype, HERE)
+        outputs, grads = gpu.by_autograd(by_hand, drawn)
+        assert [(o.shape, o.dtype) for o in outputs] == [(g.shape, g.dtype) for g in drawn.incoming]
+        assert [g.shape for g in grads] == [t.shape for t in drawn.differentiable]
 
 
 def test_a_wrong_result_is_found() -> None:
@@ -41,28 +43,28 @@ def test_a_wrong_result_is_found() -> None:
         def gaussian_nll_backward(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
             return torch.zeros_like(inputs[2]), torch.zeros_like(inputs[4])
 
-    (op,) = (op for op in gpu.OPS if op.name == "gaussian_nll")
-    assert gpu.largest_error(op, Zeros, gpu.problem(op, 5, 4, torch.float32, HERE)) == 1
+    op = OPS["gaussian_nll"]
+    assert gpu.largest_error(op, Zeros, problem(op, 5, 4, torch.float32, HERE)) == 1
 
 
 def test_what_is_wrong_or_takes_too_long_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    (op,) = (op for op in gpu.OPS if op.name == "gaussian_nll")
-    problem = gpu.problem(op, 5, 4, torch.float32, HERE)
+    op = OPS["gaussian_nll"]
+    drawn = problem(op, 5, 4, torch.float32, HERE)
     monkeypatch.setattr(gpu, "largest_error", lambda *_: 1e-3)
-    assert gpu.obstacle(op, "cuda", torch.float32, problem, 100) == "wrong: 0.001 from float64"
-    assert gpu.obstacle(op, "cuda", torch.bfloat16, problem, 100) == ""
+    assert gpu.obstacle(op, "cuda", torch.float32, drawn, 100) == "wrong: 0.001 from float64"
+    assert gpu.obstacle(op, "cuda", torch.bfloat16, drawn, 100) == ""
     monkeypatch.setattr(gpu, "largest_error", lambda *_: math.nan)
-    assert gpu.obstacle(op, "triton", torch.float32, problem, 100).startswith("wrong")
-    assert gpu.obstacle(op, "eager", torch.float32, problem, 1) == ""
-    assert gpu.obstacle(op, "eager", torch.float32, problem, -1) == "left out: 0 s left"
-    assert gpu.obstacle(op, "compile", torch.float32, problem, 19) == "left out: 19 s left"
-    assert gpu.obstacle(op, "compile", torch.float32, problem, 100) == ""
+    assert gpu.obstacle(op, "triton", torch.float32, drawn, 100).startswith("wrong")
+    assert gpu.obstacle(op, "eager", torch.float32, drawn, 1) == ""
+    assert gpu.obstacle(op, "eager", torch.float32, drawn, -1) == "left out: 0 s left"
+    assert gpu.obstacle(op, "compile", torch.float32, drawn, 19) == "left out: 19 s left"
+    assert gpu.obstacle(op, "compile", torch.float32, drawn, 100) == ""
 
 
 @NEEDS_COMPILER
 def test_a_failure_costs_its_own_figures_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     load()
-    ops = [op._replace(large=(6, 4), small=((5, 4),)) for op in gpu.OPS]
+    ops = {name: op._replace(large=((6, 4), (7, 3)), small=((5, 4),)) for name, op in OPS.items()}
     monkeypatch.setattr(gpu, "OPS", ops)
     monkeypatch.setattr(gpu, "NAMESPACES", {"cuda": "there_is_no_such_library", "triton": NAMESPACE})
     monkeypatch.setattr(gpu, "in_a_graph", lambda calls: float(len([call() for call in calls])))
@@ -70,16 +72,17 @@ def test_a_failure_costs_its_own_figures_alone(monkeypatch: pytest.MonkeyPatch) 
     rows = list(gpu.measure(HERE, 1.0, 1e9))
     for backend, note in (("cuda", "failed: "), ("triton", ""), ("eager", ""), ("compile", "left out: ")):
         found = [row for row in rows if row.backend == backend]
-        assert {(row.op, row.shape) for row in found} == {(op.name, shape) for op in ops for shape in ((6, 4), (5, 4))}
+        assert {(row.op, row.shape) for row in found} == {
+            (name, shape) for name in ops for shape in ((6, 4), (7, 3), (5, 4))
+        }
         assert all(row.note.startswith(note) and math.isnan(row.microseconds) == bool(note) for row in found)
 
 
 def test_bytes_are_counted_once() -> None:
-    (op,) = (op for op in gpu.OPS if op.name == "rsample_kl")
-    problem = gpu.problem(op, 6, 4, torch.bfloat16, HERE)
+    drawn = problem(OPS["rsample_kl"], 6, 4, torch.bfloat16, HERE)
     outputs = torch.empty(6, 4, dtype=torch.bfloat16), torch.empty(6)
-    assert gpu.moved(problem, outputs, incoming=False) == 3 * 24 * 2 + 6 * 4
-    assert gpu.moved(problem, outputs[:1] * 2, incoming=True) == 5 * 24 * 2 + 6 * 4
+    assert gpu.moved(drawn, outputs, incoming=False) == 3 * 24 * 2 + 6 * 4
+    assert gpu.moved(drawn, outputs[:1] * 2, incoming=True) == 5 * 24 * 2 + 6 * 4
 
 
 def test_ratios_leave_out_what_was_not_measured() -> None:

@@ -5,8 +5,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import results_files
+
+
+def test_a_file_names_what_ours_is_compared_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "A GPU")
+    assert results_files.about(torch.device("cuda"))["eager"] == "manifold_core.bench.by_hand"
 
 
 def test_all_benchmarks_are_asked_alike(monkeypatch: pytest.MonkeyPatch) -> None:
