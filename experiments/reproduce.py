@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..storage.files import locked, output_folder
+from . import images
 from .catalogue import IMAGES, TABLES
 from .report.matrices import MATRICES
 from .runner import backends, finished, run_table
@@ -66,8 +67,10 @@ def reproduce(
     with locked(output_folder(folder)):
         for table in tables:  # before the first is trained
             planned = table.plan(plan)
-            finished(table, planned, folder)
+            done = finished(table, planned, folder)
             _check_backend(table, planned, devices, backend)
+            if table.name in IMAGES and done is None:
+                images.fetch(table.cells(planned))
         for table in tables:
             run_table(table, plan, folder, devices=devices, backend=backend, progress=progress)
     return folder

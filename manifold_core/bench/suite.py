@@ -36,7 +36,7 @@ FURTHER = (images.COMPARISON, lstm.COMPARISON, *growth.COMPARISONS)
 COMPARISONS = {c.name: c for c in (machine.COMPARISON, *MAIN, *FURTHER)}
 SECONDS_A_SIZE = 0.15
 FOUND = "found: "  # how a contender's own lines begin
-SECONDS_TO_COMPILE = 15.0  # with less time left, what is slow is not begun
+SECONDS_TO_BEGIN, SECONDS_TO_COMPILE = 2.0, 15.0  # with less time left a contender is not begun, nor one that is slow
 
 
 @dataclass
@@ -172,7 +172,7 @@ def _add(rows: Sequence[Row], name: str, found: Sequence[Quartiles | str]) -> No
 
 def _in_own_process(comparison: Comparison, contender: str, seconds_left: float) -> list[Quartiles | str]:
     """Of each size the quartiles, or why there are none."""
-    if note := left_out(seconds_left, SECONDS_TO_COMPILE if contender in comparison.slow else 0):
+    if note := left_out(seconds_left, SECONDS_TO_COMPILE if contender in comparison.slow else SECONDS_TO_BEGIN):
         return [note] * len(comparison.sizes)
     command = [sys.executable, "-m", __name__, comparison.name, contender, str(SECONDS_A_SIZE)]
     try:

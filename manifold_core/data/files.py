@@ -128,6 +128,7 @@ def _read_csv(path: Path, wanted: str) -> npt.NDArray[Any]:
     """Numbers ``[N, d]``; of a condition, one column of whole numbers is labels ``[N]``."""
     values = array("d")
     n_columns = 0
+    header: list[str] = []
     comment = ""
     labels: list[int] | None = [] if wanted == "c" else None
 
@@ -155,11 +156,14 @@ def _read_csv(path: Path, wanted: str) -> npt.NDArray[Any]:
                 if is_first:
                     _check_first(fields, numbers, place, comment, wanted)
                     if all(number is None for number in numbers):
+                        header = fields
                         continue
-                for field, number in zip(fields, numbers, strict=True):
+                for column, (field, number) in enumerate(zip(fields, numbers, strict=True)):
                     if number is None:
                         hint = f"; {TO_LABELS}" if wanted == "c" and n_columns == 1 else ""
-                        raise InputError(f"{place}: {field!r}; expected a number{hint}")
+                        name = f" ({header[column].strip()})" if header else ""
+                        got = repr(field) if field.strip() else "nothing, a missing value"
+                        raise InputError(f"{place}, column {column + 1}{name}: {got}; expected a number{hint}")
                     values.append(number)
                 labels = _with_label(labels, fields)
         except (csv.Error, UnicodeDecodeError) as error:

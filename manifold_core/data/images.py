@@ -18,7 +18,7 @@ from .dataset import Dataset
 from .encoding import OneHot
 from .idx import read_idx, unpacked
 
-__all__ = ["ENVIRONMENT_VARIABLE", "IMAGE_SETS", "find_images", "load_images", "under_labels"]
+__all__ = ["ENVIRONMENT_VARIABLE", "IMAGE_SETS", "fetch_images", "find_images", "load_images", "under_labels"]
 
 ENVIRONMENT_VARIABLE = "MANIFOLD_CORE_DATA"
 CLASSES = 10  # of either set
@@ -77,7 +77,7 @@ def load_images(name: str, folder: str | Path | None = None) -> Dataset:
     Source: LeCun, Cortes and Burges, "The MNIST database of handwritten digits"; Xiao, Rasul and Vollgraf,
     "Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms" (2017).
     """
-    source = find_images(name, folder) or _download(name)
+    source = fetch_images(name, folder)
     train, train_labels = _read_split(source, "train")
     validation, validation_labels = _read_split(source, "t10k")
     return Dataset(
@@ -87,6 +87,11 @@ def load_images(name: str, folder: str | Path | None = None) -> Dataset:
         train_labels=train_labels,
         validation_labels=validation_labels,
     )
+
+
+def fetch_images(name: str, folder: str | Path | None = None) -> Path:
+    """The folder of their files, which are downloaded where there is none; see :func:`load_images`."""
+    return find_images(name, folder) or _download(name)
 
 
 def under_labels(data: Dataset) -> Dataset:

@@ -10,7 +10,7 @@ import torch
 from manifold_core.experiments import images, paper
 from manifold_core.experiments.catalogue import IMAGES, TABLES
 from manifold_core.experiments.jobs import Shard, train_shard
-from manifold_core.experiments.reproduce import SETS
+from manifold_core.experiments.reproduce import SETS, reproduce
 from manifold_core.experiments.runner import run_table
 from manifold_core.experiments.tables import BUDGETS, Cell, Plan, Table
 
@@ -186,3 +186,12 @@ def test_each_class_is_measured_on_its_own_images(
         assert one["variance"] == pytest.approx(wanted.variance, rel=1e-5)
         assert one["active_dimensions"] == wanted.active_dimensions
         assert one["interval"] == list(wanted.interval)
+
+
+def test_images_are_looked_for_before_any_table_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MANIFOLD_CORE_DATA", str(tmp_path / "nowhere"))
+    monkeypatch.setattr("manifold_core.experiments.reproduce.run_table", lambda *_, **__: pytest.fail("trained"))
+    for name in IMAGES:
+        with pytest.raises(mc.InputError, match="nowhere"):
+            reproduce(["theorem1", name], tmp_path / "out", progress=False)
+    assert not list((tmp_path / "out").iterdir())
