@@ -3,7 +3,6 @@ definition in float64."""
 
 import importlib
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -15,6 +14,9 @@ from hypothesis import strategies as st
 from manifold_core.kernels import conv_norm
 from manifold_core.kernels.batch_norm_relu import reference
 from manifold_core.kernels.batch_norm_relu.op import _operator
+from poison import poisoned
+from recording import operators_of
+from tolerances import ALLOWED, assert_within
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import grad
@@ -123,13 +125,7 @@ def exact(inputs: list[Tensor], incoming: Tensor, residual: Tensor | None, eps: 
 @example(Case((340, 128, 7, 7), (F32,) * 4, ("channels last",) * 3, False, True, 1e-5, 0.0, 1))  # several turns
 @example(Case((3, 260, 3, 2), (F32,) * 4, ("channels last",) * 3, False, True, 1e-5, 0.0, 1))  # and of groups
 @example(Case((66, 1, 64, 64), (F32,) * 4, ("contiguous",) * 3, False, True, 1e-5, 1.0, 1))  # more than one a thread
-def test_batch_norm_relu_is_its_definition_in_float64(
-    kernels: Kernels,
-    poisoned: Callable[..., tuple[Tensor, ...]],
-    assert_within: Callable[..., None],
-    allowed: dict[torch.dtype, float],
-    case: Case,
-) -> None:
+def test_batch_norm_relu_is_its_definition_in_float64(kernels: Kernels, case: Case) -> None:
     generator = torch.Generator().manual_seed(case.seed)
 
     def draw(*shape: int, dtype: torch.dtype) -> Tensor:
@@ -144,7 +140,7 @@ def test_batch_norm_relu_is_its_definition_in_float64(
     incoming = draw(*case.shape, dtype=y_type)
     # On the kink of a ReLU rounding decides whether a gradient passes: there none comes.
     before = exact([u, weight, bias], incoming, None, case.eps, False)
-    far = before.values[0].abs() > 8 * allowed[wide] * before.sizes[0]
+    far = before.values[0].abs() > 8 * ALLOWED[wide] * before.sizes[0]
     incoming = laid_out(incoming * (far.to(kernels.device) if case.relu else 1), case.layouts[2])
 
     learn = [u, weight, bias, *([residual.requires_grad_()] if residual is not None else [])]
@@ -167,7 +163,7 @@ def test_batch_norm_relu_is_its_definition_in_float64(
     names = ("y", "mean", "variance", "grad_u", "grad_norm_weight", "grad_norm_bias")
     for name, found, value, size in zip(names, results, *expected, strict=True):
         arithmetic = accumulated if name in ("mean", "variance") else wide
-        assert_within(name, found.cpu(), value, allowed[arithmetic] * size, arithmetic)
+        assert_within(name, found.cpu(), value, ALLOWED[arithmetic] * size, arithmetic)
 
 
 @pytest.mark.parametrize("layout", FORMATS)
@@ -321,9 +317,7 @@ def assert_alike_in_half(found: list[Tensor], expected: list[Tensor]) -> None:
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # of torch itself
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
-def test_a_model_on_a_device_has_them_as_well(
-    operators: Callable[[Callable[[], object]], list[str]], order: torch.memory_format, compiled: bool
-) -> None:
+def test_a_model_on_a_device_has_them_as_well(order: torch.memory_format, compiled: bool) -> None:
     torch.compiler.reset()
     x = torch.rand(64, 1, 28, 28, generator=torch.Generator().manual_seed(1), dtype=F64).cuda()
     found = []
@@ -331,7 +325,7 @@ def test_a_model_on_a_device_has_them_as_well(
         torch.manual_seed(0)
         model = prepare(mc.VAE.conv((1, 28, 28), 4, 5).double().to("cuda", memory_format=order))
         found.append(losses_and_gradients(model, x, compiled))
-        names = operators(lambda model=model: model(x).loss.backward())
+        names = operators_of(lambda model=model: model(x).loss.backward())
         for name in ("batch_norm_relu", "batch_norm_relu_backward"):
             assert names.count(f"manifold_core.{name}.default") == layers
     for a, b in zip(*found, strict=True):

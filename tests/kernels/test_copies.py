@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from layouts import lay_out, lay_out_vector
 from manifold_core.kernels import gaussian_elbo
+from recording import memory_of_the_kernel, operators_around_the_kernel
 from torch import Tensor
 from torch.autograd import grad
 
@@ -18,14 +20,11 @@ Results = tuple[Tensor, ...]
 
 
 @pytest.fixture
-def check(
-    operators_around_the_kernel: Callable[[Callable[[], object]], list[str]],
-    memory_of_the_kernel: Callable[[Callable[[], object]], int],
-) -> Callable[[Callable[[], Results], set[str]], None]:
+def check() -> Callable[[Callable[[], Results], set[str]], None]:
     """That a function asks torch for no more than these operators, and its kernel for the memory of its results."""
 
     def of(call: Callable[[], Results], operators: set[str]) -> None:
-        assert {*operators_around_the_kernel(call)} <= operators
+        assert operators_around_the_kernel(call) <= operators
         assert memory_of_the_kernel(call) == sum(result.nbytes for result in call())
 
     return of
@@ -40,7 +39,7 @@ def normal(*shape: int) -> Tensor:
 
 
 @pytest.fixture
-def incoming(lay_out: Layout, lay_out_vector: Layout) -> Callable[[str], list[list[Tensor]]]:
+def incoming() -> Callable[[str], list[list[Tensor]]]:
     """Gradients of z and of kl: of a number a row, of one for all, as of kl.sum(), and per dimension."""
     return lambda layout: [
         [lay_out(normal(B, K), layout), of_kl]
@@ -49,7 +48,7 @@ def incoming(lay_out: Layout, lay_out_vector: Layout) -> Callable[[str], list[li
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_rsample_kl(check: Check, lay_out: Layout, incoming: Callable[[str], list[list[Tensor]]], layout: str) -> None:
+def test_rsample_kl(check: Check, incoming: Callable[[str], list[list[Tensor]]], layout: str) -> None:
     inputs = [lay_out(normal(B, K), layout).requires_grad_() for _ in range(5)]
     for gradients in incoming(layout):
 
@@ -63,9 +62,7 @@ def test_rsample_kl(check: Check, lay_out: Layout, incoming: Callable[[str], lis
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_rsample_kl_cholesky(
-    check: Check, lay_out: Layout, incoming: Callable[[str], list[list[Tensor]]], layout: str
-) -> None:
+def test_rsample_kl_cholesky(check: Check, incoming: Callable[[str], list[list[Tensor]]], layout: str) -> None:
     inputs = [lay_out(normal(B, cols), layout).requires_grad_() for cols in (K, K * (K + 1) // 2, K, K)]
     for gradients in incoming(layout):
 
@@ -78,7 +75,7 @@ def test_rsample_kl_cholesky(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_gaussian_nll(check: Check, lay_out: Layout, lay_out_vector: Layout, layout: str) -> None:
+def test_gaussian_nll(check: Check, layout: str) -> None:
     x_hat, x = lay_out(normal(B, K), layout).requires_grad_(), lay_out(normal(K, B).T, layout)
     log_gamma = torch.tensor(0.1, requires_grad=True)
     results = mc.gaussian_nll(x_hat, x, log_gamma, return_squared_error=True, backend="cpu")
@@ -89,9 +86,7 @@ def test_gaussian_nll(check: Check, lay_out: Layout, lay_out_vector: Layout, lay
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_gaussian_elbo(
-    memory_of_the_kernel: Callable[[Callable[[], object]], int], lay_out: Layout, lay_out_vector: Layout, layout: str
-) -> None:
+def test_gaussian_elbo(layout: str) -> None:
     """Which makes the gradients with the loss."""
     x_hat, x = lay_out(normal(B, K), layout).requires_grad_(), lay_out(normal(K, B).T, layout)
     kl, log_gamma = lay_out_vector(normal(B), layout), torch.tensor(0.1)

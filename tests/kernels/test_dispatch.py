@@ -7,8 +7,10 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from dtypes import DTYPES
 from manifold_core.kernels import Choice, conv_norm, explain, extension, gaussian_elbo
 from manifold_core.kernels.dispatch import BACKENDS, choose, choose_for_images
+from recording import operators_of
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -16,7 +18,6 @@ import manifold_core as mc
 from manifold_core.networks import by_pytorch
 from manifold_core.networks.conv_layers import ConvNorm
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 NO_MODULE = "the compiled module is not built; install a C++17 compiler"
 NO_CUDA = "the CUDA kernels are not built"
 
@@ -302,11 +303,7 @@ def test_convolutions_of_cuda_tensors_are_left_to_pytorch(built: Callable[[bool,
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_what_follows_them_is_not(
-    built: Callable[[bool, bool], None],
-    operators: Callable[[Callable[[], object]], list[str]],
-    dtype: torch.dtype,
-) -> None:
+def test_what_follows_them_is_not(built: Callable[[bool, bool], None], dtype: torch.dtype) -> None:
     layer = ConvNorm(5, 3, stride=2)
     with FakeTensorMode():
         shapes = (32, 5, 14, 14), (3, 5, 3, 3), (32, 3, 7, 7)
@@ -320,12 +317,12 @@ def test_what_follows_them_is_not(
         for cuda, triton in ((True, True), (True, False)):
             built(cuda, triton)
             assert layer.chosen(x, weight, channels, residual, backends=("cpu", "cuda")) == "cuda"
-            names = [name for name in operators(step) if not name.startswith("prim.")]  # which ask for a device
+            names = [name for name in operators_of(step) if not name.startswith("prim.")]  # which ask for a device
             assert names == ["aten.convolution.default", "manifold_core.batch_norm_relu.default"]
         for cuda, triton in ((False, True), (False, False)):
             built(cuda, triton)
             assert layer.chosen(x, weight, channels, residual, backends=("cpu", "cuda")) == "reference"
-            assert not any(name.startswith("manifold_core") for name in operators(step))
+            assert not any(name.startswith("manifold_core") for name in operators_of(step))
         built(True, True)
         assert by_pytorch(layer).chosen(x, weight, channels, residual, backends=("cpu", "cuda")) == "reference"
         with pytest.raises(RuntimeError, match=r"'triton' cannot serve this call: .* there is 'cpu' and 'cuda'"):

@@ -9,8 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from layouts import lay_out
 from manifold_core.kernels import extension
 from manifold_core.kernels.random import draw_seed, noise_words, philox4x32_10, standard_normal
+from poison import poisoned
 from scipy import stats
 from torch import Tensor
 
@@ -158,7 +160,6 @@ def test_known_noise(backend: str, seed: int, row: int, col: int, word: int, val
 @pytest.mark.parametrize("shape", SHAPES)
 def test_noise_is_box_and_muller_of_the_words(
     backend: str,
-    poisoned: Callable[..., tuple[Tensor, ...]],
     exact_noise: dict[tuple[int, int, int], Tensor],
     shape: tuple[int, int, int],
     dtype: torch.dtype,
@@ -212,7 +213,7 @@ def test_noise_does_not_depend_on_the_number_of_columns(backend: str, cols: int)
 
 
 @pytest.mark.parametrize("layout", ["first head", "second head", "transposed", "steps", "offset", "one number"])
-def test_noise_does_not_depend_on_strides(backend: str, lay_out: Callable[[Tensor, str], Tensor], layout: str) -> None:
+def test_noise_does_not_depend_on_strides(backend: str, layout: str) -> None:
     zeros = torch.zeros(19, 23)
     for mu, log_var in ((lay_out(zeros, layout), zeros), (zeros, lay_out(zeros, layout))):
         z, _ = mc.rsample_kl(mu, log_var, seed=11, backend=backend)

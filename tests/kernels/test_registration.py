@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from dtypes import DTYPES
 from manifold_core.kernels import gaussian_elbo
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -21,7 +22,6 @@ import manifold_core as mc
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 OPERATORS = (
     "rsample_kl",
     "rsample_kl_backward",

@@ -1,169 +1,55 @@
 import re
 from collections.abc import Callable
-from typing import NamedTuple
 
 import mpmath
 import numpy as np
 import oracles
 import pytest
 import torch
+from dtypes import DTYPES, F64
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from manifold_core.kernels import extension
 from manifold_core.kernels.random import standard_normal
 from manifold_core.kernels.rsample_kl import reference
+from poison import poisoned
+from sampling import NAMES, Case, as_problem, assert_is_the_definition, cases, draw, generator_of
+from tolerances import sum_rounding
 from torch import Tensor
 from torch.autograd import grad, gradcheck
 
 import manifold_core as mc
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-VIEWS = ("dense", "first head", "second head", "transposed", "steps", "offset")
-LAYOUTS = (*VIEWS, "one row", "one column", "one number")
-SMALL_AND_MANY = st.tuples(st.integers(1, 9), st.integers(1, 70)) | st.tuples(st.integers(100, 400), st.integers(1, 5))
-# Around the sizes at which tiles, blocks and vectors end.
-EDGES = st.tuples(
-    st.integers(1, 6), st.sampled_from([127, 128, 129, 131, 255, 257, 511, 512, 513, 516, 517, 1023, 1024])
+# Small and many; around the sizes at which tiles, blocks and vectors end.
+SHAPES = (
+    st.tuples(st.integers(1, 9), st.integers(1, 70))
+    | st.tuples(st.integers(100, 400), st.integers(1, 5))
+    | st.tuples(st.integers(1, 6), st.sampled_from([127, 128, 129, 131, 255, 257, 511, 512, 513, 516, 517, 1023, 1024]))
 )
-
-
-NAMES = ("mu", "log_var", "prior_mu", "prior_log_var", "gate_logits")
-
-
-class Case(NamedTuple):
-    shape: tuple[int, int]
-    dtype: torch.dtype  # of all tensors but those that `other` names
-    other: tuple[str, torch.dtype]
-    layouts: tuple[str, ...]  # of the inputs in the order of NAMES, and the incoming gradients of z and kl
-    prior: str  # none, one row, or as mu
-    gate: str
-    per_dimension: bool
-    wanted: str  # which output has an incoming gradient
-    seed: int
-    first_row: int
-
-
-EXTENT = st.sampled_from(["none", "none", "one row", "as mu"])
-CASES = st.builds(
-    Case,
-    SMALL_AND_MANY | EDGES,
-    st.sampled_from(DTYPES),
-    st.tuples(st.sampled_from(NAMES), st.sampled_from(DTYPES)),
-    st.tuples(*[st.sampled_from(LAYOUTS)] * 7),
-    EXTENT,
-    EXTENT,
-    st.booleans(),
-    st.sampled_from(["z", "kl", "both"]),
-    st.integers(0, 2**63 - 1),
-    st.sampled_from([0, 0, 1, 1000, 2**32 - 3, 2**40]),
-)
-
-
-class Problem(NamedTuple):
-    """A case with numbers: what is not given is not among the inputs."""
-
-    inputs: dict[str, Tensor]
-    grad_z: Tensor | None
-    grad_kl: Tensor | None
-    arithmetic: torch.dtype
-
-
-@pytest.fixture
-def make(
-    lay_out: Callable[[Tensor, str], Tensor],
-    lay_out_vector: Callable[[Tensor, str], Tensor],
-    any_magnitude: Callable[..., Tensor],
-) -> Callable[[Case], Problem]:
-    """log_var, or with a prior its distance from the prior's, reaches from -80 to 80 (-60 to 60), dense around 0."""
-
-    def of(case: Case) -> Problem:
-        generator = torch.Generator().manual_seed(case.seed % 2**32)
-        draws = {
-            "mu": lambda shape: any_magnitude(generator, shape, 1e-8, 100),
-            "log_var": lambda shape: any_magnitude(generator, shape, 1e-8, 80 if case.prior == "none" else 60),
-            "prior_mu": lambda shape: any_magnitude(generator, shape, 1e-8, 100),
-            "prior_log_var": lambda shape: any_magnitude(generator, shape, 1e-8, 20),
-            "gate_logits": lambda shape: any_magnitude(generator, shape, 1e-3, 30),
-        }
-        extents = dict(zip(NAMES, ("as mu", "as mu", case.prior, case.prior, case.gate), strict=True))
-        inputs = {}
-        for name, layout in zip(NAMES, case.layouts[:5], strict=True):
-            if extents[name] != "none":
-                dtype = case.other[1] if name == case.other[0] else case.dtype
-                shape = case.shape if extents[name] == "as mu" else (1, case.shape[1])
-                inputs[name] = lay_out(draws[name](shape).to(dtype), layout).detach().requires_grad_()
-        wide = torch.float64 if any(t.dtype == torch.float64 for t in inputs.values()) else torch.float32
-        z_dtype = torch.promote_types(inputs["mu"].dtype, inputs["log_var"].dtype)
-        grad_z = lay_out(any_magnitude(generator, case.shape, 1e-3, 1e3).to(z_dtype), case.layouts[5])
-        grad_kl = any_magnitude(generator, case.shape if case.per_dimension else case.shape[:1], 1e-3, 1e3).to(wide)
-        grad_kl = (lay_out if case.per_dimension else lay_out_vector)(grad_kl, case.layouts[6])
-        return Problem(inputs, None if case.wanted == "kl" else grad_z, None if case.wanted == "z" else grad_kl, wide)
-
-    return of
 
 
 @settings(max_examples=150)
-@given(CASES)
-@example(Case((1, 1), torch.float32, ("mu", torch.float32), ("dense",) * 7, "none", "none", False, "both", 1, 0))
-@example(
-    Case((700, 33), torch.float32, ("mu", torch.float32), ("second head",) * 7, "none", "none", False, "both", 1, 0)
-)
-@example(
-    Case((2000, 1), torch.float64, ("mu", torch.float64), ("dense",) * 7, "one row", "one row", False, "both", 1, 9)
-)
-@example(
-    Case((900, 20), torch.float32, ("mu", torch.float32), ("dense",) * 7, "one row", "one row", False, "both", 1, 9)
-)
-@example(
-    Case((40, 1025), torch.float32, ("mu", torch.float32), ("dense",) * 7, "one row", "as mu", True, "both", 1, 2**33)
-)
-def test_every_backend_is_the_definition_in_float64(
-    backend: str,
-    poisoned: Callable[..., tuple[Tensor, ...]],
-    make: Callable[[Case], Problem],
-    assert_within: Callable[..., None],
-    allowed: dict[torch.dtype, float],
-    sum_rounding: Callable[[int, torch.dtype], float],
-    case: Case,
-) -> None:
-    inputs, grad_z, grad_kl, wide = make(case)
-    everything = (*inputs.values(), grad_z, grad_kl)
-    before = [t if t is None else t.clone() for t in everything]
-    seed = torch.tensor(case.seed)
+@given(cases(SHAPES))
+@example(Case((1, 1)))
+@example(Case((700, 33), layouts=("second head",) * 7))
+@example(Case((2000, 1), (F64,) * 5, prior="one row", gate="one row", first_row=9))
+@example(Case((900, 20), prior="one row", gate="one row", first_row=9))
+@example(Case((40, 1025), prior="one row", gate="rows", per_dimension=True, first_row=2**33))
+def test_every_backend_is_the_definition_in_float64(backend: str, case: Case) -> None:
+    generator = generator_of(case)
+    problem = as_problem(case, generator, draw(case, generator))
 
-    def run() -> tuple[Tensor, ...]:
-        z, kl, ratio = mc.rsample_kl(
-            **inputs,
-            per_dimension=case.per_dimension,
-            return_variance_ratio=True,
-            seed=seed,
-            first_row=case.first_row,
-            backend=backend,
-        )
-        return z, kl, ratio, *oracles.gradients((z, kl), (grad_z, grad_kl), tuple(inputs.values()))
+    def sample(seed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        options = {"per_dimension": case.per_dimension, "first_row": case.first_row, "backend": backend}
+        return mc.rsample_kl(**problem.inputs, **options, return_variance_ratio=True, seed=seed)
 
-    z, kl, ratio, *grads = poisoned(run)
-    assert z.dtype == torch.promote_types(inputs["mu"].dtype, inputs["log_var"].dtype)
-    assert (kl.dtype, ratio.dtype) == (wide, wide)
-    assert [(g.dtype, g.shape) for g in grads] == [(t.dtype, t.shape) for t in inputs.values()]
-
-    expected = oracles.of_rsample_kl(inputs, case.seed, case.first_row, case.per_dimension, grad_z, grad_kl)
-    row_sum = 0 if case.per_dimension else sum_rounding(case.shape[1], wide)
-    over_rows = sum_rounding(case.shape[0], wide) if backend == "reference" else 0
-    for (name, (exact, size, batch_sum)), found in zip(expected.items(), (z, kl, ratio, *grads), strict=True):
-        rounding = row_sum if name == "kl" else over_rows if batch_sum else 0
-        assert_within(name, found, exact, (allowed[wide] + rounding) * size, wide)
-
-    for old, new in zip(before, everything, strict=True):
-        assert old is None or torch.equal(old, new)
-    assert seed.item() == case.seed
+    over_rows = sum_rounding(case.shape[0], problem.arithmetic) if backend == "reference" else 0
+    assert_is_the_definition(case, problem, sample, {"kl": not case.per_dimension}, over_rows)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(0, 7), (5, 0), (0, 0)])
-def test_nothing_to_do(
-    backend: str, poisoned: Callable[..., tuple[Tensor, ...]], shape: tuple[int, int], dtype: torch.dtype
-) -> None:
+def test_nothing_to_do(backend: str, shape: tuple[int, int], dtype: torch.dtype) -> None:
     mu, log_var = (torch.empty(shape, dtype=dtype, requires_grad=True) for _ in range(2))
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     for per_dimension in (False, True):
@@ -384,9 +270,7 @@ def test_an_infinite_sigma_is_no_matter_of_kl(backend: str, shape: tuple[int, in
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cols", [1, 3, 4, 37, 130, 513, 1024])
-def test_kl_per_dimension_sums_to_kl(
-    backend: str, sum_rounding: Callable[[int, torch.dtype], float], dtype: torch.dtype, cols: int
-) -> None:
+def test_kl_per_dimension_sums_to_kl(backend: str, dtype: torch.dtype, cols: int) -> None:
     generator = torch.Generator().manual_seed(5)
     mu, log_var = (torch.randn(9, cols, generator=generator).to(dtype) for _ in range(2))
     z, kl = mc.rsample_kl(mu, log_var, seed=6, backend=backend)
