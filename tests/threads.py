@@ -22,11 +22,13 @@ def on_one_thread() -> AbstractContextManager[None]:
     return threads(1)
 
 
-def assert_same_on_threads(run: Callable[[], Sequence[Tensor]], *numbers: int) -> None:
-    """Bit for bit, whatever the number of threads."""
+def assert_same_on_threads(
+    numbers: Sequence[int], function: Callable[..., Sequence[Tensor]], *arguments: object
+) -> None:
+    """Bit for bit the same results, whatever the number of threads."""
     found = []
     for number in numbers:
         with threads(number):
-            found.append(run())
+            found.append(function(*arguments))
     for others in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))

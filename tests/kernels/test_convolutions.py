@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from instruction_sets import NEEDS_COMPILED
 from manifold_core.kernels import conv_norm, conv_transpose
 from manifold_core.kernels.dispatch import choose_for_images
+from threads import assert_same_on_threads
 from torch import Tensor
 from torch.autograd import grad, gradcheck
 
@@ -222,13 +223,8 @@ def both(inputs: list[Tensor], backend: str = "cpu", **options: Any) -> list[Ten
     return [y, mean, variance, x_hat, *grad(of_all, inputs)]
 
 
-def test_numbers_do_not_depend_on_the_number_of_threads(cpu: str, threads: Callable[[int], None]) -> None:
-    found = []
-    for count in (1, 2, 3, 7):
-        threads(count)
-        found.append(both(arguments(F32, 300)))
-    for other in found[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+def test_numbers_do_not_depend_on_the_number_of_threads(cpu: str) -> None:
+    assert_same_on_threads((1, 2, 3, 7), both, arguments(F32, 300))
 
 
 def test_samples_do_not_touch_each_other(cpu: str) -> None:

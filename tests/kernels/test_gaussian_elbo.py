@@ -16,6 +16,7 @@ from manifold_core.kernels import gaussian_elbo
 from poison import poisoned
 from reconstruction import OUTPUTS, SHAPES, Case, cases, draw, relative_error
 from recording import memory_of_the_kernel
+from threads import assert_same_on_threads
 from tolerances import assert_within, sum_rounding
 from torch import Tensor
 from torch.autograd import grad, gradcheck
@@ -189,18 +190,14 @@ def test_a_second_derivative_is_refused(cpu: str, incoming_needs_gradient: bool)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_results_do_not_depend_on_the_number_of_threads(
-    cpu: str, threads: Callable[[int], None], dtype: torch.dtype
-) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(cpu: str, dtype: torch.dtype) -> None:
+    def results(*arguments: Tensor) -> list[Tensor]:
+        outputs = gaussian_elbo(*arguments, beta=0.3, backend=cpu)
+        early = grad(outputs[0], arguments, retain_graph=True)
+        return [*outputs, *early, *grad(outputs[0] * 3 + outputs[1].mean(), arguments)]
+
     for shape in ((3001, 37), (70, 1025), (100_003, 1)):
-        arguments, found = make(dtype, *shape), []
-        for number in (1, 2, 3):
-            threads(number)
-            outputs = gaussian_elbo(*arguments, beta=0.3, backend=cpu)
-            found.append([*outputs, *grad(outputs[0], arguments, retain_graph=True)])
-            found[-1] += grad(outputs[0] * 3 + outputs[1].mean(), arguments)
-        for others in found[1:]:
-            assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
+        assert_same_on_threads((1, 2, 3), results, *make(dtype, *shape))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,6 +1,5 @@
 import math
 import re
-from collections.abc import Callable
 from fractions import Fraction
 from types import ModuleType
 
@@ -12,11 +11,10 @@ import torch
 from dtypes import BF16, DTYPES, F32, F64, arithmetic
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from layouts import LAYOUTS, lay_out
 from manifold_core.kernels.gaussian_nll import reference
 from poison import poisoned
 from reconstruction import DENSE, SHAPES, Case, cases, draw, relative_error
-from recording import memory_of_the_kernel, operators_around_the_kernel
+from threads import assert_same_on_threads
 from tolerances import ALLOWED, assert_within, sum_rounding
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -255,51 +253,17 @@ def test_a_second_derivative_is_refused(cpu: str, incoming_needs_gradient: bool)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_results_do_not_depend_on_the_number_of_threads(
-    cpu: str, threads: Callable[[int], None], dtype: torch.dtype
-) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(cpu: str, dtype: torch.dtype) -> None:
+    def results(incoming: Tensor, *inputs: Tensor) -> list[Tensor]:
+        nll, squared_error = mc.gaussian_nll(*inputs, return_squared_error=True, backend=cpu)
+        return [nll, squared_error, *grad(nll, inputs, incoming)]
+
     for shape in ((3001, 37), (70, 1025), (100_003, 1)):
         generator = torch.Generator().manual_seed(16)
         x_hat, x = (torch.randn(shape, generator=generator).to(dtype).requires_grad_() for _ in range(2))
         log_gamma = torch.tensor(0.3, requires_grad=True)
         incoming = torch.randn(shape[0], generator=generator, dtype=torch.promote_types(dtype, torch.float32))
-        found = []
-        for number in (1, 2, 3):
-            threads(number)
-            nll, squared_error = mc.gaussian_nll(x_hat, x, log_gamma, return_squared_error=True, backend=cpu)
-            found.append([nll, squared_error, *grad(nll, (x_hat, x, log_gamma), incoming)])
-        for others in found[1:]:
-            assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
-
-
-@pytest.fixture
-def check_that_nothing_is_copied(compiled: ModuleType) -> Callable[[Tensor, Tensor], None]:
-    def check(x_hat: Tensor, x: Tensor) -> None:
-        log_gamma = torch.tensor(0.1)
-
-        def call() -> tuple[Tensor, Tensor]:
-            return mc.gaussian_nll(x_hat, x, log_gamma, return_squared_error=True, backend="cpu")
-
-        assert operators_around_the_kernel(call) <= {"aten.permute.default", "aten.view.default"}
-        assert memory_of_the_kernel(call) == sum(result.nbytes for result in call())
-
-    return check
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_views_are_read_without_a_copy(
-    check_that_nothing_is_copied: Callable[[Tensor, Tensor], None], layout: str
-) -> None:
-    check_that_nothing_is_copied(lay_out(torch.randn(30, 20), layout), lay_out(torch.randn(30, 20), layout))
-    check_that_nothing_is_copied(lay_out(torch.randn(30, 20), layout), torch.randn(30, 20))
-
-
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_images_are_read_without_a_copy(
-    check_that_nothing_is_copied: Callable[[Tensor, Tensor], None], memory_format: torch.memory_format
-) -> None:
-    images = [torch.randn(4, 3, 8, 6).to(memory_format=memory_format) for _ in range(2)]
-    check_that_nothing_is_copied(*images)
+        assert_same_on_threads((1, 2, 3), results, incoming, x_hat, x, log_gamma)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

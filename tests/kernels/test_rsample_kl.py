@@ -1,5 +1,4 @@
 import re
-from collections.abc import Callable
 
 import mpmath
 import numpy as np
@@ -14,6 +13,7 @@ from manifold_core.kernels.random import standard_normal
 from manifold_core.kernels.rsample_kl import reference
 from poison import poisoned
 from sampling import NAMES, Case, as_problem, assert_is_the_definition, cases, draw, generator_of
+from threads import assert_same_on_threads
 from tolerances import sum_rounding
 from torch import Tensor
 from torch.autograd import grad, gradcheck
@@ -357,9 +357,11 @@ def test_a_second_derivative_is_refused(cpu: str, incoming_needs_gradient: bool)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_results_do_not_depend_on_the_number_of_threads(
-    cpu: str, threads: Callable[[int], None], dtype: torch.dtype
-) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(cpu: str, dtype: torch.dtype) -> None:
+    def results(inputs: dict[str, Tensor], *incoming: Tensor) -> list[Tensor]:
+        z, kl, ratio = mc.rsample_kl(**inputs, return_variance_ratio=True, seed=17, first_row=5, backend=cpu)
+        return [z, kl, ratio, *grad((z, kl), tuple(inputs.values()), incoming)]
+
     for shape in ((3001, 37), (70, 1025), (50_000, 1)):
         generator = torch.Generator().manual_seed(16)
         mu, log_var = (torch.randn(shape, generator=generator).to(dtype).requires_grad_() for _ in range(2))
@@ -367,13 +369,7 @@ def test_results_do_not_depend_on_the_number_of_threads(
         inputs = dict(zip(NAMES, (mu, log_var, *rest), strict=True))
         grad_z = torch.randn(shape, generator=generator).to(dtype)
         grad_kl = torch.randn(shape[0], generator=generator, dtype=torch.promote_types(dtype, torch.float32))
-        found = []
-        for number in (1, 2, 3):
-            threads(number)
-            z, kl, ratio = mc.rsample_kl(**inputs, return_variance_ratio=True, seed=17, first_row=5, backend=cpu)
-            found.append([z, kl, ratio, *grad((z, kl), tuple(inputs.values()), (grad_z, grad_kl))])
-        for others in found[1:]:
-            assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
+        assert_same_on_threads((1, 2, 3), results, inputs, grad_z, grad_kl)
 
 
 def test_results_do_not_depend_on_the_split_of_the_batch(backend: str) -> None:

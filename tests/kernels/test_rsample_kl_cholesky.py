@@ -1,5 +1,4 @@
 import re
-from collections.abc import Callable
 from types import ModuleType
 
 import mpmath
@@ -15,6 +14,7 @@ from manifold_core.kernels.random import standard_normal
 from manifold_core.kernels.rsample_kl_cholesky import reference
 from poison import poisoned
 from sampling import Case, as_problem, assert_is_the_definition, cases, draw, generator_of, on_diagonal, packed
+from threads import assert_same_on_threads
 from tolerances import sum_rounding
 from torch import Tensor
 from torch.autograd import grad, gradcheck
@@ -411,24 +411,18 @@ def test_a_second_derivative_is_refused(cpu: str, incoming_needs_gradient: bool)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("prior", ["none", "one row"])
-def test_results_do_not_depend_on_the_number_of_threads(
-    cpu: str, threads: Callable[[int], None], prior: str, dtype: torch.dtype
-) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(cpu: str, prior: str, dtype: torch.dtype) -> None:
+    def results(inputs: list[Tensor], *incoming: Tensor) -> list[Tensor]:
+        z, kl, ratio = mc.rsample_kl_cholesky(*inputs, seed=17, first_row=5, return_variance_ratio=True, backend=cpu)
+        return [z, kl, ratio, *grad((z, kl), inputs, incoming)]
+
     for rows, latents in ((301, 37), (7, 600), (5000, 1)):
         generator = torch.Generator().manual_seed(16)
         shapes = [(rows, latents), (rows, packed(latents)), *([(latents,)] * 2 if prior == "one row" else [])]
         inputs = [(0.5 * torch.randn(s, generator=generator)).to(dtype).requires_grad_() for s in shapes]
         grad_z = torch.randn(rows, latents, generator=generator).to(dtype)
         grad_kl = torch.randn(rows, generator=generator, dtype=torch.promote_types(dtype, torch.float32))
-        found = []
-        for number in (1, 2, 3):
-            threads(number)
-            z, kl, ratio = mc.rsample_kl_cholesky(
-                *inputs, seed=17, first_row=5, return_variance_ratio=True, backend=cpu
-            )
-            found.append([z, kl, ratio, *grad((z, kl), inputs, (grad_z, grad_kl))])
-        for others in found[1:]:
-            assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
+        assert_same_on_threads((1, 2, 3), results, inputs, grad_z, grad_kl)
 
 
 def test_results_do_not_depend_on_the_split_of_the_batch(backend: str) -> None:
