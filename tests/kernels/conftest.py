@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+import torch
 from cuda_on_host.kernels import NEEDS_COMPILER, NEEDS_DEVICE, Kernels, kernels_on
 from instruction_sets import CPU, use
 from manifold_core.kernels import extension
@@ -38,3 +39,11 @@ def compiled() -> object:
     if extension.compiled is None:
         pytest.skip(extension.missing_because)
     return extension.compiled
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """torch.compile remembers nothing of other tests, nor they of this one."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
