@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from cuda_on_host.kernels import NEEDS_COMPILER, NEEDS_DEVICE, Kernels, kernels_on
@@ -47,3 +48,10 @@ def fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
+
+
+@pytest.fixture
+def quiet_numpy() -> Iterator[None]:
+    """Triton's interpreter calculates with numpy, which warns where a result is meant to be infinite or NaN."""
+    with np.errstate(all="ignore"):
+        yield

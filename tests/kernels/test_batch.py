@@ -16,7 +16,7 @@ def numbers(size: int) -> Tensor:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_it_is_the_sum(size: int) -> None:
+def test_sum_of_batch_is_the_sum(size: int) -> None:
     values = numbers(size).requires_grad_()
     total = sum_of_batch(values)
     assert total.item() == pytest.approx(math.fsum(values.tolist()), abs=1e-6 * max(size, 1) ** 0.5)
@@ -31,7 +31,7 @@ def test_an_empty_batch_has_no_mean() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_it_does_not_depend_on_the_number_of_threads(dtype: torch.dtype) -> None:
+def test_the_sum_does_not_depend_on_the_number_of_threads(dtype: torch.dtype) -> None:
     for size in SIZES[2:]:
         assert_same_on_threads((1, 2, 3, 5), lambda values: [sum_of_batch(values)], numbers(size).to(dtype))
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from cuda_on_host.build import NAMESPACE, load
-from cuda_on_host.kernels import NEEDS_COMPILER, NEEDS_DEVICE, Kernels
+from cuda_on_host.build import load
+from cuda_on_host.kernels import NEEDS_COMPILER, NEEDS_DEVICE, Kernels, on_host
 from fakes import assert_fake_results_are_like_real_ones
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -247,8 +247,7 @@ def arguments_of(name: str, layout: str, dtype: torch.dtype) -> list[tuple[Any, 
 @pytest.mark.parametrize("dtype", [F32, F64, BF16])
 @pytest.mark.parametrize("name", ["batch_norm_relu", "batch_norm_relu_backward"])
 def test_fake_results_are_like_real_ones(name: str, dtype: torch.dtype, layout: str) -> None:
-    load()
-    operator = getattr(getattr(torch.ops, NAMESPACE), name).default
+    operator = getattr(on_host(), name).default
     for arguments in arguments_of(name, layout, dtype):
         assert_fake_results_are_like_real_ones(operator, arguments)
 
@@ -257,8 +256,7 @@ def test_fake_results_are_like_real_ones(name: str, dtype: torch.dtype, layout: 
 @pytest.mark.parametrize(("dtype", "layout"), [(F32, LAYOUTS[0]), (F64, LAYOUTS[-1]), (BF16, LAYOUTS[0])])
 @pytest.mark.parametrize("name", ["batch_norm_relu", "batch_norm_relu_backward"])
 def test_opcheck(name: str, dtype: torch.dtype, layout: str) -> None:
-    load()
-    operator = getattr(getattr(torch.ops, NAMESPACE), name).default
+    operator = getattr(on_host(), name).default
     for arguments in arguments_of(name, layout, dtype):
         opcheck(operator, arguments)
 
@@ -313,7 +311,7 @@ def assert_alike_in_half(found: list[Tensor], expected: list[Tensor]) -> None:
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # of torch itself
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
-def test_a_model_on_a_device_has_them_as_well(order: torch.memory_format, compiled: bool) -> None:
+def test_a_model_on_a_device_has_the_gradients_of_pytorchs_layers(order: torch.memory_format, compiled: bool) -> None:
     torch.compiler.reset()
     x = torch.rand(64, 1, 28, 28, generator=torch.Generator().manual_seed(1), dtype=F64).cuda()
     found = []
@@ -356,7 +354,7 @@ def test_a_layer_in_half_precision_is_pytorchs() -> None:
 @NEEDS_COMPILER
 @pytest.mark.parametrize("of_residual", [F32, BF16, None])
 @pytest.mark.usefixtures("in_place_of_a_device")
-def test_autocast_makes_of_it_what_it_makes_of_the_definition(of_residual: torch.dtype | None) -> None:
+def test_autocast_treats_it_as_it_treats_the_definition(of_residual: torch.dtype | None) -> None:
     generator = torch.Generator().manual_seed(0)
     x, weight = torch.randn(40, 3, 6, 6, generator=generator), torch.randn(4, 3, 3, 3, generator=generator)
     norm_weight, norm_bias = torch.randn(2, 4, generator=generator)

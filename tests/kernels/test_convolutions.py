@@ -223,7 +223,7 @@ def both(inputs: list[Tensor], backend: str = "cpu", **options: Any) -> list[Ten
     return [y, mean, variance, x_hat, *grad(of_all, inputs)]
 
 
-def test_numbers_do_not_depend_on_the_number_of_threads(cpu: str) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(cpu: str) -> None:
     assert_same_on_threads((1, 2, 3, 7), both, arguments(F32, 300))
 
 
@@ -242,7 +242,7 @@ def test_samples_do_not_touch_each_other(cpu: str) -> None:
 
 
 @pytest.mark.parametrize("relu", [True, False])
-def test_not_a_number_stays(backend: str, relu: bool) -> None:
+def test_nan_stays_in_its_channel(backend: str, relu: bool) -> None:
     x, weight, *rest = (tensor.detach() for tensor in arguments(F32, 5))
     weight[2, 1, 0, 0] = torch.nan
     y, mean, variance = conv_norm(x, weight, *rest, padding=1, relu=relu, backend=backend)
@@ -251,7 +251,7 @@ def test_not_a_number_stays(backend: str, relu: bool) -> None:
         assert result[[0, 1, 3]].isfinite().all()
 
 
-def test_a_gradient_passes_what_is_not_a_number(backend: str) -> None:
+def test_a_gradient_passes_nan(backend: str) -> None:
     """As PyTorch's ReLU lets it: a channel whose numbers are lost does not look like one that is shut."""
     x, weight, *rest = (tensor.detach() for tensor in arguments(F32, 5))
     weight[2, 1, 0, 0] = torch.nan
@@ -262,7 +262,7 @@ def test_a_gradient_passes_what_is_not_a_number(backend: str) -> None:
 
 
 @pytest.mark.parametrize("stride", [5, 8, 9, 10**5, 10**9])
-def test_from_a_single_pixel_there_is_nowhere_to_step(backend: str, stride: int) -> None:
+def test_the_stride_does_not_matter_to_a_single_pixel(backend: str, stride: int) -> None:
     x, weight, bias = draw(Case(9, 3, 6, 5, 4, 3, 1, 1, True, True, F64, 3), (9, 3, 5, 4), (4, 3, 3, 3), (4,))
     y, *_ = conv_norm(x, weight, bias, bias, stride=stride, padding=1, backend=backend)
     z = conv_transpose(x[:, :, :1, :1], weight.transpose(0, 1), bias, stride=stride, backend=backend)
@@ -341,7 +341,7 @@ def test_a_second_derivative_is_refused(name: str) -> None:
 @NEEDS_COMPILED
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.func.jvp itself uses it
 @pytest.mark.parametrize("name", ["conv_norm", "conv_transpose"])
-def test_who_has_the_derivatives_that_a_layer_lacks_is_said(name: str) -> None:
+def test_an_error_says_that_by_pytorch_has_the_missing_derivative(name: str) -> None:
     """A model's caller does not call the op: its ``backend`` is out of his reach, by_pytorch is not."""
     x, weight, *rest = (tensor.detach() for tensor in arguments(F64, 3))
 
@@ -383,7 +383,7 @@ def chosen(batch: int, inputs: int, outputs: int, size: int, dtype: torch.dtype 
     return choose_for_images(backend, x, weight)
 
 
-def test_what_pytorch_serves() -> None:
+def test_convolutions_that_are_left_to_pytorch() -> None:
     assert chosen(512, 5, 5, 14, backend="reference") == "reference"
     assert chosen(512, 5, 5, 14, torch.bfloat16) == chosen(0, 5, 5, 14) == "reference"
     assert chosen(1, 5, 5, 14) == chosen(16, 32, 32, 14) == "reference"  # few samples
@@ -393,7 +393,7 @@ def test_what_pytorch_serves() -> None:
 
 
 @NEEDS_COMPILED
-def test_what_kernels_of_ours_serve() -> None:
+def test_convolutions_that_our_kernels_serve() -> None:
     for shape in ((8, 5, 5, 14), (32, 5, 5, 112), (32, 32, 64, 14), (32, 16, 16, 28)):
         assert chosen(*shape) == chosen(*shape, F64) == "cpu"
     assert chosen(1, 64, 64, 7, backend="cpu") == "cpu"

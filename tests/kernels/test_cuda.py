@@ -5,7 +5,7 @@ held against the definitions in float64.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,8 +14,7 @@ import pytest
 import reconstruction
 import sampling
 import torch
-from cuda_on_host.build import NAMESPACE, load
-from cuda_on_host.kernels import NEEDS_COMPILER, NEEDS_DEVICE, Kernels
+from cuda_on_host.kernels import NEEDS_COMPILER, Kernels, on_host
 from dtypes import BF16, DTYPES, F64, arithmetic
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -38,12 +37,6 @@ SHAPES_OF_L = (
 )
 ALL_LEARN_OR_POSTERIOR = st.sampled_from([(), (), (), ("prior_mu", "prior_log_var", "gate_logits")])
 OFTEN_DENSE = {n: st.just(("dense",) * n) | st.tuples(*[st.sampled_from(LAYOUTS)] * n) for n in (5, 7)}
-
-
-def on_host() -> Any:
-    """The operators compiled for this processor, and what there is to test the host with."""
-    load()
-    return getattr(torch.ops, NAMESPACE)
 
 
 def assert_cuda_is_the_definition(
@@ -133,7 +126,7 @@ def test_words_are_those_of_the_definition(seed: int, first_row: int, rows: int,
     assert torch.equal(on_host().noise_words(torch.tensor(seed), first_row, *expected.shape), expected)
 
 
-def test_the_noise_is_the_same_to_the_last_bit_but_rounding(kernels: Kernels) -> None:
+def test_noise_is_its_definition_to_rounding(kernels: Kernels) -> None:
     # Any other word would be another number: 2^32 of them share the interval.
     for rows, cols, first_row, seed in ((5, 37, 0, 1), (3, 4, 2**32 - 2, 2**63 - 1), (2, 1026, 2**40, 12345678901)):
         zeros = torch.zeros(rows, cols, dtype=torch.float64, device=kernels.device)
@@ -160,7 +153,7 @@ def of_each_capability(kernels: Kernels) -> Iterator[Iterator[None]]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layout", ["dense", "first head", "offset"])
 @pytest.mark.parametrize("cols", [1, 7, 20, 64, 100, 128])
-def test_a_sample_of_full_covariance_is_the_same_wherever_it_stands(
+def test_a_sample_of_full_covariance_does_not_depend_on_its_batch(
     kernels: Kernels, cols: int, layout: str, dtype: Any
 ) -> None:
     """A block takes many of a large batch in turn: one is copied while another is worked on."""
@@ -309,7 +302,7 @@ def test_gradients_written_early_are_scaled_in_place(
 
 
 @pytest.mark.parametrize("factor", [1.0, -0.3])
-def test_a_share_of_the_loss_has_that_share_of_its_gradients(kernels: Kernels, factor: float) -> None:
+def test_gradients_scale_with_the_loss(kernels: Kernels, factor: float) -> None:
     x_hat, x = (torch.randn(9, 5, device=kernels.device) for _ in range(2))
     kl, log_gamma = torch.rand(9, device=kernels.device), kernels.scalar(-1.0, torch.float32)
     given = [t.requires_grad_() for t in (x_hat, x, log_gamma, kl)]
@@ -323,7 +316,7 @@ def test_a_share_of_the_loss_has_that_share_of_its_gradients(kernels: Kernels, f
 
 
 @pytest.mark.parametrize("cols", [5, 40, 600])
-def test_what_is_not_asked_for_may_be_infinite(kernels: Kernels, cols: int) -> None:
+def test_gradients_of_z_do_not_need_finite_ones_of_kl(kernels: Kernels, cols: int) -> None:
     """Of a prior as narrow as this even e^(-p/2) is, of which the gradients of z know nothing."""
     run, device = kernels.operators, kernels.device
     mu, tril = torch.zeros(3, cols, device=device), torch.full((3, cols * (cols + 1) // 2), 0.5, device=device)
@@ -343,7 +336,7 @@ def test_what_is_not_asked_for_may_be_infinite(kernels: Kernels, cols: int) -> N
 
 @pytest.mark.parametrize("cols", [1, 9, 40, 140])
 @pytest.mark.parametrize("full", [False, True])
-def test_a_sample_whose_infinite_kl_does_not_count_has_no_gradient(kernels: Kernels, full: bool, cols: int) -> None:
+def test_an_infinite_kl_that_has_no_weight_has_no_gradient(kernels: Kernels, full: bool, cols: int) -> None:
     inputs, grad_kl = oracles.infinite_in_float32(full, cols)
     there = [tensor.detach().to(kernels.device) for tensor in inputs.values()]
     seed, incoming = kernels.scalar(0, torch.int64), grad_kl.to(kernels.device)
@@ -358,7 +351,7 @@ def test_a_sample_whose_infinite_kl_does_not_count_has_no_gradient(kernels: Kern
 
 @pytest.mark.parametrize("cols", [5, 140])  # staged, and longer than that
 @pytest.mark.parametrize(("below", "prior_log_var"), [(1e20, 80.0), (3e-21, -80.0)])
-def test_what_is_left_of_the_diagonal_is_scaled_before_it_is_squared(
+def test_numbers_left_of_the_diagonal_are_scaled_before_they_are_squared(
     kernels: Kernels, cols: int, below: float, prior_log_var: float
 ) -> None:
     """Its square alone is infinite, or has lost its digits; over the prior's variance it has not."""
@@ -440,149 +433,3 @@ def test_bad_tensors_are_refused(kernels: Kernels) -> None:
         run.rsample_kl_cholesky(x, x, None, None, seed, 0, False, False)
     with pytest.raises(RuntimeError, match="log_gamma must be one number, float32 or float64"):
         run.gaussian_nll(x, x, log_gamma.half())
-
-
-@NEEDS_COMPILER
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        ("ends early", r"thread 0 waits for its block at .*faulty\.cpp:\d+, but thread 7 has ended"),
-        ("waits elsewhere", r"thread 0 waits for its block at .*faulty\.cpp:\d+, but thread 32 waits for its block at"),
-        ("misses a shuffle", r"waits for its warp at .*faulty\.cpp:\d+, but thread \d+ "),
-        ("writes behind", "faulty: writes behind its shared memory"),
-        ("wants too much", "faulty: too much shared memory"),
-        ("a block ends early", r"faulty_team, block 1: thread 0 waits for its block at .*, but thread 7 has ended"),
-    ],
-)
-def test_threads_that_part_at_a_barrier_are_reported(fault: str, message: str) -> None:
-    run = on_host().faulty
-    with pytest.raises(RuntimeError, match=message):
-        run(fault)
-    assert run("nothing") == 64  # and the next kernel runs as if nothing had been
-
-
-@NEEDS_COMPILER
-def test_blocks_that_cannot_run_at_once_are_refused() -> None:
-    assert on_host().faulty("too many blocks") == -1
-
-
-@NEEDS_COMPILER
-def test_a_race_does_not_give_the_same_twice() -> None:
-    run = on_host().faulty
-    assert len({run("race") for _ in range(20)}) > 1
-
-
-@pytest.mark.gpu
-@NEEDS_DEVICE
-class TestDevice:
-    """What only a device can show."""
-
-    @pytest.fixture
-    def calls(self) -> dict[str, Callable[[], tuple[Tensor, ...]]]:
-        """Each operator on small tensors, batch sums and all."""
-        run = torch.ops.manifold_core
-        x, kl = torch.randn(700, 36, device="cuda"), torch.randn(700, device="cuda")
-        tril = 0.1 * torch.randn(700, 36 * 37 // 2, device="cuda")
-        one, zeros = torch.zeros(1, 36, device="cuda"), torch.zeros(700, 36, device="cuda")
-        seed, log_gamma = torch.tensor(1, device="cuda"), torch.tensor(0.1, device="cuda")
-        u = torch.randn(300, 10, 5, 3, device="cuda").contiguous(memory_format=torch.channels_last)
-        of_channels = [*torch.randn(2, 10, device="cuda"), torch.randn(10, 4, device="cuda")]
-
-        def gaussian_elbo_scale() -> tuple[Tensor, ...]:
-            early = x.clone(), log_gamma.clone(), log_gamma.clone()
-            run.gaussian_elbo_scale(*early, log_gamma)
-            return early
-
-        return {
-            "rsample_kl": lambda: run.rsample_kl(x, x, one, one, one, seed, 0, False, True),
-            "rsample_kl_backward": lambda: run.rsample_kl_backward(x, kl, x, x, one, one, one, seed, 0, True, True),
-            "rsample_kl_cholesky": lambda: run.rsample_kl_cholesky(x, tril, one, one, seed, 0, False, True),
-            "rsample_kl_cholesky_backward": lambda: run.rsample_kl_cholesky_backward(
-                x, kl, x, tril, one, one, seed, 0, True
-            ),
-            "gaussian_nll": lambda: run.gaussian_nll(x, zeros, log_gamma),
-            "gaussian_nll_backward": lambda: run.gaussian_nll_backward(kl, kl, x, zeros, log_gamma, kl),
-            "gaussian_elbo": lambda: run.gaussian_elbo(x, zeros, log_gamma, kl, 0.5, True),
-            "gaussian_elbo_scale": gaussian_elbo_scale,
-            "batch_norm_relu": lambda: run.batch_norm_relu(u, *of_channels[:2], u, 0.1, True),
-            "batch_norm_relu_backward": lambda: run.batch_norm_relu_backward(u, u, *of_channels, True),
-        }
-
-    def test_no_more_kernels_are_launched_than_needed(self, calls: dict[str, Callable[[], tuple[Tensor, ...]]]) -> None:
-        torch.cuda.synchronize()
-        for name, call in calls.items():
-            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-                call()
-                torch.cuda.synchronize()
-            kernels = [e.name for e in profile.events() if "Mem" not in e.name and "cuda" in str(e.device_type).lower()]
-            # Before a number of images is normalised, all have been seen.
-            assert len(kernels) == (2 if name.startswith("batch_norm") else 1), (name, kernels)
-
-    def test_results_are_the_same_each_time(self, calls: dict[str, Callable[[], tuple[Tensor, ...]]]) -> None:
-        for name, call in calls.items():
-            first = call()
-            for _ in range(20):
-                for a, b in zip(first, call(), strict=True):
-                    assert torch.equal(a, b), name
-
-    def test_a_graph_replays_them(self, calls: dict[str, Callable[[], tuple[Tensor, ...]]]) -> None:
-        for name, call in calls.items():
-            expected = call()
-            torch.cuda.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):  # refuses whatever waits for the device
-                found = call()
-            for result in found:
-                result.fill_(math.nan)
-            for _ in range(3):
-                graph.replay()
-            for a, b in zip(expected, found, strict=True):
-                assert torch.equal(a, b), name
-
-    def test_the_seed_is_read_when_the_kernel_runs(self) -> None:
-        run, x, seed = torch.ops.manifold_core, torch.zeros(5, 8, device="cuda"), torch.tensor(1, device="cuda")
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            z, _, _ = run.rsample_kl(x, x, None, None, None, seed, 0, False, False)
-        for value in (1, 2, 2**63 - 1):
-            seed.fill_(value)
-            graph.replay()
-            torch.testing.assert_close(z.cpu().double(), standard_normal(torch.tensor(value), 5, 8), rtol=1e-6, atol=0)
-
-    def test_another_stream(self, calls: dict[str, Callable[[], tuple[Tensor, ...]]]) -> None:
-        stream = torch.cuda.Stream()
-        for name, call in calls.items():
-            expected = call()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                torch.cuda._sleep(10_000_000)  # on another stream than this the results would be there at once
-                found = call()
-                assert not stream.query(), name
-            stream.synchronize()
-            for a, b in zip(expected, found, strict=True):
-                assert torch.equal(a, b), name
-
-    def test_tensors_on_the_host_are_refused(self) -> None:
-        run, x = torch.ops.manifold_core, torch.zeros(5, 8, device="cuda")
-        with pytest.raises(RuntimeError, match="seed is on another device"):
-            run.rsample_kl(x, x, None, None, None, torch.tensor(1), 0, False, False)
-        with pytest.raises(RuntimeError, match="log_gamma is on another device"):
-            run.gaussian_nll(x, x, torch.tensor(1.0))
-
-    def test_indices_past_31_bits(self) -> None:
-        rows, cols = 2**21 + 1, 1024
-        if torch.cuda.mem_get_info()[0] < 5 * rows * cols * 2:
-            pytest.skip("the device has too little free memory")
-        run, seed = torch.ops.manifold_core, torch.tensor(1, device="cuda")
-        mu = torch.zeros(rows, cols, dtype=torch.bfloat16, device="cuda")
-        mu[-1] = 3
-        z, kl, _ = run.rsample_kl(mu, mu, None, None, None, seed, 0, False, False)
-        last = mu[-1:].float()
-        same_z, same_kl, _ = run.rsample_kl(last, last, None, None, None, seed, rows - 1, False, False)
-        assert torch.equal(z[-1:], same_z.bfloat16())
-        torch.testing.assert_close(kl[-1:], same_kl)
-        assert (kl[:-1] == 0).all()
-        nll, squared_error = run.gaussian_nll(mu, torch.zeros_like(mu), torch.tensor(0.0, device="cuda"))
-        assert squared_error[-1] == 9 * cols
-        assert (squared_error[:-1] == 0).all()
-        assert (nll[:-1] == nll[0]).all()

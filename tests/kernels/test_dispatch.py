@@ -97,7 +97,7 @@ def test_a_named_backend_that_cannot_serve_raises(without_module: None) -> None:
         gaussian_elbo(x, x, 0.0, x[:, 0], backend="cpu")
 
 
-def test_kl_alone_can_send_a_call_to_the_reference(compiled: object) -> None:
+def test_the_type_of_kl_alone_can_rule_a_backend_out(compiled: object) -> None:
     x, kl = torch.zeros(2, 3), torch.zeros(2).to(torch.float8_e4m3fn)
     with pytest.raises(RuntimeError, match=r"backend 'cpu' cannot serve this call: no kernel for torch\.float8_e4m3fn"):
         gaussian_elbo(x, x, 0.0, kl, backend="cpu")
@@ -124,7 +124,7 @@ def test_the_reference_can_always_be_had(dtype: torch.dtype) -> None:
         ]
 
 
-def test_a_name_decides_who_works(compiled: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_named_backend_does_the_work(compiled: object, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("this backend was not asked for")
 
@@ -303,7 +303,9 @@ def test_convolutions_of_cuda_tensors_are_left_to_pytorch(built: Callable[[bool,
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_what_follows_them_is_not(built: Callable[[bool, bool], None], dtype: torch.dtype) -> None:
+def test_what_follows_a_convolution_of_cuda_tensors_is_not(
+    built: Callable[[bool, bool], None], dtype: torch.dtype
+) -> None:
     layer = ConvNorm(5, 3, stride=2)
     with FakeTensorMode():
         shapes = (32, 5, 14, 14), (3, 5, 3, 3), (32, 3, 7, 7)

@@ -117,7 +117,7 @@ CALLS = (
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("call", CALLS)
-def test_a_number_is_the_same_however_far_away(
+def test_results_do_not_depend_on_how_far_apart_numbers_lie(
     backend: Backend, call: Callable[[Backend, Numbers], Called], layout: str
 ) -> None:
     """Near, the other tests hold it against the definition."""

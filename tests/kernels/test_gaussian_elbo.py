@@ -167,7 +167,7 @@ def test_a_second_backward_pass_gives_the_same(backend: str, dtype: torch.dtype)
         torch.testing.assert_close(argument.grad, 5 * k, rtol=3 * torch.finfo(argument.dtype).eps, atol=0)
 
 
-def test_gradients_belong_to_the_caller(backend: str) -> None:
+def test_gradients_may_be_written_to(backend: str) -> None:
     # Nothing that is kept for the backward pass may be handed out: clipping in place would change the next one.
     arguments = make(torch.float32)
     loss, _, _ = gaussian_elbo(*arguments, backend=backend)
@@ -272,7 +272,7 @@ def test_nan_reaches_the_loss_and_its_row_alone(backend: str, dtype: torch.dtype
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_images_are_as_good_as_rows(backend: str, dtype: torch.dtype) -> None:
+def test_images_give_the_same_as_rows(backend: str, dtype: torch.dtype) -> None:
     x_hat, x, log_gamma, kl = make(dtype, 4, 3 * 8 * 6)
     loss, nll, _ = gaussian_elbo(x_hat, x, log_gamma, kl, backend=backend)
     expected = grad(loss, (x_hat, x, log_gamma))
@@ -291,7 +291,7 @@ def test_images_are_as_good_as_rows(backend: str, dtype: torch.dtype) -> None:
             torch.testing.assert_close(grad_log_gamma, expected[2], rtol=1e-5, atol=0)
 
 
-def test_every_way_to_give_log_gamma(backend: str) -> None:
+def test_log_gamma_in_every_form(backend: str) -> None:
     x_hat, x, _, kl = make(torch.float64)
     expected, _, _ = gaussian_elbo(x_hat, x, 0.5, kl, backend=backend)
     exact = (7 - (x_hat - x).square().sum(dim=1).mean() * math.exp(-0.5)).item() / 2

@@ -267,7 +267,7 @@ def test_results_do_not_depend_on_the_number_of_threads(cpu: str, dtype: torch.d
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_images_are_as_good_as_rows(backend: str, dtype: torch.dtype) -> None:
+def test_images_give_the_same_as_rows(backend: str, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(20)
     x_hat, x = (torch.randn(4, 3, 8, 6, generator=generator).to(dtype) for _ in range(2))
     incoming = torch.randn(4, generator=generator, dtype=torch.promote_types(dtype, torch.float32))
@@ -305,7 +305,7 @@ def test_any_number_of_feature_dimensions(backend: str, shape: tuple[int, ...]) 
     torch.testing.assert_close(found, expected, rtol=1e-13, atol=0)
 
 
-def test_every_way_to_give_log_gamma(backend: str) -> None:
+def test_log_gamma_in_every_form(backend: str) -> None:
     generator = torch.Generator().manual_seed(21)
     x_hat, x = (torch.randn(5, 6, generator=generator, dtype=torch.float64) for _ in range(2))
     expected = mc.gaussian_nll(x_hat, x, 0.5, backend=backend)
@@ -406,7 +406,7 @@ def test_a_flag_that_is_no_bool_is_refused(backend_name: str, flag: object) -> N
 
 
 @pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5), np.float16(0.5), Fraction(1, 2)])
-def test_any_real_number_is_a_gamma(number: float) -> None:
+def test_log_gamma_may_be_any_real_number(number: float) -> None:
     x_hat = X + torch.arange(3)
     torch.testing.assert_close(mc.gaussian_nll(x_hat, X, number), mc.gaussian_nll(x_hat, X, 0.5), rtol=0, atol=0)
     torch.testing.assert_close(
@@ -417,7 +417,7 @@ def test_any_real_number_is_a_gamma(number: float) -> None:
     )
 
 
-def test_a_number_that_changes_does_not_compile_anew(compiled: ModuleType) -> None:
+def test_another_log_gamma_does_not_recompile(compiled: ModuleType) -> None:
     x_hat, x = torch.linspace(-1, 2, 12).double().view(4, 3), torch.ones(4, 3).double()
     for numbers in ([step / 8 for step in range(12)], [np.float32(step / 8) for step in range(12)]):
         torch._dynamo.reset()

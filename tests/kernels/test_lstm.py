@@ -77,7 +77,7 @@ def assert_close(found: Sequence[Tensor], expected: Sequence[Tensor], floors: Se
 @example(Case(2200, 2, 3, 5, seed=2))  # more tiles than parts
 @example(Case(64, 3, 8, 16, with_x=False, seed=3))  # no lane is idle
 @example(Case(300, 2, 3, 200, seed=4))  # many units
-def test_it_is_the_formula(backend: str, case: Case) -> None:
+def test_lstm_is_its_formula(backend: str, case: Case) -> None:
     inputs, incoming = draw(case)
     y = lstm(*inputs, backend=backend)
     found = [y, *grad(y, [leaf for leaf in inputs if leaf.requires_grad], incoming)]
@@ -89,7 +89,7 @@ def test_it_is_the_formula(backend: str, case: Case) -> None:
 
 
 @NEEDS_COMPILED
-def test_far_from_zero_gates_are_shut_and_not_spoilt() -> None:
+def test_saturated_gates_are_finite() -> None:
     case = Case(3, 2, 2, 2)
     inputs, incoming = draw(case)
     with torch.no_grad():
@@ -101,7 +101,7 @@ def test_far_from_zero_gates_are_shut_and_not_spoilt() -> None:
 
 
 @NEEDS_COMPILED
-def test_a_number_that_is_none_spoils_its_own_sequence_alone() -> None:
+def test_nan_stays_in_its_sequence() -> None:
     inputs, _ = draw(Case(70, 3, 4, 5))
     expected = lstm(*inputs, backend="cpu")
     with torch.no_grad():
@@ -115,7 +115,7 @@ def test_a_number_that_is_none_spoils_its_own_sequence_alone() -> None:
 
 @NEEDS_COMPILED
 @pytest.mark.parametrize("case", [Case(5000, 3, 4, 5), Case(200, 2, 4, 90)])
-def test_the_numbers_do_not_depend_on_threads(cpu: str, case: Case) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(cpu: str, case: Case) -> None:
     inputs, incoming = draw(case)
 
     def results() -> list[Tensor]:
@@ -141,7 +141,7 @@ def test_strided_inputs_and_a_gradient_that_is_expanded() -> None:
 
 
 @NEEDS_COMPILED
-def test_every_number_is_written_and_none_of_before_is_read() -> None:
+def test_every_number_is_written() -> None:
     for case in (Case(3, 2, 9, 17), Case(65, 3, 4, 5)):
         inputs, incoming = draw(case)
 
@@ -166,7 +166,7 @@ def test_the_gradients_of_both_biases_can_be_written_to() -> None:
 
 @NEEDS_COMPILED
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-def test_derivatives_forward_are_refused() -> None:
+def test_forward_mode_is_refused() -> None:
     (x, *weights), _ = draw(Case(2, 3, 2, 2, with_x=False))
     weights = [weight.detach() for weight in weights]
 
@@ -194,7 +194,7 @@ def test_checkpointing(use_reentrant: bool) -> None:
 
 
 @NEEDS_COMPILED
-def test_a_sequence_that_is_no_number_spoils_the_gradient_of_its_own_alone() -> None:
+def test_a_gradient_of_nan_stays_in_its_sequence() -> None:
     inputs, incoming = draw(Case(70, 3, 4, 5))
     (expected,) = grad(lstm(*inputs, backend="cpu"), inputs[:1], incoming)
     incoming[3, 1] = math.nan
@@ -233,7 +233,7 @@ def test_few_samples_and_many_units_are_left_to_pytorch() -> None:
         assert choose_for_sequences("cpu", x, *others) == "cpu"
 
 
-def test_second_derivatives_are_the_references() -> None:
+def test_the_reference_alone_has_second_derivatives() -> None:
     inputs, _ = draw(Case(2, 3, 2, 2))
     wide = [tensor.detach().double().requires_grad_() for tensor in inputs]
     assert torch.autograd.gradgradcheck(lambda *given: lstm(*given, backend="reference"), wide)
@@ -269,7 +269,7 @@ def test_torch_func_and_vmap() -> None:
 
 
 @NEEDS_COMPILED
-def test_a_graph_holds_it_whole() -> None:
+def test_torch_compile_makes_one_graph() -> None:
     (x, *weights), incoming = draw(Case(4, 3, 2, 3))
     compiled = torch.compile(lstm, fullgraph=True, backend="aot_eager")
     for _ in range(2):
@@ -279,7 +279,7 @@ def test_a_graph_holds_it_whole() -> None:
     torch._dynamo.reset()
 
 
-def test_other_types_are_the_references() -> None:
+def test_other_types_are_left_to_the_reference() -> None:
     inputs, _ = draw(Case(3, 2, 2, 2, with_x=False))
     for dtype in (torch.float64, torch.bfloat16):
         assert lstm(*(tensor.detach().to(dtype) for tensor in inputs)).dtype == dtype
@@ -312,7 +312,7 @@ def test_backends_that_cannot_serve_are_refused() -> None:
         (4, None, TypeError, "bias_hh must be a tensor, got NoneType"),
     ],
 )
-def test_bad_input_is_named(place: int, bad: Any, error: type[Exception], match: str) -> None:
+def test_bad_input_is_refused_by_name(place: int, bad: Any, error: type[Exception], match: str) -> None:
     inputs: list[Any] = list(draw(Case(3, 2, 2, 2, with_x=False))[0])
     inputs[place] = bad
     with pytest.raises(error, match=match):

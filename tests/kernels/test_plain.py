@@ -153,7 +153,7 @@ def assert_same(ours: Any, theirs: Any) -> None:
 @pytest.mark.parametrize("name", OPERATORS)
 @settings(max_examples=150)
 @given(data=st.data())
-def test_same_results_and_errors_as_with_the_checks(name: str, data: st.DataObject) -> None:
+def test_results_and_errors_are_those_of_the_checks_in_python(name: str, data: st.DataObject) -> None:
     function, operator = OPERATORS[name]
     arguments = data.draw(calls(name))
     ours = outcome(function, arguments)
@@ -203,7 +203,7 @@ class Functions(TorchFunctionMode):
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # forward_ad itself uses it
 @pytest.mark.parametrize("name", OPERATORS)
-def test_others_are_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_calls_are_not_plain(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first = next(iter(usual(name)))
     value = usual(name)[first].detach()
     assert not served(name, monkeypatch, backend="reference")

@@ -124,7 +124,7 @@ def test_philox_known_answers_of_the_binding(
 
 
 @given(SEEDS, st.integers(0, 2**62), st.integers(0, 9), st.integers(0, 70))
-def test_words_of_reference_and_binding_are_one(
+def test_words_of_reference_and_binding_agree(
     compiled: ModuleType, seed: int, first_row: int, rows: int, cols: int
 ) -> None:
     words = noise_words(torch.tensor(seed), rows, cols, first_row)

@@ -86,7 +86,7 @@ def test_gradients_of_each_sample() -> None:
             torch.testing.assert_close(ours, torch.stack(theirs), rtol=1e-12, atol=1e-14)
 
 
-def test_vmap_draws_the_noise_it_is_told_to() -> None:
+def test_vmap_obeys_its_randomness() -> None:
     mu = torch.zeros(3, 4, 5)
     for randomness, alike in (("same", True), ("different", False)):
         z = torch.func.vmap(lambda m: mc.rsample_kl(m, m)[0], randomness=randomness)(mu)
@@ -108,7 +108,7 @@ def test_a_second_derivative_by_torch_func_is_refused() -> None:
             torch.func.grad(lambda m, f=function: torch.func.grad(f)(m).square().sum())(mu)
 
 
-def test_a_compiled_gradient_by_what_requires_grad_is_told_to_detach_it(fresh_compiler: None) -> None:
+def test_the_error_of_a_compiled_gradient_says_to_detach(fresh_compiler: None) -> None:
     """torch differentiates a compiled function by all that requires grad, that of torch.func.grad once more."""
     slope = torch.compile(
         torch.func.grad(lambda m: mc.rsample_kl(m, m, seed=torch.tensor(1))[1].sum()), backend="aot_eager"
@@ -158,7 +158,7 @@ ONE_NUMBER: dict[str, Callable[..., Tensor]] = {
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.func.jvp itself uses it
-def test_derivatives_forward_are_refused_and_the_reference_has_them() -> None:
+def test_forward_mode_is_refused_and_the_reference_has_it() -> None:
     mu = torch.randn(4, 5, dtype=torch.float64)
 
     def forward_ad_of(function: Callable[[Tensor], Tensor], requires_grad: bool) -> Tensor | None:
@@ -200,7 +200,7 @@ def dual_inside(function: Callable[[Tensor], Tensor], mu: Tensor) -> Tensor | No
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.func.jvp itself uses it
 @pytest.mark.parametrize("name", ONE_NUMBER)
-def test_compiled_derivatives_forward_are_refused(fresh_compiler: None, name: str) -> None:
+def test_compiled_forward_mode_is_refused(fresh_compiler: None, name: str) -> None:
     """Who drops a tangent gives a derivative of zero."""
     mu = torch.randn(4, 5, dtype=torch.float64)
     op, by_reference = ONE_NUMBER[name], partial(ONE_NUMBER[name], backend="reference")
