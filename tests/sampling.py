@@ -32,9 +32,8 @@ class Case(NamedTuple):
     layouts: tuple[str, ...] = DENSE  # of these, and of the incoming gradients of z and kl
     prior: str = "none"  # or "rows", "one row", "one mean" beside variances of each row
     gate: str = "none"  # or "rows", "one row"
-    share: float | None = (
-        0.75  # of the range of log(variance / prior variance), what the variance takes; None: all near 0
-    )
+    # Of the range of log(variance / prior variance), the part that the variance takes; None: both variances are near.
+    share: float | None = 0.75
     constants: tuple[str, ...] = ()  # inputs that need no gradient
     per_dimension: bool = False
     variance_ratio: bool = True
@@ -96,12 +95,8 @@ class Problem(NamedTuple):
 
     inputs: dict[str, Tensor]
     incoming: tuple[Tensor | None, Tensor | None]  # gradients of z and kl
+    z_dtype: torch.dtype
     arithmetic: torch.dtype
-
-    @property
-    def z_dtype(self) -> torch.dtype:
-        mu, spread, *_ = self.inputs.values()
-        return torch.promote_types(mu.dtype, spread.dtype)
 
 
 def as_problem(
@@ -118,14 +113,12 @@ def as_problem(
         if name in values:
             laid = lay_out(values[name].to(device, case.dtypes[at]), case.layouts[at])
             inputs[name] = laid.detach().requires_grad_(name not in case.constants)
-    problem = Problem(inputs, (None, None), arithmetic(*(t.dtype for t in inputs.values())))
-    grad_z = any_magnitude(generator, case.shape, 1e-3, gradient).to(device, problem.z_dtype)
+    z_dtype, wide = torch.promote_types(*case.dtypes[:2]), arithmetic(*(t.dtype for t in inputs.values()))
     kl_shape, lay = (case.shape, lay_out) if case.per_dimension else (case.shape[:1], lay_out_vector)
-    grad_kl = any_magnitude(generator, kl_shape, 1e-3, gradient).to(device, problem.arithmetic)
-    incoming = lay_out(grad_z, case.layouts[5]), lay(grad_kl, case.layouts[6])
-    return problem._replace(
-        incoming=(None if case.wanted == "kl" else incoming[0], None if case.wanted == "z" else incoming[1])
-    )
+    grad_z = lay_out(any_magnitude(generator, case.shape, 1e-3, gradient).to(device, z_dtype), case.layouts[5])
+    grad_kl = lay(any_magnitude(generator, kl_shape, 1e-3, gradient).to(device, wide), case.layouts[6])
+    incoming = None if case.wanted == "kl" else grad_z, None if case.wanted == "z" else grad_kl
+    return Problem(inputs, incoming, z_dtype, wide)
 
 
 def assert_is_the_definition(
@@ -140,7 +133,7 @@ def assert_is_the_definition(
 
     ``sums`` says how many sums over the latents a result is made of, ``over_rows`` what a sum over the batch adds.
     """
-    inputs, incoming, wide = problem
+    inputs, incoming, z_dtype, wide = problem
     learn = oracles.learned(inputs)
     seed = torch.tensor(case.seed, device=inputs["mu"].device)
     arguments = [t for t in (seed, *inputs.values(), *incoming) if t is not None]
@@ -151,7 +144,7 @@ def assert_is_the_definition(
         return z, kl, ratio, *oracles.gradients((z, kl), incoming, learn)
 
     results = [t.detach().cpu() for t in poisoned(run)]
-    assert [t.dtype for t in results] == [problem.z_dtype, wide, wide, *(t.dtype for t in learn)]
+    assert [t.dtype for t in results] == [z_dtype, wide, wide, *(t.dtype for t in learn)]
     expected = oracles.of_rsample_kl(inputs, case.seed, case.first_row, case.per_dimension, *incoming)
     over_latents = sum_rounding(case.shape[1], wide)
     for (name, (exact, size, batch_sum)), found in zip(expected.items(), results, strict=True):

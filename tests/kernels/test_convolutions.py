@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from dtypes import F32, F64
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from instruction_sets import NEEDS_COMPILED
@@ -15,7 +16,6 @@ from threads import assert_same_on_threads
 from torch import Tensor
 from torch.autograd import grad, gradcheck
 
-F32, F64 = torch.float32, torch.float64
 # Of a number, relative to the largest of its like; and where those nearly cancel, to what they are made of.
 ALLOWED = {F32: 1e-5, F64: 1e-13}
 CANCELLED = 0.03
@@ -27,13 +27,13 @@ class Case(NamedTuple):
     height: int
     width: int
     others: int  # channels of the other side
-    kernel: int
-    stride: int
-    padding: int
-    relu: bool
-    residual: bool
-    dtype: torch.dtype
-    seed: int
+    kernel: int = 3
+    stride: int = 1
+    padding: int = 1
+    relu: bool = True
+    residual: bool = True
+    dtype: torch.dtype = F32
+    seed: int = 3
 
 
 CASES = st.builds(
@@ -53,14 +53,14 @@ CASES = st.builds(
 )
 # The layers of the paper's networks.
 LAYERS = [
-    Case(70, 1, 28, 28, 5, 3, 2, 1, True, False, F32, 1),
-    Case(70, 1, 28, 28, 5, 1, 2, 0, False, False, F32, 2),
-    Case(70, 5, 14, 14, 5, 3, 1, 1, True, True, F32, 3),
-    Case(70, 10, 7, 7, 10, 3, 1, 1, True, True, F32, 4),
-    Case(33, 10, 7, 7, 5, 4, 2, 1, False, False, F32, 5),
-    Case(33, 5, 14, 14, 1, 4, 2, 1, False, False, F32, 6),
-    Case(3, 33, 6, 6, 66, 3, 2, 1, True, False, F32, 7),  # more sums than are worked on at a time
-    Case(3000, 2, 5, 5, 3, 3, 1, 1, True, True, F32, 8),  # more blocks than parts
+    Case(70, 1, 28, 28, 5, stride=2, residual=False, seed=1),
+    Case(70, 1, 28, 28, 5, kernel=1, stride=2, padding=0, relu=False, residual=False, seed=2),
+    Case(70, 5, 14, 14, 5, seed=3),
+    Case(70, 10, 7, 7, 10, seed=4),
+    Case(33, 10, 7, 7, 5, kernel=4, stride=2, relu=False, residual=False, seed=5),
+    Case(33, 5, 14, 14, 1, kernel=4, stride=2, relu=False, residual=False, seed=6),
+    Case(3, 33, 6, 6, 66, stride=2, residual=False, seed=7),  # more sums than are worked on at a time
+    Case(3000, 2, 5, 5, 3, seed=8),  # more blocks than parts
 ]
 
 
@@ -210,7 +210,7 @@ def test_statistics_of_large_images_are_as_exact(cpu: str) -> None:
 
 def arguments(dtype: torch.dtype = F64, batch: int = 70) -> list[Tensor]:
     """Of conv_norm: of a layer that is in several blocks."""
-    case = Case(batch, 3, 6, 5, 4, 3, 1, 1, True, True, dtype, 3)
+    case = Case(batch, 3, 6, 5, 4, dtype=dtype)
     return draw(case, (batch, 3, 6, 5), (4, 3, 3, 3), (4,), (4,), (batch, 4, 6, 5))
 
 
@@ -229,7 +229,7 @@ def test_results_do_not_depend_on_the_number_of_threads(cpu: str) -> None:
 
 def test_samples_do_not_touch_each_other(cpu: str) -> None:
     """But through mean and variance: of a transposed convolution none sees another, wherever it stands in its block."""
-    x, weight, bias = draw(Case(70, 3, 6, 5, 4, 3, 1, 1, True, True, F32, 3), (70, 3, 6, 5), (3, 4, 3, 3), (4,))
+    x, weight, bias = draw(Case(70, 3, 6, 5, 4), (70, 3, 6, 5), (3, 4, 3, 3), (4,))
     whole = conv_transpose(x, weight, bias, stride=2, backend="cpu")
     for batch in (1, 15, 33, 64):
         assert torch.equal(conv_transpose(x[:batch], weight, bias, stride=2, backend="cpu"), whole[:batch])
@@ -263,7 +263,7 @@ def test_a_gradient_passes_nan(backend: str) -> None:
 
 @pytest.mark.parametrize("stride", [5, 8, 9, 10**5, 10**9])
 def test_the_stride_does_not_matter_to_a_single_pixel(backend: str, stride: int) -> None:
-    x, weight, bias = draw(Case(9, 3, 6, 5, 4, 3, 1, 1, True, True, F64, 3), (9, 3, 5, 4), (4, 3, 3, 3), (4,))
+    x, weight, bias = draw(Case(9, 3, 6, 5, 4, dtype=F64), (9, 3, 5, 4), (4, 3, 3, 3), (4,))
     y, *_ = conv_norm(x, weight, bias, bias, stride=stride, padding=1, backend=backend)
     z = conv_transpose(x[:, :, :1, :1], weight.transpose(0, 1), bias, stride=stride, backend=backend)
     expected_y, *_ = conv_norm(x[:, :, :2, :2], weight, bias, bias, stride=5, padding=1, backend="reference")

@@ -32,8 +32,6 @@ from manifold_core.kernels.rsample_kl_cholesky import triton as cholesky  # noqa
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # Run by `make gpu`. The others would be compiled for each of their many shapes.
 ON_GPU = pytest.mark.gpu
-
-
 pytestmark = pytest.mark.usefixtures("quiet_numpy")
 
 
@@ -90,7 +88,7 @@ def assert_rsample_kl_is_the_definition(case: sampling.Case, full: bool = False)
         shape = values["prior_log_var"].shape
         near = log_var[: shape[0]] * (1 + 1e-3 * torch.rand(shape, generator=generator))
         values["prior_log_var"] = near.clamp(-40, 40)
-    inputs, incoming, kind = problem = sampling.as_problem(case, generator, values, gradient=1)
+    inputs, incoming, z_dtype, kind = sampling.as_problem(case, generator, values, gradient=1)
     function = mc.rsample_kl_cholesky if full else mc.rsample_kl
     where = {"seed": case.seed, "first_row": case.first_row, "per_dimension": case.per_dimension}
     (z, kl, *ratio), gradients = evaluate(
@@ -98,7 +96,7 @@ def assert_rsample_kl_is_the_definition(case: sampling.Case, full: bool = False)
     )
     exact = oracles.of_rsample_kl(inputs, *where.values(), *incoming)
 
-    assert z.dtype == problem.z_dtype
+    assert z.dtype == z_dtype
     assert all(output.dtype == kind for output in (kl, *ratio))
     rows, cols = case.shape
     of_cols, of_rows = sum_rounding(cols, kind), sum_rounding(rows, kind)
@@ -264,14 +262,14 @@ def test_nothing_to_do(shape: tuple[int, int], dtype: torch.dtype) -> None:
     inputs_with_tril = {"mu": matrix, "tril": tril, "prior_mu": row, "prior_log_var": row}
     (z, found), more = evaluate(mc.rsample_kl_cholesky, inputs_with_tril, [matrix, matrix], seed=1, per_dimension=True)
     assert z.shape == found.shape == shape
-    reconstruction = {"x_hat": matrix, "x": matrix, "log_gamma": torch.tensor(0.5)}
-    (nll, squared_error), most = evaluate(mc.gaussian_nll, reconstruction, [kl, kl], return_squared_error=True)
+    of_nll = {"x_hat": matrix, "x": matrix, "log_gamma": torch.tensor(0.5)}
+    (nll, squared_error), most = evaluate(mc.gaussian_nll, of_nll, [kl, kl], return_squared_error=True)
     assert torch.equal(nll, kl)
     assert torch.equal(squared_error, kl)
-    for given_, found_gradients in ((inputs, gradients), (inputs_with_tril, more), (reconstruction, most)):
+    for given_, found_gradients in ((inputs, gradients), (inputs_with_tril, more), (of_nll, most)):
         for name, gradient in found_gradients.items():
             assert torch.equal(gradient, torch.zeros_like(given_[name])), name
-    loss = evaluate(gaussian_elbo, reconstruction | {"kl": kl}, [torch.ones((), dtype=dtype)], beta=1.0)[0][0]
+    loss = evaluate(gaussian_elbo, of_nll | {"kl": kl}, [torch.ones((), dtype=dtype)], beta=1.0)[0][0]
     assert loss == 0 if rows else loss.isnan()
 
 
