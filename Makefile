@@ -107,7 +107,7 @@ SANITIZER := $(shell PATH=$$PATH:/usr/local/cuda/bin command -v compute-sanitize
 # A call of the driver that only asks is no error. Every kernel, batch sums and all; few launches, each of which the tools
 # make slow. No cached memory: what lies behind a tensor is then nobody's.
 SANITIZE = $(SANITIZER) --target-processes all --error-exitcode 9 --report-api-errors no
-SANITIZED := -m pytest -m gpu tests/kernels/test_cuda.py tests/ensemble/test_cuda.py \
+SANITIZED := -m pytest -m gpu tests/kernels/test_cuda.py tests/kernels/test_cuda_device.py tests/ensemble/test_cuda.py \
     -k "nothing_to_do or nan_stays or same_each_time"
 gpu:  ## build in place, run the tests that need a GPU, measure, check memory and races; see benchmarks/results
 	timeout 140 $(PYTHON) setup.py build_ext --inplace --parallel 3

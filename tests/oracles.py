@@ -5,9 +5,13 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
+from dtypes import arithmetic
+from manifold_core.kernels.gaussian_elbo.reference import gaussian_elbo
+from manifold_core.kernels.gaussian_nll.reference import gaussian_nll
 from manifold_core.kernels.random import standard_normal
 from manifold_core.kernels.rsample_kl import reference as diagonal
 from manifold_core.kernels.rsample_kl_cholesky import reference as cholesky
+from tolerances import sum_rounding
 from torch import Tensor
 from torch.autograd import grad
 
@@ -18,6 +22,8 @@ __all__ = [
     "gradients",
     "in_float64",
     "infinite_in_float32",
+    "learned",
+    "of_gaussian",
     "of_rsample_kl",
     "philox_words",
 ]
@@ -58,9 +64,16 @@ class Expected(NamedTuple):
 
 def gradients(outputs: Sequence[Tensor], incoming: Sequence[Tensor | None], inputs: Iterable[Tensor]) -> list[Tensor]:
     """Of those outputs that have an incoming gradient; 0 for inputs that they do not depend on."""
-    pairs = [(output, g) for output, g in zip(outputs, incoming, strict=True) if g is not None]
-    of, given = [output for output, _ in pairs], [g for _, g in pairs]
+    pairs = [(o, g) for o, g in zip(outputs, incoming, strict=True) if g is not None and o.requires_grad]
+    if not pairs:
+        return [torch.zeros_like(tensor) for tensor in inputs]
+    of, given = zip(*pairs, strict=True)
     return list(grad(of, list(inputs), given, retain_graph=True, materialize_grads=True))
+
+
+def learned(inputs: dict[str, Tensor]) -> list[Tensor]:
+    """Those that require a gradient."""
+    return [tensor for tensor in inputs.values() if tensor.requires_grad]
 
 
 def in_float64(tensor: Tensor) -> Tensor:
@@ -106,6 +119,46 @@ def of_rsample_kl(
             size = sizes[name].sum(dim=0, keepdim=True) if summed else sizes[name]
             answer[f"grad_{name}"] = Expected(value, size, summed)
     return answer
+
+
+def of_gaussian(
+    inputs: dict[str, Tensor],
+    beta: float | None,
+    incoming: Sequence[Tensor | None],
+    relative: float,
+    over_rows: float = 0,
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Of gaussian_elbo, or where beta is None of gaussian_nll, every output and ``grad_<name>`` of each input that
+    requires a gradient: the exact value, and how far from it a result may be.
+
+    ``relative`` is the error allowed in each term of a sum, ``over_rows`` what a sum over the batch adds.
+    """
+    exact = {name: in_float64(tensor) for name, tensor in inputs.items()}
+    x_hat, x, log_gamma = exact["x_hat"], exact["x"], exact["log_gamma"]
+    outputs: tuple[Tensor, ...] = gaussian_nll(x_hat, x, log_gamma)
+    if beta is not None:
+        outputs = gaussian_elbo(x_hat, x, log_gamma, exact["kl"], beta)
+    learn = {name: tensor for name, tensor in exact.items() if tensor.requires_grad}
+    incoming = [g if g is None else in_float64(g) for g in incoming]
+    grads = dict(zip(learn, gradients(outputs, incoming, learn.values()), strict=True))
+    with torch.no_grad():
+        rows, cols = x.shape
+        summed = relative + sum_rounding(cols, arithmetic(inputs["x_hat"].dtype, inputs["x"].dtype))
+        nll, squared_error = outputs[-2:]
+        scaled = squared_error * torch.exp(-log_gamma)
+        constant = cols * (math.log(2 * math.pi) + log_gamma.abs())  # a sum of two terms, too, which may cancel
+        bounds = {"nll": (summed * scaled + relative * constant) / 2, "squared_error": summed * squared_error}
+        *of_loss, of_nll, of_squared_error = (torch.zeros(()) if g is None else g.abs() for g in incoming)
+        of_nll = (of_nll + sum(of_loss) / rows).expand(rows)
+        of_x = (of_nll * torch.exp(-log_gamma) + 2 * of_squared_error).unsqueeze(1) * (x_hat - x).abs()
+        of_log_gamma = (of_nll * (cols + scaled)).sum() / 2
+        of_inputs = {"x_hat": relative * of_x, "x": relative * of_x, "log_gamma": (summed + over_rows) * of_log_gamma}
+        if beta is not None:
+            terms = nll.abs() + (beta * exact["kl"]).abs()
+            bounds = {"loss": (bounds["nll"] + (relative + over_rows) * terms).mean(), **bounds}
+            of_inputs["kl"] = relative * abs(beta) * sum(of_loss) / rows
+        answer = {name: (value, bounds[name]) for name, value in zip(bounds, outputs, strict=True)}
+        return answer | {f"grad_{name}": (value, of_inputs[name]) for name, value in grads.items()}
 
 
 def infinite_in_float32(full: bool, cols: int) -> tuple[dict[str, Tensor], Tensor]:

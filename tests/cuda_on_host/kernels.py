@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .build import NAMESPACE, OPERATORS, load
 
-__all__ = ["NEEDS_COMPILER", "NEEDS_DEVICE", "Kernels", "kernels_on"]
+__all__ = ["NEEDS_COMPILER", "NEEDS_DEVICE", "Kernels", "kernels_on", "on_host"]
 
 NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
 NEEDS_DEVICE = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
@@ -25,6 +25,12 @@ class Kernels(NamedTuple):
 
     def scalar(self, value: float, dtype: torch.dtype) -> Tensor:
         return torch.tensor(value, dtype=dtype, device=self.device)
+
+
+def on_host() -> Any:
+    """The operators compiled for this processor, and what there is to test the host with."""
+    load()
+    return getattr(torch.ops, NAMESPACE)
 
 
 def kernels_on(place: str) -> Kernels:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from ensemble.kinds import kinds, toy
 from instruction_sets import NEEDS_COMPILED
+from poison import poisoned
 from torch import Tensor
 
 import manifold_core as mc
@@ -83,9 +84,7 @@ def test_every_model_makes_the_steps_of_a_call(cpu: str) -> None:
         assert state.progress.tolist() == [[done, 0]] * len(kinds(40))
 
 
-def test_memory_is_written_before_it_is_read(
-    cpu: str, poisoned: Callable[[Callable[[], tuple[Tensor | None, ...]]], tuple[Tensor, ...]]
-) -> None:
+def test_memory_is_written_before_it_is_read(cpu: str) -> None:
     found = poisoned(lambda: tuple(advance(kinds(3), toy(), 2).values()))
     assert all(tensor.isfinite().all() for tensor in found)
 

@@ -1,11 +1,11 @@
 """Sums over the batch."""
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
 from manifold_core.kernels.batch import MOST, ROW, for_each, mean_of_batch, sum_of_batch
+from threads import assert_same_on_threads
 from torch import Tensor
 
 SIZES = (0, 1, MOST - 1, MOST, MOST + 1, 3 * ROW + 5, 1_000_003)
@@ -16,7 +16,7 @@ def numbers(size: int) -> Tensor:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_it_is_the_sum(size: int) -> None:
+def test_sum_of_batch_is_the_sum(size: int) -> None:
     values = numbers(size).requires_grad_()
     total = sum_of_batch(values)
     assert total.item() == pytest.approx(math.fsum(values.tolist()), abs=1e-6 * max(size, 1) ** 0.5)
@@ -31,13 +31,9 @@ def test_an_empty_batch_has_no_mean() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_it_does_not_depend_on_the_number_of_threads(threads: Callable[[int], None], dtype: torch.dtype) -> None:
+def test_the_sum_does_not_depend_on_the_number_of_threads(dtype: torch.dtype) -> None:
     for size in SIZES[2:]:
-        values, found = numbers(size).to(dtype), []
-        for number in (1, 2, 3, 5):
-            threads(number)
-            found.append(sum_of_batch(values).item())
-        assert len(set(found)) == 1
+        assert_same_on_threads((1, 2, 3, 5), lambda values: [sum_of_batch(values)], numbers(size).to(dtype))
 
 
 def test_one_sum_for_each_of_several_batches() -> None:
@@ -46,14 +42,14 @@ def test_one_sum_for_each_of_several_batches() -> None:
     assert torch.equal(found, torch.stack([sum_of_batch(row) for row in values]))
 
 
-def test_the_gradient_of_one_number_is_such_a_sum(threads: Callable[[int], None]) -> None:
+def test_the_gradient_of_one_number_is_such_a_sum() -> None:
+    def gradient(values: Tensor) -> tuple[Tensor, ...]:
+        value = torch.tensor(1.5, requires_grad=True)
+        product = for_each(value, values) * values
+        assert torch.equal(product, 1.5 * values)
+        return torch.autograd.grad(product, value, torch.ones_like(values))
+
     for size in SIZES:
-        values, value = numbers(size), torch.tensor(1.5, requires_grad=True)
-        found = []
-        for number in (1, 2, 3, 5):
-            threads(number)
-            product = for_each(value, values) * values
-            assert torch.equal(product, 1.5 * values)
-            found.append(torch.autograd.grad(product, value, torch.ones(size))[0].item())
-        assert len(set(found)) == 1
-        assert found[0] == pytest.approx(math.fsum(values.tolist()), abs=1e-6 * max(size, 1) ** 0.5)
+        values = numbers(size)
+        assert_same_on_threads((1, 2, 3, 5), gradient, values)
+        assert gradient(values)[0].item() == pytest.approx(math.fsum(values.tolist()), abs=1e-6 * max(size, 1) ** 0.5)

@@ -6,15 +6,16 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from dtypes import F32, F64
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from instruction_sets import NEEDS_COMPILED
 from manifold_core.kernels import conv_norm, conv_transpose
 from manifold_core.kernels.dispatch import choose_for_images
+from threads import assert_same_on_threads
 from torch import Tensor
 from torch.autograd import grad, gradcheck
 
-F32, F64 = torch.float32, torch.float64
 # Of a number, relative to the largest of its like; and where those nearly cancel, to what they are made of.
 ALLOWED = {F32: 1e-5, F64: 1e-13}
 CANCELLED = 0.03
@@ -26,13 +27,13 @@ class Case(NamedTuple):
     height: int
     width: int
     others: int  # channels of the other side
-    kernel: int
-    stride: int
-    padding: int
-    relu: bool
-    residual: bool
-    dtype: torch.dtype
-    seed: int
+    kernel: int = 3
+    stride: int = 1
+    padding: int = 1
+    relu: bool = True
+    residual: bool = True
+    dtype: torch.dtype = F32
+    seed: int = 3
 
 
 CASES = st.builds(
@@ -52,14 +53,14 @@ CASES = st.builds(
 )
 # The layers of the paper's networks.
 LAYERS = [
-    Case(70, 1, 28, 28, 5, 3, 2, 1, True, False, F32, 1),
-    Case(70, 1, 28, 28, 5, 1, 2, 0, False, False, F32, 2),
-    Case(70, 5, 14, 14, 5, 3, 1, 1, True, True, F32, 3),
-    Case(70, 10, 7, 7, 10, 3, 1, 1, True, True, F32, 4),
-    Case(33, 10, 7, 7, 5, 4, 2, 1, False, False, F32, 5),
-    Case(33, 5, 14, 14, 1, 4, 2, 1, False, False, F32, 6),
-    Case(3, 33, 6, 6, 66, 3, 2, 1, True, False, F32, 7),  # more sums than are worked on at a time
-    Case(3000, 2, 5, 5, 3, 3, 1, 1, True, True, F32, 8),  # more blocks than parts
+    Case(70, 1, 28, 28, 5, stride=2, residual=False, seed=1),
+    Case(70, 1, 28, 28, 5, kernel=1, stride=2, padding=0, relu=False, residual=False, seed=2),
+    Case(70, 5, 14, 14, 5, seed=3),
+    Case(70, 10, 7, 7, 10, seed=4),
+    Case(33, 10, 7, 7, 5, kernel=4, stride=2, relu=False, residual=False, seed=5),
+    Case(33, 5, 14, 14, 1, kernel=4, stride=2, relu=False, residual=False, seed=6),
+    Case(3, 33, 6, 6, 66, stride=2, residual=False, seed=7),  # more sums than are worked on at a time
+    Case(3000, 2, 5, 5, 3, seed=8),  # more blocks than parts
 ]
 
 
@@ -209,7 +210,7 @@ def test_statistics_of_large_images_are_as_exact(cpu: str) -> None:
 
 def arguments(dtype: torch.dtype = F64, batch: int = 70) -> list[Tensor]:
     """Of conv_norm: of a layer that is in several blocks."""
-    case = Case(batch, 3, 6, 5, 4, 3, 1, 1, True, True, dtype, 3)
+    case = Case(batch, 3, 6, 5, 4, dtype=dtype)
     return draw(case, (batch, 3, 6, 5), (4, 3, 3, 3), (4,), (4,), (batch, 4, 6, 5))
 
 
@@ -222,18 +223,13 @@ def both(inputs: list[Tensor], backend: str = "cpu", **options: Any) -> list[Ten
     return [y, mean, variance, x_hat, *grad(of_all, inputs)]
 
 
-def test_numbers_do_not_depend_on_the_number_of_threads(cpu: str, threads: Callable[[int], None]) -> None:
-    found = []
-    for count in (1, 2, 3, 7):
-        threads(count)
-        found.append(both(arguments(F32, 300)))
-    for other in found[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+def test_results_do_not_depend_on_the_number_of_threads(cpu: str) -> None:
+    assert_same_on_threads((1, 2, 3, 7), both, arguments(F32, 300))
 
 
 def test_samples_do_not_touch_each_other(cpu: str) -> None:
     """But through mean and variance: of a transposed convolution none sees another, wherever it stands in its block."""
-    x, weight, bias = draw(Case(70, 3, 6, 5, 4, 3, 1, 1, True, True, F32, 3), (70, 3, 6, 5), (3, 4, 3, 3), (4,))
+    x, weight, bias = draw(Case(70, 3, 6, 5, 4), (70, 3, 6, 5), (3, 4, 3, 3), (4,))
     whole = conv_transpose(x, weight, bias, stride=2, backend="cpu")
     for batch in (1, 15, 33, 64):
         assert torch.equal(conv_transpose(x[:batch], weight, bias, stride=2, backend="cpu"), whole[:batch])
@@ -246,7 +242,7 @@ def test_samples_do_not_touch_each_other(cpu: str) -> None:
 
 
 @pytest.mark.parametrize("relu", [True, False])
-def test_not_a_number_stays(backend: str, relu: bool) -> None:
+def test_nan_stays_in_its_channel(backend: str, relu: bool) -> None:
     x, weight, *rest = (tensor.detach() for tensor in arguments(F32, 5))
     weight[2, 1, 0, 0] = torch.nan
     y, mean, variance = conv_norm(x, weight, *rest, padding=1, relu=relu, backend=backend)
@@ -255,7 +251,7 @@ def test_not_a_number_stays(backend: str, relu: bool) -> None:
         assert result[[0, 1, 3]].isfinite().all()
 
 
-def test_a_gradient_passes_what_is_not_a_number(backend: str) -> None:
+def test_a_gradient_passes_nan(backend: str) -> None:
     """As PyTorch's ReLU lets it: a channel whose numbers are lost does not look like one that is shut."""
     x, weight, *rest = (tensor.detach() for tensor in arguments(F32, 5))
     weight[2, 1, 0, 0] = torch.nan
@@ -266,8 +262,8 @@ def test_a_gradient_passes_what_is_not_a_number(backend: str) -> None:
 
 
 @pytest.mark.parametrize("stride", [5, 8, 9, 10**5, 10**9])
-def test_from_a_single_pixel_there_is_nowhere_to_step(backend: str, stride: int) -> None:
-    x, weight, bias = draw(Case(9, 3, 6, 5, 4, 3, 1, 1, True, True, F64, 3), (9, 3, 5, 4), (4, 3, 3, 3), (4,))
+def test_the_stride_does_not_matter_to_a_single_pixel(backend: str, stride: int) -> None:
+    x, weight, bias = draw(Case(9, 3, 6, 5, 4, dtype=F64), (9, 3, 5, 4), (4, 3, 3, 3), (4,))
     y, *_ = conv_norm(x, weight, bias, bias, stride=stride, padding=1, backend=backend)
     z = conv_transpose(x[:, :, :1, :1], weight.transpose(0, 1), bias, stride=stride, backend=backend)
     expected_y, *_ = conv_norm(x[:, :, :2, :2], weight, bias, bias, stride=5, padding=1, backend="reference")
@@ -345,7 +341,7 @@ def test_a_second_derivative_is_refused(name: str) -> None:
 @NEEDS_COMPILED
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.func.jvp itself uses it
 @pytest.mark.parametrize("name", ["conv_norm", "conv_transpose"])
-def test_who_has_the_derivatives_that_a_layer_lacks_is_said(name: str) -> None:
+def test_an_error_says_that_by_pytorch_has_the_missing_derivative(name: str) -> None:
     """A model's caller does not call the op: its ``backend`` is out of his reach, by_pytorch is not."""
     x, weight, *rest = (tensor.detach() for tensor in arguments(F64, 3))
 
@@ -387,7 +383,7 @@ def chosen(batch: int, inputs: int, outputs: int, size: int, dtype: torch.dtype 
     return choose_for_images(backend, x, weight)
 
 
-def test_what_pytorch_serves() -> None:
+def test_convolutions_that_are_left_to_pytorch() -> None:
     assert chosen(512, 5, 5, 14, backend="reference") == "reference"
     assert chosen(512, 5, 5, 14, torch.bfloat16) == chosen(0, 5, 5, 14) == "reference"
     assert chosen(1, 5, 5, 14) == chosen(16, 32, 32, 14) == "reference"  # few samples
@@ -397,7 +393,7 @@ def test_what_pytorch_serves() -> None:
 
 
 @NEEDS_COMPILED
-def test_what_kernels_of_ours_serve() -> None:
+def test_convolutions_that_our_kernels_serve() -> None:
     for shape in ((8, 5, 5, 14), (32, 5, 5, 112), (32, 32, 64, 14), (32, 16, 16, 28)):
         assert chosen(*shape) == chosen(*shape, F64) == "cpu"
     assert chosen(1, 64, 64, 7, backend="cpu") == "cpu"

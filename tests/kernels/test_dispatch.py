@@ -7,8 +7,10 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from dtypes import DTYPES
 from manifold_core.kernels import Choice, conv_norm, explain, extension, gaussian_elbo
 from manifold_core.kernels.dispatch import BACKENDS, choose, choose_for_images
+from recording import operators_of
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -16,7 +18,6 @@ import manifold_core as mc
 from manifold_core.networks import by_pytorch
 from manifold_core.networks.conv_layers import ConvNorm
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 NO_MODULE = "the compiled module is not built; install a C++17 compiler"
 NO_CUDA = "the CUDA kernels are not built"
 
@@ -96,7 +97,7 @@ def test_a_named_backend_that_cannot_serve_raises(without_module: None) -> None:
         gaussian_elbo(x, x, 0.0, x[:, 0], backend="cpu")
 
 
-def test_kl_alone_can_send_a_call_to_the_reference(compiled: object) -> None:
+def test_the_type_of_kl_alone_can_rule_a_backend_out(compiled: object) -> None:
     x, kl = torch.zeros(2, 3), torch.zeros(2).to(torch.float8_e4m3fn)
     with pytest.raises(RuntimeError, match=r"backend 'cpu' cannot serve this call: no kernel for torch\.float8_e4m3fn"):
         gaussian_elbo(x, x, 0.0, kl, backend="cpu")
@@ -123,7 +124,7 @@ def test_the_reference_can_always_be_had(dtype: torch.dtype) -> None:
         ]
 
 
-def test_a_name_decides_who_works(compiled: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_named_backend_does_the_work(compiled: object, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("this backend was not asked for")
 
@@ -302,10 +303,8 @@ def test_convolutions_of_cuda_tensors_are_left_to_pytorch(built: Callable[[bool,
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_what_follows_them_is_not(
-    built: Callable[[bool, bool], None],
-    operators: Callable[[Callable[[], object]], list[str]],
-    dtype: torch.dtype,
+def test_what_follows_a_convolution_of_cuda_tensors_is_not(
+    built: Callable[[bool, bool], None], dtype: torch.dtype
 ) -> None:
     layer = ConvNorm(5, 3, stride=2)
     with FakeTensorMode():
@@ -320,12 +319,12 @@ def test_what_follows_them_is_not(
         for cuda, triton in ((True, True), (True, False)):
             built(cuda, triton)
             assert layer.chosen(x, weight, channels, residual, backends=("cpu", "cuda")) == "cuda"
-            names = [name for name in operators(step) if not name.startswith("prim.")]  # which ask for a device
+            names = [name for name in operators_of(step) if not name.startswith("prim.")]  # which ask for a device
             assert names == ["aten.convolution.default", "manifold_core.batch_norm_relu.default"]
         for cuda, triton in ((False, True), (False, False)):
             built(cuda, triton)
             assert layer.chosen(x, weight, channels, residual, backends=("cpu", "cuda")) == "reference"
-            assert not any(name.startswith("manifold_core") for name in operators(step))
+            assert not any(name.startswith("manifold_core") for name in operators_of(step))
         built(True, True)
         assert by_pytorch(layer).chosen(x, weight, channels, residual, backends=("cpu", "cuda")) == "reference"
         with pytest.raises(RuntimeError, match=r"'triton' cannot serve this call: .* there is 'cpu' and 'cuda'"):

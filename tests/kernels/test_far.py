@@ -3,7 +3,6 @@
 They are in memory that nobody has written to, of which a page is there, and costs something, once it is touched.
 """
 
-import importlib.util
 import mmap
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -14,15 +13,12 @@ import torch
 from cuda_on_host.build import OPERATORS
 from cuda_on_host.kernels import NEEDS_COMPILER, kernels_on
 from instruction_sets import CPU, use
+from interpreter import IN_THE_INTERPRETER
 from torch import Tensor
 
 # Linux does not count this as memory in use, and so never refuses it. What torch allocates it refuses where that alone
 # is more than the machine has, be it touched or not. Python has a name for the flag from 3.13 on.
 UNRESERVED = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
-IN_THE_INTERPRETER = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None or torch.cuda.is_available(),
-    reason="Triton takes CPU tensors in its interpreter alone: where it is installed, and there is no GPU",
-)
 ROWS, COLS, LATENTS = 5, 8, 40  # columns that are read by four; lines of L for a whole warp, and for a part of one
 FAR = 2**32 // ROWS // 8 * 8
 Call = Callable[..., tuple[Tensor, ...]]
@@ -121,7 +117,7 @@ CALLS = (
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("call", CALLS)
-def test_a_number_is_the_same_however_far_away(
+def test_results_do_not_depend_on_how_far_apart_numbers_lie(
     backend: Backend, call: Callable[[Backend, Numbers], Called], layout: str
 ) -> None:
     """Near, the other tests hold it against the definition."""

@@ -3,167 +3,68 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import oracles
 import pytest
 import torch
+from dtypes import BF16, DTYPES, F16, F32, F64, arithmetic
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from manifold_core.kernels import gaussian_elbo
-from manifold_core.kernels.gaussian_elbo import reference
+from poison import poisoned
+from reconstruction import OUTPUTS, SHAPES, Case, cases, draw, relative_error
+from recording import memory_of_the_kernel
+from threads import assert_same_on_threads
+from tolerances import assert_within, sum_rounding
 from torch import Tensor
 from torch.autograd import grad, gradcheck
 
 import manifold_core as mc
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-VIEWS = ("dense", "first head", "second head", "transposed", "steps", "offset")
-LAYOUTS = (*VIEWS, "one row", "one column", "one number")
-SMALL_AND_MANY = st.tuples(st.integers(1, 9), st.integers(1, 70)) | st.tuples(st.integers(100, 600), st.integers(1, 6))
-EDGES = st.tuples(st.integers(1, 4), st.sampled_from([127, 129, 256, 257, 511, 512, 513, 1023, 1025, 3001, 100_000]))
 ARGUMENTS = ("x_hat", "x", "log_gamma", "kl")
-OUTPUTS = ("loss", "nll", "squared error")
-
-
-class Case(NamedTuple):
-    shape: tuple[int, int]
-    dtypes: tuple[torch.dtype, torch.dtype]  # of x_hat and x
-    layouts: tuple[str, str, str, str]  # of x_hat, x, kl and the incoming gradients
-    log_gamma: float
-    log_gamma_type: torch.dtype
-    beta: float
-    wanted: frozenset[str]  # which outputs have an incoming gradient
-    needs: frozenset[str]  # which arguments need a gradient
-    grad_loss: float
-    seed: int
-
-
-CASES = st.builds(
-    Case,
-    SMALL_AND_MANY | EDGES,
-    st.sampled_from([(a, a) for a in DTYPES] * 3 + [(torch.bfloat16, torch.float32), (torch.float32, torch.float64)]),
-    st.tuples(*[st.sampled_from(LAYOUTS)] * 4),
-    st.floats(-60, 60) | st.sampled_from([0.0, -60.0, 60.0]),
-    st.sampled_from([torch.float32, torch.float64]),
-    st.sampled_from([0.0, 1.0, 0.37, 4.0]),
-    st.just(frozenset({"loss"})) | st.frozensets(st.sampled_from(OUTPUTS), min_size=1),
-    st.just(frozenset(ARGUMENTS)) | st.frozensets(st.sampled_from(ARGUMENTS), min_size=1),
-    st.sampled_from([1.0, 1.0, 3.7, -0.01, 65536.0]),
-    st.integers(0, 2**31),
-)
-EVERY, LOSS = frozenset(ARGUMENTS), frozenset({"loss"})
-DENSE = ("dense",) * 4
-F32 = (torch.float32, torch.float32)
+LOSS = frozenset({"loss"})
 
 
 @settings(max_examples=120)
-@given(CASES)
-@example(Case((1, 1), F32, DENSE, 0.0, torch.float32, 1.0, LOSS, EVERY, 1.0, 1))
-@example(Case((512, 784), F32, DENSE, -5.0, torch.float32, 0.5, LOSS, EVERY, 1.0, 1))
-@example(Case((512, 784), F32, DENSE, -5.0, torch.float32, 0.5, frozenset(OUTPUTS), EVERY, 1.0, 1))
-@example(Case((3, 100_000), F32, DENSE, 60.0, torch.float64, 1.0, LOSS, EVERY, 3.7, 1))
-@example(Case((5, 40), (torch.float64,) * 2, DENSE, -1.0, torch.float64, 0.5, LOSS, EVERY, 3.7, 1))
-@example(Case((5, 40), (torch.bfloat16,) * 2, DENSE, -1.0, torch.float32, 0.5, LOSS, EVERY, 65536.0, 1))
-@example(Case((5, 40), (torch.float16,) * 2, DENSE, -20.0, torch.float32, 0.5, LOSS, EVERY, 1.0, 1))
-def test_every_backend_is_the_definition_in_float64(
-    backend: str,
-    poisoned: Callable[..., tuple[Tensor, ...]],
-    lay_out: Callable[[Tensor, str], Tensor],
-    lay_out_vector: Callable[[Tensor, str], Tensor],
-    any_magnitude: Callable[..., Tensor],
-    assert_within: Callable[..., None],
-    allowed: dict[torch.dtype, float],
-    sum_rounding: Callable[[int, torch.dtype], float],
-    case: Case,
-) -> None:
-    rows, cols = case.shape
-    wide = torch.float64 if torch.float64 in case.dtypes else torch.float32
-    generator = torch.Generator().manual_seed(case.seed)
-    target = torch.randn(case.shape, generator=generator, dtype=torch.float64)
-    error = any_magnitude(generator, case.shape, 1e-4, 100)
-    values = {
-        "x_hat": lay_out((target + error).to(case.dtypes[0]), case.layouts[0]),
-        "x": lay_out(target.to(case.dtypes[1]), case.layouts[1]),
-        "log_gamma": torch.tensor(case.log_gamma, dtype=case.log_gamma_type),
-        "kl": lay_out_vector(any_magnitude(generator, (rows,), 1e-3, 1e3).abs().to(wide), case.layouts[2]),
-    }
-    arguments = {name: value.detach().requires_grad_(name in case.needs) for name, value in values.items()}
-    per_row = [lay_out_vector(any_magnitude(generator, (rows,), 1e-3, 1e3).to(wide), case.layouts[3]) for _ in range(2)]
-    incoming = dict(zip(OUTPUTS, (torch.tensor(case.grad_loss, dtype=wide), *per_row), strict=True))
-    before = [t.detach().clone() for t in (*arguments.values(), *incoming.values())]
-
-    def gradients(outputs: tuple[Tensor, ...], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        pairs = [
-            (output, incoming[name].to(output.dtype))
-            for name, output in zip(OUTPUTS, outputs, strict=True)
-            if name in case.wanted and output.requires_grad
-        ]
-        wanted = {name: inputs[name] for name in ARGUMENTS if name in case.needs}
-        if not pairs:  # kl alone needs a gradient, and has none from nll
-            return {name: torch.zeros_like(value) for name, value in wanted.items()}
-        outgoing, with_respect_to = [output for output, _ in pairs], list(wanted.values())
-        found = grad(outgoing, with_respect_to, [g for _, g in pairs], materialize_grads=True)
-        return dict(zip(wanted, found, strict=True))
-
-    names = [name for name in ARGUMENTS if name in case.needs]
+@given(
+    cases(
+        SHAPES,
+        wanted=st.just(LOSS) | st.frozensets(st.sampled_from(OUTPUTS), min_size=1),
+        constants=st.just(frozenset()) | st.frozensets(st.sampled_from(ARGUMENTS), max_size=3),
+        grad_loss=st.sampled_from([1.0, 1.0, 3.7, -0.01, 65536.0]),
+    )
+)
+@example(Case((1, 1), wanted=LOSS))
+@example(Case((512, 784), log_gamma=-5.0, beta=0.5, wanted=LOSS))
+@example(Case((512, 784), log_gamma=-5.0, beta=0.5))
+@example(Case((3, 100_000), log_gamma=60.0, log_gamma_type=F64, wanted=LOSS, grad_loss=3.7))
+@example(Case((5, 40), (F64, F64), log_gamma=-1.0, log_gamma_type=F64, beta=0.5, wanted=LOSS, grad_loss=3.7))
+@example(Case((5, 40), (BF16, BF16), log_gamma=-1.0, beta=0.5, wanted=LOSS, grad_loss=65536.0))
+@example(Case((5, 40), (F16, F16), log_gamma=-20.0, beta=0.5, wanted=LOSS))
+def test_every_backend_is_the_definition_in_float64(backend: str, case: Case) -> None:
+    inputs, incoming = draw(case)
+    learn = oracles.learned(inputs)
+    arguments = [*inputs.values(), *(g for g in incoming if g is not None)]
+    before = [t.clone() for t in arguments]
 
     def run() -> tuple[Tensor, ...]:
-        outputs = gaussian_elbo(*arguments.values(), beta=case.beta, backend=backend)
-        return *outputs, *gradients(outputs, arguments).values()
+        outputs = gaussian_elbo(*inputs.values(), beta=case.beta, backend=backend)
+        return *outputs, *oracles.gradients(outputs, incoming, learn)
 
-    loss, nll, squared_error, *found = poisoned(run)
-    assert loss.shape == ()
-    assert loss.dtype == nll.dtype == squared_error.dtype == wide
-    grads = dict(zip(names, found, strict=True))
-    assert {name: g.dtype for name, g in grads.items()} == {name: arguments[name].dtype for name in names}
-
-    exact = {name: v.detach().double().requires_grad_(name in case.needs) for name, v in arguments.items()}
-    exact_outputs = reference.gaussian_elbo(*exact.values(), case.beta)
-    exact_grads = gradients(exact_outputs, exact)
-    exact_loss, exact_nll, exact_squared_error = exact_outputs
-
-    with torch.no_grad():
-        relative = allowed[wide]
-        if (
-            backend == "reference"
-        ):  # holds log_gamma in the type of the arithmetic, so its exponential is as exact as that
-            relative += abs(case.log_gamma) * (2.0**-24 if wide == torch.float32 else 2.0**-53)
-        summed = relative + sum_rounding(cols, wide)
-        assert_within("squared_error", squared_error, exact_squared_error, summed * exact_squared_error, wide)
-        inverse = math.exp(-exact["log_gamma"].item())
-        scaled = exact_squared_error * inverse
-        constant = cols * (math.log(2 * math.pi) + abs(case.log_gamma))
-        nll_bound = (summed * scaled + relative * constant) / 2
-        assert_within("nll", nll, exact_nll, nll_bound, wide)
-        weighted = case.beta * exact["kl"]
-        bound = (nll_bound + (relative + sum_rounding(rows, wide)) * (exact_nll.abs() + weighted)).mean()
-        assert_within("loss", loss, exact_loss, bound, wide)
-
-        def early(name: str) -> Tensor | float:
+    results, wide = poisoned(run), arithmetic(*case.dtypes)
+    assert [t.dtype for t in results] == [wide, wide, wide, *(t.dtype for t in learn)]
+    relative, over_rows = relative_error(case, backend), sum_rounding(case.shape[0], wide)
+    expected = oracles.of_gaussian(inputs, case.beta, incoming, relative, over_rows)
+    for (name, (exact, bound)), found in zip(expected.items(), results, strict=True):
+        if name == "grad_x" and case.dtypes[0] != case.dtypes[1] and backend != "reference":
+            continue  # see test_gaussian_nll
+        if name.startswith("grad") and found.dtype == F32 != wide:
             # A gradient written before its factor is known is rounded to its own type, and so are factor and product.
-            return 2.0**-23 * exact_grads[name].abs() if grads[name].dtype == torch.float32 != wide else 0.0
-
-        # The incoming gradient of each row's nll, and that of its squared error.
-        gl = abs(case.grad_loss) if "loss" in case.wanted else 0.0
-        gn = incoming["nll"].double().abs() * ("nll" in case.wanted) + gl / rows
-        gs = incoming["squared error"].double().abs() * ("squared error" in case.wanted)
-        size = (gn * inverse + 2 * gs).unsqueeze(1) * (exact["x_hat"] - exact["x"]).abs()
-        for name in ("x_hat", "x"):
-            same_type = case.dtypes[0] == case.dtypes[1] or name == "x_hat"
-            if name in grads and (same_type or backend == "reference"):  # else see test_gaussian_nll
-                bound = relative * size + early(name)
-                assert_within(f"grad_{name}", grads[name], exact_grads[name], bound, wide)
-        if "log_gamma" in grads:
-            bound = (summed + sum_rounding(rows, wide)) * (gn * (cols + scaled)).sum() / 2
-            arithmetic = torch.promote_types(wide, case.log_gamma_type)
-            found, expected = grads["log_gamma"], exact_grads["log_gamma"]
-            assert_within("grad_log_gamma", found, expected, bound + early("log_gamma"), arithmetic)
-        if "kl" in grads:
-            assert_within("grad_kl", grads["kl"], exact_grads["kl"], relative * exact_grads["kl"].abs(), wide)
-
-    for old, new in zip(before, (*arguments.values(), *incoming.values()), strict=True):
-        assert torch.equal(old, new)
+            bound = bound + 2.0**-23 * exact.abs()
+        assert_within(name, found, exact, bound, torch.promote_types(wide, found.dtype))
+    assert all(map(torch.equal, before, arguments))
 
 
 def make(dtype: torch.dtype, rows: int = 5, cols: int = 7, seed: int = 1) -> list[Tensor]:
@@ -266,7 +167,7 @@ def test_a_second_backward_pass_gives_the_same(backend: str, dtype: torch.dtype)
         torch.testing.assert_close(argument.grad, 5 * k, rtol=3 * torch.finfo(argument.dtype).eps, atol=0)
 
 
-def test_gradients_belong_to_the_caller(backend: str) -> None:
+def test_gradients_may_be_written_to(backend: str) -> None:
     # Nothing that is kept for the backward pass may be handed out: clipping in place would change the next one.
     arguments = make(torch.float32)
     loss, _, _ = gaussian_elbo(*arguments, backend=backend)
@@ -289,18 +190,14 @@ def test_a_second_derivative_is_refused(cpu: str, incoming_needs_gradient: bool)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_results_do_not_depend_on_the_number_of_threads(
-    cpu: str, threads: Callable[[int], None], dtype: torch.dtype
-) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(cpu: str, dtype: torch.dtype) -> None:
+    def results(*arguments: Tensor) -> list[Tensor]:
+        outputs = gaussian_elbo(*arguments, beta=0.3, backend=cpu)
+        early = grad(outputs[0], arguments, retain_graph=True)
+        return [*outputs, *early, *grad(outputs[0] * 3 + outputs[1].mean(), arguments)]
+
     for shape in ((3001, 37), (70, 1025), (100_003, 1)):
-        arguments, found = make(dtype, *shape), []
-        for number in (1, 2, 3):
-            threads(number)
-            outputs = gaussian_elbo(*arguments, beta=0.3, backend=cpu)
-            found.append([*outputs, *grad(outputs[0], arguments, retain_graph=True)])
-            found[-1] += grad(outputs[0] * 3 + outputs[1].mean(), arguments)
-        for others in found[1:]:
-            assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
+        assert_same_on_threads((1, 2, 3), results, *make(dtype, *shape))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -375,7 +272,7 @@ def test_nan_reaches_the_loss_and_its_row_alone(backend: str, dtype: torch.dtype
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_images_are_as_good_as_rows(backend: str, dtype: torch.dtype) -> None:
+def test_images_give_the_same_as_rows(backend: str, dtype: torch.dtype) -> None:
     x_hat, x, log_gamma, kl = make(dtype, 4, 3 * 8 * 6)
     loss, nll, _ = gaussian_elbo(x_hat, x, log_gamma, kl, backend=backend)
     expected = grad(loss, (x_hat, x, log_gamma))
@@ -394,7 +291,7 @@ def test_images_are_as_good_as_rows(backend: str, dtype: torch.dtype) -> None:
             torch.testing.assert_close(grad_log_gamma, expected[2], rtol=1e-5, atol=0)
 
 
-def test_every_way_to_give_log_gamma(backend: str) -> None:
+def test_log_gamma_in_every_form(backend: str) -> None:
     x_hat, x, _, kl = make(torch.float64)
     expected, _, _ = gaussian_elbo(x_hat, x, 0.5, kl, backend=backend)
     exact = (7 - (x_hat - x).square().sum(dim=1).mean() * math.exp(-0.5)).item() / 2
@@ -476,9 +373,7 @@ def test_a_whole_vae_under_autocast(backend: str) -> None:
         assert (a - b).norm() <= 2.0**-5 * b.norm()
 
 
-def test_memory_for_gradients_is_taken_only_where_they_are_wanted(
-    compiled: ModuleType, memory_of_the_kernel: Callable[[Callable[[], object]], int]
-) -> None:
+def test_memory_for_gradients_is_taken_only_where_they_are_wanted(compiled: ModuleType) -> None:
     x_hat, x, log_gamma, kl = make(torch.float32, 30, 20)
 
     def used(x_hat: Tensor) -> int:

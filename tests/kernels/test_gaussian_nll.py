@@ -1,168 +1,88 @@
 import math
 import re
-from collections.abc import Callable
 from fractions import Fraction
 from types import ModuleType
-from typing import NamedTuple
 
 import mpmath
 import numpy as np
+import oracles
 import pytest
 import torch
+from dtypes import BF16, DTYPES, F32, F64, arithmetic
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from manifold_core.kernels.gaussian_nll import reference
+from poison import poisoned
+from reconstruction import DENSE, SHAPES, Case, cases, draw, relative_error
+from threads import assert_same_on_threads
+from tolerances import ALLOWED, assert_within, sum_rounding
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import grad, gradcheck
 
 import manifold_core as mc
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-VIEWS = ("dense", "first head", "second head", "transposed", "steps", "offset")
-LAYOUTS = (*VIEWS, "one row", "one column", "one number")
-SMALL_AND_MANY = st.tuples(st.integers(1, 9), st.integers(1, 70)) | st.tuples(st.integers(100, 600), st.integers(1, 6))
-# Around the sizes at which tiles and vectors end, and some large ones.
-EDGES = st.tuples(
-    st.integers(1, 4), st.sampled_from([127, 129, 255, 256, 257, 511, 512, 513, 1023, 1025, 3001, 100_000])
-)
-
-
-class Case(NamedTuple):
-    shape: tuple[int, int]
-    dtypes: tuple[torch.dtype, torch.dtype]  # of x_hat and x
-    layouts: tuple[str, str, str]  # of x_hat, x and the incoming gradients
-    log_gamma: float
-    log_gamma_as: str
-    wanted: str  # which output has an incoming gradient
-    seed: int
-
-
-CASES = st.builds(
-    Case,
-    SMALL_AND_MANY | EDGES,
-    st.sampled_from([(a, a) for a in DTYPES] * 2 + [(a, b) for a in DTYPES for b in DTYPES if a != b]),
-    st.tuples(st.sampled_from(LAYOUTS), st.sampled_from(LAYOUTS), st.sampled_from(LAYOUTS)),
-    st.floats(-60, 60) | st.sampled_from([0.0, -60.0, 60.0]),
-    st.sampled_from(["float", "float32", "float64", "bfloat16"]),
-    st.sampled_from(["nll", "squared error", "both"]),
-    st.integers(0, 2**31),
-)
-
-
-def as_argument(value: float, kind: str) -> tuple[Tensor | float, float]:
-    """log_gamma as the caller gives it, and its exact value."""
-    if kind == "float":
-        return value, value
-    tensor = torch.tensor(value, dtype=getattr(torch, kind), requires_grad=True)
-    return tensor, tensor.item()
-
-
-def gradients(
-    outputs: tuple[Tensor, ...], incoming: tuple[Tensor | None, ...], inputs: list[Tensor]
-) -> list[Tensor | None]:
-    """Of those outputs that have an incoming gradient."""
-    pairs = [(output, g) for output, g in zip(outputs, incoming, strict=True) if g is not None]
-    return list(grad([output for output, _ in pairs], inputs, [g for _, g in pairs], materialize_grads=True))
+NLL, SQUARED_ERROR = frozenset({"nll"}), frozenset({"squared_error"})
 
 
 @settings(max_examples=100)
-@given(CASES)
-@example(Case((1, 1), (torch.float32,) * 2, ("dense",) * 3, 0.0, "float32", "both", 1))
-@example(Case((512, 784), (torch.float32,) * 2, ("dense",) * 3, -5.0, "float32", "both", 1))
-@example(Case((3, 100_000), (torch.float32,) * 2, ("dense", "transposed", "dense"), 60.0, "float", "both", 1))
-@example(Case((2, 100_000), (torch.float64,) * 2, ("dense", "second head", "dense"), -60.0, "float64", "both", 1))
-@example(Case((3, 513), (torch.bfloat16, torch.float32), ("steps", "dense", "dense"), 3.0, "float32", "both", 1))
-def test_every_backend_is_the_definition_in_float64(
-    backend: str,
-    poisoned: Callable[..., tuple[Tensor, ...]],
-    lay_out: Callable[[Tensor, str], Tensor],
-    lay_out_vector: Callable[[Tensor, str], Tensor],
-    any_magnitude: Callable[..., Tensor],
-    assert_within: Callable[..., None],
-    allowed: dict[torch.dtype, float],
-    sum_rounding: Callable[[int, torch.dtype], float],
-    case: Case,
-) -> None:
-    rows, cols = case.shape
-    wide = torch.float64 if torch.float64 in case.dtypes else torch.float32
-    generator = torch.Generator().manual_seed(case.seed)
-    target = torch.randn(case.shape, generator=generator, dtype=torch.float64)
-    error = any_magnitude(generator, case.shape, 1e-4, 100)
-    x_hat = lay_out((target + error).to(case.dtypes[0]), case.layouts[0]).detach().requires_grad_()
-    x = lay_out(target.to(case.dtypes[1]), case.layouts[1]).detach().requires_grad_()
-    log_gamma, log_gamma_value = as_argument(case.log_gamma, case.log_gamma_as)
-    inputs = [x_hat, x, *([log_gamma] if isinstance(log_gamma, Tensor) else [])]
-    incoming = [
-        lay_out_vector(any_magnitude(generator, (rows,), 1e-3, 1e3).to(wide), case.layouts[2]) for _ in range(2)
-    ]
-    grad_nll = None if case.wanted == "squared error" else incoming[0]
-    grad_squared_error = None if case.wanted == "nll" else incoming[1]
-    before = [t.detach().clone() for t in (*inputs, *incoming)]
+@given(
+    cases(
+        SHAPES,
+        beta=st.none(),
+        log_gamma_type=st.sampled_from([None, F32, F64, BF16]),
+        wanted=st.sampled_from([NLL, SQUARED_ERROR, NLL | SQUARED_ERROR]),
+    )
+)
+@example(Case((1, 1), beta=None))
+@example(Case((512, 784), log_gamma=-5.0, beta=None))
+@example(
+    Case((3, 100_000), layouts=("dense", "transposed", *DENSE[2:]), log_gamma=60.0, log_gamma_type=None, beta=None)
+)
+@example(Case((2, 100_000), (F64, F64), ("dense", "second head", *DENSE[2:]), -60.0, F64, beta=None))
+@example(Case((3, 513), (BF16, F32), ("steps", *DENSE[1:]), 3.0, beta=None))
+def test_every_backend_is_the_definition_in_float64(backend: str, case: Case) -> None:
+    inputs, incoming = draw(case)
+    if case.log_gamma_type is None:
+        inputs["log_gamma"].requires_grad_(False)
+    learn = oracles.learned(inputs)
+    log_gamma = case.log_gamma if case.log_gamma_type is None else inputs["log_gamma"]
+    arguments = [*inputs.values(), *(g for g in incoming if g is not None)]
+    before = [t.clone() for t in arguments]
 
     def run() -> tuple[Tensor, ...]:
-        outputs = mc.gaussian_nll(x_hat, x, log_gamma, return_squared_error=True, backend=backend)
-        return *outputs, *gradients(outputs, (grad_nll, grad_squared_error), inputs)
+        outputs = mc.gaussian_nll(inputs["x_hat"], inputs["x"], log_gamma, return_squared_error=True, backend=backend)
+        return *outputs, *oracles.gradients(outputs, incoming, learn)
 
-    nll, squared_error, grad_x_hat, grad_x, *grad_log_gamma = poisoned(run)
-    assert nll.dtype == squared_error.dtype == wide
-    assert [g.dtype for g in (grad_x_hat, grad_x, *grad_log_gamma)] == [t.dtype for t in inputs]
-
-    exact = [x_hat.detach().double().requires_grad_(), x.detach().double().requires_grad_()]
-    exact.append(torch.tensor(log_gamma_value, dtype=torch.float64, requires_grad=True))
-    gn, gs = (g if g is None else g.double() for g in (grad_nll, grad_squared_error))
-    outputs = reference.gaussian_nll(*exact)
-    exact_grad_x_hat, exact_grad_x, exact_grad_log_gamma = gradients(outputs, (gn, gs), exact)
-
-    with torch.no_grad():
-        relative = allowed[wide]
-        if (
-            backend == "reference"
-        ):  # holds log_gamma in the type of the arithmetic, so its exponential is as exact as that
-            relative += abs(log_gamma_value) * (2.0**-24 if wide == torch.float32 else 2.0**-53)
-        summed = relative + sum_rounding(cols, wide)
-        assert_within("squared_error", squared_error, outputs[1], summed * outputs[1], wide)
-        scaled = outputs[1] * math.exp(-log_gamma_value)
-        # The constant, too, is a sum of two terms which may cancel.
-        constant = cols * (math.log(2 * math.pi) + abs(log_gamma_value))
-        assert_within("nll", nll, outputs[0], (summed * scaled + relative * constant) / 2, wide)
-        gn, gs = (torch.zeros(rows, dtype=torch.float64) if g is None else g for g in (gn, gs))
-        size = (gn.abs() * math.exp(-log_gamma_value) + 2 * gs.abs()).unsqueeze(1) * (exact[0] - exact[1]).abs()
-        assert_within("grad_x_hat", grad_x_hat, exact_grad_x_hat, relative * size, wide)
-        if case.dtypes[0] == case.dtypes[1] or backend == "reference":  # else see below
-            assert_within("grad_x", grad_x, exact_grad_x, relative * size, wide)
-        size = (gn.abs() * (cols + scaled)).sum() / 2
-        for found in grad_log_gamma:
-            bound = (summed + sum_rounding(rows, wide)) * size
-            assert_within("grad_log_gamma", found, exact_grad_log_gamma, bound, torch.promote_types(wide, found.dtype))
-
-    for old, new in zip(before, (*inputs, *incoming), strict=True):
-        assert torch.equal(old, new)
+    results, wide = poisoned(run), arithmetic(*case.dtypes)
+    assert [t.dtype for t in results] == [wide, wide, *(t.dtype for t in learn)]
+    relative, over_rows = relative_error(case, backend), sum_rounding(case.shape[0], wide)
+    expected = oracles.of_gaussian(inputs, None, incoming, relative, over_rows)
+    for (name, (exact, bound)), found in zip(expected.items(), results, strict=True):
+        if name != "grad_x" or case.dtypes[0] == case.dtypes[1] or backend == "reference":  # else see below
+            assert_within(name, found, exact, bound, torch.promote_types(wide, found.dtype))
+    assert all(map(torch.equal, before, arguments))
 
 
 @pytest.mark.parametrize("dtypes", [(a, b) for a in DTYPES for b in DTYPES if a != b])
-def test_gradient_of_data_of_another_type(
-    backend: str, assert_within: Callable[..., None], allowed: dict[torch.dtype, float], dtypes: tuple[torch.dtype, ...]
-) -> None:
+def test_gradient_of_data_of_another_type(backend: str, dtypes: tuple[torch.dtype, ...]) -> None:
     # The gradient of x is as exact as x is: not first rounded, or made infinite, by the type of x_hat.
     generator = torch.Generator().manual_seed(24)
     x_hat, x = (torch.randn(3, 40, generator=generator).to(dtype).requires_grad_() for dtype in dtypes)
     exact = [v.detach().double().requires_grad_() for v in (x_hat, x)]
-    wide = torch.float64 if torch.float64 in dtypes else torch.float32
+    wide = arithmetic(*dtypes)
     for log_gamma in (0.3, -15.0):
         (grad_x,) = grad(mc.gaussian_nll(x_hat, x, log_gamma, backend=backend).sum(), x)
         (exact_grad_x,) = grad(
             reference.gaussian_nll(*exact, torch.tensor(log_gamma, dtype=torch.float64))[0].sum(), exact[1]
         )
-        relative = allowed[wide] * (2 if backend == "reference" else 1)  # it rounds log_gamma: 15 * 2^-24 more
+        relative = ALLOWED[wide] * (2 if backend == "reference" else 1)  # it rounds log_gamma: 15 * 2^-24 more
         assert_within("grad_x", grad_x, exact_grad_x, relative * exact_grad_x.abs(), wide)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(0, 7), (5, 0), (0, 0), (0, 3, 2, 2)])
-def test_nothing_to_do(
-    backend: str, poisoned: Callable[..., tuple[Tensor, ...]], shape: tuple[int, ...], dtype: torch.dtype
-) -> None:
+def test_nothing_to_do(backend: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     x_hat, x = (torch.empty(shape, dtype=dtype, requires_grad=True) for _ in range(2))
     log_gamma = torch.tensor(0.5, requires_grad=True)
 
@@ -333,61 +253,21 @@ def test_a_second_derivative_is_refused(cpu: str, incoming_needs_gradient: bool)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_results_do_not_depend_on_the_number_of_threads(
-    cpu: str, threads: Callable[[int], None], dtype: torch.dtype
-) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(cpu: str, dtype: torch.dtype) -> None:
+    def results(incoming: Tensor, *inputs: Tensor) -> list[Tensor]:
+        nll, squared_error = mc.gaussian_nll(*inputs, return_squared_error=True, backend=cpu)
+        return [nll, squared_error, *grad(nll, inputs, incoming)]
+
     for shape in ((3001, 37), (70, 1025), (100_003, 1)):
         generator = torch.Generator().manual_seed(16)
         x_hat, x = (torch.randn(shape, generator=generator).to(dtype).requires_grad_() for _ in range(2))
         log_gamma = torch.tensor(0.3, requires_grad=True)
         incoming = torch.randn(shape[0], generator=generator, dtype=torch.promote_types(dtype, torch.float32))
-        found = []
-        for number in (1, 2, 3):
-            threads(number)
-            nll, squared_error = mc.gaussian_nll(x_hat, x, log_gamma, return_squared_error=True, backend=cpu)
-            found.append([nll, squared_error, *grad(nll, (x_hat, x, log_gamma), incoming)])
-        for others in found[1:]:
-            assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
-
-
-@pytest.fixture
-def check_that_nothing_is_copied(
-    compiled: ModuleType,
-    operators_around_the_kernel: Callable[[Callable[[], object]], list[str]],
-    memory_of_the_kernel: Callable[[Callable[[], object]], int],
-) -> Callable[[Tensor, Tensor], None]:
-    def check(x_hat: Tensor, x: Tensor) -> None:
-        log_gamma = torch.tensor(0.1)
-
-        def call() -> tuple[Tensor, Tensor]:
-            return mc.gaussian_nll(x_hat, x, log_gamma, return_squared_error=True, backend="cpu")
-
-        assert {*operators_around_the_kernel(call)} <= {"aten.permute.default", "aten.view.default"}
-        assert memory_of_the_kernel(call) == sum(result.nbytes for result in call())
-
-    return check
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_views_are_read_without_a_copy(
-    check_that_nothing_is_copied: Callable[[Tensor, Tensor], None],
-    lay_out: Callable[[Tensor, str], Tensor],
-    layout: str,
-) -> None:
-    check_that_nothing_is_copied(lay_out(torch.randn(30, 20), layout), lay_out(torch.randn(30, 20), layout))
-    check_that_nothing_is_copied(lay_out(torch.randn(30, 20), layout), torch.randn(30, 20))
-
-
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_images_are_read_without_a_copy(
-    check_that_nothing_is_copied: Callable[[Tensor, Tensor], None], memory_format: torch.memory_format
-) -> None:
-    images = [torch.randn(4, 3, 8, 6).to(memory_format=memory_format) for _ in range(2)]
-    check_that_nothing_is_copied(*images)
+        assert_same_on_threads((1, 2, 3), results, incoming, x_hat, x, log_gamma)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_images_are_as_good_as_rows(backend: str, dtype: torch.dtype) -> None:
+def test_images_give_the_same_as_rows(backend: str, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(20)
     x_hat, x = (torch.randn(4, 3, 8, 6, generator=generator).to(dtype) for _ in range(2))
     incoming = torch.randn(4, generator=generator, dtype=torch.promote_types(dtype, torch.float32))
@@ -425,7 +305,7 @@ def test_any_number_of_feature_dimensions(backend: str, shape: tuple[int, ...]) 
     torch.testing.assert_close(found, expected, rtol=1e-13, atol=0)
 
 
-def test_every_way_to_give_log_gamma(backend: str) -> None:
+def test_log_gamma_in_every_form(backend: str) -> None:
     generator = torch.Generator().manual_seed(21)
     x_hat, x = (torch.randn(5, 6, generator=generator, dtype=torch.float64) for _ in range(2))
     expected = mc.gaussian_nll(x_hat, x, 0.5, backend=backend)
@@ -526,7 +406,7 @@ def test_a_flag_that_is_no_bool_is_refused(backend_name: str, flag: object) -> N
 
 
 @pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5), np.float16(0.5), Fraction(1, 2)])
-def test_any_real_number_is_a_gamma(number: float) -> None:
+def test_log_gamma_may_be_any_real_number(number: float) -> None:
     x_hat = X + torch.arange(3)
     torch.testing.assert_close(mc.gaussian_nll(x_hat, X, number), mc.gaussian_nll(x_hat, X, 0.5), rtol=0, atol=0)
     torch.testing.assert_close(
@@ -537,7 +417,7 @@ def test_any_real_number_is_a_gamma(number: float) -> None:
     )
 
 
-def test_a_number_that_changes_does_not_compile_anew(compiled: ModuleType) -> None:
+def test_another_log_gamma_does_not_recompile(compiled: ModuleType) -> None:
     x_hat, x = torch.linspace(-1, 2, 12).double().view(4, 3), torch.ones(4, 3).double()
     for numbers in ([step / 8 for step in range(12)], [np.float32(step / 8) for step in range(12)]):
         torch._dynamo.reset()

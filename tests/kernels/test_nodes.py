@@ -156,7 +156,7 @@ def test_a_second_derivative_is_refused(name: str, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_early_gradients_belong_to_the_caller(way: str) -> None:
+def test_early_gradients_may_be_written_to(way: str) -> None:
     """What the first pass gave may be written to; the second makes its own."""
     *_, arguments = (a for a in arguments_of("gaussian_elbo") if a[-1] and a[0].dtype == torch.float32)
     given = leaves(arguments, lambda i: i == 0)
@@ -264,7 +264,7 @@ def test_nodes_of_another_torch_are_left_alone(monkeypatch: pytest.MonkeyPatch) 
     assert re.match(r"not built for torch 9\.8\.7\+cpu; .*_autograd_9_8_7", module.nodes_missing_because)
 
 
-def test_the_kind_of_build_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_serve_every_build_of_their_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     module = load_again(monkeypatch, torch.__version__.partition("+")[0] + "+cu130")
     assert module.nodes is extension.nodes
     assert module.nodes_missing_because == ""

@@ -89,12 +89,12 @@ def test_python_and_cpp_agree_on_whole_epochs(compiled: ModuleType, seed: int, e
     assert order(seed, [epoch], n)[0].tolist() == bound.tolist()
 
 
-def test_the_binding_refuses_a_place_that_is_none(compiled: ModuleType) -> None:
+def test_the_binding_refuses_a_place_out_of_range(compiled: ModuleType) -> None:
     with pytest.raises(ValueError, match="places must be below n"):
         compiled.permutation(0, 0, np.array([5], dtype=np.uint32), 5)
 
 
-def test_a_place_does_not_depend_on_what_is_asked_beside_it() -> None:
+def test_a_place_does_not_depend_on_the_others_of_a_call() -> None:
     """Epochs of different keys in one call, places in any order and more than once."""
     seed, places = torch.tensor(7), torch.tensor([[4, 0, 4, 999], [1, 2, 3, 0], [0, 500, 1, 2]])
     found = permutation(seed, torch.tensor([3, 0, 2**40]), places, 1000)
@@ -115,7 +115,7 @@ def test_order_and_noise_share_no_words() -> None:
 
 
 @pytest.mark.parametrize("n", [2, 3, 4])
-def test_all_orders_of_few_samples_are_as_frequent(n: int) -> None:
+def test_all_orders_of_few_samples_are_equally_frequent(n: int) -> None:
     counts = dict.fromkeys(itertools.permutations(range(n)), 0)
     for seed in range(20):
         for found in order(seed, list(range(500)), n).tolist():
@@ -124,7 +124,7 @@ def test_all_orders_of_few_samples_are_as_frequent(n: int) -> None:
 
 
 @pytest.mark.parametrize("n", [5, 17, 64, 1000])
-def test_every_place_gets_every_sample_as_often(n: int) -> None:
+def test_every_sample_is_equally_likely_in_every_place(n: int) -> None:
     """Places and samples of 1000 in tens: 100 x 100 cells."""
     epochs, cells = 400, min(n, 100)
     counts = np.zeros((cells, cells))
@@ -143,7 +143,7 @@ def test_every_place_gets_every_sample_as_often(n: int) -> None:
 
 @pytest.mark.parametrize("n", [10, 1000, 1025])
 @pytest.mark.parametrize("lag", [1, 2, 7])
-def test_neighbouring_places_are_far_apart_at_random(n: int, lag: int) -> None:
+def test_neighbouring_places_are_not_correlated(n: int, lag: int) -> None:
     """Spearman's correlation of a sample with the one some places later: −1/(n − 1) on average, variance about 1/n."""
     found = torch.cat([order(seed, list(range(200)), n) for seed in range(5)]).double()
     centred = found - (n - 1) / 2
@@ -154,7 +154,7 @@ def test_neighbouring_places_are_far_apart_at_random(n: int, lag: int) -> None:
 
 
 @pytest.mark.parametrize("n", [10, 1000, 1025])
-def test_epochs_and_seeds_have_nothing_to_do_with_each_other(n: int) -> None:
+def test_orders_of_different_epochs_and_seeds_are_not_correlated(n: int) -> None:
     """Spearman's correlation of neighbours: mean 0 and variance 1/(n − 1)."""
     orders = torch.stack([order(seed, list(range(100)), n) for seed in range(12)]).double()
     centred = orders - (n - 1) / 2

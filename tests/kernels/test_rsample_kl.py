@@ -1,169 +1,53 @@
 import re
-from collections.abc import Callable
-from typing import NamedTuple
 
 import mpmath
-import numpy as np
 import oracles
 import pytest
 import torch
+from dtypes import DTYPES, F64
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from manifold_core.kernels import extension
 from manifold_core.kernels.random import standard_normal
 from manifold_core.kernels.rsample_kl import reference
+from poison import poisoned
+from sampling import NAMES, Case, as_problem, assert_is_the_definition, cases, draw, generator_of
+from threads import assert_same_on_threads
+from tolerances import sum_rounding
 from torch import Tensor
 from torch.autograd import grad, gradcheck
 
 import manifold_core as mc
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-VIEWS = ("dense", "first head", "second head", "transposed", "steps", "offset")
-LAYOUTS = (*VIEWS, "one row", "one column", "one number")
-SMALL_AND_MANY = st.tuples(st.integers(1, 9), st.integers(1, 70)) | st.tuples(st.integers(100, 400), st.integers(1, 5))
-# Around the sizes at which tiles, blocks and vectors end.
-EDGES = st.tuples(
-    st.integers(1, 6), st.sampled_from([127, 128, 129, 131, 255, 257, 511, 512, 513, 516, 517, 1023, 1024])
+# Small and many; around the sizes at which tiles, blocks and vectors end.
+SHAPES = (
+    st.tuples(st.integers(1, 9), st.integers(1, 70))
+    | st.tuples(st.integers(100, 400), st.integers(1, 5))
+    | st.tuples(st.integers(1, 6), st.sampled_from([127, 128, 129, 131, 255, 257, 511, 512, 513, 516, 517, 1023, 1024]))
 )
-
-
-NAMES = ("mu", "log_var", "prior_mu", "prior_log_var", "gate_logits")
-
-
-class Case(NamedTuple):
-    shape: tuple[int, int]
-    dtype: torch.dtype  # of all tensors but those that `other` names
-    other: tuple[str, torch.dtype]
-    layouts: tuple[str, ...]  # of the inputs in the order of NAMES, and the incoming gradients of z and kl
-    prior: str  # none, one row, or as mu
-    gate: str
-    per_dimension: bool
-    wanted: str  # which output has an incoming gradient
-    seed: int
-    first_row: int
-
-
-EXTENT = st.sampled_from(["none", "none", "one row", "as mu"])
-CASES = st.builds(
-    Case,
-    SMALL_AND_MANY | EDGES,
-    st.sampled_from(DTYPES),
-    st.tuples(st.sampled_from(NAMES), st.sampled_from(DTYPES)),
-    st.tuples(*[st.sampled_from(LAYOUTS)] * 7),
-    EXTENT,
-    EXTENT,
-    st.booleans(),
-    st.sampled_from(["z", "kl", "both"]),
-    st.integers(0, 2**63 - 1),
-    st.sampled_from([0, 0, 1, 1000, 2**32 - 3, 2**40]),
-)
-
-
-class Problem(NamedTuple):
-    """A case with numbers: what is not given is not among the inputs."""
-
-    inputs: dict[str, Tensor]
-    grad_z: Tensor | None
-    grad_kl: Tensor | None
-    arithmetic: torch.dtype
-
-
-@pytest.fixture
-def make(
-    lay_out: Callable[[Tensor, str], Tensor],
-    lay_out_vector: Callable[[Tensor, str], Tensor],
-    any_magnitude: Callable[..., Tensor],
-) -> Callable[[Case], Problem]:
-    """log_var, or with a prior its distance from the prior's, reaches from -80 to 80 (-60 to 60), dense around 0."""
-
-    def of(case: Case) -> Problem:
-        generator = torch.Generator().manual_seed(case.seed % 2**32)
-        draws = {
-            "mu": lambda shape: any_magnitude(generator, shape, 1e-8, 100),
-            "log_var": lambda shape: any_magnitude(generator, shape, 1e-8, 80 if case.prior == "none" else 60),
-            "prior_mu": lambda shape: any_magnitude(generator, shape, 1e-8, 100),
-            "prior_log_var": lambda shape: any_magnitude(generator, shape, 1e-8, 20),
-            "gate_logits": lambda shape: any_magnitude(generator, shape, 1e-3, 30),
-        }
-        extents = dict(zip(NAMES, ("as mu", "as mu", case.prior, case.prior, case.gate), strict=True))
-        inputs = {}
-        for name, layout in zip(NAMES, case.layouts[:5], strict=True):
-            if extents[name] != "none":
-                dtype = case.other[1] if name == case.other[0] else case.dtype
-                shape = case.shape if extents[name] == "as mu" else (1, case.shape[1])
-                inputs[name] = lay_out(draws[name](shape).to(dtype), layout).detach().requires_grad_()
-        wide = torch.float64 if any(t.dtype == torch.float64 for t in inputs.values()) else torch.float32
-        z_dtype = torch.promote_types(inputs["mu"].dtype, inputs["log_var"].dtype)
-        grad_z = lay_out(any_magnitude(generator, case.shape, 1e-3, 1e3).to(z_dtype), case.layouts[5])
-        grad_kl = any_magnitude(generator, case.shape if case.per_dimension else case.shape[:1], 1e-3, 1e3).to(wide)
-        grad_kl = (lay_out if case.per_dimension else lay_out_vector)(grad_kl, case.layouts[6])
-        return Problem(inputs, None if case.wanted == "kl" else grad_z, None if case.wanted == "z" else grad_kl, wide)
-
-    return of
 
 
 @settings(max_examples=150)
-@given(CASES)
-@example(Case((1, 1), torch.float32, ("mu", torch.float32), ("dense",) * 7, "none", "none", False, "both", 1, 0))
-@example(
-    Case((700, 33), torch.float32, ("mu", torch.float32), ("second head",) * 7, "none", "none", False, "both", 1, 0)
-)
-@example(
-    Case((2000, 1), torch.float64, ("mu", torch.float64), ("dense",) * 7, "one row", "one row", False, "both", 1, 9)
-)
-@example(
-    Case((900, 20), torch.float32, ("mu", torch.float32), ("dense",) * 7, "one row", "one row", False, "both", 1, 9)
-)
-@example(
-    Case((40, 1025), torch.float32, ("mu", torch.float32), ("dense",) * 7, "one row", "as mu", True, "both", 1, 2**33)
-)
-def test_every_backend_is_the_definition_in_float64(
-    backend: str,
-    poisoned: Callable[..., tuple[Tensor, ...]],
-    make: Callable[[Case], Problem],
-    assert_within: Callable[..., None],
-    allowed: dict[torch.dtype, float],
-    sum_rounding: Callable[[int, torch.dtype], float],
-    case: Case,
-) -> None:
-    inputs, grad_z, grad_kl, wide = make(case)
-    everything = (*inputs.values(), grad_z, grad_kl)
-    before = [t if t is None else t.clone() for t in everything]
-    seed = torch.tensor(case.seed)
+@given(cases(SHAPES))
+@example(Case((1, 1)))
+@example(Case((700, 33), layouts=("second head",) * 7))
+@example(Case((2000, 1), (F64,) * 5, prior="one row", gate="one row", first_row=9))
+@example(Case((900, 20), prior="one row", gate="one row", first_row=9))
+@example(Case((40, 1025), prior="one row", gate="rows", per_dimension=True, first_row=2**33))
+def test_every_backend_is_the_definition_in_float64(backend: str, case: Case) -> None:
+    generator = generator_of(case)
+    problem = as_problem(case, generator, draw(case, generator))
 
-    def run() -> tuple[Tensor, ...]:
-        z, kl, ratio = mc.rsample_kl(
-            **inputs,
-            per_dimension=case.per_dimension,
-            return_variance_ratio=True,
-            seed=seed,
-            first_row=case.first_row,
-            backend=backend,
-        )
-        return z, kl, ratio, *oracles.gradients((z, kl), (grad_z, grad_kl), tuple(inputs.values()))
+    def sample(seed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        options = {"per_dimension": case.per_dimension, "first_row": case.first_row, "backend": backend}
+        return mc.rsample_kl(**problem.inputs, **options, return_variance_ratio=True, seed=seed)
 
-    z, kl, ratio, *grads = poisoned(run)
-    assert z.dtype == torch.promote_types(inputs["mu"].dtype, inputs["log_var"].dtype)
-    assert (kl.dtype, ratio.dtype) == (wide, wide)
-    assert [(g.dtype, g.shape) for g in grads] == [(t.dtype, t.shape) for t in inputs.values()]
-
-    expected = oracles.of_rsample_kl(inputs, case.seed, case.first_row, case.per_dimension, grad_z, grad_kl)
-    row_sum = 0 if case.per_dimension else sum_rounding(case.shape[1], wide)
-    over_rows = sum_rounding(case.shape[0], wide) if backend == "reference" else 0
-    for (name, (exact, size, batch_sum)), found in zip(expected.items(), (z, kl, ratio, *grads), strict=True):
-        rounding = row_sum if name == "kl" else over_rows if batch_sum else 0
-        assert_within(name, found, exact, (allowed[wide] + rounding) * size, wide)
-
-    for old, new in zip(before, everything, strict=True):
-        assert old is None or torch.equal(old, new)
-    assert seed.item() == case.seed
+    over_rows = sum_rounding(case.shape[0], problem.arithmetic) if backend == "reference" else 0
+    assert_is_the_definition(case, problem, sample, {"kl": not case.per_dimension}, over_rows)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(0, 7), (5, 0), (0, 0)])
-def test_nothing_to_do(
-    backend: str, poisoned: Callable[..., tuple[Tensor, ...]], shape: tuple[int, int], dtype: torch.dtype
-) -> None:
+def test_nothing_to_do(backend: str, shape: tuple[int, int], dtype: torch.dtype) -> None:
     mu, log_var = (torch.empty(shape, dtype=dtype, requires_grad=True) for _ in range(2))
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     for per_dimension in (False, True):
@@ -339,7 +223,7 @@ def test_nan_gradients_stay_where_they_are(backend: str, cols: int) -> None:
     ("mu", "log_var", "prior_log_var"),
     [(0.0, 10.0, -80.0), (1e5, 0.0, -80.0), (0.0, 80.0, -80.0), (0.0, 120.0, None), (0.0, 0.0, -200.0)],
 )
-def test_what_is_not_asked_for_may_be_infinite(
+def test_gradients_of_z_do_not_need_finite_ones_of_kl(
     backend: str, shape: tuple[int, int], mu: float, log_var: float, prior_log_var: float | None
 ) -> None:
     """In float32 the derivatives of KL are, or its square of the distance; those of z are as without a prior."""
@@ -354,14 +238,14 @@ def test_what_is_not_asked_for_may_be_infinite(
     assert all((one == 0).all() for one in found[2:])
 
 
-def test_a_sample_whose_infinite_kl_does_not_count_has_no_gradient(backend: str) -> None:
+def test_an_infinite_kl_that_has_no_weight_has_no_gradient(backend: str) -> None:
     inputs, grad_kl = oracles.infinite_in_float32(False, 9)
     _, kl = mc.rsample_kl(**inputs, seed=0, backend=backend)
     found = dict(zip(inputs, grad(kl, list(inputs.values()), grad_kl), strict=True))
     oracles.assert_gradients_of_infinite_kl(found, inputs, grad_kl)
 
 
-def test_a_variance_ratio_may_be_large_where_its_mean_is_not(backend: str) -> None:
+def test_the_mean_variance_ratio_is_finite_where_one_ratio_is_not(backend: str) -> None:
     """Of one sample in ten it is e⁹⁰, more than float32 holds."""
     log_var, prior_log_var = torch.zeros(10, 3), torch.zeros(10, 3)
     log_var[4, 1], prior_log_var[4, 1] = 50, -40
@@ -373,7 +257,7 @@ def test_a_variance_ratio_may_be_large_where_its_mean_is_not(backend: str) -> No
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 40)])
-def test_an_infinite_sigma_is_no_matter_of_kl(backend: str, shape: tuple[int, int]) -> None:
+def test_kl_has_finite_gradients_where_sigma_is_infinite(backend: str, shape: tuple[int, int]) -> None:
     """σ, and σε with it, is beyond float32, KL's derivative against a prior as wide is not."""
     mu, log_var = torch.zeros(shape, requires_grad=True), torch.full(shape, 200.0, requires_grad=True)
     _, kl = mc.rsample_kl(mu, log_var, torch.ones(shape), torch.full(shape, 199.0), seed=2, backend=backend)
@@ -384,9 +268,7 @@ def test_an_infinite_sigma_is_no_matter_of_kl(backend: str, shape: tuple[int, in
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cols", [1, 3, 4, 37, 130, 513, 1024])
-def test_kl_per_dimension_sums_to_kl(
-    backend: str, sum_rounding: Callable[[int, torch.dtype], float], dtype: torch.dtype, cols: int
-) -> None:
+def test_kl_per_dimension_sums_to_kl(backend: str, dtype: torch.dtype, cols: int) -> None:
     generator = torch.Generator().manual_seed(5)
     mu, log_var = (torch.randn(9, cols, generator=generator).to(dtype) for _ in range(2))
     z, kl = mc.rsample_kl(mu, log_var, seed=6, backend=backend)
@@ -473,9 +355,11 @@ def test_a_second_derivative_is_refused(cpu: str, incoming_needs_gradient: bool)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_results_do_not_depend_on_the_number_of_threads(
-    cpu: str, threads: Callable[[int], None], dtype: torch.dtype
-) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(cpu: str, dtype: torch.dtype) -> None:
+    def results(inputs: dict[str, Tensor], *incoming: Tensor) -> list[Tensor]:
+        z, kl, ratio = mc.rsample_kl(**inputs, return_variance_ratio=True, seed=17, first_row=5, backend=cpu)
+        return [z, kl, ratio, *grad((z, kl), tuple(inputs.values()), incoming)]
+
     for shape in ((3001, 37), (70, 1025), (50_000, 1)):
         generator = torch.Generator().manual_seed(16)
         mu, log_var = (torch.randn(shape, generator=generator).to(dtype).requires_grad_() for _ in range(2))
@@ -483,13 +367,7 @@ def test_results_do_not_depend_on_the_number_of_threads(
         inputs = dict(zip(NAMES, (mu, log_var, *rest), strict=True))
         grad_z = torch.randn(shape, generator=generator).to(dtype)
         grad_kl = torch.randn(shape[0], generator=generator, dtype=torch.promote_types(dtype, torch.float32))
-        found = []
-        for number in (1, 2, 3):
-            threads(number)
-            z, kl, ratio = mc.rsample_kl(**inputs, return_variance_ratio=True, seed=17, first_row=5, backend=cpu)
-            found.append([z, kl, ratio, *grad((z, kl), tuple(inputs.values()), (grad_z, grad_kl))])
-        for others in found[1:]:
-            assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
+        assert_same_on_threads((1, 2, 3), results, inputs, grad_z, grad_kl)
 
 
 def test_results_do_not_depend_on_the_split_of_the_batch(backend: str) -> None:
@@ -503,20 +381,6 @@ def test_results_do_not_depend_on_the_split_of_the_batch(backend: str) -> None:
     parts = zip(run(slice(0, 4)), run(slice(4, 5)), run(slice(5, 23)), strict=True)
     for whole, split in zip(run(slice(0, 23)), parts, strict=True):
         torch.testing.assert_close(torch.cat(split), whole, rtol=1e-13, atol=0)
-
-
-def test_autocast_changes_nothing(backend: str) -> None:
-    generator = torch.Generator().manual_seed(21)
-    for dtype in DTYPES:
-        mu, log_var = (torch.randn(5, 6, generator=generator).to(dtype).requires_grad_() for _ in range(2))
-        outside = mc.rsample_kl(mu, log_var, seed=22, backend=backend)
-        with torch.autocast("cpu", torch.bfloat16):
-            inside = mc.rsample_kl(mu, log_var, seed=22, backend=backend)
-            inside_gradients = grad(inside[0].float().sum() + inside[1].sum(), (mu, log_var))
-        outside_gradients = grad(outside[0].float().sum() + outside[1].sum(), (mu, log_var))
-        for a, b in zip((*inside, *inside_gradients), (*outside, *outside_gradients), strict=True):
-            assert a.dtype == b.dtype
-            assert torch.equal(a, b)
 
 
 def test_parameters_and_subclasses_of_tensor(backend: str) -> None:
@@ -583,49 +447,3 @@ def test_bad_priors_and_gates_are_refused(
 ) -> None:
     with pytest.raises(error, match=re.escape(message)):
         mc.rsample_kl(MU, MU, **arguments, seed=1, backend=backend_name)
-
-
-@pytest.mark.parametrize("backend_name", ["auto", "reference"])
-@pytest.mark.parametrize("name", ["per_dimension", "return_variance_ratio"])
-@pytest.mark.parametrize("flag", ["yes", None, 1])
-def test_a_flag_that_is_no_bool_is_refused(backend_name: str, name: str, flag: object) -> None:
-    with pytest.raises(TypeError, match=f"^{name} must be True or False, got {flag!r}$"):
-        mc.rsample_kl(MU, MU, seed=1, backend=backend_name, **{name: flag})  # type: ignore[call-overload]
-
-
-@pytest.mark.parametrize("backend_name", ["auto", "reference"])
-@pytest.mark.parametrize("first_row", [-1, 1.5, True, None, "0", 2**63, 2**63 - len(MU)])
-def test_a_row_that_is_no_number_of_one_is_refused(backend_name: str, first_row: object) -> None:
-    wanted = f"first_row must be an integer from 0 to 2**63 - 1 - B for B = {len(MU)} rows, got {first_row!r}"
-    with pytest.raises(ValueError, match=re.escape(wanted)):
-        mc.rsample_kl(MU, MU, seed=1, first_row=first_row, backend=backend_name)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("backend_name", ["auto", "reference"])
-def test_the_last_rows_are_numbered_as_any_are(backend_name: str) -> None:
-    last = 2**63 - 1 - len(MU)
-    z = mc.rsample_kl(MU, MU, seed=1, first_row=np.int64(last), backend=backend_name)[0]  # type: ignore[arg-type]
-    torch.testing.assert_close(z, standard_normal(torch.tensor(1), *MU.shape, last).float())
-
-
-@pytest.mark.parametrize("backend_name", ["cpu", "reference"])
-@pytest.mark.parametrize(
-    ("kind", "size"), [("diagonal", "named"), ("cholesky", "named"), ("nll", "named"), ("diagonal", "automatic")]
-)
-def test_a_batch_of_any_size_is_exported(backend_name: str, kind: str, size: str) -> None:
-    if backend_name == "cpu" and extension.compiled is None:
-        pytest.skip(extension.missing_because)
-
-    class Sampling(torch.nn.Module):
-        def forward(self, a: Tensor, b: Tensor) -> Tensor:
-            if kind == "diagonal":
-                return mc.rsample_kl(a, b, seed=1, backend=backend_name)[0]
-            if kind == "cholesky":
-                return mc.rsample_kl_cholesky(a, torch.cat((b, b), dim=1), seed=1, backend=backend_name)[0]
-            return mc.gaussian_nll(a, b, -1.0, backend=backend_name)
-
-    batch = torch.export.Dim("B") if size == "named" else torch.export.Dim.DYNAMIC
-    example = torch.ones(4, 3), torch.zeros(4, 3)
-    exported = torch.export.export(Sampling(), example, dynamic_shapes=({0: batch}, {0: batch}))
-    a, b = torch.linspace(-1, 1, 18).reshape(6, 3), torch.linspace(1, 0, 18).reshape(6, 3)
-    assert torch.equal(exported.module()(a, b), Sampling()(a, b))

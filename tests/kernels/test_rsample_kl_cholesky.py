@@ -1,171 +1,55 @@
 import re
-from collections.abc import Callable
 from types import ModuleType
-from typing import NamedTuple
 
 import mpmath
-import numpy as np
 import oracles
 import pytest
 import torch
+from dtypes import BF16, DTYPES, F64
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from layouts import any_magnitude
 from manifold_core.kernels.random import standard_normal
 from manifold_core.kernels.rsample_kl_cholesky import reference
+from poison import poisoned
+from sampling import Case, as_problem, assert_is_the_definition, cases, draw, generator_of, on_diagonal, packed
+from threads import assert_same_on_threads
+from tolerances import sum_rounding
 from torch import Tensor
 from torch.autograd import grad, gradcheck
 from torch.distributions import MultivariateNormal, kl_divergence
 
 import manifold_core as mc
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-VIEWS = ("dense", "first head", "second head", "transposed", "steps", "offset")
-LAYOUTS = (*VIEWS, "one row", "one column", "one number")
-NAMES = ("mu", "tril", "prior_mu", "prior_log_var")
-SMALL_AND_MANY = st.tuples(st.integers(1, 9), st.integers(1, 40)) | st.tuples(st.integers(100, 400), st.integers(1, 5))
-# Around the sizes at which vectors, blocks of noise and tiles end.
-EDGES = st.tuples(st.integers(1, 7), st.sampled_from([15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129]))
-
-
-def packed(latents: int) -> int:
-    return latents * (latents + 1) // 2
-
-
-def on_diagonal(latents: int) -> Tensor:
-    """Which of the packed numbers are log L_jj."""
-    here = torch.zeros(packed(latents), dtype=torch.bool)
-    for j in range(latents):
-        here[packed(j) + j] = True
-    return here
-
-
-class Case(NamedTuple):
-    shape: tuple[int, int]
-    dtype: torch.dtype  # of all tensors but the one that `other` names
-    other: tuple[str, torch.dtype]
-    layouts: tuple[str, ...]  # of the inputs in the order of NAMES, and the incoming gradients of z and kl
-    prior: str  # none, one row, or as mu
-    per_dimension: bool
-    wanted: str  # which output has an incoming gradient
-    seed: int
-    first_row: int
-
-
-CASES = st.builds(
-    Case,
-    SMALL_AND_MANY | EDGES,
-    st.sampled_from(DTYPES),
-    st.tuples(st.sampled_from(NAMES), st.sampled_from(DTYPES)),
-    st.tuples(*[st.sampled_from(LAYOUTS)] * 6),
-    st.sampled_from(["none", "none", "one row", "as mu"]),
-    st.booleans(),
-    st.sampled_from(["z", "kl", "both"]),
-    st.integers(0, 2**63 - 1),
-    st.sampled_from([0, 0, 1, 1000, 2**32 - 3, 2**40]),
+# Small and many; around the sizes at which vectors, blocks of noise and tiles end.
+SHAPES = (
+    st.tuples(st.integers(1, 9), st.integers(1, 40))
+    | st.tuples(st.integers(100, 400), st.integers(1, 5))
+    | st.tuples(st.integers(1, 7), st.sampled_from([15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129]))
 )
 
 
-class Problem(NamedTuple):
-    """A case with numbers: what is not given is not among the inputs."""
-
-    inputs: dict[str, Tensor]
-    grad_z: Tensor | None
-    grad_kl: Tensor | None
-    arithmetic: torch.dtype
-
-
-@pytest.fixture
-def make(
-    lay_out: Callable[[Tensor, str], Tensor],
-    lay_out_vector: Callable[[Tensor, str], Tensor],
-    any_magnitude: Callable[..., Tensor],
-) -> Callable[[Case], Problem]:
-    """log L_jj reaches from -40 to 40, with a prior -30 to 30, dense around 0."""
-
-    def of(case: Case) -> Problem:
-        generator = torch.Generator().manual_seed(case.seed % 2**32)
-        rows, latents = case.shape
-        triangle = (rows, packed(latents))
-        logs = any_magnitude(generator, triangle, 1e-8, 40 if case.prior == "none" else 30)
-        draws = {
-            "mu": any_magnitude(generator, case.shape, 1e-8, 100),
-            "tril": torch.where(on_diagonal(latents), logs, any_magnitude(generator, triangle, 1e-6, 100)),
-        }
-        if case.prior != "none":
-            shape = case.shape if case.prior == "as mu" else (1, latents)
-            draws["prior_mu"] = any_magnitude(generator, shape, 1e-8, 100)
-            draws["prior_log_var"] = any_magnitude(generator, shape, 1e-8, 20)
-        inputs = {}
-        for name, layout in zip(NAMES, case.layouts[:4], strict=True):
-            if name in draws:
-                dtype = case.other[1] if name == case.other[0] else case.dtype
-                if name == "tril" and layout in ("one column", "one number"):
-                    layout = "one row"  # a number off the diagonal is no logarithm
-                inputs[name] = lay_out(draws[name].to(dtype), layout).detach().requires_grad_()
-        wide = torch.float64 if any(t.dtype == torch.float64 for t in inputs.values()) else torch.float32
-        z_dtype = torch.promote_types(inputs["mu"].dtype, inputs["tril"].dtype)
-        grad_z = lay_out(any_magnitude(generator, case.shape, 1e-3, 1e3).to(z_dtype), case.layouts[4])
-        grad_kl = any_magnitude(generator, case.shape if case.per_dimension else case.shape[:1], 1e-3, 1e3).to(wide)
-        grad_kl = (lay_out if case.per_dimension else lay_out_vector)(grad_kl, case.layouts[5])
-        return Problem(inputs, None if case.wanted == "kl" else grad_z, None if case.wanted == "z" else grad_kl, wide)
-
-    return of
-
-
-DENSE = ("dense",) * 6
-
-
 @settings(max_examples=100)
-@given(CASES)
-@example(Case((1, 1), torch.float32, ("mu", torch.float32), DENSE, "none", False, "both", 1, 0))
-@example(Case((600, 32), torch.float32, ("mu", torch.float32), DENSE, "none", False, "both", 1, 0))
-@example(Case((150, 20), torch.float32, ("mu", torch.float32), DENSE, "one row", False, "both", 1, 9))
-@example(Case((3000, 2), torch.float64, ("mu", torch.float64), DENSE, "one row", True, "both", 1, 9))
-@example(Case((3, 515), torch.float32, ("mu", torch.float32), DENSE, "none", False, "both", 1, 2**33))
-@example(Case((2, 1024), torch.float32, ("mu", torch.float32), DENSE, "as mu", False, "both", 1, 0))
-@example(Case((2, 1023), torch.float64, ("mu", torch.float64), ("steps",) * 6, "as mu", True, "both", 1, 2**33))
-@example(Case((2, 700), torch.bfloat16, ("mu", torch.bfloat16), DENSE, "one row", False, "both", 1, 2**33))
-def test_every_backend_is_the_definition_in_float64(
-    backend: str,
-    poisoned: Callable[..., tuple[Tensor, ...]],
-    make: Callable[[Case], Problem],
-    assert_within: Callable[..., None],
-    allowed: dict[torch.dtype, float],
-    sum_rounding: Callable[[int, torch.dtype], float],
-    case: Case,
-) -> None:
-    inputs, grad_z, grad_kl, wide = make(case)
-    everything = (*inputs.values(), grad_z, grad_kl)
-    before = [t if t is None else t.clone() for t in everything]
-    seed = torch.tensor(case.seed)
+@given(cases(SHAPES, gate=st.just("none")))
+@example(Case((1, 1)))
+@example(Case((600, 32)))
+@example(Case((150, 20), prior="one row", first_row=9))
+@example(Case((3000, 2), (F64,) * 5, prior="one row", per_dimension=True, first_row=9))
+@example(Case((3, 515), first_row=2**33))
+@example(Case((2, 1024), prior="rows"))
+@example(Case((2, 1023), (F64,) * 5, ("steps",) * 7, prior="rows", per_dimension=True, first_row=2**33))
+@example(Case((2, 700), (BF16,) * 5, prior="one row", first_row=2**33))
+def test_every_backend_is_the_definition_in_float64(backend: str, case: Case) -> None:
+    generator = generator_of(case)
+    problem = as_problem(case, generator, draw(case, generator, full=True))
 
-    def run() -> tuple[Tensor, ...]:
-        z, kl, ratio = mc.rsample_kl_cholesky(
-            **inputs,
-            per_dimension=case.per_dimension,
-            return_variance_ratio=True,
-            seed=seed,
-            first_row=case.first_row,
-            backend=backend,
-        )
-        return z, kl, ratio, *oracles.gradients((z, kl), (grad_z, grad_kl), tuple(inputs.values()))
+    def sample(seed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        options = {"per_dimension": case.per_dimension, "first_row": case.first_row, "backend": backend}
+        return mc.rsample_kl_cholesky(**problem.inputs, **options, return_variance_ratio=True, seed=seed)
 
-    z, kl, ratio, *grads = poisoned(run)
-    assert z.dtype == torch.promote_types(inputs["mu"].dtype, inputs["tril"].dtype)
-    assert (kl.dtype, ratio.dtype) == (wide, wide)
-    assert [(g.dtype, g.shape) for g in grads] == [(t.dtype, t.shape) for t in inputs.values()]
-
-    expected = oracles.of_rsample_kl(inputs, case.seed, case.first_row, case.per_dimension, grad_z, grad_kl)
-    row_sum = sum_rounding(case.shape[1], wide)
-    over_rows = sum_rounding(case.shape[0], wide) if backend == "reference" else 0
-    lines = {"z": 1, "kl": 1 if case.per_dimension else 2, "variance_ratio": 1, "grad_prior_log_var": 1}
-    for (name, (exact, size, batch_sum)), found in zip(expected.items(), (z, kl, ratio, *grads), strict=True):
-        rounding = lines.get(name, 0) * row_sum + (over_rows if batch_sum else 0)
-        assert_within(name, found, exact, (allowed[wide] + rounding) * size, wide)
-
-    for old, new in zip(before, everything, strict=True):
-        assert old is None or torch.equal(old, new)
-    assert seed.item() == case.seed
+    sums = {"z": 1, "kl": 1 if case.per_dimension else 2, "variance_ratio": 1, "grad_prior_log_var": 1}
+    over_rows = sum_rounding(case.shape[0], problem.arithmetic) if backend == "reference" else 0
+    assert_is_the_definition(case, problem, sample, sums, over_rows)
 
 
 def unpacked(numbers: list[float], latents: int) -> Tensor:
@@ -226,7 +110,7 @@ def test_the_covariance_of_many_samples_is_that_of_l() -> None:
 @pytest.mark.parametrize(("dtype", "relative"), [(torch.float32, 1e-6), (torch.float64, 1e-13)])
 @pytest.mark.parametrize("with_prior", [False, True])
 def test_kl_and_its_gradients_are_those_of_mpmath(
-    backend: str, any_magnitude: Callable[..., Tensor], with_prior: bool, dtype: torch.dtype, relative: float
+    backend: str, with_prior: bool, dtype: torch.dtype, relative: float
 ) -> None:
     # Two latents: log L_00 and log L_11 from -40 to 40, dense around 0; L_10 of any size that its square has.
     generator, rows = torch.Generator().manual_seed(1), 400
@@ -276,9 +160,7 @@ def test_kl_and_its_gradients_are_those_of_mpmath(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(0, 7), (5, 0), (0, 0)])
-def test_nothing_to_do(
-    backend: str, poisoned: Callable[..., tuple[Tensor, ...]], shape: tuple[int, int], dtype: torch.dtype
-) -> None:
+def test_nothing_to_do(backend: str, shape: tuple[int, int], dtype: torch.dtype) -> None:
     mu = torch.empty(shape, dtype=dtype, requires_grad=True)
     tril = torch.empty(shape[0], packed(shape[1]), dtype=dtype, requires_grad=True)
     prior = [torch.zeros(shape[1], dtype=dtype, requires_grad=True) for _ in range(2)]
@@ -367,9 +249,7 @@ def test_nan_gradients_stay_where_they_are(backend: str, latents: int) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("latents", [1, 3, 16, 37, 130, 520])
-def test_kl_per_dimension_sums_to_kl(
-    backend: str, sum_rounding: Callable[[int, torch.dtype], float], dtype: torch.dtype, latents: int
-) -> None:
+def test_kl_per_dimension_sums_to_kl(backend: str, dtype: torch.dtype, latents: int) -> None:
     generator = torch.Generator().manual_seed(5)
     mu = torch.randn(5, latents, generator=generator).to(dtype)
     tril = torch.randn(5, packed(latents), generator=generator).to(dtype)
@@ -396,26 +276,12 @@ def test_gradcheck(backend: str, prior: str, per_dimension: bool) -> None:
     assert gradcheck(function, inputs)
 
 
-def test_autocast_changes_nothing(backend: str) -> None:
-    generator = torch.Generator().manual_seed(21)
-    for dtype in DTYPES:
-        mu, tril = (torch.randn(5, n, generator=generator).to(dtype).requires_grad_() for n in (6, packed(6)))
-        outside = mc.rsample_kl_cholesky(mu, tril, seed=22, backend=backend)
-        with torch.autocast("cpu", torch.bfloat16):
-            inside = mc.rsample_kl_cholesky(mu, tril, seed=22, backend=backend)
-            inside_gradients = grad(inside[0].float().sum() + inside[1].sum(), (mu, tril))
-        outside_gradients = grad(outside[0].float().sum() + outside[1].sum(), (mu, tril))
-        for a, b in zip((*inside, *inside_gradients), (*outside, *outside_gradients), strict=True):
-            assert a.dtype == b.dtype
-            assert torch.equal(a, b)
-
-
 @pytest.mark.parametrize("latents", [1, 40])
 @pytest.mark.parametrize(
     ("mu", "log_diagonal", "prior_log_var"),
     [(0.0, 5.0, -80.0), (1e5, 0.0, -80.0), (0.0, 60.0, None), (0.0, 0.0, -200.0)],
 )
-def test_what_is_not_asked_for_may_be_infinite(
+def test_gradients_of_z_do_not_need_finite_ones_of_kl(
     backend: str, latents: int, mu: float, log_diagonal: float, prior_log_var: float | None
 ) -> None:
     """In float32 the derivatives of KL are, or its square of the distance; those of z are as without a prior."""
@@ -435,7 +301,7 @@ def test_what_is_not_asked_for_may_be_infinite(
 
 
 @pytest.mark.parametrize("latents", [1, 9, 40])
-def test_a_sample_whose_infinite_kl_does_not_count_has_no_gradient(backend: str, latents: int) -> None:
+def test_an_infinite_kl_that_has_no_weight_has_no_gradient(backend: str, latents: int) -> None:
     inputs, grad_kl = oracles.infinite_in_float32(True, latents)
     _, kl = mc.rsample_kl_cholesky(**inputs, seed=0, backend=backend)
     found = dict(zip(inputs, grad(kl, list(inputs.values()), grad_kl), strict=True))
@@ -443,7 +309,7 @@ def test_a_sample_whose_infinite_kl_does_not_count_has_no_gradient(backend: str,
 
 
 @pytest.mark.parametrize(("below", "prior_log_var"), [(1e20, 80.0), (3e-21, -80.0)])
-def test_what_is_left_of_the_diagonal_is_scaled_before_it_is_squared(
+def test_numbers_left_of_the_diagonal_are_scaled_before_they_are_squared(
     backend: str, below: float, prior_log_var: float
 ) -> None:
     """Its square alone is infinite, or has lost its digits; over the prior's variance it has not."""
@@ -454,7 +320,7 @@ def test_what_is_left_of_the_diagonal_is_scaled_before_it_is_squared(
     torch.testing.assert_close(kl.double(), torch.full((2,), expected).double(), rtol=2e-6, atol=0)
 
 
-def test_a_variance_ratio_may_be_large_where_its_mean_is_not(backend: str) -> None:
+def test_the_mean_variance_ratio_is_finite_where_one_ratio_is_not(backend: str) -> None:
     """Of one sample in ten it is e⁹⁰, more than float32 holds."""
     mu, tril, prior_log_var = torch.zeros(10, 2), torch.zeros(10, 3), torch.zeros(10, 2)
     tril[4, 2], prior_log_var[4, 1] = 25, -40
@@ -462,7 +328,7 @@ def test_a_variance_ratio_may_be_large_where_its_mean_is_not(backend: str) -> No
     torch.testing.assert_close(ratio, torch.tensor([1, float((9 + mpmath.exp(90)) / 10)]), rtol=1e-5, atol=0)
 
 
-def test_an_infinite_sigma_is_no_matter_of_kl(backend: str) -> None:
+def test_kl_has_finite_gradients_where_sigma_is_infinite(backend: str) -> None:
     """L_jj, and L_jj ε with it, is beyond float32, KL's derivative against a prior as wide is not."""
     mu, tril = torch.zeros(3, 1, requires_grad=True), torch.full((3, 1), 100.0, requires_grad=True)
     _, kl = mc.rsample_kl_cholesky(mu, tril, torch.ones(3, 1), torch.full((3, 1), 199.0), seed=2, backend=backend)
@@ -530,24 +396,18 @@ def test_a_second_derivative_is_refused(cpu: str, incoming_needs_gradient: bool)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("prior", ["none", "one row"])
-def test_results_do_not_depend_on_the_number_of_threads(
-    cpu: str, threads: Callable[[int], None], prior: str, dtype: torch.dtype
-) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(cpu: str, prior: str, dtype: torch.dtype) -> None:
+    def results(inputs: list[Tensor], *incoming: Tensor) -> list[Tensor]:
+        z, kl, ratio = mc.rsample_kl_cholesky(*inputs, seed=17, first_row=5, return_variance_ratio=True, backend=cpu)
+        return [z, kl, ratio, *grad((z, kl), inputs, incoming)]
+
     for rows, latents in ((301, 37), (7, 600), (5000, 1)):
         generator = torch.Generator().manual_seed(16)
         shapes = [(rows, latents), (rows, packed(latents)), *([(latents,)] * 2 if prior == "one row" else [])]
         inputs = [(0.5 * torch.randn(s, generator=generator)).to(dtype).requires_grad_() for s in shapes]
         grad_z = torch.randn(rows, latents, generator=generator).to(dtype)
         grad_kl = torch.randn(rows, generator=generator, dtype=torch.promote_types(dtype, torch.float32))
-        found = []
-        for number in (1, 2, 3):
-            threads(number)
-            z, kl, ratio = mc.rsample_kl_cholesky(
-                *inputs, seed=17, first_row=5, return_variance_ratio=True, backend=cpu
-            )
-            found.append([z, kl, ratio, *grad((z, kl), inputs, (grad_z, grad_kl))])
-        for others in found[1:]:
-            assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
+        assert_same_on_threads((1, 2, 3), results, inputs, grad_z, grad_kl)
 
 
 def test_results_do_not_depend_on_the_split_of_the_batch(backend: str) -> None:
@@ -597,26 +457,3 @@ def test_bad_tensors_are_refused(
 ) -> None:
     with pytest.raises(error, match=re.escape(message)):
         mc.rsample_kl_cholesky(*arguments, seed=1, backend=backend_name)
-
-
-@pytest.mark.parametrize("backend_name", ["auto", "reference"])
-@pytest.mark.parametrize("name", ["per_dimension", "return_variance_ratio"])
-@pytest.mark.parametrize("flag", ["yes", None, 1])
-def test_a_flag_that_is_no_bool_is_refused(backend_name: str, name: str, flag: object) -> None:
-    with pytest.raises(TypeError, match=f"^{name} must be True or False, got {flag!r}$"):
-        mc.rsample_kl_cholesky(MU, TRIL, seed=1, backend=backend_name, **{name: flag})  # type: ignore[call-overload]
-
-
-@pytest.mark.parametrize("backend_name", ["auto", "reference"])
-@pytest.mark.parametrize("first_row", [-1, 1.5, True, None, "0", 2**63, 2**63 - len(MU)])
-def test_a_row_that_is_no_number_of_one_is_refused(backend_name: str, first_row: object) -> None:
-    wanted = f"first_row must be an integer from 0 to 2**63 - 1 - B for B = {len(MU)} rows, got {first_row!r}"
-    with pytest.raises(ValueError, match=re.escape(wanted)):
-        mc.rsample_kl_cholesky(MU, TRIL, seed=1, first_row=first_row, backend=backend_name)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("backend_name", ["auto", "reference"])
-def test_the_last_rows_are_numbered_as_any_are(backend_name: str) -> None:
-    last = 2**63 - 1 - len(MU)
-    z = mc.rsample_kl_cholesky(MU, TRIL, seed=1, first_row=np.int64(last), backend=backend_name)[0]  # type: ignore[arg-type]
-    torch.testing.assert_close(z, standard_normal(torch.tensor(1), *MU.shape, last).float())

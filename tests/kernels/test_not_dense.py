@@ -36,6 +36,6 @@ KINDS: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support", "ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_they_are_refused(name: str, kind: str) -> None:
+def test_tensors_that_are_not_dense_are_refused(name: str, kind: str) -> None:
     with pytest.raises(TypeError, match=f"{name} must be a dense tensor, got {kind}"):
         CALLS[name](KINDS[kind](X))
