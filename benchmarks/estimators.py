@@ -1,12 +1,13 @@
 """The dimension read off a VAE beside the estimators of scikit-dimension, on manifolds whose dimension is known.
 
 The manifolds are those of the paper's Table 1 that fill no solid, the 24 of scikit-dimension's own benchmark, without
-noise, and sixteen that are closed or bent (benchmarks/manifolds.py). All get the same samples, DANCo the first 2,000 of
+noise, sixteen that are closed or bent (benchmarks/manifolds.py), and 27 data sets like those of practice
+(benchmarks/practice.py), some with noise. All get the same samples, DANCo the first 2,000 of
 them: it takes its time. *ours* is ``mc.find_dimension`` with its defaults, *active* the active dimensions of the model
 that it keeps. The estimators have scikit-dimension's defaults. Each works on the whole data set; *local PCA* is the
 mean over the neighbourhoods of 100 samples around each. All on one core.
 
-    make estimators, or python -m benchmarks.estimators [--samples N] [--seeds N] [--out FILE]
+    make estimators, or python -m benchmarks.estimators [--of GROUP] [--samples N] [--seeds N] [--out FILE]
 
 What stands in the file already, of the same commit, device, versions and number of samples, is not measured again.
 """
@@ -34,6 +35,7 @@ from manifold_core.storage.files import write_json
 
 from .gpu_tables import markdown
 from .manifolds import BENT
+from .practice import PRACTICE
 from .results_files import results_file
 
 __all__ = ["Manifold", "files", "manifolds", "measure", "summary", "table"]
@@ -42,6 +44,7 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 TABLE_1_KAPPA = 20
 # Which the manifolds are of.
 PAPERS, THEIRS, FURTHER = "Table 1 of the paper", "scikit-dimension's benchmark", "closed or bent ones"
+LIKE_PRACTICE = "data like those of practice"
 FEW = 2_000
 KIND = "dimension"  # of the result files
 ESTIMATORS = ("PCA", "local PCA", "MLE", "TwoNN", "DANCo")
@@ -70,6 +73,8 @@ def manifolds() -> Iterator[Manifold]:
         yield Manifold(THEIRS, str(name).replace("_", " "), int(r), _of_benchmark(str(name)))
     for name, r, samples in BENT:
         yield Manifold(FURTHER, name, r, partial(_drawn, samples))
+    for name, r, samples in PRACTICE:
+        yield Manifold(LIKE_PRACTICE, name, r, partial(_drawn, samples))
 
 
 def _drawn(samples: Callable[[np.random.Generator, int], Array], n: int, seed: int) -> Array:
@@ -97,10 +102,12 @@ def _benchmark(n: int, seed: int) -> Mapping[str, Array]:
     return made
 
 
-def ours(x: Array, seed: int) -> tuple[float | None, float | None, float | None]:
-    """The dimension, its gap, and the active dimensions of the model."""
-    found = mc.find_dimension(x, mc.SearchPlan(seed=seed), progress=False)
-    return found.dimension or None, found.gap, found.best.active_dimensions or None
+def ours(x: Array, seed: int) -> tuple[float | None, float | None, float | None, list[str]]:
+    """The dimension, its gap, the active dimensions of the model, and the doubts."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of the samples; the doubts are kept
+        found = mc.find_dimension(x, mc.SearchPlan(seed=seed), progress=False)
+    return found.dimension or None, found.gap, found.best.active_dimensions or None, list(found.doubts)
 
 
 def estimate(name: str, x: Array) -> float:
@@ -121,7 +128,7 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
 def measure(manifold: Manifold, samples: int, seed: int) -> dict[str, Any]:
     """A row of the file: what each finds, and the seconds it took."""
     x = manifold.samples(samples, seed)
-    (count, gap, active), seconds = _timed(lambda: ours(x, seed))
+    (count, gap, active, doubts), seconds = _timed(lambda: ours(x, seed))
     found, took = {"ours": count, "active": active}, {"ours": seconds, "active": seconds}
     for name in ESTIMATORS:
         few = x[:FEW] if name == "DANCo" else x
@@ -129,7 +136,7 @@ def measure(manifold: Manifold, samples: int, seed: int) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             found[name], took[name] = _timed(lambda few=few, name=name: estimate(name, few))  # type: ignore[misc]
     row = {"of": manifold.of, "manifold": manifold.name, "r": manifold.r, "d": x.shape[1], "seed": seed, "gap": gap}
-    return {**row, "found": found, "seconds": {name: round(s, 2) for name, s in took.items()}}
+    return {**row, "doubts": doubts, "found": found, "seconds": {name: round(s, 2) for name, s in took.items()}}
 
 
 def files(folder: Path) -> list[Path]:
@@ -194,6 +201,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--samples", type=int, default=5_000, help="of each manifold (default: 5000)")
+    parser.add_argument("--of", default="", metavar="GROUP", help="those alone whose group has this in its name")
     parser.add_argument("--seeds", type=int, default=1, help="of samples, weights and noise (default: 1)")
     parser.add_argument("--out", type=Path, help="the results; default: a file of this device and day")
     options = parser.parse_args()
@@ -212,7 +220,7 @@ def main() -> None:
             parser.error(f"{out} is of another measurement: {other}; name another --out")
     have = {(row["of"], row["manifold"], row["r"], row["seed"]) for row in rows}
     with threadpool_limits(1):  # those of the libraries that scikit-dimension calls
-        for manifold in manifolds():
+        for manifold in (one for one in manifolds() if options.of in one.of):
             for seed in range(options.seeds):
                 if (manifold.of, manifold.name, manifold.r, seed) not in have:
                     rows.append(measure(manifold, options.samples, seed))

@@ -33,14 +33,14 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     )
     monkeypatch.setattr(estimators, "FEW", 30)
     monkeypatch.setattr("torch.set_num_threads", lambda threads: None)  # of all other tests
-    monkeypatch.setattr(estimators, "ours", lambda x, seed: (2, 50.0 + seed, 3))
+    monkeypatch.setattr(estimators, "ours", lambda x, seed: (2, 50.0 + seed, 3, ["a doubt"]))
     return asked
 
 
 def test_a_row(made_up: list[tuple[str, int]]) -> None:
     row = measure(next(estimators.manifolds()), 40, 1)
     of, found, seconds = row.pop("of"), row.pop("found"), row.pop("seconds")
-    assert (of, row) == ("A", {"manifold": "plane", "r": 2, "d": 4, "seed": 1, "gap": 51.0})
+    assert (of, row) == ("A", {"manifold": "plane", "r": 2, "d": 4, "seed": 1, "gap": 51.0, "doubts": ["a doubt"]})
     assert found == {"ours": 2, "active": 3, **dict.fromkeys(estimators.ESTIMATORS, 4.0)}
     assert seconds.keys() == found.keys()
     assert made_up == [(name, 30 if name == "DANCo" else 40) for name in estimators.ESTIMATORS]
@@ -54,11 +54,12 @@ def test_our_way_is_the_search_with_its_defaults(
 
     def find_dimension(x: Any, plan: Any, progress: bool) -> Any:
         asked.append((x, plan, progress))
-        return SimpleNamespace(dimension=dimension, gap=40.0, best=SimpleNamespace(active_dimensions=2 * dimension))
+        best = SimpleNamespace(active_dimensions=2 * dimension)
+        return SimpleNamespace(dimension=dimension, gap=40.0, best=best, doubts=("one", "another"))
 
     monkeypatch.setattr(mc, "find_dimension", find_dimension)
     data = np.zeros((6, 2))
-    assert estimators.ours(data, 6) == (said, 40.0, None if said is None else 2 * said)
+    assert estimators.ours(data, 6) == (said, 40.0, None if said is None else 2 * said, ["one", "another"])
     ((x, plan, progress),) = asked
     assert x is data
     assert (plan, progress) == (mc.SearchPlan(seed=6), False)
@@ -139,6 +140,10 @@ def test_a_run_goes_on(
         *(("plane", 1), ("all", 1)),
     ]
     assert table(results) in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*arguments, "--seeds", "3", "--of", "B"])
+    estimators.main()
+    assert [(row["manifold"], row["seed"]) for row in json.loads(out.read_text())["rows"][4:]] == [("all", 2)]
+    results = json.loads(out.read_text())
     monkeypatch.setattr(sys, "argv", ["estimators", "--samples", "30", "--out", str(out)])
     with pytest.raises(SystemExit):
         estimators.main()
