@@ -5,8 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..gaussian_nll.triton import forward_kernel, part_sums, split
-from ..triton_launch import arithmetic, partials, tile_elements
+from ..gaussian_nll.triton import launch_forward
+from ..triton_launch import arithmetic, tile_elements
 
 __all__ = ["gaussian_elbo", "gaussian_elbo_scale"]
 
@@ -18,43 +18,25 @@ def gaussian_elbo(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """loss, nll, squared error and the loss's gradients of x_hat (no rows where not asked for), log_gamma and kl."""
     rows, cols = x_hat.shape
-    dtype, triton_dtype = arithmetic(x_hat, x)
-    nll, squared_error = x_hat.new_empty(rows, dtype=dtype), x_hat.new_empty(rows, dtype=dtype)
-    loss, grad_kl = nll.new_empty(()), nll.new_empty(())
+    dtype, _ = arithmetic(x_hat, x)
+    loss, grad_kl = x_hat.new_empty((), dtype=dtype), x_hat.new_empty((), dtype=dtype)
     grad_x_hat = x_hat.new_empty(rows if with_gradients else 0, cols)
     grad_log_gamma = torch.empty_like(log_gamma)
-    if rows == 0:  # the mean of nothing
-        results = loss.fill_(torch.nan), nll, squared_error, grad_x_hat
-        return *results, grad_log_gamma.zero_(), grad_kl.fill_(torch.nan)
-    at = split(rows, cols, dtype)
-    sums, counters, group_size = partials(x_hat, at.tiles, 2, torch.float64)
-    forward_kernel[(at.tiles * at.splits,)](
+    nll, squared_error = launch_forward(
         x_hat,
         x,
         log_gamma,
-        kl,
-        nll,
-        squared_error,
-        grad_x_hat if with_gradients else None,
-        loss,
-        grad_log_gamma,
-        grad_kl,
-        *part_sums(nll, at),
-        sums,
-        counters,
-        beta,
-        rows,
-        cols,
-        at.splits,
-        at.cols,
-        group_size,
-        *x_hat.stride(),
-        *x.stride(),
-        kl.stride(0),
-        ARITHMETIC=triton_dtype,
-        ROWS=at.tile_rows,
-        COLS=at.tile_cols,
+        kl=kl,
+        beta=beta,
+        grad_x_hat=grad_x_hat if with_gradients else None,
+        loss=loss,
+        grad_log_gamma=grad_log_gamma,
+        grad_kl=grad_kl,
     )
+    if rows == 0:  # the mean of nothing
+        loss.fill_(torch.nan)
+        grad_log_gamma.zero_()
+        grad_kl.fill_(torch.nan)
     return loss, nll, squared_error, grad_x_hat, grad_log_gamma, grad_kl
 
 

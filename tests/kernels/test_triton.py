@@ -25,7 +25,7 @@ import manifold_core as mc
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 import triton.language as tl  # noqa: E402
-from manifold_core.kernels import triton_launch, triton_math  # noqa: E402
+from manifold_core.kernels import triton_math, triton_sums  # noqa: E402
 from manifold_core.kernels.gaussian_elbo import triton as elbo  # noqa: E402
 from manifold_core.kernels.rsample_kl import triton as diagonal  # noqa: E402
 from manifold_core.kernels.rsample_kl_cholesky import triton as cholesky  # noqa: E402
@@ -692,7 +692,7 @@ def test_results_do_not_depend_on_the_size_of_a_block(monkeypatch: pytest.Monkey
 
     before = run()
     assert all(torch.equal(a, b) for a, b in zip(before, run(), strict=True))
-    monkeypatch.setattr(triton_launch, "PROGRAMS_OF_A_SUM", 3)
+    monkeypatch.setattr(triton_sums, "PROGRAMS_OF_A_SUM", 3)
     for elements in (64, 4096):
         for module in (diagonal, cholesky):
             monkeypatch.setattr(module, "tile_elements", lambda *_, elements=elements: elements)
