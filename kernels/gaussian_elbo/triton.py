@@ -42,12 +42,12 @@ def gaussian_elbo(
 
 @triton.jit
 def scale_kernel(
-    grad_x_hat_ptr,  # [numbers]
+    grad_x_hat_ptr,  # [elements]
     grad_log_gamma_ptr,  # []
     grad_kl_ptr,  # []
     grad_loss_ptr,  # []
-    numbers: tl.int64,
-    NUMBERS: tl.constexpr,
+    elements: tl.int64,
+    BLOCK: tl.constexpr,
 ):
     grad_loss = tl.load(grad_loss_ptr)
     if grad_loss != 1.0:
@@ -57,14 +57,15 @@ def scale_kernel(
             tl.store(grad_log_gamma_ptr, (grad_log_gamma * grad_loss).to(grad_log_gamma.dtype))
             tl.store(grad_kl_ptr, (grad_kl * grad_loss).to(grad_kl.dtype))
         factor = grad_loss.to(grad_x_hat_ptr.dtype.element_ty)
-        for first in range(program * NUMBERS, numbers, tl.num_programs(0) * NUMBERS):
-            at = first + tl.arange(0, NUMBERS)
-            inside = at < numbers
-            tl.store(grad_x_hat_ptr + at, factor * tl.load(grad_x_hat_ptr + at, mask=inside, other=0.0), mask=inside)
+        for first in range(program * BLOCK, elements, tl.num_programs(0) * BLOCK):
+            offset = first + tl.arange(0, BLOCK)
+            inside = offset < elements
+            grad_x_hat = tl.load(grad_x_hat_ptr + offset, mask=inside, other=0.0)
+            tl.store(grad_x_hat_ptr + offset, factor * grad_x_hat, mask=inside)
 
 
 def gaussian_elbo_scale(grad_x_hat: Tensor, grad_log_gamma: Tensor, grad_kl: Tensor, grad_loss: Tensor) -> None:
     """These gradients, dense, times that of the loss, in place. Where it is 1 nothing else is read or written."""
-    numbers, at_once = grad_x_hat.numel(), 2 * tile_elements(grad_x_hat.dtype)
-    programs = min(max(triton.cdiv(numbers, at_once), 1), PROGRAMS_TO_SCALE)
-    scale_kernel[(programs,)](grad_x_hat, grad_log_gamma, grad_kl, grad_loss, numbers, NUMBERS=at_once)
+    elements, block = grad_x_hat.numel(), 2 * tile_elements(grad_x_hat.dtype)
+    programs = min(max(triton.cdiv(elements, block), 1), PROGRAMS_TO_SCALE)
+    scale_kernel[(programs,)](grad_x_hat, grad_log_gamma, grad_kl, grad_loss, elements, BLOCK=block)

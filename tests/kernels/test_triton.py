@@ -428,7 +428,7 @@ def test_a_sample_whose_infinite_kl_does_not_count_has_no_gradient(full: bool) -
     oracles.assert_gradients_of_infinite_kl(found, inputs, grad_kl)
 
 
-def test_a_packed_row_whose_places_are_no_int32_is_refused() -> None:
+def test_a_packed_row_whose_offsets_are_no_int32_is_refused() -> None:
     most = cholesky.MOST_LATENTS
     assert (most - 1) * (most + 2) < 2**31 <= most * (most + 3)
     mu, tril = torch.zeros(1, 1).expand(1, most + 1), torch.zeros(1, 1).expand(1, packed(most + 1))
