@@ -1,6 +1,6 @@
-"""What the launchers of the Triton kernels share: sizes of tiles, types, strides, the split of a sum over the batch.
+"""What the launchers of the Triton kernels share: types, strides, sizes of tiles, gradients that need not be there.
 
-All sizes follow from shapes and types alone: the numbers do not depend on the device.
+All sizes follow from shapes and types alone: results do not depend on the device.
 """
 
 from typing import NamedTuple
@@ -10,24 +10,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .autograd import empty_gradient
 from .checks import accumulation_dtype
 
 __all__ = [
     "WARPS",
-    "Batch",
-    "Partials",
     "arithmetic",
-    "broadcast_strides",
     "most_registers",
-    "partials",
-    "row_strides",
-    "split_batch",
+    "optional_gradient",
+    "strided",
     "tile_cols",
     "tile_elements",
+    "tile_shape",
 ]
 
 WARPS = 8
-PROGRAMS_OF_A_SUM = 512  # enough to fill a GPU, few enough for the last ones, which add up
 
 
 def arithmetic(*tensors: Tensor | None) -> tuple[torch.dtype, tl.dtype]:
@@ -36,19 +33,13 @@ def arithmetic(*tensors: Tensor | None) -> tuple[torch.dtype, tl.dtype]:
     return dtype, tl.float64 if dtype == torch.float64 else tl.float32
 
 
-def broadcast_strides(tensor: Tensor | None, rows: int) -> tuple[int, int]:
-    """Of a matrix with that many rows, or with one row that stands for all."""
+def strided(tensor: Tensor | None, rows: int) -> tuple[Tensor | None, int, int]:
+    """A tensor and its strides of rows and columns. A matrix of one row stands for that many rows, a vector, of one
+    element a row, for all columns."""
     if tensor is None:
-        return 0, 0
-    row_stride, col_stride = tensor.stride()
-    return (row_stride if tensor.shape[0] == rows else 0), col_stride
-
-
-def row_strides(tensor: Tensor | None) -> tuple[int, int]:
-    """Of a matrix, or of one number a row, which stands for all columns."""
-    if tensor is None:
-        return 0, 0
-    return tensor.stride(0), tensor.stride(1) if tensor.dim() == 2 else 0
+        return None, 0, 0
+    strides = tensor.stride()
+    return tensor, strides[0] if tensor.shape[0] == rows else 0, strides[1] if len(strides) == 2 else 0
 
 
 def tile_elements(dtype: torch.dtype, sums_kept: bool = False) -> int:
@@ -70,36 +61,27 @@ def tile_cols(cols: int, widest: int) -> int:
     return min(max(triton.next_power_of_2(cols), 4), widest)
 
 
-class Batch(NamedTuple):
-    """Programs, and the rows that each of them works on."""
-
-    programs: int
-    rows: int
-
-
-def split_batch(rows: int, tile_rows: int, summed: bool) -> Batch:
-    """One tile of rows for each program, or where a sum over the batch is wanted so many that partial sums are few."""
-    tiles = triton.cdiv(rows, tile_rows)
-    tiles_each = triton.cdiv(tiles, PROGRAMS_OF_A_SUM) if summed else 1
-    return Batch(triton.cdiv(tiles, tiles_each), tiles_each * tile_rows)
+def tile_shape(cols: int, elements: int) -> tuple[int, int]:
+    """The rows and columns of a tile, as wide as the matrix where it may be."""
+    width = tile_cols(cols, elements)
+    return elements // width, width
 
 
-class Partials(NamedTuple):
-    """Where a sum over the batch is made; all None where there is none. See ``add_up_group``."""
+class OptionalGradient(NamedTuple):
+    """Of an argument that need not be there, and of which one row may stand for all."""
 
-    sums: Tensor | None
-    counters: Tensor | None
-    group_size: int
+    result: Tensor  # no elements where it is not wanted
+    target: Tensor | None  # what the kernel writes
+    summed: bool  # over the batch
 
 
-def partials(like: Tensor, members: int, cols: int, dtype: torch.dtype) -> Partials:
-    """Room for ``members`` partial sums of ``cols`` columns, in about as many groups as a group has members."""
-    if members == 0 or cols == 0:
-        return Partials(None, None, 1)
-    group_size = triton.next_power_of_2(int(members**0.5))
-    groups = triton.cdiv(members, group_size)
-    return Partials(
-        like.new_empty((members + groups, cols), dtype=dtype),
-        torch.zeros(groups + 1, dtype=torch.int32, device=like.device),
-        group_size,
-    )
+def optional_gradient(
+    tensor: Tensor | None, like: Tensor, wanted: bool, incoming: Tensor | None, rows: int
+) -> OptionalGradient:
+    """Where no gradient comes in it is 0, and nothing the kernel has to know of."""
+    result = empty_gradient(tensor, like, wanted)
+    if not wanted:
+        return OptionalGradient(result, None, False)
+    if incoming is None:
+        return OptionalGradient(result.zero_(), None, False)
+    return OptionalGradient(result, result, result.shape[0] != rows)

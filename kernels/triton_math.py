@@ -1,4 +1,4 @@
-"""What the Triton kernels are made of: Philox, noise, exponentials, memory of any type, sums over programs.
+"""What the Triton kernels are made of: Philox, noise, exponentials, memory of any type.
 
 The mathematics is that of ``csrc/include/manifold_core/*.h``, where the reasons of the formulas stand. All of it works
 on tiles of float32 or float64, compiled and in Triton's interpreter.
@@ -212,58 +212,11 @@ def read(pointer, mask, dtype: tl.constexpr):
 
 
 @triton.jit
+def read_tile(pointer, row_stride, col_stride, row, col, mask, dtype: tl.constexpr):
+    """Elements of a matrix of any strides; row is an int64."""
+    return read(pointer + row * row_stride + col.to(tl.int64) * col_stride, mask, dtype)
+
+
+@triton.jit
 def write(pointer, x, mask):
     tl.store(pointer, narrow(x, pointer.dtype.element_ty), mask=mask)
-
-
-# A sum over the batch: each program writes what its rows come to. The program that is the last of its group to do so
-# adds up the group's, and the last of those programs adds up the groups'. Who comes last is chance, the order of the
-# additions is not.
-
-
-@triton.jit
-def is_last(counter, total):
-    """Whether total - 1 programs have come here before; what they have written can be read then."""
-    tl.debug_barrier()
-    return tl.atomic_add(counter, 1, sem="acq_rel") == total - 1
-
-
-@triton.jit
-def sum_of_rows(pointer, first, last, col, cols, rows_at_once: tl.constexpr, cols_at_once: tl.constexpr):
-    """Rows first to last of [.., cols], added up in columns col to col + cols_at_once."""
-    at = col + tl.arange(0, cols_at_once)
-    total = tl.zeros([rows_at_once, cols_at_once], pointer.dtype.element_ty)
-    for start in range(first, last, rows_at_once):
-        row = start + tl.arange(0, rows_at_once)
-        mask = (row < last)[:, None] & (at < cols)[None, :]
-        # Not from this processor's own cache: others have written it.
-        total += tl.load(
-            pointer + row.to(tl.int64)[:, None] * cols + at[None, :], mask=mask, other=0.0, cache_modifier=".cg"
-        )
-    return tl.sum(total, axis=0)
-
-
-@triton.jit
-def add_up_group(
-    partial_ptr,  # [members + groups, cols]: what the programs found, and what each group comes to
-    counter_ptr,  # [groups + 1], zeros
-    member,
-    members,
-    group_size,
-    cols,
-    rows_at_once: tl.constexpr,
-    cols_at_once: tl.constexpr,
-):
-    """To be called once the member's row is written. Whether this program is the very last: rows members to members +
-    groups are complete then, and their sum is the result."""
-    groups = tl.cdiv(members, group_size)
-    first = member // group_size * group_size
-    last = tl.minimum(first + group_size, members)
-    very_last = False
-    if is_last(counter_ptr + member // group_size, last - first):
-        for col in range(0, cols, cols_at_once):
-            total = sum_of_rows(partial_ptr, first, last, col, cols, rows_at_once, cols_at_once)
-            at = col + tl.arange(0, cols_at_once)
-            tl.store(partial_ptr + (members + member // group_size).to(tl.int64) * cols + at, total, mask=at < cols)
-        very_last = is_last(counter_ptr + groups, groups)
-    return very_last

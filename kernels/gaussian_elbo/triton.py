@@ -5,8 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..gaussian_nll.triton import forward_kernel, part_sums, split
-from ..triton_launch import arithmetic, partials, tile_elements
+from ..gaussian_nll.triton import launch_forward
+from ..triton_launch import arithmetic, tile_elements
 
 __all__ = ["gaussian_elbo", "gaussian_elbo_scale"]
 
@@ -18,54 +18,36 @@ def gaussian_elbo(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """loss, nll, squared error and the loss's gradients of x_hat (no rows where not asked for), log_gamma and kl."""
     rows, cols = x_hat.shape
-    dtype, triton_dtype = arithmetic(x_hat, x)
-    nll, squared_error = x_hat.new_empty(rows, dtype=dtype), x_hat.new_empty(rows, dtype=dtype)
-    loss, grad_kl = nll.new_empty(()), nll.new_empty(())
+    dtype, _ = arithmetic(x_hat, x)
+    loss, grad_kl = x_hat.new_empty((), dtype=dtype), x_hat.new_empty((), dtype=dtype)
     grad_x_hat = x_hat.new_empty(rows if with_gradients else 0, cols)
     grad_log_gamma = torch.empty_like(log_gamma)
-    if rows == 0:  # the mean of nothing
-        results = loss.fill_(torch.nan), nll, squared_error, grad_x_hat
-        return *results, grad_log_gamma.zero_(), grad_kl.fill_(torch.nan)
-    at = split(rows, cols, dtype)
-    sums, counters, group_size = partials(x_hat, at.tiles, 2, torch.float64)
-    forward_kernel[(at.tiles * at.splits,)](
+    nll, squared_error = launch_forward(
         x_hat,
         x,
         log_gamma,
-        kl,
-        nll,
-        squared_error,
-        grad_x_hat if with_gradients else None,
-        loss,
-        grad_log_gamma,
-        grad_kl,
-        *part_sums(nll, at),
-        sums,
-        counters,
-        beta,
-        rows,
-        cols,
-        at.splits,
-        at.cols,
-        group_size,
-        *x_hat.stride(),
-        *x.stride(),
-        kl.stride(0),
-        ARITHMETIC=triton_dtype,
-        ROWS=at.tile_rows,
-        COLS=at.tile_cols,
+        kl=kl,
+        beta=beta,
+        grad_x_hat=grad_x_hat if with_gradients else None,
+        loss=loss,
+        grad_log_gamma=grad_log_gamma,
+        grad_kl=grad_kl,
     )
+    if rows == 0:  # the mean of nothing
+        loss.fill_(torch.nan)
+        grad_log_gamma.zero_()
+        grad_kl.fill_(torch.nan)
     return loss, nll, squared_error, grad_x_hat, grad_log_gamma, grad_kl
 
 
 @triton.jit
 def scale_kernel(
-    grad_x_hat_ptr,  # [numbers]
+    grad_x_hat_ptr,  # [elements]
     grad_log_gamma_ptr,  # []
     grad_kl_ptr,  # []
     grad_loss_ptr,  # []
-    numbers: tl.int64,
-    NUMBERS: tl.constexpr,
+    elements: tl.int64,
+    BLOCK: tl.constexpr,
 ):
     grad_loss = tl.load(grad_loss_ptr)
     if grad_loss != 1.0:
@@ -75,14 +57,15 @@ def scale_kernel(
             tl.store(grad_log_gamma_ptr, (grad_log_gamma * grad_loss).to(grad_log_gamma.dtype))
             tl.store(grad_kl_ptr, (grad_kl * grad_loss).to(grad_kl.dtype))
         factor = grad_loss.to(grad_x_hat_ptr.dtype.element_ty)
-        for first in range(program * NUMBERS, numbers, tl.num_programs(0) * NUMBERS):
-            at = first + tl.arange(0, NUMBERS)
-            inside = at < numbers
-            tl.store(grad_x_hat_ptr + at, factor * tl.load(grad_x_hat_ptr + at, mask=inside, other=0.0), mask=inside)
+        for first in range(program * BLOCK, elements, tl.num_programs(0) * BLOCK):
+            offset = first + tl.arange(0, BLOCK)
+            inside = offset < elements
+            grad_x_hat = tl.load(grad_x_hat_ptr + offset, mask=inside, other=0.0)
+            tl.store(grad_x_hat_ptr + offset, factor * grad_x_hat, mask=inside)
 
 
 def gaussian_elbo_scale(grad_x_hat: Tensor, grad_log_gamma: Tensor, grad_kl: Tensor, grad_loss: Tensor) -> None:
     """These gradients, dense, times that of the loss, in place. Where it is 1 nothing else is read or written."""
-    numbers, at_once = grad_x_hat.numel(), 2 * tile_elements(grad_x_hat.dtype)
-    programs = min(max(triton.cdiv(numbers, at_once), 1), PROGRAMS_TO_SCALE)
-    scale_kernel[(programs,)](grad_x_hat, grad_log_gamma, grad_kl, grad_loss, numbers, NUMBERS=at_once)
+    elements, block = grad_x_hat.numel(), 2 * tile_elements(grad_x_hat.dtype)
+    programs = min(max(triton.cdiv(elements, block), 1), PROGRAMS_TO_SCALE)
+    scale_kernel[(programs,)](grad_x_hat, grad_log_gamma, grad_kl, grad_loss, elements, BLOCK=block)

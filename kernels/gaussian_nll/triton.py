@@ -7,10 +7,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..triton_launch import arithmetic, partials, tile_cols, tile_elements
-from ..triton_math import add_up_group, exponential, is_last, read, sum_of_rows, write
+from ..triton_launch import arithmetic, strided, tile_elements, tile_shape
+from ..triton_math import exponential, read, read_tile, write
+from ..triton_sums import add_up_group, batch_sum, is_last, sum_of_groups
 
-__all__ = ["Split", "forward_kernel", "gaussian_nll", "gaussian_nll_backward", "part_sums", "split"]
+__all__ = ["gaussian_nll", "gaussian_nll_backward", "launch_forward"]
+
+LOG_2PI = tl.constexpr(1.8378770664093454836)  # math.log(2 * math.pi) rounds 2 pi first and is 1 ulp off
 
 
 @triton.jit
@@ -26,30 +29,30 @@ def log_gamma_terms(log_gamma_ptr, dtype: tl.constexpr):
 @triton.jit(do_not_specialize=["rows", "splits", "split_cols", "group_size"])
 def forward_kernel(
     x_hat_ptr,  # [rows, cols]
+    x_hat_row_stride,
+    x_hat_col_stride,
     x_ptr,  # [rows, cols]
+    x_row_stride,
+    x_col_stride,
     log_gamma_ptr,  # []
     kl_ptr,  # [rows], or None where no loss is wanted
+    kl_stride,
     nll_ptr,  # [rows], dense
     squared_error_ptr,  # [rows], dense
     grad_x_hat_ptr,  # [rows, cols], dense: the loss's, or None
     loss_ptr,  # [], or None
     grad_log_gamma_ptr,  # [], or None
     grad_kl_ptr,  # [], or None
-    part_ptr,  # [rows, splits], or None where a program reads whole rows
+    part_ptr,  # [rows, splits]: partial sums of the squares, or None where a program reads whole rows
     part_counter_ptr,  # [tiles], or None
     partial_ptr,  # [tiles + groups, 2] float64: sums of the loss and of the gradient of log gamma, or None
     counter_ptr,  # [groups + 1], or None
+    group_size,
     beta: tl.float64,
     rows: tl.int64,
     cols,
     splits,
     split_cols,
-    group_size,
-    x_hat_row_stride,
-    x_hat_col_stride,
-    x_row_stride,
-    x_col_stride,
-    kl_stride,
     ARITHMETIC: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
@@ -64,8 +67,8 @@ def forward_kernel(
     for first_col in range(part * split_cols, tl.minimum(cols, (part + 1) * split_cols), COLS):
         col = first_col + tl.arange(0, COLS)[None, :].to(tl.int64)
         inside = inside_row[:, None] & (col < cols)
-        x_hat = read(x_hat_ptr + row[:, None] * x_hat_row_stride + col * x_hat_col_stride, inside, ARITHMETIC)
-        x = read(x_ptr + row[:, None] * x_row_stride + col * x_col_stride, inside, ARITHMETIC)
+        x_hat = read_tile(x_hat_ptr, x_hat_row_stride, x_hat_col_stride, row[:, None], col, inside, ARITHMETIC)
+        x = read_tile(x_ptr, x_row_stride, x_col_stride, row[:, None], col, inside, ARITHMETIC)
         difference = x_hat - x
         squares += difference * difference
         if grad_x_hat_ptr is not None:
@@ -83,7 +86,7 @@ def forward_kernel(
                 )
     if complete:
         scaled = squared_error * root * root
-        nll = 0.5 * (scaled + cols * (1.8378770664093454836 + log_gamma))
+        nll = 0.5 * (scaled + cols * (LOG_2PI + log_gamma))
         tl.store(squared_error_ptr + row, squared_error, mask=inside_row)
         tl.store(nll_ptr + row, nll, mask=inside_row)
         if kl_ptr is not None:
@@ -94,12 +97,11 @@ def forward_kernel(
             tl.store(partial_row, tl.sum(losses, axis=0))
             tl.store(partial_row + 1, tl.sum(slopes, axis=0))
             tiles = tl.num_programs(0) // splits
-            if add_up_group(partial_ptr, counter_ptr, tile, tiles, group_size, 2, 64, 2):
-                end = tiles + tl.cdiv(tiles, group_size)
-                mean = sum_of_rows(partial_ptr, tiles, end, 0, 2, 64, 2) / rows.to(tl.float64)
+            if add_up_group(partial_ptr, counter_ptr, group_size, tile, tiles, 2, 64, 2):
+                means = sum_of_groups(partial_ptr, group_size, tiles, 0, 2, 64, 2) / rows.to(tl.float64)
                 which = tl.arange(0, 2)
-                loss = tl.sum(tl.where(which == 0, mean, 0.0), axis=0)
-                grad_log_gamma = tl.sum(tl.where(which == 1, mean, 0.0), axis=0)
+                loss = tl.sum(tl.where(which == 0, means, 0.0), axis=0)
+                grad_log_gamma = tl.sum(tl.where(which == 1, means, 0.0), axis=0)
                 tl.store(loss_ptr, loss.to(loss_ptr.dtype.element_ty))
                 tl.store(grad_log_gamma_ptr, grad_log_gamma.to(grad_log_gamma_ptr.dtype.element_ty))
                 tl.store(grad_kl_ptr, (beta / rows.to(tl.float64)).to(grad_kl_ptr.dtype.element_ty))
@@ -118,44 +120,52 @@ class Split(NamedTuple):
 def split(rows: int, cols: int, dtype: torch.dtype) -> Split:
     """Whole rows for each program, but where few are long, as of images, parts of them: a GPU needs many programs."""
     elements = 2 * tile_elements(dtype)
-    width = tile_cols(cols, elements)
-    tiles = triton.cdiv(rows, elements // width)
+    tile_rows, tile_width = tile_shape(cols, elements)
+    tiles = triton.cdiv(rows, tile_rows)
     long = 4 * elements
     splits = triton.cdiv(cols, long) if cols > long and tiles < 1024 else 1
-    return Split(elements // width, width, tiles, splits, long if splits > 1 else max(cols, 1))
+    return Split(tile_rows, tile_width, tiles, splits, long if splits > 1 else max(cols, 1))
 
 
-def gaussian_nll(x_hat: Tensor, x: Tensor, log_gamma: Tensor) -> tuple[Tensor, Tensor]:
-    """nll and squared error."""
+def launch_forward(
+    x_hat: Tensor,
+    x: Tensor,
+    log_gamma: Tensor,
+    kl: Tensor | None = None,
+    beta: float = 0.0,
+    grad_x_hat: Tensor | None = None,
+    loss: Tensor | None = None,
+    grad_log_gamma: Tensor | None = None,
+    grad_kl: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """nll and squared error; the other results are written in place."""
     rows, cols = x_hat.shape
     dtype, triton_dtype = arithmetic(x_hat, x)
     nll, squared_error = x_hat.new_empty(rows, dtype=dtype), x_hat.new_empty(rows, dtype=dtype)
     if rows == 0:
         return nll, squared_error
     at = split(rows, cols, dtype)
+    parts = at.splits > 1
     forward_kernel[(at.tiles * at.splits,)](
-        x_hat,
-        x,
-        log_gamma,
-        None,
-        nll,
-        squared_error,
-        None,
-        None,
-        None,
-        None,
-        *part_sums(nll, at),
-        None,
-        None,
-        0.0,
-        rows,
-        cols,
-        at.splits,
-        at.cols,
-        1,
-        *x_hat.stride(),
-        *x.stride(),
-        0,
+        *strided(x_hat, rows),
+        *strided(x, rows),
+        log_gamma_ptr=log_gamma,
+        kl_ptr=kl,
+        kl_stride=0 if kl is None else kl.stride(0),
+        nll_ptr=nll,
+        squared_error_ptr=squared_error,
+        grad_x_hat_ptr=grad_x_hat,
+        loss_ptr=loss,
+        grad_log_gamma_ptr=grad_log_gamma,
+        grad_kl_ptr=grad_kl,
+        part_ptr=nll.new_empty(rows, at.splits) if parts else None,
+        part_counter_ptr=torch.zeros(at.tiles, dtype=torch.int32, device=nll.device) if parts else None,
+        **batch_sum(x_hat, at.tiles, 0 if kl is None else 2, torch.float64),
+        beta=beta,
+        rows=rows,
+        cols=cols,
+        splits=at.splits,
+        split_cols=at.cols,
         ARITHMETIC=triton_dtype,
         ROWS=at.tile_rows,
         COLS=at.tile_cols,
@@ -163,38 +173,35 @@ def gaussian_nll(x_hat: Tensor, x: Tensor, log_gamma: Tensor) -> tuple[Tensor, T
     return nll, squared_error
 
 
-def part_sums(nll: Tensor, at: Split) -> tuple[Tensor | None, Tensor | None]:
-    """Where the programs that share rows put their sums, and count themselves."""
-    if at.splits == 1:
-        return None, None
-    counters = torch.zeros(at.tiles, dtype=torch.int32, device=nll.device)
-    return nll.new_empty(nll.shape[0], at.splits), counters
+def gaussian_nll(x_hat: Tensor, x: Tensor, log_gamma: Tensor) -> tuple[Tensor, Tensor]:
+    """nll and squared error."""
+    return launch_forward(x_hat, x, log_gamma)
 
 
 @triton.jit(do_not_specialize=["rows", "splits", "split_cols", "group_size"])
 def backward_kernel(
-    grad_nll_ptr,  # [rows], or None
-    grad_squared_error_ptr,  # [rows], or None
     x_hat_ptr,  # [rows, cols]
+    x_hat_row_stride,
+    x_hat_col_stride,
     x_ptr,  # [rows, cols]
+    x_row_stride,
+    x_col_stride,
+    grad_nll_ptr,  # [rows], or None
+    grad_nll_stride,
+    grad_squared_error_ptr,  # [rows], or None
+    grad_squared_error_stride,
     log_gamma_ptr,  # []
     squared_error_ptr,  # [rows]
+    squared_error_stride,
     grad_x_hat_ptr,  # [rows, cols], dense
     grad_log_gamma_ptr,  # []
     partial_ptr,  # [tiles + groups, 1] float64, None without grad_nll
     counter_ptr,  # [groups + 1], None without grad_nll
+    group_size,
     rows: tl.int64,
     cols,
     splits,
     split_cols,
-    group_size,
-    grad_nll_stride,
-    grad_squared_error_stride,
-    x_hat_row_stride,
-    x_hat_col_stride,
-    x_row_stride,
-    x_col_stride,
-    squared_error_stride,
     ARITHMETIC: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
@@ -209,13 +216,13 @@ def backward_kernel(
         grad_nll = read(grad_nll_ptr + row * grad_nll_stride, inside_row, ARITHMETIC)
         scale = grad_nll * root * root
     if grad_squared_error_ptr is not None:
-        at = grad_squared_error_ptr + row * grad_squared_error_stride
-        scale += 2.0 * read(at, inside_row, ARITHMETIC)
+        offset = row * grad_squared_error_stride
+        scale += 2.0 * read(grad_squared_error_ptr + offset, inside_row, ARITHMETIC)
     for first_col in range(part * split_cols, tl.minimum(cols, (part + 1) * split_cols), COLS):
         col = first_col + tl.arange(0, COLS)[None, :].to(tl.int64)
         inside = inside_row[:, None] & (col < cols)
-        x_hat = read(x_hat_ptr + row[:, None] * x_hat_row_stride + col * x_hat_col_stride, inside, ARITHMETIC)
-        x = read(x_ptr + row[:, None] * x_row_stride + col * x_col_stride, inside, ARITHMETIC)
+        x_hat = read_tile(x_hat_ptr, x_hat_row_stride, x_hat_col_stride, row[:, None], col, inside, ARITHMETIC)
+        x = read_tile(x_ptr, x_row_stride, x_col_stride, row[:, None], col, inside, ARITHMETIC)
         write(grad_x_hat_ptr + row[:, None] * cols + col, scale[:, None] * (x_hat - x), inside)
     # Who adds up the gradient of log gamma has done its share of the gradient of x_hat: nothing waits for it.
     if grad_nll_ptr is not None:
@@ -225,9 +232,8 @@ def backward_kernel(
             slopes = tl.where(inside_row, 0.5 * grad_nll * (cols - squared_error * root * root), 0.0).to(tl.float64)
             tl.store(partial_ptr + tile, tl.sum(slopes, axis=0))
             tiles = tl.num_programs(0) // splits
-            if add_up_group(partial_ptr, counter_ptr, tile, tiles, group_size, 1, 128, 1):
-                end = tiles + tl.cdiv(tiles, group_size)
-                total = tl.sum(sum_of_rows(partial_ptr, tiles, end, 0, 1, 128, 1), axis=0)
+            if add_up_group(partial_ptr, counter_ptr, group_size, tile, tiles, 1, 128, 1):
+                total = tl.sum(sum_of_groups(partial_ptr, group_size, tiles, 0, 1, 128, 1), axis=0)
                 tl.store(grad_log_gamma_ptr, total.to(grad_log_gamma_ptr.dtype.element_ty))
 
 
@@ -248,28 +254,23 @@ def gaussian_nll_backward(
     if rows == 0:
         return grad_x_hat, grad_log_gamma
     at = split(rows, cols, dtype)
-    sums, counters, group_size = partials(x_hat, at.tiles, 0 if grad_nll is None else 1, torch.float64)
     backward_kernel[(at.tiles * at.splits,)](
-        grad_nll,
-        grad_squared_error,
-        x_hat,
-        x,
-        log_gamma,
-        squared_error,
-        grad_x_hat,
-        grad_log_gamma,
-        sums,
-        counters,
-        rows,
-        cols,
-        at.splits,
-        at.cols,
-        group_size,
-        0 if grad_nll is None else grad_nll.stride(0),
-        0 if grad_squared_error is None else grad_squared_error.stride(0),
-        *x_hat.stride(),
-        *x.stride(),
-        squared_error.stride(0),
+        *strided(x_hat, rows),
+        *strided(x, rows),
+        grad_nll_ptr=grad_nll,
+        grad_nll_stride=0 if grad_nll is None else grad_nll.stride(0),
+        grad_squared_error_ptr=grad_squared_error,
+        grad_squared_error_stride=0 if grad_squared_error is None else grad_squared_error.stride(0),
+        log_gamma_ptr=log_gamma,
+        squared_error_ptr=squared_error,
+        squared_error_stride=squared_error.stride(0),
+        grad_x_hat_ptr=grad_x_hat,
+        grad_log_gamma_ptr=grad_log_gamma,
+        **batch_sum(x_hat, at.tiles, 0 if grad_nll is None else 1, torch.float64),
+        rows=rows,
+        cols=cols,
+        splits=at.splits,
+        split_cols=at.cols,
         ARITHMETIC=triton_dtype,
         ROWS=at.tile_rows,
         COLS=at.tile_cols,

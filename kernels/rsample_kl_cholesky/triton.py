@@ -11,28 +11,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..autograd import empty_gradient
-from ..rsample_kl.triton import variance_terms
+from ..rsample_kl.triton import add_to_rows, variance_terms
 from ..triton_launch import (
     WARPS,
     arithmetic,
-    broadcast_strides,
     most_registers,
-    partials,
-    row_strides,
-    split_batch,
+    optional_gradient,
+    strided,
     tile_cols,
     tile_elements,
 )
-from ..triton_math import (
-    add_up_group,
-    exponential,
-    noise,
-    read,
-    sum_of_rows,
-    times_exp_minus_1,
-    write,
-)
+from ..triton_math import exponential, noise, read_tile, times_exp_minus_1, write
+from ..triton_sums import batch_sum, finish_sums, split_batch, store_sums, write_or_sum
 
 __all__ = ["rsample_kl_cholesky", "rsample_kl_cholesky_backward"]
 
@@ -40,14 +30,14 @@ MOST_LATENTS = 46_340  # i (i + 3) of the last row is below 2^31
 
 
 def _check_size(cols: int) -> None:
-    """Raise ValueError where places in a packed row are no int32: one row of float32 is 4.3 GB then, and 64-bit places
-    would take the registers of all."""
+    """Raise ValueError where offsets in a packed row are no int32: one row of float32 is 4.3 GB then, and 64-bit
+    offsets would take the registers of all."""
     if cols > MOST_LATENTS:
         raise ValueError(f"mu must have at most {MOST_LATENTS} latent dimensions for the triton backend, got {cols}")
 
 
 def _most_registers(dtype: torch.dtype, *inputs: Tensor | None) -> int:
-    """As of the other kernels, but for numbers of half precision, whose conversion takes some as well."""
+    """As of the other kernels, but for half precision, whose conversion takes some as well."""
     half = any(tensor is not None and tensor.dtype.itemsize < 4 for tensor in inputs)
     return 255 if half else most_registers(dtype, *inputs)
 
@@ -55,28 +45,28 @@ def _most_registers(dtype: torch.dtype, *inputs: Tensor | None) -> int:
 @triton.jit(do_not_specialize=["first_row", "rows", "rows_each", "group_size"])
 def forward_kernel(
     mu_ptr,  # [rows, cols]
+    mu_row_stride,
+    mu_col_stride,
     tril_ptr,  # [rows, cols (cols + 1) / 2]
+    tril_row_stride,
+    tril_col_stride,
     prior_mu_ptr,  # [rows, cols], [1, cols] with row stride 0, or None
+    prior_mu_row_stride,
+    prior_mu_col_stride,
     prior_log_var_ptr,  # the same; None together
+    prior_log_var_row_stride,
+    prior_log_var_col_stride,
     seed_ptr,  # []
     z_ptr,  # [rows, cols], dense
     kl_ptr,  # [rows], or [rows, cols], dense
     ratio_ptr,  # [cols], or None
     partial_ptr,  # [programs + groups, cols] float64, or None
     counter_ptr,  # [groups + 1], or None
+    group_size,
     first_row: tl.int64,
     rows: tl.int64,
     cols,
     rows_each,
-    group_size,
-    mu_row_stride,
-    mu_col_stride,
-    tril_row_stride,
-    tril_col_stride,
-    prior_mu_row_stride,
-    prior_mu_col_stride,
-    prior_log_var_row_stride,
-    prior_log_var_col_stride,
     PER_DIMENSION: tl.constexpr,
     ARITHMETIC: tl.constexpr,
     ROWS: tl.constexpr,  # samples
@@ -87,34 +77,33 @@ def forward_kernel(
     begin = tl.program_id(0).to(tl.int64) * rows_each
     for first_i in range(0, cols, HEIGHT):
         i = first_i + tl.arange(0, HEIGHT)[None, :]
-        ratio = tl.zeros(
-            [HEIGHT], tl.float64
-        )  # as of the diagonal covariance; a number for each sample would be too many
+        # In float64, as of the diagonal covariance; an element for each sample would be too many.
+        ratio = tl.zeros([HEIGHT], tl.float64)
         for start in range(0, rows_each, ROWS):
             row = begin + start + tl.arange(0, ROWS)[:, None]
             inside = (row < rows) & (i < cols)
-            mu = read(mu_ptr + row * mu_row_stride + i.to(tl.int64) * mu_col_stride, inside, ARITHMETIC)
-            tril_row = tril_ptr + row * tril_row_stride
-            log_var = 2.0 * read(
-                tril_row + (i * (i + 3) // 2).to(tl.int64) * tril_col_stride, inside, ARITHMETIC
-            )  # exactly 2 log L_ii
+            mu = read_tile(mu_ptr, mu_row_stride, mu_col_stride, row, i, inside, ARITHMETIC)
+            log_diagonal = read_tile(
+                tril_ptr, tril_row_stride, tril_col_stride, row, i * (i + 3) // 2, inside, ARITHMETIC
+            )
+            log_var = 2.0 * log_diagonal  # exactly
             scaled, prior_log_var = mu, None
             if prior_mu_ptr is not None:
-                prior_mu_at = prior_mu_ptr + row * prior_mu_row_stride + i.to(tl.int64) * prior_mu_col_stride
-                prior_log_var_at = (
-                    prior_log_var_ptr + row * prior_log_var_row_stride + i.to(tl.int64) * prior_log_var_col_stride
+                prior_log_var = read_tile(
+                    prior_log_var_ptr, prior_log_var_row_stride, prior_log_var_col_stride, row, i, inside, ARITHMETIC
                 )
-                prior_log_var = read(prior_log_var_at, inside, ARITHMETIC)
                 inv_prior_sigma, _, _ = exponential(-0.5 * prior_log_var)
-                scaled = (mu - read(prior_mu_at, inside, ARITHMETIC)) * inv_prior_sigma
+                prior_mu = read_tile(prior_mu_ptr, prior_mu_row_stride, prior_mu_col_stride, row, i, inside, ARITHMETIC)
+                scaled = (mu - prior_mu) * inv_prior_sigma
             spread = tl.zeros([ROWS, HEIGHT, WIDTH], ARITHMETIC)
             squares = tl.zeros([ROWS, HEIGHT, WIDTH], ARITHMETIC)
             for first_j in range(0, tl.minimum(first_i + HEIGHT, cols), WIDTH):
                 j = first_j + tl.arange(0, WIDTH)[None, None, :]
                 below = (j < i[:, :, None]) & inside[:, :, None]
                 offset = (i * (i + 1) // 2)[:, :, None] + j
-                at = tril_row[:, :, None] + offset.to(tl.int64) * tril_col_stride
-                factor = read(at, below, ARITHMETIC)
+                factor = read_tile(
+                    tril_ptr, tril_row_stride, tril_col_stride, row[:, :, None], offset, below, ARITHMETIC
+                )
                 spread += factor * noise(seed, first_row + begin + start, first_j, ROWS, WIDTH, ARITHMETIC)[:, None, :]
                 if prior_mu_ptr is not None:
                     factor = tl.where(below, factor * inv_prior_sigma[:, :, None], 0.0)
@@ -128,27 +117,15 @@ def forward_kernel(
             if PER_DIMENSION:
                 tl.store(kl_ptr + row * cols + i, kl, mask=inside)
             else:
-                kl_row = begin + start + tl.arange(0, ROWS)
-                total = tl.sum(tl.where(inside, kl, 0.0), axis=1)
-                if first_i > 0:
-                    total += tl.load(kl_ptr + kl_row, mask=kl_row < rows, other=0.0)
-                tl.store(kl_ptr + kl_row, total, mask=kl_row < rows)
+                add_to_rows(kl_ptr, tl.where(inside, kl, 0.0), begin + start, rows, first_i)
             if ratio_ptr is not None:
                 wide = tl.where(inside, root, 0.0).to(tl.float64)
                 ratio += tl.sum(wide * wide + off_diagonal.to(tl.float64), axis=0)  # the latter is 0 outside
         if ratio_ptr is not None:
-            at = first_i + tl.arange(0, HEIGHT)
-            partial_row = partial_ptr + tl.program_id(0).to(tl.int64) * cols
-            tl.store(partial_row + at, ratio, mask=at < cols)
+            store_sums(partial_ptr, first_i, cols, ratio, None, None, HEIGHT)
         tl.debug_barrier()  # the sums of the samples are read again for the next rows of L, by other threads
     if ratio_ptr is not None:
-        programs = tl.num_programs(0)
-        if add_up_group(partial_ptr, counter_ptr, tl.program_id(0), programs, group_size, cols, 32, HEIGHT):
-            end = programs + tl.cdiv(programs, group_size)
-            for first_i in range(0, cols, HEIGHT):
-                at = first_i + tl.arange(0, HEIGHT)
-                total = sum_of_rows(partial_ptr, programs, end, first_i, cols, 32, HEIGHT)
-                tl.store(ratio_ptr + at, total / rows.to(ARITHMETIC), mask=at < cols)
+        finish_sums(partial_ptr, counter_ptr, group_size, cols, rows.to(ARITHMETIC), ratio_ptr, None, None, 32, HEIGHT)
 
 
 class Tile(NamedTuple):
@@ -186,27 +163,20 @@ def rsample_kl_cholesky(
         return z, kl.zero_(), ratio.fill_(torch.nan)
     at = tile(cols, tile_elements(dtype, with_variance_ratio))
     batch = split_batch(rows, at.rows, with_variance_ratio)
-    sums, counters, group_size = partials(z, batch.programs if with_variance_ratio else 0, cols, torch.float64)
     forward_kernel[(batch.programs,)](
-        mu,
-        tril,
-        prior_mu,
-        prior_log_var,
-        seed,
-        z,
-        kl,
-        ratio if with_variance_ratio else None,
-        sums,
-        counters,
-        first_row,
-        rows,
-        cols,
-        batch.rows,
-        group_size,
-        *mu.stride(),
-        *tril.stride(),
-        *broadcast_strides(prior_mu, rows),
-        *broadcast_strides(prior_log_var, rows),
+        *strided(mu, rows),
+        *strided(tril, rows),
+        *strided(prior_mu, rows),
+        *strided(prior_log_var, rows),
+        seed_ptr=seed,
+        z_ptr=z,
+        kl_ptr=kl,
+        ratio_ptr=ratio if with_variance_ratio else None,
+        **batch_sum(z, batch.programs if with_variance_ratio else 0, cols, torch.float64),
+        first_row=first_row,
+        rows=rows,
+        cols=cols,
+        rows_each=batch.rows,
         PER_DIMENSION=per_dimension,
         ARITHMETIC=triton_dtype,
         ROWS=at.rows,
@@ -221,11 +191,23 @@ def rsample_kl_cholesky(
 @triton.jit(do_not_specialize=["first_row", "rows", "rows_each", "group_size"])
 def backward_kernel(
     grad_z_ptr,  # [rows, cols], or None
+    grad_z_row_stride,
+    grad_z_col_stride,
     grad_kl_ptr,  # [rows, cols], [rows] with column stride 0, or None
+    grad_kl_row_stride,
+    grad_kl_col_stride,
     mu_ptr,  # [rows, cols]
+    mu_row_stride,
+    mu_col_stride,
     tril_ptr,  # [rows, cols (cols + 1) / 2]
+    tril_row_stride,
+    tril_col_stride,
     prior_mu_ptr,  # [rows, cols], [1, cols] with row stride 0, or None
+    prior_mu_row_stride,
+    prior_mu_col_stride,
     prior_log_var_ptr,  # the same; None together
+    prior_log_var_row_stride,
+    prior_log_var_col_stride,
     seed_ptr,  # []
     grad_mu_ptr,  # [rows, cols], dense
     grad_tril_ptr,  # [rows, cols (cols + 1) / 2], dense
@@ -233,23 +215,11 @@ def backward_kernel(
     grad_prior_log_var_ptr,  # the same
     partial_ptr,  # [programs + groups, SUMS cols], or None
     counter_ptr,  # [groups + 1], or None
+    group_size,
     first_row: tl.int64,
     rows: tl.int64,
     cols,
     rows_each,
-    group_size,
-    grad_z_row_stride,
-    grad_z_col_stride,
-    grad_kl_row_stride,
-    grad_kl_col_stride,
-    mu_row_stride,
-    mu_col_stride,
-    tril_row_stride,
-    tril_col_stride,
-    prior_mu_row_stride,
-    prior_mu_col_stride,
-    prior_log_var_row_stride,
-    prior_log_var_col_stride,
     SUM_PRIOR_MU: tl.constexpr,
     SUM_PRIOR_LOG_VAR: tl.constexpr,
     ARITHMETIC: tl.constexpr,
@@ -257,7 +227,6 @@ def backward_kernel(
     HEIGHT: tl.constexpr,  # rows i of L
     WIDTH: tl.constexpr,  # columns j of L
 ):
-    SUMS: tl.constexpr = SUM_PRIOR_MU + SUM_PRIOR_LOG_VAR  # in this order
     seed = tl.load(seed_ptr)
     begin = tl.program_id(0).to(tl.int64) * rows_each
     packed = tl.cast(cols, tl.int64) * (cols + 1) // 2  # no method: compiled, a 1 is a constant, no tensor
@@ -269,34 +238,30 @@ def backward_kernel(
             row = begin + start + tl.arange(0, ROWS)[:, None]
             inside = (row < rows) & (i < cols)
             dense = row * cols + i
-            tril_row = tril_ptr + row * tril_row_stride
-            log_var = 2.0 * read(
-                tril_row + (i * (i + 3) // 2).to(tl.int64) * tril_col_stride, inside, ARITHMETIC
-            )  # exactly 2 log L_ii
+            log_diagonal = read_tile(
+                tril_ptr, tril_row_stride, tril_col_stride, row, i * (i + 3) // 2, inside, ARITHMETIC
+            )
+            log_var = 2.0 * log_diagonal  # exactly
             prior_log_var = None
             if prior_mu_ptr is not None:
-                prior_log_var_at = (
-                    prior_log_var_ptr + row * prior_log_var_row_stride + i.to(tl.int64) * prior_log_var_col_stride
+                prior_log_var = read_tile(
+                    prior_log_var_ptr, prior_log_var_row_stride, prior_log_var_col_stride, row, i, inside, ARITHMETIC
                 )
-                prior_log_var = read(prior_log_var_at, inside, ARITHMETIC)
             sigma, _, root_minus_1, _, inv_prior_sigma = variance_terms(log_var, prior_log_var)
             grad_mu = tl.zeros([ROWS, HEIGHT], ARITHMETIC)
             grad_diagonal = tl.zeros([ROWS, HEIGHT], ARITHMETIC)
             if grad_z_ptr is not None:
-                grad_z = read(
-                    grad_z_ptr + row * grad_z_row_stride + i.to(tl.int64) * grad_z_col_stride, inside, ARITHMETIC
-                )
+                grad_z = read_tile(grad_z_ptr, grad_z_row_stride, grad_z_col_stride, row, i, inside, ARITHMETIC)
                 eps = noise(seed, first_row + begin + start, first_i, ROWS, HEIGHT, ARITHMETIC)
                 grad_mu = grad_z
                 grad_diagonal = grad_z * (sigma * eps)
             if grad_kl_ptr is not None:
-                grad_kl = read(
-                    grad_kl_ptr + row * grad_kl_row_stride + i.to(tl.int64) * grad_kl_col_stride, inside, ARITHMETIC
-                )
-                distance = read(mu_ptr + row * mu_row_stride + i.to(tl.int64) * mu_col_stride, inside, ARITHMETIC)
+                grad_kl = read_tile(grad_kl_ptr, grad_kl_row_stride, grad_kl_col_stride, row, i, inside, ARITHMETIC)
+                distance = read_tile(mu_ptr, mu_row_stride, mu_col_stride, row, i, inside, ARITHMETIC)
                 if prior_mu_ptr is not None:
-                    prior_mu_at = prior_mu_ptr + row * prior_mu_row_stride + i.to(tl.int64) * prior_mu_col_stride
-                    distance -= read(prior_mu_at, inside, ARITHMETIC)
+                    distance -= read_tile(
+                        prior_mu_ptr, prior_mu_row_stride, prior_mu_col_stride, row, i, inside, ARITHMETIC
+                    )
                 scaled = distance * inv_prior_sigma
                 pull = grad_kl * scaled * inv_prior_sigma
                 growth = times_exp_minus_1(grad_kl, root_minus_1)
@@ -314,7 +279,9 @@ def backward_kernel(
                     eps_j = noise(seed, first_row + begin + start, first_j, ROWS, WIDTH, ARITHMETIC)
                     grad_factor = grad_z[:, :, None] * eps_j[:, None, :]
                 if grad_kl_ptr is not None:
-                    factor = read(tril_row[:, :, None] + offset.to(tl.int64) * tril_col_stride, below, ARITHMETIC)
+                    factor = read_tile(
+                        tril_ptr, tril_row_stride, tril_col_stride, row[:, :, None], offset, below, ARITHMETIC
+                    )
                     if prior_mu_ptr is not None:
                         factor = tl.where(below, factor * inv_prior_sigma[:, :, None], 0.0)
                     grad_factor += kl_scale[:, :, None] * factor
@@ -329,34 +296,35 @@ def backward_kernel(
             if grad_prior_mu_ptr is not None:
                 rest = tl.where(grad_kl == 0.0, 0.0, grad_kl * tl.sum(squares, axis=2))  # these may be infinite
                 grad_prior_log_var = -0.5 * (grad_kl * scaled * scaled + growth + rest)
-                if SUM_PRIOR_MU:
-                    sum_prior_mu -= tl.where(inside, pull, 0.0)
-                else:
-                    write(grad_prior_mu_ptr + dense, -pull, inside)
-                if SUM_PRIOR_LOG_VAR:
-                    sum_prior_log_var += tl.where(inside, grad_prior_log_var, 0.0)
-                else:
-                    write(grad_prior_log_var_ptr + dense, grad_prior_log_var, inside)
-        if SUMS > 0:
-            at = first_i + tl.arange(0, HEIGHT)
-            partial_row = partial_ptr + tl.program_id(0).to(tl.int64) * (SUMS * cols)
-            if SUM_PRIOR_MU:
-                tl.store(partial_row + at, tl.sum(sum_prior_mu, axis=0), mask=at < cols)
-            if SUM_PRIOR_LOG_VAR:
-                tl.store(partial_row + SUM_PRIOR_MU * cols + at, tl.sum(sum_prior_log_var, axis=0), mask=at < cols)
-    if SUMS > 0:
-        programs = tl.num_programs(0)
-        if add_up_group(partial_ptr, counter_ptr, tl.program_id(0), programs, group_size, SUMS * cols, 32, HEIGHT):
-            end = programs + tl.cdiv(programs, group_size)
-            for first_i in range(0, cols, HEIGHT):
-                at = first_i + tl.arange(0, HEIGHT)
-                if SUM_PRIOR_MU:
-                    total = sum_of_rows(partial_ptr, programs, end, first_i, SUMS * cols, 32, HEIGHT)
-                    write(grad_prior_mu_ptr + at, total, at < cols)
-                if SUM_PRIOR_LOG_VAR:
-                    sums_at = SUM_PRIOR_MU * cols + first_i
-                    total = sum_of_rows(partial_ptr, programs, end, sums_at, SUMS * cols, 32, HEIGHT)
-                    write(grad_prior_log_var_ptr + at, total, at < cols)
+                sum_prior_mu = write_or_sum(
+                    grad_prior_mu_ptr + dense, pull, inside, sum_prior_mu, SUM_PRIOR_MU, MINUS=True
+                )
+                sum_prior_log_var = write_or_sum(
+                    grad_prior_log_var_ptr + dense, grad_prior_log_var, inside, sum_prior_log_var, SUM_PRIOR_LOG_VAR
+                )
+        if SUM_PRIOR_MU or SUM_PRIOR_LOG_VAR:
+            store_sums(
+                partial_ptr,
+                first_i,
+                cols,
+                sum_prior_mu if SUM_PRIOR_MU else None,
+                sum_prior_log_var if SUM_PRIOR_LOG_VAR else None,
+                None,
+                HEIGHT,
+            )
+    if SUM_PRIOR_MU or SUM_PRIOR_LOG_VAR:
+        finish_sums(
+            partial_ptr,
+            counter_ptr,
+            group_size,
+            cols,
+            None,
+            grad_prior_mu_ptr if SUM_PRIOR_MU else None,
+            grad_prior_log_var_ptr if SUM_PRIOR_LOG_VAR else None,
+            None,
+            32,
+            HEIGHT,
+        )
 
 
 def rsample_kl_cholesky_backward(
@@ -375,52 +343,35 @@ def rsample_kl_cholesky_backward(
     _check_size(cols)
     dtype, triton_dtype = arithmetic(grad_z, grad_kl, mu, tril, prior_mu, prior_log_var)
     grad_mu, grad_tril = mu.new_empty(mu.shape), tril.new_empty(tril.shape)
-    grad_prior_mu = empty_gradient(prior_mu, mu, with_prior)
-    grad_prior_log_var = empty_gradient(prior_log_var, mu, with_prior)
-    results = grad_mu, grad_tril, grad_prior_mu, grad_prior_log_var
+    of_prior_mu = optional_gradient(prior_mu, mu, with_prior, grad_kl, rows)
+    of_prior_log_var = optional_gradient(prior_log_var, mu, with_prior, grad_kl, rows)
+    results = grad_mu, grad_tril, of_prior_mu.result, of_prior_log_var.result
     if rows == 0 or cols == 0:
         for result in results:
             result.zero_()
         return results
-    # Where no gradient of the KL comes in, that of its prior is 0, and nothing the kernel has to know of.
-    prior_wanted = with_prior and grad_kl is not None
-    if with_prior and not prior_wanted:
-        grad_prior_mu.zero_()
-        grad_prior_log_var.zero_()
-    sum_prior_mu = prior_wanted and grad_prior_mu.shape[0] != rows
-    sum_prior_log_var = prior_wanted and grad_prior_log_var.shape[0] != rows
-    wanted_sums = sum_prior_mu + sum_prior_log_var
-
-    at = tile(cols, tile_elements(dtype, wanted_sums > 0))
-    batch = split_batch(rows, at.rows, wanted_sums > 0)
-    sums, counters, group_size = partials(mu, batch.programs, wanted_sums * cols, dtype)
+    sums = of_prior_mu.summed + of_prior_log_var.summed
+    at = tile(cols, tile_elements(dtype, sums > 0))
+    batch = split_batch(rows, at.rows, sums > 0)
     backward_kernel[(batch.programs,)](
-        grad_z,
-        grad_kl,
-        mu,
-        tril,
-        prior_mu,
-        prior_log_var,
-        seed,
-        grad_mu,
-        grad_tril,
-        grad_prior_mu if prior_wanted else None,
-        grad_prior_log_var if prior_wanted else None,
-        sums,
-        counters,
-        first_row,
-        rows,
-        cols,
-        batch.rows,
-        group_size,
-        *row_strides(grad_z),
-        *row_strides(grad_kl),
-        *mu.stride(),
-        *tril.stride(),
-        *broadcast_strides(prior_mu, rows),
-        *broadcast_strides(prior_log_var, rows),
-        SUM_PRIOR_MU=sum_prior_mu,
-        SUM_PRIOR_LOG_VAR=sum_prior_log_var,
+        *strided(grad_z, rows),
+        *strided(grad_kl, rows),
+        *strided(mu, rows),
+        *strided(tril, rows),
+        *strided(prior_mu, rows),
+        *strided(prior_log_var, rows),
+        seed_ptr=seed,
+        grad_mu_ptr=grad_mu,
+        grad_tril_ptr=grad_tril,
+        grad_prior_mu_ptr=of_prior_mu.target,
+        grad_prior_log_var_ptr=of_prior_log_var.target,
+        **batch_sum(mu, batch.programs, sums * cols, dtype),
+        first_row=first_row,
+        rows=rows,
+        cols=cols,
+        rows_each=batch.rows,
+        SUM_PRIOR_MU=of_prior_mu.summed,
+        SUM_PRIOR_LOG_VAR=of_prior_log_var.summed,
         ARITHMETIC=triton_dtype,
         ROWS=at.rows,
         HEIGHT=at.height,

@@ -24,7 +24,12 @@ from torch import Tensor
 import manifold_core as mc
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
+<<<<<<< HEAD
 from manifold_core.kernels import triton_launch  # noqa: E402
+=======
+import triton.language as tl  # noqa: E402
+from manifold_core.kernels import triton_math, triton_sums  # noqa: E402
+>>>>>>> r2
 from manifold_core.kernels.gaussian_elbo import triton as elbo  # noqa: E402
 from manifold_core.kernels.rsample_kl import triton as diagonal  # noqa: E402
 from manifold_core.kernels.rsample_kl_cholesky import triton as cholesky  # noqa: E402
@@ -167,7 +172,7 @@ def test_an_infinite_kl_that_has_no_weight_has_no_gradient(full: bool) -> None:
     oracles.assert_gradients_of_infinite_kl(found, inputs, grad_kl)
 
 
-def test_a_packed_row_whose_places_are_no_int32_is_refused() -> None:
+def test_a_packed_row_whose_offsets_are_no_int32_is_refused() -> None:
     most = cholesky.MOST_LATENTS
     assert (most - 1) * (most + 2) < 2**31 <= most * (most + 3)
     mu, tril = torch.zeros(1, 1).expand(1, most + 1), torch.zeros(1, 1).expand(1, sampling.packed(most + 1))
@@ -347,7 +352,7 @@ def test_results_do_not_depend_on_the_size_of_a_block(monkeypatch: pytest.Monkey
 
     before = run()
     assert all(torch.equal(a, b) for a, b in zip(before, run(), strict=True))
-    monkeypatch.setattr(triton_launch, "PROGRAMS_OF_A_SUM", 3)
+    monkeypatch.setattr(triton_sums, "PROGRAMS_OF_A_SUM", 3)
     for elements in (64, 4096):
         for module in (diagonal, cholesky):
             monkeypatch.setattr(module, "tile_elements", lambda *_, elements=elements: elements)
