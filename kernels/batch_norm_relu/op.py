@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..checks import accumulation_dtype
-from ..registration import LAYERS_BY_REFERENCE, Operator
+from ..registration import Operator, Schema
 
 __all__ = ["batch_norm_relu"]
 
@@ -46,19 +46,22 @@ def _backward(kernel: Any, ctx: Any, grad_y: Tensor | None, *_: None) -> tuple[T
     return *kernel(grad_y, *ctx.saved_tensors, ctx.relu), grad_y if ctx.needs_input_grad[3] else None, None, None
 
 
-_operator = Operator(
+OPERATOR = Operator(
     "batch_norm_relu",
-    "(Tensor u, Tensor norm_weight, Tensor norm_bias, Tensor? residual, float eps, bool relu)"
-    " -> (Tensor y, Tensor mean, Tensor variance, Tensor of_channels)",
-    _fake,
+    Schema(
+        "(Tensor u, Tensor norm_weight, Tensor norm_bias, Tensor? residual, float eps, bool relu)"
+        " -> (Tensor y, Tensor mean, Tensor variance, Tensor of_channels)",
+        _fake,
+    ),
     _setup_context,
     _backward,
-    "(Tensor grad_y, Tensor u, Tensor norm_weight, Tensor norm_bias, Tensor of_channels, bool relu)"
-    " -> (Tensor grad_u, Tensor grad_norm_weight, Tensor grad_norm_bias)",
-    _fake_backward,
+    batch_norm_relu_backward=Schema(
+        "(Tensor grad_y, Tensor u, Tensor norm_weight, Tensor norm_bias, Tensor of_channels, bool relu)"
+        " -> (Tensor grad_u, Tensor grad_norm_weight, Tensor grad_norm_bias)",
+        _fake_backward,
+    ),
     results=3,
-    backends=("cuda",),
-    instead=LAYERS_BY_REFERENCE,
+    layer=True,
 )
 
 
@@ -80,5 +83,5 @@ def batch_norm_relu(
     Returns:
         y ``[B, C, H, W]``; the mean and the (biased) variance of u, ``[C]``, not differentiable.
     """
-    y, mean, variance = _operator("cuda", u, norm_weight, norm_bias, residual, eps, relu)
+    y, mean, variance = OPERATOR("cuda", u, norm_weight, norm_bias, residual, eps, relu)
     return y, mean, variance

@@ -10,7 +10,7 @@ from torch.nn.functional import conv2d
 from ..batch_norm_relu import batch_norm_relu
 from ..checks import check_convolution, check_flag, check_floating, check_of_channels, real
 from ..dispatch import choose_for_images
-from ..registration import LAYERS_BY_REFERENCE, Operator
+from ..registration import Operator, Schema
 from . import reference
 
 __all__ = ["BACKENDS", "conv_norm"]
@@ -76,18 +76,18 @@ def _backward(kernel: Any, ctx: Any, grad_y: Tensor | None, *_: None) -> tuple[T
     return grad_x if with_x else None, *others, grad_y if with_residual else None, None, None, None, None
 
 
-_operator = Operator(
+OPERATOR = Operator(
     "conv_norm",
-    f"({INPUTS}, Tensor? residual, {OPTIONS}) -> (Tensor y, Tensor mean, Tensor variance, Tensor u)",
-    _fake,
+    Schema(f"({INPUTS}, Tensor? residual, {OPTIONS}) -> (Tensor y, Tensor mean, Tensor variance, Tensor u)", _fake),
     _setup_context,
     _backward,
-    f"(Tensor grad_y, {INPUTS}, Tensor mean, Tensor variance, Tensor u, {OPTIONS}, bool with_x)"
-    " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_norm_weight, Tensor grad_norm_bias)",
-    _fake_backward,
+    conv_norm_backward=Schema(
+        f"(Tensor grad_y, {INPUTS}, Tensor mean, Tensor variance, Tensor u, {OPTIONS}, bool with_x)"
+        " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_norm_weight, Tensor grad_norm_bias)",
+        _fake_backward,
+    ),
     results=3,
-    backends=("cpu",),
-    instead=LAYERS_BY_REFERENCE,
+    layer=True,
 )
 
 
@@ -156,5 +156,5 @@ def conv_norm(
     if chosen == "reference":
         return reference.conv_norm(*tensors, residual, stride, padding, eps, relu)
     dense = (None if tensor is None else tensor.contiguous() for tensor in (*tensors, residual))
-    y, mean, variance = _operator("cpu", *dense, stride, padding, eps, relu)
+    y, mean, variance = OPERATOR("cpu", *dense, stride, padding, eps, relu)
     return y, mean, variance

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..checks import check_convolution, check_of_channels
 from ..dispatch import choose_for_images
-from ..registration import LAYERS_BY_REFERENCE, Operator
+from ..registration import Operator, Schema
 from . import reference
 
 __all__ = ["conv_transpose"]
@@ -45,18 +45,18 @@ def _backward(kernel: Any, ctx: Any, grad_y: Tensor | None) -> tuple[Tensor | No
     return grad_x if with_x else None, *others, None, None
 
 
-_operator = Operator(
+OPERATOR = Operator(
     "conv_transpose",
-    f"(Tensor x, Tensor weight, Tensor bias, {OPTIONS}) -> (Tensor y)",
-    _fake,
+    Schema(f"(Tensor x, Tensor weight, Tensor bias, {OPTIONS}) -> (Tensor y)", _fake),
     _setup_context,
     _backward,
-    f"(Tensor grad_y, Tensor x, Tensor weight, {OPTIONS}, bool with_x)"
-    " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
-    _fake_backward,
+    conv_transpose_backward=Schema(
+        f"(Tensor grad_y, Tensor x, Tensor weight, {OPTIONS}, bool with_x)"
+        " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
+        _fake_backward,
+    ),
     results=1,
-    backends=("cpu",),
-    instead=LAYERS_BY_REFERENCE,
+    layer=True,
 )
 
 
@@ -90,6 +90,6 @@ def conv_transpose(
         raise ValueError(f"x must leave images without the padding, {padding}, got {tuple(x.shape)}")
     if choose_for_images(backend, x, weight, bias) == "reference":
         return reference.conv_transpose(x, weight, bias, stride, padding)
-    (y,) = _operator("cpu", x.contiguous(), weight.contiguous(), bias.contiguous(), stride, padding)
+    (y,) = OPERATOR("cpu", x.contiguous(), weight.contiguous(), bias.contiguous(), stride, padding)
     result: Tensor = y
     return result

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..checks import accumulation_dtype, check_floating, check_of_samples, real
 from ..dispatch import choose
 from ..gaussian_nll.op import gradients, prepare
-from ..registration import Operator
+from ..registration import Operator, Schema
 from . import reference
 
 __all__ = ["gaussian_elbo"]
@@ -87,19 +87,19 @@ def _scaled(scale: Any, early: list[Tensor], grad_loss: Tensor) -> list[Tensor]:
     return [gradient * grad_loss for gradient in early]
 
 
-_operator = Operator(
+OPERATOR = Operator(
     "gaussian_elbo",
-    "(Tensor x_hat, Tensor x, Tensor log_gamma, Tensor kl, float beta, bool with_gradients)"
-    " -> (Tensor loss, Tensor nll, Tensor squared_error, Tensor grad_x_hat, Tensor grad_log_gamma, Tensor grad_kl)",
-    _fake,
+    Schema(
+        "(Tensor x_hat, Tensor x, Tensor log_gamma, Tensor kl, float beta, bool with_gradients)"
+        " -> (Tensor loss, Tensor nll, Tensor squared_error, Tensor grad_x_hat, Tensor grad_log_gamma, Tensor grad_kl)",
+        _fake,
+    ),
     _setup_context,
     _backward,
-    backward_of="gaussian_nll",
-    in_place={
-        "gaussian_elbo_scale": (
-            "(Tensor(a!) grad_x_hat, Tensor(b!) grad_log_gamma, Tensor(c!) grad_kl, Tensor grad_loss) -> ()"
-        )
-    },
+    gaussian_nll_backward=None,  # defined by gaussian_nll
+    gaussian_elbo_scale=Schema(
+        "(Tensor(a!) grad_x_hat, Tensor(b!) grad_log_gamma, Tensor(c!) grad_kl, Tensor grad_loss) -> ()", None
+    ),
     results=3,
 )
 
@@ -127,7 +127,7 @@ def gaussian_elbo(
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", equation (1).
     """
-    if (served := _operator.plain(backend, x_hat, x, log_gamma, kl, beta)) is not None:
+    if (served := OPERATOR.plain(backend, x_hat, x, log_gamma, kl, beta)) is not None:
         return served
     x_hat, x, log_gamma = prepare(x_hat, x, log_gamma)
     beta = real("beta", beta)
@@ -144,5 +144,5 @@ def gaussian_elbo(
     wanted = torch.is_grad_enabled() and x_hat.requires_grad and x_hat.dtype in EARLY_GRADIENT_DTYPES
     wanted = wanted and not torch._C._are_functorch_transforms_active()  # whose gradients can be differentiated again
     with_gradients = wanted and (x.dtype == x_hat.dtype or not x.requires_grad)
-    loss, nll, squared_error = _operator(chosen, x_hat, x, log_gamma, kl, beta, with_gradients)
+    loss, nll, squared_error = OPERATOR(chosen, x_hat, x, log_gamma, kl, beta, with_gradients)
     return loss, nll, squared_error

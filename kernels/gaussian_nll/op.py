@@ -8,7 +8,7 @@ from torch import Tensor
 from ..batch import mean_of_batch
 from ..checks import accumulation_dtype, check_alike, check_flag, check_floating, real
 from ..dispatch import choose
-from ..registration import Operator
+from ..registration import Operator, Schema
 from . import reference
 
 __all__ = ["gaussian_nll", "gradients", "prepare"]
@@ -68,15 +68,16 @@ def gradients(
     return grad_x_hat, kernel(*incoming, x, x_hat, *rest)[0], grad_log_gamma  # not rounded by the type of x_hat
 
 
-_operator = Operator(
+OPERATOR = Operator(
     "gaussian_nll",
-    "(Tensor x_hat, Tensor x, Tensor log_gamma) -> (Tensor nll, Tensor squared_error)",
-    _fake,
+    Schema("(Tensor x_hat, Tensor x, Tensor log_gamma) -> (Tensor nll, Tensor squared_error)", _fake),
     _setup_context,
     _backward,
-    "(Tensor? grad_nll, Tensor? grad_squared_error, Tensor x_hat, Tensor x, Tensor log_gamma, Tensor squared_error)"
-    " -> (Tensor grad_x_hat, Tensor grad_log_gamma)",
-    _fake_backward,
+    gaussian_nll_backward=Schema(
+        "(Tensor? grad_nll, Tensor? grad_squared_error, Tensor x_hat, Tensor x, Tensor log_gamma, Tensor squared_error)"
+        " -> (Tensor grad_x_hat, Tensor grad_log_gamma)",
+        _fake_backward,
+    ),
 )
 
 
@@ -169,12 +170,12 @@ def gaussian_nll(
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Definition 1 and equation (1).
     """
-    if (served := _operator.plain(backend, x_hat, x, log_gamma, return_squared_error)) is not None:
+    if (served := OPERATOR.plain(backend, x_hat, x, log_gamma, return_squared_error)) is not None:
         return served
     check_flag("return_squared_error", return_squared_error)
     inputs = prepare(x_hat, x, 0.0 if log_gamma is None else log_gamma)
     chosen = choose(backend, *inputs[:2])
-    nll, squared_error = reference.gaussian_nll(*inputs) if chosen == "reference" else _operator(chosen, *inputs)
+    nll, squared_error = reference.gaussian_nll(*inputs) if chosen == "reference" else OPERATOR(chosen, *inputs)
     if log_gamma is None:
         features = inputs[0].shape[1]
         best = reference.optimal_log_gamma(mean_of_batch(squared_error), features)

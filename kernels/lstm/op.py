@@ -9,7 +9,7 @@ from ..checks import check_floating
 from ..dispatch import LSTM_COLUMNS as COLUMNS
 from ..dispatch import LSTM_KEPT as KEPT
 from ..dispatch import choose_for_sequences
-from ..registration import LAYERS_BY_REFERENCE, Operator
+from ..registration import Operator, Schema
 from . import reference
 
 __all__ = ["lstm"]
@@ -50,19 +50,22 @@ def _backward(kernel: Any, ctx: Any, grad_y: Tensor | None, *_: Tensor | None) -
     return grad_x if with_x else None, of_input, of_state, of_bias, other, None
 
 
-_operator = Operator(
+OPERATOR = Operator(
     "lstm",
-    "(Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor bias_ih, Tensor bias_hh, bool keep)"
-    " -> (Tensor y, Tensor kept)",
-    _fake,
+    Schema(
+        "(Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor bias_ih, Tensor bias_hh, bool keep)"
+        " -> (Tensor y, Tensor kept)",
+        _fake,
+    ),
     _setup_context,
     _backward,
-    "(Tensor grad_y, Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor kept, bool with_x)"
-    " -> (Tensor grad_x, Tensor grad_weight_ih, Tensor grad_weight_hh, Tensor grad_bias)",
-    _fake_backward,
+    lstm_backward=Schema(
+        "(Tensor grad_y, Tensor x, Tensor weight_ih, Tensor weight_hh, Tensor kept, bool with_x)"
+        " -> (Tensor grad_x, Tensor grad_weight_ih, Tensor grad_weight_hh, Tensor grad_bias)",
+        _fake_backward,
+    ),
     results=1,
-    backends=("cpu",),
-    instead=LAYERS_BY_REFERENCE,
+    layer=True,
 )
 
 
@@ -98,7 +101,7 @@ def lstm(
     _check(*inputs)
     if choose_for_sequences(backend, *inputs) == "reference":
         return reference.lstm(*inputs)
-    (y,) = _operator("cpu", *(tensor.contiguous() for tensor in inputs), _keep(inputs))
+    (y,) = OPERATOR("cpu", *(tensor.contiguous() for tensor in inputs), _keep(inputs))
     result: Tensor = y
     return result
 

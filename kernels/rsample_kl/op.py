@@ -9,7 +9,7 @@ from ..autograd import empty_gradient
 from ..checks import accumulation_dtype, check_alike, check_first_row, check_flag, check_optional_rows, check_prior
 from ..dispatch import choose
 from ..random import draw_seed
-from ..registration import Operator
+from ..registration import Operator, Schema
 from . import reference
 
 __all__ = ["rsample_kl"]
@@ -78,16 +78,20 @@ def _backward(
     return grad_mu, grad_log_var, *prior, grad_gate_logits if with_gate else None, None, None, None, None
 
 
-_operator = Operator(
+OPERATOR = Operator(
     "rsample_kl",
-    f"({INPUTS}, SymInt first_row, bool per_dimension, bool with_variance_ratio)"
-    " -> (Tensor z, Tensor kl, Tensor variance_ratio)",
-    _fake,
+    Schema(
+        f"({INPUTS}, SymInt first_row, bool per_dimension, bool with_variance_ratio)"
+        " -> (Tensor z, Tensor kl, Tensor variance_ratio)",
+        _fake,
+    ),
     _setup_context,
     _backward,
-    f"(Tensor? grad_z, Tensor? grad_kl, {INPUTS}, SymInt first_row, bool with_prior, bool with_gate)"
-    " -> (Tensor grad_mu, Tensor grad_log_var, Tensor grad_prior_mu, Tensor grad_prior_log_var, Tensor grad_gate)",
-    _fake_backward,
+    rsample_kl_backward=Schema(
+        f"(Tensor? grad_z, Tensor? grad_kl, {INPUTS}, SymInt first_row, bool with_prior, bool with_gate)"
+        " -> (Tensor grad_mu, Tensor grad_log_var, Tensor grad_prior_mu, Tensor grad_prior_log_var, Tensor grad_gate)",
+        _fake_backward,
+    ),
     results=3,
 )
 
@@ -178,7 +182,7 @@ def rsample_kl(
     (gate).
     """
     tensors, flags = (mu, log_var, prior_mu, prior_log_var, gate_logits), (per_dimension, return_variance_ratio)
-    if (served := _operator.plain(backend, *tensors, *flags, seed, generator, first_row)) is not None:
+    if (served := OPERATOR.plain(backend, *tensors, *flags, seed, generator, first_row)) is not None:
         return served
     check_alike("mu", mu, "log_var", log_var)
     if mu.dim() != 2:
@@ -192,5 +196,5 @@ def rsample_kl(
     seed = draw_seed(seed, generator, mu.device)
     inputs = mu, log_var, prior_mu, prior_log_var, gate_logits, seed, first_row, per_dimension, return_variance_ratio
     chosen = choose(backend, mu, log_var, prior_mu, prior_log_var, gate_logits)
-    z, kl, variance_ratio = reference.rsample_kl(*inputs) if chosen == "reference" else _operator(chosen, *inputs)
+    z, kl, variance_ratio = reference.rsample_kl(*inputs) if chosen == "reference" else OPERATOR(chosen, *inputs)
     return (z, kl, variance_ratio) if return_variance_ratio else (z, kl)

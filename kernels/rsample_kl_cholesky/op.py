@@ -9,7 +9,7 @@ from ..autograd import empty_gradient
 from ..checks import accumulation_dtype, check_first_row, check_flag, check_floating, check_prior
 from ..dispatch import choose
 from ..random import draw_seed
-from ..registration import Operator
+from ..registration import Operator, Schema
 from . import reference
 
 __all__ = ["rsample_kl_cholesky"]
@@ -72,16 +72,20 @@ def _backward(
     return grad_mu, grad_tril, *(grad_prior if with_prior else (None, None)), None, None, None, None
 
 
-_operator = Operator(
+OPERATOR = Operator(
     "rsample_kl_cholesky",
-    f"({INPUTS}, SymInt first_row, bool per_dimension, bool with_variance_ratio)"
-    " -> (Tensor z, Tensor kl, Tensor variance_ratio)",
-    _fake,
+    Schema(
+        f"({INPUTS}, SymInt first_row, bool per_dimension, bool with_variance_ratio)"
+        " -> (Tensor z, Tensor kl, Tensor variance_ratio)",
+        _fake,
+    ),
     _setup_context,
     _backward,
-    f"(Tensor? grad_z, Tensor? grad_kl, {INPUTS}, SymInt first_row, bool with_prior)"
-    " -> (Tensor grad_mu, Tensor grad_tril, Tensor grad_prior_mu, Tensor grad_prior_log_var)",
-    _fake_backward,
+    rsample_kl_cholesky_backward=Schema(
+        f"(Tensor? grad_z, Tensor? grad_kl, {INPUTS}, SymInt first_row, bool with_prior)"
+        " -> (Tensor grad_mu, Tensor grad_tril, Tensor grad_prior_mu, Tensor grad_prior_log_var)",
+        _fake_backward,
+    ),
     results=3,
 )
 
@@ -198,7 +202,7 @@ def rsample_kl_cholesky(
     of L in logarithms.
     """
     tensors, flags = (mu, tril, prior_mu, prior_log_var), (per_dimension, return_variance_ratio)
-    if (served := _operator.plain(backend, *tensors, *flags, seed, generator, first_row)) is not None:
+    if (served := OPERATOR.plain(backend, *tensors, *flags, seed, generator, first_row)) is not None:
         return served
     _check_packed(mu, tril)
     prior_mu, prior_log_var = check_prior(prior_mu, prior_log_var, mu)
@@ -208,6 +212,6 @@ def rsample_kl_cholesky(
     seed = draw_seed(seed, generator, mu.device)
     inputs = mu, tril, prior_mu, prior_log_var, seed, first_row, per_dimension, return_variance_ratio
     chosen = choose(backend, mu, tril, prior_mu, prior_log_var)
-    run = reference.rsample_kl_cholesky(*inputs) if chosen == "reference" else _operator(chosen, *inputs)
+    run = reference.rsample_kl_cholesky(*inputs) if chosen == "reference" else OPERATOR(chosen, *inputs)
     z, kl, variance_ratio = run
     return (z, kl, variance_ratio) if return_variance_ratio else (z, kl)

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from manifold_core.kernels import conv_norm
 from manifold_core.kernels.batch_norm_relu import reference
-from manifold_core.kernels.batch_norm_relu.op import _operator
+from manifold_core.kernels.batch_norm_relu.op import OPERATOR
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import grad
@@ -274,7 +274,7 @@ def test_opcheck(name: str, dtype: torch.dtype, layout: str) -> None:
 @pytest.fixture
 def in_place_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """conv_norm takes the CUDA kernels, which are those compiled for this processor."""
-    monkeypatch.setitem(_operator._of_backend, "cuda", load()["batch_norm_relu"])
+    monkeypatch.setitem(OPERATOR.by_backend, "cuda", load()["batch_norm_relu"])
     for module in ("manifold_core.kernels.conv_norm.op", "manifold_core.networks.conv_layers"):
         monkeypatch.setattr(
             importlib.import_module(module),
