@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from manifold_core.kernels.batch import MOST, ROW, for_each, mean_of_batch, sum_of_batch
+from manifold_core.kernels.batch_sums import PARALLEL_FROM, ROW, expand_over_batch, mean_of_batch, sum_of_batch
 from torch import Tensor
 
-SIZES = (0, 1, MOST - 1, MOST, MOST + 1, 3 * ROW + 5, 1_000_003)
+SIZES = (0, 1, PARALLEL_FROM - 1, PARALLEL_FROM, PARALLEL_FROM + 1, 3 * ROW + 5, 1_000_003)
 
 
 def numbers(size: int) -> Tensor:
@@ -41,7 +41,7 @@ def test_it_does_not_depend_on_the_number_of_threads(threads: Callable[[int], No
 
 
 def test_one_sum_for_each_of_several_batches() -> None:
-    values = numbers(3 * (MOST + 7)).reshape(3, -1)
+    values = numbers(3 * (PARALLEL_FROM + 7)).reshape(3, -1)
     found = torch.func.vmap(sum_of_batch)(values)
     assert torch.equal(found, torch.stack([sum_of_batch(row) for row in values]))
 
@@ -52,7 +52,7 @@ def test_the_gradient_of_one_number_is_such_a_sum(threads: Callable[[int], None]
         found = []
         for number in (1, 2, 3, 5):
             threads(number)
-            product = for_each(value, values) * values
+            product = expand_over_batch(value, values) * values
             assert torch.equal(product, 1.5 * values)
             found.append(torch.autograd.grad(product, value, torch.ones(size))[0].item())
         assert len(set(found)) == 1
