@@ -1,12 +1,11 @@
-"""``conv_transpose``: the transposed convolution that makes images larger, for few channels."""
+"""``conv_transpose``: the transposed convolution that enlarges images, for few channels."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..checks import check_convolution, check_of_channels
-from ..dispatch import choose_for_images
+from ..convolution import check_convolution, check_of_channels, choose_for_images
 from ..registration import Operator, Schema
 from . import reference
 
@@ -65,21 +64,21 @@ def conv_transpose(
 ) -> Tensor:
     """y = xᵀ ∗ weight + bias: what :class:`torch.nn.ConvTranspose2d` computes.
 
-    The last op of a block of the residual decoder (Appendix A). On the CPU in C++, as
+    The last op of a block of the residual decoder (Appendix A). On the CPU it is in C++, like
     :func:`manifold_core.kernels.conv_norm`.
 
     Args:
         x: ``[B, C, H, W]``, float32 or float64, B at least 1.
         weight: ``[C, O, k, k]``.
         bias: ``[O]``.
-        stride, padding: as of :class:`torch.nn.ConvTranspose2d`.
+        stride, padding: as in :class:`torch.nn.ConvTranspose2d`.
         backend: ``"auto"``, ``"reference"`` or ``"cpu"``.
 
     Returns:
         y ``[B, O, (H − 1) stride − 2 padding + k, …]``.
 
     Raises:
-        TypeError, ValueError: an argument has another type or shape than said above; names it.
+        TypeError, ValueError: an argument has another type or shape than above; names it.
         RuntimeError: the named backend cannot serve the call.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Appendix A.

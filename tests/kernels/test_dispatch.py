@@ -8,7 +8,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 from manifold_core.kernels import Choice, conv_norm, explain, extension, gaussian_elbo
-from manifold_core.kernels.dispatch import BACKENDS, choose, choose_for_images
+from manifold_core.kernels.convolution import choose_for_images
+from manifold_core.kernels.dispatch import BACKENDS, choose
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -297,7 +298,7 @@ def test_convolutions_of_cuda_tensors_are_left_to_pytorch(built: Callable[[bool,
         with FakeTensorMode():
             x, weight = torch.empty(32, 5, 14, 14, device="cuda"), torch.empty(5, 5, 3, 3, device="cuda")
             assert choose_for_images("auto", x, weight) == "reference"
-            with pytest.raises(RuntimeError, match="'cuda' cannot serve this call: of this convolution there is 'cpu'"):
+            with pytest.raises(RuntimeError, match="'cuda' cannot serve this call: for this layer there is 'cpu'"):
                 choose_for_images("cuda", x, weight)
 
 
