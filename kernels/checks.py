@@ -77,10 +77,7 @@ def check_prior(
     if prior_mu is None or prior_log_var is None:
         missing = "prior_mu" if prior_mu is None else "prior_log_var"
         raise ValueError(f"prior_mu and prior_log_var must be given together, but {missing} is None")
-    return (
-        check_optional_rows("prior_mu", prior_mu, mu),
-        check_optional_rows("prior_log_var", prior_log_var, mu),
-    )
+    return check_optional_rows("prior_mu", prior_mu, mu), check_optional_rows("prior_log_var", prior_log_var, mu)
 
 
 def check_first_row(first_row: Any, rows: int) -> int:

@@ -162,8 +162,7 @@ def choose_for_layer(
         worth_it: whether the CPU kernel is faster than PyTorch for these tensors.
 
     Raises:
-        ValueError: an unknown name.
-        RuntimeError: the named backend cannot serve these tensors; says why.
+        ValueError, RuntimeError: as in :func:`explain`.
     """
     if backend in _CANNOT and backend not in backends:
         there = " and ".join(map(repr, backends))

@@ -9,7 +9,8 @@ The ways into an op::
         └── Operator.__call__
             ├── Calls.registered        the torch.library operator: torch.compile, torch.func, tensor subclasses
             ├── Calls.kernel            its kernel, below autograd: gradients are disabled
-            └── Calls.eager             an autograd node around the kernel, in C++ (csrc/autograd), else in Python
+            └── Calls.eager             an autograd node around the kernel, in C++ (csrc/autograd), else in Python:
+                                        cheaper than the autograd formula of the registered operator
 """
 
 import importlib
@@ -39,12 +40,8 @@ LAYERS_BY_REFERENCE = f"{REFERENCE}, which manifold_core.networks.by_pytorch(mod
 
 
 class Schema(NamedTuple):
-    """An operator's signature.
-
-    Attributes:
-        text: its arguments and results, as in ``torch.library.define``.
-        fake: shapes and dtypes of its results, from tensors without data. None for an operator that writes to its
-            arguments and returns nothing, which neither torch.compile nor torch.func may reach.
+    """The signature of an operator, as in ``torch.library.define``, and its fake, which makes the results from tensors
+    without data. An operator that only writes to its arguments has none: torch.compile and torch.func do not reach it.
     """
 
     text: str
@@ -62,18 +59,15 @@ class Calls(NamedTuple):
 class Operator:
     """An operator with gradients: ``operator(backend, *inputs)``.
 
-    torch.compile, torch.func and tensor subclasses need the registered operator, whose autograd formula torch knows. An
-    ordinary eager call uses a node instead, which costs less.
-
     Args:
         name: of the operator.
         forward: its schema.
         setup_context: as in :func:`torch.library.register_autograd`.
-        backward: ``backward(*kernels, ctx, *gradients)``, where ``kernels`` are those of ``backward_kernels``.
+        backward: ``backward(*backward_kernels, ctx, *gradients)``.
         results: how many of its outputs the caller gets; the others are for the backward pass only.
         layer: it computes a layer of a model, and has no Triton kernels.
-        backward_kernels: name and schema of each operator that the backward pass calls; no schema for one that another
-            Operator defines.
+        backward_kernels: name and schema of the operators that the backward pass calls; None for one that is defined
+            elsewhere.
     """
 
     def __init__(
@@ -93,8 +87,8 @@ class Operator:
         self._setup_context = setup_context
         self._backward = backward
         self._backward_kernels = tuple(backward_kernels)
-        self._schemas = {key: schema for key, schema in backward_kernels.items() if schema is not None}
-        self._schemas[name] = forward  # last: its autograd formula calls the others
+        # Its own comes last, since its autograd formula calls the others.
+        self._schemas = {key: schema for key, schema in (backward_kernels | {name: forward}).items() if schema}
         self._plain = getattr(extension.nodes, f"plain_{name}", None)
         backends = {key: library for key, library in LIBRARIES.items() if key != "triton" or not layer}
         calls = {library: self.define(library) for library in set(backends.values())}
@@ -105,7 +99,7 @@ class Operator:
             implement(partial(self._triton, operator))
 
     def plain(self, backend: str, *arguments: Any) -> Any:
-        """The results of the public function for its arguments if the call is a plain one, as in a training loop on the
+        """What the public function returns for these arguments if the call is a plain one, as in a training loop on the
         CPU, which C++ both checks and serves (csrc/autograd/plain.h); None for every other call."""
         if torch.compiler.is_compiling() or backend not in PLAIN_BACKENDS:
             return None
@@ -141,7 +135,7 @@ class Operator:
                 backward = partial(self._backward, *self._for_backward(library))
                 formula = autograd_kernel(self.limits, kernel, self._setup_context, backward)
             else:
-                formula = autograd_kernel(self.limits, kernel, _keep_nothing, self.limits.refuse_second)
+                formula = autograd_kernel(self.limits, kernel, lambda *_: None, self.limits.refuse_second)
             torch.library.impl(qualified, "Autograd", formula)
             torch.library.register_vmap(qualified, partial(vmap_by_loop, function))
         return self.calls(library, extension.nodes)
@@ -174,7 +168,3 @@ def _operator(library: str, name: str) -> Any:
 
 def _in_tuple(function: Callable[..., Any], *inputs: Any) -> tuple[Any]:
     return (function(*inputs),)
-
-
-def _keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    """The derivative of a backward kernel is refused, so it needs nothing."""

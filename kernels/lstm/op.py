@@ -38,16 +38,12 @@ def _worth_it(tensors: tuple[Tensor, ...]) -> bool:
     return any(hidden <= units and samples >= fewest for units, fewest in FEWEST_SAMPLES.items())
 
 
-def _tiles(x: Tensor) -> Any:
-    return (x.shape[0] + COLUMNS - 1) // COLUMNS
-
-
 def _fake(
     x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor, keep: bool
 ) -> tuple[Tensor, Tensor]:
     batch, length, _ = x.shape
-    hidden = weight_hh.shape[1]
-    kept = x.new_empty(_tiles(x), length if keep else 1, KEPT * hidden, COLUMNS)
+    hidden, tiles = weight_hh.shape[1], (batch + COLUMNS - 1) // COLUMNS
+    kept = x.new_empty(tiles, length if keep else 1, KEPT * hidden, COLUMNS)
     return x.new_empty(batch, length, hidden), kept
 
 

@@ -67,8 +67,7 @@ def _backward(
     if grad_z is None and grad_kl is None:
         return (None,) * 8
     with_prior = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
-    found = kernel(grad_z, grad_kl, *ctx.saved_tensors, ctx.first_row, with_prior)
-    grad_mu, grad_tril, *grad_prior = found
+    grad_mu, grad_tril, *grad_prior = kernel(grad_z, grad_kl, *ctx.saved_tensors, ctx.first_row, with_prior)
     return grad_mu, grad_tril, *(grad_prior if with_prior else (None, None)), None, None, None, None
 
 
