@@ -1,4 +1,4 @@
-"""The ops: one folder each, with its definition in plain PyTorch (``reference.py``) inside. Imports nothing above."""
+"""The ops, a folder each, with the definition in plain PyTorch (``reference.py``). Imports nothing of manifold_core."""
 
 if __name__ != "manifold_core.kernels":
     raise ImportError(f"this folder is the package manifold_core.kernels, but was imported as {__name__!r}")

@@ -11,11 +11,9 @@ from torch import Tensor
 __all__ = [
     "accumulation_dtype",
     "check_alike",
-    "check_convolution",
     "check_first_row",
     "check_flag",
     "check_floating",
-    "check_of_channels",
     "check_of_samples",
     "check_optional_rows",
     "check_prior",
@@ -36,7 +34,7 @@ def check_floating(name: str, tensor: Tensor) -> None:
 
 
 def check_alike(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
-    """Raise TypeError or ValueError unless both are floating-point tensors of one shape on one device."""
+    """Raise TypeError or ValueError unless both are floating-point tensors of the same shape on the same device."""
     check_floating(name_a, a)
     check_floating(name_b, b)
     if a.shape != b.shape:
@@ -45,33 +43,8 @@ def check_alike(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
         raise ValueError(f"{name_a} and {name_b} must be on the same device, got {a.device} and {b.device}")
 
 
-def check_convolution(x: Tensor, weight: Tensor, channels_at: int, stride: int, padding: int) -> None:
-    """Raise TypeError or ValueError unless these are ``[B, C, H, W]`` and the weights of a square convolution of C
-    channels, which stand at that place of their shape, and its stride and padding."""
-    check_floating("x", x)
-    check_floating("weight", weight)
-    if x.dim() != 4:
-        raise ValueError(f"x must have shape [B, C, H, W], got {tuple(x.shape)}")
-    square = weight.dim() == 4 and weight.shape[2] == weight.shape[3] and min(weight.shape) > 0
-    if not square or weight.shape[channels_at] != x.shape[1]:
-        expected = ["O", "O", "k", "k"]
-        expected[channels_at] = str(x.shape[1])
-        raise ValueError(f"weight must have shape [{', '.join(expected)}], none of them 0, got {tuple(weight.shape)}")
-    for name, value, least in (("stride", stride, 1), ("padding", padding, 0)):
-        number = integer(value)
-        if number is None or number < least:
-            raise ValueError(f"{name} must be an integer, at least {least}, got {value!r}")
-
-
-def check_of_channels(name: str, tensor: Tensor, channels: int) -> None:
-    """Raise TypeError or ValueError unless this is a number for each channel."""
-    check_floating(name, tensor)
-    if tensor.shape != (channels,):
-        raise ValueError(f"{name} must have shape {(channels,)}, one number a channel, got {tuple(tensor.shape)}")
-
-
 def check_of_samples(name: str, tensor: Tensor, like: Tensor) -> None:
-    """Raise ValueError unless this is a number for each row of ``like``, on its device."""
+    """Raise ValueError unless the tensor has one element for each row of ``like``, on its device."""
     if tensor.shape != like.shape[:1] or tensor.device != like.device:
         raise ValueError(
             f"{name} must have shape ({like.shape[0]},), one number a sample, on {like.device}, "
@@ -80,7 +53,7 @@ def check_of_samples(name: str, tensor: Tensor, like: Tensor) -> None:
 
 
 def check_optional_rows(name: str, tensor: Tensor, mu: Tensor) -> Tensor:
-    """``tensor`` as ``[B, κ]`` or ``[1, κ]``; raises unless it is that or ``[κ]``, on the device of ``mu``."""
+    """``tensor`` as ``[B, κ]`` or ``[1, κ]``; raises unless it is one of these or ``[κ]``, on the device of ``mu``."""
     check_floating(name, tensor)
     rows, cols = mu.shape
     if tensor.device != mu.device:
@@ -104,16 +77,13 @@ def check_prior(
     if prior_mu is None or prior_log_var is None:
         missing = "prior_mu" if prior_mu is None else "prior_log_var"
         raise ValueError(f"prior_mu and prior_log_var must be given together, but {missing} is None")
-    return (
-        check_optional_rows("prior_mu", prior_mu, mu),
-        check_optional_rows("prior_log_var", prior_log_var, mu),
-    )
+    return check_optional_rows("prior_mu", prior_mu, mu), check_optional_rows("prior_log_var", prior_log_var, mu)
 
 
 def check_first_row(first_row: Any, rows: int) -> int:
-    """As an int; raises ValueError unless the numbers of so many rows, and of the one behind them, are int64."""
+    """As an int; raises ValueError unless the numbers of ``rows`` rows, and of the next one, fit an int64."""
     number = integer(first_row)
-    # A batch of any size begins at 0: torch.export would take the comparison for a limit of it.
+    # From 0 any batch fits. torch.export would take the comparison for a limit on its size.
     if number is None or number < 0 or (number > 0 and number > 2**63 - 1 - rows):
         raise ValueError(f"first_row must be an integer from 0 to 2**63 - 1 - B for B = {rows} rows, got {first_row!r}")
     return number
@@ -126,10 +96,10 @@ def check_flag(name: str, value: Any) -> None:
 
 
 def real(name: str, value: Any, expected: str = "a real number") -> float:
-    """As a float; raises TypeError unless it is a real number, as NumPy's are, ValueError where it is too large."""
+    """As a float; raises TypeError unless it is a real number, NumPy's included, ValueError if it is too large."""
     if type(value) is float:
         return value
-    # A number of NumPy's is an array to torch.compile.
+    # To torch.compile a NumPy scalar is an array.
     if not isinstance(value, Real) and not (torch.compiler.is_compiling() and isinstance(value, np.ndarray)):
         raise TypeError(f"{name} must be {expected}, got {value!r}")
     try:
@@ -139,7 +109,7 @@ def real(name: str, value: Any, expected: str = "a real number") -> float:
 
 
 def accumulation_dtype(*tensors: Tensor | None) -> torch.dtype:
-    """float64 where one is that, else float32: sums over features and latents are never done in half precision."""
+    """float64 if a tensor is float64, else float32: sums over features and latents are never in half precision."""
     for tensor in tensors:
         if tensor is not None and tensor.dtype == torch.float64:
             return torch.float64
@@ -147,10 +117,10 @@ def accumulation_dtype(*tensors: Tensor | None) -> torch.dtype:
 
 
 def integer(value: Any) -> int | None:
-    """The value as an int, of NumPy's integers too; None where it is no integer, as a bool is none."""
-    if isinstance(value, int):  # or a symbol of torch.compile, which stays one
+    """The value as an int, NumPy's integers included; None if it is not an integer. A bool does not count as one."""
+    if isinstance(value, int):  # or a SymInt, which stays one
         return None if isinstance(value, bool) else value
     try:
-        return None if isinstance(value, np.bool_) else operator.index(value)  # 1 to earlier versions of NumPy
+        return None if isinstance(value, np.bool_) else operator.index(value)  # to earlier versions of NumPy, 1
     except TypeError:
         return None

@@ -1,4 +1,4 @@
-"""The compiled modules, or the reason why there are none. Importing them registers the operators with torch."""
+"""The compiled modules, or the reason why they are missing. Importing them registers the operators with torch."""
 
 import importlib
 import importlib.util
@@ -6,7 +6,7 @@ import re
 import warnings
 from types import ModuleType
 
-import torch  # before the compiled modules, which find its libraries already loaded
+import torch  # before the compiled modules, which need its libraries loaded
 
 __all__ = ["compiled", "cuda_missing_because", "missing_because", "nodes", "nodes_missing_because"]
 
@@ -18,13 +18,13 @@ except ModuleNotFoundError:
     missing_because = (
         "the compiled module is not built; install a C++17 compiler (g++ or clang++) and reinstall manifold-core"
     )
-except ImportError as error:  # it is there, so somebody counts on it
+except ImportError as error:  # it was built, so the user counts on it
     missing_because = f"the compiled module does not load: {error}"
     warnings.warn(f"{missing_because}; manifold_core works on its reference backend", RuntimeWarning, stacklevel=2)
 
 
 def _load_cuda_kernels() -> str:
-    """Why there are none; empty once they are loaded. Looks for no device: a process that forks later still can."""
+    """Why they are missing; empty once they are loaded. Does not look for a device, so the process can still fork."""
     spec = importlib.util.find_spec(".._C_cuda", __package__)
     if spec is None or spec.origin is None:
         return "the CUDA kernels are not built; have nvcc and a torch for CUDA in place and reinstall manifold-core"
@@ -39,7 +39,7 @@ def _load_cuda_kernels() -> str:
 
 cuda_missing_because = _load_cuda_kernels()
 
-# The autograd nodes in C++ are of one torch, whose version setup.py puts into their name: of another, none are seen.
+# The autograd nodes in C++ fit one version of torch, which setup.py puts into their name: any other finds none.
 nodes: ModuleType | None = None
 nodes_missing_because = ""
 try:

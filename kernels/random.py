@@ -1,8 +1,8 @@
-"""Noise that is a pure function of (seed, row, column): Philox4x32-10 and Box and Muller, in plain PyTorch; and the
-order of the samples in an epoch, a function of (seed, epoch, place).
+"""Noise as a pure function of (seed, row, column), by Philox4x32-10 and Box and Muller, in plain PyTorch; and the order
+of the samples in an epoch, as one of (seed, epoch, place).
 
-This is the definition; ``philox.h``, ``normal.h`` and ``permutation.h`` in ``csrc/include/manifold_core/`` say the same
-to the compiler. Element (row, column) is word ``column % 4`` of the block with counter
+This is the definition; ``philox.h``, ``normal.h`` and ``permutation.h`` in ``csrc/include/manifold_core/`` repeat it in
+C++. Element (row, column) is word ``column % 4`` of the block with counter
 ``(column // 4, row low, row high, stream)`` and key ``(seed low, seed high)``. Reference: Salmon et al., "Parallel
 random numbers: as easy as 1, 2, 3" (SC 2011).
 """
@@ -24,12 +24,12 @@ def draw_seed(seed: int | Tensor | None, generator: torch.Generator | None, devi
     """The seed of one call: an int64 tensor of no dimensions on ``device``.
 
     A given ``seed`` is used as it is; else one is drawn from ``generator``, or from torch's global one. Drawing it on
-    the device keeps CUDA graphs and torch.compile working, and nothing waits for the device. Only a generator that is
-    given has no place in a graph of torch.compile: the graph breaks here, which ``fullgraph=True`` does not allow.
+    the device keeps CUDA graphs and torch.compile working, and nothing waits for the device. Only an explicit generator
+    breaks the graph of torch.compile, which ``fullgraph=True`` does not allow.
 
     Raises:
-        TypeError: ``generator`` is none.
-        ValueError: both are given, or the seed is out of range or no single int64.
+        TypeError: ``generator`` is not a generator.
+        ValueError: both are given, or the seed is out of range or not a scalar int64.
     """
     if seed is None:
         if generator is not None and not isinstance(generator, torch.Generator):
@@ -51,7 +51,7 @@ def draw_seed(seed: int | Tensor | None, generator: torch.Generator | None, devi
 
 
 def _multiply(a: Tensor, factor: int) -> tuple[Tensor, Tensor]:
-    """High and low word of a 32 x 32 bit product; int64 wraps around, which keeps the low 64 bits right."""
+    """High and low word of a 32 x 32 bit product; int64 wraps around, which leaves the low 64 bits right."""
     product = a * factor
     return (product >> 32) & LOW_WORD, product & LOW_WORD
 
@@ -87,15 +87,15 @@ def noise_words(seed: Tensor, rows: int, cols: int, first_row: int = 0) -> Tenso
 
 
 def standard_normal(seed: Tensor, rows: int, cols: int, first_row: int = 0) -> Tensor:
-    """Independent N(0, 1) numbers, float64 ``[rows, cols]``:  r cos(a) and r sin(a) from each pair of words, with
+    """Independent N(0, 1) values, float64 ``[rows, cols]``:  r cos(a) and r sin(a) from each pair of words, with
     r = sqrt(-2 log((w0 + ½) / 2³²)) and a = 2π (w1 + ½) / 2³².
 
-    Narrower types round these numbers: the noise of one seed is the same in every dtype.
+    Narrower dtypes round these values: the noise of one seed is the same in every dtype.
     """
     pairs = 2 * ((cols + 3) // 4)
     w0, w1 = noise_words(seed, rows, cols, first_row).reshape(rows, pairs, 2).unbind(-1)
     radius = torch.sqrt(-2.0 * torch.log((w0.double() + 0.5) * 2.0**-32))
-    # The quadrant comes off the integer, exactly: near its zeros a cosine keeps all digits.
+    # The quadrant is split off the integer, exactly, so that a cosine keeps all digits near its zeros.
     quadrant = ((w1 + 2**29) >> 30) & 3
     offset = (w1 + 2**29) % 2**30 - 2**29
     angle = (2 * offset + 1).double() * (math.pi / 2**32)
@@ -109,15 +109,15 @@ def standard_normal(seed: Tensor, rows: int, cols: int, first_row: int = 0) -> T
 
 
 def _scramble(x: Tensor) -> Tensor:
-    """A hash of 32-bit words held in int64, which wraps around and keeps the low 64 bits right."""
+    """A hash of 32-bit words held in int64, which wraps around and leaves the low 64 bits right."""
     x = (x * 0x9E3779B1) & LOW_WORD
     x = ((x ^ (x >> 15)) * 0x85EBCA77) & LOW_WORD
     return x ^ (x >> 13)
 
 
 def _feistel(value: Tensor, keys: Tensor, bits: int) -> Tensor:
-    """Eight rounds on words of so many bits. Each changes one half by a function of the other: it can be undone, and so
-    can all, whatever the function. The keys are ``[..., 8]``."""
+    """Eight Feistel rounds on words of ``bits`` bits. Each changes one half by a function of the other, and so can be
+    undone, whatever the function. The keys are ``[..., 8]``."""
     low_bits = bits // 2
     low_mask, high_mask = 2**low_bits - 1, 2 ** (bits - low_bits) - 1
     low, high = value & low_mask, value >> low_bits
@@ -131,15 +131,15 @@ def _feistel(value: Tensor, keys: Tensor, bits: int) -> Tensor:
 def permutation(seed: Tensor, epoch: Tensor, places: Tensor, n: int) -> Tensor:
     """π(place) = F(F(… F(place))), F applied until the result is below n: the sample at each place of an epoch.
 
-    F is a Feistel network of eight rounds on as many bits as n − 1 has, two at least. Its keys are the Philox words of
-    columns 0 to 7 of (seed, row = epoch), of a stream of their own. F permutes all words of so many bits, and so π
-    permutes [0, n): from a place below n the cycle of F leads back below n. No table is made, and where n > 2
-    a place costs fewer than two F on average.
+    F is a Feistel network of eight rounds on as many bits as n − 1 has, at least two. Its keys are the Philox words of
+    columns 0 to 7 of (seed, row = epoch), in a stream of their own. F permutes all words of that many bits, and so π
+    permutes [0, n): from a place below n the cycle of F leads back below n. There is no table, and for n > 2 a place
+    costs fewer than two evaluations of F on average.
 
     Args:
-        seed: int64 of no dimensions.
+        seed: int64 ``[]``.
         epoch: int64 ``[E]``.
-        places: int64 ``[E, P]`` from 0 to n − 1: row e are places of ``epoch[e]``.
+        places: int64 ``[E, P]`` from 0 to n − 1: row e holds places of ``epoch[e]``.
         n: from 1 to 2³².
 
     Returns:

@@ -1,4 +1,4 @@
-"""``batch_norm_relu``: batch normalisation over the batch and a ReLU as one op, what conv_norm does behind PyTorch's
+"""``batch_norm_relu``: batch normalisation over the batch and a ReLU as one op, which conv_norm applies after PyTorch's
 convolution on a CUDA device."""
 
 from typing import Any
@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from ..checks import accumulation_dtype
-from ..registration import LAYERS_BY_REFERENCE, Operator
+from ..registration import Operator, Schema
 
 __all__ = ["batch_norm_relu"]
 
 
 def _like(u: Tensor, dtype: torch.dtype) -> Tensor:
-    """As u lies in memory; contiguous where that is in neither of PyTorch's orders."""
+    """In the memory format of u; contiguous if u is dense in neither of PyTorch's formats."""
     dense = u.is_contiguous() or u.is_contiguous(memory_format=torch.channels_last)
     return torch.empty_like(u, dtype=dtype, memory_format=torch.preserve_format if dense else torch.contiguous_format)
 
@@ -46,19 +46,22 @@ def _backward(kernel: Any, ctx: Any, grad_y: Tensor | None, *_: None) -> tuple[T
     return *kernel(grad_y, *ctx.saved_tensors, ctx.relu), grad_y if ctx.needs_input_grad[3] else None, None, None
 
 
-_operator = Operator(
+OPERATOR = Operator(
     "batch_norm_relu",
-    "(Tensor u, Tensor norm_weight, Tensor norm_bias, Tensor? residual, float eps, bool relu)"
-    " -> (Tensor y, Tensor mean, Tensor variance, Tensor of_channels)",
-    _fake,
+    Schema(
+        "(Tensor u, Tensor norm_weight, Tensor norm_bias, Tensor? residual, float eps, bool relu)"
+        " -> (Tensor y, Tensor mean, Tensor variance, Tensor of_channels)",
+        _fake,
+    ),
     _setup_context,
     _backward,
-    "(Tensor grad_y, Tensor u, Tensor norm_weight, Tensor norm_bias, Tensor of_channels, bool relu)"
-    " -> (Tensor grad_u, Tensor grad_norm_weight, Tensor grad_norm_bias)",
-    _fake_backward,
+    batch_norm_relu_backward=Schema(
+        "(Tensor grad_y, Tensor u, Tensor norm_weight, Tensor norm_bias, Tensor of_channels, bool relu)"
+        " -> (Tensor grad_u, Tensor grad_norm_weight, Tensor grad_norm_bias)",
+        _fake_backward,
+    ),
     results=3,
-    backends=("cuda",),
-    instead=LAYERS_BY_REFERENCE,
+    layer=True,
 )
 
 
@@ -67,18 +70,18 @@ def batch_norm_relu(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y = max(0, (u − E[u]) / √(Var[u] + eps) · norm_weight + norm_bias) + residual.
 
-    On a CUDA device, for :func:`manifold_core.kernels.conv_norm`, which has looked at the arguments. In half precision
-    the arithmetic is float32, and of that type are mean and variance.
+    On a CUDA device, for :func:`manifold_core.kernels.conv_norm`, which has checked the arguments. In half precision
+    the arithmetic is float32, and so are mean and variance.
 
     Args:
-        u: ``[B, C, H, W]``, in any memory format, which is that of y.
-        norm_weight, norm_bias: ``[C]``, of any floating type.
-        residual: of the shape of u, or None for 0. y has the type of u + residual.
-        eps: as of :class:`torch.nn.BatchNorm2d`.
+        u: ``[B, C, H, W]``, in any memory format, which y shares.
+        norm_weight, norm_bias: ``[C]``, of any floating-point dtype.
+        residual: shaped like u, or None for 0. y has the dtype of u + residual.
+        eps: as in :class:`torch.nn.BatchNorm2d`.
         relu: False leaves max(0, ·) out.
 
     Returns:
         y ``[B, C, H, W]``; the mean and the (biased) variance of u, ``[C]``, not differentiable.
     """
-    y, mean, variance = _operator("cuda", u, norm_weight, norm_bias, residual, eps, relu)
+    y, mean, variance = OPERATOR("cuda", u, norm_weight, norm_bias, residual, eps, relu)
     return y, mean, variance

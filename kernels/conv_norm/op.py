@@ -8,20 +8,20 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from ..batch_norm_relu import batch_norm_relu
-from ..checks import check_convolution, check_flag, check_floating, check_of_channels, real
-from ..dispatch import choose_for_images
-from ..registration import LAYERS_BY_REFERENCE, Operator
+from ..checks import check_flag, check_floating, real
+from ..convolution import check_convolution, check_of_channels, choose_for_images
+from ..registration import Operator, Schema
 from . import reference
 
 __all__ = ["BACKENDS", "conv_norm"]
 
-BACKENDS = ("cpu", "cuda")  # with kernels of ours
+BACKENDS = ("cpu", "cuda")  # that have kernels
 INPUTS = "Tensor x, Tensor weight, Tensor norm_weight, Tensor norm_bias"
 OPTIONS = "SymInt stride, SymInt padding, float eps, bool relu"
 
 
 def _shape(x: Tensor, weight: Tensor, stride: int, padding: int) -> tuple[int, int, int, int]:
-    """Of y."""
+    """The shape of y."""
     height, width = ((size + 2 * padding - weight.shape[2]) // stride + 1 for size in x.shape[2:])
     return x.shape[0], weight.shape[0], height, width
 
@@ -76,18 +76,18 @@ def _backward(kernel: Any, ctx: Any, grad_y: Tensor | None, *_: None) -> tuple[T
     return grad_x if with_x else None, *others, grad_y if with_residual else None, None, None, None, None
 
 
-_operator = Operator(
+OPERATOR = Operator(
     "conv_norm",
-    f"({INPUTS}, Tensor? residual, {OPTIONS}) -> (Tensor y, Tensor mean, Tensor variance, Tensor u)",
-    _fake,
+    Schema(f"({INPUTS}, Tensor? residual, {OPTIONS}) -> (Tensor y, Tensor mean, Tensor variance, Tensor u)", _fake),
     _setup_context,
     _backward,
-    f"(Tensor grad_y, {INPUTS}, Tensor mean, Tensor variance, Tensor u, {OPTIONS}, bool with_x)"
-    " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_norm_weight, Tensor grad_norm_bias)",
-    _fake_backward,
+    conv_norm_backward=Schema(
+        f"(Tensor grad_y, {INPUTS}, Tensor mean, Tensor variance, Tensor u, {OPTIONS}, bool with_x)"
+        " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_norm_weight, Tensor grad_norm_bias)",
+        _fake_backward,
+    ),
     results=3,
-    backends=("cpu",),
-    instead=LAYERS_BY_REFERENCE,
+    layer=True,
 )
 
 
@@ -106,27 +106,27 @@ def conv_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y = max(0, (u − E[u]) / √(Var[u] + eps) · norm_weight + norm_bias) + residual,  u = x ∗ weight.
 
-    The building block of the residual networks (Appendix A), in training: mean and variance are those of the batch, of
-    each channel. On the CPU one op in C++, which keeps samples in the lanes of vectors: ``"auto"`` takes it for batches
-    of few channels. Its numbers do not depend on the number of threads. On a CUDA device kernels of ours follow
-    PyTorch's convolution; they take any memory format, and what autocast makes of x.
+    The building block of the residual networks (Appendix A), in training mode: mean and variance are those of the
+    batch, per channel. On the CPU it is one op in C++, which keeps samples in SIMD lanes: ``"auto"`` takes it for
+    batches of few channels. Its results do not depend on the number of threads. On a CUDA device our kernels follow
+    PyTorch's convolution; they take any memory format, and x as autocast casts it.
 
     Args:
         x: ``[B, C, H, W]``, B at least 1; on the CPU float32 or float64.
         weight: ``[O, C, k, k]``.
         norm_weight, norm_bias: ``[O]``.
-        residual: of the shape of y, or None for 0.
-        stride, padding: as of :class:`torch.nn.Conv2d`.
-        eps: as of :class:`torch.nn.BatchNorm2d`.
+        residual: shaped like y, or None for 0.
+        stride, padding: as in :class:`torch.nn.Conv2d`.
+        eps: as in :class:`torch.nn.BatchNorm2d`.
         relu: False leaves max(0, ·) out.
         backend: ``"auto"``, ``"reference"``, ``"cpu"`` or ``"cuda"``.
 
     Returns:
-        y ``[B, O, H', W']``; the mean and the (biased) variance of u, ``[O]``, not differentiable; float32 where
+        y ``[B, O, H', W']``; the mean and the (biased) variance of u, ``[O]``, not differentiable; float32 if
         u is in half precision.
 
     Raises:
-        TypeError, ValueError: an argument has another type or shape than said above; names it.
+        TypeError, ValueError: an argument has another type or shape than above; names it.
         RuntimeError: the named backend cannot serve the call.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Appendix A.
@@ -156,5 +156,5 @@ def conv_norm(
     if chosen == "reference":
         return reference.conv_norm(*tensors, residual, stride, padding, eps, relu)
     dense = (None if tensor is None else tensor.contiguous() for tensor in (*tensors, residual))
-    y, mean, variance = _operator("cpu", *dense, stride, padding, eps, relu)
+    y, mean, variance = OPERATOR("cpu", *dense, stride, padding, eps, relu)
     return y, mean, variance

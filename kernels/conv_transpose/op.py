@@ -1,13 +1,12 @@
-"""``conv_transpose``: the transposed convolution that makes images larger, for few channels."""
+"""``conv_transpose``: the transposed convolution that enlarges images, for few channels."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..checks import check_convolution, check_of_channels
-from ..dispatch import choose_for_images
-from ..registration import LAYERS_BY_REFERENCE, Operator
+from ..convolution import check_convolution, check_of_channels, choose_for_images
+from ..registration import Operator, Schema
 from . import reference
 
 __all__ = ["conv_transpose"]
@@ -45,18 +44,18 @@ def _backward(kernel: Any, ctx: Any, grad_y: Tensor | None) -> tuple[Tensor | No
     return grad_x if with_x else None, *others, None, None
 
 
-_operator = Operator(
+OPERATOR = Operator(
     "conv_transpose",
-    f"(Tensor x, Tensor weight, Tensor bias, {OPTIONS}) -> (Tensor y)",
-    _fake,
+    Schema(f"(Tensor x, Tensor weight, Tensor bias, {OPTIONS}) -> (Tensor y)", _fake),
     _setup_context,
     _backward,
-    f"(Tensor grad_y, Tensor x, Tensor weight, {OPTIONS}, bool with_x)"
-    " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
-    _fake_backward,
+    conv_transpose_backward=Schema(
+        f"(Tensor grad_y, Tensor x, Tensor weight, {OPTIONS}, bool with_x)"
+        " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
+        _fake_backward,
+    ),
     results=1,
-    backends=("cpu",),
-    instead=LAYERS_BY_REFERENCE,
+    layer=True,
 )
 
 
@@ -65,21 +64,21 @@ def conv_transpose(
 ) -> Tensor:
     """y = xᵀ ∗ weight + bias: what :class:`torch.nn.ConvTranspose2d` computes.
 
-    The last op of a block of the residual decoder (Appendix A). On the CPU in C++, as
+    The last op of a block of the residual decoder (Appendix A). On the CPU it is in C++, like
     :func:`manifold_core.kernels.conv_norm`.
 
     Args:
         x: ``[B, C, H, W]``, float32 or float64, B at least 1.
         weight: ``[C, O, k, k]``.
         bias: ``[O]``.
-        stride, padding: as of :class:`torch.nn.ConvTranspose2d`.
+        stride, padding: as in :class:`torch.nn.ConvTranspose2d`.
         backend: ``"auto"``, ``"reference"`` or ``"cpu"``.
 
     Returns:
         y ``[B, O, (H − 1) stride − 2 padding + k, …]``.
 
     Raises:
-        TypeError, ValueError: an argument has another type or shape than said above; names it.
+        TypeError, ValueError: an argument has another type or shape than above; names it.
         RuntimeError: the named backend cannot serve the call.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Appendix A.
@@ -90,6 +89,6 @@ def conv_transpose(
         raise ValueError(f"x must leave images without the padding, {padding}, got {tuple(x.shape)}")
     if choose_for_images(backend, x, weight, bias) == "reference":
         return reference.conv_transpose(x, weight, bias, stride, padding)
-    (y,) = _operator("cpu", x.contiguous(), weight.contiguous(), bias.contiguous(), stride, padding)
+    (y,) = OPERATOR("cpu", x.contiguous(), weight.contiguous(), bias.contiguous(), stride, padding)
     result: Tensor = y
     return result

@@ -1,4 +1,4 @@
-"""``gaussian_elbo``: the reconstruction term and the batch mean of the whole loss, its gradients written on the way."""
+"""``gaussian_elbo``: reconstruction term and batch mean of the whole loss, its gradients written in the same pass."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from ..checks import accumulation_dtype, check_floating, check_of_samples, real
 from ..dispatch import choose
 from ..gaussian_nll.op import gradients, prepare
-from ..registration import Operator
+from ..registration import Operator, Schema
 from . import reference
 
 __all__ = ["gaussian_elbo"]
@@ -30,7 +30,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     x_hat, x, log_gamma, _, ctx.beta, with_gradients = inputs
     _, _, squared_error, *early = output
     ctx.save_for_backward(x_hat, x, log_gamma, squared_error)
-    # Not saved with the rest: it is handed to the caller, who may write to it, and made anew for a second pass.
+    # Not saved with the rest: the caller gets them, and may write to them; a second backward pass computes them anew.
     ctx.early = early if with_gradients else None
     ctx.mark_non_differentiable(*early)
     ctx.set_materialize_grads(False)
@@ -48,7 +48,7 @@ def _backward(
     x_hat, x, log_gamma, squared_error = ctx.saved_tensors
     rows = squared_error.shape[0]
     early, ctx.early = ctx.early, None
-    # They are numbers, not functions of anything: of no use to who wants a second derivative.
+    # They have no graph, so a second derivative cannot use them.
     usable = early is not None and not torch.is_grad_enabled()
     if usable and grad_loss is not None and grad_nll is None and grad_squared_error is None:
         grad_x_hat, grad_log_gamma, grad_kl = _scaled(scale, early, grad_loss)
@@ -69,11 +69,11 @@ def _backward(
 
 
 def _scaled(scale: Any, early: list[Tensor], grad_loss: Tensor) -> list[Tensor]:
-    """The loss's gradients, written in the forward pass and nobody's yet, times its own.
+    """The gradients of the loss, written in the forward pass and not yet returned, times ``grad_loss``.
 
-    ``loss.backward()`` begins with 1: nothing to multiply. On the CPU looking costs nothing, waits for nothing; on a
-    GPU the kernel looks, and leaves all as it is. Many gradients at once, by ``is_grads_batched`` or torch.func, are
-    not one number.
+    ``loss.backward()`` starts from 1, which needs no product. On the CPU it is read here, at no cost; on a GPU the
+    kernel reads it, and then writes nothing. Several gradients at once, by ``is_grads_batched`` or torch.func, have no
+    single value.
     """
     plain = type(grad_loss) is Tensor and not torch.compiler.is_compiling() and not grad_loss.is_neg()
     if plain and not (
@@ -87,19 +87,19 @@ def _scaled(scale: Any, early: list[Tensor], grad_loss: Tensor) -> list[Tensor]:
     return [gradient * grad_loss for gradient in early]
 
 
-_operator = Operator(
+OPERATOR = Operator(
     "gaussian_elbo",
-    "(Tensor x_hat, Tensor x, Tensor log_gamma, Tensor kl, float beta, bool with_gradients)"
-    " -> (Tensor loss, Tensor nll, Tensor squared_error, Tensor grad_x_hat, Tensor grad_log_gamma, Tensor grad_kl)",
-    _fake,
+    Schema(
+        "(Tensor x_hat, Tensor x, Tensor log_gamma, Tensor kl, float beta, bool with_gradients)"
+        " -> (Tensor loss, Tensor nll, Tensor squared_error, Tensor grad_x_hat, Tensor grad_log_gamma, Tensor grad_kl)",
+        _fake,
+    ),
     _setup_context,
     _backward,
-    backward_of="gaussian_nll",
-    in_place={
-        "gaussian_elbo_scale": (
-            "(Tensor(a!) grad_x_hat, Tensor(b!) grad_log_gamma, Tensor(c!) grad_kl, Tensor grad_loss) -> ()"
-        )
-    },
+    gaussian_nll_backward=None,  # defined by gaussian_nll
+    gaussian_elbo_scale=Schema(
+        "(Tensor(a!) grad_x_hat, Tensor(b!) grad_log_gamma, Tensor(c!) grad_kl, Tensor grad_loss) -> ()", None
+    ),
     results=3,
 )
 
@@ -109,25 +109,25 @@ def gaussian_elbo(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """loss = (1/B) Σ_b (nll_b + β kl_b),  nll_b = ½ (‖x − x̂‖² / γ + d log 2πγ),  with γ = exp(log_gamma).
 
-    The same numbers as :func:`manifold_core.gaussian_nll` and a mean, in one pass over x and x̂: where gradients will be
-    wanted they are written while both are at hand. The mean is summed in one order, whatever the number of threads.
+    The same results as :func:`manifold_core.gaussian_nll` and a mean, in one pass over x and x̂, which also writes the
+    gradients if they may be asked for. The mean is summed in one order, whatever the number of threads.
 
     Args:
-        x_hat, x, log_gamma, backend: as of :func:`manifold_core.gaussian_nll`.
+        x_hat, x, log_gamma, backend: as in :func:`manifold_core.gaussian_nll`.
         kl: ``[B]``, from :func:`manifold_core.rsample_kl`.
-        beta: weight of the KL, a number: no tensor, which would get no gradient.
+        beta: weight of the KL, a number; a tensor, which would get no gradient, is refused.
 
     Returns:
-        loss, of no dimensions, in nats; nll ``[B]``; the squared error ‖x − x̂‖² ``[B]``. All are differentiable in
-        ``x_hat``, ``x`` and ``log_gamma``, the loss also in ``kl``; once. NaN for an empty batch, as of a mean.
+        loss ``[]`` in nats, NaN for an empty batch; nll ``[B]``; the squared error ‖x − x̂‖² ``[B]``. All are
+        differentiable in ``x_hat``, ``x`` and ``log_gamma``, the loss also in ``kl``; once.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as of :func:`manifold_core.gaussian_nll`; ``kl`` is not ``[B]`` or ``beta``
-            no number.
+        TypeError, ValueError, RuntimeError: as in :func:`manifold_core.gaussian_nll`; ``kl`` is not ``[B]`` or ``beta``
+            is no number.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", equation (1).
     """
-    if (served := _operator.plain(backend, x_hat, x, log_gamma, kl, beta)) is not None:
+    if (served := OPERATOR.plain(backend, x_hat, x, log_gamma, kl, beta)) is not None:
         return served
     x_hat, x, log_gamma = prepare(x_hat, x, log_gamma)
     beta = real("beta", beta)
@@ -140,9 +140,9 @@ def gaussian_elbo(
     if kl.dtype != dtype:
         kl = kl.to(dtype)
     if torch.compiler.is_compiling():
-        kl, beta = beta * kl, 1.0  # a float of an operator is a constant: each β would be another program
+        kl, beta = beta * kl, 1.0  # to an operator a float is a constant: each β would compile anew
     wanted = torch.is_grad_enabled() and x_hat.requires_grad and x_hat.dtype in EARLY_GRADIENT_DTYPES
-    wanted = wanted and not torch._C._are_functorch_transforms_active()  # whose gradients can be differentiated again
+    wanted = wanted and not torch._C._are_functorch_transforms_active()  # whose gradients may be differentiated again
     with_gradients = wanted and (x.dtype == x_hat.dtype or not x.requires_grad)
-    loss, nll, squared_error = _operator(chosen, x_hat, x, log_gamma, kl, beta, with_gradients)
+    loss, nll, squared_error = OPERATOR(chosen, x_hat, x, log_gamma, kl, beta, with_gradients)
     return loss, nll, squared_error

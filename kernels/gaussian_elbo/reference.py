@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..batch import mean_of_batch
+from ..batch_sums import mean_of_batch
 from ..gaussian_nll import reference
 
 __all__ = ["gaussian_elbo"]

@@ -5,10 +5,10 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from ..batch import mean_of_batch
+from ..batch_sums import mean_of_batch
 from ..checks import accumulation_dtype, check_alike, check_flag, check_floating, real
 from ..dispatch import choose
-from ..registration import Operator
+from ..registration import Operator, Schema
 from . import reference
 
 __all__ = ["gaussian_nll", "gradients", "prepare"]
@@ -58,30 +58,31 @@ def gradients(
     squared_error: Tensor,
     with_data: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Of x_hat, of x where wanted, and of log_gamma, by that kernel."""
+    """Of x_hat, of x if wanted, and of log_gamma, by that kernel."""
     incoming, rest = (grad_nll, grad_squared_error), (log_gamma, squared_error)
     grad_x_hat, grad_log_gamma = kernel(*incoming, x_hat, x, *rest)
     if not with_data:
         return grad_x_hat, None, grad_log_gamma
     if x.dtype == x_hat.dtype:
         return grad_x_hat, -grad_x_hat, grad_log_gamma
-    return grad_x_hat, kernel(*incoming, x, x_hat, *rest)[0], grad_log_gamma  # not rounded by the type of x_hat
+    return grad_x_hat, kernel(*incoming, x, x_hat, *rest)[0], grad_log_gamma  # not rounded to the dtype of x_hat
 
 
-_operator = Operator(
+OPERATOR = Operator(
     "gaussian_nll",
-    "(Tensor x_hat, Tensor x, Tensor log_gamma) -> (Tensor nll, Tensor squared_error)",
-    _fake,
+    Schema("(Tensor x_hat, Tensor x, Tensor log_gamma) -> (Tensor nll, Tensor squared_error)", _fake),
     _setup_context,
     _backward,
-    "(Tensor? grad_nll, Tensor? grad_squared_error, Tensor x_hat, Tensor x, Tensor log_gamma, Tensor squared_error)"
-    " -> (Tensor grad_x_hat, Tensor grad_log_gamma)",
-    _fake_backward,
+    gaussian_nll_backward=Schema(
+        "(Tensor? grad_nll, Tensor? grad_squared_error, Tensor x_hat, Tensor x, Tensor log_gamma, Tensor squared_error)"
+        " -> (Tensor grad_x_hat, Tensor grad_log_gamma)",
+        _fake_backward,
+    ),
 )
 
 
 def _as_matrices(x_hat: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """``[B, d]`` views. Sums over features do not care for their order: channels-last images keep theirs."""
+    """``[B, d]`` views if possible. Sums over features may take any order: channels-last images keep theirs."""
     if x_hat.dim() == 2:
         return x_hat, x
     if x_hat.stride() == x.stride():
@@ -92,13 +93,13 @@ def _as_matrices(x_hat: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def prepare(x_hat: Tensor, x: Tensor, log_gamma: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
-    """The arguments, checked, as two matrices and a tensor of no dimensions."""
+    """The arguments, checked, as two matrices and a scalar tensor."""
     check_alike("x_hat", x_hat, "x", x)
     if x_hat.dim() < 2:
         raise ValueError(f"x_hat must have shape [B, ...] with a feature dimension, got {tuple(x_hat.shape)}")
     if not isinstance(log_gamma, Tensor):
         number = real("log_gamma", log_gamma, "a real number or a floating-point tensor")
-        if torch.compiler.is_compiling():  # to torch.full it is a constant: each number would be another program
+        if torch.compiler.is_compiling():  # to torch.full it is a constant: each value would compile anew
             log_gamma = torch.zeros((), dtype=torch.float64, device=x_hat.device) + number
         else:
             log_gamma = torch.full((), number, dtype=torch.float64, device=x_hat.device)
@@ -149,32 +150,32 @@ def gaussian_nll(
 
     Args:
         x_hat: ``[B, ...]``, the decoder's mean; features are summed over all dimensions but the first. float32,
-            float64, bfloat16 or float16; any strides. Of more than two dimensions, such as images, what is neither
-            contiguous nor channels-last, or of other strides than ``x``, is copied.
+            float64, bfloat16 or float16; any strides. With more than two dimensions, as images have, it is copied if it
+            is neither contiguous nor channels-last, or if its strides differ from those of ``x``.
         x: the data, of the same shape and device; another floating-point dtype is allowed.
-        log_gamma: log γ, one number: a tensor of one element, differentiable, or a float, fixed. Not clamped. None is
-            the optimum of the batch, γ = Σ_b ‖x_b − x̂_b‖² / (B d), differentiated through; where no sample has an
-            error there is none, and nll is NaN.
-        return_squared_error: return ‖x − x̂‖² of each sample as well.
+        log_gamma: log γ, a tensor of one element, differentiable, or a float, fixed. Not clamped. None is the optimum
+            for the batch, γ = Σ_b ‖x_b − x̂_b‖² / (B d), differentiated through; if no sample has an error there is no
+            optimum, and nll is NaN.
+        return_squared_error: also return ‖x − x̂‖² of each sample.
         backend: ``"auto"`` or a name; see :func:`manifold_core.kernels.explain`.
 
     Returns:
-        nll in nats, ``[B]``, and with ``return_squared_error`` the squared error, ``[B]``: float64 where an input is
-        that, else float32. Differentiable in ``x_hat``, ``x`` and ``log_gamma``, once.
+        nll in nats, ``[B]``, and with ``return_squared_error`` the squared error, ``[B]``: float64 if an input is
+        float64, else float32. Differentiable in ``x_hat``, ``x`` and ``log_gamma``, once.
 
     Raises:
-        TypeError: an argument is no floating-point tensor, or ``return_squared_error`` no bool.
+        TypeError: an argument is not a floating-point tensor, or ``return_squared_error`` not a bool.
         ValueError: shapes or devices differ, there is no feature dimension, or ``log_gamma`` is not one number.
         RuntimeError: the named backend cannot serve the call.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Definition 1 and equation (1).
     """
-    if (served := _operator.plain(backend, x_hat, x, log_gamma, return_squared_error)) is not None:
+    if (served := OPERATOR.plain(backend, x_hat, x, log_gamma, return_squared_error)) is not None:
         return served
     check_flag("return_squared_error", return_squared_error)
     inputs = prepare(x_hat, x, 0.0 if log_gamma is None else log_gamma)
     chosen = choose(backend, *inputs[:2])
-    nll, squared_error = reference.gaussian_nll(*inputs) if chosen == "reference" else _operator(chosen, *inputs)
+    nll, squared_error = reference.gaussian_nll(*inputs) if chosen == "reference" else OPERATOR(chosen, *inputs)
     if log_gamma is None:
         features = inputs[0].shape[1]
         best = reference.optimal_log_gamma(mean_of_batch(squared_error), features)

@@ -5,14 +5,14 @@ import math
 import torch
 from torch import Tensor
 
-from ..batch import for_each
+from ..batch_sums import expand_over_batch
 from ..checks import accumulation_dtype
 
 __all__ = ["gaussian_nll", "nll_of", "optimal_log_gamma"]
 
 
 def optimal_log_gamma(mean_squared_error: Tensor, features: int) -> Tensor:
-    """log of the γ that minimises the sum of a batch's nll:  γ = mean_b ‖x_b − x̂_b‖² / d."""
+    """log of the γ that minimises the mean nll of a batch:  γ = mean_b ‖x_b − x̂_b‖² / d."""
     return torch.log(mean_squared_error / features)
 
 
@@ -24,5 +24,5 @@ def gaussian_nll(x_hat: Tensor, x: Tensor, log_gamma: Tensor) -> tuple[Tensor, T
 
 def nll_of(squared_error: Tensor, features: int, log_gamma: Tensor) -> Tensor:
     """½ (squared_error / γ + d log 2πγ)."""
-    log_gamma = for_each(log_gamma, squared_error)
+    log_gamma = expand_over_batch(log_gamma, squared_error)
     return 0.5 * (squared_error * torch.exp(-log_gamma) + features * (math.log(2 * math.pi) + log_gamma))

@@ -9,7 +9,7 @@ from ..autograd import empty_gradient
 from ..checks import accumulation_dtype, check_alike, check_first_row, check_flag, check_optional_rows, check_prior
 from ..dispatch import choose
 from ..random import draw_seed
-from ..registration import Operator
+from ..registration import Operator, Schema
 from . import reference
 
 __all__ = ["rsample_kl"]
@@ -78,16 +78,20 @@ def _backward(
     return grad_mu, grad_log_var, *prior, grad_gate_logits if with_gate else None, None, None, None, None
 
 
-_operator = Operator(
+OPERATOR = Operator(
     "rsample_kl",
-    f"({INPUTS}, SymInt first_row, bool per_dimension, bool with_variance_ratio)"
-    " -> (Tensor z, Tensor kl, Tensor variance_ratio)",
-    _fake,
+    Schema(
+        f"({INPUTS}, SymInt first_row, bool per_dimension, bool with_variance_ratio)"
+        " -> (Tensor z, Tensor kl, Tensor variance_ratio)",
+        _fake,
+    ),
     _setup_context,
     _backward,
-    f"(Tensor? grad_z, Tensor? grad_kl, {INPUTS}, SymInt first_row, bool with_prior, bool with_gate)"
-    " -> (Tensor grad_mu, Tensor grad_log_var, Tensor grad_prior_mu, Tensor grad_prior_log_var, Tensor grad_gate)",
-    _fake_backward,
+    rsample_kl_backward=Schema(
+        f"(Tensor? grad_z, Tensor? grad_kl, {INPUTS}, SymInt first_row, bool with_prior, bool with_gate)"
+        " -> (Tensor grad_mu, Tensor grad_log_var, Tensor grad_prior_mu, Tensor grad_prior_log_var, Tensor grad_gate)",
+        _fake_backward,
+    ),
     results=3,
 )
 
@@ -143,34 +147,34 @@ def rsample_kl(
     """z = (μ + σ ⊙ ε) ⊙ w,  KL[N(μ, σ²) ‖ N(m, s²)] = ½ Σⱼ ((μⱼ − mⱼ)²/sⱼ² + σⱼ²/sⱼ² − 1 − log σⱼ²/sⱼ²),  ε ~ N(0, I).
 
     σ² = exp(log_var); the prior is N(0, I), or m = prior_mu and s² = exp(prior_log_var) where given; w = 1, or
-    sigmoid(gate_logits) where given: the attention that switches latent dimensions. It does not touch the KL.
+    sigmoid(gate_logits) where given: the attention that switches latent dimensions. It does not affect the KL.
 
     The noise of an element is a pure function of (seed, row, column): the same on every backend, for any number of
-    threads and any split of the batch. It is not stored; the backward pass makes it again.
+    threads and any split of the batch. It is not stored; the backward pass generates it again.
 
     Args:
         mu: ``[B, κ]``; float32, float64, bfloat16 or float16; any strides, read without a copy.
-        log_var: log σ², of the shape and device of ``mu``. Not clamped.
+        log_var: log σ², with the shape and device of ``mu``. Not clamped.
         prior_mu, prior_log_var: m and log s² of a conditional prior, both or neither: ``[B, κ]``, or ``[κ]`` or
-            ``[1, κ]`` for one prior for the batch. Their dtypes are their own.
-        gate_logits: attention logits, of one of the same shapes.
+            ``[1, κ]`` for one prior for the whole batch. Each may have a dtype of its own.
+        gate_logits: attention logits, in one of the same shapes.
         per_dimension: return the KL of each latent dimension instead of their sum.
-        return_variance_ratio: also return the batch mean of σ²/s² of each dimension: a dimension is active where it is
-            small. Not differentiable. It costs no second pass.
-        seed: of the noise, an int from 0 to 2⁶³ − 1 or an int64 tensor of no dimensions on the device of ``mu``.
-        generator: where a seed is drawn from when none is given; torch's global generator when this is None, too.
-            Activation checkpointing rewinds that one alone: with another, give it a ``seed``.
+        return_variance_ratio: also return the batch mean of σ²/s² of each dimension, which is small for an active one.
+            Not differentiable. It costs no second pass.
+        seed: of the noise, an int from 0 to 2⁶³ − 1 or a scalar int64 tensor on the device of ``mu``.
+        generator: to draw a seed from if none is given; by default torch's global generator. Activation checkpointing
+            rewinds only the global one: with another, give a ``seed``.
         first_row: number of the first row, from 0, for a batch that is part of a larger one.
         backend: ``"auto"`` or a name; see :func:`manifold_core.kernels.explain`.
 
     Returns:
-        z, ``[B, κ]``, of the dtype that ``mu + log_var`` would have; the KL in nats, ``[B]`` or ``[B, κ]``; where asked
-        for, the variance ratio, ``[κ]``, NaN for an empty batch. The last two are float64 where an input is that, else
+        z, ``[B, κ]``, of the dtype that ``mu + log_var`` would have; the KL in nats, ``[B]`` or ``[B, κ]``; if asked
+        for, the variance ratio, ``[κ]``, NaN for an empty batch. The last two are float64 if an input is float64, else
         float32. z and KL are differentiable in all five tensors, once.
 
     Raises:
-        TypeError: an argument is no floating-point tensor, a flag no bool, ``generator`` none.
-        ValueError: shapes or devices differ, ``mu`` is no matrix, only one half of a prior is given, ``first_row`` or
+        TypeError: an argument is not a floating-point tensor, a flag not a bool, ``generator`` not a generator.
+        ValueError: shapes or devices differ, ``mu`` is not a matrix, only half of a prior is given, ``first_row`` or
             the seed is invalid.
         RuntimeError: the named backend cannot serve the call.
 
@@ -178,7 +182,7 @@ def rsample_kl(
     (gate).
     """
     tensors, flags = (mu, log_var, prior_mu, prior_log_var, gate_logits), (per_dimension, return_variance_ratio)
-    if (served := _operator.plain(backend, *tensors, *flags, seed, generator, first_row)) is not None:
+    if (served := OPERATOR.plain(backend, *tensors, *flags, seed, generator, first_row)) is not None:
         return served
     check_alike("mu", mu, "log_var", log_var)
     if mu.dim() != 2:
@@ -192,5 +196,5 @@ def rsample_kl(
     seed = draw_seed(seed, generator, mu.device)
     inputs = mu, log_var, prior_mu, prior_log_var, gate_logits, seed, first_row, per_dimension, return_variance_ratio
     chosen = choose(backend, mu, log_var, prior_mu, prior_log_var, gate_logits)
-    z, kl, variance_ratio = reference.rsample_kl(*inputs) if chosen == "reference" else _operator(chosen, *inputs)
+    z, kl, variance_ratio = reference.rsample_kl(*inputs) if chosen == "reference" else OPERATOR(chosen, *inputs)
     return (z, kl, variance_ratio) if return_variance_ratio else (z, kl)

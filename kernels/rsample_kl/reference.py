@@ -10,11 +10,11 @@ from ..random import standard_normal
 
 __all__ = ["exp_minus_1_minus_x", "rsample_kl"]
 
-SERIES_TERMS = 19  # of sum x^k / (k + 2)!: exact in float64 for |x| <= 1
+SERIES_TERMS = 19  # of Σ_k x^k / (k + 2)!: exact in float64 for |x| <= 1
 
 
 def exp_minus_1_minus_x(x: Tensor) -> Tensor:
-    """eˣ − 1 − x without cancellation: near 0, where inactive dimensions sit, it is x²/2 to all digits."""
+    """eˣ − 1 − x without cancellation: near 0, where inactive dimensions are, it is x²/2 to all digits."""
     near = x.abs() <= 1
     small = torch.where(near, x, 0.0)  # keeps the other branch's infinities out of the gradient
     series = torch.full_like(x, 1 / math.factorial(SERIES_TERMS + 1))
@@ -25,7 +25,7 @@ def exp_minus_1_minus_x(x: Tensor) -> Tensor:
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """1 / (1 + e⁻ˣ), whose derivative keeps its digits in both tails; that of torch.sigmoid, w (1 − w), does not."""
+    """1 / (1 + e⁻ˣ). Its derivative keeps its digits in both tails; that of torch.sigmoid, w (1 − w), does not."""
     exp = torch.exp(torch.where(x < 0, x, -x))
     larger = 1 / (1 + exp)
     return torch.where(x < 0, exp * larger, larger)
@@ -43,7 +43,7 @@ def rsample_kl(
     with_variance_ratio: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dtype = accumulation_dtype(mu, log_var, prior_mu, prior_log_var, gate_logits)
-    # The difference of log variances is taken in float64: rounding one of 80 in float32 costs 4e-6 of its exponential.
+    # The difference of log variances is taken in float64: rounding one of 80 to float32 costs 4e-6 of its exponential.
     wide_mu, delta = mu.to(dtype), log_var.double()
     noise = standard_normal(seed, mu.shape[0], mu.shape[1], first_row).to(dtype)
     z = wide_mu + torch.exp(0.5 * delta).to(dtype) * noise

@@ -9,7 +9,7 @@ from ..autograd import empty_gradient
 from ..checks import accumulation_dtype, check_first_row, check_flag, check_floating, check_prior
 from ..dispatch import choose
 from ..random import draw_seed
-from ..registration import Operator
+from ..registration import Operator, Schema
 from . import reference
 
 __all__ = ["rsample_kl_cholesky"]
@@ -67,21 +67,24 @@ def _backward(
     if grad_z is None and grad_kl is None:
         return (None,) * 8
     with_prior = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
-    found = kernel(grad_z, grad_kl, *ctx.saved_tensors, ctx.first_row, with_prior)
-    grad_mu, grad_tril, *grad_prior = found
+    grad_mu, grad_tril, *grad_prior = kernel(grad_z, grad_kl, *ctx.saved_tensors, ctx.first_row, with_prior)
     return grad_mu, grad_tril, *(grad_prior if with_prior else (None, None)), None, None, None, None
 
 
-_operator = Operator(
+OPERATOR = Operator(
     "rsample_kl_cholesky",
-    f"({INPUTS}, SymInt first_row, bool per_dimension, bool with_variance_ratio)"
-    " -> (Tensor z, Tensor kl, Tensor variance_ratio)",
-    _fake,
+    Schema(
+        f"({INPUTS}, SymInt first_row, bool per_dimension, bool with_variance_ratio)"
+        " -> (Tensor z, Tensor kl, Tensor variance_ratio)",
+        _fake,
+    ),
     _setup_context,
     _backward,
-    f"(Tensor? grad_z, Tensor? grad_kl, {INPUTS}, SymInt first_row, bool with_prior)"
-    " -> (Tensor grad_mu, Tensor grad_tril, Tensor grad_prior_mu, Tensor grad_prior_log_var)",
-    _fake_backward,
+    rsample_kl_cholesky_backward=Schema(
+        f"(Tensor? grad_z, Tensor? grad_kl, {INPUTS}, SymInt first_row, bool with_prior)"
+        " -> (Tensor grad_mu, Tensor grad_tril, Tensor grad_prior_mu, Tensor grad_prior_log_var)",
+        _fake_backward,
+    ),
     results=3,
 )
 
@@ -97,14 +100,14 @@ def _check_packed(mu: Tensor, tril: Tensor) -> None:
     if tril.shape != (rows, packed):
         raise ValueError(
             f"tril must have shape [B, κ(κ+1)/2], for B = {rows} and κ = {cols} of mu ({rows}, {packed}), "
-            f"got {tuple(tril.shape)}{_of_what(tril)}"
+            f"got {tuple(tril.shape)}{_instead(tril)}"
         )
     if mu.device != tril.device:
         raise ValueError(f"mu and tril must be on the same device, got {mu.device} and {tril.device}")
 
 
-def _of_what(tril: Tensor) -> str:
-    """What its length is instead: a triangle of another κ, or none at all."""
+def _instead(tril: Tensor) -> str:
+    """What its length would fit: a triangle of another κ, or none at all."""
     if tril.dim() != 2:
         return ""
     length = tril.shape[1]
@@ -161,44 +164,45 @@ def rsample_kl_cholesky(
 ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
     """z = μ + L ε,  KL[N(μ, L Lᵀ) ‖ N(m, s²)] = ½ Σᵢ ((μᵢ − mᵢ)²/sᵢ² + Σⱼ Lᵢⱼ²/sᵢ² − 1 − log Lᵢᵢ²/sᵢ²),  ε ~ N(0, I).
 
-    L is lower triangular, packed by rows: L₀₀, L₁₀, L₁₁, L₂₀, …; in the place of each Lᵢᵢ stands log Lᵢᵢ, so that any
-    numbers are a covariance. The prior is N(0, I), or m = prior_mu and s² = exp(prior_log_var) where given. L is read
-    as it lies, never unpacked to κ × κ, and saved for the backward pass are the arguments alone.
+    L is lower triangular, packed by rows: L₀₀, L₁₀, L₁₁, L₂₀, …, with log Lᵢᵢ in place of each Lᵢᵢ, so that all real
+    values give a covariance. The prior is N(0, I), or m = prior_mu and s² = exp(prior_log_var) where given. L is read
+    as it is packed, never unpacked to κ × κ, and only the arguments are saved for the backward pass.
 
     The noise is that of :func:`manifold_core.rsample_kl` for the same seed.
 
     Args:
         mu: ``[B, κ]``; float32, float64, bfloat16 or float16; any strides, read without a copy.
-        tril: the packed rows of L, ``[B, κ(κ+1)/2]``, on the device of ``mu``; of its own dtype. Not clamped.
+        tril: the packed rows of L, ``[B, κ(κ+1)/2]``, on the device of ``mu``; may have a dtype of its own. Not
+            clamped.
         prior_mu, prior_log_var: m and log s² of a conditional prior, both or neither: ``[B, κ]``, or ``[κ]`` or
-            ``[1, κ]`` for one prior for the batch. Their dtypes are their own.
-        per_dimension: return the i-th terms of the sum instead of the sum. By the chain rule of the KL the i-th is the
-            mean of KL[q(zᵢ | z₀ … zᵢ₋₁) ‖ p(zᵢ)] over q: what latent i costs when those before it are known. It depends
-            on the order of the latents; the sum does not.
-        return_variance_ratio: also return the batch mean of Σᵢᵢ/sᵢ², with Σ = L Lᵀ: a dimension is active where it is
-            small. Not differentiable. It costs no second pass.
-        seed: of the noise, an int from 0 to 2⁶³ − 1 or an int64 tensor of no dimensions on the device of ``mu``.
-        generator: where a seed is drawn from when none is given; torch's global generator when this is None, too.
-            Activation checkpointing rewinds that one alone: with another, give it a ``seed``.
+            ``[1, κ]`` for one prior for the whole batch. Each may have a dtype of its own.
+        per_dimension: return the terms of the sum instead of the sum. By the chain rule of the KL the i-th is the mean
+            of KL[q(zᵢ | z₀ … zᵢ₋₁) ‖ p(zᵢ)] over q: what latent i costs if those before it are known. It depends on the
+            order of the latents; the sum does not.
+        return_variance_ratio: also return the batch mean of Σᵢᵢ/sᵢ², with Σ = L Lᵀ, which is small for an active
+            dimension. Not differentiable. It costs no second pass.
+        seed: of the noise, an int from 0 to 2⁶³ − 1 or a scalar int64 tensor on the device of ``mu``.
+        generator: to draw a seed from if none is given; by default torch's global generator. Activation checkpointing
+            rewinds only the global one: with another, give a ``seed``.
         first_row: number of the first row, from 0, for a batch that is part of a larger one.
         backend: ``"auto"`` or a name; see :func:`manifold_core.kernels.explain`.
 
     Returns:
-        z, ``[B, κ]``, of the dtype that ``mu + tril`` would have; the KL in nats, ``[B]`` or ``[B, κ]``; where asked
-        for, the variance ratio, ``[κ]``, NaN for an empty batch. The last two are float64 where an input is that, else
+        z, ``[B, κ]``, of the dtype that ``mu + tril`` would have; the KL in nats, ``[B]`` or ``[B, κ]``; if asked
+        for, the variance ratio, ``[κ]``, NaN for an empty batch. The last two are float64 if an input is float64, else
         float32. z and KL are differentiable in all four tensors, once.
 
     Raises:
-        TypeError: an argument is no floating-point tensor, a flag no bool, ``generator`` none.
-        ValueError: shapes or devices differ, ``mu`` is no matrix, ``tril`` is not ``[B, κ(κ+1)/2]``, only one half of a
+        TypeError: an argument is not a floating-point tensor, a flag not a bool, ``generator`` not a generator.
+        ValueError: shapes or devices differ, ``mu`` is not a matrix, ``tril`` is not ``[B, κ(κ+1)/2]``, only half of a
             prior is given, ``first_row`` or the seed is invalid.
         RuntimeError: the named backend cannot serve the call.
 
     Source: Kingma and Welling, "An Introduction to Variational Autoencoders" (2019), section 2.5.1, with the diagonal
-    of L in logarithms.
+    of L as logarithms.
     """
     tensors, flags = (mu, tril, prior_mu, prior_log_var), (per_dimension, return_variance_ratio)
-    if (served := _operator.plain(backend, *tensors, *flags, seed, generator, first_row)) is not None:
+    if (served := OPERATOR.plain(backend, *tensors, *flags, seed, generator, first_row)) is not None:
         return served
     _check_packed(mu, tril)
     prior_mu, prior_log_var = check_prior(prior_mu, prior_log_var, mu)
@@ -208,6 +212,6 @@ def rsample_kl_cholesky(
     seed = draw_seed(seed, generator, mu.device)
     inputs = mu, tril, prior_mu, prior_log_var, seed, first_row, per_dimension, return_variance_ratio
     chosen = choose(backend, mu, tril, prior_mu, prior_log_var)
-    run = reference.rsample_kl_cholesky(*inputs) if chosen == "reference" else _operator(chosen, *inputs)
+    run = reference.rsample_kl_cholesky(*inputs) if chosen == "reference" else OPERATOR(chosen, *inputs)
     z, kl, variance_ratio = run
     return (z, kl, variance_ratio) if return_variance_ratio else (z, kl)

@@ -12,7 +12,7 @@ from ..choices import check_choice
 from ..covariance import Covariance
 from ..distributed import Joined, joined_mean
 from ..errors import InputError
-from ..kernels.batch import mean_of_batch, sum_of_batch
+from ..kernels.batch_sums import mean_of_batch, sum_of_batch
 from ..kernels.checks import accumulation_dtype, check_of_samples, check_optional_rows, real
 from ..kernels.dispatch import BACKENDS
 from ..kernels.gaussian_elbo import gaussian_elbo

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from ..kernels import conv_norm, conv_transpose
 from ..kernels.conv_norm.op import BACKENDS
-from ..kernels.dispatch import choose_for_images
+from ..kernels.convolution import choose_for_images
 from .normalisation import BatchNorm2d
 from .served import Served, left_to_pytorch, watched
 

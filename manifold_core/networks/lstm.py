@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..kernels import lstm
-from ..kernels.dispatch import choose_for_sequences
+from ..kernels.lstm.op import choose_for_sequences
 from .checks import check_positive, check_widths
 from .mlp import mlp
 from .precision import Float32Linear, dtype_of

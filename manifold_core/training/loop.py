@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..distributed import Group, check_agreed, from_first, is_first, joined_mean, together
 from ..errors import InputError
-from ..kernels.batch import mean_of_batch
+from ..kernels.batch_sums import mean_of_batch
 from ..metrics.active import count_active
 from ..models import CVAE, VAE
 from ..models.checks import input_dtype, warn_of_condition, warn_of_scale

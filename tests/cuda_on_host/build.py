@@ -13,12 +13,12 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from manifold_core.kernels.batch_norm_relu.op import _operator as batch_norm_relu
-from manifold_core.kernels.gaussian_elbo.op import _operator as gaussian_elbo
-from manifold_core.kernels.gaussian_nll.op import _operator as gaussian_nll
+from manifold_core.kernels.batch_norm_relu.op import OPERATOR as batch_norm_relu
+from manifold_core.kernels.gaussian_elbo.op import OPERATOR as gaussian_elbo
+from manifold_core.kernels.gaussian_nll.op import OPERATOR as gaussian_nll
 from manifold_core.kernels.registration import Calls
-from manifold_core.kernels.rsample_kl.op import _operator as rsample_kl
-from manifold_core.kernels.rsample_kl_cholesky.op import _operator as rsample_kl_cholesky
+from manifold_core.kernels.rsample_kl.op import OPERATOR as rsample_kl
+from manifold_core.kernels.rsample_kl_cholesky.op import OPERATOR as rsample_kl_cholesky
 from torch.utils.cpp_extension import include_paths, library_paths
 
 __all__ = ["NAMESPACE", "OPERATORS", "load"]

@@ -37,7 +37,7 @@ def kernels_on(place: str) -> Kernels:
     """Those "on host", or "on device"."""
     if place == "on device":
         assert extension.cuda_missing_because == ""
-        library, calls = LIBRARIES["cuda"], {operator.name: operator._of_backend["cuda"] for operator in OPERATORS}
+        library, calls = LIBRARIES["cuda"], {operator.name: operator.by_backend["cuda"] for operator in OPERATORS}
     else:
         library, calls = NAMESPACE, load()
     device = torch.device("cuda" if place == "on device" else "cpu")

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from manifold_core.kernels import conv_norm
 from manifold_core.kernels.batch_norm_relu import reference
-from manifold_core.kernels.batch_norm_relu.op import _operator
+from manifold_core.kernels.batch_norm_relu.op import OPERATOR
 from poison import poisoned
 from recording import operators_of
 from tolerances import ALLOWED, assert_within
@@ -263,7 +263,7 @@ def test_opcheck(name: str, dtype: torch.dtype, layout: str) -> None:
 @pytest.fixture
 def in_place_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """conv_norm takes the CUDA kernels, which are those compiled for this processor."""
-    monkeypatch.setitem(_operator._of_backend, "cuda", load()["batch_norm_relu"])
+    monkeypatch.setitem(OPERATOR.by_backend, "cuda", load()["batch_norm_relu"])
     for module in ("manifold_core.kernels.conv_norm.op", "manifold_core.networks.conv_layers"):
         monkeypatch.setattr(
             importlib.import_module(module),

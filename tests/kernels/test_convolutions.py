@@ -11,7 +11,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from instruction_sets import NEEDS_COMPILED
 from manifold_core.kernels import conv_norm, conv_transpose
-from manifold_core.kernels.dispatch import choose_for_images
+from manifold_core.kernels.convolution import choose_for_images
 from threads import assert_same_on_threads
 from torch import Tensor
 from torch.autograd import grad, gradcheck
@@ -398,12 +398,12 @@ def test_convolutions_that_our_kernels_serve() -> None:
         assert chosen(*shape) == chosen(*shape, F64) == "cpu"
     assert chosen(1, 64, 64, 7, backend="cpu") == "cpu"
     with pytest.raises(
-        RuntimeError, match=r"one type, float32 or float64, and at least one, got torch.bfloat16, \(2, "
+        RuntimeError, match=r"torch.float32 or torch.float64, each with at least one element, got torch.bfloat16, \(2, "
     ):
         chosen(2, 64, 64, 7, torch.bfloat16, "cpu")
     with pytest.raises(RuntimeError, match=r"got torch.float32, torch.float64, \(2, 5"):
         choose_for_images("cpu", torch.zeros(2, 5, 7, 7), torch.zeros(5, 5, 3, 3, dtype=F64))
-    with pytest.raises(RuntimeError, match=r"at least one, got torch.float32, \(0, 64"):
+    with pytest.raises(RuntimeError, match=r"at least one element, got torch.float32, \(0, 64"):
         chosen(0, 64, 64, 7, backend="cpu")
 
 
@@ -472,7 +472,7 @@ X, WEIGHT, FOUR = torch.zeros(2, 3, 6, 5), torch.zeros(4, 3, 3, 3), torch.zeros(
         ((X, WEIGHT, FOUR, FOUR), {"padding": True}, ValueError, "padding must be an integer, at least 0, got True"),
         ((X, WEIGHT, FOUR, FOUR), {"eps": -1.0}, ValueError, "eps must be finite and at least 0, got -1.0"),
         ((X, WEIGHT, FOUR, FOUR), {"backend": "cudnn"}, ValueError, "backend must be one of .* got 'cudnn'"),
-        ((X, WEIGHT, FOUR, FOUR), {"backend": "triton"}, RuntimeError, "of this convolution there is 'cpu' and 'cuda'"),
+        ((X, WEIGHT, FOUR, FOUR), {"backend": "triton"}, RuntimeError, "for this layer there is 'cpu' and 'cuda'"),
     ],
 )
 def test_wrong_arguments_of_conv_norm(inputs: Any, options: Any, error: type[Exception], message: str) -> None:

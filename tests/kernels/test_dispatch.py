@@ -9,7 +9,8 @@ import pytest
 import torch
 from dtypes import DTYPES
 from manifold_core.kernels import Choice, conv_norm, explain, extension, gaussian_elbo
-from manifold_core.kernels.dispatch import BACKENDS, choose, choose_for_images
+from manifold_core.kernels.convolution import choose_for_images
+from manifold_core.kernels.dispatch import BACKENDS, choose
 from recording import operators_of
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -139,8 +140,8 @@ def test_the_named_backend_does_the_work(compiled: object, monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         for op in ("rsample_kl", "rsample_kl_cholesky", "gaussian_nll", "gaussian_elbo"):
             module = importlib.import_module(f"manifold_core.kernels.{op}.op")
-            patch.setattr(module._operator, "_plain", refuse)
-            patch.setattr(type(module._operator), "__call__", refuse)
+            patch.setattr(module.OPERATOR, "_plain", refuse)
+            patch.setattr(type(module.OPERATOR), "__call__", refuse)
         call_every_op(x, "reference")
         with pytest.raises(AssertionError, match="not asked for"):
             call_every_op(x, "auto")
@@ -298,7 +299,7 @@ def test_convolutions_of_cuda_tensors_are_left_to_pytorch(built: Callable[[bool,
         with FakeTensorMode():
             x, weight = torch.empty(32, 5, 14, 14, device="cuda"), torch.empty(5, 5, 3, 3, device="cuda")
             assert choose_for_images("auto", x, weight) == "reference"
-            with pytest.raises(RuntimeError, match="'cuda' cannot serve this call: of this convolution there is 'cpu'"):
+            with pytest.raises(RuntimeError, match="'cuda' cannot serve this call: for this layer there is 'cpu'"):
                 choose_for_images("cuda", x, weight)
 
 

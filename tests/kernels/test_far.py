@@ -31,7 +31,7 @@ class Backend(NamedTuple):
 
 
 def eager(backend: str) -> dict[str, Call]:
-    return {o.name: o._of_backend[backend].eager for o in OPERATORS if backend in o._of_backend}
+    return {o.name: o.by_backend[backend].eager for o in OPERATORS if backend in o.by_backend}
 
 
 @pytest.fixture(

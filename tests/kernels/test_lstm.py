@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from instruction_sets import NEEDS_COMPILED
 from manifold_core.kernels import extension, lstm
-from manifold_core.kernels.dispatch import choose_for_sequences
+from manifold_core.kernels.lstm.op import choose_for_sequences
 from poison import poisoned
 from threads import assert_same_on_threads
 from torch import Tensor, nn
@@ -214,7 +214,7 @@ def test_it_works_in_inference_mode() -> None:
 
 @NEEDS_COMPILED
 def test_few_samples_and_many_units_are_left_to_pytorch() -> None:
-    """By the measurements in dispatch.py; or where a tile of 64 would be mostly of samples that are not there."""
+    """By the measurements in lstm/op.py; or where a tile of 64 would be mostly of samples that are not there."""
     for batch, length, hidden, chosen in (
         (1, 20, 32, "cpu"),
         (1, 2000, 32, "reference"),
@@ -289,13 +289,13 @@ def test_other_types_are_left_to_the_reference() -> None:
 @NEEDS_COMPILED
 def test_backends_that_cannot_serve_are_refused() -> None:
     inputs, _ = draw(Case(3, 2, 2, 2, with_x=False))
-    with pytest.raises(RuntimeError, match=r"'cuda' cannot serve this call: of an LSTM there is 'cpu'"):
+    with pytest.raises(RuntimeError, match=r"'cuda' cannot serve this call: for this layer there is 'cpu'"):
         lstm(*inputs, backend="cuda")
     with pytest.raises(ValueError, match=r"backend must be one of .*, got 'cpp'"):
         lstm(*inputs, backend="cpp")
-    with pytest.raises(RuntimeError, match=r"at least one number of each, got torch.float64, \(3, 2, 2\)"):
+    with pytest.raises(RuntimeError, match=r"at least one element, got torch.float64, \(3, 2, 2\)"):
         lstm(*(tensor.detach().double() for tensor in inputs), backend="cpu")
-    with pytest.raises(RuntimeError, match=r"at least one number of each, got torch.float32, \(0, 2, 2\)"):
+    with pytest.raises(RuntimeError, match=r"at least one element, got torch.float32, \(0, 2, 2\)"):
         lstm(inputs[0][:0], *inputs[1:], backend="cpu")
 
 

@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 MODULES = (rsample_kl, rsample_kl_cholesky, gaussian_nll, gaussian_elbo, conv_norm, conv_transpose, lstm)
-OPERATORS = {module._operator.name: module._operator for module in MODULES}
+OPERATORS = {module.OPERATOR.name: module.OPERATOR for module in MODULES}
 WAYS = ("nodes", "python")
 # Those in C++ say it for all ops.
 SAID = {"nodes": "a compiled op is differentiable once", "python": "{name} is differentiable once"}

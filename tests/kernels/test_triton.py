@@ -24,12 +24,7 @@ from torch import Tensor
 import manifold_core as mc
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
-<<<<<<< HEAD
-from manifold_core.kernels import triton_launch  # noqa: E402
-=======
-import triton.language as tl  # noqa: E402
-from manifold_core.kernels import triton_math, triton_sums  # noqa: E402
->>>>>>> r2
+from manifold_core.kernels import triton_sums  # noqa: E402
 from manifold_core.kernels.gaussian_elbo import triton as elbo  # noqa: E402
 from manifold_core.kernels.rsample_kl import triton as diagonal  # noqa: E402
 from manifold_core.kernels.rsample_kl_cholesky import triton as cholesky  # noqa: E402

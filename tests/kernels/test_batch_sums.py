@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from manifold_core.kernels.batch import MOST, ROW, for_each, mean_of_batch, sum_of_batch
+from manifold_core.kernels.batch_sums import PARALLEL_FROM, ROW, expand_over_batch, mean_of_batch, sum_of_batch
 from threads import assert_same_on_threads
 from torch import Tensor
 
-SIZES = (0, 1, MOST - 1, MOST, MOST + 1, 3 * ROW + 5, 1_000_003)
+SIZES = (0, 1, PARALLEL_FROM - 1, PARALLEL_FROM, PARALLEL_FROM + 1, 3 * ROW + 5, 1_000_003)
 
 
 def numbers(size: int) -> Tensor:
@@ -37,7 +37,7 @@ def test_the_sum_does_not_depend_on_the_number_of_threads(dtype: torch.dtype) ->
 
 
 def test_one_sum_for_each_of_several_batches() -> None:
-    values = numbers(3 * (MOST + 7)).reshape(3, -1)
+    values = numbers(3 * (PARALLEL_FROM + 7)).reshape(3, -1)
     found = torch.func.vmap(sum_of_batch)(values)
     assert torch.equal(found, torch.stack([sum_of_batch(row) for row in values]))
 
@@ -45,7 +45,7 @@ def test_one_sum_for_each_of_several_batches() -> None:
 def test_the_gradient_of_one_number_is_such_a_sum() -> None:
     def gradient(values: Tensor) -> tuple[Tensor, ...]:
         value = torch.tensor(1.5, requires_grad=True)
-        product = for_each(value, values) * values
+        product = expand_over_batch(value, values) * values
         assert torch.equal(product, 1.5 * values)
         return torch.autograd.grad(product, value, torch.ones_like(values))
 
