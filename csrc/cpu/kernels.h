@@ -1,13 +1,12 @@
 // What the operators (<op>.cpp) and the kernels (one copy per instruction set) say to each other.
 #pragma once
 
+#include "manifold_core/dtype.h"
 #include "manifold_core/program.h"
 
 #include <cstdint>
 
 namespace manifold_core::cpu {
-
-enum class DType : int32_t { f32, f64, bf16, f16 };
 
 // A matrix in the caller's memory, of any stride (0 for an expanded gradient), in elements. data == nullptr: not given.
 struct Matrix {

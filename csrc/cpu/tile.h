@@ -7,7 +7,6 @@
 
 namespace manifold_core::MC_ISA {
 
-using cpu::DType;
 using cpu::Matrix;
 using cpu::Result;
 

@@ -127,7 +127,7 @@ void launch(const BatchNormReluBackward& a, bool wide, cudaStream_t stream) {
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_relu(const Tensor& u, const Tensor& norm_weight,
-                                                           const Tensor& norm_bias, const Optional& residual,
+                                                           const Tensor& norm_bias, const OptionalTensor& residual,
                                                            double eps, bool relu) {
   const Layout layout(u);
   const OnDeviceOf device(u);
@@ -135,11 +135,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_relu(const Tensor& u, cons
   const int64_t channels = layout.shape.channels;
   if (residual.has_value()) check_images(*residual, u, "residual");
   const Tensor even_u = evenly_spaced(u);
-  const Optional even_residual = residual.has_value() ? Optional(evenly_spaced(*residual)) : Optional();
+  const auto even_residual = residual.has_value() ? OptionalTensor(evenly_spaced(*residual)) : std::nullopt;
   Tensor y = layout.allocate_images(residual.has_value() ? promoted(u, *residual) : u.scalar_type());
-  Tensor mean = allocate(u, {channels}, arithmetic_type(is_wide(u)));
-  Tensor variance = allocate(u, {channels}, arithmetic_type(is_wide(u)));
-  Tensor of_channels = allocate(u, {channels, 4}, arithmetic_type(wide));
+  Tensor mean = allocate(u, {channels}, arithmetic_type(u));
+  Tensor variance = allocate(u, {channels}, arithmetic_type(u));
+  Tensor of_channels = allocate(u, {channels, 4}, arithmetic_type(u, residual));
   const Tensor totals = allocate(u, {2 * channels}, ScalarType::Double);
   const SumMemory memory(true, u, sum_blocks(layout.shape), 2 * channels, device.stream);
   BatchNormRelu a{layout.shape, eps, relu};
@@ -169,13 +169,13 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_relu_backward(const Tensor& grad_y
   check_images(grad_y, u, "grad_y");
   check_device(of_channels, u, "of_channels");
   STD_TORCH_CHECK(of_channels.numel() == 4 * channels && of_channels.is_contiguous() &&
-                      of_channels.scalar_type() == arithmetic_type(wide),
+                      of_channels.scalar_type() == arithmetic_type(grad_y, u),
                   "manifold_core: of_channels must be what the forward pass left");
   const Tensor even_grad_y = evenly_spaced(grad_y), even_u = evenly_spaced(u);
   Tensor grad_u = layout.allocate_images(u.scalar_type());
   Tensor grad_norm_weight = allocate(u, {channels}, norm_weight.scalar_type());
   Tensor grad_norm_bias = allocate(u, {channels}, norm_bias.scalar_type());
-  const Tensor of_gradients = allocate(u, {channels, 2}, arithmetic_type(wide));
+  const Tensor of_gradients = allocate(u, {channels, 2}, arithmetic_type(grad_y, u));
   const Tensor totals = allocate(u, {2 * channels}, ScalarType::Double);
   const SumMemory memory(true, u, sum_blocks(layout.shape), 2 * channels, device.stream);
   BatchNormReluBackward a{layout.shape, relu};

@@ -38,22 +38,22 @@ void launch(const GaussianElboScale& a, bool wide, cudaStream_t stream) {
 std::tuple<Tensor, Tensor> gaussian_nll(const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma) {
   const Batch batch(x_hat, "x_hat");
   const OnDeviceOf device(x_hat);
-  const bool wide = any_wide(x_hat, x);
-  Tensor nll = allocate(x_hat, {batch.rows}, arithmetic_type(wide));
-  Tensor squared_error = allocate(x_hat, {batch.rows}, arithmetic_type(wide));
+  const ScalarType type = arithmetic_type(x_hat, x);
+  Tensor nll = allocate(x_hat, {batch.rows}, type);
+  Tensor squared_error = allocate(x_hat, {batch.rows}, type);
   GaussianNll a{batch.rows, batch.cols, threads_a_row(batch.rows, batch.cols), batch.scalar(log_gamma, "log_gamma")};
   a.x_hat = batch.matrix(x_hat, "x_hat");
   a.x = batch.matrix(x, "x");
   a.nll = batch.per_row(nll, "nll");
   a.squared_error = batch.per_row(squared_error, "squared_error");
-  launch(a, wide, device.stream);
+  launch(a, any_wide(x_hat, x), device.stream);
   check_launch();
   return {nll, squared_error};
 }
 
-std::tuple<Tensor, Tensor> gaussian_nll_backward(const Optional& grad_nll, const Optional& grad_squared_error,
-                                                 const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma,
-                                                 const Tensor& squared_error) {
+std::tuple<Tensor, Tensor> gaussian_nll_backward(
+    const OptionalTensor& grad_nll, const OptionalTensor& grad_squared_error, const Tensor& x_hat, const Tensor& x,
+    const Tensor& log_gamma, const Tensor& squared_error) {
   const Batch batch(x_hat, "x_hat");
   const OnDeviceOf device(x_hat);
   const int threads = threads_a_row(batch.rows, batch.cols);
@@ -79,8 +79,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_elbo(const T
                                                                          double beta, bool with_gradients) {
   const Batch batch(x_hat, "x_hat");
   const OnDeviceOf device(x_hat);
-  const bool wide = any_wide(x_hat, x);
-  const ScalarType type = arithmetic_type(wide);
+  const ScalarType type = arithmetic_type(x_hat, x);
   const int threads = threads_a_row(batch.rows, batch.cols);
   const SumMemory memory(true, batch, x_hat, threads, 2, device.stream);
   Tensor loss = allocate(x_hat, {}, type);
@@ -101,7 +100,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_elbo(const T
   a.loss = batch.scalar(loss, "loss");
   a.grad_log_gamma = batch.scalar(grad_log_gamma, "grad_log_gamma");
   a.grad_kl = batch.scalar(grad_kl, "grad_kl");
-  launch(a, wide, device.stream);
+  launch(a, any_wide(x_hat, x), device.stream);
   check_launch();
   return {loss, nll, squared_error, grad_x_hat, grad_log_gamma, grad_kl};
 }

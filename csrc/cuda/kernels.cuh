@@ -1,6 +1,8 @@
 // What the operators (<op>.cu) say to the kernels (<op>.cuh). No torch here.
 #pragma once
 
+#include "manifold_core/dtype.h"
+
 #include <cuda_runtime.h>
 
 #include <cstdint>
@@ -26,8 +28,6 @@ cudaError_t launch_together(void (*kernel)(Argument), unsigned blocks, unsigned 
   return cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(kernel), blocks, threads, arguments, shared, stream);
 }
 #endif
-
-enum class DType : int32_t { f32, f64, bf16, f16 };
 
 // A matrix in the caller's memory, of any stride, in elements. A stride of 0 reads one number for all, as of an
 // expanded gradient or of a prior that is the same for the whole batch. data == nullptr: not given.

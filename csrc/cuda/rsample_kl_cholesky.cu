@@ -85,16 +85,15 @@ void launch(const CholeskyBackward& a, bool wide, cudaStream_t stream) {
   choose_packed_storage(wide, run, a.tril);
 }
 
-std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(const Tensor& mu, const Tensor& tril, const Optional& prior_mu,
-                                                       const Optional& prior_log_var, const Tensor& seed,
-                                                       int64_t first_row, bool per_dimension,
-                                                       bool with_variance_ratio) {
+std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(
+    const Tensor& mu, const Tensor& tril, const OptionalTensor& prior_mu, const OptionalTensor& prior_log_var,
+    const Tensor& seed, int64_t first_row, bool per_dimension, bool with_variance_ratio) {
   const Batch batch(mu, "mu");
   STD_TORCH_CHECK(prior_mu.has_value() == prior_log_var.has_value(),
                   "manifold_core: prior_mu and prior_log_var must be given together");
   const OnDeviceOf device(mu);
-  const bool wide = any_wide(mu, tril, prior_mu, prior_log_var);
-  const ScalarType type = arithmetic_type(wide);
+  const ScalarType type = arithmetic_type(mu, tril, prior_mu, prior_log_var);
+  const bool wide = type == ScalarType::Double;
   const int64_t packed = batch.cols * (batch.cols + 1) / 2;
   const Matrix numbers = batch.matrix(tril, "tril", packed);
   const Shares shared = shares(batch.rows, batch.cols, to_be_staged(wide, numbers, batch.cols));
@@ -119,8 +118,9 @@ std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(const Tensor& mu, const T
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> rsample_kl_cholesky_backward(
-    const Optional& grad_z, const Optional& grad_kl, const Tensor& mu, const Tensor& tril, const Optional& prior_mu,
-    const Optional& prior_log_var, const Tensor& seed, int64_t first_row, bool with_prior) {
+    const OptionalTensor& grad_z, const OptionalTensor& grad_kl, const Tensor& mu, const Tensor& tril,
+    const OptionalTensor& prior_mu, const OptionalTensor& prior_log_var, const Tensor& seed, int64_t first_row,
+    bool with_prior) {
   const Batch batch(mu, "mu");
   const OnDeviceOf device(mu);
   const bool wide = any_wide(mu, tril, prior_mu, prior_log_var);

@@ -1,53 +1,18 @@
 // From torch's stable tensors to the kernels' matrices: checks, allocation, streams. No call here waits for the device.
 #pragma once
 
+#include "../tensors.h"
 #include "kernels.cuh"
 
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
 #include <torch/headeronly/util/shim_utils.h>
 
 #include <algorithm>
 #include <initializer_list>
-#include <optional>
 
 namespace manifold_core::cuda {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using Optional = std::optional<Tensor>;
-
-inline DType dtype_of(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case ScalarType::Float: return DType::f32;
-    case ScalarType::Double: return DType::f64;
-    case ScalarType::BFloat16: return DType::bf16;
-    case ScalarType::Half: return DType::f16;
-    default: STD_TORCH_CHECK(false, "manifold_core: expected a tensor of float32, float64, bfloat16 or float16");
-  }
-}
-
 inline int64_t size_of(DType dtype) {
   return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2;
-}
-
-inline bool is_wide(const Tensor& t) { return t.scalar_type() == ScalarType::Double; }
-
-inline bool is_wide(const Optional& t) { return t.has_value() && is_wide(*t); }
-
-// Whether a call is computed in float64: one of its tensors is that.
-template <class... Ts>
-bool any_wide(const Ts&... t) {
-  return (is_wide(t) || ...);
-}
-
-inline ScalarType arithmetic_type(bool wide) { return wide ? ScalarType::Double : ScalarType::Float; }
-
-// As torch.promote_types.
-inline ScalarType promoted(const Tensor& a, const Tensor& b) {
-  if (a.scalar_type() == b.scalar_type()) return a.scalar_type();
-  return arithmetic_type(any_wide(a, b));
 }
 
 // The device of a tensor is the current one while this lives; what is queued goes to its current stream.
@@ -110,7 +75,7 @@ inline Tensor allocate(const Tensor& like, std::initializer_list<int64_t> sizes,
 }
 
 // The gradient of a tensor, of its shape and type; empty where it is not wanted.
-inline Tensor allocate_gradient(const Tensor& like, const Optional& of, bool wanted) {
+inline Tensor allocate_gradient(const Tensor& like, const OptionalTensor& of, bool wanted) {
   if (!wanted) return allocate(like, {0}, ScalarType::Float);
   return allocate(like, {of->size(0), of->size(1)}, of->scalar_type());
 }
@@ -148,7 +113,7 @@ class Batch {
     return matrix_of(t, t.stride(0), t.stride(1), width);
   }
 
-  Matrix matrix(const Optional& t, const char* name) const { return t.has_value() ? matrix(*t, name) : Matrix{}; }
+  Matrix matrix(const OptionalTensor& t, const char* name) const { return t.has_value() ? matrix(*t, name) : Matrix{}; }
 
   // One row may stand for all.
   Matrix rows_or_one(const Tensor& t, const char* name) const {
@@ -158,11 +123,11 @@ class Batch {
     return matrix_of(t, t.size(0) == rows ? t.stride(0) : 0, t.stride(1), cols);
   }
 
-  Matrix rows_or_one(const Optional& t, const char* name) const {
+  Matrix rows_or_one(const OptionalTensor& t, const char* name) const {
     return t.has_value() ? rows_or_one(*t, name) : Matrix{};
   }
 
-  bool is_one_for_all(const Optional& t) const { return t.has_value() && t->size(0) == 1 && rows != 1; }
+  bool is_one_for_all(const OptionalTensor& t) const { return t.has_value() && t->size(0) == 1 && rows != 1; }
 
   // A number a row; where there is one for each column as well, a matrix.
   Matrix per_row(const Tensor& t, const char* name) const {
@@ -172,7 +137,9 @@ class Batch {
     return matrix_of(t, t.stride(0), 0, cols);
   }
 
-  Matrix per_row(const Optional& t, const char* name) const { return t.has_value() ? per_row(*t, name) : Matrix{}; }
+  Matrix per_row(const OptionalTensor& t, const char* name) const {
+    return t.has_value() ? per_row(*t, name) : Matrix{};
+  }
 
   const int64_t* seed(const Tensor& t) const {
     check_device(t, first_, "seed");
@@ -217,7 +184,7 @@ class SumMemory {
     check(cudaMemsetAsync(sum.arrived, 0, (1 + kFan) * sizeof(unsigned), stream));
   }
 
-  Optional memory_;
+  OptionalTensor memory_;
 };
 
 }  // namespace manifold_core::cuda
