@@ -260,8 +260,6 @@ struct InstructionSet {
   EnsembleKernels ensemble;
 };
 
-extern const InstructionSet portable_kernels, avx2_kernels, avx512_kernels;
-
 // The widest set this processor has, or the one chosen by use_instruction_set.
 const InstructionSet& instruction_set();
 
@@ -272,3 +270,8 @@ int supported_instruction_sets(const char* names[3]);
 bool use_instruction_set(const char* name);
 
 }  // namespace manifold_core::cpu
+
+// Of isa_<name>.cpp.
+namespace manifold_core::portable { extern const cpu::InstructionSet instruction_set; }
+namespace manifold_core::avx2 { extern const cpu::InstructionSet instruction_set; }
+namespace manifold_core::avx512 { extern const cpu::InstructionSet instruction_set; }
