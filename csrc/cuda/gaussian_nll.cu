@@ -5,8 +5,10 @@
 
 namespace manifold_core::cuda {
 
+namespace {
+
 void launch(const GaussianNll& a, bool wide, cudaStream_t stream) {
-  const int grid = blocks(a.rows, a.threads_a_row, a.sum.parts != nullptr);
+  const int grid = blocks(a.rows, a.threads_a_row, a.sum.partials != nullptr);
   const auto run = [&](auto* arithmetic, auto* storage) {
     using C = std::remove_pointer_t<decltype(arithmetic)>;
     using S = std::remove_pointer_t<decltype(storage)>;
@@ -16,7 +18,7 @@ void launch(const GaussianNll& a, bool wide, cudaStream_t stream) {
 }
 
 void launch(const GaussianNllBackward& a, bool wide, cudaStream_t stream) {
-  const int grid = blocks(a.rows, a.threads_a_row, a.sum.parts != nullptr);
+  const int grid = blocks(a.rows, a.threads_a_row, a.sum.partials != nullptr);
   const auto run = [&](auto* arithmetic, auto* storage) {
     using C = std::remove_pointer_t<decltype(arithmetic)>;
     using S = std::remove_pointer_t<decltype(storage)>;
@@ -26,7 +28,7 @@ void launch(const GaussianNllBackward& a, bool wide, cudaStream_t stream) {
 }
 
 void launch(const GaussianElboScale& a, bool wide, cudaStream_t stream) {
-  const int grid = blocks_for(a.numbers, 4 * kThreads, true);  // few: most often there is nothing to do
+  const int grid = blocks_for(a.elements, 4 * kThreads, true);  // few: most often there is nothing to do
   const auto run = [&](auto* arithmetic, auto* storage) {
     using C = std::remove_pointer_t<decltype(arithmetic)>;
     using S = std::remove_pointer_t<decltype(storage)>;
@@ -35,9 +37,11 @@ void launch(const GaussianElboScale& a, bool wide, cudaStream_t stream) {
   choose_storage(wide, run, a.grad_x_hat);
 }
 
+}  // namespace
+
 std::tuple<Tensor, Tensor> gaussian_nll(const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma) {
   const Batch batch(x_hat, "x_hat");
-  const OnDeviceOf device(x_hat);
+  const DeviceGuard device(x_hat);
   const ScalarType type = arithmetic_type(x_hat, x);
   Tensor nll = allocate(x_hat, {batch.rows}, type);
   Tensor squared_error = allocate(x_hat, {batch.rows}, type);
@@ -55,7 +59,7 @@ std::tuple<Tensor, Tensor> gaussian_nll_backward(
     const OptionalTensor& grad_nll, const OptionalTensor& grad_squared_error, const Tensor& x_hat, const Tensor& x,
     const Tensor& log_gamma, const Tensor& squared_error) {
   const Batch batch(x_hat, "x_hat");
-  const OnDeviceOf device(x_hat);
+  const DeviceGuard device(x_hat);
   const int threads = threads_a_row(batch.rows, batch.cols);
   const SumMemory memory(grad_nll.has_value(), batch, x_hat, threads, 1, device.stream);
   Tensor grad_x_hat = allocate(x_hat, {batch.rows, batch.cols}, x_hat.scalar_type());
@@ -78,7 +82,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_elbo(const T
                                                                          const Tensor& log_gamma, const Tensor& kl,
                                                                          double beta, bool with_gradients) {
   const Batch batch(x_hat, "x_hat");
-  const OnDeviceOf device(x_hat);
+  const DeviceGuard device(x_hat);
   const ScalarType type = arithmetic_type(x_hat, x);
   const int threads = threads_a_row(batch.rows, batch.cols);
   const SumMemory memory(true, batch, x_hat, threads, 2, device.stream);
@@ -108,10 +112,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_elbo(const T
 void gaussian_elbo_scale(const Tensor& grad_x_hat, const Tensor& grad_log_gamma, const Tensor& grad_kl,
                          const Tensor& grad_loss) {
   const Batch batch(grad_x_hat, "grad_x_hat");
-  const OnDeviceOf device(grad_x_hat);
+  const DeviceGuard device(grad_x_hat);
   STD_TORCH_CHECK(grad_x_hat.is_contiguous(), "manifold_core: grad_x_hat must be contiguous");
-  const int64_t numbers = batch.rows * batch.cols;
-  GaussianElboScale a{numbers, matrix_of(grad_x_hat, 0, 1, numbers)};
+  const int64_t elements = batch.rows * batch.cols;
+  GaussianElboScale a{elements, matrix_of(grad_x_hat, 0, 1, elements)};
   a.grad_log_gamma = batch.scalar(grad_log_gamma, "grad_log_gamma");
   a.grad_kl = batch.scalar(grad_kl, "grad_kl");
   a.grad_loss = batch.scalar(grad_loss, "grad_loss");

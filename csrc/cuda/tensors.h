@@ -2,7 +2,9 @@
 #pragma once
 
 #include "../tensors.h"
-#include "kernels.cuh"
+#include "launch.cuh"
+#include "memory.cuh"
+#include "sums.cuh"
 
 #include <torch/headeronly/util/shim_utils.h>
 
@@ -16,18 +18,18 @@ inline int64_t size_of(DType dtype) {
 }
 
 // The device of a tensor is the current one while this lives; what is queued goes to its current stream.
-class OnDeviceOf {
+class DeviceGuard {
  public:
-  explicit OnDeviceOf(const Tensor& t) {
+  explicit DeviceGuard(const Tensor& t) {
     const int32_t index = t.get_device_index();
     TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(index, &guard_));
     void* stream = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &stream));
     this->stream = static_cast<cudaStream_t>(stream);
   }
-  OnDeviceOf(const OnDeviceOf&) = delete;
-  OnDeviceOf& operator=(const OnDeviceOf&) = delete;
-  ~OnDeviceOf() { aoti_torch_delete_cuda_guard(guard_); }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+  ~DeviceGuard() { aoti_torch_delete_cuda_guard(guard_); }
 
   cudaStream_t stream = nullptr;
 
@@ -42,14 +44,14 @@ inline void check(cudaError_t error) {
 // A launch reports a bad configuration or an earlier failure of the device here.
 inline void check_launch() { check(cudaGetLastError()); }
 
-inline int64_t of_device(cudaDeviceAttr which) {
+inline int64_t device_attribute(cudaDeviceAttr which) {
   int device = 0, value = 0;
   check(cudaGetDevice(&device));
   check(cudaDeviceGetAttribute(&value, which, device));
   return value;
 }
 
-// Lets a kernel have so much shared memory, which a launch says as well.
+// Lets a kernel have so much dynamic shared memory; the launch asks for it as well.
 template <class Args>
 void allow_shared(void (*kernel)(Args), int64_t bytes) {
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
@@ -129,7 +131,7 @@ class Batch {
 
   bool is_one_for_all(const OptionalTensor& t) const { return t.has_value() && t->size(0) == 1 && rows != 1; }
 
-  // A number a row; where there is one for each column as well, a matrix.
+  // One element a row; or a matrix, where there is one for each column as well.
   Matrix per_row(const Tensor& t, const char* name) const {
     if (t.dim() == 2) return matrix(t, name);
     check_device(t, first_, name);
@@ -161,7 +163,7 @@ class Batch {
   const Tensor& first_;
 };
 
-// Memory for a sum over the batch of `width` numbers, and its counters set to zero on the stream. It may be freed as
+// Memory for `width` sums over the batch, and their counters set to zero on the stream. It may be freed as
 // soon as the kernel is queued: torch hands it out again to later work of the same stream alone.
 class SumMemory {
  public:
@@ -175,13 +177,13 @@ class SumMemory {
 
  private:
   void reserve(const Tensor& like, int blocks, int64_t width, cudaStream_t stream) {
-    const int64_t parts = (blocks + kFan) * width;
-    const int64_t counters = (1 + kFan + 1) / 2;  // two in the room of a double
-    memory_ = allocate(like, {parts + counters}, ScalarType::Double);
-    sum.parts = static_cast<double*>(memory_->data_ptr());
-    sum.arrived = reinterpret_cast<unsigned*>(sum.parts + parts);
+    const int64_t partials = (blocks + kReduceWidth) * width;
+    const int64_t counters = (1 + kReduceWidth + 1) / 2;  // two take the space of a double
+    memory_ = allocate(like, {partials + counters}, ScalarType::Double);
+    sum.partials = static_cast<double*>(memory_->data_ptr());
+    sum.arrived = reinterpret_cast<unsigned*>(sum.partials + partials);
     sum.width = width;
-    check(cudaMemsetAsync(sum.arrived, 0, (1 + kFan) * sizeof(unsigned), stream));
+    check(cudaMemsetAsync(sum.arrived, 0, (1 + kReduceWidth) * sizeof(unsigned), stream));
   }
 
   OptionalTensor memory_;
