@@ -10,7 +10,7 @@ namespace manifold_core::cpu {
 
 namespace {
 
-// One number, as a tensor of no dimensions.
+// A tensor of no dimensions.
 Tensor scalar_tensor(ScalarType type, double value) {
   Tensor t = allocate({}, type);
   if (type == ScalarType::Double) {

@@ -25,7 +25,7 @@ constexpr int64_t block_rows(int64_t cols) {
 // The same for samples that have a triangle each: its rows cost about as much as 8 elements, until they are long.
 constexpr int64_t block_triangles(int64_t cols) { return block_rows(8 * cols); }
 
-// Where numbers of [rows, cols] go: to a matrix, or, for what is one row to the caller, to the sums of their columns.
+// Where a result [rows, cols] goes: to a matrix, or, for what is one row to the caller, to the sums of its columns.
 // Sums are taken block by block, then added up in order.
 struct Result {
   Matrix matrix;
@@ -162,10 +162,11 @@ struct ConvolveBackward {
   const int32_t* rows;         // [depth], of the large side's tile
 };
 
-// Batch normalisation, and a ReLU. Numbers of a channel stand once for each of its pixels: one loop then goes over all.
+// Batch normalisation, and a ReLU. Constants of a channel are repeated for each of its pixels: one loop then goes over
+// all.
 template <class C>
 struct Normalise {
-  int64_t size;                   // numbers of a sample
+  int64_t size;                   // elements of a sample
   const C *mean, *scale, *shift;  // [size]
   bool relu;
   const C* u;
@@ -214,7 +215,7 @@ constexpr int64_t kLstmColumns = 64;
 constexpr int64_t kLstmPitch = kLstmColumns + 16;  // rows a power of two apart would compete for the same sets of the cache
 constexpr int64_t kLstmKept = 5;                   // of each step, for the backward pass: four gates, and the cell
 
-// Scratch is of lstm_rows rows of kLstmPitch numbers.
+// Scratch is of lstm_rows rows of kLstmPitch floats.
 constexpr int64_t lstm_rows(int64_t inputs, int64_t hidden) { return inputs + 6 * hidden; }
 
 struct LstmKernels {
@@ -225,7 +226,8 @@ struct LstmKernels {
 };
 
 // One training step of one model of an ensemble (cpu/ensemble.cpp). Its batch is cut into groups, the same whatever the
-// number of threads; each group leaves the gradient of the mean loss, as far as its samples make it, and sums over them.
+// number of threads; each group leaves the gradient of the mean loss, as far as its samples make it, and sums over
+// them.
 struct EnsembleStep {
   const Model* model;
   int64_t step;      // from 0

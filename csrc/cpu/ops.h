@@ -33,7 +33,7 @@ std::tuple<Tensor, Tensor> gaussian_nll_backward(const OptionalTensor& grad_nll,
                                                  const OptionalTensor& grad_squared_error, const Tensor& x_hat,
                                                  const Tensor& x, const Tensor& log_gamma, const Tensor& squared_error);
 
-// Also the gradients of the loss, which is the batch mean of nll + beta kl; that of kl is one number for all rows.
+// Also the gradients of the loss, which is the batch mean of nll + beta kl; that of kl is one value for all rows.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_elbo(const Tensor& x_hat, const Tensor& x,
                                                                          const Tensor& log_gamma, const Tensor& kl,
                                                                          double beta, bool with_gradients);

@@ -47,7 +47,7 @@ inline Matrix matrix(const Tensor& t) {
   return {t.data_ptr(), dtype_of(t), t.stride(0), t.stride(1)};
 }
 
-// A vector of one number a row, or a matrix.
+// A vector of one element a row, or a matrix.
 inline Matrix per_row(const Tensor& t) {
   STD_TORCH_CHECK(t.dim() == 1 || t.dim() == 2, "manifold_core: expected a vector or a matrix");
   return {t.data_ptr(), dtype_of(t), t.stride(0), t.dim() == 2 ? t.stride(1) : 0};
