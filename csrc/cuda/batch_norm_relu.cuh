@@ -171,7 +171,7 @@ __device__ __forceinline__ void store(const Images& m, const FourElements& e, co
 // they are one access.
 template <class C, class S, bool by_four>
 __device__ __forceinline__ Vec4<C> load_channels(const ImagesShape& s, const Images& m, int64_t position,
-                                                    int64_t channel) {
+                                                 int64_t channel) {
   if constexpr (by_four) {
     return load_four<C, S>(m, position * s.channels + channel);
   } else {
@@ -190,7 +190,7 @@ __device__ __forceinline__ Vec4<C> load_channels(const ImagesShape& s, const Ima
 // those sums in double: converting an element takes longer than adding it.
 template <class C, class S, bool by_four, class Prepare, class Add, class... Tensors>
 __device__ __forceinline__ void sum_channels(const ImagesShape& s, const BatchSum& sum, const Prepare& prepare,
-                                                const Add& add, const Tensors&... tensors) {
+                                             const Add& add, const Tensors&... tensors) {
   constexpr int count = sizeof...(Tensors), many = std::is_same_v<S, Any> ? 1 : kInFlight / count;
   struct Read {
     Vec4<C> tensor[count];

@@ -27,10 +27,10 @@ cudaError_t launch_together(void (*kernel)(Argument), unsigned blocks, unsigned 
 }
 #endif
 
-constexpr int kThreads = 256;  // of every block
+constexpr int kThreads = 256;     // of every block
 constexpr int kReduceWidth = 32;  // blocks whose partial sums one of them adds up, and then groups of blocks
 constexpr int kMostSummedBlocks = kReduceWidth * kReduceWidth;  // blocks of a kernel that sums over the batch
-constexpr int64_t kBusyThreads = 1 << 17;  // threads that keep any device busy
+constexpr int64_t kBusyThreads = 1 << 17;  // that keep any device busy
 
 // How many threads share a row: as many as leave few of them without work, and no more than a warp, which needs no
 // barrier for its sum, unless a row is long; but where there are few rows, enough to keep a device busy.

@@ -11,8 +11,8 @@
 
 namespace manifold_core::cuda {
 
-constexpr int kNoiseColumns = 1024;   // columns of noise that a block holds: of one sample at least
-constexpr int kMostStaged = 128;      // dimensions of a covariance whose rows come through shared memory
+constexpr int kNoiseColumns = 1024;    // columns of noise that a block holds: of one sample at least
+constexpr int kMostStaged = 128;       // dimensions of a covariance whose rows come through shared memory
 constexpr int kStagedElements = 8320;  // that a block has there at a time: of one sample at least, and 33 KB at most
 
 // How a block's threads are split over samples.
@@ -198,7 +198,7 @@ struct LineGradient {
 // Writes the gradient of mu and, where the prior has any (sums > 0), that of its mean.
 template <class C, int sums>
 __device__ __forceinline__ LineGradient<C> start_line(const CholeskyBackward& a, int64_t row, int i, C t,
-                                                LineSums<sums>& summed) {
+                                                      LineSums<sums>& summed) {
   LineGradient<C> line;
   C grad_mu = 0;
   // What an absent gradient would be multiplied by is not looked at: it may be infinite.

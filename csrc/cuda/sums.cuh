@@ -102,7 +102,7 @@ __device__ __forceinline__ bool sum_over_blocks(const BatchSum& s, const F& fini
 // brings values of its own group, one for each warp to add up; their sums lie side by side, group after group. The
 // number of groups is a power of two, kWarp at most.
 __device__ inline void write_partials(const BatchSum& s, int64_t first, const double (&v)[kThreads / kWarp], int groups,
-                                   int group, int thread) {
+                                      int group, int thread) {
   __shared__ double values[kThreads / kWarp][kThreads];
   __syncthreads();  // those of the call before have been read
 #pragma unroll
