@@ -208,8 +208,9 @@ bool all_by_four(DType dtype, const Ms&... m) {
   return ((m.data == nullptr || (m.dtype == dtype && m.by_four)) && ...);
 }
 
-// Runs f(arithmetic, storage), both null pointers, for what these matrices are. float32 and bfloat16 that can be read
-// by four, the usual cases, have kernels of their own; one for every combination would only take long to compile.
+// Runs f(arithmetic, storage), both null pointers, for what these matrices are; wide: in float64. float32 and bfloat16
+// that can be read by four, the usual cases, have kernels of their own; one for every combination would only take long
+// to compile.
 template <class F, class... Ms>
 void choose_storage(bool wide, const F& f, const Ms&... m) {
   if (wide) {
