@@ -27,12 +27,14 @@ COMPILE_ARGS = [
 # What the device code is made of: square roots to one unit in the last place, and quotients to two. The noise and the
 # gate need no more. benchmarks/resources compiles with the same.
 NVCC_FLAGS = "csrc/cuda/nvcc_flags.txt"
+ARCHITECTURES = Path("csrc/cuda/architectures.txt").read_text(encoding="utf-8").split()
 NVCC_ARGS = [
     f"--options-file={NVCC_FLAGS}",
     "-Xcompiler=-fPIC,-fvisibility=hidden",
     "--threads=0",
-    *(f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in (75, 80, 90)),
-    "-gencode=arch=compute_90,code=compute_90",  # later ones compile this when it is first loaded
+    *(f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in ARCHITECTURES),
+    # Later ones compile this when it is first loaded.
+    "-gencode=arch=compute_{0},code=compute_{0}".format(ARCHITECTURES[-1]),
 ]
 AUTOGRAD = Path("csrc/autograd")
 TORCH_TARGET = (2, 10)  # the oldest torch whose stable ABI the modules run with

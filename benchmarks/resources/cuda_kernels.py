@@ -12,11 +12,10 @@ from pathlib import Path
 
 from torch.utils.cpp_extension import include_paths
 
-from .table import ARCHITECTURES, SHARED_LIMIT, Row, release
+from .table import ARCHITECTURES, ROOT, SHARED_LIMIT, Row, release
 
 __all__ = ["parse", "rows", "version"]
 
-ROOT = Path(__file__).resolve().parents[2]
 FLAGS = (f"--options-file={ROOT / 'csrc' / 'cuda' / 'nvcc_flags.txt'}", "-cubin", "-Xptxas=-v")  # the last: to be told
 KERNEL = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\d+)'")
 SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -25,8 +24,8 @@ SHARED = re.compile(r"(\d+) bytes smem")
 NAME = re.compile(r"^void manifold_core::cuda::(\w+)<(.*)>\(")
 # How a template's arguments are told: the arithmetic, what memory holds, and how many sums over the batch there are.
 PLAIN = {"float": "float32", "double": "float64", "BFloat16": "bfloat16", "Any": "any type and stride"}
-# Or where the numbers of a model lie, in the order of the layout's enum.
-ROOMS = {
+# Or where a model resides, in the order of the layout's enum.
+RESIDENCIES = {
     "AllShared": "all in shared memory",
     "TileShared": "the tile in shared memory",
     "NoneShared": "all in global memory",
@@ -59,12 +58,12 @@ def _readable(mangled: list[str]) -> list[tuple[str, str]]:
         if parts is None:
             raise ValueError(f"not the name of a kernel of ours: {line}")
         words = [word.rpartition("::")[2] for word in parts[2].split(", ")]
-        if words[0] in ROOMS:
-            found.append((parts[1], ROOMS[words[0]]))
+        if words[0] in RESIDENCIES:
+            found.append((parts[1], RESIDENCIES[words[0]]))
             continue
         arithmetic, memory, *number = words
         told = [f"{PLAIN[arithmetic]} from {PLAIN[memory]}", *(f"{sums} batch sums" for sums in number)]
-        if "_staged" in parts[1]:  # asked for by the launch, which kernels.cuh bounds
+        if "_staged" in parts[1]:  # asked for by the launch, which rsample_kl_cholesky.cu bounds
             told.append("and 33 KB of rows a buffer")
         variant = ", ".join(told)
         found.append((parts[1], variant))
@@ -102,7 +101,7 @@ def rows() -> Iterator[Row]:
 
 def _of_models(nvcc: str, compiled: list[Row]) -> Iterator[Row]:
     """The kernel of the ensemble once more for some models, with the shared memory that a launch asks a T4 for."""
-    kernels = {row.variant: row for row in compiled if row.variant in ROOMS.values()}
+    kernels = {row.variant: row for row in compiled if row.variant in RESIDENCIES.values()}
     if not kernels:
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -111,8 +110,8 @@ def _of_models(nvcc: str, compiled: list[Row]) -> Iterator[Row]:
         for features, latents, hidden in MODELS:
             command = [f"{folder}/layout", *map(str, (SHARED_LIMIT, features, latents, hidden))]
             said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            room, columns, dynamic = map(int, said.split())
-            variant = list(ROOMS.values())[room]
+            residency, columns, dynamic = map(int, said.split())
+            variant = list(RESIDENCIES.values())[residency]
             row = kernels[variant]
             named = f"{variant}, d = {features}, κ = {latents}, hidden {hidden}: {columns} columns"
             yield row._replace(variant=named, shared=row.shared + dynamic)

@@ -1,5 +1,5 @@
-// Where a VAE with one hidden layer has its memory in a launch of ensemble_steps: which room, how many columns of a
-// tile, and how many bytes of shared memory are asked for. Arguments: bytes that the device gives to a block, features,
+// Where a VAE with one hidden layer has its memory in a launch of ensemble_steps: its residency, how many columns a tile
+// has, and how many bytes of shared memory are asked for. Arguments: bytes that the device gives to a block, features,
 // latents, hidden.
 #include "../../csrc/cuda/ensemble/layout.cuh"
 
@@ -22,6 +22,6 @@ int main(int count, char** text) {
     layer.outputs = size[1];
   }
   const Layout layout = layout_of(model, limit);
-  printf("%d %d %lld\n", static_cast<int>(layout.room), layout.columns, static_cast<long long>(layout.shared));
+  printf("%d %d %lld\n", static_cast<int>(layout.residency), layout.columns, static_cast<long long>(layout.shared));
   return 0;
 }

@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["ARCHITECTURES", "SHARED_LIMIT", "Row", "faults", "markdown", "release"]
+__all__ = ["ARCHITECTURES", "ROOT", "SHARED_LIMIT", "Row", "faults", "markdown", "release"]
 
-ARCHITECTURES = (75, 80, 90)  # T4, A100, H100
+ROOT = Path(__file__).resolve().parents[2]
+# That setup.py builds for: T4, A100, H100.
+ARCHITECTURES = tuple(map(int, (ROOT / "csrc" / "cuda" / "architectures.txt").read_text(encoding="utf-8").split()))
 SHARED_LIMIT = 64 * 1024  # bytes that a T4 has for a block
 
 

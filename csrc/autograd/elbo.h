@@ -128,7 +128,7 @@ struct GaussianNll : Function<GaussianNll> {
 };
 
 // loss.backward() begins with 1: nothing to multiply. On the CPU looking costs nothing, waits for nothing. Many gradients
-// at once (is_grads_batched) are not one number.
+// at once (is_grads_batched) are not one value.
 inline bool is_one(const Tensor& gradient) {
   if (!is_usual(gradient)) return false;
   if (gradient.scalar_type() == at::kFloat) return *gradient.const_data_ptr<float>() == 1;
@@ -148,9 +148,9 @@ inline void scale(variable_list& early, const Tensor& grad_loss) {
   for (Tensor& gradient : early) gradient = gradient * grad_loss;
 }
 
-// One number for so many rows.
+// One value for so many rows.
 inline Tensor for_each_row(const Tensor& number, int64_t rows) {
-  const at::AutoDispatchBelowADInplaceOrView below;  // nobody sees the number itself
+  const at::AutoDispatchBelowADInplaceOrView below;  // nobody sees the value itself
   return number.expand({rows});
 }
 

@@ -36,7 +36,7 @@ class Kernel<Result(Args...)> {
   c10::TypedOperatorHandle<Result(Args...)> operator_;
 };
 
-// On the CPU, with no subclass, wrapper, batch of vmap or lazy negation about it: its numbers are where it says.
+// On the CPU, with no subclass, wrapper, batch of vmap or lazy negation about it: its data are where it says.
 inline bool is_usual(const Tensor& t) {
   static const c10::DispatchKeySet usual = [] {  // of a tensor made here, whatever mode the first call finds in force
     const c10::InferenceMode normal(false);

@@ -159,7 +159,7 @@ struct Constants {
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> conv_norm(const Tensor& x, const Tensor& weight, const Tensor& norm_weight,
-                                                     const Tensor& norm_bias, const std::optional<Tensor>& residual,
+                                                     const Tensor& norm_bias, const OptionalTensor& residual,
                                                      int64_t stride, int64_t padding, double eps, bool relu) {
   const Geometry g = geometry(x, weight, stride, padding, true);
   const ScalarType type = x.scalar_type();

@@ -140,7 +140,7 @@ inline void correlate(const Correlation<C>& c, const C* tile, C* out) {
   }
 }
 
-// Of one channel's numbers, where a column has a sample: the sum of those less the center, and of their squares. In
+// Of one channel, where a column has a sample: the sum of its elements less the center, and of their squares. In
 // double after every few hundred pixels: rounding does not grow with the size of the image.
 template <class C>
 inline void centered_sums(const C* tile, int64_t pixels, C center, const C* counted, double* sum, double* squares) {
@@ -309,7 +309,7 @@ void convolve_backward(const ConvolveBackward<C>& a, const C* gradient, int64_t 
   }
 }
 
-// f(i) for all numbers of a sample, and where there is a residual, that added to it.
+// f(i) for all elements of a sample, and where there is a residual, that added to it.
 template <class C, class F>
 MC_INLINE void for_each_output(const Normalise<C>& a, int64_t n, const F& f) {
   C* const y = a.y + n * a.size;
@@ -340,7 +340,7 @@ void normalise(const Normalise<C>& a, int64_t begin, int64_t end) {
   }
 }
 
-// Calls f(i, g, u - mean) for all numbers of a sample, where g is the gradient of y that the ReLU lets pass.
+// Calls f(i, g, u - mean) for all elements of a sample, where g is the gradient of y that the ReLU lets pass.
 template <class C, class F>
 MC_INLINE void for_each_gradient(const NormaliseBackward<C>& a, const C* grad_y, const C* u, const F& f) {
   if (a.relu) {

@@ -1,5 +1,5 @@
 // The engine: models side by side, each on a team of threads. A thread alone is a team where there are models enough;
-// else the groups of a model's batch are shared out. Numbers do not depend on who works on what.
+// else the groups of a model's batch are shared out. Results do not depend on which thread works on what.
 #include "kernels.h"
 #include "ops.h"
 
@@ -65,7 +65,7 @@ class Barrier {
   alignas(64) std::atomic<unsigned> round_{0};
 };
 
-// Numbers below the smallest normal one are taken for zero: the moments of weights without a gradient pass through them
+// Flushes subnormal numbers to zero: the moments of weights without a gradient pass through them
 // on their way to it, and each would cost more than a hundred cycles.
 class FlushSubnormals {
  public:
@@ -123,7 +123,7 @@ class Queue {
   std::vector<Work> waiting_;
 };
 
-// Numbers of memory that a team needs for any of these models.
+// Elements of memory that a team needs for any of these models.
 struct Sizes {
   int64_t tile = 0, gradients = 0, sums = 0;
   int64_t groups = 1;  // the most: more threads have nothing to do

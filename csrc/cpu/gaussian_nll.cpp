@@ -10,7 +10,7 @@ namespace manifold_core::cpu {
 
 namespace {
 
-// One number, as a tensor of no dimensions.
+// A tensor of no dimensions.
 Tensor scalar_tensor(ScalarType type, double value) {
   Tensor t = allocate({}, type);
   if (type == ScalarType::Double) {
@@ -48,7 +48,7 @@ double sum_over_rows(const Tensor& a, const Tensor& b, const F& f) {
   return a.scalar_type() == ScalarType::Double ? run(static_cast<double*>(nullptr)) : run(static_cast<float*>(nullptr));
 }
 
-void check_per_row(const std::optional<Tensor>& t, int64_t rows, ScalarType type) {
+void check_per_row(const OptionalTensor& t, int64_t rows, ScalarType type) {
   STD_TORCH_CHECK(!t.has_value() || (t->dim() == 1 && t->size(0) == rows && t->scalar_type() == type),
                   "manifold_core: expected one number a row, of the type of nll");
 }
@@ -66,10 +66,9 @@ std::tuple<Tensor, Tensor> gaussian_nll(const Tensor& x_hat, const Tensor& x, co
   return {nll, squared_error};
 }
 
-std::tuple<Tensor, Tensor> gaussian_nll_backward(const std::optional<Tensor>& grad_nll,
-                                                 const std::optional<Tensor>& grad_squared_error, const Tensor& x_hat,
-                                                 const Tensor& x, const Tensor& log_gamma,
-                                                 const Tensor& squared_error) {
+std::tuple<Tensor, Tensor> gaussian_nll_backward(
+    const OptionalTensor& grad_nll, const OptionalTensor& grad_squared_error, const Tensor& x_hat, const Tensor& x,
+    const Tensor& log_gamma, const Tensor& squared_error) {
   check_same_shape(x_hat, x, "x_hat, x");
   const int64_t rows = x_hat.size(0), cols = x_hat.size(1);
   const ScalarType arithmetic = arithmetic_type(x_hat, x);

@@ -1,13 +1,12 @@
 // nll = (SSE / gamma + cols * log(2 pi gamma)) / 2 and SSE = |x - x_hat|^2 per row, and the gradient of x_hat.
 #pragma once
 
+#include "manifold_core/gaussian.h"
 #include "tile.h"
 
 #include <cmath>
 
 namespace manifold_core::MC_ISA {
-
-constexpr double kLog2Pi = 1.8378770664093454836;
 
 // Rows [row, row + rows) are worked on together where they fit into a tile.
 inline int64_t rows_at_once(int64_t cols) { return cols < kTile ? kTile / (cols > 0 ? cols : 1) : 1; }

@@ -31,16 +31,17 @@ bool has_f16c() {
 const Candidates& candidates() {
 #if defined(__x86_64__)
   // All that isa_avx2.cpp and isa_avx512.cpp are compiled for: a virtual machine may hide any of it.
-  static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                           __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && has_f16c();
+  static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                               __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && has_f16c();
   static const Candidates all = {{
-      {&portable_kernels, true},
-      {&avx2_kernels, avx2},
-      {&avx512_kernels, avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")},
+      {&portable::instruction_set, true},
+      {&avx2::instruction_set, has_avx2},
+      {&avx512::instruction_set, has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                                     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")},
   }};
 #else
-  static const Candidates all = {{{&portable_kernels, true}, {&avx2_kernels, false}, {&avx512_kernels, false}}};
+  static const Candidates all = {
+      {{&portable::instruction_set, true}, {&avx2::instruction_set, false}, {&avx512::instruction_set, false}}};
 #endif
   return all;
 }

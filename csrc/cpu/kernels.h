@@ -1,13 +1,12 @@
 // What the operators (<op>.cpp) and the kernels (one copy per instruction set) say to each other.
 #pragma once
 
+#include "manifold_core/dtype.h"
 #include "manifold_core/program.h"
 
 #include <cstdint>
 
 namespace manifold_core::cpu {
-
-enum class DType : int32_t { f32, f64, bf16, f16 };
 
 // A matrix in the caller's memory, of any stride (0 for an expanded gradient), in elements. data == nullptr: not given.
 struct Matrix {
@@ -26,7 +25,7 @@ constexpr int64_t block_rows(int64_t cols) {
 // The same for samples that have a triangle each: its rows cost about as much as 8 elements, until they are long.
 constexpr int64_t block_triangles(int64_t cols) { return block_rows(8 * cols); }
 
-// Where numbers of [rows, cols] go: to a matrix, or, for what is one row to the caller, to the sums of their columns.
+// Where a result [rows, cols] goes: to a matrix, or, for what is one row to the caller, to the sums of its columns.
 // Sums are taken block by block, then added up in order.
 struct Result {
   Matrix matrix;
@@ -163,10 +162,11 @@ struct ConvolveBackward {
   const int32_t* rows;         // [depth], of the large side's tile
 };
 
-// Batch normalisation, and a ReLU. Numbers of a channel stand once for each of its pixels: one loop then goes over all.
+// Batch normalisation, and a ReLU. Constants of a channel are repeated for each of its pixels: one loop then goes over
+// all.
 template <class C>
 struct Normalise {
-  int64_t size;                   // numbers of a sample
+  int64_t size;                   // elements of a sample
   const C *mean, *scale, *shift;  // [size]
   bool relu;
   const C* u;
@@ -215,7 +215,7 @@ constexpr int64_t kLstmColumns = 64;
 constexpr int64_t kLstmPitch = kLstmColumns + 16;  // rows a power of two apart would compete for the same sets of the cache
 constexpr int64_t kLstmKept = 5;                   // of each step, for the backward pass: four gates, and the cell
 
-// Scratch is of lstm_rows rows of kLstmPitch numbers.
+// Scratch is of lstm_rows rows of kLstmPitch floats.
 constexpr int64_t lstm_rows(int64_t inputs, int64_t hidden) { return inputs + 6 * hidden; }
 
 struct LstmKernels {
@@ -226,7 +226,8 @@ struct LstmKernels {
 };
 
 // One training step of one model of an ensemble (cpu/ensemble.cpp). Its batch is cut into groups, the same whatever the
-// number of threads; each group leaves the gradient of the mean loss, as far as its samples make it, and sums over them.
+// number of threads; each group leaves the gradient of the mean loss, as far as its samples make it, and sums over
+// them.
 struct EnsembleStep {
   const Model* model;
   int64_t step;      // from 0
@@ -261,8 +262,6 @@ struct InstructionSet {
   EnsembleKernels ensemble;
 };
 
-extern const InstructionSet portable_kernels, avx2_kernels, avx512_kernels;
-
 // The widest set this processor has, or the one chosen by use_instruction_set.
 const InstructionSet& instruction_set();
 
@@ -273,3 +272,8 @@ int supported_instruction_sets(const char* names[3]);
 bool use_instruction_set(const char* name);
 
 }  // namespace manifold_core::cpu
+
+// Of isa_<name>.cpp.
+namespace manifold_core::portable { extern const cpu::InstructionSet instruction_set; }
+namespace manifold_core::avx2 { extern const cpu::InstructionSet instruction_set; }
+namespace manifold_core::avx512 { extern const cpu::InstructionSet instruction_set; }

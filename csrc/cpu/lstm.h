@@ -1,5 +1,5 @@
-// An LSTM over the steps of sequences, a tile at a time: its rows are features, its columns samples. The steps are dense
-// layers of the ensemble engine, from the step's numbers and the state before it to the four gates.
+// An LSTM over the steps of sequences, a tile at a time: its rows are features, its columns samples. The steps are
+// dense layers of the ensemble engine, from the step's inputs and the state before it to the four gates.
 #pragma once
 
 #include "cpu/kernels.h"
@@ -16,8 +16,8 @@ MC_INLINE float tanh_of(float x) {
   return (x < 0 ? e : -e) / (e + 2);
 }
 
-// Rows of a tile from [count, features] numbers, each sample's `stride` behind those of the one before, put there or added
-// to what is there. Columns that only fill get zeros.
+// Rows of a tile from [count, features] elements, each sample's `stride` behind those of the one before, put there or
+// added to what is there. Columns that only fill get zeros.
 template <bool kAdd>
 inline void to_rows(const float* from, int64_t stride, int64_t count, int64_t features, float* rows, int64_t pitch,
                     int64_t columns) {
@@ -172,7 +172,7 @@ class LstmTile {
     for (int64_t s = 0; s < columns_; ++s) row[s] = 0;
   }
 
-  // The first sample's numbers of a step.
+  // The first sample's elements of a step.
   template <class T>
   T* of_step(T* data, int64_t step, int64_t features) const {
     return data + (begin_ * args_.length + step) * features;

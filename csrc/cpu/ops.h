@@ -1,45 +1,39 @@
 // The operators on CPU tensors: checks, allocation, threads. Matrices are [rows, cols], of any stride.
 #pragma once
 
-#include <torch/csrc/stable/tensor.h>
+#include "../tensors.h"
 
 #include <cstdint>
-#include <optional>
 #include <tuple>
 
 namespace manifold_core::cpu {
 
-using torch::stable::Tensor;
-
-std::tuple<Tensor, Tensor, Tensor> rsample_kl(const Tensor& mu, const Tensor& log_var,
-                                              const std::optional<Tensor>& prior_mu,
-                                              const std::optional<Tensor>& prior_log_var,
-                                              const std::optional<Tensor>& gate_logits, const Tensor& seed,
-                                              int64_t first_row, bool per_dimension, bool with_variance_ratio);
+std::tuple<Tensor, Tensor, Tensor> rsample_kl(const Tensor& mu, const Tensor& log_var, const OptionalTensor& prior_mu,
+                                              const OptionalTensor& prior_log_var, const OptionalTensor& gate_logits,
+                                              const Tensor& seed, int64_t first_row, bool per_dimension,
+                                              bool with_variance_ratio);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rsample_kl_backward(
-    const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl, const Tensor& mu, const Tensor& log_var,
-    const std::optional<Tensor>& prior_mu, const std::optional<Tensor>& prior_log_var,
-    const std::optional<Tensor>& gate_logits, const Tensor& seed, int64_t first_row, bool with_prior, bool with_gate);
+    const OptionalTensor& grad_z, const OptionalTensor& grad_kl, const Tensor& mu, const Tensor& log_var,
+    const OptionalTensor& prior_mu, const OptionalTensor& prior_log_var, const OptionalTensor& gate_logits,
+    const Tensor& seed, int64_t first_row, bool with_prior, bool with_gate);
 
-std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(const Tensor& mu, const Tensor& tril,
-                                                       const std::optional<Tensor>& prior_mu,
-                                                       const std::optional<Tensor>& prior_log_var, const Tensor& seed,
-                                                       int64_t first_row, bool per_dimension, bool with_variance_ratio);
+std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(
+    const Tensor& mu, const Tensor& tril, const OptionalTensor& prior_mu, const OptionalTensor& prior_log_var,
+    const Tensor& seed, int64_t first_row, bool per_dimension, bool with_variance_ratio);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> rsample_kl_cholesky_backward(
-    const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl, const Tensor& mu, const Tensor& tril,
-    const std::optional<Tensor>& prior_mu, const std::optional<Tensor>& prior_log_var, const Tensor& seed,
-    int64_t first_row, bool with_prior);
+    const OptionalTensor& grad_z, const OptionalTensor& grad_kl, const Tensor& mu, const Tensor& tril,
+    const OptionalTensor& prior_mu, const OptionalTensor& prior_log_var, const Tensor& seed, int64_t first_row,
+    bool with_prior);
 
 std::tuple<Tensor, Tensor> gaussian_nll(const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma);
 
-std::tuple<Tensor, Tensor> gaussian_nll_backward(const std::optional<Tensor>& grad_nll,
-                                                 const std::optional<Tensor>& grad_squared_error, const Tensor& x_hat,
-                                                 const Tensor& x, const Tensor& log_gamma,
-                                                 const Tensor& squared_error);
+std::tuple<Tensor, Tensor> gaussian_nll_backward(const OptionalTensor& grad_nll,
+                                                 const OptionalTensor& grad_squared_error, const Tensor& x_hat,
+                                                 const Tensor& x, const Tensor& log_gamma, const Tensor& squared_error);
 
-// Also the gradients of the loss, which is the batch mean of nll + beta kl; that of kl is one number for all rows.
+// Also the gradients of the loss, which is the batch mean of nll + beta kl; that of kl is one value for all rows.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_elbo(const Tensor& x_hat, const Tensor& x,
                                                                          const Tensor& log_gamma, const Tensor& kl,
                                                                          double beta, bool with_gradients);
@@ -47,7 +41,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_elbo(const T
 // Contiguous images [B, C, H, W] of float32 or float64. The output, mean and variance of its channels, and what was
 // normalised: the last three for the backward pass and the running statistics.
 std::tuple<Tensor, Tensor, Tensor, Tensor> conv_norm(const Tensor& x, const Tensor& weight, const Tensor& norm_weight,
-                                                     const Tensor& norm_bias, const std::optional<Tensor>& residual,
+                                                     const Tensor& norm_bias, const OptionalTensor& residual,
                                                      int64_t stride, int64_t padding, double eps, bool relu);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> conv_norm_backward(const Tensor& grad_y, const Tensor& x,

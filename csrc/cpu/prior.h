@@ -5,7 +5,7 @@
 
 namespace manifold_core::cpu {
 
-inline Prior prior_of(const std::optional<Tensor>& mu, const std::optional<Tensor>& log_var, int64_t rows, int64_t cols) {
+inline Prior prior_of(const OptionalTensor& mu, const OptionalTensor& log_var, int64_t rows, int64_t cols) {
   STD_TORCH_CHECK(mu.has_value() == log_var.has_value(), "manifold_core: expected both of prior_mu, prior_log_var");
   return {broadcast(mu, rows, cols, "prior_mu"), broadcast(log_var, rows, cols, "prior_log_var")};
 }
@@ -13,7 +13,7 @@ inline Prior prior_of(const std::optional<Tensor>& mu, const std::optional<Tenso
 // The gradient of a tensor that may be absent, unwanted, or one row that stands for all.
 class Gradient {
  public:
-  Gradient(const std::optional<Tensor>& of, bool wanted, int64_t rows, int64_t cols, int64_t block)
+  Gradient(const OptionalTensor& of, bool wanted, int64_t rows, int64_t cols, int64_t block)
       : tensor_(wanted && of.has_value() ? allocate({of->size(0), cols}, of->scalar_type())
                                          : allocate({0}, ScalarType::Float)),
         wanted_(wanted && of.has_value()),

@@ -4,11 +4,10 @@
 
 namespace manifold_core::cpu {
 
-std::tuple<Tensor, Tensor, Tensor> rsample_kl(const Tensor& mu, const Tensor& log_var,
-                                              const std::optional<Tensor>& prior_mu,
-                                              const std::optional<Tensor>& prior_log_var,
-                                              const std::optional<Tensor>& gate_logits, const Tensor& seed,
-                                              int64_t first_row, bool per_dimension, bool with_variance_ratio) {
+std::tuple<Tensor, Tensor, Tensor> rsample_kl(const Tensor& mu, const Tensor& log_var, const OptionalTensor& prior_mu,
+                                              const OptionalTensor& prior_log_var, const OptionalTensor& gate_logits,
+                                              const Tensor& seed, int64_t first_row, bool per_dimension,
+                                              bool with_variance_ratio) {
   check_same_shape(mu, log_var, "mu, log_var");
   const int64_t rows = mu.size(0), cols = mu.size(1);
   const ScalarType arithmetic = arithmetic_type(mu, log_var, prior_mu, prior_log_var, gate_logits);
@@ -33,9 +32,9 @@ std::tuple<Tensor, Tensor, Tensor> rsample_kl(const Tensor& mu, const Tensor& lo
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rsample_kl_backward(
-    const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl, const Tensor& mu, const Tensor& log_var,
-    const std::optional<Tensor>& prior_mu, const std::optional<Tensor>& prior_log_var,
-    const std::optional<Tensor>& gate_logits, const Tensor& seed, int64_t first_row, bool with_prior, bool with_gate) {
+    const OptionalTensor& grad_z, const OptionalTensor& grad_kl, const Tensor& mu, const Tensor& log_var,
+    const OptionalTensor& prior_mu, const OptionalTensor& prior_log_var, const OptionalTensor& gate_logits,
+    const Tensor& seed, int64_t first_row, bool with_prior, bool with_gate) {
   check_same_shape(mu, log_var, "mu, log_var");
   if (grad_z.has_value()) check_same_shape(mu, *grad_z, "mu, grad_z");
   const int64_t rows = mu.size(0), cols = mu.size(1), block = block_rows(cols);

@@ -27,7 +27,7 @@ MC_INLINE void for_each_noise_tile(uint64_t seed, int64_t begin, int64_t end, in
   }
 }
 
-// The numbers of the prior in one tile, as e^(-p/2) and m are wanted next to those of the posterior.
+// The prior in one tile: its m and p are wanted next to the mean and log variance of the posterior.
 template <class C>
 struct PriorTile {
   Tile<C> mu_tile = {}, log_var_tile = {};
@@ -101,7 +101,7 @@ void rsample_kl_backward_tiles(const cpu::RsampleKlBackward& a, int64_t begin, i
   Tile<C> mu_tile = {}, log_var_tile = {}, gate_tile = {}, grad_z_tile = {}, grad_kl_tile = {};
   Tile<C> grad_mu_tile, grad_log_var_tile, grad_prior_mu_tile, grad_prior_log_var_tile, grad_gate_tile, noise;
   PriorTile<C> prior;
-  // The gradient of a mean is one number for all: read once.
+  // The gradient of a mean is one value for all: read once.
   const bool uniform = a.grad_kl.data && a.grad_kl.row_stride == 0 && a.grad_kl.col_stride == 0;
   if (uniform && begin < end) read<C>(a.grad_kl, Rectangle{begin, 1, 0, kTile, kTile}, grad_kl_tile);
   for_each_noise_tile<C>(a.seed, begin, end, a.cols, [&](const Rectangle& at, NoiseTile<C>& tile) {

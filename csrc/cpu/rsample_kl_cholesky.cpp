@@ -14,11 +14,9 @@ void check_packed(const Tensor& mu, const Tensor& tril) {
 
 }  // namespace
 
-std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(const Tensor& mu, const Tensor& tril,
-                                                       const std::optional<Tensor>& prior_mu,
-                                                       const std::optional<Tensor>& prior_log_var, const Tensor& seed,
-                                                       int64_t first_row, bool per_dimension,
-                                                       bool with_variance_ratio) {
+std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(
+    const Tensor& mu, const Tensor& tril, const OptionalTensor& prior_mu, const OptionalTensor& prior_log_var,
+    const Tensor& seed, int64_t first_row, bool per_dimension, bool with_variance_ratio) {
   check_packed(mu, tril);
   const int64_t rows = mu.size(0), cols = mu.size(1);
   const ScalarType arithmetic = arithmetic_type(mu, tril, prior_mu, prior_log_var);
@@ -42,9 +40,9 @@ std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(const Tensor& mu, const T
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> rsample_kl_cholesky_backward(
-    const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl, const Tensor& mu, const Tensor& tril,
-    const std::optional<Tensor>& prior_mu, const std::optional<Tensor>& prior_log_var, const Tensor& seed,
-    int64_t first_row, bool with_prior) {
+    const OptionalTensor& grad_z, const OptionalTensor& grad_kl, const Tensor& mu, const Tensor& tril,
+    const OptionalTensor& prior_mu, const OptionalTensor& prior_log_var, const Tensor& seed, int64_t first_row,
+    bool with_prior) {
   check_packed(mu, tril);
   if (grad_z.has_value()) check_same_shape(mu, *grad_z, "mu, grad_z");
   const int64_t rows = mu.size(0), cols = mu.size(1), block = block_triangles(cols);

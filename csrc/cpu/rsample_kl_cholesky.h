@@ -35,8 +35,9 @@ class Arrays {
   C* data_;
 };
 
-// Samples are worked on in groups that fill a tile, at least one. Here are arrays of one number for each latent of such a
-// group: rows of `pitch`, whole blocks of noise, with room behind them for a last vector and the last of the noise.
+// Samples are worked on in groups that fill a tile, at least one. Here are arrays of one element for each latent of
+// such a group: rows of `pitch`, whole blocks of noise, with room behind them for a last vector and the last of the
+// noise.
 template <class C>
 class GroupArrays {
  public:

@@ -1,51 +1,20 @@
 // From torch's stable tensors to the kernels' matrices.
 #pragma once
 
+#include "../tensors.h"
 #include "kernels.h"
 
 #include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Exception.h>
 #include <torch/headeronly/util/Half.h>
 #include <torch/headeronly/util/shim_utils.h>
 
 #include <algorithm>
 #include <initializer_list>
-#include <optional>
 #include <string>
 #include <vector>
 
 namespace manifold_core::cpu {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-inline DType dtype_of(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case ScalarType::Float: return DType::f32;
-    case ScalarType::Double: return DType::f64;
-    case ScalarType::BFloat16: return DType::bf16;
-    case ScalarType::Half: return DType::f16;
-    default: STD_TORCH_CHECK(false, "manifold_core: expected a tensor of float32, float64, bfloat16 or float16");
-  }
-}
-
-// The type the arithmetic and the sums over features and latents are done in.
-inline bool is_wide(const Tensor& t) { return t.scalar_type() == ScalarType::Double; }
-inline bool is_wide(const std::optional<Tensor>& t) { return t.has_value() && is_wide(*t); }
-
-template <class... Tensors>
-ScalarType arithmetic_type(const Tensors&... tensors) {
-  return (is_wide(tensors) || ...) ? ScalarType::Double : ScalarType::Float;
-}
-
-// Of a result made of both, as torch promotes them.
-inline ScalarType promoted(const Tensor& a, const Tensor& b) {
-  if (a.scalar_type() == b.scalar_type()) return a.scalar_type();
-  return arithmetic_type(a, b);
-}
 
 // Uninitialised, contiguous, on the CPU, of up to four dimensions. torch::stable::new_empty says the same, but looks its
 // operator up by name each time: 1 us a tensor instead of 0.2, which counts where a whole call takes 10.
@@ -78,13 +47,13 @@ inline Matrix matrix(const Tensor& t) {
   return {t.data_ptr(), dtype_of(t), t.stride(0), t.stride(1)};
 }
 
-// A vector of one number a row, or a matrix.
+// A vector of one element a row, or a matrix.
 inline Matrix per_row(const Tensor& t) {
   STD_TORCH_CHECK(t.dim() == 1 || t.dim() == 2, "manifold_core: expected a vector or a matrix");
   return {t.data_ptr(), dtype_of(t), t.stride(0), t.dim() == 2 ? t.stride(1) : 0};
 }
 
-inline Matrix per_row(const std::optional<Tensor>& t) { return t.has_value() ? per_row(*t) : Matrix{}; }
+inline Matrix per_row(const OptionalTensor& t) { return t.has_value() ? per_row(*t) : Matrix{}; }
 
 inline void check_same_shape(const Tensor& a, const Tensor& b, const char* names) {
   STD_TORCH_CHECK(a.dim() == 2 && b.dim() == 2 && a.size(0) == b.size(0) && a.size(1) == b.size(1),
@@ -92,7 +61,7 @@ inline void check_same_shape(const Tensor& a, const Tensor& b, const char* names
 }
 
 // A [rows, cols] matrix, or one row that stands for all.
-inline Matrix broadcast(const std::optional<Tensor>& t, int64_t rows, int64_t cols, const char* name) {
+inline Matrix broadcast(const OptionalTensor& t, int64_t rows, int64_t cols, const char* name) {
   if (!t.has_value()) return {};
   STD_TORCH_CHECK(t->dim() == 2 && (t->size(0) == rows || t->size(0) == 1) && t->size(1) == cols,
                   "manifold_core: expected [rows, cols] or [1, cols]: ", name);
@@ -149,7 +118,7 @@ inline double real_scalar(const Tensor& t) {
 inline uint64_t seed_of(const Tensor& t) { return static_cast<uint64_t>(scalar<int64_t>(t, ScalarType::Long)); }
 
 // The gradient of a KL per sample or per dimension.
-inline Matrix gradient_of_kl(const std::optional<Tensor>& t, int64_t rows, int64_t cols) {
+inline Matrix gradient_of_kl(const OptionalTensor& t, int64_t rows, int64_t cols) {
   if (!t.has_value()) return {};
   STD_TORCH_CHECK(t->size(0) == rows && (t->dim() == 1 || (t->dim() == 2 && t->size(1) == cols)),
                   "manifold_core: expected grad_kl of shape [rows] or [rows, cols]");

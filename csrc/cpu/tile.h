@@ -7,7 +7,6 @@
 
 namespace manifold_core::MC_ISA {
 
-using cpu::DType;
 using cpu::Matrix;
 using cpu::Result;
 
@@ -75,7 +74,7 @@ inline bool is_tile(const Matrix& m, const Rectangle& at) {
          (at.rows == 1 || m.row_stride == at.pitch);
 }
 
-// The numbers of the rectangle: in place where they can be read so, else copied to the tile.
+// The elements of the rectangle: in place where they can be read so, else copied to the tile.
 template <class C>
 inline const C* read(const Matrix& m, const Rectangle& at, C* tile) {
   if (is_tile<C>(m, at)) return element<C>(m, at.row, at.col);

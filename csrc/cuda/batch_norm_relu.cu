@@ -9,24 +9,24 @@ namespace manifold_core::cuda {
 
 namespace {
 
-// Each has as many turns as the others, or hardly fewer.
+// Blocks that all have about as many turns.
 int sum_blocks(const ImagesShape& s) {
-  constexpr int64_t kMost = kMostSummed / 2;  // a few for each multiprocessor of a large device
-  const auto parts = [](int64_t n, int64_t of) { return (n + of - 1) / of; };
-  const int64_t turns = parts(s.samples * s.pixels, kThreads / s.groups * kOnTheWay);
-  return static_cast<int>(parts(turns, parts(turns, kMost)));
+  constexpr int64_t kMost = kMostSummedBlocks / 2;  // a few for each multiprocessor of a large device
+  const auto ceil_div = [](int64_t n, int64_t of) { return (n + of - 1) / of; };
+  const int64_t turns = ceil_div(s.samples * s.pixels, kThreads / s.groups * kInFlight);
+  return static_cast<int>(ceil_div(turns, ceil_div(turns, kMost)));
 }
 
-int number_blocks(const ImagesShape& s) { return blocks((s.samples * s.channels * s.pixels + 3) / 4, 1, false); }
+int elementwise_blocks(const ImagesShape& s) { return blocks((s.samples * s.channels * s.pixels + 3) / 4, 1, false); }
 
-// Whether the images lie in memory without gaps and in that order. Who is alone has no stride that counts.
+// Whether the images are dense, and in that order. The stride of a dimension of size 1 does not matter.
 bool dense(const ImagesShape& s, const Images& m, bool channels_last) {
   return (s.samples == 1 || m.sample_stride == s.channels * s.pixels) &&
          (s.channels == 1 || m.channel_stride == (channels_last ? 1 : s.pixels)) &&
          (s.pixels == 1 || m.pixel_stride == (channels_last ? s.channels : 1));
 }
 
-// The same numbers, pixel after pixel at one distance.
+// The same elements, with one stride from pixel to pixel.
 Tensor evenly_spaced(const Tensor& t) {
   const bool even = t.size(2) == 1 || t.size(3) == 1 || t.stride(2) == t.size(3) * t.stride(3);
   return even ? t : torch::stable::contiguous(t);
@@ -57,7 +57,7 @@ class Layout {
     return m;
   }
 
-  // One number for each channel.
+  // One element for each channel.
   Matrix per_channel(const Tensor& t, const char* name) const {
     check_device(t, u_, name);
     STD_TORCH_CHECK(t.dim() == 1 && t.size(0) == shape.channels, "manifold_core: ", name, " must have shape [",
@@ -88,8 +88,6 @@ class Layout {
   const Tensor& u_;
 };
 
-}  // namespace
-
 void launch_sums(const BatchNormRelu& a, bool wide, cudaStream_t stream) {
   const auto run = [&](auto* arithmetic, auto* storage) {
     using C = std::remove_pointer_t<decltype(arithmetic)>;
@@ -103,7 +101,7 @@ void launch(const BatchNormRelu& a, bool wide, cudaStream_t stream) {
   const auto run = [&](auto* arithmetic, auto* storage) {
     using C = std::remove_pointer_t<decltype(arithmetic)>;
     using S = std::remove_pointer_t<decltype(storage)>;
-    MC_LAUNCH((batch_norm_relu<C, S>), number_blocks(a.shape), kThreads, stream, a);
+    MC_LAUNCH((batch_norm_relu<C, S>), elementwise_blocks(a.shape), kThreads, stream, a);
   };
   choose_storage(wide, run, a.u, a.residual, a.y);
 }
@@ -121,25 +119,27 @@ void launch(const BatchNormReluBackward& a, bool wide, cudaStream_t stream) {
   const auto run = [&](auto* arithmetic, auto* storage) {
     using C = std::remove_pointer_t<decltype(arithmetic)>;
     using S = std::remove_pointer_t<decltype(storage)>;
-    MC_LAUNCH((batch_norm_relu_backward<C, S>), number_blocks(a.shape), kThreads, stream, a);
+    MC_LAUNCH((batch_norm_relu_backward<C, S>), elementwise_blocks(a.shape), kThreads, stream, a);
   };
   choose_storage(wide, run, a.u, a.grad_y, a.grad_u);
 }
 
+}  // namespace
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_relu(const Tensor& u, const Tensor& norm_weight,
-                                                           const Tensor& norm_bias, const Optional& residual,
+                                                           const Tensor& norm_bias, const OptionalTensor& residual,
                                                            double eps, bool relu) {
   const Layout layout(u);
-  const OnDeviceOf device(u);
+  const DeviceGuard device(u);
   const bool wide = any_wide(u, residual);
   const int64_t channels = layout.shape.channels;
   if (residual.has_value()) check_images(*residual, u, "residual");
   const Tensor even_u = evenly_spaced(u);
-  const Optional even_residual = residual.has_value() ? Optional(evenly_spaced(*residual)) : Optional();
+  const auto even_residual = residual.has_value() ? OptionalTensor(evenly_spaced(*residual)) : std::nullopt;
   Tensor y = layout.allocate_images(residual.has_value() ? promoted(u, *residual) : u.scalar_type());
-  Tensor mean = allocate(u, {channels}, arithmetic_type(is_wide(u)));
-  Tensor variance = allocate(u, {channels}, arithmetic_type(is_wide(u)));
-  Tensor of_channels = allocate(u, {channels, 4}, arithmetic_type(wide));
+  Tensor mean = allocate(u, {channels}, arithmetic_type(u));
+  Tensor variance = allocate(u, {channels}, arithmetic_type(u));
+  Tensor of_channels = allocate(u, {channels, 4}, arithmetic_type(u, residual));
   const Tensor totals = allocate(u, {2 * channels}, ScalarType::Double);
   const SumMemory memory(true, u, sum_blocks(layout.shape), 2 * channels, device.stream);
   BatchNormRelu a{layout.shape, eps, relu};
@@ -163,19 +163,19 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_relu_backward(const Tensor& grad_y
                                                             const Tensor& norm_weight, const Tensor& norm_bias,
                                                             const Tensor& of_channels, bool relu) {
   const Layout layout(u);
-  const OnDeviceOf device(u);
+  const DeviceGuard device(u);
   const bool wide = any_wide(grad_y, u);
   const int64_t channels = layout.shape.channels;
   check_images(grad_y, u, "grad_y");
   check_device(of_channels, u, "of_channels");
   STD_TORCH_CHECK(of_channels.numel() == 4 * channels && of_channels.is_contiguous() &&
-                      of_channels.scalar_type() == arithmetic_type(wide),
+                      of_channels.scalar_type() == arithmetic_type(grad_y, u),
                   "manifold_core: of_channels must be what the forward pass left");
   const Tensor even_grad_y = evenly_spaced(grad_y), even_u = evenly_spaced(u);
   Tensor grad_u = layout.allocate_images(u.scalar_type());
   Tensor grad_norm_weight = allocate(u, {channels}, norm_weight.scalar_type());
   Tensor grad_norm_bias = allocate(u, {channels}, norm_bias.scalar_type());
-  const Tensor of_gradients = allocate(u, {channels, 2}, arithmetic_type(wide));
+  const Tensor of_gradients = allocate(u, {channels, 2}, arithmetic_type(grad_y, u));
   const Tensor totals = allocate(u, {2 * channels}, ScalarType::Double);
   const SumMemory memory(true, u, sum_blocks(layout.shape), 2 * channels, device.stream);
   BatchNormReluBackward a{layout.shape, relu};

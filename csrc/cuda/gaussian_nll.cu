@@ -5,8 +5,10 @@
 
 namespace manifold_core::cuda {
 
+namespace {
+
 void launch(const GaussianNll& a, bool wide, cudaStream_t stream) {
-  const int grid = blocks(a.rows, a.threads_a_row, a.sum.parts != nullptr);
+  const int grid = blocks(a.rows, a.threads_a_row, a.sum.partials != nullptr);
   const auto run = [&](auto* arithmetic, auto* storage) {
     using C = std::remove_pointer_t<decltype(arithmetic)>;
     using S = std::remove_pointer_t<decltype(storage)>;
@@ -16,7 +18,7 @@ void launch(const GaussianNll& a, bool wide, cudaStream_t stream) {
 }
 
 void launch(const GaussianNllBackward& a, bool wide, cudaStream_t stream) {
-  const int grid = blocks(a.rows, a.threads_a_row, a.sum.parts != nullptr);
+  const int grid = blocks(a.rows, a.threads_a_row, a.sum.partials != nullptr);
   const auto run = [&](auto* arithmetic, auto* storage) {
     using C = std::remove_pointer_t<decltype(arithmetic)>;
     using S = std::remove_pointer_t<decltype(storage)>;
@@ -26,7 +28,7 @@ void launch(const GaussianNllBackward& a, bool wide, cudaStream_t stream) {
 }
 
 void launch(const GaussianElboScale& a, bool wide, cudaStream_t stream) {
-  const int grid = blocks_for(a.numbers, 4 * kThreads, true);  // few: most often there is nothing to do
+  const int grid = blocks_for(a.elements, 4 * kThreads, true);  // few: most often there is nothing to do
   const auto run = [&](auto* arithmetic, auto* storage) {
     using C = std::remove_pointer_t<decltype(arithmetic)>;
     using S = std::remove_pointer_t<decltype(storage)>;
@@ -35,27 +37,29 @@ void launch(const GaussianElboScale& a, bool wide, cudaStream_t stream) {
   choose_storage(wide, run, a.grad_x_hat);
 }
 
+}  // namespace
+
 std::tuple<Tensor, Tensor> gaussian_nll(const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma) {
   const Batch batch(x_hat, "x_hat");
-  const OnDeviceOf device(x_hat);
-  const bool wide = any_wide(x_hat, x);
-  Tensor nll = allocate(x_hat, {batch.rows}, arithmetic_type(wide));
-  Tensor squared_error = allocate(x_hat, {batch.rows}, arithmetic_type(wide));
+  const DeviceGuard device(x_hat);
+  const ScalarType type = arithmetic_type(x_hat, x);
+  Tensor nll = allocate(x_hat, {batch.rows}, type);
+  Tensor squared_error = allocate(x_hat, {batch.rows}, type);
   GaussianNll a{batch.rows, batch.cols, threads_a_row(batch.rows, batch.cols), batch.scalar(log_gamma, "log_gamma")};
   a.x_hat = batch.matrix(x_hat, "x_hat");
   a.x = batch.matrix(x, "x");
   a.nll = batch.per_row(nll, "nll");
   a.squared_error = batch.per_row(squared_error, "squared_error");
-  launch(a, wide, device.stream);
+  launch(a, any_wide(x_hat, x), device.stream);
   check_launch();
   return {nll, squared_error};
 }
 
-std::tuple<Tensor, Tensor> gaussian_nll_backward(const Optional& grad_nll, const Optional& grad_squared_error,
-                                                 const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma,
-                                                 const Tensor& squared_error) {
+std::tuple<Tensor, Tensor> gaussian_nll_backward(
+    const OptionalTensor& grad_nll, const OptionalTensor& grad_squared_error, const Tensor& x_hat, const Tensor& x,
+    const Tensor& log_gamma, const Tensor& squared_error) {
   const Batch batch(x_hat, "x_hat");
-  const OnDeviceOf device(x_hat);
+  const DeviceGuard device(x_hat);
   const int threads = threads_a_row(batch.rows, batch.cols);
   const SumMemory memory(grad_nll.has_value(), batch, x_hat, threads, 1, device.stream);
   Tensor grad_x_hat = allocate(x_hat, {batch.rows, batch.cols}, x_hat.scalar_type());
@@ -78,9 +82,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_elbo(const T
                                                                          const Tensor& log_gamma, const Tensor& kl,
                                                                          double beta, bool with_gradients) {
   const Batch batch(x_hat, "x_hat");
-  const OnDeviceOf device(x_hat);
-  const bool wide = any_wide(x_hat, x);
-  const ScalarType type = arithmetic_type(wide);
+  const DeviceGuard device(x_hat);
+  const ScalarType type = arithmetic_type(x_hat, x);
   const int threads = threads_a_row(batch.rows, batch.cols);
   const SumMemory memory(true, batch, x_hat, threads, 2, device.stream);
   Tensor loss = allocate(x_hat, {}, type);
@@ -101,7 +104,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_elbo(const T
   a.loss = batch.scalar(loss, "loss");
   a.grad_log_gamma = batch.scalar(grad_log_gamma, "grad_log_gamma");
   a.grad_kl = batch.scalar(grad_kl, "grad_kl");
-  launch(a, wide, device.stream);
+  launch(a, any_wide(x_hat, x), device.stream);
   check_launch();
   return {loss, nll, squared_error, grad_x_hat, grad_log_gamma, grad_kl};
 }
@@ -109,10 +112,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_elbo(const T
 void gaussian_elbo_scale(const Tensor& grad_x_hat, const Tensor& grad_log_gamma, const Tensor& grad_kl,
                          const Tensor& grad_loss) {
   const Batch batch(grad_x_hat, "grad_x_hat");
-  const OnDeviceOf device(grad_x_hat);
+  const DeviceGuard device(grad_x_hat);
   STD_TORCH_CHECK(grad_x_hat.is_contiguous(), "manifold_core: grad_x_hat must be contiguous");
-  const int64_t numbers = batch.rows * batch.cols;
-  GaussianElboScale a{numbers, matrix_of(grad_x_hat, 0, 1, numbers)};
+  const int64_t elements = batch.rows * batch.cols;
+  GaussianElboScale a{elements, matrix_of(grad_x_hat, 0, 1, elements)};
   a.grad_log_gamma = batch.scalar(grad_log_gamma, "grad_log_gamma");
   a.grad_kl = batch.scalar(grad_kl, "grad_kl");
   a.grad_loss = batch.scalar(grad_loss, "grad_loss");

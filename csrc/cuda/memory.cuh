@@ -1,14 +1,32 @@
-// Numbers of any floating type and stride, to and from registers of C, the type of the arithmetic.
+// Elements of any floating type and stride, to and from registers of C, the type of the arithmetic.
 #pragma once
 
-#include "kernels.cuh"
+#include "manifold_core/dtype.h"
 
 #include <cuda_fp16.h>
+#include <cuda_runtime.h>
 
+#include <cstdint>
 #include <cstring>
 #include <type_traits>
 
 namespace manifold_core::cuda {
+
+// A matrix in the caller's memory, of any stride, in elements. A stride of 0 reads one element for all, as of an
+// expanded gradient or of a prior that is the same for the whole batch. data == nullptr: not given.
+struct Matrix {
+  void* data = nullptr;
+  DType dtype = DType::f32;
+  bool by_four = false;  // rows are dense and every fourth element is aligned: four are one access
+  int64_t row_stride = 0;
+  int64_t col_stride = 0;
+};
+
+// One element on the device, float32 or float64.
+struct Scalar {
+  void* data = nullptr;
+  DType dtype = DType::f32;
+};
 
 // By bits: processors before sm_80 have no instructions for it.
 struct BFloat16 {
@@ -87,12 +105,12 @@ __device__ __forceinline__ S* element(const Matrix& m, int64_t row, int64_t col)
 }
 
 template <class S>
-struct alignas(4 * sizeof(S)) Four {
+struct alignas(4 * sizeof(S)) AlignedVec4 {
   S at[4];
 };
 
 template <class C>
-struct Numbers {
+struct Vec4 {
   C at[4];
 
   __device__ __forceinline__ C& operator[](int k) { return at[k]; }
@@ -101,8 +119,8 @@ struct Numbers {
 
 // Columns [col, col + 4) of a row; 0 for those behind the last column.
 template <class C, class S = Any>
-__device__ __forceinline__ Numbers<C> load(const Matrix& m, int64_t row, int64_t col, int64_t cols) {
-  Numbers<C> out;
+__device__ __forceinline__ Vec4<C> load(const Matrix& m, int64_t row, int64_t col, int64_t cols) {
+  Vec4<C> out;
   if constexpr (std::is_same_v<S, Any>) {
     with_type(m.dtype, [&](auto* type) {
       using T = std::remove_pointer_t<decltype(type)>;
@@ -115,7 +133,8 @@ __device__ __forceinline__ Numbers<C> load(const Matrix& m, int64_t row, int64_t
       for (int k = 0; k < 4; ++k) out[k] = col + k < cols ? widen<C>(from[k * m.col_stride]) : C(0);
     });
   } else {
-    const Four<S> four = *reinterpret_cast<const Four<S>*>(static_cast<const S*>(m.data) + row * m.row_stride + col);
+    const S* const from = static_cast<const S*>(m.data) + row * m.row_stride + col;
+    const AlignedVec4<S> four = *reinterpret_cast<const AlignedVec4<S>*>(from);
 #pragma unroll
     for (int k = 0; k < 4; ++k) out[k] = widen<C>(four.at[k]);
   }
@@ -123,7 +142,7 @@ __device__ __forceinline__ Numbers<C> load(const Matrix& m, int64_t row, int64_t
 }
 
 template <class C, class S = Any>
-__device__ __forceinline__ void store(const Matrix& m, int64_t row, int64_t col, int64_t cols, const Numbers<C>& v) {
+__device__ __forceinline__ void store(const Matrix& m, int64_t row, int64_t col, int64_t cols, const Vec4<C>& v) {
   if constexpr (std::is_same_v<S, Any>) {
     with_type(m.dtype, [&](auto* type) {
       using T = std::remove_pointer_t<decltype(type)>;
@@ -138,10 +157,10 @@ __device__ __forceinline__ void store(const Matrix& m, int64_t row, int64_t col,
       }
     });
   } else {
-    Four<S> four;
+    AlignedVec4<S> four;
 #pragma unroll
     for (int k = 0; k < 4; ++k) four.at[k] = Narrow<S>::from(v[k]);
-    *reinterpret_cast<Four<S>*>(static_cast<S*>(m.data) + row * m.row_stride + col) = four;
+    *reinterpret_cast<AlignedVec4<S>*>(static_cast<S*>(m.data) + row * m.row_stride + col) = four;
   }
 }
 
@@ -189,8 +208,9 @@ bool all_by_four(DType dtype, const Ms&... m) {
   return ((m.data == nullptr || (m.dtype == dtype && m.by_four)) && ...);
 }
 
-// Runs f(arithmetic, storage), both null pointers, for what these matrices are. float32 and bfloat16 that can be read
-// by four, the usual cases, have kernels of their own; one for every combination would only take long to compile.
+// Runs f(arithmetic, storage), both null pointers, for what these matrices are; wide: in float64. float32 and bfloat16
+// that can be read by four, the usual cases, have kernels of their own; one for every combination would only take long
+// to compile.
 template <class F, class... Ms>
 void choose_storage(bool wide, const F& f, const Ms&... m) {
   if (wide) {

@@ -16,9 +16,9 @@ __device__ __forceinline__ PhiloxBlock noise_words(uint64_t seed, uint64_t row, 
 }
 
 template <class C>
-__device__ __forceinline__ Numbers<C> noise(uint64_t seed, uint64_t row, int64_t col) {
+__device__ __forceinline__ Vec4<C> noise(uint64_t seed, uint64_t row, int64_t col) {
   const PhiloxBlock block = noise_words(seed, row, col);
-  Numbers<C> out;
+  Vec4<C> out;
 #pragma unroll
   for (int pair = 0; pair < 2; ++pair) {
     const C radius = normal_radius<C>(block.word[2 * pair]);

@@ -2,47 +2,43 @@
 // everything is queued on the current stream.
 #pragma once
 
-#include <torch/csrc/stable/tensor.h>
+#include "../tensors.h"
 
 #include <cstdint>
-#include <optional>
 #include <tuple>
 
 namespace manifold_core::cuda {
 
-using torch::stable::Tensor;
-using Optional = std::optional<Tensor>;
-
 // (z, kl, variance_ratio)
-std::tuple<Tensor, Tensor, Tensor> rsample_kl(const Tensor& mu, const Tensor& log_var, const Optional& prior_mu,
-                                              const Optional& prior_log_var, const Optional& gate_logits,
+std::tuple<Tensor, Tensor, Tensor> rsample_kl(const Tensor& mu, const Tensor& log_var, const OptionalTensor& prior_mu,
+                                              const OptionalTensor& prior_log_var, const OptionalTensor& gate_logits,
                                               const Tensor& seed, int64_t first_row, bool per_dimension,
                                               bool with_variance_ratio);
 
 // (grad_mu, grad_log_var, grad_prior_mu, grad_prior_log_var, grad_gate_logits)
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rsample_kl_backward(
-    const Optional& grad_z, const Optional& grad_kl, const Tensor& mu, const Tensor& log_var, const Optional& prior_mu,
-    const Optional& prior_log_var, const Optional& gate_logits, const Tensor& seed, int64_t first_row, bool with_prior,
-    bool with_gate);
+    const OptionalTensor& grad_z, const OptionalTensor& grad_kl, const Tensor& mu, const Tensor& log_var,
+    const OptionalTensor& prior_mu, const OptionalTensor& prior_log_var, const OptionalTensor& gate_logits,
+    const Tensor& seed, int64_t first_row, bool with_prior, bool with_gate);
 
 // (z, kl, variance_ratio)
-std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(const Tensor& mu, const Tensor& tril, const Optional& prior_mu,
-                                                       const Optional& prior_log_var, const Tensor& seed,
-                                                       int64_t first_row, bool per_dimension,
-                                                       bool with_variance_ratio);
+std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(
+    const Tensor& mu, const Tensor& tril, const OptionalTensor& prior_mu, const OptionalTensor& prior_log_var,
+    const Tensor& seed, int64_t first_row, bool per_dimension, bool with_variance_ratio);
 
 // (grad_mu, grad_tril, grad_prior_mu, grad_prior_log_var)
 std::tuple<Tensor, Tensor, Tensor, Tensor> rsample_kl_cholesky_backward(
-    const Optional& grad_z, const Optional& grad_kl, const Tensor& mu, const Tensor& tril, const Optional& prior_mu,
-    const Optional& prior_log_var, const Tensor& seed, int64_t first_row, bool with_prior);
+    const OptionalTensor& grad_z, const OptionalTensor& grad_kl, const Tensor& mu, const Tensor& tril,
+    const OptionalTensor& prior_mu, const OptionalTensor& prior_log_var, const Tensor& seed, int64_t first_row,
+    bool with_prior);
 
 // (nll, squared_error)
 std::tuple<Tensor, Tensor> gaussian_nll(const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma);
 
 // (grad_x_hat, grad_log_gamma)
-std::tuple<Tensor, Tensor> gaussian_nll_backward(const Optional& grad_nll, const Optional& grad_squared_error,
-                                                 const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma,
-                                                 const Tensor& squared_error);
+std::tuple<Tensor, Tensor> gaussian_nll_backward(const OptionalTensor& grad_nll,
+                                                 const OptionalTensor& grad_squared_error, const Tensor& x_hat,
+                                                 const Tensor& x, const Tensor& log_gamma, const Tensor& squared_error);
 
 // (loss, nll, squared_error, grad_x_hat, grad_log_gamma, grad_kl); the gradients are the loss's, the batch mean of
 // nll + beta kl, and that of kl is one number for all rows.
@@ -56,7 +52,7 @@ void gaussian_elbo_scale(const Tensor& grad_x_hat, const Tensor& grad_log_gamma,
 
 // (y, mean, variance, of_channels); the last is for the backward pass.
 std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_relu(const Tensor& u, const Tensor& norm_weight,
-                                                           const Tensor& norm_bias, const Optional& residual,
+                                                           const Tensor& norm_bias, const OptionalTensor& residual,
                                                            double eps, bool relu);
 
 // (grad_u, grad_norm_weight, grad_norm_bias)

@@ -1,8 +1,9 @@
 // The posterior and the prior of one element.
 #pragma once
 
-#include "kernels.cuh"
 #include "manifold_core/gaussian.h"
+
+#include <cuda_runtime.h>
 
 namespace manifold_core::cuda {
 

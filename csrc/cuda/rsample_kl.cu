@@ -5,8 +5,10 @@
 
 namespace manifold_core::cuda {
 
+namespace {
+
 void launch(const RsampleKl& a, bool wide, cudaStream_t stream) {
-  const bool summed = a.sum.parts != nullptr;
+  const bool summed = a.sum.partials != nullptr;
   const int grid = blocks(a.rows, a.threads_a_row, summed);
   const auto run = [&](auto* arithmetic, auto* storage) {
     using C = std::remove_pointer_t<decltype(arithmetic)>;
@@ -21,7 +23,7 @@ void launch(const RsampleKl& a, bool wide, cudaStream_t stream) {
 }
 
 void launch(const RsampleKlBackward& a, bool wide, cudaStream_t stream) {
-  const bool summed = a.sum.parts != nullptr;
+  const bool summed = a.sum.partials != nullptr;
   const int grid = blocks(a.rows, a.threads_a_row, summed);
   const auto run = [&](auto* arithmetic, auto* storage) {
     using C = std::remove_pointer_t<decltype(arithmetic)>;
@@ -35,16 +37,18 @@ void launch(const RsampleKlBackward& a, bool wide, cudaStream_t stream) {
   choose_storage(wide, run, a.mu, a.log_var, a.grad_z, a.grad_mu, a.grad_log_var);
 }
 
-std::tuple<Tensor, Tensor, Tensor> rsample_kl(const Tensor& mu, const Tensor& log_var, const Optional& prior_mu,
-                                              const Optional& prior_log_var, const Optional& gate_logits,
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor> rsample_kl(const Tensor& mu, const Tensor& log_var, const OptionalTensor& prior_mu,
+                                              const OptionalTensor& prior_log_var, const OptionalTensor& gate_logits,
                                               const Tensor& seed, int64_t first_row, bool per_dimension,
                                               bool with_variance_ratio) {
   const Batch batch(mu, "mu");
   STD_TORCH_CHECK(prior_mu.has_value() == prior_log_var.has_value(),
                   "manifold_core: prior_mu and prior_log_var must be given together");
-  const OnDeviceOf device(mu);
-  const bool wide = any_wide(mu, log_var, prior_mu, prior_log_var, gate_logits);
-  const ScalarType type = arithmetic_type(wide);
+  const DeviceGuard device(mu);
+  const ScalarType type = arithmetic_type(mu, log_var, prior_mu, prior_log_var, gate_logits);
+  const bool wide = type == ScalarType::Double;
   const int threads = with_variance_ratio ? threads_a_row_for_sums(batch.cols) : threads_a_row(batch.rows, batch.cols);
   const SumMemory memory(with_variance_ratio, batch, mu, threads, batch.cols, device.stream);
   Tensor z = allocate(mu, {batch.rows, batch.cols}, promoted(mu, log_var));
@@ -67,11 +71,11 @@ std::tuple<Tensor, Tensor, Tensor> rsample_kl(const Tensor& mu, const Tensor& lo
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rsample_kl_backward(
-    const Optional& grad_z, const Optional& grad_kl, const Tensor& mu, const Tensor& log_var, const Optional& prior_mu,
-    const Optional& prior_log_var, const Optional& gate_logits, const Tensor& seed, int64_t first_row, bool with_prior,
-    bool with_gate) {
+    const OptionalTensor& grad_z, const OptionalTensor& grad_kl, const Tensor& mu, const Tensor& log_var,
+    const OptionalTensor& prior_mu, const OptionalTensor& prior_log_var, const OptionalTensor& gate_logits,
+    const Tensor& seed, int64_t first_row, bool with_prior, bool with_gate) {
   const Batch batch(mu, "mu");
-  const OnDeviceOf device(mu);
+  const DeviceGuard device(mu);
   const bool wide = any_wide(mu, log_var, prior_mu, prior_log_var, gate_logits);
   with_prior = with_prior && prior_mu.has_value();
   with_gate = with_gate && gate_logits.has_value();

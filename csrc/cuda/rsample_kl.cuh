@@ -8,9 +8,38 @@
 
 namespace manifold_core::cuda {
 
+struct RsampleKl {
+  int64_t rows, cols;
+  int threads_a_row;
+  uint64_t first_row;
+  const int64_t* seed;
+  Matrix mu, log_var;                           // [rows, cols]
+  Matrix prior_mu, prior_log_var, gate_logits;  // [rows, cols], may be absent
+  Matrix z;                                     // [rows, cols]
+  Matrix kl;                                    // [rows, cols], or [rows] summed over the columns
+  bool per_dimension;
+  BatchSum sum;           // of the variance ratios, [cols]
+  Matrix variance_ratio;  // [1, cols], may be absent
+};
+
+struct RsampleKlBackward {
+  int64_t rows, cols;
+  int threads_a_row;
+  uint64_t first_row;
+  const int64_t* seed;
+  Matrix grad_z;   // [rows, cols], may be absent
+  Matrix grad_kl;  // [rows, cols] of any stride, may be absent
+  Matrix mu, log_var;
+  Matrix prior_mu, prior_log_var, gate_logits;
+  Matrix grad_mu, grad_log_var;
+  // May be absent; a row stride of 0: summed over the batch.
+  Matrix grad_prior_mu, grad_prior_log_var, grad_gate_logits;
+  BatchSum sum;  // of these three, [3, cols]
+};
+
 template <class C>
 struct Prior {
-  Numbers<C> mu, log_var;
+  Vec4<C> mu, log_var;
 };
 
 template <class C>
@@ -23,18 +52,18 @@ __device__ __forceinline__ Prior<C> load_prior(const Matrix& mu, const Matrix& l
 template <class C, class S, int sums>
 __global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 4 : 1) rsample_kl(const RsampleKl a) {
   const int rows_a_block = kThreads / a.threads_a_row;
-  const int place = threadIdx.x / a.threads_a_row, lane = threadIdx.x % a.threads_a_row;
+  const int row_in_block = threadIdx.x / a.threads_a_row, lane = threadIdx.x % a.threads_a_row;
   const uint64_t seed = static_cast<uint64_t>(*a.seed);
   const bool with_prior = a.prior_mu.data != nullptr;
   ColumnSums<sums> ratios(a.sum, a.cols, a.threads_a_row);
   for (int64_t first = int64_t{blockIdx.x} * rows_a_block; first < a.rows; first += int64_t{gridDim.x} * rows_a_block) {
-    const int64_t row = first + place;
+    const int64_t row = first + row_in_block;
     double sum = 0;
     for (int64_t col = 4 * lane; col < a.cols && row < a.rows; col += 4 * a.threads_a_row) {
-      const Numbers<C> mu = load<C, S>(a.mu, row, col, a.cols), log_var = load<C, S>(a.log_var, row, col, a.cols);
+      const Vec4<C> mu = load<C, S>(a.mu, row, col, a.cols), log_var = load<C, S>(a.log_var, row, col, a.cols);
       const Prior<C> prior = load_prior<C>(a.prior_mu, a.prior_log_var, row, col, a.cols);
-      Numbers<C> z = noise<C>(seed, a.first_row + row, col), kl;
-      Numbers<double> ratio;  // of one sample it may be too large for C, and not on average
+      Vec4<C> z = noise<C>(seed, a.first_row + row, col), kl;
+      Vec4<double> ratio;  // of one sample it may be too large for C, and not on average
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
         const Pair<C> pair = compare(with_prior, mu[k], log_var[k], prior.mu[k], prior.log_var[k]);
@@ -43,7 +72,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 4 : 1) rsample_kl(c
         ratio[k] = static_cast<double>(pair.ratio.root) * static_cast<double>(pair.ratio.root);
       }
       if (a.gate_logits.data != nullptr) {
-        const Numbers<C> logits = load<C>(a.gate_logits, row, col, a.cols);
+        const Vec4<C> logits = load<C>(a.gate_logits, row, col, a.cols);
 #pragma unroll
         for (int k = 0; k < 4; ++k) z[k] *= sigmoid(logits[k]).weight;
       }
@@ -68,10 +97,10 @@ __global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 4 : 1) rsample_kl(c
   }
 }
 
-// A gradient of its own for each row, or a share of the sum over the batch.
+// Writes the gradient of each row, or adds it to the sum over the batch.
 template <int which, class C, int sums>
-__device__ __forceinline__ void put(const Matrix& m, int64_t row, int64_t col, int64_t cols, const Numbers<C>& grad,
-                                    ColumnSums<sums>& summed) {
+__device__ __forceinline__ void write_or_add(const Matrix& m, int64_t row, int64_t col, int64_t cols,
+                                             const Vec4<C>& grad, ColumnSums<sums>& summed) {
   if (m.row_stride != 0) {
     store<C>(m, row, col, cols, grad);
   } else {
@@ -83,19 +112,19 @@ template <class C, class S, int sums>
 __global__ void __launch_bounds__(kThreads, sizeof(C) == 8 ? 1 : sums > 0 ? 2 : 4)
     rsample_kl_backward(const RsampleKlBackward a) {
   const int rows_a_block = kThreads / a.threads_a_row;
-  const int place = threadIdx.x / a.threads_a_row, lane = threadIdx.x % a.threads_a_row;
+  const int row_in_block = threadIdx.x / a.threads_a_row, lane = threadIdx.x % a.threads_a_row;
   const uint64_t seed = static_cast<uint64_t>(*a.seed);
   const bool with_prior = a.prior_mu.data != nullptr;
   ColumnSums<sums> summed(a.sum, a.cols, a.threads_a_row);
   for (int64_t first = int64_t{blockIdx.x} * rows_a_block; first < a.rows; first += int64_t{gridDim.x} * rows_a_block) {
-    const int64_t row = first + place;
+    const int64_t row = first + row_in_block;
     for (int64_t col = 4 * lane; col < a.cols && row < a.rows; col += 4 * a.threads_a_row) {
-      const Numbers<C> mu = load<C, S>(a.mu, row, col, a.cols), log_var = load<C, S>(a.log_var, row, col, a.cols);
-      Numbers<C> grad_mu = {}, grad_log_var = {};
+      const Vec4<C> mu = load<C, S>(a.mu, row, col, a.cols), log_var = load<C, S>(a.log_var, row, col, a.cols);
+      Vec4<C> grad_mu = {}, grad_log_var = {};
       if (a.grad_kl.data != nullptr) {
-        const Numbers<C> kl = load<C>(a.grad_kl, row, col, a.cols);
+        const Vec4<C> kl = load<C>(a.grad_kl, row, col, a.cols);
         const Prior<C> prior = load_prior<C>(a.prior_mu, a.prior_log_var, row, col, a.cols);
-        Numbers<C> grad_prior_mu, grad_prior_log_var;
+        Vec4<C> grad_prior_mu, grad_prior_log_var;
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
           const Pair<C> pair = compare(with_prior, mu[k], log_var[k], prior.mu[k], prior.log_var[k]);
@@ -106,21 +135,21 @@ __global__ void __launch_bounds__(kThreads, sizeof(C) == 8 ? 1 : sums > 0 ? 2 : 
           grad_prior_log_var[k] = -(half * pair.scaled * pair.scaled + grad_log_var[k]);
         }
         if (a.grad_prior_mu.data != nullptr) {
-          put<0>(a.grad_prior_mu, row, col, a.cols, grad_prior_mu, summed);
-          put<1>(a.grad_prior_log_var, row, col, a.cols, grad_prior_log_var, summed);
+          write_or_add<0>(a.grad_prior_mu, row, col, a.cols, grad_prior_mu, summed);
+          write_or_add<1>(a.grad_prior_log_var, row, col, a.cols, grad_prior_log_var, summed);
         }
       } else if (a.grad_prior_mu.data != nullptr) {
-        put<0>(a.grad_prior_mu, row, col, a.cols, Numbers<C>{}, summed);
-        put<1>(a.grad_prior_log_var, row, col, a.cols, Numbers<C>{}, summed);
+        write_or_add<0>(a.grad_prior_mu, row, col, a.cols, Vec4<C>{}, summed);
+        write_or_add<1>(a.grad_prior_log_var, row, col, a.cols, Vec4<C>{}, summed);
       }
-      Numbers<C> grad_gate_logits = {};
+      Vec4<C> grad_gate_logits = {};
       if (a.grad_z.data != nullptr) {
-        Numbers<C> g = load<C, S>(a.grad_z, row, col, a.cols);
-        Numbers<C> spread = noise<C>(seed, a.first_row + row, col);
+        Vec4<C> g = load<C, S>(a.grad_z, row, col, a.cols);
+        Vec4<C> spread = noise<C>(seed, a.first_row + row, col);
 #pragma unroll
         for (int k = 0; k < 4; ++k) spread[k] *= exponential(C(0.5) * log_var[k]).exp;
         if (a.gate_logits.data != nullptr) {
-          const Numbers<C> logits = load<C>(a.gate_logits, row, col, a.cols);
+          const Vec4<C> logits = load<C>(a.gate_logits, row, col, a.cols);
 #pragma unroll
           for (int k = 0; k < 4; ++k) {
             const Gate<C> gate = sigmoid(logits[k]);
@@ -134,7 +163,9 @@ __global__ void __launch_bounds__(kThreads, sizeof(C) == 8 ? 1 : sums > 0 ? 2 : 
           grad_log_var[k] += C(0.5) * (g[k] * spread[k]);
         }
       }
-      if (a.grad_gate_logits.data != nullptr) put<2>(a.grad_gate_logits, row, col, a.cols, grad_gate_logits, summed);
+      if (a.grad_gate_logits.data != nullptr) {
+        write_or_add<2>(a.grad_gate_logits, row, col, a.cols, grad_gate_logits, summed);
+      }
       store<C, S>(a.grad_mu, row, col, a.cols, grad_mu);
       store<C, S>(a.grad_log_var, row, col, a.cols, grad_log_var);
     }

@@ -31,38 +31,37 @@ void choose_packed_storage(bool wide, const F& f, const Matrix& tril) {
   }
 }
 
-// Bytes of a buffer: the numbers, of 32 samples at most, each in a slot of its own.
-constexpr int64_t kMostBuffered = kStaged * int64_t{sizeof(float)} + kThreads / 8 * 2 * int64_t{sizeof(Piece)};
-static_assert(kMostBuffered + (8 << 10) <= 64 << 10, "or a T4 has no room for it beside what the kernels have already");
+// Bytes of a buffer: the elements, of 32 samples at most, each in a slot of its own.
+constexpr int64_t kMostBuffered = kStagedElements * int64_t{sizeof(float)} + kThreads / 8 * 2 * int64_t{sizeof(Piece)};
+static_assert(kMostBuffered + (8 << 10) <= 64 << 10, "or a T4 cannot hold it beside what the kernels have already");
 
 // Queues a kernel that stages rows, on as many blocks as are on the device at once, where no sum over the batch says
 // how many.
 template <class S, class Args>
 void launch_staged(void (*kernel)(Args), Args a, cudaStream_t stream) {
-  a.shares.buffers = of_device(cudaDevAttrComputeCapabilityMajor) >= 8 ? 2 : 1;  // others would wait for what they copy
+  // Before sm_80 a block would wait for what it copies.
+  a.split.buffers = device_attribute(cudaDevAttrComputeCapabilityMajor) >= 8 ? 2 : 1;
   const int64_t packed = a.cols * (a.cols + 1) / 2, slot = slot_bytes<S>(packed);
-  const int64_t shared = a.shares.buffers * a.shares.samples * slot;
-  allow_shared(kernel, a.shares.buffers * kMostBuffered);  // for all calls, of any thread, the same
-  int64_t grid = blocks_for(a.rows, a.shares.samples, a.sum.parts != nullptr);
-  const int64_t multiprocessors = of_device(cudaDevAttrMultiProcessorCount);
-  if (a.sum.parts == nullptr && grid > multiprocessors) {
-    int resident = 0;  // on a multiprocessor
+  const int64_t shared = a.split.buffers * a.split.samples * slot;
+  allow_shared(kernel, a.split.buffers * kMostBuffered);  // for all calls, of any thread, the same
+  int64_t grid = blocks_for(a.rows, a.split.samples, a.sum.partials != nullptr);
+  const int64_t multiprocessors = device_attribute(cudaDevAttrMultiProcessorCount);
+  if (a.sum.partials == nullptr && grid > multiprocessors) {
+    int resident = 0;  // blocks on a multiprocessor
     check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, kThreads, static_cast<size_t>(shared)));
     grid = std::min(grid, multiprocessors * std::max(1, resident));
   }
   MC_LAUNCH_SHARED(kernel, static_cast<unsigned>(grid), kThreads, static_cast<size_t>(shared), stream, a);
 }
 
-}  // namespace
-
 void launch(const Cholesky& a, bool wide, cudaStream_t stream) {
   const auto run = [&](auto* arithmetic, auto* storage) {
     using C = std::remove_pointer_t<decltype(arithmetic)>;
     using S = std::remove_pointer_t<decltype(storage)>;
     if constexpr (!std::is_same_v<S, Any>) {
-      if (a.shares.staged) return launch_staged<S>(rsample_kl_cholesky_staged<C, S>, a, stream);
+      if (a.split.staged) return launch_staged<S>(rsample_kl_cholesky_staged<C, S>, a, stream);
     }
-    const int grid = blocks_for(a.rows, a.shares.samples, a.sum.parts != nullptr);
+    const int grid = blocks_for(a.rows, a.split.samples, a.sum.partials != nullptr);
     MC_LAUNCH((rsample_kl_cholesky_long<C, S>), grid, kThreads, stream, a);
   };
   choose_packed_storage(wide, run, a.tril);
@@ -73,10 +72,10 @@ void launch(const CholeskyBackward& a, bool wide, cudaStream_t stream) {
     using C = std::remove_pointer_t<decltype(arithmetic)>;
     using S = std::remove_pointer_t<decltype(storage)>;
     if constexpr (!std::is_same_v<S, Any>) {
-      if (a.shares.staged) return launch_staged<S>(rsample_kl_cholesky_staged_backward<C, S>, a, stream);
+      if (a.split.staged) return launch_staged<S>(rsample_kl_cholesky_staged_backward<C, S>, a, stream);
     }
-    const int grid = blocks_for(a.rows, a.shares.samples, a.sum.parts != nullptr);
-    if (a.grad_prior_mu.data != nullptr || a.sum.parts != nullptr) {  // of no samples, there may be a sum alone
+    const int grid = blocks_for(a.rows, a.split.samples, a.sum.partials != nullptr);
+    if (a.grad_prior_mu.data != nullptr || a.sum.partials != nullptr) {  // of no samples, there may be a sum alone
       MC_LAUNCH((rsample_kl_cholesky_long_backward<C, S, 2>), grid, kThreads, stream, a);
     } else {
       MC_LAUNCH((rsample_kl_cholesky_long_backward<C, S, 0>), grid, kThreads, stream, a);
@@ -85,27 +84,28 @@ void launch(const CholeskyBackward& a, bool wide, cudaStream_t stream) {
   choose_packed_storage(wide, run, a.tril);
 }
 
-std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(const Tensor& mu, const Tensor& tril, const Optional& prior_mu,
-                                                       const Optional& prior_log_var, const Tensor& seed,
-                                                       int64_t first_row, bool per_dimension,
-                                                       bool with_variance_ratio) {
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(
+    const Tensor& mu, const Tensor& tril, const OptionalTensor& prior_mu, const OptionalTensor& prior_log_var,
+    const Tensor& seed, int64_t first_row, bool per_dimension, bool with_variance_ratio) {
   const Batch batch(mu, "mu");
   STD_TORCH_CHECK(prior_mu.has_value() == prior_log_var.has_value(),
                   "manifold_core: prior_mu and prior_log_var must be given together");
-  const OnDeviceOf device(mu);
-  const bool wide = any_wide(mu, tril, prior_mu, prior_log_var);
-  const ScalarType type = arithmetic_type(wide);
+  const DeviceGuard device(mu);
+  const ScalarType type = arithmetic_type(mu, tril, prior_mu, prior_log_var);
+  const bool wide = type == ScalarType::Double;
   const int64_t packed = batch.cols * (batch.cols + 1) / 2;
-  const Matrix numbers = batch.matrix(tril, "tril", packed);
-  const Shares shared = shares(batch.rows, batch.cols, to_be_staged(wide, numbers, batch.cols));
-  const SumMemory memory(with_variance_ratio, mu, blocks_for(batch.rows, shared.samples, true), batch.cols,
+  const Matrix tril_matrix = batch.matrix(tril, "tril", packed);
+  const Split split = split_samples(batch.rows, batch.cols, to_be_staged(wide, tril_matrix, batch.cols));
+  const SumMemory memory(with_variance_ratio, mu, blocks_for(batch.rows, split.samples, true), batch.cols,
                          device.stream);
   Tensor z = allocate(mu, {batch.rows, batch.cols}, promoted(mu, tril));
   Tensor kl = per_dimension ? allocate(mu, {batch.rows, batch.cols}, type) : allocate(mu, {batch.rows}, type);
   Tensor variance_ratio = allocate(mu, {with_variance_ratio ? batch.cols : 0}, type);
-  Cholesky a{batch.rows, batch.cols, shared, static_cast<uint64_t>(first_row), batch.seed(seed)};
+  Cholesky a{batch.rows, batch.cols, split, static_cast<uint64_t>(first_row), batch.seed(seed)};
   a.mu = batch.matrix(mu, "mu");
-  a.tril = numbers;
+  a.tril = tril_matrix;
   a.prior_mu = batch.rows_or_one(prior_mu, "prior_mu");
   a.prior_log_var = batch.rows_or_one(prior_log_var, "prior_log_var");
   a.z = batch.matrix(z, "z");
@@ -119,26 +119,27 @@ std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(const Tensor& mu, const T
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> rsample_kl_cholesky_backward(
-    const Optional& grad_z, const Optional& grad_kl, const Tensor& mu, const Tensor& tril, const Optional& prior_mu,
-    const Optional& prior_log_var, const Tensor& seed, int64_t first_row, bool with_prior) {
+    const OptionalTensor& grad_z, const OptionalTensor& grad_kl, const Tensor& mu, const Tensor& tril,
+    const OptionalTensor& prior_mu, const OptionalTensor& prior_log_var, const Tensor& seed, int64_t first_row,
+    bool with_prior) {
   const Batch batch(mu, "mu");
-  const OnDeviceOf device(mu);
+  const DeviceGuard device(mu);
   const bool wide = any_wide(mu, tril, prior_mu, prior_log_var);
   const int64_t packed = batch.cols * (batch.cols + 1) / 2;
-  const Matrix numbers = batch.matrix(tril, "tril", packed);
-  const Shares shared = shares(batch.rows, batch.cols, to_be_staged(wide, numbers, batch.cols));
+  const Matrix tril_matrix = batch.matrix(tril, "tril", packed);
+  const Split split = split_samples(batch.rows, batch.cols, to_be_staged(wide, tril_matrix, batch.cols));
   with_prior = with_prior && prior_mu.has_value();
   const bool summed = with_prior && (batch.is_one_for_all(prior_mu) || batch.is_one_for_all(prior_log_var));
-  const SumMemory memory(summed, mu, blocks_for(batch.rows, shared.samples, true), 2 * batch.cols, device.stream);
+  const SumMemory memory(summed, mu, blocks_for(batch.rows, split.samples, true), 2 * batch.cols, device.stream);
   Tensor grad_mu = allocate(mu, {batch.rows, batch.cols}, mu.scalar_type());
   Tensor grad_tril = allocate(mu, {batch.rows, packed}, tril.scalar_type());
   Tensor grad_prior_mu = allocate_gradient(mu, prior_mu, with_prior);
   Tensor grad_prior_log_var = allocate_gradient(mu, prior_log_var, with_prior);
-  CholeskyBackward a{batch.rows, batch.cols, shared, static_cast<uint64_t>(first_row), batch.seed(seed)};
+  CholeskyBackward a{batch.rows, batch.cols, split, static_cast<uint64_t>(first_row), batch.seed(seed)};
   a.grad_z = batch.matrix(grad_z, "grad_z");
   a.grad_kl = batch.per_row(grad_kl, "grad_kl");
   a.mu = batch.matrix(mu, "mu");
-  a.tril = numbers;
+  a.tril = tril_matrix;
   a.prior_mu = batch.rows_or_one(prior_mu, "prior_mu");
   a.prior_log_var = batch.rows_or_one(prior_log_var, "prior_log_var");
   a.grad_mu = batch.matrix(grad_mu, "grad_mu");

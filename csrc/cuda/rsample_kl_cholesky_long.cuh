@@ -1,33 +1,33 @@
-// Full covariances of many dimensions, or of numbers of any type and stride. The threads that share a sample form teams
-// of a warp, which take 32 lines at a time. A team reads each of them side by side, and several before it uses the first;
-// the sums over the lines are then handed on from lane to lane until each is left with those of its own line.
+// Full covariances of many dimensions, or of any type and stride. The warps that share a sample take 32 lines at a
+// time. The lanes of a warp read a line side by side, and several lines before the first is used; the sums over the
+// lines are then exchanged between lanes until each has those of its own line.
 #pragma once
 
 #include "rsample_kl_cholesky.cuh"
 
 namespace manifold_core::cuda {
 
-// Which lines of its sample this thread works on.
-struct PlaceInTeam : Place {
-  int team, teams;  // of the sample
-  int lane;         // of the team
+// The warps of such a group.
+struct SampleWarps : SampleGroup {
+  int warp, warps, lane;
 
-  __device__ __forceinline__ explicit PlaceInTeam(const Shares& shares)
-      : Place(shares), team(thread / kWarp), teams(threads / kWarp), lane(thread % kWarp) {}
+  __device__ __forceinline__ explicit SampleWarps(const Split& split)
+      : SampleGroup(split), warp(rank / kWarp), warps(threads / kWarp), lane(rank % kWarp) {}
 };
 
-// Columns [first, first + count) of the noise of the sample, made by the threads that share it, and perhaps some more
-// to a multiple of four.
+// Generates columns [first, first + count) of the noise of the sample, and perhaps some more to a multiple of four, by
+// the threads that share it.
 template <class C>
-__device__ __forceinline__ void fill_noise(const Place& at, uint64_t seed, uint64_t row, int first, int count, C* to) {
-  for (int col = 4 * at.thread; col < count; col += 4 * at.threads) {
-    const Numbers<C> eps = noise<C>(seed, row, first + col);
-    *reinterpret_cast<Four<C>*>(to + col) = {{eps[0], eps[1], eps[2], eps[3]}};
+__device__ __forceinline__ void fill_noise(const SampleGroup& group, uint64_t seed, uint64_t row, int first, int count,
+                                           C* to) {
+  for (int col = 4 * group.rank; col < count; col += 4 * group.threads) {
+    const Vec4<C> eps = noise<C>(seed, row, first + col);
+    *reinterpret_cast<AlignedVec4<C>*>(to + col) = {{eps[0], eps[1], eps[2], eps[3]}};
   }
 }
 
-// The sums of `count` numbers over `width` lanes: each lane is left with that of number lane / (width / count). A lane
-// hands half of its numbers to the one across and goes on with the other half.
+// `count` sums over `width` lanes: a lane gets sum lane / (width / count). In each round a lane sends half of its
+// values to the lane across and keeps the other half.
 template <int width, int count, class C>
 __device__ __forceinline__ C sums_over_lanes(const C (&v)[count], int lane) {
   if constexpr (count > 1) {
@@ -77,9 +77,10 @@ __device__ __forceinline__ void load_lines(const T* start, int64_t step, int top
 
 constexpr int kLines = 8;  // that are read before the first is used
 
-// Of the lines [top, top + kLines) the sums of L_ij eps_j over the columns j < i of [left, right), and behind them those
-// of (L_ij factor)^2, left in the lanes that sums_over_lanes says. `left` is a multiple of 32. lines: how many there are,
-// all others count as 0. factors: of these lines, read again for all columns: registers have no room for them.
+// Of the lines [top, top + kLines) the sums of L_ij eps_j over the columns j < i of [left, right), and behind them
+// those of (L_ij factor)^2, each in the lanes that sums_over_lanes says. `left` is a multiple of 32. lines: how many
+// there are, all others count as 0. factors: of these lines, read again for every column, since they do not fit into
+// registers.
 template <class C, class S>
 __device__ __forceinline__ C sums_of_lines(const Matrix& tril, int64_t row, int top, int lines, int left, int right,
                                            const C* eps, const volatile C* factors, int lane) {
@@ -108,67 +109,70 @@ __device__ __forceinline__ C sums_of_lines(const Matrix& tril, int64_t row, int 
 template <class C, class S>
 __global__ void __launch_bounds__(kThreads, sizeof(C) == 8 ? 1 : std::is_same_v<S, Any> ? 2 : 3)
     rsample_kl_cholesky_long(const Cholesky a) {
-  __shared__ Four<C> noise_of_block[kNoise / 4];
-  __shared__ C factors_of_block[kThreads];  // of the lines of each team
-  __shared__ double ratios_of_block[kNoise];
-  const PlaceInTeam at(a.shares);
-  const int cols = static_cast<int>(a.cols), room = kNoise / at.samples;  // columns of noise that are there at a time
-  C* const eps = &noise_of_block[at.sample * room / 4].at[0];
+  __shared__ AlignedVec4<C> noise_of_block[kNoiseColumns / 4];
+  __shared__ C factors_of_block[kThreads];  // of the lines of each warp
+  __shared__ double ratios_of_block[kNoiseColumns];
+  const SampleWarps group(a.split);
+  const int cols = static_cast<int>(a.cols);
+  const int capacity = kNoiseColumns / group.samples;  // columns of noise that a sample has at a time
+  C* const eps = &noise_of_block[group.sample * capacity / 4].at[0];
   C* const factors = factors_of_block + threadIdx.x / kWarp * kWarp;
   const uint64_t seed = static_cast<uint64_t>(*a.seed);
-  LineSums<1> ratios(a.sum, at, a.cols, ratios_of_block, kNoise);
-  for (int64_t first = int64_t{blockIdx.x} * at.samples; first < a.rows; first += int64_t{gridDim.x} * at.samples) {
-    const int64_t row = first + at.sample;
+  LineSums<1> ratios(a.sum, group, a.cols, ratios_of_block, kNoiseColumns);
+  const int64_t step = int64_t{gridDim.x} * group.samples;
+  for (int64_t first = int64_t{blockIdx.x} * group.samples; first < a.rows; first += step) {
+    const int64_t row = first + group.sample;
     double kl = 0;
-    for (int of_teams = 0; of_teams < cols; of_teams += kWarp * at.teams) {
-      const int top = of_teams + kWarp * at.team, i = top + at.lane;
+    for (int first_line = 0; first_line < cols; first_line += kWarp * group.warps) {
+      const int top = first_line + kWarp * group.warp, i = top + group.lane;
       const int lines = row < a.rows ? cols - top : 0;
-      const C factor = at.lane < lines ? prior_factor<C>(a.prior_log_var, row, i) : C(1);
+      const C factor = group.lane < lines ? prior_factor<C>(a.prior_log_var, row, i) : C(1);
       __syncwarp();  // those of the lines before have been used
-      factors[at.lane] = factor;
+      factors[group.lane] = factor;
       __syncwarp();
       C product = 0, squares = 0, mine = 0;
-      for (int left = 0; left < cols && left < of_teams + kWarp * at.teams; left += room) {
-        if (cols > room || of_teams == 0) {
+      for (int left = 0; left < cols && left < first_line + kWarp * group.warps; left += capacity) {
+        if (cols > capacity || first_line == 0) {
           __syncthreads();  // the noise of before has been used
-          fill_noise(at, seed, a.first_row + row, left, cols - left < room ? cols - left : room, eps);
+          fill_noise(group, seed, a.first_row + row, left, cols - left < capacity ? cols - left : capacity, eps);
           __syncthreads();
         }
         if (lines <= 0) continue;
-        const int right = left + room < cols ? left + room : cols;
+        const int right = left + capacity < cols ? left + capacity : cols;
 #pragma unroll 1
         for (int from = 0; from < kWarp && from < lines; from += kLines) {
           const int end = top + from + kLines;
           const C sum = sums_of_lines<C, S>(a.tril, row, top + from, lines - from, left, right < end ? right : end, eps,
-                                            factors + from, at.lane);
+                                            factors + from, group.lane);
           constexpr int each = kWarp / (2 * kLines);  // lanes that are left with the same sum
-          const C first_sum = __shfl_sync(kAllLanes, sum, at.lane % kLines * each);
-          const C second_sum = __shfl_sync(kAllLanes, sum, (kLines + at.lane % kLines) * each);
-          if (at.lane / kLines != from / kLines) continue;
+          const C first_sum = __shfl_sync(kAllLanes, sum, group.lane % kLines * each);
+          const C second_sum = __shfl_sync(kAllLanes, sum, (kLines + group.lane % kLines) * each);
+          if (group.lane / kLines != from / kLines) continue;
           product += first_sum;
           squares += second_sum;
         }
         if (i >= left && i < right) mine = eps[i - left];
       }
-      if (at.lane >= lines) continue;
+      if (group.lane >= lines) continue;
       const C t = load_one<C, S>(a.tril, row, int64_t{i} * (i + 3) / 2);
       kl += static_cast<double>(finish_line(a, row, i, t, factor, product, squares, mine, ratios));
     }
-    finish_kl<C>(a, at, row, kl);
+    finish_kl<C>(a, group, row, kl);
   }
   finish_ratios<C>(a, ratios);
 }
 
-// What all lanes have to know of a line: g, k factor, factor.
+// What all lanes need of a line: g, k factor, factor.
 template <class C>
-using Told = Four<C>;
+using LineCoefficients = AlignedVec4<C>;
 
-// The gradients of the lines [top, top + kLines) in the columns [left, right), and where they are wanted of each the sum
-// of (L_ij factor)^2, left in the lanes that sums_over_lanes says. left, right and lines as above. told: of these lines;
-// diagonal: the gradient of log L_ii of the line that is this lane's own.
+// The gradients of the lines [top, top + kLines) in the columns [left, right), and where they are wanted of each the
+// sum of (L_ij factor)^2, in the lanes that sums_over_lanes says. left, right and lines as above. coefficients: of
+// these lines; diagonal: the gradient of log L_ii of the line that is this lane's own.
 template <bool with_squares, class C, class S>
 __device__ __forceinline__ C gradients_of_lines(const CholeskyBackward& a, int64_t row, int top, int lines, int left,
-                                                int right, const C* eps, const Told<C>* told, C diagonal, int lane) {
+                                                int right, const C* eps, const LineCoefficients<C>* coefficients,
+                                                C diagonal, int lane) {
   constexpr int count = kLines;
   C v[count] = {};
   with_storage<S>(a.tril, [&](auto* type) {
@@ -184,10 +188,10 @@ __device__ __forceinline__ C gradients_of_lines(const CholeskyBackward& a, int64
       if (a.grad_kl.data != nullptr) load_lines(start, step, top, lines, j, whole, l);
 #pragma unroll
       for (int r = 0; r < count; ++r) {
-        const Told<C> of = told[r];
-        const C scaled = l[r] * of.at[2];
+        const LineCoefficients<C> line = coefficients[r];
+        const C scaled = l[r] * line.at[2];
         if constexpr (with_squares) v[r] += scaled * scaled;
-        l[r] = of.at[1] * scaled + of.at[0] * e;
+        l[r] = line.at[1] * scaled + line.at[0] * e;
       }
       if (whole) {
 #pragma unroll
@@ -211,54 +215,57 @@ template <class C, class S, int sums>
 __global__ void __launch_bounds__(kThreads, sizeof(C) == 8 ? 1 : std::is_same_v<S, Any> || sums > 0 ? 2 : 3)
     rsample_kl_cholesky_long_backward(const CholeskyBackward a) {
   constexpr bool with_squares = sums > 0;
-  __shared__ Four<C> noise_of_block[kNoise / 4];
-  __shared__ Told<C> told_by_block[kThreads];
-  __shared__ double sums_of_block[sums > 0 ? sums * kNoise : 1];
-  const PlaceInTeam at(a.shares);
-  const int cols = static_cast<int>(a.cols), room = kNoise / at.samples;
-  C* const eps = &noise_of_block[at.sample * room / 4].at[0];
-  Told<C>* const told = told_by_block + threadIdx.x / kWarp * kWarp;
+  __shared__ AlignedVec4<C> noise_of_block[kNoiseColumns / 4];
+  __shared__ LineCoefficients<C> coefficients_of_block[kThreads];
+  __shared__ double sums_of_block[sums > 0 ? sums * kNoiseColumns : 1];
+  const SampleWarps group(a.split);
+  const int cols = static_cast<int>(a.cols), capacity = kNoiseColumns / group.samples;
+  C* const eps = &noise_of_block[group.sample * capacity / 4].at[0];
+  LineCoefficients<C>* const coefficients = coefficients_of_block + threadIdx.x / kWarp * kWarp;
   const uint64_t seed = static_cast<uint64_t>(*a.seed);
-  LineSums<sums> summed(a.sum, at, a.cols, sums_of_block, kNoise);
-  for (int64_t first = int64_t{blockIdx.x} * at.samples; first < a.rows; first += int64_t{gridDim.x} * at.samples) {
-    const int64_t row = first + at.sample;
-    for (int of_teams = 0; of_teams < cols; of_teams += kWarp * at.teams) {
-      const int top = of_teams + kWarp * at.team, i = top + at.lane;
+  LineSums<sums> summed(a.sum, group, a.cols, sums_of_block, kNoiseColumns);
+  const int64_t step = int64_t{gridDim.x} * group.samples;
+  for (int64_t first = int64_t{blockIdx.x} * group.samples; first < a.rows; first += step) {
+    const int64_t row = first + group.sample;
+    for (int first_line = 0; first_line < cols; first_line += kWarp * group.warps) {
+      const int top = first_line + kWarp * group.warp, i = top + group.lane;
       const int lines = row < a.rows ? cols - top : 0;
-      OfLine<C> of;
-      if (at.lane < lines) {
-        of = start_line(a, row, i, load_one<C, S>(a.tril, row, int64_t{i} * (i + 3) / 2), summed);
+      LineGradient<C> gradient;
+      if (group.lane < lines) {
+        gradient = start_line(a, row, i, load_one<C, S>(a.tril, row, int64_t{i} * (i + 3) / 2), summed);
       }
-      __syncwarp();  // what was told of the lines before has been used
-      told[at.lane] = {{of.g, of.k * of.factor, of.factor, C(0)}};
+      __syncwarp();  // those of the lines before have been used
+      coefficients[group.lane] = {{gradient.g, gradient.k * gradient.factor, gradient.factor, C(0)}};
       __syncwarp();
       C squares = 0;
-      for (int left = 0; left < cols && left < of_teams + kWarp * at.teams; left += room) {
-        if (cols > room || of_teams == 0) {
+      for (int left = 0; left < cols && left < first_line + kWarp * group.warps; left += capacity) {
+        if (cols > capacity || first_line == 0) {
           __syncthreads();
           if (a.grad_z.data != nullptr) {
-            fill_noise(at, seed, a.first_row + row, left, cols - left < room ? cols - left : room, eps);
+            fill_noise(group, seed, a.first_row + row, left, cols - left < capacity ? cols - left : capacity, eps);
           }
           __syncthreads();
         }
         if (lines <= 0) continue;
-        const int right = left + room < cols ? left + room : cols;
-        if (a.grad_z.data != nullptr && i >= left && i < right) of.diagonal += of.g * (of.root * eps[i - left]);
+        const int right = left + capacity < cols ? left + capacity : cols;
+        if (a.grad_z.data != nullptr && i >= left && i < right) {
+          gradient.diagonal += gradient.g * (gradient.root * eps[i - left]);
+        }
 #pragma unroll 1
         for (int from = 0; from < kWarp && from < lines; from += kLines) {
           const int end = top + from + kLines;
           const C sum = gradients_of_lines<with_squares, C, S>(a, row, top + from, lines - from, left,
-                                                               right < end ? right : end, eps, told + from, of.diagonal,
-                                                               at.lane);
+                                                               right < end ? right : end, eps, coefficients + from,
+                                                               gradient.diagonal, group.lane);
           if constexpr (with_squares) {
             constexpr int each = kWarp / kLines;  // lanes that are left with the same sum
-            const C of_line = __shfl_sync(kAllLanes, sum, at.lane % kLines * each);
-            if (at.lane / kLines == from / kLines) squares += of_line;
+            const C line_sum = __shfl_sync(kAllLanes, sum, group.lane % kLines * each);
+            if (group.lane / kLines == from / kLines) squares += line_sum;
           }
         }
       }
       if constexpr (with_squares) {
-        if (at.lane < lines) finish_line(a, row, i, of, squares, summed);
+        if (group.lane < lines) finish_line(a, row, i, gradient, squares, summed);
       }
     }
   }

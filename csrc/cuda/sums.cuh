@@ -1,9 +1,17 @@
 // Sums over a row, and over the batch. Their order depends on shapes alone: not on the device, not on who comes first.
 #pragma once
 
-#include "kernels.cuh"
+#include "launch.cuh"
 
 namespace manifold_core::cuda {
+
+// A sum over the batch. Each block writes its partial sums to global memory; the last blocks to arrive add them up, in
+// a fixed order.
+struct BatchSum {
+  double* partials = nullptr;   // [blocks + kReduceWidth, width]; nullptr: no sum is wanted
+  unsigned* arrived = nullptr;  // [1 + kReduceWidth], zero before the kernel starts
+  int64_t width = 0;            // sums of a block
+};
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
@@ -21,19 +29,20 @@ __device__ inline double sum_over_threads(double v, int width) {
     v += __shfl_xor_sync(kAllLanes, v, offset);
   }
   if (width > kWarp) {
-    __shared__ double of_warp[kThreads / kWarp];
-    __syncthreads();  // the numbers of the call before have been read
-    if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = v;
+    __shared__ double warp_sums[kThreads / kWarp];
+    __syncthreads();  // those of the call before have been read
+    if (threadIdx.x % kWarp == 0) warp_sums[threadIdx.x / kWarp] = v;
     __syncthreads();
     const int first = threadIdx.x / width * (width / kWarp);
     v = 0;
-    for (int w = 0; w < width / kWarp; ++w) v += of_warp[first + w];
+    for (int w = 0; w < width / kWarp; ++w) v += warp_sums[first + w];
   }
   return v;
 }
 
-// Whether this is the last of so many blocks to come here. What the others wrote before, it can read, around its L1.
-__device__ inline bool comes_last(unsigned* arrived, unsigned blocks) {
+// Whether this is the last of so many blocks to arrive here. It can read what the others wrote before, bypassing its
+// L1.
+__device__ inline bool is_last_block(unsigned* arrived, unsigned blocks) {
   __shared__ bool last;
   __threadfence();
   __syncthreads();
@@ -43,78 +52,78 @@ __device__ inline bool comes_last(unsigned* arrived, unsigned blocks) {
   return last;
 }
 
-// Calls f(i, sum of number i of all parts, kFan at most) for each of `width` numbers. Called by all threads.
+// Adds up partial sums of `count` blocks, kReduceWidth at most, and calls f(i, sum i). Called by all threads.
 template <class F>
-__device__ __forceinline__ void add_parts(const double* parts, int count, int64_t width, const F& f) {
-  static_assert(kFan == kWarp, "those that share a number are lanes of a warp");
-  constexpr int kAtOnce = 8;  // loads that do not wait for each other
-  int sharing = kFan;         // threads a number: few numbers leave several for each
-  while (sharing > 1 && sharing * width > kThreads) sharing /= 2;
-  const int mine = threadIdx.x % sharing;
-  for (int64_t first = 0; first < width; first += kThreads / sharing) {
-    const int64_t i = first + threadIdx.x / sharing;
+__device__ __forceinline__ void reduce_partials(const double* partials, int count, int64_t width, const F& f) {
+  static_assert(kReduceWidth == kWarp, "the threads of a sum are lanes of one warp");
+  constexpr int kInFlight = 8;  // loads that do not wait for each other
+  int threads = kReduceWidth;   // of one sum: where there are few sums, several threads share each
+  while (threads > 1 && threads * width > kThreads) threads /= 2;
+  const int rank = threadIdx.x % threads;
+  for (int64_t first = 0; first < width; first += kThreads / threads) {
+    const int64_t i = first + threadIdx.x / threads;
     const int end = i < width ? count : 0;
     double sum = 0;
-    for (int part = mine; part < end; part += kAtOnce * sharing) {
-      double v[kAtOnce];
+    for (int block = rank; block < end; block += kInFlight * threads) {
+      double v[kInFlight];
 #pragma unroll
-      for (int k = 0; k < kAtOnce; ++k) {
-        const int at = part + k * sharing;
-        v[k] = at < end ? __ldcg(parts + at * width + i) : 0;
+      for (int k = 0; k < kInFlight; ++k) {
+        const int b = block + k * threads;
+        v[k] = b < end ? __ldcg(partials + b * width + i) : 0;
       }
 #pragma unroll
-      for (int k = 0; k < kAtOnce; ++k) sum += v[k];
+      for (int k = 0; k < kInFlight; ++k) sum += v[k];
     }
-    for (int offset = sharing / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
-    if (mine == 0 && i < width) f(i, sum);
+    for (int offset = threads / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
+    if (rank == 0 && i < width) f(i, sum);
   }
 }
 
-// Once every block has written its part, calls finish(i, sum of number i of all parts) for each i. Called by all
-// threads. True in the one block that did so.
+// Once every block has written its partial sums, the last one calls finish(i, total i) for each i, and gets true.
+// Called by all threads.
 template <class F>
 __device__ __forceinline__ bool sum_over_blocks(const BatchSum& s, const F& finish) {
-  const int group = blockIdx.x / kFan, groups = (gridDim.x + kFan - 1) / kFan;
-  const int rest = gridDim.x - group * kFan, members = rest < kFan ? rest : kFan;
-  if (!comes_last(s.arrived + 1 + group, members)) return false;
-  const double* const parts = s.parts + group * kFan * s.width;
+  const int group = blockIdx.x / kReduceWidth, groups = (gridDim.x + kReduceWidth - 1) / kReduceWidth;
+  const int rest = gridDim.x - group * kReduceWidth, members = rest < kReduceWidth ? rest : kReduceWidth;
+  if (!is_last_block(s.arrived + 1 + group, members)) return false;
+  const double* const partials = s.partials + group * kReduceWidth * s.width;
   if (groups == 1) {
-    add_parts(parts, members, s.width, finish);
+    reduce_partials(partials, members, s.width, finish);
     return true;
   }
-  double* const of_groups = s.parts + gridDim.x * s.width;
-  add_parts(parts, members, s.width, [&](int64_t i, double sum) { of_groups[group * s.width + i] = sum; });
-  if (!comes_last(s.arrived, groups)) return false;
-  add_parts(of_groups, groups, s.width, finish);
+  double* const group_sums = s.partials + gridDim.x * s.width;
+  reduce_partials(partials, members, s.width, [&](int64_t i, double sum) { group_sums[group * s.width + i] = sum; });
+  if (!is_last_block(s.arrived, groups)) return false;
+  reduce_partials(group_sums, groups, s.width, finish);
   return true;
 }
 
-// Leaves sums over the block in memory, from number `first` of the block's part on; those behind its end are left out.
-// A thread brings numbers of its group alone, one for each warp to add up, and their sums lie side by side, group after
-// group. There are a power of two of groups, as many as lanes at most.
-__device__ inline void leave_parts(const BatchSum& s, int64_t first, const double (&v)[kThreads / kWarp], int groups,
-                                   int group, int thread) {
-  __shared__ double brought[kThreads / kWarp][kThreads];
+// Adds up over the block, and writes its partial sums from `first` on; those behind the last one are left out. A thread
+// brings values of its own group, one for each warp to add up; their sums lie side by side, group after group. The
+// number of groups is a power of two, kWarp at most.
+__device__ inline void write_partials(const BatchSum& s, int64_t first, const double (&v)[kThreads / kWarp], int groups,
+                                      int group, int thread) {
+  __shared__ double values[kThreads / kWarp][kThreads];
   __syncthreads();  // those of the call before have been read
 #pragma unroll
-  for (int i = 0; i < kThreads / kWarp; ++i) brought[i][thread * groups + group] = v[i];
+  for (int i = 0; i < kThreads / kWarp; ++i) values[i][thread * groups + group] = v[i];
   __syncthreads();
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   double sum = 0;
 #pragma unroll
-  for (int at = lane; at < kThreads; at += kWarp) sum += brought[warp][at];
+  for (int i = lane; i < kThreads; i += kWarp) sum += values[warp][i];
   for (int offset = kWarp / 2; offset >= groups; offset /= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
-  const int64_t number = first + lane * (kThreads / kWarp) + warp;
-  if (lane < groups && number < s.width) s.parts[blockIdx.x * s.width + number] = sum;
+  const int64_t i = first + lane * (kThreads / kWarp) + warp;
+  if (lane < groups && i < s.width) s.partials[blockIdx.x * s.width + i] = sum;
 }
 
-// Sums over the batch of n numbers for each column. While a block is as wide as a row they stay in registers, else each
-// thread adds to the columns it owns in memory.
+// This block's n sums over the batch for each column. Where a block is as wide as a row they stay in registers, else
+// each thread adds to its columns in global memory.
 template <int n>
 class ColumnSums {
  public:
   __device__ __forceinline__ ColumnSums(const BatchSum& s, int64_t cols, int threads_a_row)
-      : mine_(s.parts + blockIdx.x * s.width), cols_(cols), width_(threads_a_row),
+      : mine_(s.partials + blockIdx.x * s.width), cols_(cols), width_(threads_a_row),
         in_registers_(cols <= 4 * int64_t{threads_a_row}) {
     if (!in_registers_) {  // then a row is as wide as the block
       for (int64_t col = 4 * threadIdx.x; col < cols; col += 4 * kThreads) {
@@ -125,8 +134,8 @@ class ColumnSums {
     }
   }
 
-  template <int which, class Numbers>
-  __device__ __forceinline__ void add(int64_t col, const Numbers& four) {
+  template <int which, class Values>
+  __device__ __forceinline__ void add(int64_t col, const Values& four) {
     if (in_registers_) {
 #pragma unroll
       for (int k = 0; k < 4; ++k) sum_[which][k] += static_cast<double>(four[k]);
@@ -135,7 +144,7 @@ class ColumnSums {
     }
   }
 
-  // Leaves the block's part in memory. Called by all threads.
+  // Writes this block's partial sums to global memory. Called by all threads.
   __device__ __forceinline__ void finish() {
     if (!in_registers_) return;
     __shared__ double slot[4][kThreads];
@@ -170,8 +179,8 @@ template <>
 class ColumnSums<0> {
  public:
   __device__ __forceinline__ ColumnSums(const BatchSum&, int64_t, int) {}
-  template <int which, class Numbers>
-  __device__ __forceinline__ void add(int64_t, const Numbers&) {}
+  template <int which, class Values>
+  __device__ __forceinline__ void add(int64_t, const Values&) {}
   __device__ __forceinline__ void finish() {}
 };
 

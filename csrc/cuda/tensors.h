@@ -1,68 +1,35 @@
 // From torch's stable tensors to the kernels' matrices: checks, allocation, streams. No call here waits for the device.
 #pragma once
 
-#include "kernels.cuh"
+#include "../tensors.h"
+#include "launch.cuh"
+#include "memory.cuh"
+#include "sums.cuh"
 
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
 #include <torch/headeronly/util/shim_utils.h>
 
 #include <algorithm>
 #include <initializer_list>
-#include <optional>
 
 namespace manifold_core::cuda {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using Optional = std::optional<Tensor>;
-
-inline DType dtype_of(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case ScalarType::Float: return DType::f32;
-    case ScalarType::Double: return DType::f64;
-    case ScalarType::BFloat16: return DType::bf16;
-    case ScalarType::Half: return DType::f16;
-    default: STD_TORCH_CHECK(false, "manifold_core: expected a tensor of float32, float64, bfloat16 or float16");
-  }
-}
 
 inline int64_t size_of(DType dtype) {
   return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2;
 }
 
-inline bool is_wide(const Tensor& t) { return t.scalar_type() == ScalarType::Double; }
-
-inline bool is_wide(const Optional& t) { return t.has_value() && is_wide(*t); }
-
-// Whether a call is computed in float64: one of its tensors is that.
-template <class... Ts>
-bool any_wide(const Ts&... t) {
-  return (is_wide(t) || ...);
-}
-
-inline ScalarType arithmetic_type(bool wide) { return wide ? ScalarType::Double : ScalarType::Float; }
-
-// As torch.promote_types.
-inline ScalarType promoted(const Tensor& a, const Tensor& b) {
-  if (a.scalar_type() == b.scalar_type()) return a.scalar_type();
-  return arithmetic_type(any_wide(a, b));
-}
-
 // The device of a tensor is the current one while this lives; what is queued goes to its current stream.
-class OnDeviceOf {
+class DeviceGuard {
  public:
-  explicit OnDeviceOf(const Tensor& t) {
+  explicit DeviceGuard(const Tensor& t) {
     const int32_t index = t.get_device_index();
     TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(index, &guard_));
     void* stream = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &stream));
     this->stream = static_cast<cudaStream_t>(stream);
   }
-  OnDeviceOf(const OnDeviceOf&) = delete;
-  OnDeviceOf& operator=(const OnDeviceOf&) = delete;
-  ~OnDeviceOf() { aoti_torch_delete_cuda_guard(guard_); }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+  ~DeviceGuard() { aoti_torch_delete_cuda_guard(guard_); }
 
   cudaStream_t stream = nullptr;
 
@@ -77,14 +44,14 @@ inline void check(cudaError_t error) {
 // A launch reports a bad configuration or an earlier failure of the device here.
 inline void check_launch() { check(cudaGetLastError()); }
 
-inline int64_t of_device(cudaDeviceAttr which) {
+inline int64_t device_attribute(cudaDeviceAttr which) {
   int device = 0, value = 0;
   check(cudaGetDevice(&device));
   check(cudaDeviceGetAttribute(&value, which, device));
   return value;
 }
 
-// Lets a kernel have so much shared memory, which a launch says as well.
+// Lets a kernel have so much dynamic shared memory; the launch asks for it as well.
 template <class Args>
 void allow_shared(void (*kernel)(Args), int64_t bytes) {
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
@@ -110,7 +77,7 @@ inline Tensor allocate(const Tensor& like, std::initializer_list<int64_t> sizes,
 }
 
 // The gradient of a tensor, of its shape and type; empty where it is not wanted.
-inline Tensor allocate_gradient(const Tensor& like, const Optional& of, bool wanted) {
+inline Tensor allocate_gradient(const Tensor& like, const OptionalTensor& of, bool wanted) {
   if (!wanted) return allocate(like, {0}, ScalarType::Float);
   return allocate(like, {of->size(0), of->size(1)}, of->scalar_type());
 }
@@ -148,7 +115,7 @@ class Batch {
     return matrix_of(t, t.stride(0), t.stride(1), width);
   }
 
-  Matrix matrix(const Optional& t, const char* name) const { return t.has_value() ? matrix(*t, name) : Matrix{}; }
+  Matrix matrix(const OptionalTensor& t, const char* name) const { return t.has_value() ? matrix(*t, name) : Matrix{}; }
 
   // One row may stand for all.
   Matrix rows_or_one(const Tensor& t, const char* name) const {
@@ -158,13 +125,13 @@ class Batch {
     return matrix_of(t, t.size(0) == rows ? t.stride(0) : 0, t.stride(1), cols);
   }
 
-  Matrix rows_or_one(const Optional& t, const char* name) const {
+  Matrix rows_or_one(const OptionalTensor& t, const char* name) const {
     return t.has_value() ? rows_or_one(*t, name) : Matrix{};
   }
 
-  bool is_one_for_all(const Optional& t) const { return t.has_value() && t->size(0) == 1 && rows != 1; }
+  bool is_one_for_all(const OptionalTensor& t) const { return t.has_value() && t->size(0) == 1 && rows != 1; }
 
-  // A number a row; where there is one for each column as well, a matrix.
+  // One element a row; or a matrix, where there is one for each column as well.
   Matrix per_row(const Tensor& t, const char* name) const {
     if (t.dim() == 2) return matrix(t, name);
     check_device(t, first_, name);
@@ -172,7 +139,9 @@ class Batch {
     return matrix_of(t, t.stride(0), 0, cols);
   }
 
-  Matrix per_row(const Optional& t, const char* name) const { return t.has_value() ? per_row(*t, name) : Matrix{}; }
+  Matrix per_row(const OptionalTensor& t, const char* name) const {
+    return t.has_value() ? per_row(*t, name) : Matrix{};
+  }
 
   const int64_t* seed(const Tensor& t) const {
     check_device(t, first_, "seed");
@@ -194,7 +163,7 @@ class Batch {
   const Tensor& first_;
 };
 
-// Memory for a sum over the batch of `width` numbers, and its counters set to zero on the stream. It may be freed as
+// Memory for `width` sums over the batch, and their counters set to zero on the stream. It may be freed as
 // soon as the kernel is queued: torch hands it out again to later work of the same stream alone.
 class SumMemory {
  public:
@@ -208,16 +177,16 @@ class SumMemory {
 
  private:
   void reserve(const Tensor& like, int blocks, int64_t width, cudaStream_t stream) {
-    const int64_t parts = (blocks + kFan) * width;
-    const int64_t counters = (1 + kFan + 1) / 2;  // two in the room of a double
-    memory_ = allocate(like, {parts + counters}, ScalarType::Double);
-    sum.parts = static_cast<double*>(memory_->data_ptr());
-    sum.arrived = reinterpret_cast<unsigned*>(sum.parts + parts);
+    const int64_t partials = (blocks + kReduceWidth) * width;
+    const int64_t counters = (1 + kReduceWidth + 1) / 2;  // two take the space of a double
+    memory_ = allocate(like, {partials + counters}, ScalarType::Double);
+    sum.partials = static_cast<double*>(memory_->data_ptr());
+    sum.arrived = reinterpret_cast<unsigned*>(sum.partials + partials);
     sum.width = width;
-    check(cudaMemsetAsync(sum.arrived, 0, (1 + kFan) * sizeof(unsigned), stream));
+    check(cudaMemsetAsync(sum.arrived, 0, (1 + kReduceWidth) * sizeof(unsigned), stream));
   }
 
-  Optional memory_;
+  OptionalTensor memory_;
 };
 
 }  // namespace manifold_core::cuda

@@ -57,7 +57,8 @@ def load() -> dict[str, Calls]:
         subprocess.CalledProcessError: it refused the sources.
     """
     sources = sorted([*(ROOT / "csrc" / "cuda").glob("*.cu"), *HERE.glob("*.cpp")])
-    headers = [*(ROOT / "csrc" / "cuda").rglob("*.*h"), *(ROOT / "csrc" / "include").rglob("*.h"), *HERE.glob("*.h")]
+    folders = (ROOT / "csrc" / "cuda", ROOT / "csrc" / "include", HERE)
+    headers = [ROOT / "csrc" / "tensors.h", *(path for folder in folders for path in folder.rglob("*.*h"))]
     state = hashlib.sha256(f"{torch.__version__} {FLAGS}".encode())
     for path in (*sources, *sorted(headers)):
         state.update(path.read_bytes())

@@ -11,13 +11,13 @@ namespace manifold_core::cuda {
 
 namespace {
 
-// Room, columns of a tile, bytes of shared memory that a launch asks for, chunks, tiles a
-// chunk, and numbers of a layer that have room.
+// Residency, columns of a tile, bytes of shared memory that a launch asks for, chunks, tiles a chunk, and floats of a layer
+// that can be staged.
 std::vector<int64_t> layout_of_words(torch::stable::Tensor words, int64_t limit) {
   Model model;
   memcpy(&model, words.const_data_ptr(), sizeof(Model));
   const Layout layout = layout_of(model, limit);
-  return {static_cast<int64_t>(layout.room), layout.columns, layout.shared, layout.chunks, layout.tiles_a_chunk,
+  return {static_cast<int64_t>(layout.residency), layout.columns, layout.shared, layout.chunks, layout.tiles_a_chunk,
           layout.staged};
 }
 

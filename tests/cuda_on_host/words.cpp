@@ -6,6 +6,7 @@
 
 namespace {
 
+using namespace manifold_core;
 using namespace manifold_core::cuda;
 
 __global__ void write_blocks(const int64_t* inputs, int64_t* words, int64_t count) {

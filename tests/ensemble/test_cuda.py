@@ -419,8 +419,8 @@ class TestLayout:
         for case in CASES.values():
             largest = max(layer["outputs"] * layer["inputs"] for layer in Program(case).layers)
             for limit in LIMITS:
-                room, *_, staged = self.layout(case, limit)
-                found.add((room, staged >= largest))
+                residency, *_, staged = self.layout(case, limit)
+                found.add((residency, staged >= largest))
         assert found == {(0, False), (1, False), (1, True), (2, False), (2, True)}
 
     def test_bytes_of_a_model(self) -> None:
@@ -459,7 +459,7 @@ class TestTeams:
 
     def test_memory_of_each_kind_is_used(self) -> None:
         layouts = [TestLayout.layout(case, limit) for case in CHUNKS.values() for limit in self.LIMITS]
-        assert {(room, columns) for room, columns, *_ in layouts} == {(0, 64), (0, 32), (1, 32), (2, 32)}
+        assert {(residency, columns) for residency, columns, *_ in layouts} == {(0, 64), (0, 32), (1, 32), (2, 32)}
         assert {tiles_a_chunk for *_, tiles_a_chunk, _ in layouts} == {1, 2, 3}
 
     @pytest.mark.parametrize("limit", LIMITS)

@@ -1,8 +1,8 @@
 // A dense layer on a tile: forwards, and the gradients of its inputs and of its parameters.
 //
-// A warp works on 32 columns: eight threads side by side have four columns each, and four of them different rows. All
-// that is read from the tile or from W is read by four. How many rows a thread has, and of how many threads each sums a
-// part of the columns for a gradient of W, is chosen for each layer so that few threads have nothing to do.
+// A warp works on 32 columns: eight threads across have four columns each, four threads down different rows. All reads
+// from the tile and from W are of four floats. How many rows a thread has, and over how many threads the columns are
+// split for a gradient of W, is chosen for each layer so that few threads are idle.
 #pragma once
 
 #include "layout.cuh"
@@ -14,10 +14,10 @@ constexpr int kWarps = kThreads / kWarp;
 constexpr int kAcross = 8, kDown = 4;  // threads of a warp along a row and along a column
 constexpr int kWide = 4 * kAcross;     // columns of a warp
 
-// A layer as a thread wants it: in 32 bits, with the places of its numbers in the layout.
+// A layer in 32 bits, with the offsets of its parameters in the layout.
 struct Layer {
   int in, inputs, out, outputs;
-  int weights, pitch, bias, slope, end;  // places in the layout
+  int weights, pitch, bias, slope, end;  // offsets in the layout
   int activation, before, wanted_from, producer;
   int rows_forward, rows_backward, slices;
 };
@@ -25,23 +25,23 @@ struct Layer {
 // The block's memory.
 struct Memory {
   float* parameters;
-  float* staging;  // room in shared memory for those of a layer
+  float* staging;  // shared memory for those of a layer
   float* tile;
   int pitch;    // of a row of the tile
   int columns;  // of the tile
   int ones;     // the row of ones
 };
 
-// The chunk of the mini-batch at hand, in shared memory: there it takes no registers.
+// The current chunk of the mini-batch, in shared memory: there it takes no registers.
 struct Chunk {
   float* gradients;
   double* ratios;  // sums of the variance ratios; nullptr: none are wanted
   bool first;      // of its tiles
 
-  // What a sum over the chunk is once this tile's share is in it.
+  // Adds a tile's value to a sum over the chunk.
   template <class T>
-  __device__ __forceinline__ void add(T& sum, T share) const {
-    sum = first ? share : sum + share;
+  __device__ __forceinline__ void add(T& sum, T value) const {
+    sum = first ? value : sum + value;
   }
 };
 
@@ -54,30 +54,30 @@ using Quad = Aligned<4>;
 
 __device__ __forceinline__ Quad read_quad(const float* from) { return *reinterpret_cast<const Quad*>(from); }
 
-// As CUDA's own type, which nvcc writes in one instruction: of a Quad it makes four, and threads side by side would then
-// write to few banks.
+// As CUDA's own type, which nvcc writes in one instruction: a Quad would be written in four, in which neighbouring
+// threads meet in few banks.
 __device__ __forceinline__ void write_quad(float* to, const Quad& v) {
   *reinterpret_cast<float4*>(to) = make_float4(v.at[0], v.at[1], v.at[2], v.at[3]);
 }
 
 // The sum over all threads, for thread 0. In float: some processors have few units for double.
 __device__ __forceinline__ float sum_over_block(float v) {
-  __shared__ float of_warp[kWarps];
+  __shared__ float warp_sums[kWarps];
   v = sum_over_warp(v);
-  __syncthreads();  // the numbers of the call before have been read
-  if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = v;
+  __syncthreads();  // those of the call before have been read
+  if (threadIdx.x % kWarp == 0) warp_sums[threadIdx.x / kWarp] = v;
   __syncthreads();
   if (threadIdx.x == 0) {
-    for (int warp = 1; warp < kWarps; ++warp) v += of_warp[warp];
+    for (int warp = 1; warp < kWarps; ++warp) v += warp_sums[warp];
   }
   return v;
 }
 
-// Where the threads of a warp stand in rows and columns of a tile: `rows` rows each.
-struct Share {
+// The first row and column of this thread, in the tile of its warp: `rows` rows, kDown apart, and four columns.
+struct ThreadOrigin {
   int row, column;
 
-  __device__ __forceinline__ Share(int task, int tile_columns, int rows) {
+  __device__ __forceinline__ ThreadOrigin(int task, int tile_columns, int rows) {
     const int lane = threadIdx.x % kWarp, across = tile_columns / kWide;
     column = task % across * kWide + lane % kAcross * 4;
     row = task / across * (kDown * rows) + lane / kAcross;
@@ -89,7 +89,7 @@ __device__ __forceinline__ int warp_tasks(int rows_of_layer, int rows_of_thread,
   return (rows_of_layer + high - 1) / high * (columns / kWide);
 }
 
-// The rows of a thread that take least time: 1, 2, 3, ... or only powers of two, up to the most.
+// The number of rows of a thread that takes least time: 1, 2, 3, ... or only powers of two, up to `most`.
 __device__ inline int best_rows(int rows_of_layer, int columns, int most, bool powers) {
   constexpr int overhead = 4;  // of reading what all rows are multiplied by, in instructions
   int best = 1, least = 1 << 30;
@@ -104,42 +104,42 @@ __device__ inline int best_rows(int rows_of_layer, int columns, int most, bool p
   return best;
 }
 
-// An activation and its derivative without branches, so that four numbers are written at once.
-struct Bend {
+// An activation and its gradient without branches, so that four values are written at once.
+struct Nonlinearity {
   bool is_relu;
   float slope;  // below 0, but for ReLU
 
-  __device__ __forceinline__ Bend(int activation, const float* slope_of_prelu)
+  __device__ __forceinline__ Nonlinearity(int activation, const float* slope_of_prelu)
       : is_relu(activation == kRelu), slope(activation == kPrelu ? *slope_of_prelu : 1.0f) {}
 
-  __device__ __forceinline__ float of(float v) const {
-    const float bent = v > 0 ? v : slope * v;
-    return is_relu && v < 0 ? 0.0f : bent;  // NaN stays NaN
+  __device__ __forceinline__ float forward(float v) const {
+    const float y = v > 0 ? v : slope * v;
+    return is_relu && v < 0 ? 0.0f : y;  // NaN stays NaN
   }
 
-  // What comes back through it, given the number it made or, of PReLU, was made of.
-  __device__ __forceinline__ float back(float number, float gradient) const {
-    const float bent = number > 0 ? gradient : slope * gradient;
-    return is_relu && !(number > 0) ? 0.0f : bent;
+  // The gradient of its input, given its output or, of PReLU, its input.
+  __device__ __forceinline__ float backward(float value, float gradient) const {
+    const float g = value > 0 ? gradient : slope * gradient;
+    return is_relu && !(value > 0) ? 0.0f : g;
   }
 };
 
 template <int rows>
-__device__ __forceinline__ void dense_forward_rows(const Layer& l, const float* numbers, const Memory& m) {
+__device__ __forceinline__ void dense_forward_rows(const Layer& l, const float* parameters, const Memory& m) {
   const int tasks = warp_tasks(l.outputs, rows, m.columns), last = l.outputs - 1;
   for (int task = threadIdx.x / kWarp; task < tasks; task += kWarps) {
-    const Share at(task, m.columns, rows);
-    int w[rows];  // where lines of W begin; of rows behind the last, that of the last
+    const ThreadOrigin origin(task, m.columns, rows);
+    int w[rows];  // where lines of W begin; for rows behind the last, that of the last
     float sum[rows][4];
 #pragma unroll
     for (int r = 0; r < rows; ++r) {
-      const int row = at.row + kDown * r < last ? at.row + kDown * r : last;
+      const int row = origin.row + kDown * r < last ? origin.row + kDown * r : last;
       w[r] = row * l.pitch;
-      const float bias = numbers[l.bias - l.weights + row];
+      const float bias = parameters[l.bias - l.weights + row];
 #pragma unroll
       for (int c = 0; c < 4; ++c) sum[r][c] = bias;
     }
-    const float* x = m.tile + l.in * m.pitch + at.column;
+    const float* x = m.tile + l.in * m.pitch + origin.column;
     int i = 0;
 #pragma unroll 1
     for (; i + 4 <= l.inputs; i += 4, x += 4 * m.pitch) {
@@ -148,7 +148,7 @@ __device__ __forceinline__ void dense_forward_rows(const Layer& l, const float* 
       for (int k = 0; k < 4; ++k) from[k] = read_quad(x + k * m.pitch);
 #pragma unroll
       for (int r = 0; r < rows; ++r) {
-        const Quad by = read_quad(numbers + w[r] + i);
+        const Quad by = read_quad(parameters + w[r] + i);
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
 #pragma unroll
@@ -161,59 +161,61 @@ __device__ __forceinline__ void dense_forward_rows(const Layer& l, const float* 
       const Quad from = read_quad(x);
 #pragma unroll
       for (int r = 0; r < rows; ++r) {
-        const float by = numbers[w[r] + i];
+        const float by = parameters[w[r] + i];
 #pragma unroll
         for (int c = 0; c < 4; ++c) sum[r][c] += by * from.at[c];
       }
     }
-    const Bend bend(l.activation, numbers + l.slope - l.weights);
+    const Nonlinearity nonlinearity(l.activation, parameters + l.slope - l.weights);
 #pragma unroll
     for (int r = 0; r < rows; ++r) {
-      const int row = at.row + kDown * r;
+      const int row = origin.row + kDown * r;
       if (row > last) break;
       Quad out;
 #pragma unroll
       for (int c = 0; c < 4; ++c) out.at[c] = sum[r][c];
-      if (l.activation == kPrelu) write_quad(m.tile + (l.before + row) * m.pitch + at.column, out);
+      if (l.activation == kPrelu) write_quad(m.tile + (l.before + row) * m.pitch + origin.column, out);
 #pragma unroll
-      for (int c = 0; c < 4; ++c) out.at[c] = bend.of(out.at[c]);
-      write_quad(m.tile + (l.out + row) * m.pitch + at.column, out);
+      for (int c = 0; c < 4; ++c) out.at[c] = nonlinearity.forward(out.at[c]);
+      write_quad(m.tile + (l.out + row) * m.pitch + origin.column, out);
     }
   }
 }
 
-// numbers: the parameters of the layer, from its W on. Called by all threads; a barrier has to follow.
-__device__ __forceinline__ void dense_forward(const Layer& l, const float* numbers, const Memory& m) {
+// parameters: of the layer, from its W on. Called by all threads; a barrier has to follow.
+__device__ __forceinline__ void dense_forward(const Layer& l, const float* parameters, const Memory& m) {
   switch (l.rows_forward) {
-    case 1: return dense_forward_rows<1>(l, numbers, m);
-    case 2: return dense_forward_rows<2>(l, numbers, m);
-    case 3: return dense_forward_rows<3>(l, numbers, m);
-    case 4: return dense_forward_rows<4>(l, numbers, m);
-    default: return dense_forward_rows<5>(l, numbers, m);
+    case 1: return dense_forward_rows<1>(l, parameters, m);
+    case 2: return dense_forward_rows<2>(l, parameters, m);
+    case 3: return dense_forward_rows<3>(l, parameters, m);
+    case 4: return dense_forward_rows<4>(l, parameters, m);
+    default: return dense_forward_rows<5>(l, parameters, m);
   }
 }
 
-// Where a thread's rows of inputs begin: they lie side by side, so that a line of W is read by as many.
+// Where the inputs of the threads begin: those of a thread are neighbours, so that it reads as many of a line of W at
+// once.
 template <int rows>
 __device__ __forceinline__ int first_input(const Layer& l) {
   return l.wanted_from / rows * rows;
 }
 
-// Returns this thread's share in the gradient of the producer's slope.
+// Returns this thread's part of the gradient of the producer's slope.
 template <int rows>
-__device__ __forceinline__ float dense_backward_rows(const Layer& l, const Layer* producer, const float* numbers, const Memory& m) {
+__device__ __forceinline__ float dense_backward_rows(const Layer& l, const Layer* producer, const float* parameters,
+                                                     const Memory& m) {
   const int begin = first_input<rows>(l);
   const int tasks = warp_tasks(l.inputs - begin, rows, m.columns);
   const int activation = producer == nullptr ? int{kNone} : producer->activation;
-  const Bend bend(activation, m.parameters + (activation == kPrelu ? producer->slope : 0));
-  float of_slope = 0;
+  const Nonlinearity nonlinearity(activation, m.parameters + (activation == kPrelu ? producer->slope : 0));
+  float slope_gradient = 0;
   for (int task = threadIdx.x / kWarp; task < tasks; task += kWarps) {
-    Share at(task, m.columns, rows);
+    ThreadOrigin origin(task, m.columns, rows);
     const int down = threadIdx.x % kWarp / kAcross;
-    const int first = begin + at.row - down + down * rows;
+    const int first = begin + origin.row - down + down * rows;
     if (first >= l.inputs) continue;
-    const float* w = numbers + first;  // aligned: `rows` divides it
-    const float* gradient = m.tile + l.out * m.pitch + at.column;
+    const float* w = parameters + first;  // aligned: `rows` divides it
+    const float* gradient = m.tile + l.out * m.pitch + origin.column;
     float sum[rows][4] = {};
 #pragma unroll 4
     for (int o = 0; o < l.outputs; ++o, w += l.pitch, gradient += m.pitch) {
@@ -229,43 +231,43 @@ __device__ __forceinline__ float dense_backward_rows(const Layer& l, const Layer
     for (int r = 0; r < rows; ++r) {
       const int i = first + r;
       if (i >= l.inputs || i < l.wanted_from) continue;
-      float* const to = m.tile + (l.in + i) * m.pitch + at.column;
+      float* const to = m.tile + (l.in + i) * m.pitch + origin.column;
       Quad out;
 #pragma unroll
       for (int c = 0; c < 4; ++c) out.at[c] = sum[r][c];
       if (activation != kNone) {
         const int before = activation == kPrelu ? producer->before + l.in + i - producer->out : l.in + i;
-        const Quad number = read_quad(m.tile + before * m.pitch + at.column);
+        const Quad value = read_quad(m.tile + before * m.pitch + origin.column);
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
-          of_slope += number.at[c] > 0 ? 0.0f : out.at[c] * number.at[c];  // of PReLU
-          out.at[c] = bend.back(number.at[c], out.at[c]);
+          slope_gradient += value.at[c] > 0 ? 0.0f : out.at[c] * value.at[c];  // of PReLU
+          out.at[c] = nonlinearity.backward(value.at[c], out.at[c]);
         }
       }
       write_quad(to, out);
     }
   }
-  return of_slope;
+  return slope_gradient;
 }
 
 // The gradient of the inputs takes their place. Called by all threads, when the gradients of the parameters have been
 // taken; a barrier has to follow.
-__device__ __forceinline__ void dense_backward(const Layer& l, const Layer* producer, const float* numbers, const Chunk& chunk,
-                                               const Memory& m) {
-  float of_slope = 0;
+__device__ __forceinline__ void dense_backward(const Layer& l, const Layer* producer, const float* parameters,
+                                               const Chunk& chunk, const Memory& m) {
+  float slope_gradient = 0;
   switch (l.rows_backward) {
-    case 1: of_slope = dense_backward_rows<1>(l, producer, numbers, m); break;
-    case 2: of_slope = dense_backward_rows<2>(l, producer, numbers, m); break;
-    default: of_slope = dense_backward_rows<4>(l, producer, numbers, m);
+    case 1: slope_gradient = dense_backward_rows<1>(l, producer, parameters, m); break;
+    case 2: slope_gradient = dense_backward_rows<2>(l, producer, parameters, m); break;
+    default: slope_gradient = dense_backward_rows<4>(l, producer, parameters, m);
   }
   if (producer != nullptr && producer->activation == kPrelu) {
-    const float sum = sum_over_block(of_slope);
+    const float sum = sum_over_block(slope_gradient);
     if (threadIdx.x == 0) chunk.add(chunk.gradients[producer->slope], sum);
   }
 }
 
-// Blocks of four outputs by four inputs, the one of the bias among the inputs; rows of a block lie apart, so that
-// threads side by side read rows side by side.
+// Blocks of four outputs by four inputs, the bias counted as an input; the rows of a block lie apart, so that
+// neighbouring threads read neighbouring rows.
 struct WeightBlocks {
   int outputs, inputs;  // groups of four
 
@@ -287,8 +289,8 @@ __device__ inline int best_slices(const Layer& l, int columns) {
   return best;
 }
 
-// One of two threads, `bit` apart, takes the first `half` numbers of both, the other the rest; each keeps their sums.
-// Returns which was its first.
+// Of two threads, `bit` apart, one takes the sums of their first `half` values, the other those of the rest. Returns
+// the index of its first.
 template <int half, int bit>
 __device__ __forceinline__ int fold(float (&sum)[16]) {
   const bool upper = threadIdx.x & bit;
@@ -300,8 +302,7 @@ __device__ __forceinline__ int fold(float (&sum)[16]) {
   return upper ? half : 0;
 }
 
-// Adds up 16 numbers over neighbouring threads, `slices` of them: each ends with the sums of 16 / slices, from the
-// number returned on.
+// Adds up 16 values over `slices` neighbouring threads: each gets 16 / slices of the sums, from the index returned on.
 template <int slices>
 __device__ __forceinline__ int scatter_sums(float (&sum)[16]) {
   int first = 0;
@@ -316,7 +317,7 @@ __device__ __forceinline__ void add_weight_gradients(const Layer& l, const Chunk
   const WeightBlocks blocks(l);
   const int tasks = blocks.outputs * blocks.inputs * slices;
   const int side_by_side = blocks.outputs % 2 == 0 ? 2 : 1;  // outputs; then inputs follow
-  // Of every eight quads of a row a slice has some side by side: rows start one quad of banks further each, so that
+  // Of every eight quads of a row a slice has some neighbours: each row starts one quad of banks further, so that
   // threads which read other rows, or another slice of the same, read from other banks.
   constexpr int kQuads = 8 / slices;
   const int slice = threadIdx.x % slices;
@@ -353,26 +354,26 @@ __device__ __forceinline__ void add_weight_gradients(const Layer& l, const Chunk
     const int begin = scatter_sums<slices>(sum);
     if (task >= tasks) continue;
     const int outputs = l.outputs, inputs = l.inputs, line = l.pitch, weights = l.weights, bias = l.bias;
-    constexpr int kNumbers = 16 / slices;
-    int to[kNumbers];  // negative: nowhere
+    constexpr int kOwn = 16 / slices;
+    int to[kOwn];  // negative: nowhere
 #pragma unroll
-    for (int k = 0; k < kNumbers; ++k) {
+    for (int k = 0; k < kOwn; ++k) {
       const int o = output + (begin + k) / 4 * blocks.outputs, i = input + (begin + k) % 4 * blocks.inputs;
       to[k] = o >= outputs || i > inputs ? -1 : i < inputs ? weights + o * line + i : bias + o;
     }
     float* const gradients = chunk.gradients;
     if (!chunk.first) {
 #pragma unroll
-      for (int k = 0; k < kNumbers; ++k) sum[k] += to[k] < 0 ? 0.0f : gradients[to[k]];
+      for (int k = 0; k < kOwn; ++k) sum[k] += to[k] < 0 ? 0.0f : gradients[to[k]];
     }
 #pragma unroll
-    for (int k = 0; k < kNumbers; ++k) {
+    for (int k = 0; k < kOwn; ++k) {
       if (to[k] >= 0) gradients[to[k]] = sum[k];
     }
   }
 }
 
-// Called by all threads: the rows of the layer's outputs hold their gradient, those of its inputs the numbers.
+// Called by all threads: the rows of the layer's outputs hold their gradient, those of its inputs their values.
 __device__ __forceinline__ void dense_gradients(const Layer& l, const Chunk& chunk, const Memory& m) {
   switch (l.slices) {
     case 1: return add_weight_gradients<1>(l, chunk, m);

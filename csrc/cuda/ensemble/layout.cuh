@@ -1,15 +1,14 @@
-// What a model takes of a block's memory, and where in it each thing lies: computed alike on the host, which launches
-// and reports by it, and on the device, which works by it.
+// The memory of a block, and what lies where in it: computed alike on the host, which launches and reports by it, and
+// on the device.
 //
-// Parameters lie as dense.cuh reads them, by four: each line of W padded so that lines side by side start in different
-// banks. Their gradients lie alike. The tile has model.rows rows and one of ones, by which the gradient of a bias is that
-// of one more weight.
+// Parameters have the order in which dense.cuh reads them, by four, with each line of W padded so that neighbouring
+// lines start in different banks; so have their gradients. The tile has model.rows rows and one of ones, with which the
+// gradient of a bias is that of one more weight.
 //
-// A mini-batch is cut into chunks of whole tiles. Each chunk has sums of its own, which are added up in the order of the
+// A mini-batch is cut into chunks of whole tiles. Each chunk has its own sums, which are added up in the order of the
 // chunks: so a result does not depend on how many blocks share a model.
 #pragma once
 
-#include "../kernels.cuh"
 #include "manifold_core/macros.h"
 #include "manifold_core/program.h"
 
@@ -17,14 +16,14 @@ namespace manifold_core::cuda {
 
 constexpr int kMostColumns = 128, kFewestColumns = 32;  // of a tile: each of eight threads side by side has four
 constexpr int kMostChunks = 16;                         // of a mini-batch
-constexpr int kSums = 3;                                // numbers of a chunk besides those of the latent dimensions
+constexpr int kSums = 3;                                // of a chunk, besides those of the latent dimensions
 
-// Bytes of shared memory that every block has besides: what it knows of its model, and what its sums take.
+// Bytes of static shared memory that every block has besides: its SharedState (ensemble.cuh), and what its sums take.
 constexpr int64_t kStaticShared = 5 << 10;
 
-// Where parameters, and the tile, lie: each block has them for itself where they are in shared memory. Where parameters
-// are not, those of the layer at hand are brought there, if it has room.
-enum class Room : int32_t { all_shared, tile_shared, none_shared };
+// Where parameters and the tile reside: each block has its own copy of what is in shared memory. Where the parameters
+// are not, those of the current layer are staged there, if they fit.
+enum class Residency : int32_t { all_shared, tile_shared, none_shared };
 
 MC_INLINE int64_t whole_fours(int64_t n) { return (n + 3) / 4 * 4; }
 
@@ -34,24 +33,24 @@ MC_INLINE int64_t line_pitch(int64_t inputs) { return (inputs + 3) / 4 * 4 + ((i
 // Of a row of the tile: rows side by side start in different banks.
 MC_INLINE int64_t row_pitch(int64_t columns) { return columns + 4; }
 
-// Numbers of a layer: W, the bias, and the slope of PReLU.
-MC_INLINE int64_t numbers_of(const Dense& l) {
+// Parameters of a layer, with padding: W, the bias, and the slope of PReLU.
+MC_INLINE int64_t padded_parameters(const Dense& l) {
   return l.outputs * line_pitch(l.inputs) + whole_fours(l.outputs) + (l.activation == kPrelu ? 4 : 0);
 }
 
 struct Layout {
-  Room room;
+  Residency residency;
   int columns;         // samples that a tile holds
-  int64_t parameters;  // numbers, with padding; the last four hold log gamma
+  int64_t parameters;  // floats, with padding; the last four hold log gamma
   int chunks, tiles_a_chunk;
-  int64_t tile;     // numbers
-  int64_t staged;   // numbers of a layer that have room in shared memory, where not all layers are there
+  int64_t tile;     // floats
+  int64_t staged;   // floats of a layer that fit in shared memory, where not all layers are there
   int64_t shared;   // bytes of a block
-  int64_t scratch;  // numbers in global memory that all blocks share: parameters; gradients and sums of each chunk
+  int64_t scratch;  // floats in global memory that all blocks share: parameters; gradients and sums of each chunk
 };
 
-// Of each chunk, in double.
-MC_INLINE int64_t sums_of(const Model& m) { return kSums + m.latents; }
+// Sums of a chunk, in double.
+MC_INLINE int64_t sums_a_chunk(const Model& m) { return kSums + m.latents; }
 
 // What follows from the columns of a tile.
 MC_INLINE void cut(const Model& m, Layout& out) {
@@ -59,14 +58,14 @@ MC_INLINE void cut(const Model& m, Layout& out) {
   out.tiles_a_chunk = static_cast<int>((tiles + kMostChunks - 1) / kMostChunks);
   out.chunks = static_cast<int>((tiles + out.tiles_a_chunk - 1) / out.tiles_a_chunk);
   out.tile = (m.rows + 1) * row_pitch(out.columns);
-  out.scratch = (1 + out.chunks) * out.parameters + whole_fours(2 * out.chunks * sums_of(m));
+  out.scratch = (1 + out.chunks) * out.parameters + whole_fours(2 * out.chunks * sums_a_chunk(m));
 }
 
-// Whether there is room for so many numbers beside the tile; and the most columns that have samples, `fewest` at least,
-// with which there is.
-MC_INLINE bool fits(const Model& m, Room room, int64_t beside, int fewest, int64_t limit, Layout& out) {
-  out.room = room;
-  out.staged = room == Room::all_shared ? 0 : beside;
+// Whether `beside` floats fit in shared memory beside the tile, and the largest tile with which they do: of no more
+// columns than have samples, `fewest` at least.
+MC_INLINE bool fits(const Model& m, Residency residency, int64_t beside, int fewest, int64_t limit, Layout& out) {
+  out.residency = residency;
+  out.staged = residency == Residency::all_shared ? 0 : beside;
   for (out.columns = kMostColumns; out.columns >= fewest; out.columns /= 2) {
     if (out.columns / 2 >= (m.batch > fewest ? m.batch : fewest)) continue;
     cut(m, out);
@@ -78,27 +77,28 @@ MC_INLINE bool fits(const Model& m, Room room, int64_t beside, int fewest, int64
 
 // limit: bytes of shared memory that the device gives to a block.
 MC_INLINE Layout layout_of(const Model& m, int64_t limit) {
-  // What a multiprocessor gives to each of two blocks, which work while the other waits; a block has some bytes more.
+  // What a multiprocessor gives to each of two blocks, of which one works while the other waits; a block takes 1 KB
+  // more.
   constexpr int64_t of_block = 1 << 10;
   const int64_t limit_of_two = (limit + of_block) / 2 - of_block;
   Layout out = {};
   out.parameters = 4;
   int64_t largest = 0;
   for (int i = 0; i < m.layer_count; ++i) {
-    const int64_t numbers = numbers_of(m.layers[i]);
-    out.parameters += numbers;
-    largest = numbers > largest ? numbers : largest;
+    const int64_t parameters = padded_parameters(m.layers[i]);
+    out.parameters += parameters;
+    largest = parameters > largest ? parameters : largest;
   }
-  const int64_t most = (limit - kStaticShared) / 16 * 4;  // numbers, by four
-  if (fits(m, Room::all_shared, out.parameters, 2 * kFewestColumns, limit_of_two, out)) return out;
-  if (fits(m, Room::all_shared, out.parameters, kFewestColumns, limit, out)) return out;
-  if (fits(m, Room::tile_shared, largest, kFewestColumns, limit, out)) return out;
-  out.columns = kFewestColumns;  // so that most layers find room, or caches hold the tile
+  const int64_t most = (limit - kStaticShared) / 16 * 4;  // floats, by four
+  if (fits(m, Residency::all_shared, out.parameters, 2 * kFewestColumns, limit_of_two, out)) return out;
+  if (fits(m, Residency::all_shared, out.parameters, kFewestColumns, limit, out)) return out;
+  if (fits(m, Residency::tile_shared, largest, kFewestColumns, limit, out)) return out;
+  out.columns = kFewestColumns;  // so that most layers fit, or caches hold the tile
   cut(m, out);
-  const int64_t of_tile = out.tile <= most ? out.tile : 0;
-  out.room = of_tile > 0 ? Room::tile_shared : Room::none_shared;
-  out.staged = largest < most - of_tile ? largest : most - of_tile;
-  out.shared = 4 * (of_tile + out.staged);
+  const int64_t shared_tile = out.tile <= most ? out.tile : 0;
+  out.residency = shared_tile > 0 ? Residency::tile_shared : Residency::none_shared;
+  out.staged = largest < most - shared_tile ? largest : most - shared_tile;
+  out.shared = 4 * (shared_tile + out.staged);
   return out;
 }
 

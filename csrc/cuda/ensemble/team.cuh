@@ -1,13 +1,13 @@
-// The blocks that share a model: each takes some of the chunks of a mini-batch and some of the parameters. What they
-// tell each other goes through global memory, around L1.
+// The blocks that share a model: each takes some of the chunks of a mini-batch and some of the parameters. They
+// exchange data through global memory, bypassing L1.
 #pragma once
 
 #include "dense.cuh"
 
 namespace manifold_core::cuda {
 
-// Adds to a counter of the team's once all that the block wrote can be read by those who see it grown, and waits until it
-// is that large; then all can be read that was written before the others added to it.
+// Adds 1 to a counter of the team, with release semantics, and waits until it is as large as awaited, with acquire
+// semantics: what each block wrote before it arrived can then be read by all.
 __device__ __forceinline__ void arrive_and_wait(unsigned* arrived, unsigned awaited) {
 #if defined(__CUDA_ARCH__)
   unsigned found;
@@ -47,7 +47,7 @@ struct Team {
 enum Sum : int { kErrorForGamma, kError, kKl, kRatios };
 static_assert(kRatios == kSums, "the ratios stand behind them");
 
-// Number `which` of the sums of all chunks, added up. Called by a warp; all its lanes get the same.
+// Sum `which` over all chunks. Called by a warp; all its lanes get the same.
 __device__ __forceinline__ double sum_of_chunks(const Team& team, int chunks, int64_t width, int which) {
   static_assert(kMostChunks <= kWarp, "a lane has a chunk");
   const int lane = threadIdx.x % kWarp;
@@ -59,21 +59,21 @@ __device__ __forceinline__ Quad read_quad_of_team(const float* from) {
   return {{v.x, v.y, v.z, v.w}};
 }
 
-// The gradient of the whole batch, of four numbers side by side.
-__device__ __forceinline__ Quad gradient_of_team(const Team& team, const Layout& layout, int place) {
+// The gradient of the whole batch, of four neighbouring parameters.
+__device__ __forceinline__ Quad gradient_of_team(const Team& team, const Layout& layout, int offset) {
   const int chunks = layout.chunks;
-  const int64_t apart = layout.parameters;
-  const float* from = team.gradients + place;
+  const int64_t stride = layout.parameters;
+  const float* from = team.gradients + offset;
   Quad sum = {};
-  constexpr int kAtOnce = 4;  // on their way
-  for (int first = 0; first < chunks; first += kAtOnce, from += kAtOnce * apart) {
-    Quad more[kAtOnce] = {};
+  constexpr int kInFlight = 4;  // loads
+  for (int first = 0; first < chunks; first += kInFlight, from += kInFlight * stride) {
+    Quad more[kInFlight] = {};
 #pragma unroll
-    for (int n = 0; n < kAtOnce; ++n) {
-      if (first + n < chunks) more[n] = read_quad_of_team(from + n * apart);
+    for (int n = 0; n < kInFlight; ++n) {
+      if (first + n < chunks) more[n] = read_quad_of_team(from + n * stride);
     }
 #pragma unroll
-    for (int n = 0; n < kAtOnce; ++n) {
+    for (int n = 0; n < kInFlight; ++n) {
 #pragma unroll
       for (int k = 0; k < 4; ++k) sum.at[k] += more[n].at[k];
     }

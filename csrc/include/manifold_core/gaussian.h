@@ -4,6 +4,12 @@
 #include "macros.h"
 #include "special.h"
 
+namespace manifold_core {
+
+constexpr double kLog2Pi = 1.8378770664093454836;
+
+}  // namespace manifold_core
+
 namespace manifold_core::MC_ISA {
 
 // The ratio of two variances, e^delta with delta = l - p; the variance itself where the prior's is 1.

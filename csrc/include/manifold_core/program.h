@@ -8,8 +8,8 @@
 //     3. z = (mu + sigma * noise) * sigmoid(gate), or with a full covariance (mu + L * noise) * sigmoid(gate), and KL
 //        against N(0, I) or the prior;
 //     4. layers [sampled_after, layer_count): the decoder; squared error, gradient of x_hat;
-//     5. the same backwards. The gradient of a row takes the place of its numbers, for each row feeds one layer at most.
-// Then Adam, with the numbers of the schedule. A step whose loss is not finite changes nothing and ends the model.
+//     5. the same backwards. The gradient of a row takes the place of its values, for each row feeds one layer at most.
+// Then Adam, by the schedule. A step whose loss is not finite changes nothing and ends the model.
 #pragma once
 
 #include <cstdint>
@@ -23,17 +23,18 @@ enum Gamma : int64_t { kLearned = 0, kAnalytic = 1, kFixed = 2 };
 
 constexpr int kMostLayers = 24;
 constexpr float kEpsilon = 1e-8f;  // of Adam
-// Numbers a step: learning rate / (1 - beta1^t), the same of log gamma, 1 - beta1, 1 - beta2, 1 / sqrt(1 - beta2^t).
+// Floats a step: learning rate / (1 - beta1^t), the same of log gamma, 1 - beta1, 1 - beta2, 1 / sqrt(1 - beta2^t).
 constexpr int kScheduled = 5;
-constexpr int kRecorded = 4;   // numbers a record: nll, kl, squared error, log gamma; then the variance ratio of each dimension
+// Floats a record: nll, kl, squared error, log gamma; then the variance ratio of each dimension.
+constexpr int kRecorded = 4;
 
 // rows [out, out + outputs) = activation(W rows[in, in + inputs) + b)
 struct Dense {
   int64_t in, inputs;
   int64_t out, outputs;
-  int64_t weight, bias;  // places among the parameters; W is [outputs, inputs], by rows
+  int64_t weight, bias;  // offsets among the parameters; W is [outputs, inputs], by rows
   int64_t activation;
-  int64_t slope;         // place of PReLU's slope among the parameters
+  int64_t slope;         // offset of PReLU's slope among the parameters
   int64_t before;        // PReLU: rows that keep what it is applied to
   int64_t wanted_from;   // inputs from here on get a gradient; = inputs: none does
   int64_t producer;      // the layer whose activation made those inputs; -1: no layer, or one without activation
@@ -50,7 +51,7 @@ struct Model {
 
   int64_t samples, features, conditions, parameter_count;
   int64_t seed, batch, steps, record_every;  // a record of every step divisible by record_every, and of the last
-  int64_t gamma, log_gamma;                  // log_gamma: its place among the parameters
+  int64_t gamma, log_gamma;                  // log_gamma: its offset among the parameters
 
   int64_t rows;                   // of the tile
   int64_t x, condition;           // first rows

@@ -1,6 +1,6 @@
 // Which function serves an operator on CPU tensors. Schemas, fake implementations and autograd stand in Python, beside
 // each operator's public function (kernels/<op>/op.py).
-#include "cpu/ops.h"
+#include "ops.h"
 
 #include <torch/csrc/stable/library.h>
 

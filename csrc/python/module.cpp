@@ -1,4 +1,4 @@
-// manifold_core._C: importing it registers the operators (ops.cpp). What Python sees of it directly is build
+// manifold_core._C: importing it registers the operators (cpu/library.cpp). What Python sees of it directly is build
 // information, noise and order of the samples for NumPy, and the choice of instruction set for tests.
 #include "cpu/kernels.h"
 #include "manifold_core/permutation.h"
