@@ -75,9 +75,9 @@ def _add_data(add: argparse.ArgumentParser) -> None:
         metavar="S",
         help="of synthetic data, of the split of a file into training and held-out samples, of weights, batches, noise",
     )
-    for name, letter in (("ambient", "d"), ("manifold", "r")):
+    for name, letter, what in (("ambient", "d", "features"), ("manifold", "r", "dimension")):
         default = RunConfig.__dataclass_fields__[f"{name}_dim"].default
-        add.add_argument(f"--{name}-dim", type=int, metavar=letter, help=f"of synthetic data, default {default}")
+        add.add_argument(f"--{name}-dim", type=int, metavar=letter, help=f"{what} of synthetic data, default {default}")
     add.add_argument("--data-dir", metavar="DIR", help="folder of the image files; default: search, then download")
     add.add_argument(
         "--device",
@@ -90,18 +90,62 @@ def _add_data(add: argparse.ArgumentParser) -> None:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="manifold-core",
-        description="Train a VAE and read off its manifold dimension.",
+        description="Estimate the dimension of the manifold that data lie on, by VAEs, and train these.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"manifold-core {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    def add_command(name: str, help: str) -> argparse.ArgumentParser:
+    def add_command(name: str, help: str, example: str = "") -> argparse.ArgumentParser:
         said = f"{help[0].upper()}{help[1:]}."
         # No abbreviations: `reproduce --seed 3` would be --seeds, and result files keep the command as it was given.
-        return commands.add_parser(name, help=help, description=said, formatter_class=_Formatter, allow_abbrev=False)
+        return commands.add_parser(
+            name,
+            help=help,
+            description=said,
+            epilog=f"example: {example}" if example else None,
+            formatter_class=_Formatter,
+            allow_abbrev=False,
+        )
 
-    add = add_command("train", help="train a VAE on a data set, or a CVAE")
+    add = add_command(
+        "dimension",
+        help="estimate the dimension of a data set: several networks, fewer and fewer latent dimensions",
+        example="manifold-core dimension --data points.npy --out runs/points",
+    )
+    add.set_defaults(command=dimension)
+    _add_data(add)
+    plan = SearchPlan()
+    add.add_argument(
+        "--latent-dim",
+        type=int,
+        metavar="K",
+        help=f"latent dimensions to begin with; default {FIRST}, or the features if they are fewer, and more while all "
+        "are active",
+    )
+    add.add_argument(
+        "--hidden",
+        type=int,
+        nargs="+",
+        action="append",
+        metavar="N",
+        help=f"widths of an MLP; once for each that is tried; default {_as_options(plan.networks)}",
+    )
+    add.add_argument("--models", type=int, default=plan.models, metavar="N", help="of each MLP, of seeds S, S + 1, …")
+    add.add_argument("--steps", type=int, default=plan.steps, help="optimizer steps")
+    add.add_argument("--batch-size", type=int, default=plan.batch_size, help="samples a step")
+    add.add_argument(
+        "--learning-rate", type=float, default=plan.learning_rate, help="highest of the one-cycle schedule"
+    )
+    add.add_argument(
+        "--log-gamma", type=float, default=plan.log_gamma, help="log of the γ to begin with, of standardised data"
+    )
+
+    add = add_command(
+        "train",
+        help="train a VAE, or with --condition a CVAE, on a data set",
+        example="manifold-core train --data points.npy --latent-dim 32 --models 8 --out runs/several",
+    )
     add.set_defaults(command=train)
     _add_data(add)
     add.add_argument(
@@ -149,38 +193,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=int,
         default=1,
         metavar="N",
-        help="train so many side by side, of seeds from S on; the one of lowest held-out -ELBO is kept",
-    )
-
-    add = add_command(
-        "dimension", help="search for the dimension of a data set: several networks, fewer and fewer latent dimensions"
-    )
-    add.set_defaults(command=dimension)
-    _add_data(add)
-    plan = SearchPlan()
-    add.add_argument(
-        "--latent-dim",
-        type=int,
-        metavar="K",
-        help=f"latent dimensions to begin with; default {FIRST}, or the features if they are fewer, and more while all "
-        "are active",
-    )
-    add.add_argument(
-        "--hidden",
-        type=int,
-        nargs="+",
-        action="append",
-        metavar="N",
-        help=f"widths of an MLP; once for each that is tried; default {_as_options(plan.networks)}",
-    )
-    add.add_argument("--models", type=int, default=plan.models, metavar="N", help="of each MLP, of seeds from S on")
-    add.add_argument("--steps", type=int, default=plan.steps, help="optimizer steps")
-    add.add_argument("--batch-size", type=int, default=plan.batch_size, help="samples a step")
-    add.add_argument(
-        "--learning-rate", type=float, default=plan.learning_rate, help="highest of the one-cycle schedule"
-    )
-    add.add_argument(
-        "--log-gamma", type=float, default=plan.log_gamma, help="log of the γ to begin with, of standardised data"
+        help="train N side by side, of seeds S, S + 1, …; keep the one of lowest held-out -ELBO",
     )
 
     add = add_command("reproduce", help="replay tables and theorems of the paper")

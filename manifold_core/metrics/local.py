@@ -87,7 +87,7 @@ class LocalDimensions:
         return {int(count): int(n) / len(self.counts) for count, n in zip(found, samples, strict=True)}
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it, and gives it back."""
+        """As plain numbers, for JSON."""
         return {
             "count": self.count,
             "gap": self.gap,
@@ -102,9 +102,9 @@ class LocalDimensions:
 def local_dimensions(
     model: VAE | CVAE, x: Tensor, condition: Tensor | None = None, *, batch_size: int | None = None
 ) -> LocalDimensions:
-    """argmax_r λ_{r+1}/λ_r, where λ_j is E[λ_j(x)], λ_j(x) the eigenvalues of (I + JᵀJ/γ)⁻¹ in ascending order, J =
-    ∂x̂/∂z at z = μ(x), and λ_{κ+1} = 1; 0 where λ₁ is not below 0.05. Of a CVAE the eigenvalues of (I + S JᵀJ S/γ)⁻¹, S
-    = diag σ_p(c), with J through the attention.
+    """The dimension by the rank of the decoder's derivative: argmax_r λ_{r+1}/λ_r, where λ_j is E[λ_j(x)], λ_j(x) the
+    eigenvalues of (I + JᵀJ/γ)⁻¹ in ascending order, J = ∂x̂/∂z at z = μ(x), and λ_{κ+1} = 1; 0 where λ₁ is not below
+    0.05. Of a CVAE the eigenvalues of (I + S JᵀJ S/γ)⁻¹, S = diag σ_p(c), with J through the attention.
 
     (I + JᵀJ/γ)⁻¹ is the covariance of the posterior where the decoder is as good as linear. At the optimum a diagonal
     one has 1/(1 + (JᵀJ)_jj/γ): where the same axes carry the manifold at every sample, the variances of

@@ -45,7 +45,7 @@ C = TypeVar("C", bound="CVAE")
 
 
 class CVAE(nn.Module):
-    """κ-simple CVAE: q(z|x, c) = N(μ(x, c), diag σ²(x, c)),  p(x|z, c) = N(x̂(z, c), γI),
+    """A CVAE with κ latent dimensions: q(z|x, c) = N(μ(x, c), diag σ²(x, c)),  p(x|z, c) = N(x̂(z, c), γI),
     p(z|c) = N(μ_p(c), diag σ_p²(c)) or N(0, I).
 
     ``model(x, c).loss.backward()`` is the whole training step but for the optimizer. The loss is

@@ -20,8 +20,8 @@ S = TypeVar("S", bound="SequentialCVAE")
 
 
 class SequentialCVAE(CVAE):
-    """κ-simple sequential CVAE: q(z|x_≤l) = N(μ(x_≤l), diag σ²(x_≤l)),  p(x_l|z, x_<l) = N(x̂(z, x_<l), γI),
-    p(z|x_<l) = N(μ_p(x_<l), diag σ_p²(x_<l)).
+    """A sequential CVAE with κ latent dimensions: q(z|x_≤l) = N(μ(x_≤l), diag σ²(x_≤l)),
+    p(x_l|z, x_<l) = N(x̂(z, x_<l), γI),  p(z|x_<l) = N(μ_p(x_<l), diag σ_p²(x_<l)).
 
     A :class:`manifold_core.CVAE` whose condition c ``[B, T, d]`` are the T steps before x ``[B, d]``: modules and terms
     are those of a CVAE, and so are training and evaluation. ``model(x, c).loss`` is the term l = T + 1 of equation (3);

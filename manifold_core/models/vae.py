@@ -24,7 +24,7 @@ V = TypeVar("V", bound="VAE")
 
 
 class VAE(nn.Module):
-    """κ-simple VAE: q(z|x) = N(μ(x), diag σ²(x)),  p(x|z) = N(x̂(z), γI),  p(z) = N(0, I).
+    """A VAE with κ latent dimensions: q(z|x) = N(μ(x), diag σ²(x)),  p(x|z) = N(x̂(z), γI),  p(z) = N(0, I).
 
     ``model(x).loss.backward()`` is the whole training step but for the optimizer. With full covariance q(z|x) is
     N(μ(x), L(x) L(x)ᵀ).
