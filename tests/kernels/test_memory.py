@@ -1,4 +1,4 @@
-"""What is kept for the backward pass: inputs and the seed, and where the README says so, one array more."""
+"""What is kept for the backward pass: inputs and the seed, and where docs/ops.md says so, one array more."""
 
 from collections.abc import Callable
 
