@@ -128,8 +128,9 @@ class Reading:
 
     @property
     def _neighbours_see_fewer(self) -> bool:
-        """Networks that are not able enough read a curved manifold as the flat space around it, with a wide gap."""
-        if self.two_nn is None or self.two_nn_of_cube is None:
+        """Networks that are not able enough read a curved manifold as the flat space around it, with a wide gap. But a
+        curve has one dimension, whatever neighbours see of samples that are not drawn evenly."""
+        if self.two_nn is None or self.two_nn_of_cube is None or self.local.count == 1:
             return False
         return self.two_nn_of_cube >= CURVED * self.two_nn
 

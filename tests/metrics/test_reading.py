@@ -110,6 +110,12 @@ def test_a_doubt_has_its_bound(doubtful: dict[str, Any], fine: dict[str, Any], s
     assert reading(**fine).doubts == ()
 
 
+def test_a_curve_has_no_fewer_dimensions_than_one() -> None:
+    spectrum = torch.tensor([0.001, 0.9, 0.9, 1.0])
+    curve = mc.LocalDimensions(spectrum, torch.ones(10, dtype=torch.int64), spectrum)
+    assert reading(local=curve, two_nn=0.7, two_nn_of_cube=1.0).doubts == ()
+
+
 def test_neighbours_count_noise_which_is_no_doubt() -> None:
     noisy = reading(two_nn=9.8, residual_directions=17.0)
     assert noisy.doubts == ()
