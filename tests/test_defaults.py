@@ -65,7 +65,7 @@ def test_data_are_float32(name: str) -> None:
     assert all(part.dtype == torch.float32 for part in samples_and_conditions if part is not None)
 
 
-@pytest.mark.filterwarnings("ignore:the best model has learned no dimension")  # after 20 steps
+@pytest.mark.filterwarnings("ignore:the model has learned no dimension")  # after 20 steps
 @pytest.mark.usefixtures("float64")
 def test_a_search_is_of_float32_models() -> None:
     plan = mc.SearchPlan(networks=((4,),), models=1, steps=20, batch_size=16)

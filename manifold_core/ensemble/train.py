@@ -146,7 +146,7 @@ def train_ensemble(
     threads = check_threads(threads)
     shapes = [(len(samples[spec.data].x), samples[spec.data].x.shape[1]) for spec in specs]
     choice = choose(specs, samples[0].x, shapes, backend, threads).backend
-    place = as_folder("folder", folder) if folder is not None else None
+    place = as_folder("folder", folder).absolute() if folder is not None else None
     with ExitStack() as stack:
         begun = stack.enter_context(taken(place)) if place is not None else None
         if begun is not None and backend == "auto":

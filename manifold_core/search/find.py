@@ -146,7 +146,7 @@ def find_dimension(
         raise InputError(f"x must be of shape [N, d], got {array.shape}; x.reshape(len(x), -1) makes images vectors")
     data = split(checked_samples(array, "x"), "x", "x", HELD_OUT, plan.seed, standardise=True)
     train, held_out = (part.to(x.device if isinstance(x, Tensor) else "cpu") for part in (data.train, data.validation))
-    place = None if folder is None else as_folder("folder", folder)
+    place = None if folder is None else as_folder("folder", folder).absolute()
     with nullcontext() if place is None else taken(place):
         if place is not None:
             # Before hours are spent on looks of which a later one would meet checkpoints of another search.

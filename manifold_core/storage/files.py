@@ -97,7 +97,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def as_folder(name: str, given: object) -> Path:
-    """The folder that is given as the argument of this name, wherever the process goes meanwhile.
+    """The folder that is given as the argument of this name.
 
     Raises:
         InputError: it is no path, or an empty one, as of a variable of the shell that is not set: a path of Python's
@@ -106,7 +106,7 @@ def as_folder(name: str, given: object) -> Path:
     path = os.fspath(given) if isinstance(given, str | os.PathLike) else b""
     if not isinstance(path, str) or not path:
         raise InputError(f"{name} must be the path of a folder, such as 'runs/points', got {given!r}")
-    return Path(path).absolute()
+    return Path(path)
 
 
 def output_folder(path: Path, name: str = "out") -> Path:

@@ -17,7 +17,7 @@ def check_weights(model: nn.Module) -> None:
     trained = {name: parameter.dtype for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not trained:
         raise InputError("model must have a parameter that requires a gradient, got none")
-    if any(parameter.is_inference() for parameter in model.parameters()):
+    if any(not is_lazy(part) and part.is_inference() for part in model.parameters()):
         raise InputError("model must have been made outside of torch.inference_mode(), or it can never be trained")
     for name, dtype in trained.items():
         if dtype in (torch.bfloat16, torch.float16):

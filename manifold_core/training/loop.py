@@ -160,7 +160,7 @@ def turns(
         raise InputError(f"after_record must be a function of the curves, or None, got {after_record!r}")
     said = _said(identity)
     progress = progress if hasattr(progress, "set_postfix") else bool(progress)
-    place = None if folder is None else as_folder("folder", folder)
+    place = None if folder is None else as_folder("folder", folder).absolute()  # wherever the process goes meanwhile
     if place is not None:
         check_tensors(model)
     check_weights(model)
