@@ -72,6 +72,33 @@ def test_the_summary_is_of_the_tables() -> None:
     assert f"fused, {between('ensemble', '× eager')} times as fast as eager PyTorch" in " ".join(first.split())
 
 
+def test_the_peers_are_those_of_the_tables() -> None:
+    first = README[: README.index("## Install")]
+
+    def between(table: str, title: str) -> str:
+        found = column(table, title)
+        return f"{min(found)} to {max(found)}"
+
+    def right(name: str) -> int:
+        """Of all data sets: the row of seconds has no number of them."""
+        return int(sum(column("dimension", name)[: len(column("dimension", "data sets"))]))
+
+    estimators_of_theirs = ("PCA", "local PCA", "MLE", "TwoNN", "DANCo")
+    sets = int(sum(column("dimension", "data sets")))
+    assert f"{right('ours')} of {sets} data sets right" in first
+    assert f"its best estimator {max(right(name) for name in estimators_of_theirs)}" in first
+    assert f"(ours takes {column('dimension', 'ours')[-1]:.0f} in the median)" in first
+    closed = [column("dimension", name, "closed or bent ones")[0] for name in ("TwoNN", "ours")]
+    assert "(TwoNN {:.0f} of 16, ours {:.0f})".format(*closed) in first
+    assert f"the loss: {between('elbo', '× torch.compile')} times as fast on a CPU" in first
+    assert f"matrix products dominate ({between('step', '× torch.compile')} times)" in first
+    assert f"steps {between('step', '× pyro')} times as fast" in first
+    assert f"steps are as fast ({between('step', '× pythae')} times)" in first
+    practice = [column("dimension", name, "data like those of practice")[0] for name in estimators_of_theirs]
+    ours = column("dimension", "ours", "data like those of practice")[0]
+    assert f"{ours:.0f} right; scikit-dimension's estimators {max(practice):.0f} at best" in README
+
+
 def test_dimension_figures_are_those_of_the_results_file() -> None:
     runs = json.loads((ROOT / "experiments/results/table1.json").read_text(encoding="utf-8"))["runs"]
     for printed in paper.rows("table1", kappa=20):
