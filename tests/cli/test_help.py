@@ -28,8 +28,8 @@ class TestReproduce:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("train", "Train a VAE on a data set, or a CVAE."),
-        ("dimension", "Search for the dimension of a data set: "),
+        ("train", "Train a VAE, or with --condition a CVAE, on a data set."),
+        ("dimension", "Estimate the dimension of a data set: "),
         ("reproduce", "Replay tables and theorems of the paper."),
         ("eager", "Measure what the tables in a folder would take in eager PyTorch "),
         ("report", "One page of the result files in a folder, "),
