@@ -71,10 +71,9 @@ def manifolds() -> Iterator[Manifold]:
 
     for name, r in BenchmarkManifolds(random_state=0).truth["Intrinsic Dimension"].items():
         yield Manifold(THEIRS, str(name).replace("_", " "), int(r), _of_benchmark(str(name)))
-    for name, r, samples in BENT:
-        yield Manifold(FURTHER, name, r, partial(_drawn, samples))
-    for name, r, samples in PRACTICE:
-        yield Manifold(LIKE_PRACTICE, name, r, partial(_drawn, samples))
+    for of, known in ((FURTHER, BENT), (LIKE_PRACTICE, PRACTICE)):
+        for name, r, samples in known:
+            yield Manifold(of, name, r, partial(_drawn, samples))
 
 
 def _drawn(samples: Callable[[np.random.Generator, int], Array], n: int, seed: int) -> Array:

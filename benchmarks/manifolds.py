@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["BENT", "Bent"]
+__all__ = ["BENT", "TURN", "Array", "Generator", "Samples"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Generator = np.random.Generator
 TURN = 2 * np.pi
 
 
-class Bent(NamedTuple):
-    """A manifold of dimension r."""
+class Samples(NamedTuple):
+    """How those of a manifold of dimension r are drawn."""
 
     name: str
     r: int
@@ -123,20 +123,20 @@ def _planes(g: Generator, n: int) -> Array:
 
 
 BENT = (
-    Bent("circle", 1, _circle),
-    Bent("torus", 2, _torus),
-    Bent("sphere S2", 2, _sphere(2)),
-    Bent("sphere S3", 3, _sphere(3)),
-    Bent("Klein bottle", 2, _klein_bottle),
-    Bent("trefoil knot", 1, _trefoil),
-    Bent("flat torus T3", 3, _flat_torus),
-    Bent("rotations SO(3)", 3, _rotations),
-    Bent("saddle", 2, _saddle),
-    Bent("two layers of tanh", 5, _two_layers),
-    Bent("images of a spot", 2, _blobs),
-    Bent("helix, open", 1, _helix),
-    Bent("cylinder", 2, _cylinder),
-    Bent("Swiss roll × line", 3, _roll_times_line),
-    Bent("projective plane", 2, _projective_plane),
-    Bent("planes Gr(2, 4)", 4, _planes),
+    Samples("circle", 1, _circle),
+    Samples("torus", 2, _torus),
+    Samples("sphere S2", 2, _sphere(2)),
+    Samples("sphere S3", 3, _sphere(3)),
+    Samples("Klein bottle", 2, _klein_bottle),
+    Samples("trefoil knot", 1, _trefoil),
+    Samples("flat torus T3", 3, _flat_torus),
+    Samples("rotations SO(3)", 3, _rotations),
+    Samples("saddle", 2, _saddle),
+    Samples("two layers of tanh", 5, _two_layers),
+    Samples("images of a spot", 2, _blobs),
+    Samples("helix, open", 1, _helix),
+    Samples("cylinder", 2, _cylinder),
+    Samples("Swiss roll × line", 3, _roll_times_line),
+    Samples("projective plane", 2, _projective_plane),
+    Samples("planes Gr(2, 4)", 4, _planes),
 )

@@ -5,23 +5,12 @@ rules. The step of the search that tries what the decoder reads, and the bounds 
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["PRACTICE", "Practice"]
+from .manifolds import TURN, Array, Generator, Samples
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
-Generator = np.random.Generator
-TURN = 2 * np.pi
-
-
-class Practice(NamedTuple):
-    """Data on a manifold of dimension r, or near it."""
-
-    name: str
-    r: int
-    samples: Callable[[Generator, int], Array]  # ``[n, d]``
+__all__ = ["PRACTICE"]
 
 
 def _linear(g: Generator, u: Array, features: int) -> Array:
@@ -243,31 +232,31 @@ def _rigid_motions(g: Generator, n: int) -> Array:
 
 
 PRACTICE = (
-    Practice("arm of 4 joints, planar", 4, _planar_arm),
-    Practice("arm of 6 joints, frames", 6, _arm(6, pose_alone=False)),
-    Practice("arm of 7 joints, last pose", 6, _arm(7, pose_alone=True)),
-    Practice("rigid motions of 20 points", 6, _rigid_motions),
-    Practice("Lorenz attractor, delays", 2, _lorenz),
-    Practice("van der Pol cycle, delays", 1, _van_der_pol),
-    Practice("kinetics A → B → C", 3, _kinetics),
-    Practice("predators and prey", 4, _predators),
-    Practice("two exponentials", 4, _two_exponentials),
-    Practice("heat source", 3, _heat_source),
-    Practice("tones", 3, _tones),
-    Practice("spectra of three peaks", 6, _peaks),
-    Practice("spectra, 1 % noise", 6, _noisy_peaks),
-    Practice("mixtures of 5 spectra, noise", 4, _mixtures),
-    Practice("counts of genes", 5, _counts),
-    Practice("their logarithms", 5, _logs_of_counts),
-    Practice("factor model, noise", 5, _factors),
-    Practice("flat, noise a tenth", 5, _line_with_noise),
-    Practice("tanh, noise a thirtieth", 4, _bent_with_noise),
-    Practice("heavy tails", 4, _heavy_tails),
-    Practice("scales 1, 0.1, 0.01", 3, _unlike_scales),
-    Practice("one direction curled up", 4, _curled),
-    Practice("integer latents", 3, _integers),
-    Practice("256 grey values", 4, _pixels),
-    Practice("kinds beside numbers", 3, _kinds_beside),
-    Practice("imputed values", 3, _imputed),
-    Practice("clusters, each flat", 3, _clusters),
+    Samples("arm of 4 joints, planar", 4, _planar_arm),
+    Samples("arm of 6 joints, frames", 6, _arm(6, pose_alone=False)),
+    Samples("arm of 7 joints, last pose", 6, _arm(7, pose_alone=True)),
+    Samples("rigid motions of 20 points", 6, _rigid_motions),
+    Samples("Lorenz attractor, delays", 2, _lorenz),
+    Samples("van der Pol cycle, delays", 1, _van_der_pol),
+    Samples("kinetics A → B → C", 3, _kinetics),
+    Samples("predators and prey", 4, _predators),
+    Samples("two exponentials", 4, _two_exponentials),
+    Samples("heat source", 3, _heat_source),
+    Samples("tones", 3, _tones),
+    Samples("spectra of three peaks", 6, _peaks),
+    Samples("spectra, 1 % noise", 6, _noisy_peaks),
+    Samples("mixtures of 5 spectra, noise", 4, _mixtures),
+    Samples("counts of genes", 5, _counts),
+    Samples("their logarithms", 5, _logs_of_counts),
+    Samples("factor model, noise", 5, _factors),
+    Samples("flat, noise a tenth", 5, _line_with_noise),
+    Samples("tanh, noise a thirtieth", 4, _bent_with_noise),
+    Samples("heavy tails", 4, _heavy_tails),
+    Samples("scales 1, 0.1, 0.01", 3, _unlike_scales),
+    Samples("one direction curled up", 4, _curled),
+    Samples("integer latents", 3, _integers),
+    Samples("256 grey values", 4, _pixels),
+    Samples("kinds beside numbers", 3, _kinds_beside),
+    Samples("imputed values", 3, _imputed),
+    Samples("clusters, each flat", 3, _clusters),
 )

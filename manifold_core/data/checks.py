@@ -58,10 +58,10 @@ def as_array(x: Any, name: str = "x", *, truth: bool = False) -> npt.NDArray[Any
         )
     try:
         source = np.asarray(_of_a_type_of_numpys(x) if isinstance(x, Tensor) else x)
-        if source.dtype == object and hasattr(x, "columns"):
-            source = _of_columns(x, name)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} must be a tensor or an array of numbers, got {type(x).__name__}: {error}") from error
+    if source.dtype == object and hasattr(x, "columns"):
+        source = _of_columns(x, name)
     if truth:
         source = in_numbers(source)
     if source.dtype.kind not in "iuf":
@@ -72,12 +72,13 @@ def as_array(x: Any, name: str = "x", *, truth: bool = False) -> npt.NDArray[Any
 def _of_columns(x: Any, name: str) -> npt.NDArray[Any]:
     """A table, such as pandas', whose columns have types of their own, truth values and such as may be missing among
     them, as float64."""
+    columns = []
     for place, column in enumerate(x.columns):
         try:
-            x.iloc[:, place].astype("float64")
+            columns.append(np.asarray(x.iloc[:, place].astype("float64")))
         except (TypeError, ValueError) as error:
             raise InputError(f"{name} must be numbers, got column {column!r} of {type(x).__name__}: {error}") from error
-    return np.asarray(x.astype("float64"))
+    return np.stack(columns, axis=1)
 
 
 def in_numbers(source: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -21,6 +21,7 @@ from ..storage import checkpoint
 from ..storage.files import OF_THE_DISK, as_folder, as_json
 from ..storage.finished import taken
 from ..training import Diverged, History, announce, check_identity, check_seconds
+from ..training.checks import check_gradients
 from .choice import BACKENDS, check_threads, choose
 from .data import Samples, SamplesLike, check_data, check_specs
 from .memory import check_memory
@@ -136,8 +137,7 @@ def train_ensemble(
         RuntimeError: the named backend cannot serve; says why.
     """
     check_seconds("checkpoint_seconds", checkpoint_seconds)
-    if torch.is_inference_mode_enabled():  # in which models are made that can never be trained on
-        raise InputError("training must be outside of torch.inference_mode(), which has no gradients")
+    check_gradients()
     samples = check_data(data)
     check_specs(specs, samples)
     for index, data_set in enumerate(samples):

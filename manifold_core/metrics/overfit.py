@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from ..data.arrays import some_of
 from ..models import CVAE, VAE
-from .active import samples_at_a_time
+from .residual import residuals
 
 __all__ = ["OVERFITTED", "error_ratio"]
 
@@ -27,7 +26,5 @@ def error_ratio(model: VAE | CVAE, inputs: tuple[Tensor, ...], held_out: tuple[T
 
 
 def _median_error(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> float:
-    inputs = some_of(inputs, SAMPLES)
-    batches = zip(*(part.split(samples_at_a_time(model, inputs, None)) for part in inputs), strict=True)
-    errors = [(model.reconstruct(*batch) - batch[0]).double().flatten(1).square().sum(dim=1) for batch in batches]
+    errors = [residual.square().sum(dim=1) for residual in residuals(model, inputs, SAMPLES)]
     return float(torch.cat(errors).median())

@@ -1,5 +1,7 @@
 """What a model leaves of the samples: alike in all directions, as noise is, or mostly in a few that it has missed."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,7 @@ from ..data.arrays import some_of
 from ..models import CVAE, VAE
 from .active import samples_at_a_time
 
-__all__ = ["residual_directions"]
+__all__ = ["residual_directions", "residuals"]
 
 SAMPLES = 2**11
 
@@ -20,11 +22,16 @@ def residual_directions(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> float 
     one number, and so they are in the residual, but for noise of unlike size. A direction of the manifold that has been
     missed is far larger than these: then it is 1 or 2. None where there is no residual, or no finite one.
     """
-    inputs = some_of(inputs, SAMPLES)
-    batches = zip(*(part.split(samples_at_a_time(model, inputs, None)) for part in inputs), strict=True)
-    residual = torch.cat([(batch[0] - model.reconstruct(*batch)).double().flatten(1) for batch in batches])
+    residual = torch.cat([*residuals(model, inputs, SAMPLES)])
     residual = residual - residual.mean(dim=0)
     samples, features = residual.shape
     products = residual @ residual.T if samples < features else residual.T @ residual  # the same eigenvalues but for 0
     total, squares = float(products.trace()), float(products.square().sum())
     return total**2 / squares if 0 < squares < torch.inf else None
+
+
+def residuals(model: VAE | CVAE, inputs: tuple[Tensor, ...], most: int) -> Iterator[Tensor]:
+    """x − x̂(μ) of at most so many of the samples, float64 ``[B, d]``, a batch at a time."""
+    inputs = some_of(inputs, most)
+    for batch in zip(*(part.split(samples_at_a_time(model, inputs, None)) for part in inputs), strict=True):
+        yield (batch[0] - model.reconstruct(*batch)).double().flatten(1)

@@ -31,10 +31,10 @@ OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, err
 
 
 class _Held(threading.local):
-    """The folders that this thread holds."""
+    """The folders that this thread holds: whether alone."""
 
     def __init__(self) -> None:
-        self.folders: set[tuple[int, int, int]] = set()
+        self.folders: dict[tuple[int, int, int], bool] = {}
 
 
 _held = _Held()
@@ -128,9 +128,10 @@ def output_folder(path: Path, name: str = "out") -> Path:
 
 
 @contextmanager
-def locked(folder: Path, name: str = "out") -> Iterator[None]:
+def locked(folder: Path, name: str = "out", *, alone: bool = False) -> Iterator[None]:
     """No two processes do their work in one folder, and no two threads: holds a lock on it, which ends with the process
-    however that ends. Who holds it may take it again: a run does, and the training in it.
+    however that ends. Who holds it may take it again, as the training in a run does. That is ``alone`` there: two would
+    overwrite each other's checkpoints.
 
     Raises:
         InputError: another holds it; ``name`` is that of the argument.
@@ -138,9 +139,15 @@ def locked(folder: Path, name: str = "out") -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         found = os.fstat(descriptor)
-        own = os.getpid(), found.st_dev, found.st_ino  # a fork has the set, but is another process
-        if own in _held.folders:
-            yield
+        own = os.getpid(), found.st_dev, found.st_ino  # a fork has these, but is another process
+        if (held := _held.folders.get(own)) and alone:
+            raise InputError(f"{name} must be left to one training, but another is at work in {str(folder)!r}")
+        if held is not None:
+            _held.folders[own] = held or alone
+            try:
+                yield
+            finally:
+                _held.folders[own] = held
             return
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -151,10 +158,10 @@ def locked(folder: Path, name: str = "out") -> Iterator[None]:
                 f"{name} {str(folder)!r} cannot be locked ({error.strerror}): nothing keeps another process out of it",
                 stacklevel=3,
             )
-        _held.folders.add(own)
+        _held.folders[own] = alone
         try:
             yield
         finally:
-            _held.folders.remove(own)
+            del _held.folders[own]
     finally:
         os.close(descriptor)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,9 +35,6 @@ def finished_run(folder: Path, name: str) -> dict[str, Any] | None:
     return metrics
 
 
-_taken = threading.local()  # the folders in which this thread trains
-
-
 @contextmanager
 def taken(folder: Path) -> Iterator[checkpoint.Checkpoint | None]:
     """For checkpoints, the folder, made if it is missing and left to this process for the while. Gives the one in it.
@@ -47,7 +43,7 @@ def taken(folder: Path) -> Iterator[checkpoint.Checkpoint | None]:
         InputError: it cannot be written to, another process is at work there, its checkpoint is damaged, or it holds
             none but a finished run: there the command line would come upon ours.
     """
-    with locked(output_folder(folder, "folder"), "folder"), _alone(folder):
+    with locked(output_folder(folder, "folder"), "folder", alone=True):
         found = checkpoint.load(folder)
         if found is None and holds_finished_run(folder):
             raise InputError(
@@ -55,21 +51,6 @@ def taken(folder: Path) -> Iterator[checkpoint.Checkpoint | None]:
                 "run of the command line"
             )
         yield found
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """A lock is its thread's as often as it is asked for: a run holds the folder of its training. Two trainings would
-    overwrite each other's checkpoints."""
-    folders: set[Path] = _taken.__dict__.setdefault("folders", set())
-    own = folder.resolve()
-    if own in folders:
-        raise InputError(f"folder must be left to one training, but another is at work in {str(folder)!r}")
-    folders.add(own)
-    try:
-        yield
-    finally:
-        folders.remove(own)
 
 
 def holds_finished_run(folder: Path) -> bool:

@@ -9,7 +9,13 @@ from ..errors import InputError
 from ..models import CVAE, VAE
 from .config import Precision
 
-__all__ = ["check_group", "check_precision", "check_tensors", "check_weights"]
+__all__ = ["check_gradients", "check_group", "check_precision", "check_tensors", "check_weights"]
+
+
+def check_gradients() -> None:
+    """Raise InputError in ``torch.inference_mode()``, in which tensors are made that can never be trained with."""
+    if torch.is_inference_mode_enabled():
+        raise InputError("training must be outside of torch.inference_mode(), which has no gradients")
 
 
 def check_weights(model: nn.Module) -> None:

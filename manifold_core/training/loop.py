@@ -28,7 +28,7 @@ from ..networks.residual import channels_last
 from ..storage import checkpoint
 from ..storage.files import as_folder, as_json
 from ..storage.finished import taken
-from .checks import check_group, check_precision, check_tensors, check_weights
+from .checks import check_gradients, check_group, check_precision, check_tensors, check_weights
 from .config import Diverged, History, TrainingConfig, check_config, check_seconds, record_every
 from .graph import cuda_graph
 from .schedule import batches, noise_seed
@@ -153,8 +153,7 @@ def turns(
     torch's random numbers put back, by the caller: that goes for all who take turns."""
     check_config("config", config)
     check_seconds("checkpoint_seconds", checkpoint_seconds)
-    if torch.is_inference_mode_enabled():  # in which tensors are made that can never be trained with
-        raise InputError("training must be outside of torch.inference_mode(), which has no gradients")
+    check_gradients()
     inputs = tuple(part.detach() for part in check_inputs(model, x, condition))  # features keep their network's graph
     if not callable(after_record) and after_record is not None:
         raise InputError(f"after_record must be a function of the curves, or None, got {after_record!r}")

@@ -5,7 +5,7 @@ import pytest
 
 import manifold_core as mc
 from benchmarks import manifolds
-from benchmarks.manifolds import BENT, Bent
+from benchmarks.manifolds import BENT, Samples
 
 OF_NAME = {one.name: one for one in BENT}
 
@@ -15,7 +15,7 @@ def samples(name: str, n: int = 200) -> np.ndarray:
 
 
 @pytest.mark.parametrize("one", BENT, ids=lambda one: one.name)
-def test_neighbours_see_the_dimension(one: Bent) -> None:
+def test_neighbours_see_the_dimension(one: Samples) -> None:
     x = one.samples(np.random.default_rng(1), 3000)
     assert (len(x), x.ndim, x.dtype) == (3000, 2, np.float64)
     assert mc.two_nn(x) == pytest.approx(one.r, rel=0.1)

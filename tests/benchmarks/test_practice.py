@@ -5,7 +5,8 @@ import pytest
 
 import manifold_core as mc
 from benchmarks import practice
-from benchmarks.practice import PRACTICE, Practice
+from benchmarks.manifolds import Samples
+from benchmarks.practice import PRACTICE
 
 # Which neighbours do not see: noise, a grid of values, a direction far narrower than the distances between samples.
 NOT_SEEN = {
@@ -22,7 +23,7 @@ NOT_SEEN = {
 
 
 @pytest.mark.parametrize("one", PRACTICE, ids=lambda one: one.name)
-def test_samples_are_drawn_by_the_generator(one: Practice) -> None:
+def test_samples_are_drawn_by_the_generator(one: Samples) -> None:
     x = one.samples(np.random.default_rng(1), 2000)
     assert (len(x), x.ndim, x.dtype) == (2000, 2, np.float64)
     assert np.isfinite(x).all()

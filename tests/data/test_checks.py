@@ -34,9 +34,6 @@ class Frame:
 
         return Places()
 
-    def astype(self, dtype: str) -> np.ndarray[Any, Any]:
-        return np.stack([part.astype(dtype) for part in self.parts], axis=1)
-
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         return np.array([part.values for part in self.parts], dtype=object).T
 
