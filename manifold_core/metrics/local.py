@@ -121,11 +121,12 @@ def local_dimensions(
     is their number that counts.
 
     The model is put into evaluation mode for the while. The decoder is passed through once for each sample and latent
-    dimension: of images, a few hundred samples are enough.
+    dimension: of images, a few hundred samples are enough. One that has no derivative in forward mode
+    (torch.autograd.forward_ad), as attention has none, or another one there than in reverse mode, which training
+    follows, is passed through there and back once for each sample and feature.
 
     Args:
-        model: trained; of one that is compiled or wrapped, the model within. Its decoder treats samples on their own,
-            and has a derivative in forward mode (torch.autograd.forward_ad).
+        model: trained; of one that is compiled or wrapped, the model within. Its decoder treats samples on their own.
         x: ``[N, ...]``, N ≥ 1 samples.
         condition: ``[N, t]``, of a CVAE.
         batch_size: samples at a time, of which the decoder sees κ times as many; changes memory, and the result by
@@ -133,8 +134,7 @@ def local_dimensions(
             as have 2²² derivatives, and one at least.
 
     Raises:
-        InputError: as of :func:`active_dimensions`; a decoder without a derivative in forward mode, or with one that is
-            not finite.
+        InputError: as of :func:`active_dimensions`; a decoder without a derivative, or with one that is not finite.
 
     Source: ours. The variances are those of "Learning Manifold Dimensions with Conditional Variational Autoencoders",
     Definition 3.

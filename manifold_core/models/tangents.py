@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,45 +13,85 @@ from ..errors import InputError
 __all__ = ["decoder_spectrum", "tangents"]
 
 MOST_NUMBERS = 2**22  # that the decoder is given, or gives, in one pass
+COMPARED = 8  # samples at which both modes are asked
 
 
 def tangents(decoder: Callable[..., Tensor], z: Tensor, *conditions: Tensor, features: int) -> Tensor:
     """∂x̂_i/∂z_j at every z ``[B, κ]``: ``[B, κ, d]``, of a decoder that treats samples on their own and gives d
-    ``features`` of each. It is called with every sample once for each latent dimension, each time along another: with
-    as many of these at a time as are :data:`MOST_NUMBERS`, and one at least.
+    ``features`` of each.
+
+    In forward mode it is called with every sample once for each latent dimension, each time along another: with as many
+    of these at a time as are :data:`MOST_NUMBERS`, and one at least. Where the decoder has no derivative in forward
+    mode, or another one than in reverse mode, which is what training follows, so for each of the d features.
 
     Raises:
-        InputError: the decoder has no derivative in forward mode.
+        InputError: the decoder has a derivative in neither.
     """
-    samples, kappa = z.shape
     widest = max(features, *(part.shape[1:].numel() for part in (z, *conditions)))
-    at_a_time = max(MOST_NUMBERS // max(samples * widest, 1), 1)
-    passes = (range(first, min(first + at_a_time, kappa)) for first in range(0, kappa, at_a_time))
-    return torch.cat([_along(axes, decoder, z, *conditions) for axes in passes], dim=1)
+    at_a_time = max(MOST_NUMBERS // max(len(z) * widest, 1), 1)
 
+    def along_each(derivative: Callable[..., Tensor], directions: int) -> Tensor:
+        passes = (range(first, min(first + at_a_time, directions)) for first in range(0, directions, at_a_time))
+        return torch.cat([_along(axes, directions, derivative, z, *conditions) for axes in passes], dim=1)
 
-def _along(axes: range, decoder: Callable[..., Tensor], z: Tensor, *conditions: Tensor) -> Tensor:
-    """Of these latent dimensions, ``[B, axes, d]``."""
-    samples, kappa = z.shape
     # In inference mode tangents are dropped without a word; of what is compiled there is no derivative in forward mode.
-    with torch.inference_mode(False), torch.no_grad(), torch.compiler.set_stance("force_eager"):
-        repeated, *under = (part.repeat_interleave(len(axes), dim=0) for part in (z, *conditions))
-        units = torch.eye(len(axes), kappa, dtype=z.dtype, device=z.device).roll(axes.start, dims=1)
-        along = units.repeat(samples, 1)
-        with forward_ad.dual_level():
-            with warnings.catch_warnings():  # of PyTorch's own use of torch.jit, the first time
-                warnings.simplefilter("ignore", DeprecationWarning)
-                moved = forward_ad.make_dual(repeated, along)
-            try:
-                x_hat = decoder(moved, *under)
-            except RuntimeError as error:
-                if not isinstance(error, NotImplementedError) and "jvp" not in str(error):
-                    raise
-                raise InputError(f"model must have a decoder with a derivative in forward mode: {error}") from error
-            found = forward_ad.unpack_dual(x_hat).tangent
-    if found is None:  # it does not look at z
-        found = torch.zeros_like(x_hat)
-    return found.reshape(samples, len(axes), -1)
+    with torch.inference_mode(False), torch.compiler.set_stance("force_eager"):
+        if _has_forward_mode(decoder, z[:COMPARED], *(part[:COMPARED] for part in conditions), features=features):
+            return along_each(partial(_pushed, decoder), z.shape[1])
+        return along_each(partial(_pulled, decoder), features).mT
+
+
+def _along(axes: range, directions: int, derivative: Callable[..., Tensor], z: Tensor, *conditions: Tensor) -> Tensor:
+    """Of these unit vectors, of so many: ``[B, axes, …]``."""
+    repeated = (part.repeat_interleave(len(axes), dim=0) for part in (z, *conditions))
+    units = torch.eye(len(axes), directions, dtype=z.dtype, device=z.device).roll(axes.start, dims=1)
+    return derivative(units.repeat(len(z), 1), *repeated).reshape(len(z), len(axes), -1)
+
+
+def _pushed(decoder: Callable[..., Tensor], v: Tensor, z: Tensor, *conditions: Tensor) -> Tensor:
+    """J·v of each sample, ``[B, d]``, in forward mode."""
+    with torch.no_grad(), forward_ad.dual_level():
+        with warnings.catch_warnings():  # of PyTorch's own use of torch.jit, the first time
+            warnings.simplefilter("ignore", DeprecationWarning)
+            moved = forward_ad.make_dual(z, v)
+        x_hat = decoder(moved, *conditions)
+        found = forward_ad.unpack_dual(x_hat).tangent
+    return (torch.zeros_like(x_hat) if found is None else found).flatten(1)  # None: it does not look at z
+
+
+def _pulled(decoder: Callable[..., Tensor], u: Tensor, z: Tensor, *conditions: Tensor) -> Tensor:
+    """Jᵀ·u of each sample, ``[B, κ]``, in reverse mode."""
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        x_hat = decoder(z, *conditions)
+        (found,) = torch.autograd.grad(x_hat, z, u.to(x_hat.dtype).view_as(x_hat), materialize_grads=True)
+    return found
+
+
+def _has_forward_mode(decoder: Callable[..., Tensor], z: Tensor, *conditions: Tensor, features: int) -> bool:
+    """Whether uᵀ(J v) is (Jᵀu)ᵀv at these samples. An operator of torch.library that has a derivative in reverse mode
+    drops tangents without a word, and attention has none."""
+    inputs = [part.clone() for part in (z, *conditions)]  # no tensors of inference mode
+    u, v = (torch.arange(1.0, n + 1).cos().to(z).expand(len(z), n) for n in (features, z.shape[1]))
+    try:
+        pushed = _pushed(decoder, v, *inputs)
+    except RuntimeError as error:
+        if not isinstance(error, NotImplementedError) and "jvp" not in str(error):
+            raise
+        try:
+            _pulled(decoder, u, *inputs)
+        except RuntimeError as other:
+            raise InputError(
+                f"model must have a decoder with a derivative, in forward mode: {error}; or in reverse mode: {other}"
+            ) from error
+        return False
+    try:
+        pulled = _pulled(decoder, u, *inputs)
+    except RuntimeError:  # decodes without gradients
+        return True
+    difference = (u * pushed).sum(dim=1) - (pulled * v).sum(dim=1)
+    scale = pulled.norm(dim=1) * v.norm(dim=1)
+    return bool((difference.abs() <= torch.finfo(pulled.dtype).eps ** 0.5 * scale).all())
 
 
 def decoder_spectrum(tangents: Tensor, log_gamma: Tensor, prior_log_var: Tensor | None) -> Tensor:

@@ -1,4 +1,8 @@
-"""The decoder's derivative, and the eigenvalues that follow from it: against torch.func, whatever fits one pass."""
+"""The decoder's derivative, and the eigenvalues that follow from it: against torch.func, whatever fits one pass, and
+against finite differences, whatever the decoder is made of."""
+
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 import torch
@@ -50,8 +54,9 @@ def test_eigenvalues_are_the_formulas_however_many_fit_one_pass(
     model, watched, x, c = made(data_dim, kappa)
     found = model.decoder_spectrum(x, c)
     axes = min(max(numbers // (3 * max(data_dim, kappa)), 1), kappa)  # of the latent dimensions, at a time
+    assert watched.rows[:2] == [3, 3]  # to compare both modes
     assert max(watched.rows) == 3 * axes
-    assert sum(watched.rows) == 3 * kappa
+    assert sum(watched.rows[2:]) == 3 * kappa
     torch.testing.assert_close(found, expected(model, x, c), rtol=1e-9, atol=1e-12)
 
 
@@ -66,3 +71,87 @@ def test_many_latent_dimensions_take_little_memory() -> None:
     weight = watched.decoder.weight.detach().double()
     torch.testing.assert_close(found[0, :3], 1 / (1 + torch.linalg.svdvals(weight) ** 2))
     assert (found[0, 3:] == 1).all()
+
+
+@torch.library.custom_op("manifold_core_tests::softened", mutates_args=())
+def softened(x: Tensor) -> Tensor:
+    """SiLU, as a kernel of one's own: tangents pass it no further, without a word."""
+    return nn.functional.silu(x)
+
+
+def _softened_backward(ctx: Any, gradient: Tensor) -> Tensor:
+    (x,) = ctx.saved_tensors
+    return cast(Tensor, gradient * (x.sigmoid() + x * x.sigmoid() * (1 - x.sigmoid())))
+
+
+softened.register_autograd(_softened_backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
+
+
+class Cubed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return gradients[0] * 3 * x**2
+
+
+class Tokens(nn.Module):
+    """z as five tokens of 8 numbers, to a layer that mixes them, and back: beside a linear path around it."""
+
+    def __init__(self, mixed: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.read, self.mixed, self.write, self.around = nn.Linear(3, 40), mixed, nn.Linear(40, 6), nn.Linear(3, 6)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x_hat: Tensor = self.write(self.mixed(self.read(z).view(-1, 5, 8)).flatten(1)) + self.around(z)
+        return x_hat
+
+
+def attention(x: Tensor) -> Tensor:
+    heads = x.view(-1, 5, 2, 4).transpose(1, 2)
+    found: Tensor = nn.functional.scaled_dot_product_attention(heads, heads, heads).transpose(1, 2)
+    return found
+
+
+class Recurrent(nn.LSTM):
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        found: Tensor = super().forward(x)[0]
+        return found
+
+
+@pytest.mark.parametrize(
+    "mixed",
+    [
+        softened,
+        Cubed.apply,
+        attention,
+        Recurrent(8, 8, batch_first=True),
+        nn.TransformerEncoderLayer(8, 2, 16, 0.1, batch_first=True),
+    ],
+)
+@pytest.mark.parametrize("numbers", [20, 2**22])
+def test_any_decoder_has_its_derivative(mixed: Any, numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tangents, "MOST_NUMBERS", numbers)
+    torch.manual_seed(0)
+    decoder = Tokens(mixed).double().eval()
+    z, step = torch.randn(4, 3, dtype=torch.float64), 1e-6
+    with torch.no_grad():
+        moved = [(decoder(z + step * axis) - decoder(z - step * axis)) / (2 * step) for axis in torch.eye(3)]
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            found = tangents.tangents(decoder, z, features=6)
+        torch.testing.assert_close(found, torch.stack(moved, dim=1), rtol=1e-6, atol=1e-8)
+
+
+def test_a_decoder_made_in_inference_mode_has_one_in_forward_mode_alone() -> None:
+    with torch.inference_mode():
+        decoder = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 6))
+    z = torch.randn(4, 3)
+    found = tangents.tangents(decoder, z, features=6)
+    with torch.no_grad():
+        rows = torch.stack([torch.func.jacfwd(decoder)(one).T for one in z])
+    torch.testing.assert_close(found, rows)
