@@ -136,10 +136,12 @@ inline bool is_one(const Tensor& gradient) {
 }
 
 // The loss's gradients, written in the forward pass and nobody's yet, times its own. On a GPU a look from here would wait:
-// the kernel looks, and leaves all as it is where that is 1.
+// the kernel looks, and leaves all as it is where that is 1. Compiled autograd calls with a copy of the node, which keeps
+// them itself, for a second pass: what is handed on is then new.
 inline void scale(variable_list& early, const Tensor& grad_loss) {
-  if (is_one(grad_loss)) return;
-  if (grad_loss.is_cuda() && grad_loss.key_set() == early[0].key_set()) {  // of an ordinary call
+  const bool kept = std::any_of(early.begin(), early.end(), [](const Tensor& one) { return one.use_count() > 1; });
+  if (!kept && is_one(grad_loss)) return;
+  if (!kept && grad_loss.is_cuda() && grad_loss.key_set() == early[0].key_set()) {  // of an ordinary call
     static const Kernel<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&)> kernel(
         "manifold_core::gaussian_elbo_scale");
     kernel(early[0], early[1], early[2], grad_loss);

@@ -224,6 +224,28 @@ def test_compiled_autograd_makes_gradients_that_were_written_early_anew() -> Non
     torch._dynamo.reset()
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("factor", [1, 3])
+def test_compiled_autograd_goes_back_twice(factor: int) -> None:
+    """To a caller who writes to the gradients that were written early."""
+    loss_of = eager("gaussian_elbo", "nodes")
+    found = []
+    for compiled in (False, True):
+        x_hat, log_gamma, kl = numbers(5, 4, start=1), torch.tensor(0.3), numbers(5, start=3)
+        given = leaves([x_hat, log_gamma, kl], lambda _: True)
+        x_hat, log_gamma, kl = (1 * value for value in given)
+        for value in (x_hat, log_gamma):
+            value.register_hook(lambda gradient: gradient.mul_(10))
+        loss = factor * loss_of(x_hat, numbers(5, 4, start=2), log_gamma, kl, 0.7, True)[0]
+        with compiled_autograd._enable(torch.compile(backend="eager")) if compiled else nullcontext():
+            for _ in range(2):
+                loss.backward(retain_graph=True)
+        found.append([value.grad for value in given])
+    torch._dynamo.reset()
+    for compiled_one, ordinary in zip(*found, strict=True):
+        torch.testing.assert_close(compiled_one, ordinary, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("name", OPERATORS)
 def test_nodes_release_what_they_kept(name: str) -> None:
     *_, arguments = arguments_of(name)
