@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..distributed import Group, joined_mean
 from ..models import CVAE, VAE
-from .snapshot import are_finite, kept
+from .snapshot import Copies, are_finite, kept
 
 __all__ = ["Watch"]
 
@@ -30,13 +30,18 @@ class Watch:
         self._parameters = [part for part in model.parameters() if part.requires_grad]
         # A mask may be infinite, and stays so; running statistics were finite, and a batch that was not leaves a mark.
         self._finite = {name for name, part in model.named_buffers() if are_finite([part])}
+        self._copies = Copies()
         self._before: Callable[[], None] = kept(model, self._parameters)
         self._well = self._before
 
     def begin(self, recorded: bool) -> None:
         """Before a step, whose forward pass writes running statistics and an analytic γ."""
-        if recorded or self._every_loss:
-            self._before = kept(self._model, self._parameters if recorded else ())
+        if not self._every_loss:
+            if recorded:  # PyTorch counts no writes of a step that is replayed
+                self._before = kept(self._model, self._parameters)
+            return
+        self._copies.begin(compare=recorded)
+        self._before = kept(self._model, self._parameters if recorded else (), self._copies)
 
     def not_finite(self, loss: Tensor, recorded: bool) -> float | None:
         """The loss of that step, of all processes, where it is looked at and no number; weights and buffers have then

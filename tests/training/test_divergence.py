@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import manifold_core as mc
 from manifold_core.storage import checkpoint
+from manifold_core.training import snapshot
 
 
 class BreaksAt(nn.Module):
@@ -204,3 +205,96 @@ def test_statistics_spoilt_by_a_batch_whose_loss_was_not_looked_at(
     kept = checkpoint.load(tmp_path)
     assert kept is not None
     assert kept.state["step"] == 101
+
+
+class Writes(nn.Linear):
+    """A decoder that counts its steps in a buffer, from one step on: in some way that PyTorch sees, or in one that it
+    does not, as networks with a codebook do."""
+
+    seen: Tensor
+    never: Tensor
+
+    def __init__(self, way: str, first: int, breaks_at: int) -> None:
+        super().__init__(2, 5)
+        self.register_buffer("seen", torch.zeros(3))
+        self.register_buffer("never", torch.ones(3))
+        self.way, self.first, self.breaks_at, self.steps = way, first, breaks_at, 0
+
+    def forward(self, z: Tensor) -> Tensor:
+        self.steps += 1
+        if self.steps >= self.first:
+            if self.way == "in place":
+                self.seen += 1
+            elif self.way == "anew":
+                self.seen = self.seen + 1
+            else:
+                self.seen.data += 1
+        return super().forward(z) * (math.nan if self.steps == self.breaks_at else 1.0)
+
+
+@pytest.mark.parametrize("way", ["in place", "anew", "uncounted"])
+@pytest.mark.parametrize(
+    ("steps", "first", "breaks_at"), [(40, 1, 1), (40, 1, 9), (40, 7, 9), (2000, 1, 3), (2000, 7, 11)]
+)
+def test_what_the_step_wrote_is_undone_however_it_was_written(way: str, steps: int, first: int, breaks_at: int) -> None:
+    """Of 40 steps each makes a record, of 2,000 every fourth."""
+    decoder = Writes(way, first, breaks_at)
+    model = mc.VAE(mc.VAE.mlp(5, 2, (4,)).encoder, decoder, 2)
+    with pytest.raises(mc.Diverged):
+        mc.train(model, torch.rand(64, 5), mc.TrainingConfig(steps, batch_size=8), progress=False)
+    assert decoder.seen.tolist() == [breaks_at - first] * 3
+    assert decoder.never.tolist() == [1.0] * 3
+
+
+def test_a_buffer_is_copied_where_something_has_written_to_it() -> None:
+    """A network may have tables of a hundred megabytes, which no step changes."""
+    copies, part = snapshot.Copies(), torch.zeros(3)
+    with torch.inference_mode():
+        uncounted = torch.zeros(3)  # PyTorch counts none of the writes to it
+
+    def copied(of: Tensor = part, compare: bool = False) -> Tensor:
+        copies.begin(compare)
+        found = copies(of)
+        assert torch.equal(found, of)
+        assert found is not of
+        return found
+
+    first = copied()
+    assert copied() is copied() is copied(compare=True) is first
+    part += 1
+    second = copied()
+    assert second.tolist() == [1.0] * 3
+    assert first.tolist() == [0.0] * 3
+    assert copied() is second
+    part.data += 1
+    third = copied(compare=True)
+    assert copied() is not third
+    assert copied(uncounted) is not copied(uncounted)
+    assert copied(torch.zeros(3)) is not copied(torch.zeros(3))
+
+
+def test_training_copies_no_buffer_that_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Tensor] = []
+
+    def copied(part: Tensor) -> Tensor:
+        made.append(part)
+        return part.detach().clone()
+
+    monkeypatch.setattr(snapshot, "_copied", copied)
+    decoder = Writes("in place", 1, 0)
+    model = mc.VAE(mc.VAE.mlp(5, 2, (4,)).encoder, decoder, 2)
+    mc.train(model, torch.rand(64, 5), mc.TrainingConfig(40, batch_size=8), progress=False)
+    assert sum(part is decoder.seen for part in made) == 40
+    assert sum(part is decoder.never for part in made) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64])
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
+def test_one_number_that_is_not_finite_is_found(dtype: torch.dtype, number: float) -> None:
+    well = [torch.zeros(1000, dtype=dtype), torch.zeros(0), torch.tensor(3), torch.zeros(7, 9).bool()]
+    assert snapshot.are_finite(well)
+    assert snapshot.are_finite([])
+    for place in (0, 500, 999):
+        ill = well[0].clone()
+        ill[place] = number
+        assert not snapshot.are_finite([*well, ill, *well])
