@@ -78,7 +78,9 @@ class TestColumns:
         assert torch.equal(again.apply(source), encoding.apply(source))
 
     def test_a_column_that_does_not_vary_keeps_its_scale(self) -> None:
+        """Nor does one whose variance is none in float64."""
         encoding = Columns.of_rows(np.array([[0.1, 1.0], [0.1, 2.0], [0.1, 4.0]]), np.arange(3))
+        assert Columns.of_rows(np.array([[1e-200], [3e-200]]), np.arange(2)).scale == 1
         assert encoding.scale[0] == 1
         assert encoding.apply([[0.1, 1.0]])[0, 0].abs() < 1e-6
 
@@ -140,7 +142,7 @@ class TestFiles:
         for name in ("x.npy", "x.csv"):
             np.savetxt(tmp_path / "x.csv", np.load(path), delimiter=",")
             with pytest.raises(mc.InputError, match=f"condition must be another file than that of the .*{name}'$"):
-                load_file(tmp_path / name, condition=tmp_path / name)
+                load_file(tmp_path / name, condition=tmp_path / ".." / tmp_path.name / name)
         np.savez(tmp_path / "one.npz", x=np.load(path))
         with pytest.raises(mc.InputError, match=r"one\.npz: arrays \['x'\]; expected one called 'c'"):
             load_file(tmp_path / "one.npz", condition=tmp_path / "one.npz")
@@ -171,6 +173,14 @@ class TestFiles:
         assert isinstance(data.condition_encoding, Columns)
         assert data.train_condition is not None
         assert torch.equal(data.train_condition[:, 0], data.train[:, 0] % 5)
+
+    def test_several_columns_of_whole_numbers_are_numbers(self, tmp_path: Path) -> None:
+        path = write(tmp_path, np.arange(N))
+        (tmp_path / "c.csv").write_text("\n".join(f"{n % 5},{n % 3}" for n in range(N)))
+        data = load_file(path, condition=tmp_path / "c.csv")
+        assert isinstance(data.condition_encoding, Columns)
+        assert data.train_condition is not None
+        assert torch.equal(data.train_condition, data.train[:, :1] % torch.tensor([5, 3]))
 
     @pytest.mark.parametrize(
         ("condition", "said"),

@@ -20,6 +20,8 @@ from manifold_core.data import (
     synthetic_manifold,
     union_of_manifolds,
 )
+from manifold_core.data.arrays import some_rows
+from manifold_core.data.files import sample_shape
 from manifold_core.errors import InputError
 
 
@@ -63,6 +65,7 @@ def test_shapes(tmp_path, shape, expected):
     assert data.validation.shape == (1, *expected[1:])
     assert rows(data).flatten().tolist() == array.flatten().tolist()
     assert data.train.is_contiguous()
+    assert sample_shape(tmp_path / "a.npy") == expected[1:]  # by which the command line chooses its defaults
 
 
 def test_column_order_and_views(tmp_path):
@@ -287,7 +290,8 @@ def test_other_kinds(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("n", "fraction", "n_validation"), [(100, 0.1, 10), (100, 0.37, 37), (3, 0.01, 1), (3, 0.99, 2), (2, 0.5, 1)]
+    ("n", "fraction", "n_validation"),
+    [(100, 0.1, 10), (100, 0.37, 37), (18, 0.1, 2), (14, 0.1, 1), (3, 0.01, 1), (3, 0.99, 2), (2, 0.5, 1)],
 )
 def test_sizes_of_the_split(tmp_path, n, fraction, n_validation):
     array = samples(n, 2)
@@ -479,6 +483,15 @@ def test_standardised_data_are_blown_up_block_by_block(tmp_path, monkeypatch):
     finally:
         tracemalloc.stop()
     assert peak < array.size  # in float64 it is eight times as large
+
+
+def test_some_rows_are_from_all_over_a_table():
+    """Which may be sorted. The mean of 100 numbers drawn from 0 to 9,999 is within five standard errors of 5,000."""
+    drawn = some_rows(10_000, 100)
+    assert len(set(drawn.tolist())) == 100
+    assert drawn.tolist() == sorted(drawn.tolist()) == some_rows(10_000, 100).tolist()
+    assert drawn.double().mean() == pytest.approx(5000, abs=5 * 289)
+    assert some_rows(9, 9).tolist() == some_rows(9, 10).tolist() == list(range(9))
 
 
 def test_standardisation_there_and_back():

@@ -18,6 +18,7 @@ from torch import Tensor
 
 import manifold_core as mc
 from manifold_core import cli
+from manifold_core.data import blocks
 from manifold_core.data.arrays import split
 from manifold_core.run import RunConfig, load_run, run
 
@@ -251,9 +252,13 @@ class TestMetrics:
         assert json.loads(text, parse_constant=pytest.fail) == metrics  # no NaN, no Infinity: JSON as others read it
         assert "which has the lowest -ELBO: that of the samples held out is finite for none" in cli.table([metrics])
 
-    def test_one_too_far_for_float32_is_refused_before_training(self, tmp_path: Path) -> None:
+    def test_one_too_far_for_float32_is_refused_before_training(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(blocks, "BLOCK", 60)  # ten samples, of which these are not the first
         x = 1e-5 * np.random.default_rng(0).normal(size=(100, 6))
         row = of_those_held_out(x)
+        assert row >= 10
         x[row, 2] = 1e35
         np.save(tmp_path / "x.npy", x)
         message = (

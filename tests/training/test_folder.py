@@ -51,23 +51,28 @@ class TestTrain:
             assert torch.equal(tensor, expected[0][name]), name
         assert found[1] == expected[1]
 
-    @pytest.mark.parametrize("steps", [1, 13, STEPS - 1, STEPS])
+    @pytest.mark.parametrize(
+        ("steps", "precision"),
+        [(1, "float32"), (13, "float32"), (STEPS - 1, "float32"), (STEPS, "float32"), (13, "float16")],
+    )
     def test_dropout_and_moments_go_on_where_they_were(
-        self, x: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+        self, x: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, precision: Any
     ) -> None:
+        """In float16 so does the scale of the loss."""
+        config = replace(TRAINING, precision=precision)
         for name in ("undisturbed", "run"):
             (tmp_path / name).mkdir()
         model = dropout_model()
-        history = train(model, x, TRAINING, folder=tmp_path / "undisturbed", progress=False)
+        history = train(model, x, config, folder=tmp_path / "undisturbed", progress=False)
         expected = self.outcome(model, history, tmp_path / "undisturbed")
 
         with monkeypatch.context() as patch:
             stop_at_save(patch, steps)
             with pytest.raises(Stopped):
-                train(dropout_model(), x, TRAINING, folder=tmp_path / "run", checkpoint_seconds=0.0, progress=False)
+                train(dropout_model(), x, config, folder=tmp_path / "run", checkpoint_seconds=0.0, progress=False)
         torch.manual_seed(99)
         model = dropout_model(seed=steps)  # weights that the checkpoint has to replace
-        history = train(model, x, TRAINING, folder=tmp_path / "run", progress=False)
+        history = train(model, x, config, folder=tmp_path / "run", progress=False)
         assert not model.training
         self.assert_same(self.outcome(model, history, tmp_path / "run"), expected)
 
@@ -315,24 +320,30 @@ class TestLoadWeights:
                 torch.testing.assert_close(tensor, wanted)
 
     def test_weights_of_which_some_do_not_fit_are_refused_whole(self, x: Tensor, tmp_path: Path) -> None:
-        """A parameter of its own is not in the text of a module."""
+        """A parameter of its own is not in the text of a module, and some buffers are in no state."""
 
         class Shifted(nn.Module):
             def __init__(self, numbers: int) -> None:
                 super().__init__()
                 self.inner = mc.VAE.mlp(6, 3, (4,)).encoder
                 self.shift = nn.Parameter(torch.zeros(numbers))
+                self.register_buffer("calls", torch.zeros(()), persistent=False)
 
             def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+                self.calls += 1
                 mu, log_var = self.inner(x)
                 return mu + self.shift.sum(), log_var
 
-        train(mc.VAE(Shifted(2), nn.Linear(3, 6), 3), x, replace(TRAINING, steps=1), folder=tmp_path, progress=False)
+        config = replace(TRAINING, steps=1)
+        train(mc.VAE(Shifted(2), nn.Linear(3, 6), 3), x, config, folder=tmp_path, progress=False)
         model = mc.VAE(Shifted(3), nn.Linear(3, 6), 3)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         with pytest.raises(mc.InputError, match="damaged, or of another model"):
             mc.load_weights(model, tmp_path)
+        with pytest.raises(mc.InputError, match="of another model or damaged"):
+            train(model, x, config, folder=tmp_path, progress=False)
         assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+        assert model.encoder.calls == 0
 
     def test_of_another_model_are_refused(self, x: Tensor, tmp_path: Path) -> None:
         train(mc.VAE.mlp(6, 3, (4,)), x, replace(TRAINING, steps=1), folder=tmp_path, progress=False)
