@@ -320,13 +320,13 @@ class TestLoadWeights:
                 torch.testing.assert_close(tensor, wanted)
 
     def test_weights_of_which_some_do_not_fit_are_refused_whole(self, x: Tensor, tmp_path: Path) -> None:
-        """A parameter of its own is not in the text of a module, and some buffers are in no state."""
+        """Tensors of its own are not in the text of a module, and some are in no state."""
 
         class Shifted(nn.Module):
             def __init__(self, numbers: int) -> None:
                 super().__init__()
                 self.inner = mc.VAE.mlp(6, 3, (4,)).encoder
-                self.shift = nn.Parameter(torch.zeros(numbers))
+                self.register_buffer("shift", torch.zeros(numbers))
                 self.register_buffer("calls", torch.zeros(()), persistent=False)
 
             def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
