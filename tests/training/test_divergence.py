@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import weakref
 from pathlib import Path
 
 import pytest
@@ -270,7 +271,13 @@ def test_a_buffer_is_copied_where_something_has_written_to_it() -> None:
     third = copied(compare=True)
     assert copied() is not third
     assert copied(uncounted) is not copied(uncounted)
-    assert copied(torch.zeros(3)) is not copied(torch.zeros(3))
+    new = torch.zeros(3)  # as some networks have in each step
+    copied(new)
+    gone = weakref.ref(new)
+    del new
+    copied()
+    copied()
+    assert gone() is None
 
 
 def test_training_copies_no_buffer_that_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
