@@ -142,6 +142,27 @@ def test_other_rounding_is_no_other_network(tmp_path: Path, log_gamma: float | N
     train(model(True), tmp_path, config)
 
 
+@pytest.mark.parametrize("log_gamma", [-6.0, -14.0])
+def test_nor_is_that_of_half_precision(tmp_path: Path, log_gamma: float) -> None:
+    """Samples of half the size are measured as they are trained on."""
+    config = replace(CONFIG, precision="bfloat16")
+
+    def model(function: Function, exact: bool = False) -> mc.VAE:
+        made = vae(function)
+        made.elbo = mc.GaussianELBO("fixed", log_gamma)
+        if exact:
+            made.decoder.forward = torch.autocast("cpu", enabled=False)(made.decoder.forward)  # type: ignore[method-assign]
+        return made
+
+    def train(model: mc.VAE) -> None:
+        mc.train(model, X.bfloat16(), config, folder=tmp_path, progress=False)
+
+    train(model(torch.relu))
+    train(model(torch.relu, exact=True))
+    with pytest.raises(mc.InputError, match="has its code changed"):
+        train(model(torch.abs))
+
+
 OWN = torch.Generator().manual_seed(0)  # no checkpoint brings it back, as it does torch's
 
 
