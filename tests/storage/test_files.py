@@ -132,11 +132,22 @@ def test_an_ensemble_holds_its_folder(tmp_path: Path, monkeypatch: pytest.Monkey
         pass
 
 
-def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(tmp_path: Path) -> None:
+def not_ours(_process: int, _signal: int) -> None:
+    """As of a process of another user."""
+    raise PermissionError
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         path, half = tmp_path / "a.b.json", tmp_path / f".a.b.json.{other.pid}.tmp"
         half.touch()
         write_json(path, {})
+        assert half.exists()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "kill", not_ours)
+            write_json(path, {})
         assert half.exists()
         other.communicate(b"\n")
     write_json(path, {})
