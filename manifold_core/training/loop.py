@@ -307,7 +307,7 @@ def _loop(
     if not watch.is_well():  # the last gradient was not, though its loss was; or statistics of an earlier batch
         watch.put_back()
         raise Diverged(math.nan, run.step, history)
-    if folder is not None and first and (run.step > begun_at or checkpoint.state_of(folder) is None):
+    if folder is not None and first and run.step > begun_at:
         run.save(folder)
 
 
