@@ -10,6 +10,7 @@ from ensemble.kinds import kinds, toy
 from torch import Tensor
 
 import manifold_core as mc
+from manifold_core.ensemble import all_diverged
 from manifold_core.ensemble.data import check_data
 from manifold_core.ensemble.state import EngineState
 
@@ -41,6 +42,15 @@ def test_a_loss_that_is_no_number_says_nothing_of_the_dimension(backend: str) ->
     assert found.diverged_at is not None
     assert not math.isfinite(found.metrics.neg_elbo)
     assert (found.metrics.active_dimensions, found.metrics.spectrum_count, found.metrics.gap) == (None, None, None)
+
+
+def test_where_none_is_left_the_first_to_diverge_is_named(backend: str) -> None:
+    specs = [diverging("learned", learning_rate=1e6), diverging("learned", log_gamma=-200.0), *kinds(1)[:1]]
+    trained = mc.train_ensemble(specs, toy(), backend=backend, progress=False)
+    assert [one.diverged_at for one in trained] == [2, 1, None]
+    error = all_diverged(trained)
+    assert error.step == 1
+    assert error.history is trained[1].history
 
 
 def data_of(scale: float) -> list[Tensor | tuple[Tensor, Tensor]]:

@@ -124,7 +124,10 @@ def test_a_finished_run_is_of_its_condition(data: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "moved.npy", np.load(condition.source))  # the same content, elsewhere
     moved = replace(config, model=replace(model, condition=replace(condition, source=str(tmp_path / "moved.npy"))))
     assert run(moved, tmp_path / "out", progress=False) == metrics
-    for other in (np.roll(np.load(condition.source), 1), np.load(condition.source) + 1):  # the second, other classes
+    labels, first = np.load(condition.source), load_file(data / "x.npy", seed=TRAINING.seed).validation[0].numpy()
+    held_out = (np.load(data / "x.npy").astype(np.float32) == first).all(1)
+    # Other samples', other classes, and one of a sample that is held out.
+    for other in (np.roll(labels, 1), labels + 1, np.where(held_out, np.where(labels == 1, 11, 1), labels)):
         np.save(tmp_path / "moved.npy", other)
         with pytest.raises(mc.InputError, match="holds a finished run of other data"):
             run(moved, tmp_path / "out", progress=False)

@@ -251,6 +251,18 @@ def test_training_where_there_are_no_gradients_is_refused() -> None:
         mc.train(model, x, mc.TrainingConfig(steps=1), progress=False)
 
 
+def test_gradients_that_are_off_are_on_for_the_while() -> None:
+    """As in a notebook that begins with ``torch.set_grad_enabled(False)``."""
+    model, x, config = mc.VAE.mlp(5, 2), torch.rand(9, 5), mc.TrainingConfig(2)
+    before = model.elbo.log_gamma.clone()
+    with torch.no_grad():
+        mc.train(model, x, config, progress=False)
+        (other,) = mc.train_ensemble([mc.ModelSpec(2, training=config)], x, backend="reference", progress=False)
+        assert not torch.is_grad_enabled()
+    assert model.elbo.log_gamma != before
+    assert other.model.elbo.log_gamma != before
+
+
 @pytest.mark.parametrize("seconds", ["5", None, True, -1, float("nan")])
 def test_seconds_that_are_none_are_refused(seconds: Any) -> None:
     x, config = torch.rand(50, 4), mc.TrainingConfig(steps=1)
