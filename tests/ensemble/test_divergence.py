@@ -53,6 +53,17 @@ def test_where_none_is_left_the_first_to_diverge_is_named(backend: str) -> None:
     assert error.history is trained[1].history
 
 
+def test_a_curve_is_kept_where_its_model_diverges_at_once_after_a_resume(backend: str, tmp_path: Path) -> None:
+    def train() -> mc.TrainedModel:
+        spec, given = diverging("learned", learning_rate=1e6), {"folder": tmp_path, "checkpoint_seconds": 0.0}
+        return mc.train_ensemble([spec], toy()[:1], backend=backend, progress=False, **given)[0]  # type: ignore[arg-type]
+
+    first, again = train(), train()
+    assert first.diverged_at == again.diverged_at == 2
+    assert len(first.history.neg_elbo) == 1
+    assert again.history.neg_elbo == first.history.neg_elbo
+
+
 def data_of(scale: float) -> list[Tensor | tuple[Tensor, Tensor]]:
     x, conditional = toy()
     assert isinstance(x, Tensor)
