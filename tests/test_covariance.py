@@ -190,12 +190,13 @@ def layer_by_layer(model: mc.VAE, weights: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("fill", [by_to_empty, by_assignment, layer_by_layer])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_model_made_without_numbers_takes_those_of_another(
-    fill: Callable[[mc.VAE, dict[str, Tensor]], None], dtype: torch.dtype
+@pytest.mark.parametrize("made_on", ["meta", "cpu"])
+def test_a_model_takes_the_numbers_of_another(
+    fill: Callable[[mc.VAE, dict[str, Tensor]], None], dtype: torch.dtype, made_on: str
 ) -> None:
     """The order of the rows of L and what they are multiplied with are in no checkpoint."""
     expected = mc.VAE.mlp(5, KAPPA, (8,), covariance="cholesky").to(dtype)
-    with torch.device("meta"):
+    with torch.device(made_on):
         model = mc.VAE.mlp(5, KAPPA, (8,), covariance="cholesky")
     model = model if fill is by_assignment else model.to(dtype)
     fill(model, expected.state_dict())

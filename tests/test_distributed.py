@@ -202,11 +202,19 @@ def refusal(group: Group, what: str, folder: str | None = None) -> str:
     return str(caught.value)
 
 
-def shared_values(group: Group) -> tuple[Any, Any, list[float]]:
+def shared_values(group: Group, folder: str) -> tuple[Any, Any, bool, list[float]]:
     assert group is not None
+    left = Path(folder) / "left"
+
+    def found_or_left() -> bool:
+        found = left.exists()
+        left.touch()
+        return found
+
     return (
         from_first(lambda: {"rank": group.rank()}, group),
         everywhere(lambda: group.rank(), group),
+        everywhere(found_or_left, group),
         gathered(torch.tensor(float(group.rank())), group).tolist(),
     )
 
@@ -353,9 +361,10 @@ def test_a_joined_mean_has_the_gradient_of_all_losses(both: Both) -> None:
         torch.testing.assert_close(of_part, gradient)
 
 
-def test_values_are_shared(both: Both) -> None:
-    for rank, (of_first, own, of_all) in enumerate(both(shared_values)):
-        assert (of_first, own, of_all) == ({"rank": 0}, rank, [0.0, 1.0])
+def test_values_are_shared(both: Both, tmp_path: Path) -> None:
+    """Where each process makes its own, the first comes first, and the others find its files."""
+    for rank, values in enumerate(both(shared_values, folder=str(tmp_path))):
+        assert values == ({"rank": 0}, rank, rank > 0, [0.0, 1.0])
 
 
 @pytest.mark.filterwarnings("ignore:x is about")

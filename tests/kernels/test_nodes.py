@@ -148,11 +148,16 @@ def test_a_second_derivative_is_refused(name: str, way: str) -> None:
             of = given[place : place + 1]
             results = eager(name, way)(*given)
             used = [r for r in results if r.requires_grad]
-            (first,) = grad([r.sum() for r in used], of, create_graph=True)
-            # grad() looks only at what is on the way to its input, and must not find nothing there.
-            for second in (lambda f=first: f.square().sum().backward(), lambda f=first, of=of: grad(f.sum(), of)):
+            for both in (False, True):
+                incoming = [torch.ones_like(r, requires_grad=both) for r in used]
+                (first,) = grad(used, of, incoming, create_graph=True)
                 with pytest.raises(RuntimeError, match=SAID[way].format(name=name)):
-                    second()
+                    first.square().sum().backward()
+                # grad() looks only at what is on the way to its input, and must not find nothing there: in the incoming
+                # gradient too, of which torch.autograd.functional.jvp wants the derivative.
+                for inputs in (of, incoming) if both else (of,):
+                    with pytest.raises(RuntimeError, match=SAID[way].format(name=name)):
+                        grad(first.sum(), inputs)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from instruction_sets import NEEDS_COMPILED
 from manifold_core.kernels.random import standard_normal
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import manifold_core as mc
 from manifold_core.covariance import Covariance
@@ -127,6 +129,33 @@ def test_full_covariance_is_that_of_torch_distributions(backend: str) -> None:
     torch.testing.assert_close(terms.kl, torch.distributions.kl_divergence(posterior, conditional))
     torch.testing.assert_close(terms.z, (mu + (scale @ noise.unsqueeze(2)).squeeze(2)) / (1 + torch.exp(-gate_logits)))
     torch.testing.assert_close(terms.variance_ratio, (posterior.variance / prior[1].exp()).mean(dim=0).detach())
+
+
+class Ours(TorchDispatchMode):
+    """Which operators of ours are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if function.namespace == "manifold_core":
+            self.names.append(function._opname)
+        return function(*args, **(kwargs or {}))
+
+
+@NEEDS_COMPILED
+@pytest.mark.parametrize(("covariance", "sampling"), [("diagonal", "rsample_kl"), ("cholesky", "rsample_kl_cholesky")])
+@pytest.mark.parametrize(("reduction", "error"), [("mean", "gaussian_elbo"), ("sum", "gaussian_nll")])
+def test_the_named_backend_computes_every_term(
+    covariance: Covariance, sampling: str, reduction: Reduction, error: str
+) -> None:
+    x, mu, log_var, weight = inputs(latents=1)
+    for backend, expected in (("reference", []), ("cpu", [sampling, error])):
+        elbo = mc.GaussianELBO(covariance=covariance, reduction=reduction, backend=backend)
+        with Ours() as ours:
+            elbo(x, (mu, log_var), lambda z: z @ weight)
+        assert ours.names == expected
 
 
 @pytest.mark.parametrize("gamma", ["learned", "analytic", "fixed"])

@@ -154,6 +154,21 @@ def test_samples_follow_the_prior_and_the_generator() -> None:
     assert torch.equal(samples, model.sample(20_000, torch.Generator().manual_seed(0)))
 
 
+@pytest.mark.parametrize("kind", ["VAE", "CVAE", "SequentialCVAE", "EveryStepCVAE"])
+def test_noise_is_that_of_the_generator_or_of_the_seed_and_the_row(kind: str) -> None:
+    c = torch.rand(6, 2)
+    if kind in ("VAE", "CVAE"):
+        model: mc.VAE | mc.CVAE = mc.VAE.mlp(5, 3) if kind == "VAE" else mc.CVAE.mlp(5, 2, 3)
+    else:
+        model, c = getattr(mc, kind).lstm(5, 3), torch.rand(6, 4, 5)
+    given = (torch.rand(6, 5),) if kind == "VAE" else (torch.rand(6, 5), c)
+    z, again, other = (model(*given, generator=torch.Generator().manual_seed(seed)).z for seed in (0, 0, 1))
+    assert torch.equal(z, again)
+    assert not torch.equal(z, other)
+    of_some = model(*(part[2:] for part in given), seed=7, first_row=2).z
+    torch.testing.assert_close(of_some, model(*given, seed=7).z[2:])
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_samples_have_the_dtype_of_the_decoder(dtype: torch.dtype) -> None:
     for vae in (mc.VAE.mlp(6, 2), mc.VAE(Encoder(), nn.Linear(2, 6), 2), mc.VAE.conv((1, 8, 8), 2)):
@@ -565,6 +580,9 @@ def test_prelu_has_a_slope_for_each_layer() -> None:
     for network in (model.encoder, model.decoder):
         assert [isinstance(layer, kind) for layer, kind in zip(network.layers, kinds, strict=True)] == [True] * 5
     assert [p.shape for p in model.parameters() if p.dim() == 1 and len(p) == 1] == [(1,)] * 4
+    conditional = mc.CVAE.mlp(7, 2, 3, (8, 12), activation="prelu", attention=True)
+    parts = (conditional.encoder, conditional.decoder, conditional.prior, conditional.gate)
+    assert [sum(isinstance(layer, nn.PReLU) for layer in part.modules()) for part in parts if part] == [3, 3, 1, 1]
 
 
 def perceptron(x: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
@@ -691,6 +709,23 @@ def test_shapes_of_a_cvae() -> None:
     assert model.sample(torch.rand(5, 2)).shape == (5, 7)
     standard = mc.CVAE.mlp(7, 2, 3, prior="standard")
     assert (standard.prior, standard.gate) == (None, None)
+
+
+def test_shapes_of_models_of_images() -> None:
+    """Hidden widths are the decoder's in reverse; prior and gate have those of the condition."""
+
+    def widths(network: nn.Module | None) -> list[tuple[int, int]]:
+        assert network is not None
+        return [(one.in_features, one.out_features) for one in network.modules() if isinstance(one, nn.Linear)]
+
+    vae = mc.VAE.conv((1, 8, 8), 3, 2, hidden=(5, 4))  # of 2 · 2 channels of 2 × 2 pixels
+    assert widths(vae.encoder) == [(16, 6), (16, 5), (5, 4), (4, 6)]
+    assert widths(vae.decoder) == [(3, 16), (3, 4), (4, 5), (5, 16)]
+    cvae = mc.CVAE.conv((1, 8, 8), 2, 3, 2, hidden=(5, 4), condition_hidden=(7, 6), attention=True)
+    assert widths(cvae.encoder) == [(2, 64), *widths(vae.encoder)]
+    assert widths(cvae.decoder) == [(2, 7), (7, 6), (6, 3), (6, 16), (6, 4), (4, 5), (5, 16)]
+    assert widths(cvae.prior) == [(2, 7), (7, 6), (6, 6)]
+    assert widths(cvae.gate) == [(2, 7), (7, 6), (6, 3)]
 
 
 def test_a_cvae_compiles_whole() -> None:

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import manifold_core as mc
-from manifold_core.networks import ConvEncoder, by_pytorch
+from manifold_core.networks import ConvEncoder, Float32ConvTranspose2d, by_pytorch
 from manifold_core.networks.conv_layers import ConvNorm, ConvTranspose2d
 
 pytestmark = NEEDS_COMPILED
@@ -71,15 +71,18 @@ def test_conv_norm_follows_the_batch_as_pytorch_does(relu: bool) -> None:
     torch.testing.assert_close(ours(x, residual), theirs(x) + residual, rtol=1e-12, atol=1e-12)
 
 
-def test_conv_transpose_is_pytorchs() -> None:
+@pytest.mark.parametrize("kind", [ConvTranspose2d, Float32ConvTranspose2d])
+def test_conv_transpose_is_pytorchs(kind: type[ConvTranspose2d]) -> None:
     torch.manual_seed(0)
-    ours = ConvTranspose2d(3, 2, 4, stride=2, padding=1).double()
+    ours = kind(3, 2, 4, stride=2, padding=1).double()
     theirs = nn.ConvTranspose2d(3, 2, 4, stride=2, padding=1).double()
     theirs.load_state_dict(ours.state_dict())
     x, _ = images(torch.float64)
     assert seen(lambda: ours(x)) == ["conv_transpose"]
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(ours(x, [15, 13]), theirs(x, [15, 13]), rtol=1e-12, atol=1e-12)
+    of_one, image = kind(40, 2, 4).double(), x[:, 0]  # without a batch, of 40 channels
+    torch.testing.assert_close(of_one(image), nn.ConvTranspose2d.forward(of_one, image), rtol=1e-12, atol=1e-12)
 
 
 def test_a_model_of_images_is_computed_by_kernels_of_ours_alone() -> None:
@@ -119,9 +122,12 @@ def in_autocast(network: ConvNorm, x: Tensor) -> None:
 
 def hooked(network: ConvNorm, x: Tensor) -> None:
     calls: list[object] = []
-    network[0].register_forward_hook(lambda *inputs: calls.append(inputs))
-    network(x)
-    assert len(calls) == 1
+    for kind in ("forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"):
+        handle = getattr(network[0], f"register_{kind}")(lambda *given, kind=kind: calls.append(kind))
+        network(x.clone().requires_grad_()).sum().backward()
+        handle.remove()
+        assert calls.pop() == kind
+        assert not calls
 
 
 def counted(network: ConvNorm, x: Tensor) -> None:
@@ -141,8 +147,19 @@ def counted(network: ConvNorm, x: Tensor) -> None:
         lambda network, x: network.to(memory_format=torch.channels_last)(x),
         lambda network, x: by_pytorch(network)(x),
         lambda network, x: network(x[:1]),
+        lambda network, x: network(x, images(torch.float64)[1]),
     ],
-    ids=["evaluation", "autocast", "hook", "counter", "bfloat16", "channels last", "by PyTorch", "one image"],
+    ids=[
+        "evaluation",
+        "autocast",
+        "hook",
+        "counter",
+        "bfloat16",
+        "channels last",
+        "by PyTorch",
+        "one image",
+        "residual of another type",
+    ],
 )
 def test_what_pytorch_computes(call: Callable[[ConvNorm, Tensor], object]) -> None:
     x, _ = images()
@@ -189,9 +206,9 @@ def test_a_layer_made_another_is_pytorchs(name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(ours.buffers(), theirs.buffers(), strict=True))
 
 
-def test_another_padding_is_kept() -> None:
+def test_another_padding_and_eps_are_kept() -> None:
     ours, (x, _) = layer(), images()
-    ours[0].padding = (0, 0)
+    ours[0].padding, ours[1].eps = (0, 0), 0.3
     theirs = nn.Sequential(*copy.deepcopy(ours))
     assert seen(lambda: torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)) == ["conv_norm"]
 

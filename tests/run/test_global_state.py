@@ -125,6 +125,7 @@ def test_weights_do_not_depend_on_torchs_defaults() -> None:
     torch.set_default_dtype(torch.float64)
     try:
         found = build_model(ModelConfig(latent_dim=3, hidden=(8,)), (6,), seed=4).state_dict()
+        assert torch.get_default_dtype() == torch.float64
     finally:
         torch.set_default_dtype(torch.float32)
     assert torch.equal(torch.get_rng_state(), before)
