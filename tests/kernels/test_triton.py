@@ -220,7 +220,7 @@ RECONSTRUCTIONS = reconstruction.cases(
 EDGES_OF_ROWS = (
     reconstruction.Case((1, 1), grad_loss=0.7),
     # Between two float32 numbers: its rounding alone would be an error of 1.8e-6.
-    reconstruction.Case((4, 30), log_gamma=59.0000018, log_gamma_type=F64, grad_loss=0.7),
+    reconstruction.Case((4, 30), log_gamma=-59.0000018, log_gamma_type=F64, grad_loss=0.7),
     # Rows that programs share; a sum over the batch in groups.
     reconstruction.Case(
         (3, 40_000), log_gamma=-60.0, log_gamma_type=F64, wanted=LOSS, constants=frozenset({"x"}), grad_loss=0.7
