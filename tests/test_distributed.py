@@ -193,7 +193,8 @@ def refusal(group: Group, what: str, folder: str | None = None) -> str:
 
     def train() -> None:
         place = Path(folder) if folder else None
-        said = {"day": 3} if what == "identity" and group.rank() == 0 else None
+        saying = {"identity": 0, "identity of the second": 1}.get(what)
+        said = {"day": 3} if group.rank() == saying else None
         mc.train(made, x, config, folder=place, identity=said, progress=False, process_group=group)
 
     tried = {"everywhere": lambda: everywhere(call, group), "from first": lambda: from_first(call, group)}
@@ -416,6 +417,7 @@ REFUSALS = {
     "samples": r"x must be the same in all processes, got \(30, 6\) in the first and \(29, 6\) in process 1",
     "samples that no two share": r"x must be the same in all processes, got \(30, 6\) .* and \(29, 6\) in process 1",
     "identity": "day must be the same in all processes, got 3 in the first and None in process 1",
+    "identity of the second": "day must be the same in all processes, got None in the first and 3 in process 1",
     "other samples": "data must be the same in all processes, got",
     "weights": "model must be the same in all processes",
     "unused": "model must use all its parameters .* got decoder.spare without a gradient",

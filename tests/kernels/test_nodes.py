@@ -140,6 +140,21 @@ def test_same_results_and_gradients(name: str) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", OPERATORS)
+def test_an_expanded_gradient_is_that_of_its_numbers(name: str, way: str) -> None:
+    """As sum() has it: one number in memory for all."""
+    given = leaves(next(arguments_of(name)), lambda i: True)
+    wanted = [v for v in given if isinstance(v, Tensor) and v.requires_grad]
+    results = [r for r in eager(name, way)(*given) if r.requires_grad]
+    expanded, dense = (
+        grad(results, wanted, incoming, retain_graph=True)
+        for incoming in ([torch.ones(()).expand_as(r) for r in results], [torch.ones_like(r) for r in results])
+    )
+    for found, expected in zip(expanded, dense, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", OPERATORS)
 def test_a_second_derivative_is_refused(name: str, way: str) -> None:
     """Whichever argument alone is asked for: of an LSTM, in which all enter what others are multiplied with."""
     for arguments in arguments_of(name):

@@ -256,6 +256,8 @@ def test_a_sample_that_is_not_finite_is_named(function: Callable[..., object], v
     cvae = mc.CVAE.mlp(3, 2, 2)
     with pytest.raises(mc.InputError, match=r"^condition must be finite, but row 0 holds NaN or an infinity$"):
         call(cvae, torch.rand(10, 3), condition=spoilt(0, value, 10, 2))
+    with pytest.raises(mc.InputError, match=r"^x must be finite, but row 7 holds NaN or an infinity$"):
+        call(cvae, x, condition=torch.rand(10, 2))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

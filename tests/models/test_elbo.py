@@ -351,6 +351,11 @@ def test_a_gate_is_one_of_the_documented_shapes_and_of_any_type(covariance: Cova
             z = z_of(torch.zeros(shape, dtype=dtype))
             assert z.dtype == torch.float32
             torch.testing.assert_close(z, z_of(None) / 2, rtol=1e-6, atol=0)
+    # Of a z in half precision, too, the logits are what they are: rounded, a logit of -20.06 is another by 0.06.
+    posterior = (posterior[0].bfloat16(), posterior[1].bfloat16())
+    decoder = nn.Linear(3, 5).bfloat16()
+    expected = (z_of(None).double() / (1 + math.exp(20.06))).bfloat16()
+    torch.testing.assert_close(z_of(torch.full((3,), -20.06)), expected, rtol=2.0**-7, atol=0)
 
 
 @pytest.mark.parametrize("covariance", ["diagonal", "cholesky"])

@@ -230,6 +230,8 @@ def test_labels_for_networks_that_do_not_say_that_they_take_them() -> None:
     )
     with pytest.raises(mc.InputError, match=r"got shape \(9,\)$"):  # no labels
         mc.train(cvae, x, mc.TrainingConfig(steps=2, batch_size=4), condition=labels / 2, progress=False)
+    with pytest.raises(mc.InputError, match=r"an encoder that takes these says so: condition_shape = \(4, 5\)$"):
+        cvae.sample(torch.rand(9, 4, 5))
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 2**24), (torch.bfloat16, 2**8)])
@@ -359,6 +361,9 @@ def test_a_compiled_cvae_is_trained_and_another_module_is_not() -> None:
 def test_samples_and_reconstructions_leave_a_model_in_training_alone(conditional: bool) -> None:
     """They are those of evaluation mode; a module that is frozen stays that."""
     model = mc.CVAE.conv((1, 8, 8), 3, 2, 2) if conditional else mc.VAE.conv((1, 8, 8), 2, 2)
+    if isinstance(model, mc.CVAE):
+        assert model.prior is not None
+        model.prior = nn.Sequential(nn.Dropout(), model.prior)
     x, c = torch.rand(6, 1, 8, 8), torch.rand(6, 3)
     inputs = (x, c) if conditional else (x,)
     mc.train(model, x, mc.TrainingConfig(3, 4), condition=c if conditional else None, progress=False)
@@ -444,7 +449,11 @@ def test_half_precision_takes_what_autocast_casts() -> None:
         assert model(x.bfloat16(), seed=1).loss.isfinite()
         with pytest.raises(mc.InputError, match="x must be of the dtype"):
             model(x.double())
-    mc.train(model, x.bfloat16(), mc.TrainingConfig(steps=1, precision="bfloat16"), progress=False)
+        with pytest.raises(mc.InputError, match="x must be of the dtype"):
+            copy.deepcopy(model).double()(x)
+    config, conditional = mc.TrainingConfig(steps=1, precision="bfloat16"), mc.CVAE.mlp(6, 2, 3)
+    mc.train(model, x.bfloat16(), config, progress=False)
+    mc.train(conditional, x.bfloat16(), config, condition=torch.rand(5, 2).bfloat16(), progress=False)
     assert model.bfloat16()(x.bfloat16(), seed=1).loss.isfinite()
 
 
@@ -561,7 +570,7 @@ def test_a_generator_is_a_generator(generator: Any) -> None:
         mc.CVAE.mlp(5, 2, 2).sample(torch.rand(3, 2), generator)
 
 
-@pytest.mark.parametrize("activation", ["tanh", ["relu"], None, torch.nn.ReLU])
+@pytest.mark.parametrize("activation", ["tanh", ["relu"], np.array(["relu", "prelu"]), None, torch.nn.ReLU])
 def test_activations_are_checked(activation: Any) -> None:
     with pytest.raises(mc.InputError, match="activation must be 'relu' or 'prelu', got "):
         mc.VAE.mlp(5, 2, activation=activation)
@@ -651,6 +660,7 @@ def test_loss_and_gradients_of_a_cvae_are_the_formulas(
         )
     ratio = (log_var - p).exp()
     torch.testing.assert_close(model.variance_ratio(x, c), ratio)
+    torch.testing.assert_close(model.spectrum(x, c), ratio.sort(dim=1).values)
     torch.testing.assert_close(terms.variance_ratio, ratio.mean(0).to(terms.variance_ratio.dtype))
 
 

@@ -1,5 +1,6 @@
 """The LSTM of the networks of sequences: what PyTorch's own computes, whoever computes it."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -51,6 +52,12 @@ def test_what_kernels_cannot_do_is_left_to_pytorch(layer: LSTM) -> None:
     layer.float()
     assert calls(lambda: outputs(layer, X[:0])) == 0
     assert calls(lambda: outputs(mc.networks.by_pytorch(layer), X)) == 0
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 2), (4, 0, 3), (6, 3), (2, 4, 6, 3)])
+def test_a_sequence_of_another_shape_is_named(shape: tuple[int, ...]) -> None:
+    with pytest.raises(mc.InputError, match=rf"shape \[B, L, 3\] .* at least 1, got shape {re.escape(str(shape))}$"):
+        mc.networks.LSTMEncoder(3, 2, 5)(torch.zeros(shape))
 
 
 def test_a_layer_with_a_forward_of_its_own_is_what_it_says(layer: LSTM) -> None:
