@@ -69,6 +69,13 @@ def test_mlp_head_is_read_without_a_copy() -> None:
     assert mu.stride() == (6, 1)
 
 
+def test_eigenvalues_of_a_diagonal_covariance_are_its_variances_in_order() -> None:
+    model, x = mc.VAE.mlp(7, 5), torch.rand(9, 7)
+    variances = model.posterior(x)[1].double().exp()
+    assert not torch.equal(variances, variances.sort(dim=1).values)
+    torch.testing.assert_close(model.spectrum(x), variances.sort(dim=1).values)
+
+
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 8, 12)])
 def test_residual_networks_of_appendix_a(shape: tuple[int, int, int]) -> None:
     model = mc.VAE.conv(shape, 4, channels=5)

@@ -162,3 +162,13 @@ def test_a_variance_too_small_for_float32_is_no_zero() -> None:
     """log γ is float32, and where the data have no noise it falls without bound."""
     found = tangents.decoder_spectrum(torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]), torch.tensor(-120.0), None)
     assert found[0].tolist() == pytest.approx([math.exp(-120) / 4, math.exp(-120)], rel=1e-12)
+
+
+def test_what_rounding_leaves_of_no_derivative_is_no_variance_beyond_the_priors() -> None:
+    """Of rank 1 beside a tiny γ, where a rounded 0 is not small: a negative one would be a variance above 1, or below
+    0, which would count as active."""
+    generator = torch.Generator().manual_seed(0)
+    jacobian = torch.randn(9, 20, 1, generator=generator) * torch.randn(9, 1, 30, generator=generator)
+    found = tangents.decoder_spectrum(jacobian, torch.tensor(-36.0), None)
+    assert (found[:, 0] < 1e-15).all()
+    assert ((found > 0) & (found <= 1)).all()
