@@ -269,8 +269,9 @@ def test_nothing_to_do(shape: tuple[int, int], dtype: torch.dtype) -> None:
     for given_, found_gradients in ((inputs, gradients), (inputs_with_tril, more), (of_nll, most)):
         for name, gradient in found_gradients.items():
             assert torch.equal(gradient, torch.zeros_like(given_[name])), name
-    loss = evaluate(gaussian_elbo, of_nll | {"kl": kl}, [torch.ones((), dtype=dtype)], beta=1.0)[0][0]
+    (loss, *_), last = evaluate(gaussian_elbo, of_nll | {"kl": kl}, [torch.ones((), dtype=dtype)], beta=1.0)
     assert loss == 0 if rows else loss.isnan()
+    assert last["log_gamma"] == 0
 
 
 @ON_GPU

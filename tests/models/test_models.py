@@ -542,7 +542,7 @@ def test_latent_dim_is_checked(latent_dim: object) -> None:
 
 
 @pytest.mark.parametrize("make", [lambda shape: ConvEncoder(shape, 4), lambda shape: ConvDecoder(4, shape)])
-@pytest.mark.parametrize("shape", [(1, 27, 28), (28, 28), (0, 28, 28)])
+@pytest.mark.parametrize("shape", [(1, 27, 28), (1, 28, 30), (28, 28), (0, 28, 28)])
 def test_image_shape_is_checked(make: object, shape: tuple[int, ...]) -> None:
     with pytest.raises(mc.InputError, match="image_shape must be"):
         make(shape)  # type: ignore[operator]
