@@ -76,6 +76,16 @@ def test_of_one_sample_nothing_is_known_of_others() -> None:
     assert mc.active_dimensions(model(), torch.rand(2, 3)).standard_error.isfinite().all()
 
 
+@pytest.mark.parametrize("samples", [7, 25, 28])
+def test_variances_that_are_alike_at_all_samples_leave_no_doubt(samples: int) -> None:
+    """The mean of the squares may round to less than the square of the mean."""
+    found = mc.active_dimensions(
+        mc.VAE(KnownPosterior(3 * [0.01], 3 * [0.01]), nn.Linear(3, 3), 3), torch.rand(samples, 3)
+    )
+    assert found.standard_error.tolist() == pytest.approx([0.0] * 3, abs=1e-8)
+    assert found.interval == (3, 3)
+
+
 def test_the_spectrum_of_a_diagonal_posterior_is_its_variances_in_the_order_of_each_sample() -> None:
     vae = mc.VAE(KnownPosterior([0.1, 0.3, 0.2], [0.5, 0.02, 0.4]), nn.Linear(3, 3), 3)
     for found in (
@@ -106,6 +116,7 @@ def test_batches_are_weighted_by_their_size() -> None:
         ("diagonal", 16, ((60_000, 1, 28, 28),), 2**22 // 800, 2**18 // 800),
         ("diagonal", 2, ((10**6, 1, 4, 4),), 2**17, 4096),
         ("diagonal", 64, ((60_000, 3, 224, 224),), 2**22 // (3 * 224**2 + 64), 1),
+        ("diagonal", 64, ((100, 3, 1024, 2048),), 1, 1),  # larger than all that is to be held
     ],
 )
 def test_a_gpu_gets_larger_batches_and_images_smaller_ones(

@@ -11,7 +11,7 @@ from torch.autograd import grad
 import manifold_core as mc
 from manifold_core.data.arrays import some_rows
 from manifold_core.metrics import local
-from manifold_core.metrics.local import of_some
+from manifold_core.metrics.local import is_clear, of_some
 
 
 class Known(nn.Module):
@@ -99,6 +99,7 @@ def test_pieces_of_several_dimensions_are_told_apart() -> None:
     assert found.shares == {1: 0.75, 2: 0.25}
     assert (found.count, found.share) == (1, 0.75)
     assert found.spectrum.tolist() == pytest.approx([1e-6, 0.75], rel=1e-3)
+    assert found.spectrum_of_most.tolist() == pytest.approx([1e-6, 1], rel=1e-3)
     assert found.gap == pytest.approx(0.75e6, rel=1e-3)
 
 
@@ -144,6 +145,16 @@ def test_pieces_without_any_dimension_hide_none() -> None:
     low, high = torch.tensor([1e-6, 1.0]), torch.tensor([0.2, 1.0])
     found = mc.LocalDimensions(high.double(), torch.tensor([0, 1, 1, 1, 1]), low.double())
     assert (found.count, found.gap) == (1, pytest.approx(1e6, rel=1e-6))
+
+
+def test_two_thirds_of_the_samples_and_a_gap_of_eight_are_enough() -> None:
+    spectrum = torch.tensor([0.125, 1.0], dtype=torch.float64)
+    found = mc.LocalDimensions(spectrum, torch.tensor([0, 1, 1]), spectrum / 8)
+    assert (found.count, found.gap, found.share) == (1, 8.0, 2 / 3)
+    assert found.clear
+    assert is_clear(8.0, 2 / 3)
+    assert not is_clear(7.99, 2 / 3)
+    assert not is_clear(8.0, 0.66)
 
 
 @pytest.mark.parametrize("covariance", ["diagonal", "cholesky"])
