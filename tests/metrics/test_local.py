@@ -11,7 +11,7 @@ from torch.autograd import grad
 import manifold_core as mc
 from manifold_core.data.arrays import some_rows
 from manifold_core.metrics import local
-from manifold_core.metrics.local import is_clear, of_some
+from manifold_core.metrics.local import in_words, is_clear, of_some
 
 
 class Known(nn.Module):
@@ -155,6 +155,11 @@ def test_two_thirds_of_the_samples_and_a_gap_of_eight_are_enough() -> None:
     assert is_clear(8.0, 2 / 3)
     assert not is_clear(7.99, 2 / 3)
     assert not is_clear(8.0, 0.66)
+
+
+def test_shares_are_told_the_most_frequent_first_without_the_rare() -> None:
+    assert in_words({1: 0.04, 2: 0.36, 3: 0.6}) == "3 at 60 %, 2 at 36 %"
+    assert in_words({0: 0.05, 4: 0.95}) == "4 at 95 %, 0 at 5 %"
 
 
 @pytest.mark.parametrize("covariance", ["diagonal", "cholesky"])
