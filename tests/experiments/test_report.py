@@ -147,7 +147,7 @@ class TestNumbers:
         assert [r.seed for r in row.diverged] == [1, 3, 4]
 
     def test_a_dimension_that_few_samples_have_is_a_guess(self, written: Callable[..., list[Result]]) -> None:
-        for share, guess in ((0.67, False), (0.66, True)):
+        for share, guess in ((0.67, False), (0.66, True), (0.3, True)):  # the others agree on another number
             local = {"count": 3, "gap": 30.0, "samples": 100, "shares": {"1": 1 - share, "3": share}}
             (result,) = written(file(runs=[run(0, 3, -50.0, local=local)], paper=[]))
             said = [note for note in notes(result) if "the dimension is a guess" in note]
@@ -321,6 +321,22 @@ class TestNumbers:
         assert math.isnan(found.exponent(found.inactive_variance))
         assert math.isnan(found.exponent(()))
 
+    def test_each_power_stands_under_its_own_name(self, pages: Callable[..., tuple[str, str]]) -> None:
+        powers = {"recon": 1.0, "active_variance": 0.5, "inactive_variance": 0.25}
+        columns = {name: [math.exp(power * x) for x in (-4.0, -6.0, -8.0)] for name, power in powers.items()}
+        points = [[-4.0, 0.0], [-6.0, -20.0], [-8.0, -27.0]]
+        _, markdown = pages(file("theorem1", fits=[fit(points=points, **columns)], runs=[], paper=[]))
+        heads, _, line = [row for row in markdown.split("## Theorem 1")[1].splitlines() if row.startswith("|")]
+        cells = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in (heads, line)]
+        shown = dict(zip(*cells, strict=True))
+        assert [shown[plain(f"{what} ∝ γ^")] for what in ("squared error", "active variances", "inactive")] == [
+            *("1.00", "0.50", "0.25")
+        ]
+        assert shown["inactive at the smallest γ"] == "0.135"  # exp(−2)
+        assert [shown[name] for name in ("expected", "slope", "between the last two", "intercept", "R²", "points")] == [
+            *("12.5", "10.00", "3.500", "40.00", "1.0000", "3")
+        ]
+
     def test_dimensions_at_the_smallest_gamma_are_noted(self, written: Callable[..., list[Result]]) -> None:
         fits = [fit(slope=12.5, true_active=true) for true in (5, 4)]
         assert notes(written(file("theorem1", fits=fits, runs=[], paper=[]))[0]) == [
@@ -395,6 +411,16 @@ class TestNumbers:
             " · in eager PyTorch, the same steps: 12.3 ms a step, 10 min 0 s"
             " · in eager PyTorch, the paper’s own models, steps and batches, of as many seeds: 2 h 0 min"
         )
+
+    def test_facts_are_of_the_training_and_of_where_eager_pytorch_was_measured(
+        self, written: Callable[..., list[Result]]
+    ) -> None:
+        eager = {"eager_seconds": {"same_steps": 60.0}, "eager_on": {"device": "another"}}
+        plan = {"steps": 20_000, "batch_size": 1024, "first_seed": 8}
+        assert facts(written(file(plan=plan, **eager))[0]) == [
+            "budget quick · 4 seeds from 8 on · 20,000 steps of 1,024 · a CPU · 1 min 40 s"
+            " · in eager PyTorch on another, the same steps: 1 min 0 s"
+        ]
 
     def test_what_else_was_measured(self, written: Callable[..., list[Result]]) -> None:
         runs = [run(s, 3, -50.0, measured={"difference": 10.0**-s}) for s in range(3)]
@@ -748,6 +774,12 @@ class TestBadInput:
             write_report(tmp_path)
         (tmp_path / "bad.json").mkdir()
         with pytest.raises(InputError, match=r"bad\.json: cannot be read"):
+            write_report(tmp_path)
+
+    def test_a_copy_would_be_counted_twice(self, tmp_path: Path) -> None:
+        for name in ("table1", "table1 of before"):
+            (tmp_path / f"{name}.json").write_text(json.dumps(file()))
+        with pytest.raises(InputError, match="'table' is 'table1', expected 'table1 of before', the name of the file"):
             write_report(tmp_path)
 
     def test_an_out_that_cannot_be_written_to(self, tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ def on_a_grid(kind: str) -> torch.Tensor:
         "helix, float32": helix.float(),
         "nine tenths of a helix": helix[torch.randperm(2000, generator=torch.Generator().manual_seed(0))[:1800]],
         "paraboloid": torch.stack((a, b, a * a + b * b), -1).reshape(-1, 3),
+        "paraboloid in 20 features": torch.stack((a, b, a * a + b * b, *17 * [0 * a]), -1).reshape(-1, 20),
         "torus": torch.stack(
             ((2 + (3.1 * a).cos()) * (3.1 * b).cos(), (2 + (3.1 * a).cos()) * (3.1 * b).sin(), (3.1 * a).sin()), -1
         ).reshape(-1, 3),
@@ -118,7 +119,16 @@ def on_a_grid(kind: str) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "kind",
-    ["line", "circle", "circle, float32", "helix, float32", "nine tenths of a helix", "paraboloid", "torus"],
+    [
+        "line",
+        "circle",
+        "circle, float32",
+        "helix, float32",
+        "nine tenths of a helix",
+        "paraboloid",
+        "paraboloid in 20 features",
+        "torus",
+    ],
 )
 def test_samples_on_a_grid_say_nothing(kind: str) -> None:
     """Their nearest neighbours are about as far as the second nearest: of any dimension, or of millions."""
