@@ -660,6 +660,56 @@ class TestPages:
         ]
         assert "| 20 | 3 | 3 | 3 | 3 | 2 of 4 | −45.50 | −45.00 | −60.00 | −30.00 | 0.02 | 0.01 |" in markdown
 
+    def test_the_bar_beside_a_share_is_as_long_as_that(self, pages: Callable[..., tuple[str, str]]) -> None:
+        html, _ = pages(file(runs=[run(seed, 3 if seed else 2, -50.0) for seed in range(4)]))
+        meter = html[html.index("meter") - 300 : html.index("</table>")]
+        whole, right = (
+            float(re.findall(rf'width="([\d.]+)" class="{kind}"', meter)[0]) for kind in ("unfilled", "filled")
+        )
+        assert right / whole == 3 / 4
+
+    def test_the_strip_has_the_median_on_its_spread_and_the_paper(self, pages: Callable[..., tuple[str, str]]) -> None:
+        """From −60 to −30 on 86 units, 5 from the edge: the median at −45, the paper at −45.5."""
+        page = Page(pages(file())[0])
+        (rail,) = (a for a in page.all("line") if a.get("class") == "range")
+        (dot,) = (a for a in page.all("circle") if a.get("class") == "ours")
+        (diamond,) = (a for a in page.all("path") if a.get("class") == "paper")
+        assert (rail["x1"], dot["cx"], rail["x2"]) == ("5.0", "48.0", "91.0")
+        assert str(diamond["d"]).startswith("M46.6 ")
+
+    def test_variances_are_drawn_in_order(self, pages: Callable[..., tuple[str, str]]) -> None:
+        page = Page(pages(file())[0])
+        lines = [a for a in page.all("polyline") if a.get("class") in ("seed", "best")]
+        assert len(lines) == 5
+        for line in lines:
+            heights = [float(place.split(",")[1]) for place in str(line["points"]).split()]
+            assert heights == sorted(heights, reverse=True)
+
+    def test_slopes_and_powers_are_drawn_as_they_are(self, pages: Callable[..., tuple[str, str]]) -> None:
+        """Of log γ a unit is 214 / 4.48 long, of 2L 156 / 44.8; the mean of the points, (−6, −20), is in the middle."""
+        page = Page(pages(file("theorem1", fits=[fit()], runs=[], paper=[]))[0])
+        for kind, slope in (("fitted", 10.0), ("expected", 12.5)):
+            (line,) = (a for a in page.all("line") if a.get("class") == kind and a["y1"] != "5")  # of the legend
+            x1, y1, x2, y2 = (float(str(line[name])) for name in ("x1", "y1", "x2", "y2"))
+            assert (y1 - y2) / (x2 - x1) * (214 / 4.48) / (156 / 44.8) == pytest.approx(slope, rel=0.01)
+            assert y1 + (155 - x1) * (y2 - y1) / (x2 - x1) == pytest.approx(92, abs=0.3)
+        heights = {}
+        for curve in page.all("polyline"):
+            heights[curve["class"]] = [float(place.split(",")[1]) for place in str(curve["points"]).split()]
+        # Ascending in γ; a decade is 156 / 3 high, from 10⁻³ at 170 on.
+        assert heights["recon"] == pytest.approx([170, 170 - 156 / 3, 170 - 2 * 156 / 3], abs=0.1)
+        assert heights["active"] == pytest.approx([170, 170 - 156 / 3], abs=0.1)
+        assert max(heights["inactive"]) < 20
+
+    def test_the_line_of_the_true_dimension_is_behind_as_many_variances(
+        self, pages: Callable[..., tuple[str, str]]
+    ) -> None:
+        page = Page(pages(file(runs=[run(0, 3, -50.0)]))[0])
+        (line,) = (a for a in page.all("line") if a.get("class") == "true" and a["x1"] != "12")  # which is the legend's
+        dots = sorted(float(str(a["cx"])) for a in page.all("circle") if a.get("class") == "best")
+        assert len(dots) == 4
+        assert dots[2] + 1 < float(str(line["x1"])) < dots[3] - 1
+
     def test_table_10(self, pages: Callable[..., tuple[str, str]]) -> None:
         html, markdown = pages(*everything())
         ours = html[html.index("<caption>ours") :]
@@ -689,6 +739,7 @@ class TestPages:
         assert len(page.all("figure")) == 2
         said = [str(picture["aria-label"]) for picture in page.all("svg") if "slope" in str(picture.get("aria-label"))]
         assert said == [f"d = {d}: log(SSE/γ) against log γ: slope 10, 11, 12; expected 12.5." for d in (15, 20)]
+        assert page.text.count("slope 10.00 … 12.00, expected 12.5") == 2
         assert "2L" not in page.text
         assert ("h2", "Theorem 1, too few") in page.words
 

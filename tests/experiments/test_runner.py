@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from manifold_core.experiments import jobs, runner, workers
 from manifold_core.experiments import reproduce as reproducing
-from manifold_core.experiments import runner, workers
 from manifold_core.experiments.catalogue import TABLES
 from manifold_core.experiments.reproduce import NAMES, reproduce
 from manifold_core.experiments.runner import run_table
@@ -79,6 +79,23 @@ def test_a_run_for_each_cell_seed_and_class(tmp_path: Path) -> None:
     assert (result["table"], result["title"], result["budget"], result["seeds"]) == ("tableX", "a table", "tiny", 2)
     assert result["paper"] == [PRINTED]
     assert [path.name for path in tmp_path.iterdir()] == ["tableX.json"]
+
+
+def test_a_data_set_is_made_once_for_each_of_its_kind_and_seed() -> None:
+    wider = replace(PLAIN, data=partial(noise, 5))
+    sets, specs = jobs._sets_and_specs([(PLAIN, 3), (SAME_DATA, 3), (wider, 3), (PLAIN, 4), (CLASSES, 3)], PLAN)
+    assert [data.train.shape[1] for data in sets] == [4, 5, 4, 3]
+    assert not torch.equal(sets[0].train, sets[2].train)
+    assert [spec.data for spec in specs] == [0, 0, 1, 2, 3]
+
+
+def test_seconds_are_of_models_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(*given: Any, **options: Any) -> list[Any]:
+        trained = mc.train_ensemble(*given, **options)
+        return [replace(one, history=replace(one.history, seconds=2.5)) for one in trained]
+
+    monkeypatch.setattr(jobs, "train_ensemble", train)
+    assert run(tmp_path)["seconds"] == 2.5
 
 
 def test_numbers_are_those_of_a_model_trained_alone(tmp_path: Path) -> None:

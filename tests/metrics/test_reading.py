@@ -63,7 +63,7 @@ def unlike(others: int) -> mc.LocalDimensions:
     ("doubtful", "fine", "said"),
     [
         (
-            {"error_ratio": 4.1},
+            {"error_ratio": 4.0},
             {"error_ratio": 3.9},
             "fits the 540 samples trained on 4 times as well as those held out",
         ),
@@ -99,6 +99,11 @@ def unlike(others: int) -> mc.LocalDimensions:
             "few directions",
         ),
         (
+            {"two_nn": 2.47, "features": 7, "residual_directions": 2.4},  # a third of five would be fewer
+            {"two_nn": 2.47, "features": 7, "residual_directions": 2.5},
+            "few directions",
+        ),
+        (
             {"two_nn": 2.47, "residual_directions": None},
             {"two_nn": 2.46, "residual_directions": None},
             "may have more",
@@ -122,6 +127,8 @@ def test_neighbours_count_noise_which_is_no_doubt() -> None:
     assert noisy.doubts == ()
     assert "see 9.8 dimensions (TwoNN), since they count noise" in noisy.noise
     assert reading(two_nn=9.8, residual_directions=5.9).noise == ""
+    assert reading(two_nn=2.47, residual_directions=17.0).noise != ""
+    assert reading(two_nn=2.46, residual_directions=17.0).noise == ""
 
 
 class TestOfAModel:
@@ -176,6 +183,10 @@ class TestOfAModel:
         assert found.two_nn == mc.two_nn(x[:800])
         assert found.two_nn_of_cube == two_nn_of_cube(2, 800)
         assert found.error_ratio == pytest.approx(1, abs=0.3)
+
+    def test_features_of_images_are_their_pixels(self) -> None:
+        images = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        assert Reading.of(mc.VAE.conv((1, 8, 8), 2).eval(), (images,), (images,)).features == 64
 
     def test_a_direction_that_is_missed_is_doubted(self) -> None:
         x = self.samples(0.5, 0, 0, 0)
