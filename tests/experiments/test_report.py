@@ -2,6 +2,7 @@
 need nothing but themselves; and files that are none."""
 
 import copy
+import errno
 import json
 import math
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from manifold_core.experiments import paper
+from manifold_core.experiments import paper, report
 from manifold_core.experiments.report import write_report
 from manifold_core.experiments.report.markdown import markdown, plain
 from manifold_core.experiments.report.matrices import MATRICES, matrix_run
@@ -501,6 +502,7 @@ class TestText:
             (duration(3599.9), "1 h 0 min"),
             (duration(5400), "1 h 30 min"),
             (duration(48 * 3600 - 60), "47 h 59 min"),
+            (duration(48 * 3600), "2 days 0 h"),
             (duration(49 * 3600 + 1800), "2 days 1 h"),
         ],
     )
@@ -701,7 +703,7 @@ class TestPages:
         assert heights["active"] == pytest.approx([170, 170 - 156 / 3], abs=0.1)
         assert max(heights["inactive"]) < 20
 
-    def test_the_line_of_the_true_dimension_is_behind_as_many_variances(
+    def test_the_lines_of_truth_and_threshold_are_between_variances(
         self, pages: Callable[..., tuple[str, str]]
     ) -> None:
         page = Page(pages(file(runs=[run(0, 3, -50.0)]))[0])
@@ -709,6 +711,9 @@ class TestPages:
         dots = sorted(float(str(a["cx"])) for a in page.all("circle") if a.get("class") == "best")
         assert len(dots) == 4
         assert dots[2] + 1 < float(str(line["x1"])) < dots[3] - 1
+        (threshold,) = (a for a in page.all("line") if a.get("class") == "threshold" and a["y1"] != "5")
+        heights = sorted(float(str(a["cy"])) for a in page.all("circle") if a.get("class") == "best")
+        assert heights[0] + 1 < float(str(threshold["y1"])) < heights[1] - 1  # 0.99, 0.05 and 0.003
 
     def test_table_10(self, pages: Callable[..., tuple[str, str]]) -> None:
         html, markdown = pages(*everything())
@@ -793,6 +798,7 @@ BAD: dict[str, tuple[Any, tuple[str, ...]]] = {
     "loss": (broken(neg_elbo="-50"), ("'neg_elbo' is '-50'", "a number or null")),
     "huge": (broken(kl=10**400), ("'kl' is", "a number or null")),
     "variance": (broken(variance=[0.1, "x"]), ("'variance' is [0.1, 'x']", "a list of numbers")),
+    "shares": (broken(local={"count": 3, "shares": {"three": 1.0}}), ("runs[0]: local", "'shares' is {'three': 1.0}")),
     "paper": (file() | {"paper": [{"cell": {}, "AD": "6"}]}, ("paper[0]", "'AD' is '6'")),
     "points": (file() | {"fits": [fit(points=[[1, 2, 3]])]}, ("fits[0]", "'points' is", "[log γ, y]")),
     "lengths": (file() | {"fits": [fit(recon=[0.1])]}, ("fits[0]", "'recon' is [0.1]", "a list of 3")),
@@ -842,6 +848,21 @@ class TestBadInput:
         with pytest.raises(InputError, match=r"folder must be a folder for report\.md.*it is a folder"):
             write_report(tmp_path)
         assert not (tmp_path / "report.html").exists()
+
+    def test_an_older_page_stays_where_a_new_one_cannot_be_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "table1.json").write_text(json.dumps(file()))
+        before = [page.read_bytes() for page in write_report(tmp_path)]
+
+        def full(text: str, path: Path) -> None:
+            path.write_text(text[:100])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(report, "_write", full)
+        with pytest.raises(OSError, match="No space left"):
+            write_report(tmp_path)
+        assert [(tmp_path / f"report.{kind}").read_bytes() for kind in ("html", "md")] == before
 
 
 class TestCommandLine:

@@ -183,6 +183,7 @@ class TestOfAModel:
         assert found.two_nn == mc.two_nn(x[:800])
         assert found.two_nn_of_cube == two_nn_of_cube(2, 800)
         assert found.error_ratio == pytest.approx(1, abs=0.3)
+        assert found.residual_directions == residual_directions(self.model(), (x[:800],))
 
     def test_features_of_images_are_their_pixels(self) -> None:
         images = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
