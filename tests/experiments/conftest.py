@@ -19,7 +19,8 @@ SAMPLES = {"train": 40, "t10k": 20}
 
 @pytest.fixture(autouse=True)
 def small_images(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """40 training images and 20 test images of each set, classes 0 to 9 in turn; nothing is cached beyond a test."""
+    """40 training images of each set, of classes 0 to 9 in turn, and 20 test images, of 9 to 0; nothing is cached
+    beyond a test."""
     folder = tmp_path_factory.mktemp("images")
     for seed, name in enumerate(("mnist", "fashion-mnist")):
         random = np.random.default_rng(seed)
@@ -27,7 +28,7 @@ def small_images(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
         for split, samples in SAMPLES.items():
             contents = {
                 "images-idx3": random.integers(0, 256, (samples, 28, 28), dtype=np.uint8),
-                "labels-idx1": np.arange(samples, dtype=np.uint8) % 10,
+                "labels-idx1": np.arange(samples, dtype=np.uint8)[:: 1 if split == "train" else -1] % 10,
             }
             for part, array in contents.items():
                 head = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)

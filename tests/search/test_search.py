@@ -19,6 +19,7 @@ from threads import on_one_thread
 import manifold_core as mc
 from manifold_core.data.arrays import split
 from manifold_core.data.seeds import stream
+from manifold_core.metrics.overfit import error_ratio
 from manifold_core.search import SearchPlan, Trial, find_dimension, search
 from manifold_core.search.directions import Directions
 from manifold_core.search.trials import by_latent_dim, lowest
@@ -68,6 +69,11 @@ class TestFound:
         best = found.best.trained
         assert best.history.gamma[-1] == pytest.approx(best.metrics.gamma, rel=0.02)
         assert best.history.neg_elbo[-1] == pytest.approx(best.metrics.neg_elbo, abs=0.5)
+
+    def test_its_errors_are_compared_on_the_samples_held_out(self, found: mc.DimensionSearch) -> None:
+        data = split(plane(), "x", "x", 0.1, QUICK.seed, standardise=True)
+        assert found.error_ratio == error_ratio(found.model, (data.train,), (data.validation,))
+        assert found.error_ratio != 1
 
     def test_a_tenth_is_held_out(self, found: mc.DimensionSearch) -> None:
         assert found.best.trained.metrics.samples == 540
