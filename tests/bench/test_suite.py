@@ -12,7 +12,7 @@ from manifold_core.kernels.rsample_kl import reference
 
 from manifold_core import InputError, cli
 from manifold_core.bench import cholesky, elbo, roofline, suite, table
-from manifold_core.bench.comparison import Call, Comparison, in_float64, largest_difference, timed
+from manifold_core.bench.comparison import Call, Comparison, Problem, in_float64, largest_difference, timed
 from manifold_core.bench.machine import COMPARISON as MACHINE
 from manifold_core.bench.suite import Row
 
@@ -92,6 +92,19 @@ class TestRight:
     def test_a_value_that_is_wrong_by_a_constant_is_seen(self, monkeypatch: pytest.MonkeyPatch, of: Any) -> None:
         right = of.fused
         monkeypatch.setattr(of, "fused", lambda p, seed=None: tuple(value + 1 for value in right(p, seed)))
+        assert of.error(*of.COMPARISON.sizes[0]) > of.COMPARISON.allowed
+
+    @pytest.mark.parametrize("of", [elbo, cholesky])
+    def test_a_gradient_that_is_wrong_is_seen(self, monkeypatch: pytest.MonkeyPatch, of: Any) -> None:
+        """Beside values that are right."""
+        right = of.fused
+
+        def wrong(p: Problem, seed: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+            nothing = p["mu"].sum() - p["mu"].sum().detach()
+            first, second = right(p, seed)
+            return first + nothing, second
+
+        monkeypatch.setattr(of, "fused", wrong)
         assert of.error(*of.COMPARISON.sizes[0]) > of.COMPARISON.allowed
 
     @pytest.mark.parametrize("comparison", suite.growth.COMPARISONS, ids=lambda c: c.name)

@@ -151,6 +151,7 @@ def test_a_run_has_training_and_test_images(
             assert found["recon"] == pytest.approx(wanted.recon, rel=1e-5)
             assert found["variance"] == pytest.approx(wanted.variance, rel=1e-5)
             assert found["true_active"] is None
+            assert found["local"]["samples"] == len(samples)
             if covariance == "cholesky":
                 assert found["spectrum"] == pytest.approx(wanted.spectrum, rel=1e-5)
                 assert found["spectrum_count"] == wanted.spectrum_count
