@@ -269,6 +269,15 @@ def test_a_diverged_model_is_never_the_best(tried: Callable[..., tuple[list[list
     assert all_diverged.value.step == 7
 
 
+def test_a_model_whose_loss_on_other_samples_is_no_number_is_never_the_best() -> None:
+    """Though its training came to an end; min and NaN know no order."""
+    trained: Any = SimpleNamespace(spec=mc.ModelSpec(2), diverged_at=None)
+    for held_out in ((math.nan, 1.0), (1.0, math.nan), (-math.inf, 1.0)):
+        trials = [Trial(trained, loss) for loss in held_out]
+        assert lowest(trials).held_out == 1.0
+        assert by_latent_dim(trials) == {2: 1.0}
+
+
 def test_stopped_it_goes_on_to_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def losses(trials: Sequence[Trial]) -> list[float]:
         return [one.held_out for one in trials]
