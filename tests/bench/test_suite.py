@@ -258,6 +258,13 @@ class TestOutput:
         assert "goal" not in head
         assert head.count("|") == cells.count("|")
 
+    def test_a_peer_is_held_against_what_does_the_same(self) -> None:
+        times = {"eager": 8.0, "diagonal": 4.0, "full covariance": 5.0, "eager, full": 30.0}
+        row = Row("images", (128,), 0.0, 1, 1, {name: [(t, t, t)] for name, t in times.items()})
+        head, _, cells = (line.split(" | ") for line in table.markdown([row], (math.nan, math.nan)).splitlines())
+        shown = dict(zip(head, cells, strict=True))
+        assert (shown["× eager"], shown["× eager, full"]) == ("2.0", "6.0")
+
     def test_without_figures_there_is_a_table(self) -> None:
         rows = [Row("step", (128,), math.nan, 1, 1, notes={"eager": "failed"})]
         assert "– | –" in table.markdown(rows, table.machine_speeds(rows))

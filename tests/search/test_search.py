@@ -22,7 +22,7 @@ from manifold_core.data.seeds import stream
 from manifold_core.metrics.overfit import error_ratio
 from manifold_core.search import SearchPlan, Trial, find_dimension, search
 from manifold_core.search.directions import Directions
-from manifold_core.search.trials import by_latent_dim, lowest
+from manifold_core.search.trials import by_latent_dim, doubts, lowest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -267,6 +267,17 @@ def test_a_diverged_model_is_never_the_best(tried: Callable[..., tuple[list[list
     with pytest.raises(mc.Diverged) as all_diverged:
         tried(lambda kappa: (kappa, 2 * BELOW_ALL, kappa), 6, 2.0)
     assert all_diverged.value.step == 7
+
+
+@pytest.mark.parametrize(("more", "features", "doubtful"), [(None, 30, True), (20, 30, False), (None, 6, False)])
+def test_all_active_is_a_doubt_where_none_had_more(more: int | None, features: int, doubtful: bool) -> None:
+    """Of as many as there are features there are no more."""
+    trials = []
+    for kappa, held_out in ((6, -3.0), *([(more, -2.0)] if more is not None else [])):
+        metrics = SimpleNamespace(active_dimensions=kappa)
+        trained: Any = SimpleNamespace(spec=mc.ModelSpec(kappa), diverged_at=None, metrics=metrics)
+        trials.append(Trial(trained, held_out))
+    assert ["all 6 latent dimensions" in doubt for doubt in doubts(trials, features)] == [True] * doubtful
 
 
 def test_a_model_whose_loss_on_other_samples_is_no_number_is_never_the_best() -> None:
