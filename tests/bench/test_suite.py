@@ -243,7 +243,7 @@ class TestOutput:
         names = ["n", "manifold_core", "GB/s", "of copy", "theirs", "× theirs", "goal", "× other", "× torch.compile"]
         assert [cell for cell in head.split("  ") if cell] == [*names[:1], *(f" {n}".strip() for n in names[1:])]
         assert first.split() == ["2", "4", "µs", "0.5", "2%", "20", "µs", "5.0", "3", "2.5", "0.5"]
-        assert second.split()[:5] == ["5,000", "4", "µs", "1250.0", "4657%"]
+        assert second.split() == ["5,000", "4", "µs", "1250.0", "4657%", "20", "µs", "5.0", "–", "2.5", "0.5"]
         assert note == "other: not installed"
 
     def test_a_busy_machine_is_named(self, measured: list[str]) -> None:
@@ -264,6 +264,24 @@ class TestOutput:
         head, _, cells = (line.split(" | ") for line in table.markdown([row], (math.nan, math.nan)).splitlines())
         shown = dict(zip(head, cells, strict=True))
         assert (shown["× eager"], shown["× eager, full"]) == ("2.0", "6.0")
+
+    def test_where_products_take_the_time_the_share_is_of_a_product(self) -> None:
+        row = Row("step", (128,), 0.0, 1, 30_000, {"eager": [(2, 2, 2)], "manifold_core": [(1, 1, 1)]})
+        *_, cells = table.markdown([row], (1e9, 4e10)).splitlines()
+        assert cells.startswith("| 128 | 1 µs | 30 | 75% | 2 µs | 2.0 |")
+
+    def test_the_roofline_has_operations_a_second_over_operations_a_byte(
+        self, measured: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        axes = pytest.importorskip("matplotlib.axes", reason="pictures need matplotlib, of the extra 'experiments'")
+        monkeypatch.setitem(roofline.MARKERS, "sleep", "o")
+        drawn: list[tuple[Any, ...]] = []
+        plot = axes.Axes.plot
+        monkeypatch.setattr(axes.Axes, "plot", lambda *given, **more: drawn.append(given[1:]) or plot(*given, **more))
+        rows = suite.measure([MACHINE, replace(SLEEP, goals={(2,): 3.0})], 1, 100)["rows"]
+        roofline.plot_roofline(tmp_path / "roofline.png", rows)
+        # 8,000 operations and 2,000 bytes in 4 µs, of the yardstick in 20.
+        assert [given[:2] for given in drawn[-2:]] == [(4.0, 2.0), (4.0, 0.4)]
 
     def test_without_figures_there_is_a_table(self) -> None:
         rows = [Row("step", (128,), math.nan, 1, 1, notes={"eager": "failed"})]
