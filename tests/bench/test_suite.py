@@ -11,7 +11,7 @@ import torch
 from manifold_core.kernels.rsample_kl import reference
 
 from manifold_core import InputError, cli
-from manifold_core.bench import cholesky, elbo, roofline, suite, table
+from manifold_core.bench import cholesky, elbo, ensemble, roofline, suite, table
 from manifold_core.bench.comparison import Call, Comparison, Problem, in_float64, largest_difference, timed
 from manifold_core.bench.machine import COMPARISON as MACHINE
 from manifold_core.bench.suite import Row
@@ -107,6 +107,24 @@ class TestRight:
         monkeypatch.setattr(of, "fused", wrong)
         assert of.error(*of.COMPARISON.sizes[0]) > of.COMPARISON.allowed
 
+    def test_weights_of_an_engine_that_goes_wrong_are_seen(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        right = ensemble.train_ensemble
+
+        def wrong(*given: Any, backend: str, **options: Any) -> Any:
+            trained = right(*given, backend=backend, **options)
+            if backend == "cpu":
+                next(trained[0].model.parameters()).data[0, 0] += 1e-3
+            return trained
+
+        monkeypatch.setattr(ensemble, "train_ensemble", wrong)
+        assert ensemble.error(16, 64) > ensemble.COMPARISON.allowed
+
+    def test_a_contender_has_the_gradients_of_its_own_covariance(self) -> None:
+        """All of the triangle, but for the diagonal one's."""
+        for name in ("eager", "tuned", "torch.distributions", "manifold_core", "diagonal"):
+            found: Any = cholesky.COMPARISON.contenders[name](8, 4).run()
+            assert [tuple(grad.shape) for grad in found] == [(8, 4), (8, 4 if name == "diagonal" else 10)], name
+
     @pytest.mark.parametrize("comparison", suite.growth.COMPARISONS, ids=lambda c: c.name)
     def test_what_grows_is_right_and_runs(self, comparison: Comparison) -> None:
         size = comparison.sizes[0]
@@ -186,6 +204,17 @@ class TestMeasure:
         low, median, high = timed(Call(lambda: calls.append(0), steps=10**9), 0)
         assert 0 < low <= median <= high < 1e-3
         assert len(calls) == 8
+
+    @pytest.mark.parametrize(("models", "batch", "steps"), [(1, 50_000, 4), (3, 50_000, 12), (3, 100_000, 6)])
+    def test_a_call_of_the_engine_counts_the_steps_of_all_models(self, models: int, batch: int, steps: int) -> None:
+        """So its time is of a step of one."""
+        assert ensemble.engine(models, 1)(16, batch).steps == steps
+
+    def test_models_side_by_side_are_as_many_as_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        (grown,) = (c for c in suite.growth.COMPARISONS if c.name == "models")
+        assert [grown.contenders[grown.ours[0]](models).steps for models in (1, 3)] == [200, 600]
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+        assert ensemble.engine(None, None)(16, 100_000).steps == 6  # a model a thread
 
     def test_the_machine_comes_first_and_names_are_checked(self) -> None:
         assert [c.name for c in suite.chosen([])] == ["machine", "elbo", "cholesky", "ensemble", "step"]

@@ -47,6 +47,35 @@ def test_a_wrong_result_is_found() -> None:
     assert gpu.largest_error(op, Zeros, problem(op, 5, 4, torch.float32, HERE)) == 1
 
 
+def test_a_wrong_gradient_is_found_beside_right_values() -> None:
+    class NoGradients:
+        gaussian_nll = torch.ops.manifold_core.gaussian_nll
+
+        @staticmethod
+        def gaussian_nll_backward(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return torch.zeros_like(inputs[2]), torch.zeros_like(inputs[4])
+
+    op = OPS["gaussian_nll"]
+    assert gpu.largest_error(op, NoGradients, problem(op, 5, 4, torch.float32, HERE)) == 1
+
+
+@pytest.mark.parametrize(("calls", "copies"), [(1, 20), (2, 4)])
+def test_a_time_is_of_one_of_the_calls_in_a_graph(monkeypatch: pytest.MonkeyPatch, calls: int, copies: int) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(gpu, "cuda_graph", lambda run: run)
+    monkeypatch.setattr(gpu, "microseconds", lambda graphs: graphs[0]() or 40.0)
+    assert gpu.in_a_graph([lambda place=place: made.append(place) for place in range(calls)]) == 40 / copies
+    assert made == copies // calls * [*range(calls)]
+
+
+def test_bytes_of_both_directions_are_those_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "in_a_graph", lambda _: 5.0)
+    op = OPS["rsample_kl"]
+    drawn = [problem(op, 6, 4, torch.float32, HERE)]
+    shares = {name: share for name, _, share in gpu.of_operators(op, torch.ops.manifold_core, drawn, 1e6)}
+    assert shares["both"] == pytest.approx(shares["forward"] + shares["backward"])
+
+
 def test_what_is_wrong_or_takes_too_long_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     op = OPS["gaussian_nll"]
     drawn = problem(op, 5, 4, torch.float32, HERE)

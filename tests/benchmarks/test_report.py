@@ -116,6 +116,17 @@ def test_of_files_of_a_day_the_time_says_which_is_newer(tmp_path: Path) -> None:
     assert found.index("commit bbb") < found.index("commit aaa") < found.index("commit ccc")
 
 
+def test_a_table_is_of_the_gpu_measured_last_alone(tmp_path: Path) -> None:
+    for device, day, shape in (("An old GPU", "2026-01-01", (512, 32)), ("A GPU", "2026-01-02", (4096, 32))):
+        row = gpu.Row("an op", shape, "float32", "cuda", "both", 20.0, 0.9)._asdict()
+        where = {"device": device, "torch": "2.11", "commit": "abc", "date": day}
+        (tmp_path / f"gpu-{len(device)}-{day}.json").write_text(json.dumps({**where, "rows": [row]}), encoding="utf-8")
+    found = report.with_tables("<!-- bench: gpu -->\n<!-- end -->", [], report.gpu_files(tmp_path))
+    assert "| an op | 4,096 × 32 |" in found
+    assert "512" not in found
+    assert "2026-01-01" not in found
+
+
 @pytest.mark.parametrize("text", ["", "[1]", '{"rows": []}', json.dumps({"provenance": {}, "rows": [{"size": [1]}]})])
 def test_what_bench_did_not_write_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not what `manifold-core bench --json` writes"):

@@ -9,6 +9,7 @@ import pytest
 
 from manifold_core import cli
 from manifold_core.bench import suite
+from manifold_core.cli import commands
 
 
 def test_reproduce(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,3 +65,15 @@ def test_bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
         assert (said.err == "") == bool(quiet)
         assert suite.from_json(said.out) == {"provenance": {}, "rows": []}
     assert called == [(["machine", "elbo"], 3, 7)] * 2
+
+
+def test_all_gpus_share_a_table_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "_device", lambda name: name)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    found = {names: commands._devices(names) for names in ("cuda", "cpu", "cuda:1", "cuda:0,cuda:1")}
+    assert found == {
+        "cuda": ["cuda:0", "cuda:1"],
+        "cpu": ["cpu"],
+        "cuda:1": ["cuda:1"],
+        "cuda:0,cuda:1": ["cuda:0", "cuda:1"],
+    }

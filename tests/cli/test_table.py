@@ -124,6 +124,11 @@ class TestTable:
         lines = cli.table([metrics | search | {"doubts": [], "noise": "they count noise"}]).splitlines()
         assert lines[0] == "good: dimension 2, by a gap of 9"
         assert "good: they count noise" in lines
+        few = {"count": 2, "gap": 9.0, "share": 0.4, "shares": {"2": 0.4, "3": 0.6}}
+        lines = cli.table([metrics | search | {"local": few, "doubts": []}]).splitlines()
+        assert lines[0] == "good: dimension 2, by a gap of 9, at 40 % of the samples"
+        unread = search | {"doubts": [], "local": {}, "train": metrics["train"] | {"active_dimensions": 3}}
+        assert cli.table([metrics | unread]).splitlines()[0] == "good: dimension 3"
         older = {name: value for name, value in metrics.items() if name not in ("doubts", "noise")}
         assert cli.table([older]).splitlines()[0].startswith("data ")
 
@@ -173,6 +178,9 @@ class TestTable:
                 "held-out -ELBO"
             )
         assert " models have " not in cli.table([metrics])
+        unknown = several | {"validation": metrics["validation"] | {"neg_elbo": None}}
+        (note,) = (line for line in cli.table([unknown]).splitlines() if " models have " in line)
+        assert note.endswith("which has the lowest -ELBO: that of the samples held out is finite for none")
 
     def test_long_names_and_shapes_of_images_stand_in_columns(self, earlier: Path) -> None:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))

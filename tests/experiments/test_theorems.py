@@ -74,5 +74,9 @@ def test_an_error_that_stays_makes_the_slope_minus_one() -> None:
     assert TOO_FEW.summary is not None
     (stays,) = TOO_FEW.summary(made_up({"d": 20, "r": 6, "kappa": 2}, 2, 0, 1, 0))["fits"]
     assert (stays["expected"], stays["slope"]) == pytest.approx((-1, -1))
+    assert stays["inactive_variance"] == [0.95] * 3
+    runs = made_up({"d": 20, "r": 6, "kappa": 2}, 2, 0, 1, 0)
+    (every,) = TOO_FEW.summary([run | {"variance": run["variance"][1::2]} for run in runs])["fits"]
+    assert every["inactive_variance"] == [None] * 3  # all are active
     (falls,) = TOO_FEW.summary(made_up({"d": 20, "r": 6, "kappa": 2}, 2, 0, 1, 0.75))["fits"]
     assert falls["slope"] == pytest.approx(-0.25)
