@@ -149,3 +149,9 @@ def test_a_run_goes_on(
         estimators.main()
     assert "another measurement: samples is 20, expected 30; name another --out" in capsys.readouterr().err
     assert json.loads(out.read_text()) == results
+    monkeypatch.setattr(estimators, "commit", lambda: "another")
+    monkeypatch.setattr(sys, "argv", [*arguments, "--seeds", "3"])
+    with pytest.raises(SystemExit):
+        estimators.main()
+    assert "another measurement: commit is " in capsys.readouterr().err
+    assert json.loads(out.read_text()) == results

@@ -90,6 +90,32 @@ class TestPictures:
             "1 active of 2 dimensions",
         ]
 
+    def test_a_search_is_drawn_without_what_diverged_and_with_its_best(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from matplotlib.axes import Axes
+
+        dots: dict[str, tuple[list[float], list[float]]] = {}
+        lines: list[tuple[Any, ...]] = []
+        scatter, plot = Axes.scatter, Axes.plot
+
+        def watched_scatter(self: Any, x: Any, y: Any, **more: Any) -> Any:
+            dots[more["label"]] = (x, y)
+            return scatter(self, x, y, **more)
+
+        def watched_plot(self: Any, *given: Any, **more: Any) -> Any:
+            lines.append(given)
+            return plot(self, *given, **more)
+
+        monkeypatch.setattr(Axes, "scatter", watched_scatter)
+        monkeypatch.setattr(Axes, "plot", watched_plot)
+        one = {"hidden": [8], "latent_dim": 3, "held_out": 1.0, "diverged_at": None}
+        other = one | {"hidden": [8, 4], "latent_dim": 7, "held_out": -2.0}
+        trials = [one, other, one | {"held_out": -9.0, "diverged_at": 5}, one | {"held_out": float("nan")}]
+        plots.plot_search(tmp_path / "search.png", trials, {"3": 1.0, "7": -2.0}, 3)
+        assert dots == {"hidden 8": ([3], [1.0]), "hidden 8-4": ([7], [-2.0]), "best": ([7], [-2.0])}
+        assert lines == [([3, 7], [1.0, -2.0])]
+
     def test_without_matplotlib_the_run_succeeds(self, data: Path, tmp_path: Path, no_pictures: None) -> None:
         metrics = run(configuration(data, "images", steps=2), tmp_path, progress=False)
         assert metrics["pictures"] == metrics_of(tmp_path)["pictures"] == []
