@@ -72,6 +72,7 @@ def test_no_more_workers_than_models(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(workers, "_in_processes", take)
     train_table(TABLES["table8"], replace(PLAN, seeds=1), tmp_path, devices=["cpu"], progress=False)
     assert [order["shards"] for order in orders] == [[{"index": index, "of": 4}] for index in range(4)]
+    assert [order["threads"] for order in orders] == [1] * 4  # a core each
 
 
 def test_order_of_the_runs_is_that_of_the_jobs() -> None:
