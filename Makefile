@@ -116,15 +116,15 @@ gpu:  ## build in place, run the tests that need a GPU, measure, check memory an
 	ln -s "$(CURDIR)"/manifold_core/*.so build/gpu/manifold_core/
 	ln -sfn "$(CURDIR)/benchmarks" build/gpu/benchmarks
 	@failed=''; \
-	step() { echo "make gpu: $$*"; timeout -s INT -k 10 "$$@" || failed="$$failed\n  $$*"; }; \
-	step 125 $(GPU_PYTHON) $(GPU_PYTEST) tests/kernels tests/ensemble tests/training/test_step.py tests/training/test_update.py \
+	step() { echo "make gpu: $$*"; timeout -s INT -k 3 "$$@" || failed="$$failed\n  $$*"; }; \
+	step 160 $(GPU_PYTHON) $(GPU_PYTEST) tests/kernels tests/ensemble tests/training/test_step.py tests/training/test_update.py \
 	    tests/run/test_global_state.py tests/metrics/test_local.py; \
-	step 70 $(GPU_PYTHON) -m benchmarks.ensemble_on_gpu --seconds 50; \
-	step 95 $(GPU_PYTHON) -m benchmarks.gpu --seconds 75; \
-	step 45 $(GPU_PYTHON) -m benchmarks.images_on_gpu --seconds 30; \
+	step 60 $(GPU_PYTHON) -m benchmarks.ensemble_on_gpu --seconds 42; \
+	step 85 $(GPU_PYTHON) -m benchmarks.gpu --seconds 67; \
+	step 40 $(GPU_PYTHON) -m benchmarks.images_on_gpu --seconds 27; \
 	if [ -z '$(SANITIZER)' ]; then echo 'compute-sanitizer is not there: neither memory nor races are checked'; else \
-	    step 45 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZE) --tool memcheck $(GPU_PYTHON) $(SANITIZED); \
-	    step 50 $(SANITIZE) --tool racecheck $(GPU_PYTHON) $(SANITIZED); \
+	    step 40 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZE) --tool memcheck $(GPU_PYTHON) $(SANITIZED); \
+	    step 40 $(SANITIZE) --tool racecheck $(GPU_PYTHON) $(SANITIZED); \
 	fi; \
 	if [ -n "$$failed" ]; then printf "make gpu: failed, or out of time:$$failed\n"; exit 1; fi
 

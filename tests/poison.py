@@ -17,24 +17,27 @@ def fill_new_memory(byte: int) -> None:
         mallopt(M_PERTURB, byte)
 
 
-def fill_free_memory_with_nan(sizes: Iterable[int]) -> None:
-    """Leave NaN, of every floating type, in the memory that the next tensors of so many bytes are likely to get."""
-    buffers = [torch.full((size,), 0xFF, dtype=torch.uint8) for size in sizes for _ in range(BUFFERS)]
+def fill_free_memory_with_nan(alike: Iterable[Tensor]) -> None:
+    """Leave NaN, of every floating type, in the memory that the next tensors of these sizes are likely to get, on the
+    same device."""
+    buffers = [
+        torch.full((one.nbytes,), 0xFF, dtype=torch.uint8, device=one.device) for one in alike for _ in range(BUFFERS)
+    ]
     del buffers
 
 
 def poisoned(function: Callable[[], tuple[Tensor | None, ...]]) -> tuple[Tensor, ...]:
     """f(), a tuple of tensors, after a check that it writes every element of them.
 
-    f is called twice, in memory full of 0xFE, which is about -1e38, and in memory that was last full of NaN. Both
-    calls have to agree to the last bit.
+    f is called twice, in memory full of 0xFE, which is about -1e38 (on a GPU in memory as it happens to be), and in
+    memory that was last full of NaN. Both calls have to agree to the last bit.
     """
     fill_new_memory(0x01)
     try:
         first = function()
     finally:
         fill_new_memory(0)
-    fill_free_memory_with_nan(result.nbytes for result in first if result is not None)
+    fill_free_memory_with_nan(result for result in first if result is not None)
     second = function()
     for a, b in zip(first, second, strict=True):
         if a is not None:

@@ -73,7 +73,8 @@ def specialised(kernel: Any, arguments: dict[str, Any], options: dict[str, Any])
     attributes: dict[tuple[int], list[list[Any]]] = {}
     for position, parameter in enumerate(kernel.params):
         value = arguments[parameter.name]
-        is_one = isinstance(value, int) and value == 1 and not parameter.do_not_specialize
+        typed = parameter.annotation_type  # of such an argument a 1 is no constant
+        is_one = isinstance(value, int) and value == 1 and not parameter.do_not_specialize and not typed
         if parameter.is_constexpr or value is None or is_one:
             signature[parameter.name] = "constexpr"
             constants[parameter.name] = value
@@ -82,7 +83,7 @@ def specialised(kernel: Any, arguments: dict[str, Any], options: dict[str, Any])
             signature[parameter.name] = "*" + TYPES[value.dtype]
             aligned = value.data_ptr() % 16 == 0
         else:
-            signature[parameter.name] = parameter.annotation_type or ("i32" if abs(value) < 2**31 else "i64")
+            signature[parameter.name] = typed or ("i32" if abs(value) < 2**31 else "i64")
             aligned = isinstance(value, int) and value % 16 == 0 and not parameter.do_not_specialize
         if aligned:
             attributes[(position,)] = [["tt.divisibility", 16]]
