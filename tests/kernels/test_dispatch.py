@@ -416,3 +416,45 @@ def test_operators_called_by_name_read_no_other_types(compiled: object, of: str)
     for call in calls[of]:
         with pytest.raises(RuntimeError, match=f"manifold_core: expected .*{of}"):
             call()
+
+
+@pytest.mark.parametrize("of", ["log_var", "grad_z", "prior", "gate", "tril", "rows", "residual", "kept"])
+def test_operators_called_by_name_read_no_more_than_is_there(compiled: object, of: str) -> None:
+    run, x, seed = torch.ops.manifold_core, torch.zeros(5, 3), torch.tensor(1)
+    tril, number, column, few = torch.zeros(5, 6), torch.tensor(0.0), torch.zeros(5), torch.zeros(4)
+    images, weight, four = torch.zeros(2, 4, 5, 5), torch.ones(4, 4, 3, 3), torch.ones(4)
+    sequences, gates = torch.zeros(70, 3, 2), torch.zeros(8, 2)  # of two tiles
+    _, kept = run.lstm(sequences[:64], gates, gates, gates[:, 0].contiguous(), gates[:, 0].contiguous(), True)
+    calls: dict[str, list[Callable[[], object]]] = {
+        "log_var": [
+            lambda: run.rsample_kl(x, x[:, :2], None, None, None, seed, 0, False, False),
+            lambda: run.rsample_kl_backward(x, None, x, x[:4], None, None, None, seed, 0, False, False),
+        ],
+        "grad_z": [
+            lambda: run.rsample_kl_backward(x[:4], None, x, x, None, None, None, seed, 0, False, False),
+            lambda: run.rsample_kl_cholesky_backward(x[:, :2], None, x, tril, None, None, seed, 0, False),
+        ],
+        "prior": [
+            lambda: run.rsample_kl(x, x, x, None, None, seed, 0, False, False),
+            lambda: run.rsample_kl(x, x, x[:4], x, None, seed, 0, False, False),
+            lambda: run.rsample_kl_cholesky(x, tril, x, x[:1, :2], seed, 0, False, False),
+        ],
+        "gate": [lambda: run.rsample_kl(x, x, None, None, x[:2], seed, 0, False, False)],
+        "tril": [
+            lambda: run.rsample_kl_cholesky(x, tril[:, :5], None, None, seed, 0, False, False),
+            lambda: run.rsample_kl_cholesky_backward(x, None, x, tril[:4], None, None, seed, 0, False),
+        ],
+        "rows": [
+            lambda: run.gaussian_nll_backward(few, None, x, x, number, column),
+            lambda: run.gaussian_nll_backward(None, few, x, x, number, column),
+            lambda: run.gaussian_nll_backward(column, None, x, x, number, few),
+            lambda: run.gaussian_nll_backward(column, None, x, x, number, column.double()),
+            lambda: run.gaussian_elbo(x, x, number, few, 1.0, True),
+            lambda: run.gaussian_elbo(x, x, number, column.double(), 1.0, True),
+        ],
+        "residual": [lambda: run.conv_norm(images, weight, four, four, images, 1, 0, 1e-5, True)],
+        "kept": [lambda: run.lstm_backward(sequences, sequences, gates, gates, kept, True)],
+    }
+    for call in calls[of]:
+        with pytest.raises(RuntimeError, match="manifold_core: "):
+            call()
