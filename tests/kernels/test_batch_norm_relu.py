@@ -199,6 +199,15 @@ def test_nan_stays_in_its_channel(kernels: Kernels, dtype: torch.dtype, layout: 
         assert lines.isnan().reshape(11, -1).any(dim=1).tolist() == [channel == 4 for channel in range(11)]
 
 
+def test_at_zero_a_relu_passes_no_gradient(kernels: Kernels) -> None:
+    """As PyTorch's. There a whole layer stands whose normalisation begins with weights of zero."""
+    u = torch.randn(3, 4, 5, 5, device=kernels.device).requires_grad_()
+    zeros = [torch.zeros(4, device=kernels.device, requires_grad=True) for _ in range(2)]
+    y, *_ = kernels.differentiable["batch_norm_relu"](u, *zeros, None, 1e-5, True)
+    assert not y.any()
+    assert not any(found.any() for found in grad(y.sum(), (u, *zeros)))
+
+
 def test_a_gradient_that_is_one_number_for_all(kernels: Kernels) -> None:
     u = torch.randn(6, 5, 4, 3, device=kernels.device).contiguous(memory_format=torch.channels_last).requires_grad_()
     weight = torch.randn(5, device=kernels.device)

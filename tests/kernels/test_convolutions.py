@@ -261,6 +261,15 @@ def test_a_gradient_passes_nan(backend: str) -> None:
     assert found[2] == y[:, 2].numel()
 
 
+def test_at_zero_a_relu_passes_no_gradient(backend: str) -> None:
+    """As PyTorch's. There a whole layer stands whose normalisation begins with weights of zero."""
+    x, weight, *_ = arguments(F32, 5)
+    zeros = [torch.zeros(4, requires_grad=True) for _ in range(2)]
+    y, _, _ = conv_norm(x, weight, *zeros, padding=1, backend=backend)
+    assert not y.any()
+    assert not any(found.any() for found in grad(y.sum(), (x, weight, *zeros)))
+
+
 @pytest.mark.parametrize("stride", [5, 8, 9, 10**5, 10**9])
 def test_the_stride_does_not_matter_to_a_single_pixel(backend: str, stride: int) -> None:
     x, weight, bias = draw(Case(9, 3, 6, 5, 4, dtype=F64), (9, 3, 5, 4), (4, 3, 3, 3), (4,))
