@@ -150,6 +150,17 @@ def test_what_is_too_large_is_infinite_and_not_nan(backend: str, dtype: torch.dt
     assert (grad(kl.sum(), log_var)[0] == torch.inf).all()
 
 
+@pytest.mark.parametrize(("dtype", "log_var"), [(torch.float32, 200.0), (torch.float64, 1500.0)])
+def test_a_variance_that_is_too_large_for_the_prior_is_infinite_and_not_nan(
+    backend: str, dtype: torch.dtype, log_var: float
+) -> None:
+    logs, prior = (torch.full((2, 3), value, dtype=dtype, requires_grad=True) for value in (log_var, 0.0))
+    mu = torch.zeros(2, 3, dtype=dtype)
+    _, kl = mc.rsample_kl(mu, logs, prior_mu=mu, prior_log_var=prior, seed=1, backend=backend)
+    assert (kl == torch.inf).all()
+    assert [set(found.flatten().tolist()) for found in grad(kl.sum(), (logs, prior))] == [{torch.inf}, {-torch.inf}]
+
+
 def test_kl_of_the_prior_is_zero(backend: str) -> None:
     zeros = torch.zeros(3, 5, requires_grad=True)
     _, kl = mc.rsample_kl(zeros, zeros, seed=1, backend=backend)
@@ -176,11 +187,15 @@ def test_the_variance_has_no_floor(backend: str, dtype: torch.dtype, log_var: fl
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_no_variance_at_all(backend: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("with_prior", [False, True])
+def test_no_variance_at_all(backend: str, with_prior: bool, dtype: torch.dtype) -> None:
     mu = torch.linspace(-2, 2, 12, dtype=dtype).reshape(3, 4)
-    z, kl = mc.rsample_kl(mu, torch.full_like(mu, -torch.inf), seed=2, backend=backend)
+    log_var = torch.full_like(mu, -torch.inf, requires_grad=True)
+    prior = {"prior_mu": mu / 2, "prior_log_var": mu + 1} if with_prior else {}
+    z, kl = mc.rsample_kl(mu, log_var, seed=2, backend=backend, **prior)
     assert torch.equal(z, mu)
     assert (kl == torch.inf).all()
+    assert (grad(kl.sum(), log_var)[0] == -0.5).all()
 
 
 @pytest.mark.parametrize("cols", [5, 37, 600])
