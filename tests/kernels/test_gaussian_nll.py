@@ -164,6 +164,15 @@ def test_nan_stays_in_its_row(backend: str, dtype: torch.dtype, cols: int) -> No
             assert grad_log_gamma.isnan()
 
 
+def test_a_gamma_that_float32_cannot_divide_by(cpu: str) -> None:
+    """1 / gamma = 1.8e41 is no float32; what comes of it is, where errors and incoming gradients are small."""
+    x_hat = torch.full((2, 3), 1e-10, requires_grad=True)
+    nll = mc.gaussian_nll(x_hat, torch.zeros(2, 3), -95.0, backend=cpu)
+    (found,) = grad(nll, x_hat, torch.full((2,), 1e-6))
+    expected = 1e-6 * math.exp(95) * x_hat.detach().double()
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
+
+
 def test_nan_variance_and_nan_gradients(backend: str) -> None:
     x_hat, x = torch.ones(6, 5, requires_grad=True), torch.zeros(6, 5, requires_grad=True)
     nan = torch.tensor(torch.nan, requires_grad=True)

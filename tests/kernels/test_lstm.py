@@ -101,6 +101,18 @@ def test_saturated_gates_are_finite() -> None:
 
 
 @NEEDS_COMPILED
+def test_small_numbers_keep_their_digits(cpu: str) -> None:
+    inputs, incoming = draw(Case(3, 2, 4, 5))
+    with torch.no_grad():
+        for leaf in inputs:
+            leaf.mul_(1e-3)
+    y = lstm(*inputs, backend="cpu")
+    expected = exact(inputs, incoming)[0]
+    assert 0 < expected.abs().max() < 1e-2
+    torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=0)
+
+
+@NEEDS_COMPILED
 def test_nan_stays_in_its_sequence() -> None:
     inputs, _ = draw(Case(70, 3, 4, 5))
     expected = lstm(*inputs, backend="cpu")
