@@ -546,6 +546,14 @@ class TestSteps:
         with pytest.raises(RuntimeError, match="models must be a contiguous int64 matrix with 294 columns"):
             engine.library.ensemble_steps(torch.zeros(1, 7, dtype=torch.int64, device=engine.device), 3, 1)
 
+    @pytest.mark.parametrize("layers", [0, MOST_LAYERS + 1])
+    def test_more_layers_than_there_is_room_for_are_refused(self, engine: Engine, layers: int) -> None:
+        run = Run(Case(), engine.device)
+        words = run.words()
+        words[-11 * MOST_LAYERS - 2] = layers
+        with pytest.raises(RuntimeError, match=f"a model must have 1 to {MOST_LAYERS} layers, got {layers}"):
+            engine.library.ensemble_steps(torch.tensor([words], device=engine.device), 1, 1)
+
 
 class TestTeamsOnDevice:
     pytestmark = ON_DEVICE
@@ -586,9 +594,12 @@ class TestDivergence:
         engine([run], 1)
         assert run.state.tolist() == [0, 1]
 
-    @pytest.mark.parametrize("log_gamma", [-100.0, -200.0])
-    def test_a_loss_that_float_cannot_hold_ends_the_model(self, engine: Engine, log_gamma: float) -> None:
+    @pytest.mark.parametrize(("log_gamma", "scale"), [(-100.0, 1.0), (-200.0, 1.0), (-89.0, 1e-3)])
+    def test_a_loss_that_float_cannot_hold_ends_the_model(self, engine: Engine, log_gamma: float, scale: float) -> None:
+        """Or 1 / gamma, where data and weights are so small that the loss is finite."""
         run = Run(Case(gamma="fixed", log_gamma=log_gamma), engine.device)
+        run.data *= scale
+        run.parameters[: run.program.log_gamma] *= scale
         before = run.parameters.clone()
         engine([run], 3)
         assert run.state.tolist() == [0, 1]

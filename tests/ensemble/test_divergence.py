@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -32,6 +33,7 @@ BAD = [
     *((diverging(gamma, log_gamma=-90.0), 1.0, 1) for gamma in ("learned", "fixed")),
     *((diverging(gamma, log_gamma=-89.0), 1e-3, 1) for gamma in ("learned", "fixed")),
     (diverging("fixed", log_gamma=-1e4), 1.0, 1),
+    (diverging("fixed", log_gamma=-80.0), 100.0, 1),  # a loss of about 1e39, which double could hold
     *((diverging(gamma), 1e20, 1) for gamma in ("learned", "analytic", "fixed")),
 ]
 
@@ -176,3 +178,14 @@ def test_a_gradient_that_overflows_where_the_loss_does_not_is_reported(cpu: str)
     assert state.progress[0].tolist() == [1, 0]
     assert state.diverged_at(0) == 1
     assert not state.model(0).encoder.layers[2].weight.isfinite().all()
+
+
+@pytest.mark.parametrize("activation", ["relu", "prelu"])
+def test_a_weight_that_is_no_number_is_not_hidden_by_an_activation(
+    cpu: str, activation: Literal["relu", "prelu"]
+) -> None:
+    spec = mc.ModelSpec(2, (4,), activation, training=mc.TrainingConfig(1, 1, seed=3))
+    state = EngineState([spec], check_data(torch.ones(1, 3)))
+    state.parameters[state._programs[0].places["encoder.layers.0.weight"]] = math.nan
+    torch.ops.manifold_core.ensemble_steps(state.words, 1, 1)
+    assert state.progress[0].tolist() == [0, 1]

@@ -210,7 +210,7 @@ def test_so_they_are_of_a_full_covariance(cpu: str, example: Example, threads: i
     assert_is_autograds(example, threads)
 
 
-@pytest.mark.parametrize("batch", [1100, 17_000])  # groups of a tile each; 64 groups, of which some have two
+@pytest.mark.parametrize("batch", [1100, 34_000])  # groups of a tile each; 64 groups, of which some have two
 @pytest.mark.parametrize("gamma", ["learned", "analytic"])
 def test_batches_of_many_groups(cpu: str, gamma: Literal["learned", "analytic"], batch: int) -> None:
     spec = mc.ModelSpec(3, (5,), "prelu", gamma, training=mc.TrainingConfig(3, batch, seed=7))
