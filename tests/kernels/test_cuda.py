@@ -99,6 +99,7 @@ def test_rsample_kl_is_its_definition_in_float64(kernels: Kernels, case: samplin
 @example(sampling.Case((3, 1030), share=0.5, prior="one row", first_row=3))
 @example(sampling.Case((2, 2052), (F64,) * 5, share=0.5, prior="one row", per_dimension=True, first_row=2**40))
 @example(sampling.Case((4200, 33), share=0.5, prior="one row", first_row=3))
+@example(sampling.Case((8300, 2), (F64,) * 5, share=0.5, prior="one row"))  # longer rows' kernel, several turns a block
 def test_rsample_kl_cholesky_is_its_definition_in_float64(kernels: Kernels, case: sampling.Case) -> None:
     generator = sampling.generator_of(case)
     values = sampling.draw(case, generator, full=True)
@@ -413,6 +414,17 @@ def test_nan_stays_in_its_row(kernels: Kernels, dtype: torch.dtype, cols: int) -
     expected[2, 0] = True
     assert torch.equal(z.isnan(), expected)
     assert torch.equal(kl.isnan(), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("cols", [4, 3])
+def test_a_gpus_own_nan_stays_one_in_half_precision(kernels: Kernels, cols: int, dtype: torch.dtype) -> None:
+    """All of its bits but the sign are set: rounded like a number it would carry over into minus zero."""
+    nan = torch.tensor(0x7FFFFFFF, dtype=torch.int32, device=kernels.device).view(torch.float32)
+    x, per_row = torch.ones(3, cols, dtype=dtype, device=kernels.device), torch.ones(3, device=kernels.device)
+    log_gamma = kernels.scalar(0.1, torch.float32)
+    grad_x_hat, _ = kernels.operators.gaussian_nll_backward(nan.expand(3), None, x, 0 * x, log_gamma, per_row)
+    assert grad_x_hat.isnan().all()
 
 
 def test_bad_tensors_are_refused(kernels: Kernels) -> None:
