@@ -113,7 +113,7 @@ template <class C>
 inline void correlate_row(const Correlation<C>& c, const C* tile, int64_t y, int64_t remainder, C* out) {
   const int64_t row_class = (y + c.phase) % c.classes, row = (y + c.phase) / c.classes * c.step;
   const int64_t begin = (remainder - c.phase % c.classes + c.classes) % c.classes;
-  const int64_t count = begin < c.width ? (c.width - begin + c.classes - 1) / c.classes : 0;
+  const int64_t count = (c.width - begin + c.classes - 1) / c.classes;  // begin < classes: none below 0
   const int64_t column = (begin + c.phase) / c.classes * c.step;
   const Taps<C>& taps = c.taps[row_class * c.classes + remainder];
   const C* const in = tile + (row * c.source.tile_width + column) * kSamples<C>;

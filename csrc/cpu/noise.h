@@ -165,7 +165,7 @@ class NoiseTile {
     alignas(64) uint32_t word[4][kBlocks];
     const uint32_t row_high = static_cast<uint32_t>(row >> 32);
     if (static_cast<uint32_t>((row + row_in_tile_[kBlocks - 1]) >> 32) != row_high) {
-      one_by_one(row, block, word);
+      one_by_one(row, word);
     } else {
       if (row_high != row_high_) begin(row_high);
       for (int64_t b = 0; b < padded; b += kBlocksAtOnce) {
@@ -213,11 +213,11 @@ class NoiseTile {
     }
   }
 
-  // Where the high word changes within a tile.
-  void one_by_one(uint64_t row, int64_t block, uint32_t (&word)[4][kBlocks]) const {
+  // Where the high word changes within a tile, which then begins with a whole row.
+  void one_by_one(uint64_t row, uint32_t (&word)[4][kBlocks]) const {
     for (int64_t at = 0; at < kBlocks; ++at) {
       const uint64_t own = row + row_in_tile_[at];
-      const PhiloxBlock of = philox4x32_10(static_cast<uint32_t>((block + at) % blocks_), static_cast<uint32_t>(own),
+      const PhiloxBlock of = philox4x32_10(static_cast<uint32_t>(at % blocks_), static_cast<uint32_t>(own),
                                            static_cast<uint32_t>(own >> 32), kStreamNoise, keys_.low[0], keys_.high[0]);
       for (int w = 0; w < 4; ++w) word[w][at] = of.word[w];
     }

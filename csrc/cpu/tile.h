@@ -38,12 +38,8 @@ inline void load_as(const S* source, int64_t stride, int64_t n, C* to) {
 }
 
 template <class S, class C>
-inline void store_as(S* target, int64_t stride, int64_t n, const C* from) {
-  if (stride == 1) {
-    for (int64_t j = 0; j < n; ++j) target[j] = static_cast<S>(from[j]);
-  } else {
-    for (int64_t j = 0; j < n; ++j) target[j * stride] = static_cast<S>(from[j]);
-  }
+inline void store_as(S* target, int64_t n, const C* from) {
+  for (int64_t j = 0; j < n; ++j) target[j] = static_cast<S>(from[j]);
 }
 
 // Calls f with a null pointer of the element type.
@@ -93,13 +89,14 @@ inline C* target(const Matrix& m, const Rectangle& at, C* tile) {
   return is_tile<C>(m, at) ? element<C>(m, at.row, at.col) : tile;
 }
 
+// Rows of results are dense.
 template <class C>
 inline void finish(const Matrix& m, const Rectangle& at, const C* tile) {
   if (is_tile<C>(m, at)) return;
   with_type(m.dtype, [&](auto* type) {
     using S = std::remove_pointer_t<decltype(type)>;
     for (int64_t i = 0; i < at.rows; ++i) {
-      store_as(element<S>(m, at.row + i, at.col), m.col_stride, at.cols, tile + i * at.pitch);
+      store_as(element<S>(m, at.row + i, at.col), at.cols, tile + i * at.pitch);
     }
   });
 }
