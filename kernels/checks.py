@@ -122,5 +122,5 @@ def integer(value: Any) -> int | None:
         return None if isinstance(value, bool) else value
     try:
         return None if isinstance(value, np.bool_) else operator.index(value)  # to earlier versions of NumPy, 1
-    except TypeError:
+    except (TypeError, RuntimeError):  # of torch, inside vmap, where each sample has its own
         return None

@@ -15,6 +15,7 @@ from manifold_core.data.arrays import split
 from manifold_core.data.encoding import OneHot
 from manifold_core.ensemble.data import check_data
 from manifold_core.ensemble.state import EngineState
+from manifold_core.training import schedule
 
 ARRAY = np.random.default_rng(0).normal(size=(60, 3))
 SIZES = {"n_train": 30, "n_validation": 7}
@@ -71,6 +72,18 @@ def test_a_search_is_of_float32_models() -> None:
     plan = mc.SearchPlan(networks=((4,),), models=1, steps=20, batch_size=16)
     found = mc.find_dimension(ARRAY, plan, progress=False)
     assert all(parameter.dtype == torch.float32 for parameter in found.model.parameters())
+
+
+def test_a_model_is_trained_and_read_where_it_is() -> None:
+    model, x = mc.VAE.mlp(3, 2, (4,)), torch.rand(40, 3)
+    schedule._table.cache_clear()
+    with torch.device("meta"):
+        mc.train(model, x, mc.TrainingConfig(steps=5, batch_size=8), progress=False)
+        assert mc.evaluate(model, x).neg_elbo == pytest.approx(float(model(x).loss), abs=2.0)
+        assert mc.active_dimensions(model, x).variance.isfinite().all()
+        assert mc.local_dimensions(model, x).spectrum.isfinite().all()
+        assert mc.two_nn(x) is not None
+        assert schedule.schedule_table(mc.TrainingConfig(steps=5)).isfinite().all()
 
 
 @NEEDS_COMPILED

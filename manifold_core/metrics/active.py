@@ -145,7 +145,7 @@ def active_dimensions(
 
 def check_known(variance: Tensor | Sequence[float]) -> None:
     """Raise InputError where a latent dimension's variance is not finite: it is neither active nor inactive."""
-    variance = torch.as_tensor(variance, dtype=torch.float64)
+    variance = torch.as_tensor(variance, dtype=torch.float64, device="cpu")
     if len(unknown := (~variance.isfinite()).nonzero().flatten()):
         raise InputError(
             f"model must have finite variances, got {float(variance[unknown[0]])} in latent dimension "

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..data.arrays import some_rows
 from ..data.checks import as_array, as_tensor
 from ..errors import InputError
+from ..models.checks import check_tensor
 
 __all__ = ["MOST_SAMPLES", "two_nn", "two_nn_of_cube"]
 
@@ -27,9 +28,9 @@ def two_nn(x: Any) -> float | None:
     ten dimensions, of which there are never enough samples, they see too few.
 
     Args:
-        x: ``[N, ...]``, in any units and of an integer or floating type; a tensor on any device or what np.asarray
-            makes an array of. Of more than 5,000 samples 5,000 drawn at random, always the same, since tables are often
-            sorted; computed in float64; of samples that are the same, one.
+        x: ``[N, ...]``, N samples, of ``[N]`` a number each; in any units and of an integer or floating type; a tensor
+            on any device or what np.asarray makes an array of. Of more than 5,000 samples 5,000 drawn at random, always
+            the same, since tables are often sorted; computed in float64; of samples that are the same, one.
 
     Returns:
         The dimension; None where fewer than ten samples differ, or so little that float64 cannot tell, and where the
@@ -42,7 +43,9 @@ def two_nn(x: Any) -> float | None:
     neighborhood information", 2017.
     """
     source = x if isinstance(x, Tensor) else as_array(x)
-    if source.ndim == 0:
+    if isinstance(source, Tensor):
+        check_tensor("x", source)
+    elif source.ndim == 0:
         raise InputError(f"x must be of shape [N, ...], got a single number, {source}")
     x = as_tensor(_some(source))[:, None].flatten(1).double()
     if not x.isfinite().all():

@@ -54,6 +54,8 @@ def check_tensor(name: str, value: object) -> None:
     """Raise InputError for anything but a dense tensor with a dimension for the samples."""
     if not isinstance(value, Tensor):
         raise InputError(f"{name} must be a tensor, got {type(value).__name__}{_made_tensor(value)}")
+    if value.is_nested:  # first: they refuse to say of which shape they are
+        raise InputError(f"{name} must be dense, got a nested tensor, whose samples may differ in shape")
     if value.dim() == 0:
         raise InputError(f"{name} must have shape [N, ...], one row for each sample, got a tensor of no dimensions")
     if value.layout != torch.strided:

@@ -55,7 +55,7 @@ def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None = None) 
     if not isinstance(model, VAE | CVAE) or not hasattr(outer, "elbo"):
         hint = "; mc.VAE(encoder, decoder, latent_dim) makes one of networks of your own"
         if isinstance(model, VAE | CVAE):  # what several devices share forwards no attributes
-            hint = ": give model.module, and process_group for several processes"
+            hint = ": give model.module; several processes train that one by process_group"
         raise InputError(f"model must be a VAE or a CVAE, or torch.compile of one, got {type(outer).__name__}{hint}")
     check_shape(x, model.encoder)
     device = model.elbo.log_gamma.device

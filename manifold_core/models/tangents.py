@@ -72,7 +72,8 @@ def _has_forward_mode(decoder: Callable[..., Tensor], z: Tensor, *conditions: Te
     """Whether uᵀ(J v) is (Jᵀu)ᵀv at these samples. An operator of torch.library that has a derivative in reverse mode
     drops tangents without a word, and attention has none."""
     inputs = [part.clone() for part in (z, *conditions)]  # no tensors of inference mode
-    u, v = (torch.arange(1.0, n + 1).cos().to(z).expand(len(z), n) for n in (features, z.shape[1]))
+    numbers = (torch.arange(1, n + 1, device=z.device).to(z.dtype).cos() for n in (features, z.shape[1]))
+    u, v = (each.expand(len(z), -1) for each in numbers)
     try:
         pushed = _pushed(decoder, v, *inputs)
     except RuntimeError as error:

@@ -72,7 +72,9 @@ def cycle_of(config: TrainingConfig) -> TrainingConfig:
 
 @lru_cache(maxsize=4)  # a second for as many steps as the image tables have, and the same for many models
 def _table(config: TrainingConfig) -> Tensor:
-    optimizer, schedule = make_optimizer([nn.Parameter(torch.zeros(()))], nn.Parameter(torch.zeros(())), config)
+    optimizer, schedule = make_optimizer(
+        *([nn.Parameter(torch.zeros((), device="cpu"))], nn.Parameter(torch.zeros((), device="cpu"))), config
+    )
     optimizer.step()  # of nothing, once: the schedule wants to have seen it
     rows = []
     for step in range(1, config.steps + 1):
@@ -81,4 +83,4 @@ def _table(config: TrainingConfig) -> Tensor:
         sizes = (group["lr"] / (1 - beta1**step) for group in (networks, log_gamma))
         rows.append((*sizes, 1 - beta1, 1 - beta2, 1 / math.sqrt(1 - beta2**step)))
         schedule.step()
-    return torch.tensor(rows, dtype=torch.float64)
+    return torch.tensor(rows, dtype=torch.float64, device="cpu")

@@ -1,8 +1,10 @@
 """README.md and docs/ do what they say: their Python and their commands run, their links lead somewhere."""
 
+import math
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,9 +32,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run_blocks(name: str) -> dict[str, object]:
+def run_blocks(name: str) -> dict[str, Any]:
     """The Python of a document, one block after the other; gives the names that it leaves."""
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     torch.manual_seed(0)
     for block in re.findall(r"```python\n(.*?)```", text(name), flags=re.DOTALL):
         exec(compile(block, name, "exec"), names)
@@ -68,8 +70,14 @@ class TestPython:
 
     def test_ops(self) -> None:
         names = run_blocks("docs/ops.md")
-        assert isinstance(names["nll"], torch.Tensor)
-        assert names["nll"].shape == (4,)
+        nll, mask, log_gamma = (names[name] for name in ("nll", "mask", "log_gamma"))
+        assert isinstance(nll, torch.Tensor)
+        difference = torch.as_tensor(names["x"]) - torch.as_tensor(names["x_hat"])
+        by_hand = 0.5 * mask * (difference**2 / log_gamma.exp() + math.log(2 * math.pi) + log_gamma)
+        torch.testing.assert_close(nll, by_hand.sum(dim=1))
+        assert float(names["loss"]) == pytest.approx(float(nll.mean()) + 8 * 0.1)  # of posteriors that are the prior
+        terms = names["terms"]
+        assert names["bound"].item() > -(terms.nll + terms.kl).mean().item() - 1  # tighter, but for chance
 
 
 @pytest.mark.usefixtures("folder")

@@ -44,6 +44,13 @@ def test_a_first_row_out_of_range_is_refused(sample: Sampler, backend_name: str,
 
 @pytest.mark.parametrize("backend_name", ["auto", "reference"])
 @pytest.mark.parametrize("sample", ON_ZEROS)
+def test_a_first_row_for_each_sample_is_refused_under_vmap(sample: Sampler, backend_name: str) -> None:
+    with pytest.raises(ValueError, match="first_row must be an integer"):
+        torch.func.vmap(lambda row: sample(first_row=row, backend=backend_name)[0])(torch.arange(3))
+
+
+@pytest.mark.parametrize("backend_name", ["auto", "reference"])
+@pytest.mark.parametrize("sample", ON_ZEROS)
 def test_the_largest_first_row_is_taken(sample: Sampler, backend_name: str) -> None:
     last = 2**63 - 1 - len(MU)
     z = sample(first_row=np.int64(last), backend=backend_name)[0]

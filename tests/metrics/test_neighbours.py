@@ -85,7 +85,8 @@ def test_too_little_to_tell(x: Array) -> None:
     [
         ("points", "x must be a tensor or an array of numbers, got str"),
         (3.0, r"x must be of shape \[N, ...\], got a single number, 3.0"),
-        (torch.tensor(3.0), r"x must be of shape \[N, ...\], got a single number"),
+        (torch.tensor(3.0), r"x must have shape \[N, ...\], one row for each sample, got a tensor of no dimensions"),
+        (torch.ones(20, 2).to_sparse(), r"x must be dense, got a tensor of layout torch\.sparse_coo"),
         (
             torch.zeros(20, 2, dtype=torch.complex64),
             "x must be a tensor or an array of numbers, got Tensor of.*complex64",

@@ -355,7 +355,7 @@ def test_a_compiled_cvae_is_trained_and_another_module_is_not() -> None:
     own.elbo = mc.GaussianELBO()
     hint_of_own = r"; mc.VAE\(encoder, .*"
     others = (
-        (nn.DataParallel(cvae), ": give model.module, and .*"),
+        (nn.DataParallel(cvae), ": give model.module; .*"),
         (nn.Linear(6, 6), hint_of_own),
         (own, hint_of_own),
     )

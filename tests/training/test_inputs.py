@@ -100,6 +100,9 @@ def test_samples_and_conditions_are_where_the_model_is(call: Callable[..., objec
         mc.InputError, match=r"^x must be dense, got a tensor of layout torch\.sparse_coo; x\.to_dense\(\)"
     ):
         call(vae, x.to_sparse())
+    nested = torch.nested.nested_tensor([torch.rand(3), torch.rand(3)], layout=torch.jagged)
+    with pytest.raises(mc.InputError, match=r"^x must be dense, got a nested tensor"):
+        call(vae, nested)
     with pytest.raises(mc.InputError, match=r"^condition must be dense, got a tensor of layout torch\.sparse_coo; "):
         call(cvae, x, c.to_sparse())
 
