@@ -9,7 +9,7 @@ from ..data.arrays import some_of
 from ..models import CVAE, VAE
 from .active import samples_at_a_time
 
-__all__ = ["residual_directions", "residuals"]
+__all__ = ["directions_of_noise", "residual_directions", "residuals"]
 
 SAMPLES = 2**11
 
@@ -28,6 +28,13 @@ def residual_directions(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> float 
     products = residual @ residual.T if samples < features else residual.T @ residual  # the same eigenvalues but for 0
     total, squares = float(products.trace()), float(products.square().sum())
     return total**2 / squares if 0 < squares < torch.inf else None
+
+
+def directions_of_noise(dimensions: int, samples: int) -> float:
+    """What :func:`residual_directions` is of noise that is alike in so many dimensions, N(0, 1): D N/(D + N) of N
+    samples, since few samples of many features cannot lie along all of these."""
+    samples = min(samples, SAMPLES)
+    return dimensions * samples / (dimensions + samples)
 
 
 def residuals(model: VAE | CVAE, inputs: tuple[Tensor, ...], most: int) -> Iterator[Tensor]:

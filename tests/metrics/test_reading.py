@@ -12,7 +12,7 @@ import manifold_core as mc
 from manifold_core.data.arrays import some_rows
 from manifold_core.metrics.neighbours import two_nn_of_cube
 from manifold_core.metrics.reading import Reading
-from manifold_core.metrics.residual import residual_directions, residuals
+from manifold_core.metrics.residual import directions_of_noise, residual_directions, residuals
 
 SPECTRUM = torch.tensor([0.001, 0.001, 0.9, 1.0], dtype=torch.float64)
 TWO = mc.LocalDimensions(SPECTRUM, torch.full((10,), 2), SPECTRUM)  # clear, by a gap of 900
@@ -94,8 +94,13 @@ def unlike(others: int) -> mc.LocalDimensions:
             "few directions",
         ),
         (
-            {"two_nn": 2.47, "residual_directions": 5.9},  # of 18 that the manifold has not
-            {"two_nn": 2.47, "residual_directions": 6.0},  # as many as noise may have
+            {"two_nn": 2.47, "residual_directions": 5.8},  # of 18 that the manifold has not, along which noise has 17.4
+            {"two_nn": 2.47, "residual_directions": 5.9},  # as many as noise may have
+            "few directions",
+        ),
+        (
+            {"two_nn": 2.47, "features": 500, "samples": 300, "residual_directions": 62.3},  # of 498: noise has 187
+            {"two_nn": 2.47, "features": 500, "samples": 300, "residual_directions": 62.5},
             "few directions",
         ),
         (
@@ -126,7 +131,7 @@ def test_neighbours_count_noise_which_is_no_doubt() -> None:
     noisy = reading(two_nn=9.8, residual_directions=17.0)
     assert noisy.doubts == ()
     assert "see 9.8 dimensions (TwoNN), since they count noise" in noisy.noise
-    assert reading(two_nn=9.8, residual_directions=5.9).noise == ""
+    assert reading(two_nn=9.8, residual_directions=5.8).noise == ""
     assert reading(two_nn=2.47, residual_directions=17.0).noise != ""
     assert reading(two_nn=2.46, residual_directions=17.0).noise == ""
 
@@ -166,6 +171,12 @@ class TestOfAModel:
         rows = some_rows(900, 7)
         assert rows.tolist() != list(range(7))
         assert torch.equal(found, torch.cat((torch.zeros(7, 2), x[rows, 2:]), dim=1).double())
+
+    @pytest.mark.parametrize(("samples", "features"), [(900, 6), (100, 402), (5000, 102)])
+    def test_noise_lies_along_as_many_as_samples_and_features_leave_it(self, samples: int, features: int) -> None:
+        draws = torch.randn(samples, features, generator=torch.Generator().manual_seed(0))
+        expected = directions_of_noise(features - 2, samples)
+        assert residual_directions(self.model(features), (draws,)) == pytest.approx(expected, rel=0.02)
 
     def test_a_few_samples_of_many_features_have_the_same(self) -> None:
         """The smaller of the two matrices of products has all their eigenvalues."""
