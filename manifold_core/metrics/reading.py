@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..data.arrays import some_of
+from ..data.directions import principal
 from ..models import CVAE, VAE
 from .local import CLEAR, MOST, LocalDimensions, in_words, of_some
 from .neighbours import two_nn, two_nn_of_cube
@@ -22,6 +24,7 @@ MORE = 1.25
 # Directions of the residual, and as a share of those that noise has in all directions that the manifold has not. Of the
 # 62, five in which a direction was missed have 1.4 to 2.0, those read right 3.8 and more; noise has a third and more.
 MISSED, LIKE_NOISE = 2.5, 1 / 3
+SAMPLES = 2**11  # of which the directions are counted
 BESIDE_MISSED = 1.1  # as MORE, where the residual lies along so few directions
 
 
@@ -36,6 +39,7 @@ class Reading:
             which leaves the samples fewer dimensions than neighbours see.
         error_ratio: median squared error of the samples held out, over that of those trained on.
         residual_directions: along how many directions x − x̂ lies.
+        directions: in which the samples vary, of the d; None under a condition.
         features: d.
         samples: trained on.
     """
@@ -45,6 +49,7 @@ class Reading:
     two_nn_of_cube: float | None
     error_ratio: float | None
     residual_directions: float | None
+    directions: int | None
     features: int
     samples: int
 
@@ -59,6 +64,7 @@ class Reading:
             two_nn_of_cube(local.count, len(x)) if compared else None,
             error_ratio(model, inputs, held_out),
             residual_directions(model, inputs),
+            _directions(x) if compared else None,
             x[0].numel(),
             len(x),
         )
@@ -88,6 +94,7 @@ class Reading:
             "two_nn_of_cube": self.two_nn_of_cube,
             "error_ratio": self.error_ratio,
             "residual_directions": self.residual_directions,
+            "directions": self.directions,
         }
 
     def _doubts(self) -> Iterator[str]:
@@ -119,6 +126,12 @@ class Reading:
                 f"dimensions {self.two_nn_of_cube:.1f}: if the manifold is curved or closed, as a sphere is, it has "
                 f"fewer than {count}; wider networks, or more steps, may read them"
             )
+        elif self._fills_its_space:
+            yield (
+                f"the {count} dimensions that are read are all in which the samples vary: they fill a flat space, or "
+                f"lie on a surface in it of {count - 1} dimensions that networks have not followed, such as a sphere; "
+                "of so many dimensions nearest neighbours cannot tell the two apart"
+            )
         elif self._has_missed_a_direction:
             yield (
                 f"nearest neighbours see {self.two_nn:.1f} dimensions (TwoNN), and what the model leaves of the "
@@ -133,6 +146,11 @@ class Reading:
         if self.two_nn is None or self.two_nn_of_cube is None or self.local.count == 1:
             return False
         return self.two_nn_of_cube >= CURVED * self.two_nn
+
+    @property
+    def _fills_its_space(self) -> bool:
+        """Or seems to, by so many dimensions that neighbours hardly see one fewer."""
+        return self.local.count == self.directions and self.local.count <= CURVED * (self.local.count - 1)
 
     def _neighbours_see_more(self, times: float) -> bool:
         if self.two_nn is None or self.two_nn_of_cube is None:
@@ -150,3 +168,8 @@ class Reading:
         noise = directions_of_noise(self.features - self.local.count, self.samples)
         directions = self.residual_directions
         return directions is not None and directions >= max(MISSED, LIKE_NOISE * noise)
+
+
+def _directions(x: Tensor) -> int:
+    (some,) = some_of((x.flatten(1),), SAMPLES)
+    return principal(some).basis.shape[1]

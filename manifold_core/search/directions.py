@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from ..data.directions import ROWS, principal
 from ..ensemble import ModelSpec
 from ..errors import InputError
 from ..models import VAE
@@ -16,9 +17,6 @@ from ..storage.files import output_folder
 from ..training import History
 
 __all__ = ["Directions"]
-
-ROWS = 2**14  # of samples in float64 at a time
-LEAST = 1e-8  # of a direction's variance, over the mean over all; float32 rounds to 1e-14, and γ never falls so far
 
 
 class Directions:
@@ -41,22 +39,8 @@ class Directions:
     @classmethod
     def of_samples(cls, x: Tensor) -> "Directions":
         """Of samples ``[N, d]`` of a scale of about 1."""
-        samples, features = x.shape
-        mean = torch.stack([part.double().sum(dim=0) for part in x.split(ROWS)]).sum(dim=0) / samples
-        few = samples < features
-        if few:
-            centred = x.double() - mean
-            products = centred @ centred.T
-        else:
-            products = torch.zeros(features, features, dtype=torch.float64, device=x.device)
-            for part in x.split(ROWS):
-                products.addmm_((part - mean).T, part - mean)
-        variance, vectors = torch.linalg.eigh(products / samples)
-        varies = variance > LEAST * variance.sum() / features
-        basis = vectors[:, varies]
-        if few:  # directions of features from those of samples
-            basis = centred.T @ basis / (samples * variance[varies]).sqrt()
-        return cls(basis, math.sqrt(basis.shape[1] / float(variance.sum())), mean - basis @ (basis.T @ mean))
+        mean, variance, basis = principal(x)
+        return cls(basis, math.sqrt(basis.shape[1] / variance), mean - basis @ (basis.T @ mean))
 
     @classmethod
     def kept_in(cls, folder: Path, x: Tensor) -> "Directions":

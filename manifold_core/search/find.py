@@ -60,7 +60,7 @@ class DimensionSearch:
     @property
     def doubts(self) -> tuple[str, ...]:
         """What speaks against the dimension, in sentences, of each of which :func:`find_dimension` warns. None is no
-        proof: closed manifolds of ten dimensions and more are read as one more without any."""
+        proof: networks that have not followed a manifold where it bends can read it too high without any."""
         return *self.reading.doubts, *doubts(self.trials, self.reading.features)
 
     @property

@@ -27,6 +27,7 @@ def reading(**changed: Any) -> Reading:
         "two_nn_of_cube": 1.97,
         "error_ratio": 1.1,
         "residual_directions": 15.0,
+        "directions": 18,
         "features": 20,
         "samples": 540,
     }
@@ -45,6 +46,7 @@ def test_nothing_speaks_against_what_is_usual() -> None:
         "two_nn_of_cube": 1.97,
         "error_ratio": 1.1,
         "residual_directions": 15.0,
+        "directions": 18,
     }
 
 
@@ -57,6 +59,13 @@ def unlike(others: int) -> mc.LocalDimensions:
     """Two thirds of the samples have what is read, or fewer."""
     spectrum = torch.tensor([0.001, 0.5, 1.0, 1.0])
     return mc.LocalDimensions(spectrum, torch.tensor([1, 1, *others * [2]]), spectrum)
+
+
+def all_of(count: int, directions: int) -> dict[str, Any]:
+    """So many dimensions, clear and as neighbours see them, of samples that vary in so many directions."""
+    spectrum = torch.full((count,), 0.001)
+    local = mc.LocalDimensions(spectrum, torch.full((10,), count), spectrum)
+    return {"local": local, "two_nn": 0.9 * count, "two_nn_of_cube": 0.9 * count, "directions": directions}
 
 
 @pytest.mark.parametrize(
@@ -82,6 +91,9 @@ def unlike(others: int) -> mc.LocalDimensions:
         ({"two_nn": 1.64}, {"two_nn": 1.65}, "see 1.6 dimensions .* in 2 flat dimensions 2.0: if .* fewer than 2;"),
         ({"two_nn": 1.64}, {"two_nn": None}, "curved or closed"),
         ({"two_nn": 1.64}, {"two_nn_of_cube": None}, "curved or closed"),
+        # Of 5 of 5 neighbours would see 4.
+        (all_of(11, 11), all_of(11, 12), "all in which the samples vary: .* of 10 dimensions .*, such as a sphere"),
+        (all_of(6, 6), all_of(5, 5), "they fill a flat space, or lie on a surface in it of 5 dimensions"),
         # A direction is missed: what is left lies along few.
         (
             {"two_nn": 2.17, "residual_directions": 2.4},
@@ -160,6 +172,14 @@ class TestOfAModel:
             found = residual_directions(self.model(), (self.samples(*scales),))
             assert found == pytest.approx(expected, rel=0.1)
         assert residual_directions(self.model(), (self.samples(0, 0, 0, 0),)) is None
+
+    @pytest.mark.parametrize("samples", [5000, 60])
+    def test_directions_are_those_in_which_the_samples_vary(self, samples: int) -> None:
+        """A constant, and the sum of two others, are none."""
+        x = torch.randn(samples, 6, generator=torch.Generator().manual_seed(0))
+        x[:, 3], x[:, 5] = 0.7, x[:, 0] + x[:, 4]
+        model = self.model().double()  # float32 would round the sum
+        assert Reading.of(model, (x.double(),), (x[:50].double(),)).directions == 4
 
     def test_an_error_that_all_samples_share_is_no_direction(self) -> None:
         x = self.samples(0.1, 0.1, 0.1, 0.1) + torch.tensor([0.0, 0.0, 5.0, 0.0, 0.0, 0.0])
