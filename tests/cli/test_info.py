@@ -48,6 +48,7 @@ class TestInfo:
         self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr("torch._subclasses.fake_tensor.init_gpu_context", lambda _: None)  # there is no driver
         a100 = SimpleNamespace(name="A100", major=8, minor=0)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: a100)
         for missing, served in (
