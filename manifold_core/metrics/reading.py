@@ -12,7 +12,7 @@ from ..models import CVAE, VAE
 from .local import CLEAR, MOST, LocalDimensions, in_words, of_some
 from .neighbours import two_nn, two_nn_of_cube
 from .overfit import OVERFITTED, error_ratio
-from .residual import directions_of_noise, residual_directions
+from .residual import SAMPLES, directions_of_noise, residual_directions
 
 __all__ = ["Reading"]
 
@@ -24,7 +24,6 @@ MORE = 1.25
 # Directions of the residual, and as a share of those that noise has in all directions that the manifold has not. Of the
 # 62, five in which a direction was missed have 1.4 to 2.0, those read right 3.8 and more; noise has a third and more.
 MISSED, LIKE_NOISE = 2.5, 1 / 3
-SAMPLES = 2**11  # of which the directions are counted
 BESIDE_MISSED = 1.1  # as MORE, where the residual lies along so few directions
 
 

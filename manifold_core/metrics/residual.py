@@ -9,9 +9,9 @@ from ..data.arrays import some_of
 from ..models import CVAE, VAE
 from .active import samples_at_a_time
 
-__all__ = ["directions_of_noise", "residual_directions", "residuals"]
+__all__ = ["SAMPLES", "directions_of_noise", "residual_directions", "residuals"]
 
-SAMPLES = 2**11
+SAMPLES = 2**11  # whose directions are counted
 
 
 @torch.no_grad()

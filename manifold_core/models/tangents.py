@@ -74,21 +74,22 @@ def _has_forward_mode(decoder: Callable[..., Tensor], z: Tensor, *conditions: Te
     inputs = [part.clone() for part in (z, *conditions)]  # no tensors of inference mode
     numbers = (torch.arange(1, n + 1, device=z.device).to(z.dtype).cos() for n in (features, z.shape[1]))
     u, v = (each.expand(len(z), -1) for each in numbers)
+    pulled, no_reverse = None, ""
+    try:
+        pulled = _pulled(decoder, u, *inputs)
+    except RuntimeError as error:  # as where it decodes without gradients
+        no_reverse = str(error)
     try:
         pushed = _pushed(decoder, v, *inputs)
     except RuntimeError as error:
         if not isinstance(error, NotImplementedError) and "jvp" not in str(error):
             raise
-        try:
-            _pulled(decoder, u, *inputs)
-        except RuntimeError as other:
-            raise InputError(
-                f"model must have a decoder with a derivative, in forward mode: {error}; or in reverse mode: {other}"
-            ) from error
-        return False
-    try:
-        pulled = _pulled(decoder, u, *inputs)
-    except RuntimeError:  # decodes without gradients
+        if pulled is not None:
+            return False
+        raise InputError(
+            f"model must have a decoder with a derivative, in forward mode: {error}; or in reverse mode: {no_reverse}"
+        ) from error
+    if pulled is None:
         return True
     difference = (u * pushed).sum(dim=1) - (pulled * v).sum(dim=1)
     scale = pulled.norm(dim=1) * v.norm(dim=1)

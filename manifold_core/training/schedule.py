@@ -72,15 +72,13 @@ def cycle_of(config: TrainingConfig) -> TrainingConfig:
 
 @lru_cache(maxsize=4)  # a second for as many steps as the image tables have, and the same for many models
 def _table(config: TrainingConfig) -> Tensor:
-    optimizer, schedule = make_optimizer(
-        *([nn.Parameter(torch.zeros((), device="cpu"))], nn.Parameter(torch.zeros((), device="cpu"))), config
-    )
+    weight, log_gamma = (nn.Parameter(torch.zeros((), device="cpu")) for _ in range(2))
+    optimizer, schedule = make_optimizer([weight], log_gamma, config)
     optimizer.step()  # of nothing, once: the schedule wants to have seen it
     rows = []
     for step in range(1, config.steps + 1):
-        networks, log_gamma = optimizer.param_groups
-        beta1, beta2 = networks["betas"]
-        sizes = (group["lr"] / (1 - beta1**step) for group in (networks, log_gamma))
+        beta1, beta2 = optimizer.param_groups[0]["betas"]
+        sizes = (group["lr"] / (1 - beta1**step) for group in optimizer.param_groups)
         rows.append((*sizes, 1 - beta1, 1 - beta2, 1 / math.sqrt(1 - beta2**step)))
         schedule.step()
     return torch.tensor(rows, dtype=torch.float64, device="cpu")

@@ -176,19 +176,6 @@ def test_a_second_derivative_is_refused(name: str, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", OPERATORS)
-def test_a_derivative_by_the_incoming_gradient_is_refused(name: str, way: str) -> None:
-    """torch.autograd.functional.jvp takes it: without an error it would give zeros."""
-    for arguments in arguments_of(name):
-        given = leaves(arguments, lambda i: i == 0)
-        result, *_ = eager(name, way)(*given)
-        incoming = torch.ones_like(result, requires_grad=True)
-        (first,) = grad(result, given[:1], incoming, create_graph=True)
-        with pytest.raises(RuntimeError, match=SAID[way].format(name=name)):
-            grad(first.sum(), incoming)
-
-
-@pytest.mark.parametrize("way", WAYS)
 def test_early_gradients_may_be_written_to(way: str) -> None:
     """What the first pass gave may be written to; the second makes its own."""
     *_, arguments = (a for a in arguments_of("gaussian_elbo") if a[-1] and a[0].dtype == torch.float32)
