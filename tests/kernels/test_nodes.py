@@ -168,9 +168,9 @@ def test_a_second_derivative_is_refused(name: str, way: str) -> None:
                 (first,) = grad(used, of, incoming, create_graph=True)
                 with pytest.raises(RuntimeError, match=SAID[way].format(name=name)):
                     first.square().sum().backward()
-                # grad() looks only at what is on the way to its input, and must not find nothing there: in the incoming
-                # gradient too, of which torch.autograd.functional.jvp wants the derivative.
-                for inputs in (of, incoming) if both else (of,):
+                # grad() looks only at what is on the way to its input, and must not find nothing there: in each of the
+                # incoming gradients too, whose derivative torch.autograd.functional.jvp takes, or it would be zeros.
+                for inputs in (of, *([one] for one in incoming)) if both else (of,):
                     with pytest.raises(RuntimeError, match=SAID[way].format(name=name)):
                         grad(first.sum(), inputs)
 
