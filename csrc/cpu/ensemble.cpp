@@ -189,15 +189,12 @@ class Team {
         if (member == 0) state_of(m)[1] = i + 1;
         return;
       }
-      if (member == 0) {
-        if (m.gamma == kLearned) gradients_[m.log_gamma] = static_cast<float>(0.5 * (features - scaled));
-        if (recorded) record(m, i, nll, kl, squared_error, step.log_gamma);
-      }
+      if (member == 0 && recorded) record(m, i, nll, kl, squared_error, step.log_gamma);
       // Whole cache lines to each.
       const int64_t lines = (m.parameter_count + 15) / 16;
       const int64_t first = lines * member / threads_ * 16, last = lines * (member + 1) / threads_ * 16;
-      if (m.gamma == kLearned && threads_ > 1) barrier_.wait();
-      kernels.update(step, gradients_.get(), groups, first, std::min(last, m.parameter_count));
+      kernels.update(step, gradients_.get(), groups, static_cast<float>(0.5 * (features - scaled)), first,
+                     std::min(last, m.parameter_count));
       if (member == 0) {
         if (m.gamma == kAnalytic) parameters[m.log_gamma] = static_cast<float>(step.log_gamma);
         state_of(m)[0] = i + 1;

@@ -250,8 +250,10 @@ constexpr int64_t kPitch = kColumns + 16;   // rows a power of two apart would c
 struct EnsembleKernels {
   void (*squared_error)(const EnsembleStep&, const EnsembleGroup&);  // that alone
   void (*gradient)(const EnsembleStep&, const EnsembleGroup&);
-  // Adam for parameters [begin, end), from the sum of the gradients [groups, parameter_count], which are used up.
-  void (*update)(const EnsembleStep&, float* gradients, int64_t groups, int64_t begin, int64_t end);
+  // Adam for parameters [begin, end), from the sum of the gradients [groups, parameter_count], and of log gamma, where it
+  // is a parameter, from its own.
+  void (*update)(const EnsembleStep&, const float* gradients, int64_t groups, float grad_log_gamma, int64_t begin,
+                 int64_t end);
 };
 
 struct InstructionSet {

@@ -167,7 +167,8 @@ inline void gradient(const cpu::EnsembleStep& step, const cpu::EnsembleGroup& gr
   }
 }
 
-inline void update(const cpu::EnsembleStep& step, float* gradients, int64_t groups, int64_t begin, int64_t end) {
+inline void update(const cpu::EnsembleStep& step, const float* gradients, int64_t groups, float grad_log_gamma,
+                   int64_t begin, int64_t end) {
   const Model& m = *step.model;
   const float* const scheduled = reinterpret_cast<const float*>(m.schedule) + step.step * kScheduled;
   const float step_size = scheduled[0], of_log_gamma = scheduled[1];
@@ -175,26 +176,34 @@ inline void update(const cpu::EnsembleStep& step, float* gradients, int64_t grou
   float* const parameters = reinterpret_cast<float*>(m.parameters);
   float* const exp_avg = reinterpret_cast<float*>(m.exp_avg);
   float* const exp_avg_sq = reinterpret_cast<float*>(m.exp_avg_sq);
-  for (int64_t group = 1; group < groups; ++group) {
-    const float* const other = gradients + group * m.parameter_count;
+  // The sums stay with their thread: what it wrote among the gradients, others would have to fetch for the next step.
+  constexpr int64_t kStretch = 1024;
+  alignas(64) float sums[kStretch];
+  for (int64_t first = begin; first < end; first += kStretch) {
+    const int64_t count = end - first < kStretch ? end - first : kStretch;
+    for (int64_t i = 0; i < count; ++i) sums[i] = gradients[first + i];
+    for (int64_t group = 1; group < groups; ++group) {
+      const float* const other = gradients + group * m.parameter_count + first;
 #pragma GCC ivdep
-    for (int64_t i = begin; i < end; ++i) gradients[i] += other[i];
+      for (int64_t i = 0; i < count; ++i) sums[i] += other[i];
+    }
+    const int64_t own = m.log_gamma - first;  // not among these where it is no parameter
+    const bool has_log_gamma = 0 <= own && own < count;
+    if (has_log_gamma) sums[own] = grad_log_gamma;
+    const float log_gamma = has_log_gamma ? parameters[m.log_gamma] : 0;  // which another thread may be writing
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) {
+      const float g = sums[i];
+      const float m1 = exp_avg[first + i] + weight * (g - exp_avg[first + i]);
+      const float m2 = (1 - weight2) * exp_avg_sq[first + i] + weight2 * (g * g);
+      exp_avg[first + i] = m1;
+      exp_avg_sq[first + i] = m2;
+      sums[i] = m1 / (std::sqrt(m2) * inv_root + kEpsilon);
+    }
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) parameters[first + i] -= step_size * sums[i];
+    if (has_log_gamma) parameters[m.log_gamma] = log_gamma - of_log_gamma * sums[own];
   }
-#pragma GCC ivdep
-  for (int64_t i = begin; i < end; ++i) {
-    const float g = gradients[i];
-    const float m1 = exp_avg[i] + weight * (g - exp_avg[i]);
-    const float m2 = (1 - weight2) * exp_avg_sq[i] + weight2 * (g * g);
-    exp_avg[i] = m1;
-    exp_avg_sq[i] = m2;
-    gradients[i] = m1 / (std::sqrt(m2) * inv_root + kEpsilon);
-  }
-  const int64_t own = m.log_gamma;  // behind all parameters where it is none
-  const bool has_log_gamma = begin <= own && own < end;
-  const float log_gamma = has_log_gamma ? parameters[own] : 0;  // which another thread may be writing
-#pragma GCC ivdep
-  for (int64_t i = begin; i < end; ++i) parameters[i] -= step_size * gradients[i];
-  if (has_log_gamma) parameters[own] = log_gamma - of_log_gamma * gradients[own];
 }
 
 }  // namespace manifold_core::MC_ISA
