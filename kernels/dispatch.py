@@ -94,7 +94,7 @@ def explain(*tensors: Tensor | None, backend: str = "auto") -> Choice:
     """Which backend serves an op of the ELBO called with these tensors, and why.
 
     Args:
-        tensors: the floating-point arguments of the op; None for one that is left out.
+        tensors: the op's floating-point arguments; None for one that is left out.
         backend: ``"auto"`` takes the fastest that can serve, else the reference; any other name is taken or refused.
 
     Raises:

@@ -150,18 +150,18 @@ def gaussian_nll(
 
     Args:
         x_hat: ``[B, ...]``, the decoder's mean; features are summed over all dimensions but the first. float32,
-            float64, bfloat16 or float16; any strides. With more than two dimensions, as images have, it is copied if it
-            is neither contiguous nor channels-last, or if its strides differ from those of ``x``.
+            float64, bfloat16 or float16; any strides. With more than two dimensions (images), it is copied unless it is
+            contiguous or channels-last and has the strides of ``x``.
         x: the data, of the same shape and device; another floating-point dtype is allowed.
-        log_gamma: log γ, a tensor of one element, differentiable, or a float, fixed. Not clamped. None is the optimum
-            for the batch, γ = Σ_b ‖x_b − x̂_b‖² / (B d), differentiated through; if no sample has an error there is no
-            optimum, and nll is NaN.
+        log_gamma: log γ, a one-element tensor (differentiable) or a float (fixed). Not clamped. None takes the optimum
+            for the batch, γ = Σ_b ‖x_b − x̂_b‖² / (B d), differentiated through; without any error there is no optimum,
+            and nll is NaN.
         return_squared_error: also return ‖x − x̂‖² of each sample.
         backend: ``"auto"`` or a name; see :func:`manifold_core.kernels.explain`.
 
     Returns:
         nll in nats, ``[B]``, and with ``return_squared_error`` the squared error, ``[B]``: float64 if an input is
-        float64, else float32. Differentiable in ``x_hat``, ``x`` and ``log_gamma``, once.
+        float64, else float32. Once differentiable in ``x_hat``, ``x`` and ``log_gamma``.
 
     Raises:
         TypeError: an argument is not a floating-point tensor, or ``return_squared_error`` not a bool.

@@ -147,7 +147,7 @@ def rsample_kl(
     """z = (μ + σ ⊙ ε) ⊙ w,  KL[N(μ, σ²) ‖ N(m, s²)] = ½ Σⱼ ((μⱼ − mⱼ)²/sⱼ² + σⱼ²/sⱼ² − 1 − log σⱼ²/sⱼ²),  ε ~ N(0, I).
 
     σ² = exp(log_var); the prior is N(0, I), or m = prior_mu and s² = exp(prior_log_var) where given; w = 1, or
-    sigmoid(gate_logits) where given: the attention that switches latent dimensions. It does not affect the KL.
+    sigmoid(gate_logits) where given: attention that switches latent dimensions and leaves the KL as it is.
 
     The noise of an element is a pure function of (seed, row, column): the same on every backend, for any number of
     threads and any split of the batch. It is not stored; the backward pass generates it again.
@@ -156,21 +156,21 @@ def rsample_kl(
         mu: ``[B, κ]``; float32, float64, bfloat16 or float16; any strides, read without a copy.
         log_var: log σ², with the shape and device of ``mu``. Not clamped.
         prior_mu, prior_log_var: m and log s² of a conditional prior, both or neither: ``[B, κ]``, or ``[κ]`` or
-            ``[1, κ]`` for one prior for the whole batch. Each may have a dtype of its own.
+            ``[1, κ]`` for one prior for the whole batch. Each may have its own dtype.
         gate_logits: attention logits, in one of the same shapes.
         per_dimension: return the KL of each latent dimension instead of their sum.
-        return_variance_ratio: also return the batch mean of σ²/s² of each dimension, which is small for an active one.
+        return_variance_ratio: also return the batch mean of σ²/s² per dimension, small for an active dimension.
             Not differentiable. It costs no second pass.
         seed: of the noise, an int from 0 to 2⁶³ − 1 or a scalar int64 tensor on the device of ``mu``.
         generator: to draw a seed from if none is given; by default torch's global generator. Activation checkpointing
             rewinds only the global one: with another, give a ``seed``.
-        first_row: number of the first row, from 0, for a batch that is part of a larger one.
+        first_row: index of the first row, from 0, if the batch is part of a larger one.
         backend: ``"auto"`` or a name; see :func:`manifold_core.kernels.explain`.
 
     Returns:
         z, ``[B, κ]``, of the dtype that ``mu + log_var`` would have; the KL in nats, ``[B]`` or ``[B, κ]``; if asked
         for, the variance ratio, ``[κ]``, NaN for an empty batch. The last two are float64 if an input is float64, else
-        float32. z and KL are differentiable in all five tensors, once.
+        float32. z and KL are once differentiable in all five tensors.
 
     Raises:
         TypeError: an argument is not a floating-point tensor, a flag not a bool, ``generator`` not a generator.

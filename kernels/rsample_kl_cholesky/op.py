@@ -164,33 +164,32 @@ def rsample_kl_cholesky(
 ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
     """z = μ + L ε,  KL[N(μ, L Lᵀ) ‖ N(m, s²)] = ½ Σᵢ ((μᵢ − mᵢ)²/sᵢ² + Σⱼ Lᵢⱼ²/sᵢ² − 1 − log Lᵢᵢ²/sᵢ²),  ε ~ N(0, I).
 
-    L is lower triangular, packed by rows: L₀₀, L₁₀, L₁₁, L₂₀, …, with log Lᵢᵢ in place of each Lᵢᵢ, so that all real
+    L is lower triangular, packed by rows: L₀₀, L₁₀, L₁₁, L₂₀, …, with log Lᵢᵢ in place of each Lᵢᵢ, so that any real
     values give a covariance. The prior is N(0, I), or m = prior_mu and s² = exp(prior_log_var) where given. L is read
-    as it is packed, never unpacked to κ × κ, and only the arguments are saved for the backward pass.
+    packed, never expanded to κ × κ, and only the arguments are saved for the backward pass.
 
     The noise is that of :func:`manifold_core.rsample_kl` for the same seed.
 
     Args:
         mu: ``[B, κ]``; float32, float64, bfloat16 or float16; any strides, read without a copy.
-        tril: the packed rows of L, ``[B, κ(κ+1)/2]``, on the device of ``mu``; may have a dtype of its own. Not
-            clamped.
+        tril: the packed rows of L, ``[B, κ(κ+1)/2]``, on the device of ``mu``; may have its own dtype. Not clamped.
         prior_mu, prior_log_var: m and log s² of a conditional prior, both or neither: ``[B, κ]``, or ``[κ]`` or
-            ``[1, κ]`` for one prior for the whole batch. Each may have a dtype of its own.
-        per_dimension: return the terms of the sum instead of the sum. By the chain rule of the KL the i-th is the mean
-            of KL[q(zᵢ | z₀ … zᵢ₋₁) ‖ p(zᵢ)] over q: what latent i costs if those before it are known. It depends on the
-            order of the latents; the sum does not.
+            ``[1, κ]`` for one prior for the whole batch. Each may have its own dtype.
+        per_dimension: return the terms of the sum instead of the sum. By the chain rule of the KL, the i-th is the mean
+            over q of KL[q(zᵢ | z₀ … zᵢ₋₁) ‖ p(zᵢ)]: what latent i costs once those before it are known. It depends on
+            the order of the latents; the sum does not.
         return_variance_ratio: also return the batch mean of Σᵢᵢ/sᵢ², with Σ = L Lᵀ, which is small for an active
             dimension. Not differentiable. It costs no second pass.
         seed: of the noise, an int from 0 to 2⁶³ − 1 or a scalar int64 tensor on the device of ``mu``.
         generator: to draw a seed from if none is given; by default torch's global generator. Activation checkpointing
             rewinds only the global one: with another, give a ``seed``.
-        first_row: number of the first row, from 0, for a batch that is part of a larger one.
+        first_row: index of the first row, from 0, if the batch is part of a larger one.
         backend: ``"auto"`` or a name; see :func:`manifold_core.kernels.explain`.
 
     Returns:
         z, ``[B, κ]``, of the dtype that ``mu + tril`` would have; the KL in nats, ``[B]`` or ``[B, κ]``; if asked
         for, the variance ratio, ``[κ]``, NaN for an empty batch. The last two are float64 if an input is float64, else
-        float32. z and KL are differentiable in all four tensors, once.
+        float32. z and KL are once differentiable in all four tensors.
 
     Raises:
         TypeError: an argument is not a floating-point tensor, a flag not a bool, ``generator`` not a generator.

@@ -64,16 +64,17 @@ def _add_data(add: argparse.ArgumentParser) -> None:
     add.add_argument(
         "--data",
         required=True,
-        help="synthetic, mnist, fashion-mnist, or a .npy, .npz or .csv file of shape N,d, images N,H,W or N,C,H,W; of "
-        "several arrays in an .npz file the one called x",
+        help="synthetic, mnist, fashion-mnist, or a .npy, .npz or .csv file of shape N,d, images N,H,W or N,C,H,W; in "
+        "an .npz file of several arrays, the one called x",
     )
-    add.add_argument("--out", required=True, help="folder of the results; goes on with a stopped run there")
+    add.add_argument("--out", required=True, help="folder for the results; resumes a stopped run there")
     add.add_argument(
         "--seed",
         type=int,
         default=0,
         metavar="S",
-        help="of synthetic data, of the split of a file into training and held-out samples, of weights, batches, noise",
+        help="seed of synthetic data, of the split of a file into training and held-out samples, of weights, batches "
+        "and noise",
     )
     for name, letter, what in (("ambient", "d", "features"), ("manifold", "r", "dimension")):
         default = RunConfig.__dataclass_fields__[f"{name}_dim"].default
@@ -82,7 +83,7 @@ def _add_data(add: argparse.ArgumentParser) -> None:
     add.add_argument(
         "--device",
         default="auto",
-        help="auto is cuda where there is a GPU, else cpu; with torchrun cuda is a GPU a process",
+        help="auto is cuda if there is a GPU, else cpu; with torchrun (train only), one GPU per process",
     )
     add.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -90,7 +91,7 @@ def _add_data(add: argparse.ArgumentParser) -> None:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="manifold-core",
-        description="Estimate the dimension of the manifold that data lie on, by VAEs, and train these.",
+        description="Estimate the dimension of the manifold that data lie on with VAEs, and train VAEs.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"manifold-core {__version__}")
@@ -110,7 +111,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     add = add_command(
         "dimension",
-        help="estimate the dimension of a data set: several networks, fewer and fewer latent dimensions",
+        help="estimate the dimension of a data set: try networks with fewer and fewer latent dimensions",
         example="manifold-core dimension --data points.npy --out runs/points",
     )
     add.set_defaults(command=dimension)
@@ -120,7 +121,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--latent-dim",
         type=int,
         metavar="K",
-        help=f"latent dimensions to begin with; default {FIRST}, or the features if they are fewer, and more while all "
+        help=f"latent dimensions to start with; default {FIRST}, or the features if they are fewer; more while all "
         "are active",
     )
     add.add_argument(
@@ -129,16 +130,14 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="+",
         action="append",
         metavar="N",
-        help=f"widths of an MLP; once for each that is tried; default {_as_options(plan.networks)}",
+        help=f"layer widths of an MLP; repeat it to try several; default {_as_options(plan.networks)}",
     )
-    add.add_argument("--models", type=int, default=plan.models, metavar="N", help="of each MLP, of seeds S, S + 1, …")
+    add.add_argument("--models", type=int, default=plan.models, metavar="N", help="per MLP, with seeds S, S + 1, …")
     add.add_argument("--steps", type=int, default=plan.steps, help="optimizer steps")
-    add.add_argument("--batch-size", type=int, default=plan.batch_size, help="samples a step")
+    add.add_argument("--batch-size", type=int, default=plan.batch_size, help="samples per step")
+    add.add_argument("--learning-rate", type=float, default=plan.learning_rate, help="peak of the one-cycle schedule")
     add.add_argument(
-        "--learning-rate", type=float, default=plan.learning_rate, help="highest of the one-cycle schedule"
-    )
-    add.add_argument(
-        "--log-gamma", type=float, default=plan.log_gamma, help="log of the γ to begin with, of standardised data"
+        "--log-gamma", type=float, default=plan.log_gamma, help="log of the initial γ, for standardised data"
     )
 
     add = add_command(
@@ -152,10 +151,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--latent-dim", type=int, default=20, metavar="K", help="latent dimensions; more than the manifold's"
     )
     add.add_argument("--steps", type=int, help=f"optimizer steps; {_default('steps')}")
-    add.add_argument("--batch-size", type=int, help=f"samples a step; {_default('batch_size')}")
-    add.add_argument(
-        "--learning-rate", type=float, help=f"highest of the one-cycle schedule; {_default('learning_rate')}"
-    )
+    add.add_argument("--batch-size", type=int, help=f"samples per step; {_default('batch_size')}")
+    add.add_argument("--learning-rate", type=float, help=f"peak of the one-cycle schedule; {_default('learning_rate')}")
     add.add_argument(
         "--hidden",
         type=int,
@@ -169,7 +166,7 @@ def make_parser() -> argparse.ArgumentParser:
     add.add_argument(
         "--log-gamma",
         type=float,
-        help="log of a fixed γ, or where a learned one starts, default 0; an analytic one has none",
+        help="log of a fixed γ, or of the initial learned one, default 0; not for an analytic one",
     )
     add.add_argument(
         "--covariance", choices=get_args(Covariance), default="diagonal", help="of the posterior; cholesky is full"
@@ -177,8 +174,8 @@ def make_parser() -> argparse.ArgumentParser:
     add.add_argument(
         "--condition",
         metavar="SOURCE",
-        help="train a CVAE: labels, of mnist and fashion-mnist; or a .npy, .npz or .csv file, in the order of the "
-        "samples, of class labels N (integers or truth values) or numbers N,t; of several arrays in an .npz file the "
+        help="train a CVAE on: labels, for mnist and fashion-mnist; or a .npy, .npz or .csv file, in the order of the "
+        "samples, of class labels N (integers or booleans) or numbers N,t; in an .npz file of several arrays, the "
         "one called c",
     )
     add.add_argument(
@@ -193,7 +190,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=int,
         default=1,
         metavar="N",
-        help="train N side by side, of seeds S, S + 1, …; keep the one of lowest held-out -ELBO",
+        help="train N side by side, seeds S, S + 1, …; keep the one with lowest held-out -ELBO",
     )
 
     add = add_command("reproduce", help="replay tables and theorems of the paper")
@@ -205,9 +202,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="table1, table2, table3, table4, table5, table6, table7, table8, table9, theorem1, theorem1_too_few, "
         "theorem2, theorem3, remark1; synthetic, images or all for all such",
     )
-    add.add_argument(
-        "--out", required=True, metavar="DIR", help="folder of the results; goes on with what is begun there"
-    )
+    add.add_argument("--out", required=True, metavar="DIR", help="folder for the results; resumes what was begun there")
     add.add_argument(
         "--budget", default="quick", metavar="{quick,reduced,full}", help="steps, samples, and models a cell"
     )
@@ -217,7 +212,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         metavar="S",
-        help="of these models, which have S, S + 1 and so on; seeds 0 to 7 are those that the recipe was chosen on",
+        help="first seed of these models, then S + 1 and so on; the recipe was chosen on seeds 0 to 7",
     )
     add.add_argument(
         "--as-published",
@@ -260,9 +255,9 @@ def make_parser() -> argparse.ArgumentParser:
         "triangle, models, threads, or growth for these six: how the time grows with the batch, d, κ, κ of a full "
         "covariance, models side by side, and threads; or all",
     )
-    add.add_argument("--rounds", type=int, default=1, metavar="N", help="processes of each contender, if S allows")
-    add.add_argument("--seconds", type=float, default=85, metavar="S", help="after so long nothing new is begun")
-    add.add_argument("--json", action="store_true", help="raw figures on standard output, in place of the table")
+    add.add_argument("--rounds", type=int, default=1, metavar="N", help="processes per contender, if S allows")
+    add.add_argument("--seconds", type=float, default=85, metavar="S", help="start nothing new after that")
+    add.add_argument("--json", action="store_true", help="raw figures on standard output, not the table")
     add.add_argument("--plot", type=Path, metavar="FILE", help="the roofline, as a PNG file")
     add.add_argument("--quiet", action="store_true", help="do not say what is being measured")
 

@@ -37,15 +37,15 @@ APART = 10.0
 class Standardisation:
     """x ↦ (x − mean) / scale; without arguments it changes nothing.
 
-    One scale for all features: γ is one number for all of them, and a manifold keeps its dimension. In the units of the
-    data recon and γ are scale² times what they are in the model's, and NLL and −ELBO of d features greater by
-    d log scale.
+    One scale for all features: γ is one number for all of them, and a manifold keeps its dimension. In units of the
+    data, recon and γ are scale² times what they are in the model's, and NLL and −ELBO of d features greater by d log
+    scale.
 
     Attributes:
         mean: float64, ``[d]`` for vectors, one number ``[]`` for images; given as numbers, a tensor is made of them.
         scale: above 0; the standard deviation, of all features together.
-        sample_shape: of one sample as the model takes it, where that is known: ``apply`` gives samples of that shape,
-            for a channel that the data do not name, or images that the model takes flattened.
+        sample_shape: of one sample as the model takes it, if known: ``apply`` gives samples of that shape, adding a
+            channel that the data lack, or flattening images.
 
     Raises:
         InputError: ``scale`` is no positive, finite number, or ``mean`` not finite.
@@ -66,9 +66,9 @@ class Standardisation:
 
     @classmethod
     def of(cls, x: Any) -> "Standardisation":
-        """mean and scale of these samples: what ``manifold-core train`` does to a file. Warns where one column varies
-        30 times as much as a quarter of the others, as in a table of unlike units, and where a few samples lie ten
-        times as far from the mean as all others.
+        """mean and scale of these samples, as ``manifold-core train`` standardises a file. Warns if one column varies
+        30 times as much as a quarter of the others, as in a table of mixed units, and if a few samples lie ten times as
+        far from the mean as all others.
 
         Args:
             x: ``[N, d]``, each feature with a mean of its own, or images ``[N, H, W]`` or ``[N, C, H, W]``, with one

@@ -39,8 +39,8 @@ class ModelSpec:
         condition_dim: width of the condition; 0 makes a VAE.
         condition_hidden, condition_features, prior, attention: as of :meth:`manifold_core.CVAE.mlp`; without a
             condition they play no part.
-        covariance: of the posterior, ``"diagonal"`` or ``"cholesky"``, which the reference alone trains on a GPU, or
-            behind a layer of more than 64 neurons.
+        covariance: of the posterior, ``"diagonal"`` or ``"cholesky"``; on a GPU, or after a layer of more than 64
+            neurons, only the reference trains the latter.
         training: steps, batch size, learning rate, seed.
         data: which of the data sets given to :func:`manifold_core.train_ensemble`, from 0.
 
@@ -110,7 +110,7 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class SequentialSpec:
-    """A sequential CVAE of LSTMs, and how to train it. No engine has it: the reference trains it.
+    """A sequential CVAE of LSTMs, and how to train it. Only the reference trains it.
 
     The weights, the order of the samples and the noise all come from ``training.seed``.
 
@@ -164,8 +164,8 @@ class SequentialSpec:
 
 @dataclass(frozen=True)
 class ConvSpec:
-    """A VAE of residual networks for images, or with ``condition_dim`` a CVAE, and how to train it. No engine has it:
-    the reference trains it.
+    """A VAE of residual networks for images, or with ``condition_dim`` a CVAE, and how to train it. Only the reference
+    trains it.
 
     The weights, the order of the samples and the noise all come from ``training.seed``.
 

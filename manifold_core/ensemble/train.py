@@ -46,8 +46,8 @@ class TrainedModel:
     Attributes:
         spec: what was asked for.
         model: an ordinary module, in evaluation mode, on the device of the data.
-        metrics: over all of its training data; of the last finite weights where it diverged. ``active_dimensions`` is
-            None where they say nothing of it.
+        metrics: over all of its training data; if it diverged, of the last finite weights. ``active_dimensions`` is
+            None if they say nothing of it.
         history: its curves; the seconds are those of the whole ensemble.
         diverged_at: the step, from 1, whose loss was not finite; None for a model trained to its end.
     """
@@ -87,39 +87,38 @@ def train_ensemble(
 ) -> list[TrainedModel]:
     """Train every model as :func:`manifold_core.train` would, side by side, with whole training steps fused.
 
-    A step is the gathering of the mini-batch, forward, ELBO, backward and Adam. Backends share weights, order of the
-    samples and noise, and differ by rounding:
+    A step gathers the mini-batch and runs forward, ELBO, backward and Adam. Backends share weights, sample order and
+    noise, and differ by rounding only:
 
-    - ``"reference"``: :func:`manifold_core.train`, model after model, on a GPU several in turn: the definition, and all
-      there is for :class:`manifold_core.SequentialSpec`, :class:`manifold_core.ConvSpec`, a full covariance on a GPU or
-      behind a layer of more than 64 neurons, and a precision other than float32;
-    - ``"cpu"``: C++; a model a thread, and with fewer models than threads, several threads a model. The numbers do not
-      depend on the number of threads. Of large models, with more than a million weights, the reference is faster, and
-      is what ``"auto"`` takes; where a small batch leaves threads idle, of so many fewer;
-    - ``"cuda"``: a model a thread block, and with fewer models than the GPU has room for, up to 16 blocks a model. The
-      numbers do not depend on the number of blocks.
+    - ``"reference"``: :func:`manifold_core.train`, one model after another, on a GPU several in turn: the definition,
+      and all there is for :class:`manifold_core.SequentialSpec`, :class:`manifold_core.ConvSpec`, a full covariance on
+      a GPU or after a layer of more than 64 neurons, and a precision other than float32;
+    - ``"cpu"``: C++; one model per thread, or with fewer models than threads, several threads per model. The numbers do
+      not depend on the number of threads. With more than a million weights the reference is faster, and ``"auto"``
+      takes it; if a small batch leaves threads idle, the limit is lower in proportion;
+    - ``"cuda"``: one model per thread block, or with fewer models than the GPU has room for, up to 16 blocks per model.
+      The numbers do not depend on the number of blocks.
 
-    A model whose loss is not finite stops alone, before the step that would have spoilt its weights (an engine looks at
-    nothing else: where a gradient overflows and its loss does not, they are spoilt, and it says so); by the reference
-    on a GPU, which looks at the loss in 500 of the steps, with the weights of the last look that was well. Stopped
-    in any way and started again with the same arguments and folder, the ensemble goes on to the numbers it would have
-    reached undisturbed. The checkpoint stays in the folder until the caller removes it. Meanwhile the folder is this
-    process's alone.
+    A model whose loss is not finite stops alone, before the step that would have ruined its weights (an engine checks
+    nothing else: if a gradient overflows and its loss does not, they are ruined, and it says so); the reference on a
+    GPU, which checks the loss at 500 of the steps, keeps the weights of the last good check. However it was stopped,
+    the same call with the same folder resumes and reaches the numbers of an undisturbed run. The checkpoint stays in
+    the folder until the caller removes it. Meanwhile no other process can use the folder.
 
-    A thread needs 512 samples of a batch to be of use, a block 32, 64 or 128. Memory that the engines take, beside the
-    data: 16 bytes a parameter, 4 of them those of the models that are handed back; of the curves at most 1,000 points
-    of κ + 4 numbers a model; 20 bytes for each step of every schedule, which models of the same training but for seed
-    and batch share; data with a condition, or that are not contiguous, once more. On a CPU for each thread a tile of
-    2,112 bytes a neuron, with PReLU twice that for a hidden one, and for two numbers a latent dimension, with a full
-    covariance four and κ(κ−1)/2 in all, and 4 bytes a parameter for every 512 samples of a batch, up to 64 times; on a
-    GPU 4 bytes a parameter for every 32, 64 or 128 samples of a batch, up to 16 times, and once more. The reference
-    takes 4 bytes a parameter, and of a model at work 12 more and what its layers hold of a batch.
+    A thread needs 512 samples of a batch to be of use, a block 32, 64 or 128. Besides the data, the engines need: 16
+    bytes per parameter, of which 4 are the models handed back; for the curves at most 1,000 points of κ + 4 numbers per
+    model; 20 bytes per step of every schedule, shared by models whose training differs in seed and batch only; a copy
+    of data that have a condition or are not contiguous. On a CPU, for each thread, a tile of 2,112 bytes per neuron
+    (twice that if hidden with PReLU), and for two numbers per latent dimension (with full covariance four, and κ(κ−1)/2
+    in all), and 4 bytes per parameter for every 512 samples of a batch, up to 64 times; on a GPU 4 bytes per parameter
+    for every 32, 64 or 128 samples of a batch, up to 16 times, and once more. The reference needs 4 bytes per
+    parameter, and for a model at work 12 more and what its layers hold of a batch.
 
     Args:
         specs: the models.
-        data: x ``[N, d]``, or a tuple (x ``[N, d]``, condition ``[N, t]``, of sequences ``[N, T, d]``), float32, images
-            as x ``[N, C, H, W]``; or a list of these, of any widths, from which ``ModelSpec.data`` chooses. Integers
-            and booleans in a condition, such as labels in one-hot form, are made float32.
+        data: x ``[N, d]``, or a tuple (x ``[N, d]``, condition ``[N, t]``, for sequences ``[N, T, d]``), float32; for
+            images x is ``[N, C, H, W]``; or a list of these, of any widths, from which ``ModelSpec.data`` chooses.
+            Integers and booleans in a condition, such as one-hot labels, become float32.
         backend: ``"auto"``, ``"reference"``, ``"cpu"`` or ``"cuda"``; :func:`manifold_core.ensemble.explain_ensemble`
             says which one ``"auto"`` takes, and why.
         threads: of the CPU engine; None takes PyTorch's number.
@@ -131,9 +130,9 @@ def train_ensemble(
         One :class:`TrainedModel` for each specification, in their order.
 
     Raises:
-        InputError: a specification or data set that cannot be trained, less memory than is needed, an unknown backend,
-            or a checkpoint of another ensemble or damaged; a folder in which another process is at work, or that holds
-            a finished run of the command line.
+        InputError: a specification or data set that cannot be trained, too little memory, an unknown backend, a
+            checkpoint that is damaged or of another ensemble, or a folder that another process uses or that holds a
+            finished run of the command line.
         RuntimeError: the named backend cannot serve; says why.
     """
     check_seconds("checkpoint_seconds", checkpoint_seconds)

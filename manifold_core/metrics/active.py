@@ -35,16 +35,16 @@ MOST_IMAGE_NUMBERS = 2**18
 
 @dataclass(frozen=True, eq=False)  # tensors have no one answer
 class ActiveDimensions:
-    """Encoder variances, σ̄_j² = (1/N) Σ_i σ_j²(x_i) / σ_p,j²(c_i), and what follows from them: the dimensions with σ̄_j²
-    below the threshold are active. :func:`active_dimensions` gives none that is not finite.
+    """Encoder variances, σ̄_j² = (1/N) Σ_i σ_j²(x_i) / σ_p,j²(c_i), and what follows from them: dimensions with σ̄_j²
+    below the threshold are active. From :func:`active_dimensions` all are finite.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Definitions 3 and 5, Appendix B;
     the average, interval, spectrum and gap are ours.
 
     Attributes:
         variance: ``[κ]`` float64, σ_j² averaged over the samples; of a CVAE σ_j² over the prior's.
-        standard_error: ``[κ]`` float64, of that average: how far other samples would move it. Infinite where there is
-            one sample, which says nothing of that: the interval is then 0 to κ.
+        standard_error: ``[κ]`` float64, of that average: how far other samples would move it. Infinite for a single
+            sample, which cannot tell: the interval is then 0 to κ.
         spectrum: ``[κ]`` float64, ascending: the eigenvalues of Σ_q against Σ_p, in order and then averaged over the
             samples. No rotation of the latent space changes them, not even one that differs from sample to sample.
         threshold: below it a dimension is active.
@@ -70,28 +70,27 @@ class ActiveDimensions:
 
     @property
     def count(self) -> int:
-        """The estimate of the manifold's dimension where the same axes carry it at every sample; of a closed or bent
-        one :func:`manifold_core.local_dimensions` has it."""
+        """The estimate of the manifold's dimension if the same axes carry it at every sample; for a closed or bent one
+        use :func:`manifold_core.local_dimensions`."""
         return int(self.active.sum())
 
     @property
     def interval(self) -> tuple[int, int]:
-        """The counts with all variances two standard errors higher, and lower: at a wide gap they are the same. Of a
-        dimension of which nothing is known, the first leaves it out and the second has it."""
+        """The counts with all variances two standard errors higher, and lower: the same if the gap is wide. A dimension
+        of which nothing is known counts in the second alone."""
         highest, lowest = (self.variance + sign * 2 * self.standard_error for sign in (1, -1))
         return count_active(highest, self.threshold), len(lowest) - int((lowest >= self.threshold).sum())
 
     @property
     def spectrum_count(self) -> int:
-        """The same estimate, but that it does not depend on a rotation of the latent space: eigenvalues below the
-        threshold. With a full covariance the active directions need not lie along the axes, and ``count`` may
-        then be smaller."""
+        """The same estimate, unchanged by any rotation of the latent space: how many eigenvalues are below the
+        threshold. With full covariance the active directions need not lie along the axes: ``count`` may be lower."""
         return count_active(self.spectrum, self.threshold)
 
     @property
     def gap(self) -> float | None:
-        """Smallest inactive over largest active variance: how clearly the two kinds are apart. On a well-trained model
-        it is in the hundreds; near 1 the count hangs on the threshold. None where all dimensions are of one kind."""
+        """Smallest inactive over largest active variance: how far apart the two kinds are. On a well-trained model it
+        is in the hundreds; near 1 the count depends on the threshold. None if all dimensions are of one kind."""
         return gap_between(self.variance, self.threshold)
 
 
@@ -114,23 +113,23 @@ def active_dimensions(
     threshold: float = THRESHOLD,
     batch_size: int | None = None,
 ) -> ActiveDimensions:
-    """#{j : E[σ_j²(x)] < threshold}, of a CVAE #{j : E[σ_j²(x, c) / σ_p,j²(c)] < threshold}: at the optimum active
+    """#{j : E[σ_j²(x)] < threshold}, for a CVAE #{j : E[σ_j²(x, c) / σ_p,j²(c)] < threshold}: at the optimum active
     variances fall with γ, the others stay at the prior's. With full covariance σ_j² is (Σ_q)_jj.
 
-    The model is put into evaluation mode for the while, and each of its modules back into its own afterwards.
+    The model is put into evaluation mode meanwhile, and each of its modules back into its own afterwards.
 
     Args:
-        model: trained; of one that is compiled or wrapped, the model within.
+        model: trained; if compiled or wrapped, the model within is read.
         x: ``[N, ...]``, N ≥ 1 samples to average over.
         condition: ``[N, t]``, of a CVAE.
         threshold: between 0 and 1; 0.05 as in the paper.
-        batch_size: samples encoded at a time; changes memory, and the result by rounding only. None is as many as have
-            2²² numbers in x, condition and posterior covariance, of images on a CPU 2¹⁸; at most 4,096 on a CPU, on a
-            GPU 131,072.
+        batch_size: samples encoded at a time; affects memory, and the result by rounding only. None takes as many as
+            have 2²² numbers in x, condition and posterior covariance, 2¹⁸ for images on a CPU; at most 4,096 on a CPU,
+            131,072 on a GPU.
 
     Raises:
-        InputError: no samples, or one that is not finite, a condition that does not go with model and samples, a
-            batch size below 1, or a threshold outside (0, 1); a variance that is not finite, which says nothing of the
+        InputError: no samples, or one that is not finite, a condition that does not match model and samples, a batch
+            size below 1, or a threshold outside (0, 1); a variance that is not finite, which says nothing of the
             dimension.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Definitions 3 and 5, and Appendix

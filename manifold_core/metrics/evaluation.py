@@ -1,4 +1,4 @@
-"""The numbers a trained model is judged by."""
+"""Measurements of a trained model."""
 
 import math
 from collections.abc import Iterator
@@ -34,9 +34,9 @@ class Metrics:
         recon: ‖x − x̂‖².
         gamma: decoder variance.
         active_dimensions: latent dimensions of mean variance below ``threshold``.
-        interval, spectrum_count, gap: as of :class:`manifold_core.ActiveDimensions`. Like ``active_dimensions``, the
-            last two are None where a variance or the loss is not finite, as of a model of an ensemble that diverged.
-        variance: σ_j², over the prior's, averaged over the samples, for each latent dimension.
+        interval, spectrum_count, gap: see :class:`manifold_core.ActiveDimensions`. Like ``active_dimensions``, the last
+            two are None if a variance or the loss is not finite, as in a model of an ensemble that diverged.
+        variance: σ_j² over the prior's, averaged over the samples, per latent dimension.
         spectrum: eigenvalues of the posterior's covariance against the prior's, ascending, averaged likewise.
         samples: how many were averaged over.
     """
@@ -84,8 +84,8 @@ def evaluate(
     threshold: float = THRESHOLD,
 ) -> Metrics:
     """L = (1/N) Σ_i (½ (‖x_i − x̂_i‖²/γ + d log 2πγ) + KL[q(z|x_i) ‖ p(z)]), nats, with its terms and the active
-    dimensions, over all samples and with one draw of z for each, in evaluation mode. Of a model that is compiled or
-    wrapped, those of the model within.
+    dimensions, over all samples and with one draw of z for each, in evaluation mode. If a model is compiled or wrapped,
+    the model within is measured.
 
     Args:
         model: a VAE or CVAE.
@@ -93,13 +93,13 @@ def evaluate(
         condition: ``[N, t]``, of a CVAE.
         seed: of the noise, from 0 to 2⁶³ − 1.
         batch_size: samples at a time.
-        threshold: variances below it are those of active dimensions.
+        threshold: dimensions with a variance below it are active.
 
     Returns:
         :class:`Metrics`.
 
-    Sums are kept in float64 and the noise of a sample depends on its row alone: the batch size, None as of
-    :func:`manifold_core.active_dimensions`, changes rounding only.
+    Sums are kept in float64 and a sample's noise depends on its row alone: the batch size (None: see
+    :func:`manifold_core.active_dimensions`) changes rounding only.
 
     Raises:
         InputError: no samples, or one that is not finite, a condition that does not go with model and samples, a

@@ -32,9 +32,9 @@ class LocalDimensions:
 
     Attributes:
         spectrum: ``[κ]`` float64, ascending: the eigenvalues, in order and then averaged over the samples.
-        counts: ``[N]`` int64, how many stand before the widest gap at each sample that was looked at, in their order
-            (of a search these are some that it drew). Manifolds of several pieces, or that cross, need not have the
-            same dimension everywhere: ``shares`` says how many samples have which.
+        counts: ``[N]`` int64, how many stand before the widest gap at each sample looked at, in their order (for a
+            search, some that it drew). A manifold of several pieces, or one that crosses itself, need not have the same
+            dimension everywhere: ``shares`` says how many samples have which.
         spectrum_of_most: ``[κ]``, as ``spectrum``, over the samples that have the most frequent of ``counts``.
     """
 
@@ -50,15 +50,15 @@ class LocalDimensions:
 
     @property
     def count(self) -> int:
-        """The estimate of the manifold's dimension, of whatever shape: how many averaged eigenvalues stand before the
-        widest gap. Where two thirds of the samples agree on another number, and the mean over these has no clear gap
-        there, theirs: the others are then a piece of another dimension."""
+        """The estimate of the manifold's dimension, whatever its shape: how many averaged eigenvalues stand before the
+        widest gap. If two thirds of the samples agree on another number, and the mean over these has no clear gap
+        there, it is theirs: the others are then a piece of another dimension."""
         return self._read[0]
 
     @property
     def gap(self) -> float | None:
-        """λ_{r+1}/λ_r of the averaged eigenvalues that tell the count r: how clearly the two kinds are apart. Below 8
-        they are not, and the count is a guess. None where the count is 0."""
+        """λ_{r+1}/λ_r of the averaged eigenvalues that give the count r: how far apart the two kinds are. Below 8 they
+        are not, and the count is a guess. None if the count is 0."""
         return self._read[1]
 
     @property
@@ -71,8 +71,8 @@ class LocalDimensions:
 
     @property
     def share(self) -> float:
-        """Of the samples that have as many dimensions as the count: where it is far from 1 the manifold has pieces of
-        several dimensions, or the network does not know."""
+        """Share of the samples whose dimension is the count: if it is far from 1, the manifold has pieces of several
+        dimensions, or the network cannot tell."""
         return self.shares.get(self.count, 0.0)
 
     @property
@@ -102,36 +102,36 @@ class LocalDimensions:
 def local_dimensions(
     model: VAE | CVAE, x: Tensor, condition: Tensor | None = None, *, batch_size: int | None = None
 ) -> LocalDimensions:
-    """The dimension by the rank of the decoder's derivative: argmax_r λ_{r+1}/λ_r, where λ_j is E[λ_j(x)], λ_j(x) the
-    eigenvalues of (I + JᵀJ/γ)⁻¹ in ascending order, J = ∂x̂/∂z at z = μ(x), and λ_{κ+1} = 1; 0 where λ₁ is not below
-    0.05. Of a CVAE the eigenvalues of (I + S JᵀJ S/γ)⁻¹, S = diag σ_p(c), with J through the attention.
+    """The dimension from the rank of the decoder's derivative: argmax_r λ_{r+1}/λ_r, where λ_j is E[λ_j(x)], λ_j(x) the
+    eigenvalues of (I + JᵀJ/γ)⁻¹ in ascending order, J = ∂x̂/∂z at z = μ(x), and λ_{κ+1} = 1; 0 if λ₁ is not below 0.05.
+    For a CVAE, the eigenvalues of (I + S JᵀJ S/γ)⁻¹, S = diag σ_p(c), with J through the attention.
 
-    (I + JᵀJ/γ)⁻¹ is the covariance of the posterior where the decoder is as good as linear. At the optimum a diagonal
-    one has 1/(1 + (JᵀJ)_jj/γ): where the same axes carry the manifold at every sample, the variances of
-    :func:`active_dimensions`. Of a sphere, or another manifold that no one chart covers, every axis is needed
-    somewhere: all variances may fall with γ, and their count be as large as the dimension of the flat space around it.
-    The eigenvalues are of each sample's own directions. As γ → 0 as many of them fall with it as J has rank, and the
-    others stay: the gap between the two grows as 1/γ. A gap and no threshold, since of many eigenvalues that are alike
-    the last in order may lie above any. Before γ is small enough, a direction in which the manifold is far narrower
-    than in the others may fall behind the widest gap: where γ > s_r⁴/s_{r−1}², s being the singular values of J.
+    (I + JᵀJ/γ)⁻¹ is the covariance of the posterior if the decoder is nearly linear. At the optimum a diagonal one has
+    1/(1 + (JᵀJ)_jj/γ): these are the variances of :func:`active_dimensions` if the same axes carry the manifold at
+    every sample. On a sphere, or another manifold that no one chart covers, every axis is needed somewhere: all
+    variances may fall with γ, and their count may be the dimension of the flat space around it. The eigenvalues follow
+    each sample's own directions. As γ → 0 as many of them fall with it as J has rank, and the others stay: the gap
+    between the two grows as 1/γ. It is a gap and not a threshold, since of many similar eigenvalues the last in order
+    may lie above any. Before γ is small enough, a direction in which the manifold is far narrower than in the others
+    may fall behind the widest gap: if γ > s_r⁴/s_{r−1}², s being the singular values of J.
 
-    The gap is that of means, since a network that has not bent all the way has at most samples a dimension too many,
-    whose eigenvalue is large at the others. But where a tenth of the samples is a piece of fewer dimensions, the mean
-    has its widest gap behind these, the wider the smaller γ is, while the rest of the samples have none there: then it
-    is their number that counts.
+    The gap is that of the means, since a network that has not bent all the way has a dimension too many at most
+    samples, with an eigenvalue that is large at the others. But if a tenth of the samples is a piece of fewer
+    dimensions, the mean has its widest gap behind these, the wider the smaller γ is, while the other samples have none
+    there: then their number counts.
 
-    The model is put into evaluation mode for the while. The decoder is passed through once for each sample and latent
-    dimension: of images, a few hundred samples are enough. One that has no derivative in forward mode
-    (torch.autograd.forward_ad), as attention has none, or another one there than in reverse mode, which training
-    follows, is passed through there and back once for each sample and feature.
+    The model is put into evaluation mode meanwhile. The decoder is run once per sample and latent dimension: for
+    images, a few hundred samples are enough. A decoder without a forward-mode derivative (torch.autograd.forward_ad),
+    as attention has none, or with another one than in reverse mode, which training follows, is run forward and back
+    once per sample and feature.
 
     Args:
-        model: trained; of one that is compiled or wrapped, the model within. Its decoder treats samples on their own.
+        model: trained; if compiled or wrapped, the model within is read. Its decoder treats samples separately.
         x: ``[N, ...]``, N ≥ 1 samples.
         condition: ``[N, t]``, of a CVAE.
-        batch_size: samples at a time, of which the decoder sees κ times as many; changes memory, and the result by
-            rounding only. None is one κ-th of what :func:`active_dimensions` takes, of many features fewer: as many
-            as have 2²² derivatives, and one at least.
+        batch_size: samples at a time, of which the decoder sees κ times as many; affects memory, and the result by
+            rounding only. None takes one κ-th of what :func:`active_dimensions` takes, or with many features as few as
+            have 2²² derivatives, and at least one.
 
     Raises:
         InputError: as of :func:`active_dimensions`; a decoder without a derivative, or with one that is not finite.

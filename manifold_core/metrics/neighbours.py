@@ -1,4 +1,4 @@
-"""The dimension by nearest neighbours: a second opinion that asks no network."""
+"""The dimension by nearest neighbours: a second opinion without a network."""
 
 import math
 from typing import Any
@@ -21,20 +21,20 @@ ROWS = 512  # of distances at a time
 @torch.no_grad()
 def two_nn(x: Any) -> float | None:
     """The dimension by each sample's two nearest neighbours (TwoNN): d of P(r₂/r₁ > μ) = μ⁻ᵈ, where r₁ and r₂ are its
-    distances to them, as the slope through the origin of −log(1 − F(μ)) over log μ, without the tenth of the largest
+    distances to them, as the slope through the origin of −log(1 − F(μ)) over log μ, without the largest tenth of the
     ratios.
 
-    Neighbours see the manifold where it is flat, however it is bent. Noise they count as dimensions, and beyond some
-    ten dimensions, of which there are never enough samples, they see too few.
+    Neighbours see the manifold at a scale where it is flat. They count noise as dimensions, and see too few beyond
+    about ten, since there are never enough samples.
 
     Args:
-        x: ``[N, ...]``, N samples, of ``[N]`` a number each; in any units and of an integer or floating type; a tensor
-            on any device or what np.asarray makes an array of. Of more than 5,000 samples 5,000 drawn at random, always
-            the same, since tables are often sorted; computed in float64; of samples that are the same, one.
+        x: ``[N, ...]``, N samples (``[N]``: of one number each), in any units, integer or floating: a tensor on any
+            device or what np.asarray accepts. Of more than 5,000 samples it takes 5,000 at random (tables are often
+            sorted), always the same, and of equal samples one. Computed in float64.
 
     Returns:
-        The dimension; None where fewer than ten samples differ, or so little that float64 cannot tell, and where the
-        ratios are not of samples drawn at random, as on a grid or a regularly sampled curve.
+        The dimension; None if fewer than ten samples differ, or too little for float64 to tell, or if the ratios are
+        not those of samples drawn at random, as on a grid or a regularly sampled curve.
 
     Raises:
         InputError: no numbers, a single number, or NaN or infinity.

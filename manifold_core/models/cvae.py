@@ -1,4 +1,4 @@
-"""The conditional VAE: as the VAE, with a prior, and where wanted an attention, made of the condition."""
+"""The conditional VAE: a VAE whose prior and, optionally, attention depend on the condition."""
 
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal, TypeVar
@@ -48,30 +48,30 @@ class CVAE(nn.Module):
     """A CVAE with κ latent dimensions: q(z|x, c) = N(μ(x, c), diag σ²(x, c)),  p(x|z, c) = N(x̂(z, c), γI),
     p(z|c) = N(μ_p(c), diag σ_p²(c)) or N(0, I).
 
-    ``model(x, c).loss.backward()`` is the whole training step but for the optimizer. The loss is
+    ``model(x, c).loss.backward()`` is a whole training step but for the optimizer. The loss is
     ½ (‖x − x̂(z ⊙ a(c), c)‖²/γ + d log 2πγ) + KL[q(z|x, c) ‖ p(z|c)], averaged over the batch; a(c) = sigmoid(gate(c)),
     or 1 without a gate, is the attention of Section 2.3: which latent dimensions are open for this condition. (Appendix
-    A calls it a trainable vector; that it is made of c is Section 4.4's, the sigmoid the published code's.)
+    A calls it a trainable vector; Section 4.4 makes it depend on c, and the published code uses a sigmoid.)
 
     Args:
         encoder: module from x ``[B, ...]`` and c ``[B, t]`` to ``(mu, log_var)``, each ``[B, κ]``, or with full
-            covariance to ``(mu, tril)``, as of :class:`manifold_core.VAE`. Where it has an attribute
-            ``condition_shape``, the shape of one condition, such as ``(t,)``, c is held against that; None in it is any
-            size. Where it has an attribute ``input_dtype``, as those of :mod:`manifold_core.networks` have, x and c are
-            held against that, and integers and booleans in c, such as labels in one-hot form, are made such numbers;
-            x also against ``input_shape``, the shape of one sample.
-        decoder: module from z ``[B, κ]`` and c to x̂ of the shape of x.
+            covariance to ``(mu, tril)``, as in :class:`manifold_core.VAE`. If it has an attribute ``condition_shape``,
+            the shape of one condition such as ``(t,)`` (None: any size), c is checked against it. If it has an
+            attribute ``input_dtype``, as those of :mod:`manifold_core.networks` do, x and c are checked against it, and
+            integers and booleans in c, such as one-hot labels, are converted to it; x is also checked against
+            ``input_shape``, the shape of one sample.
+        decoder: module from z ``[B, κ]`` and c to x̂, shaped like x.
         latent_dim: κ.
         prior: module from c to ``(prior_mu, prior_log_var)``, each ``[B, κ]``; None is N(0, I).
         gate: module from c to the logits of a(c), ``[B, κ]``; None is no attention.
         elbo: :class:`manifold_core.GaussianELBO`; the default learns γ from γ = 1.
-        covariance: ``"diagonal"`` or ``"cholesky"``; None is that of ``elbo``, whose default is diagonal.
+        covariance: ``"diagonal"`` or ``"cholesky"``; None takes that of ``elbo``, diagonal by default.
 
     Raises:
-        InputError: a network is no module, ``latent_dim`` no positive integer, ``elbo`` no GaussianELBO, or
-            ``covariance`` unknown or not that of ``elbo``; later, x of another shape than the encoder reads, a
-            condition that does not go with the samples, x or c of another floating-point dtype than the weights, or an
-            encoder, prior or gate that gives something else.
+        InputError: a network is not a module, ``latent_dim`` not a positive integer, ``elbo`` not a GaussianELBO, or
+            ``covariance`` unknown or not that of ``elbo``; later, x has another shape than the encoder reads, a
+            condition does not match the samples, x or c has another floating-point dtype than the weights, or an
+            encoder, prior or gate returns something else.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", equation (2), Definition 4;
     Sections 2.3, 4.4 and Appendix A for the attention and the networks.
@@ -118,20 +118,20 @@ class CVAE(nn.Module):
         elbo: GaussianELBO | None = None,
         covariance: Covariance | None = None,
     ) -> C:
-        """A CVAE of vectors x ``[B, d]`` under conditions c ``[B, t]``: MLPs, of float32 weights.
+        """A CVAE for vectors x ``[B, d]`` given conditions c ``[B, t]``: MLPs, in float32.
 
         Args:
             data_dim: d.
             condition_dim: t.
             latent_dim: κ.
-            hidden: widths of the encoder's hidden layers, which read x beside features of c; the decoder's, which read
-                z beside such features, are these in reverse.
-            condition_hidden: widths of the hidden layers of the MLPs that read c alone: those that make its features,
-                the prior's and the gate's.
+            hidden: widths of the encoder's hidden layers, which read x and features of c; the decoder, which reads z
+                and such features, has them in reverse.
+            condition_hidden: widths of the hidden layers of the MLPs that read c alone: for its features, the prior and
+                the gate.
             condition_features: how many features of c encoder and decoder read; None is κ.
             activation: ``"relu"`` or ``"prelu"``, between the layers.
             prior: ``"learned"``, p(z|c) by an MLP, or ``"standard"``, N(0, I).
-            attention: with a gate, an MLP of c.
+            attention: add a gate, an MLP of c.
             elbo, covariance: as of :class:`CVAE`.
 
         Raises:
@@ -168,9 +168,9 @@ class CVAE(nn.Module):
         elbo: GaussianELBO | None = None,
         covariance: Covariance | None = None,
     ) -> C:
-        """A CVAE of images ``[B, C, H, W]`` under conditions c ``[B, t]``, such as class labels in one-hot form: the
-        residual networks of Appendix A, of float32 weights. The encoder sees c as one more channel of the image, the
-        decoder as features beside z.
+        """A CVAE for images ``[B, C, H, W]`` given conditions c ``[B, t]``, such as one-hot class labels: the residual
+        networks of Appendix A, in float32. The encoder sees c as one more image channel, the decoder as features beside
+        z.
 
         Args:
             image_shape, channels, hidden: as of :meth:`VAE.conv`.
@@ -219,13 +219,13 @@ class CVAE(nn.Module):
 
         Args:
             x: ``[B, ...]``, of the encoder's dtype.
-            c: conditions, one a sample: ``[B, t]``, of sequences ``[B, T, d]``; numbers of that dtype, or integers or
+            c: conditions, one per sample: ``[B, t]``, for sequences ``[B, T, d]``; numbers of that dtype, integers or
                 booleans.
-            seed, generator, first_row: of the noise, as of :func:`manifold_core.rsample_kl`.
+            seed, generator, first_row: of the noise, see :func:`manifold_core.rsample_kl`.
 
         Raises:
-            InputError: x or c of another shape or dtype, conditions of another number than samples, or a network that
-                gives something else than the class says.
+            InputError: x or c has another shape or dtype, the numbers of conditions and samples differ, or a network
+                does not return what the class says.
         """
         c = self._condition(x, c)
         terms: ELBOTerms = self.elbo(
@@ -241,9 +241,9 @@ class CVAE(nn.Module):
         return terms
 
     def posterior(self, x: Tensor, c: Tensor) -> Gaussian:
-        """mu and log_var of q(z|x, c), each ``[B, κ]``; with full covariance mu and tril ``[B, κ(κ+1)/2]``. With
-        gradients, and in the mode that the model is in. Raises InputError as :meth:`forward`, which holds for all that
-        takes x and c here."""
+        """mu and log_var of q(z|x, c), each ``[B, κ]``; with full covariance mu and tril ``[B, κ(κ+1)/2]``. Keeps
+        gradients and the model's mode. Raises InputError like :meth:`forward`, as does every method here that takes x
+        and c."""
         return self._posterior(x, self._condition(x, c))
 
     def variance_ratio(self, x: Tensor, c: Tensor) -> Tensor:
@@ -291,8 +291,8 @@ class CVAE(nn.Module):
 
     @torch.no_grad()
     def sample(self, c: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Means of the decoder at one draw of p(z|c) for each condition, ``[n, ...]`` of the decoder's dtype. The model
-        is put into evaluation mode for the while: a batch of noise is none to take statistics from. Without gradients.
+        """Decoder means at one draw from p(z|c) per condition, ``[n, ...]`` of the decoder's dtype. The model is put
+        into evaluation mode meanwhile: batch statistics of noise mean nothing. Without gradients.
 
         Args:
             c: n conditions, as of :meth:`forward`.

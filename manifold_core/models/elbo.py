@@ -29,19 +29,19 @@ CHOICES = {"gamma": Gamma, "covariance": Covariance, "reduction": Reduction}
 
 
 class ELBOTerms(NamedTuple):
-    """What one evaluation of the ELBO gives. All in nats; B samples, d features, κ latent dimensions.
+    """One evaluation of the ELBO. Losses in nats; B samples, d features, κ latent dimensions.
 
     Attributes:
         loss: nll + β·kl, reduced over the batch: the negative ELBO for β = 1.
         nll: ``[B]``, reconstruction term ½ (‖x − x̂‖²/γ + d log 2πγ).
         kl: ``[B]``.
         recon: ``[B]``, squared error ‖x − x̂‖².
-        z: ``[B, κ]``, the sample of the posterior, times the attention where there is one: what the decoder reads.
-        x_hat: what the decoder made of it, of the shape of x.
-        posterior: what the encoder gave: mu and log_var, or with full covariance mu and tril.
-        log_gamma: log of the decoder variance that was used, of no dimensions.
-        variance_ratio: ``[κ]``, batch mean of the posterior's over the prior's variance, not differentiable: a latent
-            dimension is active where it is small.
+        z: ``[B, κ]``, the posterior sample, times the attention if there is one: what the decoder reads.
+        x_hat: the decoder's output, of the shape of x.
+        posterior: the encoder's output: mu and log_var, or with full covariance mu and tril.
+        log_gamma: log of the decoder variance that was used, a scalar.
+        variance_ratio: ``[κ]``, batch mean of posterior variance over prior variance, not differentiable: small for an
+            active latent dimension.
     """
 
     loss: Tensor
@@ -87,14 +87,14 @@ def gated(z: Tensor, gate_logits: Tensor) -> Tensor:
 class GaussianELBO(Joined, nn.Module):
     """−ELBO = E_q[½ (‖x − x̂(z)‖²/γ + d log 2πγ)] + β KL[q(z|x) ‖ p(z)],  with one sample of z.
 
-    The prior p(z) is N(0, I), or N(prior_mu, exp(prior_log_var)) where one is given.
+    The prior p(z) is N(0, I), or N(prior_mu, exp(prior_log_var)) if given.
 
     γ is the decoder VARIANCE, one scalar:
 
     - ``"learned"``: γ = exp(log_gamma), a parameter;
-    - ``"analytic"``: γ = Σ‖x − x̂‖² / (B·d), the optimum of the batch, differentiated through. In evaluation mode the
-      γ of the last training batch is used: training writes it into the buffer log_gamma, which under torch.func has to
-      be an argument, as the weights are. A batch reconstructed without error has no optimum: its loss is NaN;
+    - ``"analytic"``: γ = Σ‖x − x̂‖² / (B·d), the optimum of the batch, differentiated through. Evaluation mode uses the
+      γ of the last training batch, which training writes into the buffer log_gamma; under torch.func that has to be an
+      argument, as the weights are. A batch reconstructed without error has no optimum: its loss is NaN;
     - ``"fixed"``: γ = exp(log_gamma), a buffer.
 
     The posterior q(z|x) has the covariance
@@ -102,20 +102,20 @@ class GaussianELBO(Joined, nn.Module):
     - ``"diagonal"``: diag σ², given as log σ²; see :func:`manifold_core.rsample_kl`;
     - ``"cholesky"``: L Lᵀ, given as packed rows of L; see :func:`manifold_core.rsample_kl_cholesky`.
 
-    ``beta``, ``reduction`` and ``backend`` may be set later, as ``elbo.beta = 0.1`` does; ``gamma`` and ``covariance``
-    may not.
+    ``beta``, ``reduction`` and ``backend`` can be changed later, as in ``elbo.beta = 0.1``; ``gamma`` and
+    ``covariance`` cannot.
 
     Args:
         gamma: one of the three.
-        log_gamma: log γ, or where a learned one starts.
+        log_gamma: log γ, or its start if learned.
         covariance: one of the two.
         beta: weight of the KL.
         reduction: of ``loss``, over the batch. Features and latents are always summed.
         backend: of the ops; see :func:`manifold_core.kernels.explain`.
 
     Raises:
-        InputError: an unknown ``gamma``, ``covariance``, ``reduction`` or ``backend``, or no finite number, here or
-            when one is set.
+        InputError: an unknown ``gamma``, ``covariance``, ``reduction`` or ``backend``, or a number not finite, here or
+            when set.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", equation (1), Definitions 1, 4; β
     as in β-VAE.
@@ -170,7 +170,7 @@ class GaussianELBO(Joined, nn.Module):
         super().__setattr__(name, value)
 
     def reset_parameters(self) -> None:
-        """log γ as it was made, of any kind; for a module that was made on the device "meta"."""
+        """Put log γ, of any kind, back to its start; for a module made on the device "meta"."""
         with torch.no_grad():
             self.log_gamma.fill_(self._first_log_gamma)
 
@@ -196,14 +196,13 @@ class GaussianELBO(Joined, nn.Module):
             posterior: mu ``[B, κ]`` and log_var ``[B, κ]``, or with full covariance tril ``[B, κ(κ+1)/2]``.
             decoder: from z ``[B, κ]`` to x̂ of the shape of x.
             prior: prior_mu and prior_log_var, each ``[B, κ]``, or ``[κ]`` for one prior for all; None is N(0, I).
-            gate_logits: attention that switches latent dimensions, of one of the same shapes: the decoder gets
-                z ⊙ sigmoid(gate_logits).
-            seed, generator, first_row: of the noise, as of :func:`manifold_core.rsample_kl`.
+            gate_logits: attention logits, in one of the same shapes: the decoder gets z ⊙ sigmoid(gate_logits).
+            seed, generator, first_row: of the noise, see :func:`manifold_core.rsample_kl`.
 
         Raises:
-            TypeError, ValueError: as the ops do; the posterior or the prior is no pair; the decoder cannot be called;
-                x has not as many samples as the posterior.
-            RuntimeError: in training, an analytic γ under a transform of torch.func whose function does not have the
+            TypeError, ValueError: as the ops do; the posterior or prior is not a pair; the decoder is not callable; x
+                and posterior differ in the number of samples.
+            RuntimeError: in training, an analytic γ under a torch.func transform of a function that does not have the
                 buffer as an argument.
         """
         if not callable(decoder):

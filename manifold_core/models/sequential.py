@@ -23,14 +23,14 @@ class SequentialCVAE(CVAE):
     """A sequential CVAE with κ latent dimensions: q(z|x_≤l) = N(μ(x_≤l), diag σ²(x_≤l)),
     p(x_l|z, x_<l) = N(x̂(z, x_<l), γI),  p(z|x_<l) = N(μ_p(x_<l), diag σ_p²(x_<l)).
 
-    A :class:`manifold_core.CVAE` whose condition c ``[B, T, d]`` are the T steps before x ``[B, d]``: modules and terms
-    are those of a CVAE, and so are training and evaluation. ``model(x, c).loss`` is the term l = T + 1 of equation (3);
+    A :class:`manifold_core.CVAE` whose condition c ``[B, T, d]`` is the T steps before x ``[B, d]``: its modules,
+    terms, training and evaluation are those of a CVAE. ``model(x, c).loss`` is the term l = T + 1 of equation (3);
     sequences are cut into windows.
 
     A prior that shares the encoder's weights, p(z|x_<l) = q(z|x_<l), keeps the loss from falling without bound
-    (Theorem 3). The theorem takes one network for all l. Here all windows have one length, encoder and prior read
-    sequences of different lengths, and a network that counts steps can tell the two apart; with
-    :class:`EveryStepCVAE` it gains nothing by that.
+    (Theorem 3). The theorem has one network for all l. Here all windows have one length, encoder and prior read
+    sequences of different lengths, and a network that counts steps can tell the two apart; in :class:`EveryStepCVAE`
+    that gains nothing.
 
     Args:
         encoder: module from x ``[B, d]`` and c ``[B, T, d]`` to ``(mu, log_var)``, each ``[B, κ]``, such as a
@@ -68,17 +68,17 @@ class SequentialCVAE(CVAE):
         decoder_hidden: Sequence[int] = (),
         elbo: GaussianELBO | None = None,
     ) -> S:
-        """Steps of ``data_dim`` numbers. Encoder and prior are LSTMs whose last state a linear layer turns into mu and
-        log_var: the encoder's reads c and then x, the prior's c. With ``share_weights`` they are one. The decoder is an
-        MLP of z beside the last state of an LSTM of its own, which reads c.
+        """Steps have ``data_dim`` numbers. Encoder and prior are LSTMs; a linear layer turns their last state into mu
+        and log_var. The encoder's LSTM reads c and then x, the prior's c; with ``share_weights`` they are one. The
+        decoder is an MLP of z and the last state of an LSTM of its own, which reads c.
 
         Args:
             data_dim: d, of one step.
             latent_dim: κ.
             hidden: units of each LSTM.
             share_weights: encoder and prior are the same network; its parameters stand once in ``parameters()``.
-            decoder_hidden: widths of the hidden layers of the decoder's MLP. Without any x̂ is affine in z, which suits
-                the linear data of Table 8; curved manifolds want some.
+            decoder_hidden: widths of the hidden layers of the decoder's MLP. Without any, x̂ is affine in z, which
+                suits the linear data of Table 8; curved manifolds need some.
             elbo: as of :class:`manifold_core.CVAE`, with diagonal covariance.
 
         Raises:
@@ -99,16 +99,16 @@ class SequentialCVAE(CVAE):
 class EveryStepCVAE(SequentialCVAE):
     """−ELBO = 1/n Σ_{l=1..n} (E_q(z|x_≤l)[½ (‖x_l − x̂(z, x_<l)‖²/γ + d log 2πγ)] + KL[q(z|x_≤l) ‖ p(z|x_<l)]).
 
-    Equation (3), the sum over l as a mean: c ``[B, T, d]`` and x ``[B, d]`` are the n = T + 1 steps of a sequence, and
-    one encoder, one prior, one decoder and one γ serve every l, from the first step, of which nothing is known, on.
-    Each LSTM runs over the sequence once. With ``share_weights`` encoder and prior are one pass: what is the encoder's
-    at l is the prior's at l + 1, and to count steps does not help. (Latent dimensions do: with κ ≥ n r each step could
-    have r of its own.)
+    Equation (3), with the sum over l as a mean: c ``[B, T, d]`` and x ``[B, d]`` are the n = T + 1 steps of a sequence,
+    and one encoder, one prior, one decoder and one γ serve every l from the first step on, before which nothing is
+    known. Each LSTM runs over the sequence once. With ``share_weights`` encoder and prior are one pass: the encoder's
+    output at l is the prior's at l + 1, so counting steps does not help. (Latent dimensions do: with κ ≥ n r each step
+    could use r of its own.)
 
-    Of ``model(x, c)``, ``nll``, ``kl`` and ``recon`` ``[B]`` and ``variance_ratio`` are means over the steps, and
-    ``z``, ``x_hat`` and ``posterior`` are of every step, ``[B, n, ...]``. ``posterior``, ``encode``, ``decode``,
-    ``reconstruct``, ``sample`` and ``decoder_spectrum``, and so what :func:`manifold_core.local_dimensions` says, are
-    of the step after c.
+    In ``model(x, c)``, ``nll``, ``kl`` and ``recon`` ``[B]`` and ``variance_ratio`` are means over the steps, while
+    ``z``, ``x_hat`` and ``posterior`` hold every step, ``[B, n, ...]``. ``posterior``, ``encode``, ``decode``,
+    ``reconstruct``, ``sample`` and ``decoder_spectrum``, and so :func:`manifold_core.local_dimensions`, refer to the
+    step after c.
 
     Args:
         encoder: whose ``network`` has a method ``at_every_length``, as :class:`LSTMEncoder` has.

@@ -20,18 +20,18 @@ def with_standard_prior(model: CVAE) -> CVAE:
 
         q'(z|x, c) = N((μ − m) / s, σ² / s²),   x̂'(z, c) = x̂((m + s z) ⊙ a(c), c).
 
-    On the same noise its loss and every term of it are those of ``model`` but for rounding, and so are its variance
-    ratios and the samples it draws. Its ``terms.z`` is the standardised z, before the attention, which is the
-    decoder's now: ``gate`` is None.
+    For the same noise its loss and all its terms equal those of ``model`` but for rounding, as do its variance ratios
+    and the samples it draws. Its ``terms.z`` is the standardised z, before the attention, which now belongs to the
+    decoder: ``gate`` is None.
 
-    A learned prior gives a CVAE no ability, then; it may still change where training ends (Section 3.1).
+    So a learned prior adds no capacity to a CVAE; it may still change where training ends (Section 3.1).
 
     Args:
-        model: any CVAE; it is copied, and training the result leaves it alone. Where its prior is N(0, I) already, the
+        model: any CVAE; it is copied, and training the result leaves it alone. If its prior is N(0, I) already, the
             result is the copy.
 
     Raises:
-        InputError: the model is no CVAE or an :class:`EveryStepCVAE`, or its posterior has a full covariance.
+        InputError: the model is not a CVAE or is an :class:`EveryStepCVAE`, or has a full covariance.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Remark 1 and Appendix F.
     """

@@ -26,23 +26,23 @@ V = TypeVar("V", bound="VAE")
 class VAE(nn.Module):
     """A VAE with κ latent dimensions: q(z|x) = N(μ(x), diag σ²(x)),  p(x|z) = N(x̂(z), γI),  p(z) = N(0, I).
 
-    ``model(x).loss.backward()`` is the whole training step but for the optimizer. With full covariance q(z|x) is
+    ``model(x).loss.backward()`` is a whole training step but for the optimizer. With full covariance, q(z|x) is
     N(μ(x), L(x) L(x)ᵀ).
 
     Args:
-        encoder: module from x ``[B, ...]`` to ``(mu, log_var)``, each ``[B, κ]``; with full covariance to
-            ``(mu, tril)``, tril ``[B, κ(κ+1)/2]`` the packed rows of L, log L_jj on the diagonal. Where it has an
-            attribute ``input_dtype`` or ``input_shape``, the shape of one sample, as those of
-            :mod:`manifold_core.networks` have, x is held against that.
-        decoder: module from z ``[B, κ]`` to x̂ of the shape of x.
+        encoder: module from x ``[B, ...]`` to ``(mu, log_var)``, each ``[B, κ]``; with full covariance to ``(mu,
+            tril)``, tril ``[B, κ(κ+1)/2]`` holding the packed rows of L, with log L_jj on the diagonal. If it has an
+            attribute ``input_dtype`` or ``input_shape`` (of one sample), as those of :mod:`manifold_core.networks` do,
+            x is checked against it.
+        decoder: module from z ``[B, κ]`` to x̂, shaped like x.
         latent_dim: κ.
         elbo: :class:`manifold_core.GaussianELBO`; the default learns γ from γ = 1.
-        covariance: ``"diagonal"`` or ``"cholesky"``; None is that of ``elbo``, whose default is diagonal.
+        covariance: ``"diagonal"`` or ``"cholesky"``; None takes that of ``elbo``, diagonal by default.
 
     Raises:
-        InputError: ``encoder`` or ``decoder`` is no module, ``latent_dim`` no positive integer, ``elbo`` no
-            GaussianELBO, or ``covariance`` unknown or not that of ``elbo``; later, x of another shape or dtype than the
-            encoder reads, or an encoder that gives something else.
+        InputError: ``encoder`` or ``decoder`` is not a module, ``latent_dim`` not a positive integer, ``elbo`` not a
+            GaussianELBO, or ``covariance`` unknown or not that of ``elbo``; later, x has another shape or dtype than
+            the encoder reads, or it returns something else.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Definition 1; Section 4.7 for full
     covariance.
@@ -78,7 +78,7 @@ class VAE(nn.Module):
         elbo: GaussianELBO | None = None,
         covariance: Covariance | None = None,
     ) -> V:
-        """A VAE of vectors: MLPs from x ``[B, d]`` to ``[B, κ]`` and back, of float32 weights.
+        """A VAE for vectors: MLPs from x ``[B, d]`` to ``[B, κ]`` and back, in float32.
 
         Args:
             data_dim: d.
@@ -108,16 +108,15 @@ class VAE(nn.Module):
         elbo: GaussianELBO | None = None,
         covariance: Covariance | None = None,
     ) -> V:
-        """A VAE of images ``[B, C, H, W]``: the residual networks of Appendix A, of float32 weights.
+        """A VAE for images ``[B, C, H, W]``: the residual networks of Appendix A, in float32.
 
         Args:
             image_shape: (C, H, W), H and W multiples of 4.
             latent_dim: κ.
             channels: of the encoder's first block and the decoder's last; the others have twice as many.
             elbo, covariance: as of :class:`VAE`.
-            hidden: widths of an MLP beside the linear layer between blocks and latent space, in the decoder in reverse:
-                with it the latent space can bend with the images, and the loss is lower. Empty is no MLP, as in the
-                paper.
+            hidden: widths of an MLP beside the linear layer between blocks and latent space, reversed in the decoder:
+                it lets the latent space bend with the images, and lowers the loss. Empty means no MLP, as in the paper.
 
         Raises:
             InputError: a size or width is no positive integer, ``image_shape`` is not as above, or an option is
@@ -142,10 +141,10 @@ class VAE(nn.Module):
 
         Args:
             x: ``[B, ...]``, of the encoder's dtype.
-            seed, generator, first_row: of the noise, as of :func:`manifold_core.rsample_kl`.
+            seed, generator, first_row: of the noise, see :func:`manifold_core.rsample_kl`.
 
         Raises:
-            InputError: x of another shape or dtype than the encoder reads, or a network that gives something else than
+            InputError: x does not have the shape or dtype that the encoder reads, or a network does not return what
                 :class:`VAE` says.
         """
         terms: ELBOTerms = self.elbo(
@@ -159,14 +158,13 @@ class VAE(nn.Module):
         return terms
 
     def posterior(self, x: Tensor) -> Gaussian:
-        """mu and log_var of q(z|x), each ``[B, κ]``; with full covariance mu and tril ``[B, κ(κ+1)/2]``. With
-        gradients, and in the mode that the model is in. Raises InputError as :meth:`forward`, which holds for all that
-        takes x here."""
+        """mu and log_var of q(z|x), each ``[B, κ]``; with full covariance mu and tril ``[B, κ(κ+1)/2]``. Keeps
+        gradients and the model's mode. Raises InputError as :meth:`forward` does; so does all here that takes x."""
         check_x(x, self.encoder)
         return check_posterior(self.encoder(x), x.shape[:1], self.latent_dim, self.elbo.covariance)
 
     def variance_ratio(self, x: Tensor) -> Tensor:
-        """σ²(x), float64 ``[B, κ]``: over the prior's variance, which is 1. With full covariance (Σ_q)_jj."""
+        """σ²(x) over the prior's variance, which is 1: float64 ``[B, κ]``. With full covariance (Σ_q)_jj."""
         return variance_ratio(self.posterior(x), None, self.elbo.covariance)
 
     def spectrum(self, x: Tensor) -> Tensor:
@@ -178,19 +176,19 @@ class VAE(nn.Module):
     @torch.no_grad()
     def decoder_spectrum(self, x: Tensor) -> Tensor:
         """Eigenvalues of (I + JᵀJ/γ)⁻¹, J the decoder's derivative at μ(x), ascending, float64 ``[B, κ]``: see
-        :func:`manifold_core.local_dimensions`. Without gradients, and in the mode that the model is in."""
+        :func:`manifold_core.local_dimensions`. Without gradients, in the model's current mode."""
         found = tangents(self.decoder, self.posterior(x)[0], features=x.shape[1:].numel())
         return decoder_spectrum(found, self.elbo.log_gamma, None)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Gaussian:
-        """What :meth:`posterior` gives, in evaluation mode and without gradients, as of :meth:`sample`."""
+        """The :meth:`posterior` in evaluation mode and without gradients, like :meth:`sample`."""
         with evaluation_mode(self):
             return self.posterior(x)
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        """x̂ at z ``[n, κ]``, in evaluation mode and without gradients, as of :meth:`sample`. Raises InputError for z of
+        """x̂ at z ``[n, κ]``, in evaluation mode and without gradients, like :meth:`sample`. Raises InputError if z has
         another shape, dtype or device than the decoder reads."""
         check_latent(z, self.latent_dim, self.decoder, self.elbo.log_gamma.device)
         with evaluation_mode(self):
@@ -198,14 +196,13 @@ class VAE(nn.Module):
         return x_hat
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """x̂ at the mean of the posterior, of the shape of x; in evaluation mode and without gradients, as of
-        :meth:`sample`."""
+        """x̂ at the posterior mean, shaped like x; in evaluation mode and without gradients, like :meth:`sample`."""
         return self.decode(self.encode(x)[0])
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Means of the decoder at ``n`` draws of the prior, ``[n, ...]`` of the decoder's dtype. The model is put into
-        evaluation mode for the while: a batch of noise is none to take statistics from. Gradients are those of
-        ``model.decoder(z)``: here none are kept, and what comes out goes to NumPy as it is.
+        """Decoder means at ``n`` draws from the prior, ``[n, ...]`` of the decoder's dtype. The model is put into
+        evaluation mode meanwhile: batch statistics of noise mean nothing. No gradients are kept, so the result goes
+        straight to NumPy; use ``model.decoder(z)`` for gradients.
 
         Raises:
             InputError: ``n`` is no integer, or negative; no generator.

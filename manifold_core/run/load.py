@@ -23,12 +23,12 @@ class FinishedRun:
     """What :func:`load_run` finds.
 
     Attributes:
-        model: trained, in evaluation mode; a CVAE where the run had a condition. Its samples are standardised: images
-            ``[N, C, H, W]``, flattened where it is an MLP, and vectors.
-        standardisation: from the units and the shape of the user's file to those of the model, and from its units back.
-            Of synthetic data and of published images, which are trained on as they are loaded, it changes no number.
+        model: trained, in evaluation mode; a CVAE if the run had a condition. It takes standardised samples: vectors,
+            or images ``[N, C, H, W]``, flattened for an MLP.
+        standardisation: from the units and shape of the user's file to those of the model, and back in its units. For
+            synthetic data and published images, which are trained on as loaded, it changes no number.
         metrics: the content of ``metrics.json``.
-        condition: from the labels or numbers of the user's file of conditions to those of the model,
+        condition: from the labels or numbers of the user's condition file to those of the model,
             ``found.condition.apply(c)``; None without a condition.
     """
 
@@ -39,11 +39,11 @@ class FinishedRun:
 
 
 def load_run(folder: str | Path) -> FinishedRun:
-    """The trained model of a finished run of ``manifold-core train`` or ``dimension``, or of a search that
-    :func:`manifold_core.save_run` has kept, with what it takes to apply it to data in their own units:
+    """The trained model of a finished run of ``manifold-core train`` or ``dimension``, or of a search kept by
+    :func:`manifold_core.save_run`, with what is needed to apply it to data in their own units:
     ``active_dimensions(found.model, found.standardisation.apply(x))``, ``found.standardisation.undo(model.sample(n))``,
-    under a condition with ``found.condition.apply(c)``. (What :func:`manifold_core.train` and
-    :func:`manifold_core.find_dimension` keep in a folder are checkpoints, to go on with.)
+    and with a condition ``found.condition.apply(c)``. (:func:`manifold_core.train` and
+    :func:`manifold_core.find_dimension` keep checkpoints in their folders, to resume from.)
 
     Args:
         folder: what the command was given as ``--out``, or :func:`manifold_core.save_run` as ``folder``.

@@ -14,16 +14,16 @@ __all__ = ["save_run"]
 
 
 def save_run(found: DimensionSearch, folder: str | Path) -> None:
-    """Write what :func:`manifold_core.find_dimension` has found into a folder, for :func:`manifold_core.load_run`: the
-    best model as ``weights.safetensors``, and ``metrics.json`` as ``manifold-core dimension`` writes it, but for what
-    that measures of the samples held out.
+    """Write what :func:`manifold_core.find_dimension` found into a folder, for :func:`manifold_core.load_run`: the best
+    model as ``weights.safetensors``, and ``metrics.json`` as ``manifold-core dimension`` writes it, except for what
+    that measures on the held-out samples.
 
     Args:
         found: the whole result of a search.
         folder: made if it is missing. It may be the one in which the search kept its checkpoints, which stay.
 
     Raises:
-        InputError: no result of a search; a folder that holds a finished run, or in which another process is at work.
+        InputError: no result of a search; a folder that holds a finished run, or that another process uses.
     """
     if not isinstance(found, DimensionSearch):
         raise InputError(f"found must be what mc.find_dimension returns, got {type(found).__name__}")

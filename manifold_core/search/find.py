@@ -33,8 +33,8 @@ class DimensionSearch:
     """What :func:`find_dimension` finds.
 
     Attributes:
-        trials: all models, in the order they were trained.
-        reading: what the best of them, and the samples by themselves, say of the dimension.
+        trials: all models, in order of training.
+        reading: what the best of them, and the samples alone, say of the dimension.
         standardisation: from the units of x to those of the models, and back.
     """
 
@@ -53,19 +53,19 @@ class DimensionSearch:
 
     @property
     def dimension(self) -> int:
-        """That of ``local``; 0 where no model has learned any, which says nothing. (``best.active_dimensions``:
-        as many on a manifold that has a chart.)"""
+        """The count of ``local``; 0 if no model has learned any, which says nothing. (On a manifold with a chart
+        ``best.active_dimensions`` is the same.)"""
         return self.local.count
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """What speaks against the dimension, in sentences, of each of which :func:`find_dimension` warns. None is no
-        proof: networks that have not followed a manifold where it bends can read it too high without any."""
+        """What speaks against the dimension, in sentences, each also a warning of :func:`find_dimension`. Having none
+        is no proof: networks that did not follow a manifold where it bends can read it too high without any."""
         return *self.reading.doubts, *doubts(self.trials, self.reading.features)
 
     @property
     def local(self) -> LocalDimensions:
-        """Of the best, at some of the samples that it was trained on, as of :func:`manifold_core.local_dimensions`."""
+        """Of the best, at some of its training samples: see :func:`manifold_core.local_dimensions`."""
         return self.reading.local
 
     @property
@@ -80,8 +80,8 @@ class DimensionSearch:
 
     @property
     def error_ratio(self) -> float | None:
-        """Median squared error of the best model on the samples held out, over that on those it was trained on: from 4
-        on it has learned the samples more than the manifold. None where there is no error."""
+        """Median squared error of the best model on the held-out samples, over that on its training samples: from 4 on
+        it has learned the samples more than the manifold. None if there is no error."""
         return self.reading.error_ratio
 
     @property
@@ -96,7 +96,7 @@ class DimensionSearch:
 
     @property
     def by_latent_dim(self) -> dict[int, float]:
-        """κ: the lowest held-out −ELBO with it. Below the manifold's dimension it is far higher, above it level."""
+        """κ: its lowest held-out −ELBO, far higher below the manifold's dimension and level above it."""
         return by_latent_dim(self.trials)
 
 
@@ -108,31 +108,31 @@ def find_dimension(
     progress: bool = True,
 ) -> DimensionSearch:
     """The dimension of the manifold that the samples lie on: trains VAEs with fewer and fewer latent dimensions, takes
-    the one of lowest −ELBO on samples that none was trained on, without the tenth of them that it fits worst, and
-    counts the directions in which its decoder moves, the eigenvalues of (I + JᵀJ/γ)⁻¹ before their widest gap, as
-    :func:`manifold_core.local_dimensions` has it.
+    the one with the lowest −ELBO on held-out samples, without the tenth of them that it fits worst, and counts the
+    directions in which its decoder moves: the eigenvalues of (I + JᵀJ/γ)⁻¹ before their widest gap, see
+    :func:`manifold_core.local_dimensions`.
 
     With κ ≥ r the optimum of −ELBO is (d − r)/2 · log γ + O(1) as γ → 0, whatever κ, and with κ < r it is worse
-    (Theorem 1, whose statement prints L where its proof has 2L). A network that is not able enough reads a curved
+    (Theorem 1, whose statement prints L where its proof has 2L). A network of too little capacity reads a curved
     manifold as the flat space around it, of more dimensions, at a higher −ELBO; with fewer latent dimensions it has to
-    bend. So this trains several networks with κ latent dimensions, then with ever fewer than the best has active, down
-    to what nearest neighbours see, at least one fewer, and keeps on while fewer are better. They are trained on
-    coordinates in the directions in which the samples vary, and one in which they do not:
-    :class:`manifold_core.search.directions.Directions` says why. A manifold that no one chart covers, such as a sphere
-    or a closed curve, may have all dimensions of the flat space that holds it active, and the eigenvalues of the
-    decoder see where it bends; networks that have not bent read the flat space. What speaks against the dimension is
-    warned of, and in ``doubts`` of the result.
+    bend. So the search trains several networks with κ latent dimensions, then with fewer and fewer than the best has
+    active, down to what nearest neighbours see (at least one fewer), and goes on while fewer are better. They are
+    trained on coordinates in the directions in which the samples vary, and one in which they do not:
+    :class:`manifold_core.search.directions.Directions` says why. On a manifold that no one chart covers, such as a
+    sphere or a closed curve, all dimensions of the flat space around it may be active; the decoder's eigenvalues see
+    where it bends, unless the networks have not bent. What speaks against the dimension is warned about, and kept in
+    ``doubts`` of the result.
 
     Args:
-        x: ``[N, d]`` of an integer or floating type, a tensor, on whose device the models are trained, or what
-            np.asarray makes an array of. It is standardised; a tenth is held out.
+        x: ``[N, d]``, integer or floating: a tensor, on whose device the models are trained, or what np.asarray
+            accepts. It is standardised; a tenth is held out.
         plan: what is trained; None as :class:`SearchPlan` has it.
-        folder: of the checkpoints: the same call goes on there where it was stopped. None keeps none.
+        folder: of the checkpoints, from which the same call resumes. None keeps none.
         progress: show what is tried, and a bar, on standard error.
 
     Raises:
-        InputError: bad input; a folder that holds another search, or a finished run of the command line, or in which
-            another process is at work.
+        InputError: bad input; a folder that holds another search, or a finished run of the command line, or that
+            another process uses.
         Diverged: the loss of every model became NaN or infinite.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Theorem 1; Facco et al. (2017) for

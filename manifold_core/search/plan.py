@@ -18,15 +18,15 @@ class SearchPlan:
     """What is trained for each number of latent dimensions.
 
     Args:
-        latent_dim: κ to begin with, more than the manifold's dimensions; None begins with 32, or d if that is less, and
-            doubles while all are active.
+        latent_dim: first κ, more than the manifold's dimensions; None starts with 32, or d if that is less, and doubles
+            while all are active.
         networks: widths of the hidden layers of the MLPs that are tried: one layer learns flat manifolds to a
             smaller γ, several learn curved ones.
-        models: of each network, of the seeds from ``seed`` on.
-        log_gamma: where γ starts, for samples of scale 1: at 0 deep networks, and data that look alike in all
-            directions, shut every latent dimension before they have learned one.
-        steps, batch_size, learning_rate, seed: of each model's training, as of
-            :class:`manifold_core.TrainingConfig`; ``seed`` also draws the samples that are held out.
+        models: per network, with seeds from ``seed`` on.
+        log_gamma: where γ starts, for samples of scale 1: from 0, deep networks, and any on data that look alike in all
+            directions, shut every latent dimension before learning one.
+        steps, batch_size, learning_rate, seed: of each model's training, see :class:`manifold_core.TrainingConfig`;
+            ``seed`` also draws the held-out samples.
 
     Raises:
         InputError: a size below one, no network, or a number out of range.

@@ -16,8 +16,8 @@ class Trial:
 
     Attributes:
         trained: the model, its specification, metrics over the training samples and curves.
-        held_out: −ELBO of the samples that it was not trained on, without the tenth for which it is highest; nats per
-            sample, of the coordinates of :class:`manifold_core.search.directions.Directions`.
+        held_out: −ELBO on the held-out samples, without the tenth for which it is highest; nats per sample, in the
+            coordinates of :class:`manifold_core.search.directions.Directions`.
     """
 
     trained: TrainedModel

@@ -17,22 +17,21 @@ RECORDS = 500  # points on a curve, and updates of the progress bar
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train. Adam with a one-cycle schedule over ``steps`` mini-batches.
+    """How to train: Adam with a one-cycle schedule over ``steps`` mini-batches.
 
     Args:
         steps: number of optimizer steps.
-        batch_size: samples a step; at most the number there are. Each epoch is a new shuffle; samples left over at its
-            end, too few for a batch, wait for the next.
-        learning_rate: the highest of the cycle.
-        log_gamma_rate: how many times that for a learned log γ.
-        beta2: Adam's β₂, between 0 and 1: the second moment remembers some 1 / (1 − β₂) steps. Where a learned γ starts
-            far from the scale of the data, 0.99 and a ``log_gamma_rate`` of 10 find the way; else a slow γ is better.
+        batch_size: samples per step, capped at how many there are. Each epoch is a new shuffle; samples left at its
+            end, too few for a batch, are left out of it.
+        learning_rate: the peak of the cycle.
+        log_gamma_rate: factor on it for a learned log γ.
+        beta2: Adam's β₂, between 0 and 1: the second moment remembers about 1 / (1 − β₂) steps. If a learned γ starts
+            far from the scale of the data, use 0.99 and a ``log_gamma_rate`` of 10; otherwise a slow γ is better.
         seed: from 0 to 2³¹ − 1; fixes the order of the samples and the noise, on every backend.
         precision: of the networks' matrix products and convolutions, by autocast: ``"float32"``, ``"bfloat16"`` or
-            ``"float16"``, whose loss is scaled so that no gradient vanishes. The layers of our networks that make mu,
-            log_var and x̂ or read z, the ELBO, the weights and Adam stay in float32, and so does what is measured after
-            training.
-        cycle_steps: of the whole cycle, at least ``steps``; None for as many. Of a longer one the end is not reached.
+            ``"float16"``, which scales the loss so that no gradient vanishes. The layers of our networks that make mu,
+            log_var and x̂ or read z, the ELBO, the weights, Adam and all measurements after training stay in float32.
+        cycle_steps: length of the cycle, at least ``steps``; None for that. A longer one is cut off.
 
     Raises:
         InputError: a number out of range, or an unknown precision.
@@ -95,14 +94,14 @@ def _number(name: str, value: object) -> float:
 
 @dataclass
 class History:
-    """Curves over the steps, each a list of as many numbers as points were recorded.
+    """Curves over the steps, each a list with one number per recorded point.
 
     Attributes:
         step: how many steps had been taken.
         neg_elbo: of that step's mini-batch, nats, averaged over its samples.
         gamma: decoder variance.
         active_dimensions: of that mini-batch.
-        seconds: the time all of it took, that before a resume included.
+        seconds: the time it took, including that before a resume.
     """
 
     step: list[int] = field(default_factory=list)
@@ -136,10 +135,10 @@ class History:
 
 
 class Diverged(ArithmeticError):
-    """The loss is no longer a number.
+    """The loss is NaN or infinite.
 
     Attributes:
-        loss: what it is.
+        loss: its value.
         step: from 1, at which it was seen; on a CPU the first such step.
         history: the curves up to there.
     """

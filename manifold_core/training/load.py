@@ -17,19 +17,19 @@ __all__ = ["load_weights"]
 
 
 def load_weights(model: VAE | CVAE, folder: str | Path) -> History:
-    """Put the weights into ``model`` that :func:`manifold_core.train` has kept in a folder, of a training that was
-    finished or stopped. The model is in evaluation mode then. To train on, call ``train`` with that folder.
+    """Load into ``model`` the weights that :func:`manifold_core.train` kept in a folder, whether training finished or
+    was stopped, and put it into evaluation mode. To train on, call ``train`` with that folder.
 
     Args:
-        model: built as the one that was trained was; on any device.
+        model: built like the one that was trained; on any device.
         folder: that of the training.
 
     Returns:
         The curves up to there.
 
     Raises:
-        InputError: no folder, no checkpoint of a training in it, a damaged one, or one of another model; the model
-            keeps the weights that it came with.
+        InputError: no folder, no checkpoint of a training in it, or one that is damaged or of another model; the model
+            then keeps its weights.
     """
     model = unwrapped(model)
     place = as_folder("folder", folder)

@@ -59,61 +59,59 @@ def train(
     process_group: Group = None,
     cuda_graphs: bool = True,
 ) -> History:
-    """Minimise ``model(batch).loss``, of a CVAE ``model(batch, condition).loss``, by Adam; leaves the trained weights
-    in ``model``, in evaluation mode, and no gradients, also where it is stopped. Parameters that do not require a
-    gradient stay as they are, and modules that have no others and come in evaluation mode stay in it.
+    """Minimise ``model(batch).loss``, or ``model(batch, condition).loss`` for a CVAE, with Adam. Afterwards, even if
+    stopped, ``model`` has the trained weights, is in evaluation mode and holds no gradients. Frozen parameters do not
+    change, and modules without any others that come in evaluation mode stay in it.
 
-    With a folder, the run is saved there between steps, now and then. Stopped in any way and started again with the
-    same arguments, it goes on from what was saved to the numbers it would have reached undisturbed: bit for bit on a
-    CPU with the same number of threads. With other data, another model or configuration it refuses, also where the
-    weights that were saved no longer do what they did: then the code of the model has changed. Parameters that are
-    frozen must be the same ones with the same values. Buffers are taken from the checkpoint, since nobody can tell a
-    constant from what training writes: what of them is your own choice, ``identity`` has to say. What changes from step
-    to step has to be a parameter or a buffer: Python's variables, such as a counter by which a hook sets ``elbo.beta``,
-    and generators other than torch's are in no checkpoint. The checkpoint stays until the caller removes it. Meanwhile
-    the folder is this process's alone.
+    With a folder, checkpoints are saved there between steps, now and then. However it was stopped, the same call
+    resumes from the last one and reaches the numbers of an undisturbed run: bit for bit on a CPU with the same number
+    of threads. It refuses other data, another model or configuration, and saved weights that no longer give what they
+    did, since then the model's code has changed. Frozen parameters must be the same ones with the same values. Buffers
+    are taken from the checkpoint, since constants cannot be told from what training writes: put those that you chose
+    yourself into ``identity``. What changes from step to step must be a parameter or a buffer: Python variables, such
+    as a counter from which a hook sets ``elbo.beta``, and generators other than torch's are not saved. The checkpoint
+    stays until the caller removes it. Meanwhile no other process can use the folder.
 
-    On a GPU the residual networks of :mod:`manifold_core.networks` are made channels-last; for networks of your own,
-    which may not work on such images, ``model.to(memory_format=torch.channels_last)`` is yours to call.
+    On a GPU the residual networks of :mod:`manifold_core.networks` are made channels-last. Networks of your own may not
+    work on such images: call ``model.to(memory_format=torch.channels_last)`` yourself if they do.
 
     With a process group, all its processes call this with the same arguments and train one model: each takes an equal
-    share of the rows of every mini-batch, gradients are averaged, and what depends on the whole batch, an analytic γ
-    and the normalisation of the residual networks, is joined. The numbers are those of one process but for rounding,
-    the noise included; only what a network draws from torch's own generator, as dropout does, is the same in every
-    share. The first process alone keeps checkpoints and shows the bar, and all begin with its weights.
+    share of the rows of every mini-batch, gradients are averaged, and what depends on the whole batch (an analytic γ,
+    the normalisation of the residual networks) is computed jointly. The numbers, noise included, are those of one
+    process but for rounding; only what a network draws from torch's own generator, as dropout does, repeats in every
+    share. The first process alone keeps checkpoints and shows the bar, and all start from its weights.
 
     Args:
-        model: called with a batch ``[B, ...]``, a CVAE also with its conditions ``[B, t]``, and ``seed=``; in a group
-            also with ``first_row=``.
+        model: called with a batch ``[B, ...]``, for a CVAE its conditions ``[B, t]``, and ``seed=``; in a group also
+            ``first_row=``.
         x: ``[N, ...]`` training samples, on the device of the model.
-        config: see :class:`TrainingConfig`, whose defaults are those of the synthetic tables.
+        config: see :class:`TrainingConfig`; its defaults are those of the synthetic tables.
         condition: ``[N, t]``, of a CVAE.
         folder: of the checkpoints; None keeps none.
-        identity: what the checkpoint must agree on besides, for JSON: what samples, ``config`` and the model's ``repr``
-            do not tell.
+        identity: what the checkpoint must match as well, for JSON: what samples, ``config`` and the model's ``repr`` do
+            not tell.
         checkpoint_seconds: between two checkpoints.
-        progress: show a bar on standard error with −ELBO, γ and active dimensions; or a bar, of more than this model's
-            steps, to move on.
-        after_record: called with the curves after each step of which they have a point, some 500 in all; the model is
-            in evaluation mode for the while, and torch's random numbers are put back. For a loss on samples held out,
-            a log, a picture. Where it returns True the training ends there; the same call with a folder goes on. In a
-            group all processes call it, and must agree.
+        progress: show a bar on standard error with −ELBO, γ and active dimensions; or a bar to advance, perhaps of more
+            steps.
+        after_record: called with the curves after each recorded step, some 500 in all, with the model in evaluation
+            mode; torch's random state is restored. For a held-out loss, a log, a picture. If it returns True, training
+            ends there; the same call with a folder resumes it. In a group all processes call it, and must agree.
         process_group: of :mod:`torch.distributed`; None is this process alone.
-        cuda_graphs: on a GPU, and without a group, capture the step into a CUDA graph and replay it; where that fails
-            a warning says why. False for a model whose forward pass depends on Python's variables that change from step
+        cuda_graphs: on a GPU, and without a group, capture the step into a CUDA graph and replay it; if that fails, a
+            warning says why. Use False for a model whose forward pass depends on Python variables that change from step
             to step, or that has hooks: a replay runs no Python.
 
     Raises:
-        InputError: no :class:`TrainingConfig`; an identity that JSON cannot hold; no samples, a condition that does not
-            go with model and samples, or a checkpoint of another run or damaged; a folder in which another process is
-            at work or that holds a finished run of the command line; with a folder, a model whose ``get_extra_state``
-            gives no tensor, which a checkpoint could not hold; a precision that model or device does not have; no
-            parameter to train, or one of half precision; no gradients, inside ``torch.inference_mode()``; in a group, a
-            mini-batch that cannot be shared out equally, arguments that differ, another batch normalisation, or
-            parameters without a gradient.
-        Diverged: the loss, or a weight, became NaN or infinite. Weights and buffers, running statistics among them, are
-            those before that step; on a GPU, whose loss is looked at in 500 of the steps, and where a gradient was not
-            finite though its loss was, those before the last of these 500 that was well.
+        InputError: ``config`` is not a :class:`TrainingConfig`; an identity that JSON cannot hold; no samples, a
+            condition that does not match model and samples, or a checkpoint that is damaged or of another run; a folder
+            that another process uses or that holds a finished run of the command line; with a folder, a model whose
+            ``get_extra_state`` gives no tensor, which a checkpoint could not hold; a precision that model or device
+            does not support; no parameter to train, or one of half precision; inside ``torch.inference_mode()``; in a
+            group, a mini-batch that cannot be split equally, arguments that differ, an unsupported batch normalisation,
+            or parameters without a gradient.
+        Diverged: the loss, or a weight, became NaN or infinite. Weights and buffers, running statistics included, are
+            those before that step; on a GPU, which checks the loss at 500 of the steps, and where a gradient was not
+            finite though its loss was, those before the last of these 500 that was fine.
     """
     one = turns(
         model,
