@@ -4,7 +4,7 @@ import copy
 import io
 import math
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -251,6 +251,24 @@ def test_gamma_is_a_parameter_only_where_it_is_learned() -> None:
         elbo = mc.GaussianELBO(gamma)  # type: ignore[arg-type]
         assert not list(elbo.parameters())
         assert list(elbo.state_dict()) == ["log_gamma"]
+
+
+@pytest.mark.parametrize(
+    ("squared_errors", "gamma"),
+    [(1.0, lambda beta: beta / 2), (0.5, lambda beta: beta), (1 / 5, lambda beta: 5 * beta / 2)],
+)
+def test_the_losses_of_other_libraries_are_those_that_the_documents_say(
+    squared_errors: float, gamma: Callable[[float], float]
+) -> None:
+    """docs/ops.md: the squared error so weighted, and beta KL, have the gradients of beta times the loss."""
+    x, mu, log_var, weight = inputs()
+    beta, leaves = 0.3, (mu, log_var, weight)
+    terms = by_hand(x, mu, log_var, weight, torch.tensor(0.0, dtype=torch.float64), seed=4)
+    others = torch.autograd.grad((squared_errors * terms["recon"] + beta * terms["kl"]).mean(), leaves)
+    elbo = mc.GaussianELBO("fixed", math.log(gamma(beta))).double()
+    ours = torch.autograd.grad(beta * elbo(x, (mu, log_var), lambda z: z @ weight, seed=4).loss, leaves)
+    # log γ was a float32 before it became a float64
+    torch.testing.assert_close(ours, others, rtol=1e-6, atol=1e-12)
 
 
 def test_images_are_summed_over_all_their_features() -> None:
