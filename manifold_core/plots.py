@@ -77,12 +77,13 @@ def plot_variances(
         found += f", {local['count']} at a sample"
     axes.axhline(THRESHOLD, color=ACCENT, linewidth=1.2, linestyle="--", label=f"threshold {THRESHOLD:g}")
     axes.set_yscale("log")
+    axes.set_xlim(0.4, len(values) + 0.6)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("latent dimension, sorted")
     axes.set_ylabel("mean encoder variance σ²")
     truth = "" if manifold_dim is None else f", true dimension {manifold_dim}"
     axes.set_title(f"{found}{truth}")
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(framealpha=1, edgecolor="none", loc="lower right")  # over the bars of those that are inactive
     return save(figure, path)
 
 
