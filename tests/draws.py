@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,20 +29,12 @@ def normals(u: Array) -> tuple[Array, Array]:
     return radius * np.cos(2 * np.pi * u[:, half:]), radius * np.sin(2 * np.pi * u[:, half:])
 
 
-def latents(
-    seed: int,
-    purpose: str,
-    n: int,
-    r: int,
-    noise: float = 1.0,
-    place: str = "",
-    weights: Sequence[float] = WEIGHTS,
-) -> Array:
-    means, log_stds = normals(uniforms(seed, f"{place}mixture", len(weights), 2 * r))
+def latents(seed: int, purpose: str, n: int, r: int, place: str = "") -> Array:
+    means, log_stds = normals(uniforms(seed, f"{place}mixture", len(WEIGHTS), 2 * r))
     u = uniforms(seed, f"{place}{purpose}", n, 1 + 2 * r)
-    component = (u[:, :1] >= np.cumsum(weights) / np.sum(weights)).sum(axis=1)
+    component = (u[:, :1] >= np.cumsum(WEIGHTS) / np.sum(WEIGHTS)).sum(axis=1)
     inner, outer = normals(u[:, 1:])
-    return means[component] + np.exp(log_stds[component]) * inner + noise * outer
+    return means[component] + np.exp(log_stds[component]) * inner + outer
 
 
 def projection(seed: int, d: int, r: int, place: str = "") -> tuple[Array, Array]:

@@ -31,7 +31,6 @@ def arma_windows(
     n_train: int = 100_000,
     n_validation: int = 10_000,
     seed: int = 0,
-    bias: bool = True,
 ) -> Dataset:
     """x = W s_l + b and c = the h steps before it, of r independent series of φ(B) s_l = θ(B) e_l.
 
@@ -58,7 +57,6 @@ def arma_windows(
         history: h, the number of steps in a condition.
         n_train, n_validation: numbers of windows.
         seed: any integer.
-        bias: whether there is a b; without it b = 0.
 
     Returns:
         Data set with ``train`` ``[n_train, d]`` and ``validation`` ``[n_validation, d]``, float32, computed in float64;
@@ -75,7 +73,7 @@ def arma_windows(
     history = check_int("history", history, 1)
     n_train = check_int("n_train", n_train, 1)
     n_validation = check_int("n_validation", n_validation, 1)
-    weight, offset = random_projection(ambient_dim, n_series, bias=bias, generator=stream(seed, "projection"))
+    weight, offset = random_projection(ambient_dim, n_series, stream(seed, "projection"))
 
     def windows(n: int, purpose: str) -> tuple[Tensor, Tensor]:
         innovations = PAPER_SCALE * normal(_BURN_IN + history + n, n_series, stream(seed, purpose))

@@ -9,7 +9,7 @@ from ..errors import InputError
 from .checks import check_dims, check_int
 from .dataset import Dataset
 from .seeds import stream
-from .synthetic import PAPER_WEIGHTS, random_manifold
+from .synthetic import random_manifold
 
 __all__ = ["conditional_manifold", "varying_condition"]
 
@@ -22,10 +22,6 @@ def conditional_manifold(
     n_train: int = 100_000,
     n_validation: int = 10_000,
     seed: int = 0,
-    n_components: int = 5,
-    weights: Sequence[float] = PAPER_WEIGHTS,
-    latent_noise: float = 1.0,
-    bias: bool = True,
 ) -> Dataset:
     """x = sigmoid(W u + b) and c = (u_1, …, u_t): where c is known, r − t dimensions of x are left.
 
@@ -41,7 +37,6 @@ def conditional_manifold(
         condition_dim: t, from 1 to r; with t = r the condition leaves nothing open.
         n_train, n_validation: numbers of samples.
         seed: any integer.
-        n_components, weights, latent_noise, bias: of u, W and b, as :func:`synthetic_manifold` has them.
 
     Returns:
         Data set with ``train`` ``[n_train, d]`` and ``validation`` ``[n_validation, d]``, float32 in [0, 1];
@@ -51,15 +46,7 @@ def conditional_manifold(
     Raises:
         InputError: an argument is of the wrong kind or out of range.
     """
-    manifold = random_manifold(
-        ambient_dim,
-        manifold_dim,
-        seed=seed,
-        n_components=n_components,
-        weights=weights,
-        latent_noise=latent_noise,
-        bias=bias,
-    )
+    manifold = random_manifold(ambient_dim, manifold_dim, seed)
     condition_dim = check_int("condition_dim", condition_dim, 1)
     if condition_dim > manifold_dim:
         raise InputError(f"condition_dim={condition_dim}: expected at most manifold_dim={manifold_dim}")
@@ -86,10 +73,6 @@ def varying_condition(
     n_train: int = 100_000,
     n_validation: int = 10_000,
     seed: int = 0,
-    n_components: int = 5,
-    weights: Sequence[float] = PAPER_WEIGHTS,
-    latent_noise: float = 1.0,
-    bias: bool = True,
 ) -> Dataset:
     """x_i = sigmoid(W u_i + b) and c_i = (u_i1, …, u_it, 0, …, 0), where t varies from sample to sample.
 
@@ -107,7 +90,6 @@ def varying_condition(
         condition_dims: the m values of t, each from 1 to r, in any order.
         n_train, n_validation: numbers of samples.
         seed: any integer.
-        n_components, weights, latent_noise, bias: of u, W and b, as :func:`synthetic_manifold` has them.
 
     Returns:
         Data set with ``train`` ``[n_train, d]`` and ``validation`` ``[n_validation, d]``, float32 in [0, 1];
@@ -118,15 +100,7 @@ def varying_condition(
     Raises:
         InputError: an argument is of the wrong kind or out of range.
     """
-    manifold = random_manifold(
-        ambient_dim,
-        manifold_dim,
-        seed=seed,
-        n_components=n_components,
-        weights=weights,
-        latent_noise=latent_noise,
-        bias=bias,
-    )
+    manifold = random_manifold(ambient_dim, manifold_dim, seed)
     dims = check_dims("condition_dims", condition_dims, largest="manifold_dim", maximum=manifold_dim)
     n_train = check_int("n_train", n_train, 1)
     n_validation = check_int("n_validation", n_validation, 1)

@@ -1,9 +1,7 @@
 """Samples of a smooth manifold whose dimension is known."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 
 import torch
 from torch import Tensor
@@ -14,7 +12,6 @@ from .dataset import Dataset
 from .seeds import stream
 
 __all__ = [
-    "PAPER_WEIGHTS",
     "GaussianMixture",
     "Manifold",
     "gaussian_mixture",
@@ -26,23 +23,19 @@ __all__ = [
     "synthetic_manifold",
 ]
 
-PAPER_WEIGHTS = (0.2, 0.3, 0.5, 0.3, 0.2)
-
-# Room enough for any use, and nothing computed from numbers up to it overflows, nor does u as a condition, in float32.
-_LARGEST = 1e30
+PAPER_WEIGHTS = (0.2, 0.3, 0.5, 0.3, 0.2)  # of the K components of the mixture, relative to their sum
+PAPER_NOISE = 1.0  # the standard deviation of what is added to the mixture
 
 
 @dataclass(frozen=True)
 class GaussianMixture:
-    """Mixture of K axis-parallel Gaussians in r dimensions, float64.
+    """Mixture of K axis-parallel Gaussians in r dimensions, float64, of weights :data:`PAPER_WEIGHTS`.
 
     Args:
-        weights: ``[K]``, sum 1.
         means: ``[K, r]``.
         stds: ``[K, r]``, positive.
     """
 
-    weights: Tensor
     means: Tensor
     stds: Tensor
 
@@ -54,21 +47,15 @@ class Manifold:
     Args:
         mixture: of u, in r dimensions.
         weight, bias: W ``[d, r]`` and b ``[d]``, float64.
-        latent_noise: standard deviation of the noise.
     """
 
     mixture: GaussianMixture
     weight: Tensor
     bias: Tensor
-    latent_noise: float
 
     def samples(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """u ``[n, r]`` in float64 and its x ``[n, d]``, computed in float64, in float32.
-
-        Raises:
-            InputError: ``latent_noise`` is out of range.
-        """
-        u = sample_latents(self.mixture, n, noise=self.latent_noise, generator=generator)
+        """u ``[n, r]`` in float64 and its x ``[n, d]``, computed in float64, in float32."""
+        u = sample_latents(self.mixture, n, generator)
         return u, project(u, self.weight, self.bias).to(torch.float32)
 
 
@@ -79,10 +66,6 @@ def synthetic_manifold(
     n_train: int = 100_000,
     n_validation: int = 10_000,
     seed: int = 0,
-    n_components: int = 5,
-    weights: Sequence[float] = PAPER_WEIGHTS,
-    latent_noise: float = 1.0,
-    bias: bool = True,
 ) -> Dataset:
     """x = sigmoid(W u + b), u drawn from a Gaussian mixture in r dimensions plus Gaussian noise.
 
@@ -104,10 +87,6 @@ def synthetic_manifold(
         manifold_dim: r ≤ d, the dimension of the manifold; with r = d the data fill a solid and are no manifold.
         n_train, n_validation: numbers of samples.
         seed: any integer.
-        n_components: K, the number of components of the mixture.
-        weights: K relative weights of the components; ``[1] * K`` for equal ones.
-        latent_noise: standard deviation of the noise added to the mixture; 0 switches it off.
-        bias: whether there is a b; without it b = 0.
 
     Returns:
         Data set with ``train`` ``[n_train, d]`` and ``validation`` ``[n_validation, d]``, float32 in [0, 1], computed
@@ -116,15 +95,7 @@ def synthetic_manifold(
     Raises:
         InputError: an argument is of the wrong kind or out of range.
     """
-    manifold = random_manifold(
-        ambient_dim,
-        manifold_dim,
-        seed=seed,
-        n_components=n_components,
-        weights=weights,
-        latent_noise=latent_noise,
-        bias=bias,
-    )
+    manifold = random_manifold(ambient_dim, manifold_dim, seed)
     n_train = check_int("n_train", n_train, 1)
     n_validation = check_int("n_validation", n_validation, 1)
     return Dataset(
@@ -135,17 +106,7 @@ def synthetic_manifold(
     )
 
 
-def random_manifold(
-    ambient_dim: int,
-    manifold_dim: int,
-    *,
-    seed: int,
-    n_components: int,
-    weights: Sequence[float],
-    latent_noise: float,
-    bias: bool,
-    place: str = "",
-) -> Manifold:
+def random_manifold(ambient_dim: int, manifold_dim: int, seed: int, place: str = "") -> Manifold:
     """The manifold of a seed, of arguments as :func:`synthetic_manifold` has them.
 
     Args:
@@ -153,88 +114,46 @@ def random_manifold(
             several manifolds.
 
     Raises:
-        InputError: an argument is of the wrong kind or out of range; ``latent_noise`` is looked at by ``samples``.
+        InputError: an argument is of the wrong kind or out of range.
     """
     ambient_dim = check_int("ambient_dim", ambient_dim, 1)
     manifold_dim = check_int("manifold_dim", manifold_dim, 1)
     if manifold_dim > ambient_dim:
         raise InputError(f"manifold_dim={manifold_dim}: expected at most ambient_dim={ambient_dim}")
-    mixture = gaussian_mixture(
-        manifold_dim, n_components=n_components, weights=weights, generator=stream(seed, f"{place}mixture")
-    )
-    weight, offset = random_projection(
-        ambient_dim, manifold_dim, bias=bias, generator=stream(seed, f"{place}projection")
-    )
-    return Manifold(mixture, weight, offset, latent_noise)
+    mixture = gaussian_mixture(manifold_dim, stream(seed, f"{place}mixture"))
+    return Manifold(mixture, *random_projection(ambient_dim, manifold_dim, stream(seed, f"{place}projection")))
 
 
-def gaussian_mixture(
-    manifold_dim: int, *, n_components: int, weights: Sequence[float], generator: torch.Generator
-) -> GaussianMixture:
-    """Mixture with means ~ N(0, 1) and log standard deviations ~ N(0, 1), per component and dimension.
-
-    Raises:
-        InputError: ``n_components`` is not a positive integer, or ``weights`` are not that many numbers from 0 to
-            1e30 with a positive sum.
-    """
-    n_components = check_int("n_components", n_components, 1)
-    probabilities = _probabilities(weights, n_components)
-    means, log_stds = _normal_pairs(_uniform(n_components, 2 * manifold_dim, generator))
-    return GaussianMixture(weights=probabilities, means=means, stds=log_stds.exp())
+def gaussian_mixture(manifold_dim: int, generator: torch.Generator) -> GaussianMixture:
+    """Mixture with means ~ N(0, 1) and log standard deviations ~ N(0, 1), per component and dimension."""
+    means, log_stds = _normal_pairs(_uniform(len(PAPER_WEIGHTS), 2 * manifold_dim, generator))
+    return GaussianMixture(means, log_stds.exp())
 
 
-def sample_latents(mixture: GaussianMixture, n: int, *, noise: float, generator: torch.Generator) -> Tensor:
+def sample_latents(mixture: GaussianMixture, n: int, generator: torch.Generator) -> Tensor:
     """u = μ_k + σ_k ε + noise ε′ with k ~ weights and ε, ε′ ~ N(0, 1); ``[n, r]``, float64.
 
-    One row takes 1 + 2r uniform numbers whatever ``n`` and ``noise`` are, so neither changes what the others are.
-
-    Raises:
-        InputError: ``noise`` is not a number from 0 to 1e30.
+    One row takes 1 + 2r uniform numbers whatever ``n`` is, so that it does not change what the others are.
     """
-    if isinstance(noise, bool) or not isinstance(noise, Real) or not 0 <= noise <= _LARGEST:
-        raise InputError(f"latent_noise={noise!r}: expected a number from 0 to {_LARGEST:g}")
     draws = _uniform(n, 1 + 2 * mixture.means.shape[1], generator)
-    cumulative = mixture.weights.cumsum(0)
+    weights = torch.tensor(PAPER_WEIGHTS, dtype=torch.float64, device="cpu")
+    cumulative = (weights / weights.sum()).cumsum(0)
     # Divided by its own last entry, which makes that exactly 1: no draw from [0, 1) may lie beyond it.
     component = torch.searchsorted(cumulative / cumulative[-1], draws[:, 0].contiguous(), right=True)
     inner, outer = _normal_pairs(draws[:, 1:])
-    return mixture.means[component] + mixture.stds[component] * inner + float(noise) * outer
+    return mixture.means[component] + mixture.stds[component] * inner + PAPER_NOISE * outer
 
 
-def random_projection(
-    ambient_dim: int, manifold_dim: int, *, bias: bool, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """W ``[d, r]`` and b ``[d]``, float64, entries uniform in ±1/√r; b = 0 without ``bias``, and W the same.
-
-    Raises:
-        InputError: ``bias`` is not a bool.
-    """
-    if not isinstance(bias, bool):
-        raise InputError(f"bias={bias!r}: expected True or False")
+def random_projection(ambient_dim: int, manifold_dim: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """W ``[d, r]`` and b ``[d]``, float64, entries uniform in ±1/√r."""
     bound = 1 / math.sqrt(manifold_dim)
     entries = bound * (2 * _uniform(ambient_dim, manifold_dim + 1, generator) - 1)
-    weight, offset = entries[:, :-1], entries[:, -1]
-    return weight, offset if bias else torch.zeros_like(offset)
+    return entries[:, :-1], entries[:, -1]
 
 
 def project(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x = sigmoid(W u + b), row by row; u ``[n, r]``, W ``[d, r]``, b ``[d]``, x ``[n, d]``."""
     return torch.sigmoid(u @ weight.T + bias)
-
-
-def _probabilities(weights: Sequence[float], n_components: int) -> Tensor:
-    """The weights divided by their sum, ``[K]``, float64."""
-    expected = f"expected n_components={n_components} numbers from 0 to {_LARGEST:g} with a positive sum"
-    try:
-        numbers = list(weights)
-    except TypeError:
-        raise InputError(f"weights={weights!r}: {expected}") from None
-    if len(numbers) != n_components or not all(isinstance(w, Real) and 0 <= w <= _LARGEST for w in numbers):
-        raise InputError(f"weights={weights!r}: {expected}")
-    values = torch.tensor([float(w) for w in numbers], dtype=torch.float64, device="cpu")
-    if values.sum() == 0:
-        raise InputError(f"weights={weights!r}: {expected}")
-    return values / values.sum()
 
 
 def _uniform(rows: int, columns: int, generator: torch.Generator) -> Tensor:

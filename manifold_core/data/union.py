@@ -8,7 +8,7 @@ from torch import Tensor
 from .checks import check_dims, check_int
 from .dataset import Dataset
 from .seeds import stream
-from .synthetic import PAPER_WEIGHTS, random_manifold
+from .synthetic import random_manifold
 
 __all__ = ["union_of_manifolds"]
 
@@ -20,10 +20,6 @@ def union_of_manifolds(
     n_train: int = 100_000,
     n_validation: int = 10_000,
     seed: int = 0,
-    n_components: int = 5,
-    weights: Sequence[float] = PAPER_WEIGHTS,
-    latent_noise: float = 1.0,
-    bias: bool = True,
 ) -> Dataset:
     """x = sigmoid(W_k u + b_k) and c = e_k, the one-hot class k: where c is known, r_k dimensions of x are left.
 
@@ -42,7 +38,6 @@ def union_of_manifolds(
         manifold_dims: r_k, the dimensions of the m manifolds, each from 1 to d; equal ones are different manifolds.
         n_train, n_validation: numbers of samples, of all classes together.
         seed: any integer.
-        n_components, weights, latent_noise, bias: of u, W and b, as :func:`synthetic_manifold` has them.
 
     Returns:
         Data set with ``train`` ``[n_train, d]`` and ``validation`` ``[n_validation, d]``, float32 in [0, 1], computed
@@ -56,19 +51,7 @@ def union_of_manifolds(
     dims = check_dims("manifold_dims", manifold_dims, largest="ambient_dim", maximum=ambient_dim)
     n_train = check_int("n_train", n_train, 1)
     n_validation = check_int("n_validation", n_validation, 1)
-    manifolds = [
-        random_manifold(
-            ambient_dim,
-            manifold_dim,
-            seed=seed,
-            n_components=n_components,
-            weights=weights,
-            latent_noise=latent_noise,
-            bias=bias,
-            place=f"class {k}/",
-        )
-        for k, manifold_dim in enumerate(dims)
-    ]
+    manifolds = [random_manifold(ambient_dim, r, seed, f"class {k}/") for k, r in enumerate(dims)]
 
     def samples(n: int, purpose: str) -> tuple[Tensor, Tensor, Tensor]:
         x = torch.empty(n, ambient_dim, dtype=torch.float32, device="cpu")

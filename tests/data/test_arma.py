@@ -168,13 +168,6 @@ def test_defaults_are_the_papers():
     assert data.manifold_dim == 10
 
 
-def test_without_bias_the_steps_lie_around_zero():
-    with_bias, without = small(), small(bias=False)
-    _, bias = draws.projection(0, 6, 3)
-    difference = (with_bias.train_condition - without.train_condition).numpy()
-    np.testing.assert_allclose(difference, np.broadcast_to(bias, difference.shape), rtol=0, atol=1e-6)
-
-
 def test_sizes_say_how_many_samples_and_never_which():
     data, more = small(), small(n_train=1_001, n_validation=99)
     assert torch.equal(more.train[:40], data.train)
@@ -216,7 +209,6 @@ def test_numpy_numbers_will_do():
         ("n_validation", 0),
         ("n_validation", None),
         ("seed", 0.0),
-        ("bias", 1),
     ],
 )
 def test_refuses(argument, value):

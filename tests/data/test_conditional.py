@@ -26,22 +26,20 @@ def parts(data):
     ]
 
 
-@pytest.mark.parametrize(
-    ("d", "r", "t", "seed", "noise"), [(20, 10, 5, 0, 1.0), (7, 7, 7, 2**40 + 1, 0.0), (3, 2, 1, -5, 0.25)]
-)
-def test_agrees_with_numpy(d, r, t, seed, noise):
-    data = conditional_manifold(d, r, t, n_train=501, n_validation=33, seed=seed, latent_noise=noise)
+@pytest.mark.parametrize(("d", "r", "t", "seed"), [(20, 10, 5, 0), (7, 7, 7, 2**40 + 1), (3, 2, 1, -5)])
+def test_agrees_with_numpy(d, r, t, seed):
+    data = conditional_manifold(d, r, t, n_train=501, n_validation=33, seed=seed)
     for purpose, x, c, _ in parts(data):
-        u = draws.latents(seed, purpose, len(x), r, noise)
+        u = draws.latents(seed, purpose, len(x), r)
         np.testing.assert_allclose(c.numpy(), u[:, :t], rtol=1e-6, atol=1e-12)
         np.testing.assert_allclose(x.numpy(), draws.x(u, *draws.projection(seed, d, r)), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("seed", [0, 11])
 def test_varying_agrees_with_numpy(seed):
-    data = varying_condition(9, 5, (2, 5, 1), n_train=500, n_validation=31, seed=seed, latent_noise=0.5)
+    data = varying_condition(9, 5, (2, 5, 1), n_train=500, n_validation=31, seed=seed)
     for purpose, x, c, labels in parts(data):
-        u = draws.latents(seed, purpose, len(x), 5, 0.5)
+        u = draws.latents(seed, purpose, len(x), 5)
         seen = u.copy()
         for i in range(len(x)):
             seen[i, (2, 5, 1)[i % 3] :] = 0
@@ -50,12 +48,10 @@ def test_varying_agrees_with_numpy(seed):
         assert labels.tolist() == [i % 3 for i in range(len(x))]
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"seed": 4}, {"weights": [1] * 5}, {"n_components": 1, "weights": [1]}, {"bias": False}]
-)
-def test_the_samples_are_those_of_the_synthetic_manifold(changes):
-    plain = synthetic_manifold(6, 4, n_train=40, n_validation=8, **changes)
-    for data in (small(**changes), small(condition_dim=1, **changes), small_varying(**changes)):
+@pytest.mark.parametrize("seed", [0, 4])
+def test_the_samples_are_those_of_the_synthetic_manifold(seed):
+    plain = synthetic_manifold(6, 4, n_train=40, n_validation=8, seed=seed)
+    for data in (small(seed=seed), small(condition_dim=1, seed=seed), small_varying(seed=seed)):
         assert torch.equal(data.train, plain.train)
         assert torch.equal(data.validation, plain.validation)
 
@@ -154,11 +150,6 @@ class TestBoth:
         assert data.name == make().name
         assert type(data.manifold_dim) is int
 
-    def test_the_loudest_noise_is_a_finite_condition(self, make):
-        data = make(latent_noise=1e30, n_train=2_000)
-        assert torch.isfinite(data.train_condition).all()
-        assert torch.isfinite(data.train).all()
-
     @pytest.mark.parametrize(
         ("argument", "value"),
         [
@@ -170,10 +161,6 @@ class TestBoth:
             ("n_validation", 0),
             ("n_validation", None),
             ("seed", 0.0),
-            ("n_components", 0),
-            ("weights", (1, 1)),
-            ("latent_noise", -1.0),
-            ("bias", None),
         ],
     )
     def test_refuses(self, make, argument, value):
