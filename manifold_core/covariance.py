@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .choices import check_choice
+from .arguments import check_choice
 from .kernels.rsample_kl_cholesky.reference import unpack
 
 __all__ = ["Covariance", "posterior_sizes", "spectrum", "variance_ratio"]

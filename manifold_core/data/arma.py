@@ -7,8 +7,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..arguments import check_integer
 from ..errors import InputError
-from .checks import check_int
 from .dataset import Dataset
 from .seeds import stream
 from .synthetic import normal, random_projection
@@ -66,13 +66,13 @@ def arma_windows(
     Raises:
         InputError: an argument is of the wrong kind or out of range.
     """
-    ambient_dim = check_int("ambient_dim", ambient_dim, 1)
-    n_series = check_int("n_series", n_series, 1)
+    ambient_dim = check_integer("ambient_dim", ambient_dim, 1)
+    n_series = check_integer("n_series", n_series, 1)
     if n_series > ambient_dim:
-        raise InputError(f"n_series={n_series}: expected at most ambient_dim={ambient_dim}")
-    history = check_int("history", history, 1)
-    n_train = check_int("n_train", n_train, 1)
-    n_validation = check_int("n_validation", n_validation, 1)
+        raise InputError(f"n_series must be at most ambient_dim, {ambient_dim}, got {n_series}")
+    history = check_integer("history", history, 1)
+    n_train = check_integer("n_train", n_train, 1)
+    n_validation = check_integer("n_validation", n_validation, 1)
     weight, offset = random_projection(ambient_dim, n_series, stream(seed, "projection"))
 
     def windows(n: int, purpose: str) -> tuple[Tensor, Tensor]:

@@ -1,13 +1,13 @@
 """The user's own data, as an array: what is taken, and how it is split."""
 
 from dataclasses import replace
-from numbers import Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..arguments import check_number
 from ..errors import InputError
 from .blocks import blocks
 from .checks import check_within_float32, places
@@ -35,15 +35,10 @@ def split(
         InputError: ``validation_fraction`` or ``seed`` is out of range; with ``standardise`` all training samples are
             the same, or one that is held out is too far from them for float32.
     """
-    if (
-        isinstance(validation_fraction, bool)
-        or not isinstance(validation_fraction, Real)
-        or not 0 < validation_fraction < 1
-    ):
-        raise InputError(f"validation_fraction={validation_fraction!r}: expected a number above 0 and below 1")
+    fraction = check_number("validation_fraction", validation_fraction, below=1)
     generator = stream(seed, "split")
     n = len(source)
-    n_validation = min(max(round(n * float(validation_fraction)), 1), n - 1)
+    n_validation = min(max(round(n * fraction), 1), n - 1)
     # Not torch.randperm, whose algorithm is PyTorch's to change.
     order = torch.rand(n, dtype=torch.float64, generator=generator, device="cpu").argsort(stable=True)
     validation, train = order[:n_validation], order[n_validation:]

@@ -1,7 +1,6 @@
 """Checks that several loaders share."""
 
 from collections.abc import Iterable
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -9,25 +8,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..arguments import check_integer
 from ..errors import InputError
 from .blocks import blocks
 
-__all__ = ["as_array", "as_tensor", "check_dims", "check_int", "check_within_float32", "in_numbers", "places"]
-
-
-def check_int(name: str, value: object, minimum: int | None = None) -> int:
-    """``value`` as an ``int``.
-
-    Raises:
-        InputError: ``value`` is no integer (a bool is none) or is below ``minimum``.
-    """
-    expected = "an integer" if minimum is None else f"an integer of at least {minimum}"
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise InputError(f"{name}={value!r}: expected {expected}")
-    number = int(value)
-    if minimum is not None and number < minimum:
-        raise InputError(f"{name}={number}: expected {expected}")
-    return number
+__all__ = ["as_array", "as_tensor", "check_dims", "check_within_float32", "in_numbers", "places"]
 
 
 def check_dims(name: str, values: Iterable[object], *, largest: str, maximum: int) -> tuple[int, ...]:
@@ -37,11 +22,11 @@ def check_dims(name: str, values: Iterable[object], *, largest: str, maximum: in
         InputError: ``values`` is no sequence, is empty, or holds something else (a bool is no integer).
     """
     try:
-        numbers = tuple(check_int(name, value, 1) for value in values)
+        numbers = tuple(check_integer(name, value, 1) for value in values)
     except (InputError, TypeError):
         numbers = ()
     if not numbers or max(numbers) > maximum:
-        raise InputError(f"{name}={values!r}: expected one or more integers from 1 to {largest}={maximum}")
+        raise InputError(f"{name} must be one or more integers from 1 to {largest}, {maximum}, got {values!r}")
     return numbers
 
 

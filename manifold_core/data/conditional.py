@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..arguments import check_integer
 from ..errors import InputError
-from .checks import check_dims, check_int
+from .checks import check_dims
 from .dataset import Dataset
 from .seeds import stream
 from .synthetic import random_manifold
@@ -47,11 +48,11 @@ def conditional_manifold(
         InputError: an argument is of the wrong kind or out of range.
     """
     manifold = random_manifold(ambient_dim, manifold_dim, seed)
-    condition_dim = check_int("condition_dim", condition_dim, 1)
+    condition_dim = check_integer("condition_dim", condition_dim, 1)
     if condition_dim > manifold_dim:
-        raise InputError(f"condition_dim={condition_dim}: expected at most manifold_dim={manifold_dim}")
-    n_train = check_int("n_train", n_train, 1)
-    n_validation = check_int("n_validation", n_validation, 1)
+        raise InputError(f"condition_dim must be at most manifold_dim, {manifold_dim}, got {condition_dim}")
+    n_train = check_integer("n_train", n_train, 1)
+    n_validation = check_integer("n_validation", n_validation, 1)
 
     train_u, train = manifold.samples(n_train, stream(seed, "train"))
     validation_u, validation = manifold.samples(n_validation, stream(seed, "validation"))
@@ -102,8 +103,8 @@ def varying_condition(
     """
     manifold = random_manifold(ambient_dim, manifold_dim, seed)
     dims = check_dims("condition_dims", condition_dims, largest="manifold_dim", maximum=manifold_dim)
-    n_train = check_int("n_train", n_train, 1)
-    n_validation = check_int("n_validation", n_validation, 1)
+    n_train = check_integer("n_train", n_train, 1)
+    n_validation = check_integer("n_validation", n_validation, 1)
 
     def samples(n: int, purpose: str) -> tuple[Tensor, Tensor, Tensor]:
         u, x = manifold.samples(n, stream(seed, purpose))

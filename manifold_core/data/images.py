@@ -119,7 +119,7 @@ def find_images(name: str, folder: str | Path | None = None) -> Path | None:
             folder.
     """
     if name not in SHA256:
-        raise InputError(f"name={name!r}: expected one of {', '.join(map(repr, SHA256))}")
+        raise InputError(f"name must be one of {', '.join(map(repr, SHA256))}, got {name!r}")
     if folder is not None:
         return _in_given_folder(as_folder("folder", folder), name)
     candidates = []

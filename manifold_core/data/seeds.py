@@ -4,7 +4,7 @@ import hashlib
 
 import torch
 
-from .checks import check_int
+from ..arguments import check_integer
 
 __all__ = ["stream"]
 
@@ -18,5 +18,5 @@ def stream(seed: int, purpose: str) -> torch.Generator:
     Raises:
         InputError: ``seed`` is not an integer; every integer will do, negative ones too.
     """
-    digest = hashlib.sha256(f"{check_int('seed', seed)}/{purpose}".encode()).digest()
+    digest = hashlib.sha256(f"{check_integer('seed', seed)}/{purpose}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))

@@ -5,7 +5,6 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..arguments import check_number
 from ..errors import InputError
 from .blocks import blocks
 from .checks import as_array, as_tensor
@@ -60,9 +60,7 @@ class Standardisation:
         object.__setattr__(self, "mean", torch.as_tensor(self.mean, dtype=torch.float64, device="cpu"))
         if self.mean.dim() > 1 or not self.mean.isfinite().all():
             raise InputError(f"mean must be finite, one number or one for each feature, got {self.mean}")
-        if isinstance(self.scale, bool) or not isinstance(self.scale, Real) or not 0 < self.scale < math.inf:
-            raise InputError(f"scale must be a positive, finite number, got {self.scale!r}")
-        object.__setattr__(self, "scale", float(self.scale))
+        object.__setattr__(self, "scale", check_number("scale", self.scale))
 
     @classmethod
     def of(cls, x: Any) -> "Standardisation":

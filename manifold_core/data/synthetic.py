@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..arguments import check_integer
 from ..errors import InputError
-from .checks import check_int
 from .dataset import Dataset
 from .seeds import stream
 
@@ -96,8 +96,8 @@ def synthetic_manifold(
         InputError: an argument is of the wrong kind or out of range.
     """
     manifold = random_manifold(ambient_dim, manifold_dim, seed)
-    n_train = check_int("n_train", n_train, 1)
-    n_validation = check_int("n_validation", n_validation, 1)
+    n_train = check_integer("n_train", n_train, 1)
+    n_validation = check_integer("n_validation", n_validation, 1)
     return Dataset(
         name=f"synthetic-d{ambient_dim}-r{manifold_dim}",
         train=manifold.samples(n_train, stream(seed, "train"))[1],
@@ -116,10 +116,10 @@ def random_manifold(ambient_dim: int, manifold_dim: int, seed: int, place: str =
     Raises:
         InputError: an argument is of the wrong kind or out of range.
     """
-    ambient_dim = check_int("ambient_dim", ambient_dim, 1)
-    manifold_dim = check_int("manifold_dim", manifold_dim, 1)
+    ambient_dim = check_integer("ambient_dim", ambient_dim, 1)
+    manifold_dim = check_integer("manifold_dim", manifold_dim, 1)
     if manifold_dim > ambient_dim:
-        raise InputError(f"manifold_dim={manifold_dim}: expected at most ambient_dim={ambient_dim}")
+        raise InputError(f"manifold_dim must be at most ambient_dim, {ambient_dim}, got {manifold_dim}")
     mixture = gaussian_mixture(manifold_dim, stream(seed, f"{place}mixture"))
     return Manifold(mixture, *random_projection(ambient_dim, manifold_dim, stream(seed, f"{place}projection")))
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .checks import check_dims, check_int
+from ..arguments import check_integer
+from .checks import check_dims
 from .dataset import Dataset
 from .seeds import stream
 from .synthetic import random_manifold
@@ -47,10 +48,10 @@ def union_of_manifolds(
     Raises:
         InputError: an argument is of the wrong kind or out of range.
     """
-    ambient_dim = check_int("ambient_dim", ambient_dim, 1)
+    ambient_dim = check_integer("ambient_dim", ambient_dim, 1)
     dims = check_dims("manifold_dims", manifold_dims, largest="ambient_dim", maximum=ambient_dim)
-    n_train = check_int("n_train", n_train, 1)
-    n_validation = check_int("n_validation", n_validation, 1)
+    n_train = check_integer("n_train", n_train, 1)
+    n_validation = check_integer("n_validation", n_validation, 1)
     manifolds = [random_manifold(ambient_dim, r, seed, f"class {k}/") for k, r in enumerate(dims)]
 
     def samples(n: int, purpose: str) -> tuple[Tensor, Tensor, Tensor]:

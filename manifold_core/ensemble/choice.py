@@ -6,11 +6,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from ..arguments import check_integer
 from ..errors import InputError
 from ..kernels import extension
 from ..kernels.dispatch import Choice, explain
 from ..models.checks import check_tensor
-from ..networks.checks import check_positive
 from .spec import ModelSpec, Spec, check_kinds, weights
 
 __all__ = ["BACKENDS", "check_threads", "choose", "explain_ensemble"]
@@ -45,7 +45,7 @@ def explain_ensemble(specs: Sequence[Spec], x: Tensor, *, backend: str = "auto",
 
 def check_threads(threads: int | None) -> int:
     """PyTorch's number where none is given. Raises InputError where it is no positive integer."""
-    return torch.get_num_threads() if threads is None else check_positive(threads=threads)[0]
+    return torch.get_num_threads() if threads is None else check_integer("threads", threads, 1)
 
 
 def choose(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..arguments import check_integer
 from ..errors import InputError
 from ..models.checks import check_exact, check_finite, check_tensor
 from ..networks.checks import is_image
@@ -137,8 +138,7 @@ def check_specs(specs: Sequence[Spec], data: list[Samples]) -> None:
     """
     check_kinds(specs)
     for index, spec in enumerate(specs):
-        if isinstance(spec.data, bool) or not isinstance(spec.data, int) or not 0 <= spec.data < len(data):
-            raise InputError(f"specs[{index}]: data must be a number from 0 to {len(data) - 1}, got {spec.data!r}")
+        check_integer(f"specs[{index}]: data", spec.data, 0, len(data) - 1)
         _check_samples(f"specs[{index}]", spec, data[spec.data])
         _check_condition(f"specs[{index}]", spec, data[spec.data])
 

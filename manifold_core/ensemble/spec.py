@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import torch
 
+from ..arguments import check_flag, check_integer
 from ..covariance import Covariance
 from ..errors import InputError
 from ..kernels.checks import integer
@@ -14,7 +15,7 @@ from ..models import CVAE, VAE, Prior
 from ..models.elbo import Gamma, GaussianELBO
 from ..models.sequential import EveryStepCVAE, SequentialCVAE
 from ..networks import Activation
-from ..networks.checks import check_flag, check_widths
+from ..networks.checks import check_widths
 from ..networks.head import NARROW
 from ..networks.residual import default_channels
 from ..networks.seeded import drawn_from
@@ -70,7 +71,7 @@ class ModelSpec:
                 raise InputError(f"{name} must be a sequence of positive integers, such as (64,), got {widths!r}")
             object.__setattr__(self, name, check_widths(widths, name))
         _take_plain_values(self)
-        _check_condition_dim(self.condition_dim)
+        check_integer("condition_dim", self.condition_dim, 0)
         outline(self, 1)  # refuses what the networks refuse
 
     def build(self, data_dim: int) -> VAE | CVAE:
@@ -201,7 +202,7 @@ class ConvSpec:
         check_config("training", self.training)
         _take_plain_values(self)
         object.__setattr__(self, "hidden", check_widths(self.hidden))
-        _check_condition_dim(self.condition_dim)
+        check_integer("condition_dim", self.condition_dim, 0)
         outline(self, 1, 4, 4)  # refuses what the networks refuse
 
     @property
@@ -278,12 +279,6 @@ def _take_plain_values(spec: "Spec") -> None:
             object.__setattr__(spec, one.name, number)
         if one.type is bool:
             check_flag(one.name, value)
-
-
-def _check_condition_dim(width: int) -> None:
-    number = integer(width)
-    if number is None or number < 0:
-        raise InputError(f"condition_dim must be an integer, not negative, got {width!r}")
 
 
 Spec = ModelSpec | SequentialSpec | ConvSpec

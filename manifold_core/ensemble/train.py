@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..arguments import check_seconds
 from ..errors import InputError
 from ..metrics.evaluation import Metrics, metrics_of
 from ..models import CVAE, VAE
@@ -20,7 +21,7 @@ from ..models.checks import warn_of_condition, warn_of_scale
 from ..storage import checkpoint
 from ..storage.files import OF_THE_DISK, as_folder, as_json
 from ..storage.finished import taken
-from ..training import Diverged, History, announce, check_identity, check_seconds
+from ..training import Diverged, History, announce, check_identity
 from ..training.checks import check_gradients
 from .choice import BACKENDS, check_threads, choose
 from .data import Samples, SamplesLike, check_data, check_specs

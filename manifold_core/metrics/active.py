@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 
 import torch
 from torch import Tensor
 
+from ..arguments import check_integer, check_number
 from ..errors import InputError
 from ..models import CVAE, VAE
 from ..models.inputs import check_inputs, dtype_explained, unwrapped
 from ..modes import evaluation_mode
-from ..networks.checks import check_positive
 
 __all__ = [
     "THRESHOLD",
@@ -159,7 +158,7 @@ def samples_at_a_time(model: VAE | CVAE, inputs: tuple[Tensor, ...], asked: int 
         InputError: one that was asked for is no positive integer.
     """
     if asked is not None:
-        return check_positive(batch_size=asked)[0]
+        return check_integer("batch_size", asked, 1)
     on_cpu, images = inputs[0].device.type == "cpu", inputs[0].dim() == 4
     covariance = model.latent_dim ** (1 if model.elbo.covariance == "diagonal" else 2)
     of_one = covariance + sum(part.shape[1:].numel() for part in inputs)
@@ -171,8 +170,7 @@ def samples_at_a_time(model: VAE | CVAE, inputs: tuple[Tensor, ...], asked: int 
 def averages(model: VAE | CVAE, inputs: tuple[Tensor, ...], threshold: float, batch_size: int) -> ActiveDimensions:
     """What :func:`active_dimensions` says, of inputs as :func:`check_inputs` gives them, finite or not."""
     full = model.elbo.covariance == "cholesky"
-    if isinstance(threshold, bool) or not isinstance(threshold, Real) or not 0 < threshold < 1:
-        raise InputError(f"threshold must lie between 0 and 1, got {threshold!r}")
+    check_number("threshold", threshold, below=1)
     with evaluation_mode(model), dtype_explained(model, inputs):
         sums = torch.zeros(3, model.latent_dim, dtype=torch.float64, device=inputs[0].device)
         for batch in zip(*(part.split(batch_size) for part in inputs), strict=True):

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..kernels.checks import integer
+from ..arguments import check_integer
 from ..models import CVAE, VAE
 from ..models.elbo import ELBOTerms
 from ..models.inputs import check_inputs, unwrapped
@@ -107,9 +106,7 @@ def evaluate(
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", equations (1) and (2), Appendix B.
     """
-    number = integer(seed)
-    if number is None or not 0 <= number < 2**63:  # without one the noise would be PyTorch's, other each time
-        raise InputError(f"seed must be an integer from 0 to 2**63 - 1, got {seed!r}")
+    number = check_integer("seed", seed, 0, 2**63 - 1)  # without one the noise would be PyTorch's, other each time
     model = unwrapped(model)
     found = metrics_of(model, check_inputs(model, x, condition), number, batch_size, threshold)
     check_known(found.variance)

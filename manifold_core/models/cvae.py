@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..choices import check_choice
+from ..arguments import check_choice, check_flag, check_integer
 from ..covariance import Covariance, spectrum, variance_ratio
 from ..errors import InputError
 from ..modes import evaluation_mode
@@ -19,7 +19,7 @@ from ..networks import (
     MLPDecoder,
     MLPEncoder,
 )
-from ..networks.checks import check_flag, check_positive, check_widths
+from ..networks.checks import check_widths
 from ..networks.residual import CONDITIONAL_CHANNELS
 from .checks import (
     Gaussian,
@@ -92,7 +92,7 @@ class CVAE(nn.Module):
         covariance: Covariance | None = None,
     ) -> None:
         super().__init__()
-        (latent_dim,) = check_positive(latent_dim=latent_dim)
+        latent_dim = check_integer("latent_dim", latent_dim, 1)
         check_modules(encoder=encoder, decoder=decoder, prior=prior, gate=gate)
         self.encoder = encoder
         self.decoder = decoder

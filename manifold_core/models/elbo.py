@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..choices import check_choice
+from ..arguments import check_choice
 from ..covariance import Covariance
 from ..distributed import Joined, joined_mean
 from ..errors import InputError

@@ -6,10 +6,10 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..arguments import check_flag
 from ..errors import InputError
 from ..kernels.checks import check_first_row
 from ..networks import LSTMDecoder, LSTMEncoder, NextStepEncoder
-from ..networks.checks import check_flag
 from .checks import Gaussian, check_decoded, check_posterior, check_prior
 from .cvae import CVAE
 from .elbo import ELBOTerms, GaussianELBO

@@ -6,12 +6,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..arguments import check_integer
 from ..covariance import Covariance, spectrum, variance_ratio
-from ..errors import InputError
-from ..kernels.checks import integer
 from ..modes import evaluation_mode
 from ..networks import Activation, ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
-from ..networks.checks import check_positive, check_widths
+from ..networks.checks import check_widths
 from ..networks.residual import CHANNELS
 from .checks import Gaussian, check_decoded, check_latent, check_modules, check_posterior, check_x
 from .elbo import ELBOTerms, GaussianELBO, elbo_of
@@ -60,7 +59,7 @@ class VAE(nn.Module):
         covariance: Covariance | None = None,
     ) -> None:
         super().__init__()
-        (latent_dim,) = check_positive(latent_dim=latent_dim)
+        latent_dim = check_integer("latent_dim", latent_dim, 1)
         check_modules(encoder=encoder, decoder=decoder)
         self.encoder = encoder
         self.decoder = decoder
@@ -207,7 +206,5 @@ class VAE(nn.Module):
         Raises:
             InputError: ``n`` is no integer, or negative; no generator.
         """
-        number = integer(n)
-        if number is None or number < 0:
-            raise InputError(f"n must be an integer, at least 0, got {n!r}")
+        number = check_integer("n", n, 0)
         return self.decode(latent_noise(number, self.latent_dim, self.decoder, self.elbo.log_gamma, generator))

@@ -1,33 +1,11 @@
-"""What sizes and options networks can have."""
+"""What sizes networks can have."""
 
 from collections.abc import Sequence
 
-import numpy as np
-
+from ..arguments import check_positive
 from ..errors import InputError
-from ..kernels import checks
-from ..kernels.checks import integer
 
-__all__ = ["check_flag", "check_image", "check_positive", "check_widths", "is_image"]
-
-
-def check_positive(**sizes: int) -> tuple[int, ...]:
-    """The sizes, of whatever type of integer they are. Raises InputError for any other number, and below 1."""
-    found = {name: integer(size) for name, size in sizes.items()}
-    for name, size in found.items():
-        if size is None or size < 1:
-            raise InputError(f"{name} must be a positive integer, got {sizes[name]!r}")
-    return tuple(size for size in found.values() if size is not None)
-
-
-def check_flag(name: str, value: object) -> bool:
-    """The flag, of NumPy's type too. Raises InputError for anything else: "no" would be true."""
-    flag = bool(value) if isinstance(value, np.bool_) else value
-    try:
-        checks.check_flag(name, flag)
-    except TypeError as error:
-        raise InputError(str(error)) from None
-    return flag is True
+__all__ = ["check_image", "check_widths", "is_image"]
 
 
 def check_widths(hidden: Sequence[int], name: str = "hidden") -> tuple[int, ...]:

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..arguments import check_integer, check_positive
 from ..errors import InputError
 from ..kernels import lstm
 from ..kernels.lstm.op import choose_for_sequences
-from .checks import check_positive, check_widths
+from .checks import check_widths
 from .mlp import mlp
 from .precision import Float32Linear, dtype_of
 from .served import Served, left_to_pytorch, watched
@@ -103,7 +104,7 @@ class NextStepEncoder(nn.Module):
 
     def __init__(self, network: nn.Module, data_dim: int) -> None:
         super().__init__()
-        (data_dim,) = check_positive(data_dim=data_dim)
+        data_dim = check_integer("data_dim", data_dim, 1)
         self.network = network
         self.condition_shape = (None, data_dim)
 

@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..choices import check_choice
+from ..arguments import check_choice, check_positive
 from ..covariance import Covariance
-from .checks import check_positive, check_widths
+from .checks import check_widths
 from .head import PosteriorHead
 from .precision import Float32Linear, dtype_of
 

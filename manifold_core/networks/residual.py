@@ -6,8 +6,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from ..arguments import check_integer, check_positive
 from ..covariance import Covariance
-from .checks import check_image, check_positive, check_widths
+from .checks import check_image, check_widths
 from .conv_layers import ConvNorm, ConvTranspose2d
 from .head import PosteriorHead
 from .mlp import Activation, mlp
@@ -188,7 +189,7 @@ class ConditionalConvEncoder(nn.Module):
         hidden: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        (condition_dim,) = check_positive(condition_dim=condition_dim)
+        condition_dim = check_integer("condition_dim", condition_dim, 1)
         self.input_shape = inputs, height, width = check_image(image_shape)
         self.condition_shape = (condition_dim,)
         self.condition = nn.Linear(condition_dim, height * width)

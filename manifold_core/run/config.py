@@ -3,10 +3,10 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..arguments import check_integer
 from ..covariance import Covariance
 from ..models import Prior
 from ..models.elbo import Gamma, GaussianELBO
-from ..networks.checks import check_positive
 from ..networks.residual import default_channels
 from ..search import SearchPlan
 from ..storage.files import as_json
@@ -111,7 +111,7 @@ class RunConfig(_Config):
     models: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "models", check_positive(models=self.models)[0])
+        object.__setattr__(self, "models", check_integer("models", self.models, 1))
 
     def description(self) -> dict[str, Any]:
         content = super().description() | {"model": self.model.description()}

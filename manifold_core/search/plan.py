@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ..arguments import check_integer
 from ..ensemble import ModelSpec
 from ..errors import InputError
-from ..networks.checks import check_positive, check_widths
+from ..networks.checks import check_widths
 from ..training import TrainingConfig
 
 __all__ = ["FIRST", "SearchPlan"]
@@ -42,9 +43,9 @@ class SearchPlan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "models", check_positive(models=self.models)[0])
+        object.__setattr__(self, "models", check_integer("models", self.models, 1))
         if self.latent_dim is not None:
-            object.__setattr__(self, "latent_dim", check_positive(latent_dim=self.latent_dim)[0])
+            object.__setattr__(self, "latent_dim", check_integer("latent_dim", self.latent_dim, 1))
         if not isinstance(self.networks, Sequence) or not self.networks:
             raise InputError(f"networks must be a sequence of widths, such as ((64,), (64, 64)), got {self.networks!r}")
         object.__setattr__(self, "networks", tuple(check_widths(widths, "networks") for widths in self.networks))

@@ -1,6 +1,6 @@
 """The one training loop, and what it is made of."""
 
-from .config import Diverged, History, TrainingConfig, check_config, check_seconds, record_every
+from .config import Diverged, History, TrainingConfig, check_config, record_every
 from .load import load_weights
 from .loop import Turns, train, turns
 from .schedule import batches, cycle_of, noise_seed, schedule_table
@@ -15,7 +15,6 @@ __all__ = [
     "batches",
     "check_config",
     "check_identity",
-    "check_seconds",
     "claim",
     "cycle_of",
     "load_weights",

@@ -1,15 +1,12 @@
 """How to train, and what training gives."""
 
 from dataclasses import asdict, dataclass, field
-from numbers import Real
 from typing import Any, Literal
 
-from ..choices import check_choice
+from ..arguments import check_choice, check_integer, check_number
 from ..errors import InputError
-from ..kernels.checks import integer
-from ..networks.checks import check_positive
 
-__all__ = ["Diverged", "History", "Precision", "TrainingConfig", "check_config", "check_seconds", "record_every"]
+__all__ = ["Diverged", "History", "Precision", "TrainingConfig", "check_config", "record_every"]
 
 Precision = Literal["float32", "bfloat16", "float16"]
 RECORDS = 500  # points on a curve, and updates of the progress bar
@@ -48,24 +45,15 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size"):
-            (value,) = check_positive(**{name: getattr(self, name)})
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, name, check_integer(name, getattr(self, name), 1))
         if self.cycle_steps is not None:
-            (cycle_steps,) = check_positive(cycle_steps=self.cycle_steps)
-            object.__setattr__(self, "cycle_steps", cycle_steps)
-            if cycle_steps < self.steps:
-                raise InputError(f"cycle_steps must be at least steps, {self.steps}, got {cycle_steps}")
-        for name in ("learning_rate", "log_gamma_rate", "beta2"):
-            object.__setattr__(self, name, _number(name, getattr(self, name)))
+            object.__setattr__(self, "cycle_steps", check_integer("cycle_steps", self.cycle_steps, 1))
+            if self.cycle_steps < self.steps:
+                raise InputError(f"cycle_steps must be at least steps, {self.steps}, got {self.cycle_steps}")
         for name in ("learning_rate", "log_gamma_rate"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise InputError(f"{name} must be positive and finite, got {getattr(self, name)}")
-        if not 0 < self.beta2 < 1:
-            raise InputError(f"beta2 must lie between 0 and 1, got {self.beta2}")
-        seed = integer(self.seed)
-        if seed is None or not 0 <= seed < 2**31:
-            raise InputError(f"seed must be an integer from 0 to 2**31 - 1, got {self.seed!r}")
-        object.__setattr__(self, "seed", seed)
+            object.__setattr__(self, name, check_number(name, getattr(self, name)))
+        object.__setattr__(self, "beta2", check_number("beta2", self.beta2, below=1))
+        object.__setattr__(self, "seed", check_integer("seed", self.seed, 0, 2**31 - 1))
         check_choice("precision", self.precision, Precision)
 
 
@@ -77,19 +65,6 @@ def check_config(name: str, value: object) -> None:
     if hasattr(value, "shape"):  # many numbers, which say less than that they are no configuration
         got = f"{type(value).__name__} of shape {tuple(value.shape)}: give a condition by its name, condition=…"
     raise InputError(f"{name} must be a TrainingConfig, such as TrainingConfig(steps=1000), got {got}")
-
-
-def check_seconds(name: str, value: object) -> None:
-    """Raise InputError for anything but a number that is not negative; infinity is never."""
-    if not _number(name, value) >= 0:
-        raise InputError(f"{name} must not be negative, got {value!r}")
-
-
-def _number(name: str, value: object) -> float:
-    """That as Python's own float: NumPy's are no JSON."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise InputError(f"{name} must be a number, got {value!r}")
-    return float(value)
 
 
 @dataclass

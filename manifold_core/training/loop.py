@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..arguments import check_seconds
 from ..distributed import Group, check_agreed, from_first, is_first, joined_mean, together
 from ..errors import InputError
 from ..kernels.batch_sums import mean_of_batch
@@ -29,7 +30,7 @@ from ..storage import checkpoint
 from ..storage.files import as_folder, as_json
 from ..storage.finished import taken
 from .checks import check_gradients, check_group, check_precision, check_tensors, check_weights
-from .config import Diverged, History, TrainingConfig, check_config, check_seconds, record_every
+from .config import Diverged, History, TrainingConfig, check_config, record_every
 from .graph import cuda_graph
 from .schedule import batches, noise_seed
 from .snapshot import weights_back

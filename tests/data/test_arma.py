@@ -214,4 +214,6 @@ def test_numpy_numbers_will_do():
 def test_refuses(argument, value):
     with pytest.raises(InputError) as caught:
         small(**{argument: value})
-    assert str(caught.value).startswith(f"{argument}={value!r}: expected")
+    message = str(caught.value)
+    assert message.startswith(f"{argument} must be ")
+    assert message.endswith(f", got {value!r}")

@@ -166,18 +166,22 @@ class TestBoth:
     def test_refuses(self, make, argument, value):
         with pytest.raises(InputError) as caught:
             make(**{argument: value})
-        assert str(caught.value).startswith(f"{argument}={value!r}: expected")
+        message = str(caught.value)
+        assert message.startswith(f"{argument} must be ")
+        assert message.endswith(f", got {value!r}")
 
 
 @pytest.mark.parametrize("value", [0, 5, -1, 2.0, True, "2", None])
 def test_refuses_condition_dim(value):
     with pytest.raises(InputError) as caught:
         small(condition_dim=value)
-    assert str(caught.value).startswith(f"condition_dim={value!r}: expected")
+    message = str(caught.value)
+    assert message.startswith("condition_dim must be ")
+    assert message.endswith(f", got {value!r}")
 
 
 @pytest.mark.parametrize("value", [(), (0, 1), (1, 5), (1.0, 2), (True, 2), "12", 3, None, [(1, 2)], np.array(3)])
 def test_refuses_condition_dims(value):
     with pytest.raises(InputError) as caught:
         small_varying(condition_dims=value)
-    assert str(caught.value) == f"condition_dims={value!r}: expected one or more integers from 1 to manifold_dim=4"
+    assert str(caught.value) == f"condition_dims must be one or more integers from 1 to manifold_dim, 4, got {value!r}"

@@ -325,7 +325,9 @@ def test_refuses_argument(tmp_path, argument, value):
     path = save(tmp_path / "a.npy", samples(4, 1))
     with pytest.raises(InputError) as caught:
         load_file(path, **{argument: value})
-    assert str(caught.value).startswith(f"{argument}={value!r}: expected")
+    message = str(caught.value)
+    assert message.startswith(f"{argument} must be ")
+    assert message.endswith(f", got {value!r}")
 
 
 def exact_standardisation(x, axis):

@@ -169,7 +169,7 @@ def test_environment_must_name_a_folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("call", [find_images, load_images])
 def test_unknown_name(call):
-    with pytest.raises(InputError, match=r"name='MNIST': expected one of 'mnist', 'fashion-mnist'"):
+    with pytest.raises(InputError, match=r"name must be one of 'mnist', 'fashion-mnist', got 'MNIST'"):
         call("MNIST")
 
 

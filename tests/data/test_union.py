@@ -121,11 +121,13 @@ def test_numpy_numbers_will_do():
 def test_refuses(argument, value):
     with pytest.raises(InputError) as caught:
         small(**{argument: value})
-    assert str(caught.value).startswith(f"{argument}={value!r}: expected")
+    message = str(caught.value)
+    assert message.startswith(f"{argument} must be ")
+    assert message.endswith(f", got {value!r}")
 
 
 @pytest.mark.parametrize("value", [(), (0, 1), (1, 7), (1.0, 2), (True, 2), "12", 3, None, [(1, 2)], np.array(3)])
 def test_refuses_manifold_dims(value):
     with pytest.raises(InputError) as caught:
         small(manifold_dims=value)
-    assert str(caught.value) == f"manifold_dims={value!r}: expected one or more integers from 1 to ambient_dim=6"
+    assert str(caught.value) == f"manifold_dims must be one or more integers from 1 to ambient_dim, 6, got {value!r}"

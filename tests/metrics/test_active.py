@@ -196,7 +196,7 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(mc.InputError, match="x must hold at least one sample"):
         mc.active_dimensions(model(), torch.rand(0, 3))
     for threshold in (1.5, "0.05", None, True):
-        with pytest.raises(mc.InputError, match=rf"threshold must lie between 0 and 1, got {threshold!r}"):
+        with pytest.raises(mc.InputError, match=rf"threshold must be a number between 0 and 1, got {threshold!r}"):
             mc.active_dimensions(model(), torch.rand(2, 3), threshold=threshold)  # type: ignore[arg-type]
 
 

@@ -35,7 +35,7 @@ class Encoder(nn.Module):
 
 @pytest.mark.parametrize("n", [-1, 2.0, "3", None, True])
 def test_a_number_of_samples_that_is_none(n: Any) -> None:
-    with pytest.raises(mc.InputError, match=rf"^n must be an integer, at least 0, got {n!r}$"):
+    with pytest.raises(mc.InputError, match=rf"^n must be an integer of at least 0, got {n!r}$"):
         mc.VAE.mlp(5, 2).sample(n)
 
 

@@ -412,7 +412,7 @@ def test_bad_samples_are_refused(x: Any, match: str) -> None:
         ({"log_gamma": math.nan}, "log_gamma"),
         ({"steps": 0}, "steps must be a positive integer, got 0"),
         ({"batch_size": 2.5}, "batch_size must be a positive integer, got 2.5"),
-        ({"learning_rate": -1.0}, "learning_rate must be positive and finite, got -1.0"),
+        ({"learning_rate": -1.0}, "learning_rate must be a positive, finite number, got -1.0"),
         ({"seed": -1}, "seed must be an integer from 0"),
     ],
 )

@@ -1,0 +1,74 @@
+"""What arguments may be. Each check raises an InputError that names the argument, what it must be and its value."""
+
+import math
+from typing import Any, get_args
+
+import numpy as np
+
+from .errors import InputError
+from .kernels import checks
+
+__all__ = ["check_choice", "check_flag", "check_integer", "check_number", "check_positive", "check_seconds"]
+
+
+def check_choice(name: str, value: object, words: Any) -> None:
+    """Nothing but one of the words of a Literal type."""
+    if isinstance(value, str) and value in get_args(words):
+        return
+    *others, last = map(repr, get_args(words))
+    raise InputError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")
+
+
+def check_flag(name: str, value: object) -> bool:
+    """The flag, of NumPy's type too; "no" would be true."""
+    flag = bool(value) if isinstance(value, np.bool_) else value
+    try:
+        checks.check_flag(name, flag)
+    except TypeError as error:
+        raise InputError(str(error)) from None
+    return flag is True
+
+
+def check_integer(name: str, value: object, least: int | None = None, most: int | None = None) -> int:
+    """The integer from ``least`` to ``most``, of whatever type; a bool is none."""
+    number = checks.integer(value)
+    if number is None or (least is not None and number < least) or (most is not None and number > most):
+        raise InputError(f"{name} must be {_integer(least, most)}, got {value!r}")
+    return number
+
+
+def _integer(least: int | None, most: int | None) -> str:
+    if most is not None:
+        power = most.bit_length()
+        return f"an integer from {least} to {f'2**{power} - 1' if power > 30 and most == 2**power - 1 else most}"
+    if least is None:
+        return "an integer"
+    return "a positive integer" if least == 1 else f"an integer of at least {least}"
+
+
+def check_positive(**sizes: int) -> tuple[int, ...]:
+    """The sizes, each a positive integer."""
+    return tuple(check_integer(name, size, 1) for name, size in sizes.items())
+
+
+def check_number(name: str, value: object, below: float = math.inf) -> float:
+    """The positive number, of whatever real type, as Python's own float: NumPy's are no JSON."""
+    number = _real(value)
+    if not 0 < number < below:
+        expected = "a positive, finite number" if below == math.inf else f"a number between 0 and {below:g}"
+        raise InputError(f"{name} must be {expected}, got {value!r}")
+    return number
+
+
+def check_seconds(name: str, value: object) -> None:
+    """How long to wait; infinity is for ever."""
+    if not _real(value) >= 0:
+        raise InputError(f"{name} must be a number of seconds, not negative, got {value!r}")
+
+
+def _real(value: object) -> float:
+    """NaN, which no comparison takes, for what is no real number or no float can hold; a bool is none."""
+    try:
+        return math.nan if isinstance(value, bool) else checks.real("", value)
+    except (TypeError, ValueError):
+        return math.nan
