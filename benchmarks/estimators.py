@@ -29,8 +29,8 @@ from manifold_core.experiments import paper
 
 import manifold_core as mc
 from manifold_core.data import synthetic_manifold
-from manifold_core.differences import differences
 from manifold_core.provenance import commit, processor
+from manifold_core.storage.differences import differences
 from manifold_core.storage.files import write_json
 
 from .gpu_tables import markdown

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..differences import differences
 from ..ensemble import explain_ensemble
 from ..errors import InputError
 from ..provenance import commit, processor
+from ..storage.differences import differences
 from ..storage.files import output_folder, write_json
 from .tables import Plan, Table
 from .workers import train_table

@@ -20,8 +20,8 @@ from ..models import CVAE, VAE
 from ..models.checks import warn_of_condition, warn_of_scale
 from ..storage import checkpoint
 from ..storage.files import OF_THE_DISK, as_folder, as_json
-from ..storage.finished import taken
-from ..training import Diverged, History, announce, check_identity
+from ..storage.owner import announce, check_identity, claim, taken
+from ..training import Diverged, History
 from ..training.checks import check_gradients
 from .choice import BACKENDS, check_threads, choose
 from .data import Samples, SamplesLike, check_data, check_specs
@@ -153,7 +153,7 @@ def train_ensemble(
             choice = _as_begun(begun, specs, samples[0].x) or choice
         if choice == "reference":
             check_room(specs, samples)
-            return _by_reference(specs, samples, place, begun, checkpoint_seconds, progress)
+            return _by_reference(specs, samples, place, checkpoint_seconds, progress)
         state = EngineState(cast("Sequence[ModelSpec]", specs), samples)  # an engine was chosen: there are no others
         workspace = torch.ops.manifold_core.ensemble_workspace(state.words, threads)
         what = f"the tiles of {threads} threads" if choice == "cpu" else "the gradients of all models"
@@ -186,17 +186,13 @@ def _by_reference(
     specs: Sequence[Spec],
     samples: list[Samples],
     folder: Path | None,
-    begun: checkpoint.Checkpoint | None,
     checkpoint_seconds: float,
     progress: bool,
 ) -> list[TrainedModel]:
     whole: dict[str, Any] = {}
     if folder is not None:
         whole = _identity("reference", specs, [data.fingerprint() for data in samples])
-        if begun is not None:
-            check_identity(begun.state.get("identity"), whole, folder)
-        else:  # of whom the folder is; the numbers of each model go into one of its own
-            checkpoint.save(folder, 0, {}, {"identity": whole})
+        claim(folder, whole)  # the numbers of each model go into a folder of its own
     folders = [None if folder is None else folder / f"model-{index:05d}" for index in range(len(specs))]
     identities = [{"spec": spec} for spec in whole["specs"]] if whole else [{} for _ in specs]
     steps = sum(spec.training.steps for spec in specs)

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from ..data.images import IMAGE_SETS
-from ..differences import differences
 from ..errors import InputError
 from ..storage import checkpoint
+from ..storage.differences import differences
 from ..storage.finished import WEIGHTS, finished_run
 from .config import RunConfig, SearchConfig
 from .data import fingerprint_of, load_data

@@ -15,7 +15,8 @@ from ..metrics.active import check_known
 from ..metrics.evaluation import evaluate
 from ..storage.files import as_folder, locked, output_folder
 from ..storage.finished import METRICS
-from ..training import Diverged, announce, train
+from ..storage.owner import announce
+from ..training import Diverged, train
 from .build import build_model, spec_of
 from .config import RunConfig, SearchConfig
 from .data import RunData, condition_dim_of

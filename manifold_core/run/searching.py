@@ -11,7 +11,7 @@ from ..search import SearchPlan, Trial
 from ..search.search import search
 from ..search.trials import by_latent_dim, doubts, lowest
 from .config import ModelConfig
-from .several import FOLDER, claim
+from .several import FOLDER, claim_for_models
 
 __all__ = ["described", "model_of", "train_search"]
 
@@ -31,7 +31,7 @@ def train_search(
         InputError: as :func:`manifold_core.train_ensemble`; a checkpoint of another run.
         Diverged: all did.
     """
-    claim(folder, identity)
+    claim_for_models(folder, identity)
     trials = search(x, held_out, plan, folder / FOLDER, progress)
     said = described(trials) | {"doubts": doubts(trials, x[0].numel())}
     return lowest(trials).trained, model_of(trials), said

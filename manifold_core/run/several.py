@@ -11,9 +11,9 @@ from ..ensemble.data import Samples
 from ..ensemble.spec import Spec
 from ..metrics.evaluation import metrics_of
 from ..storage import checkpoint
-from ..training import claim as claim_folder
+from ..storage.owner import claim
 
-__all__ = ["FOLDER", "claim", "clear", "is_side_by_side", "train_several"]
+__all__ = ["FOLDER", "claim_for_models", "clear", "is_side_by_side", "train_several"]
 
 FOLDER = "models"  # of their checkpoints, within that of the run
 MODELS = "models"  # in the run's own checkpoint, which a training loop has left where it is missing
@@ -34,7 +34,7 @@ def train_several(
         InputError: as :func:`manifold_core.train_ensemble`; a checkpoint of another run.
         Diverged: all did.
     """
-    claim(folder, identity)
+    claim_for_models(folder, identity)
     trained = train_ensemble(specs, samples.as_given, folder=folder / FOLDER, progress=progress)
     losses = [metrics_of(one.model, held_out.parts).neg_elbo for one in trained]
     ended = [index for index, one in enumerate(trained) if one.diverged_at is None]
@@ -51,9 +51,9 @@ def train_several(
     return trained[best], [_said(one, loss) for one, loss in zip(trained, losses, strict=True)]
 
 
-def claim(folder: Path, identity: dict[str, Any]) -> None:
+def claim_for_models(folder: Path, identity: dict[str, Any]) -> None:
     """Say in the folder whose the checkpoints in its folder of models are; raises InputError where of another run."""
-    claim_folder(folder, identity, **{MODELS: True})
+    claim(folder, identity, **{MODELS: True})
 
 
 def is_side_by_side(folder: Path) -> bool | None:

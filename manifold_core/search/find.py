@@ -17,8 +17,7 @@ from ..metrics.reading import Reading
 from ..models import VAE
 from ..storage import checkpoint
 from ..storage.files import as_folder, as_json
-from ..storage.finished import taken
-from ..training import claim
+from ..storage.owner import claim, taken
 from .plan import SearchPlan
 from .search import search
 from .trials import Trial, by_latent_dim, doubts, lowest

@@ -1,17 +1,13 @@
-"""Whose a folder is: one process's at a time, and that of a finished run nobody else's."""
+"""What a finished run of the command line leaves in its folder, which is nobody else's from then on."""
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from . import checkpoint
-from .files import locked, output_folder
 
-__all__ = ["METRICS", "WEIGHTS", "finished_run", "holds_finished_run", "taken"]
+__all__ = ["METRICS", "WEIGHTS", "finished_run", "holds_finished_run"]
 
 METRICS, WEIGHTS = "metrics.json", "weights.safetensors"
 
@@ -33,24 +29,6 @@ def finished_run(folder: Path, name: str) -> dict[str, Any] | None:
             f"{name} must be a folder of runs, but {str(path)!r} is not a file of a finished run"
         ) from error
     return metrics
-
-
-@contextmanager
-def taken(folder: Path) -> Iterator[checkpoint.Checkpoint | None]:
-    """For checkpoints, the folder, made if it is missing and left to this process for the while. Gives the one in it.
-
-    Raises:
-        InputError: it cannot be written to, another process is at work there, its checkpoint is damaged, or it holds
-            none but a finished run: there the command line would come upon ours.
-    """
-    with locked(output_folder(folder, "folder"), "folder", alone=True):
-        found = checkpoint.load(folder)
-        if found is None and holds_finished_run(folder):
-            raise InputError(
-                f"folder must be a new one or that of a stopped training, got {str(folder)!r}, which holds a finished "
-                "run of the command line"
-            )
-        yield found
 
 
 def holds_finished_run(folder: Path) -> bool:

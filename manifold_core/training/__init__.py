@@ -4,18 +4,14 @@ from .config import Diverged, History, TrainingConfig, check_config, record_ever
 from .load import load_weights
 from .loop import Turns, train, turns
 from .schedule import batches, cycle_of, noise_seed, schedule_table
-from .state import announce, check_identity, claim
 
 __all__ = [
     "Diverged",
     "History",
     "TrainingConfig",
     "Turns",
-    "announce",
     "batches",
     "check_config",
-    "check_identity",
-    "claim",
     "cycle_of",
     "load_weights",
     "noise_seed",

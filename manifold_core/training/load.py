@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from ..differences import differences
 from ..errors import InputError
 from ..models import CVAE, VAE
 from ..models.inputs import unwrapped
 from ..storage import checkpoint
+from ..storage.differences import differences
 from ..storage.files import as_folder
 from ..storage.finished import holds_finished_run
 from .config import History

@@ -28,13 +28,13 @@ from ..modes import evaluation_mode, training_mode
 from ..networks.residual import channels_last
 from ..storage import checkpoint
 from ..storage.files import as_folder, as_json
-from ..storage.finished import taken
+from ..storage.owner import announce, taken
 from .checks import check_gradients, check_group, check_precision, check_tensors, check_weights
 from .config import Diverged, History, TrainingConfig, check_config, record_every
 from .graph import cuda_graph
 from .schedule import batches, noise_seed
 from .snapshot import weights_back
-from .state import TrainingState, announce
+from .state import TrainingState
 from .step import GraphStep, PlainStep, Step
 from .update import GraphUpdate
 from .watch import Watch

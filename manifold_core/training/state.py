@@ -1,6 +1,5 @@
 """What a stopped run needs to go on to the same numbers."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -9,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..differences import differences
 from ..errors import InputError
 from ..models import CVAE, VAE
 from ..models.inputs import unwrapped
 from ..storage import checkpoint
+from ..storage.owner import check_identity
 from .config import History, TrainingConfig
 from .probe import Probe
 from .schedule import make_optimizer
 
-__all__ = ["TrainingState", "announce", "check_identity", "claim", "put_beside"]
+__all__ = ["TrainingState", "put_beside"]
 
 ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
 
@@ -132,14 +131,6 @@ class TrainingState:
             )
 
 
-def announce(folder: Path, done: int, steps: int) -> None:
-    """Say on standard error, where progress is shown, what a checkpoint makes of a training."""
-    if done < steps:
-        print(f"manifold-core: training goes on from step {done} of {steps} in {folder}", file=sys.stderr)
-    else:
-        print(f"manifold-core: training was finished in {folder}, nothing is trained", file=sys.stderr)
-
-
 def put_beside(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
     """Into the model the buffers of a checkpoint that are no state of its own; their names. Raises KeyError for one
     that it has not."""
@@ -154,26 +145,3 @@ def _beside_the_state(model: nn.Module) -> dict[str, Tensor]:
     """Buffers that are not persistent: PyTorch takes them for constants, but a network may write to them."""
     state = model.state_dict(keep_vars=True)
     return {name: part for name, part in model.named_buffers() if name not in state}
-
-
-def check_identity(found: Any, wanted: dict[str, Any], folder: Path) -> None:
-    """Raise InputError where the checkpoint in the folder is of another run."""
-    if not isinstance(found, dict):
-        raise InputError(f"checkpoint does not say of which run it is, got {found!r}")
-    if where := differences(dict(sorted(found.items())), dict(sorted(wanted.items()))):
-        raise InputError(
-            f"checkpoint is of another run: its {where}; choose another folder, or remove {str(folder)!r} to begin anew"
-        )
-
-
-def claim(folder: Path, identity: dict[str, Any], **said: Any) -> None:
-    """Say in the folder whose the checkpoints in the folders within it are, and what else there is to say.
-
-    Raises:
-        InputError: they are of another run.
-    """
-    begun = checkpoint.load(folder)
-    if begun is None:
-        checkpoint.save(folder, 0, {}, {"identity": identity, **said})
-    else:
-        check_identity(begun.state.get("identity"), identity, folder)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from manifold_core.differences import differences
+from manifold_core.storage.differences import differences
 
 
 @pytest.mark.parametrize(
