@@ -19,7 +19,7 @@ def _cells(plan: Plan) -> list[Cell]:
             ConvSpec(
                 LATENT_DIM,
                 recipe.channels(plan),
-                covariance,
+                covariance=covariance,
                 hidden=recipe.hidden("images", plan),
                 training=images.training(plan),
             ),

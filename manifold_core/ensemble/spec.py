@@ -1,7 +1,7 @@
 """What to train: one model of an ensemble."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from functools import cache
 
 import numpy as np
@@ -27,7 +27,48 @@ MOST_LAYERS = 24  # that the engines take: those of a CVAE with everything and t
 
 
 @dataclass(frozen=True)
-class ModelSpec:
+class _Spec:
+    """What every specification has."""
+
+    latent_dim: int
+    _: KW_ONLY
+    gamma: Gamma = "learned"
+    log_gamma: float = 0.0
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    data: int = 0
+
+    def __post_init__(self) -> None:
+        """NumPy's numbers become Python's: a checkpoint has the specification as JSON."""
+        check_config("training", self.training)
+        for one in fields(self):
+            value = getattr(self, one.name)
+            number = value.item() if isinstance(value, np.generic) else integer(value)
+            if number is not None:
+                object.__setattr__(self, one.name, number)
+            if one.type is bool:
+                check_flag(one.name, value)
+
+
+@dataclass(frozen=True)
+class _WithCondition(_Spec):
+    """What those have that may have a condition, or leave it out."""
+
+    _: KW_ONLY
+    covariance: Covariance = "diagonal"
+    condition_dim: int = 0
+    prior: Prior = "learned"
+    attention: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_integer("condition_dim", self.condition_dim, 0)
+
+    def elbo(self) -> GaussianELBO:
+        return GaussianELBO(self.gamma, self.log_gamma, covariance=self.covariance)
+
+
+@dataclass(frozen=True)
+class ModelSpec(_WithCondition):
     """An MLP VAE, or with ``condition_dim`` a CVAE, and how to train it.
 
     The weights, the order of the samples and the noise all come from ``training.seed``.
@@ -49,37 +90,26 @@ class ModelSpec:
         InputError: a size below one, no hidden layer, an unknown name, no :class:`TrainingConfig`.
     """
 
-    latent_dim: int
     hidden: Sequence[int] = (64,)
     activation: Activation = "relu"
-    gamma: Gamma = "learned"
-    log_gamma: float = 0.0
-    condition_dim: int = 0
+    _: KW_ONLY
     condition_hidden: Sequence[int] = (16,)
     condition_features: int | None = None
-    prior: Prior = "learned"
-    attention: bool = False
-    covariance: Covariance = "diagonal"
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    data: int = 0
 
     def __post_init__(self) -> None:
-        check_config("training", self.training)
+        super().__post_init__()
         for name in ("hidden", "condition_hidden"):
             widths = getattr(self, name)
             if not isinstance(widths, Sequence) or not widths:
                 raise InputError(f"{name} must be a sequence of positive integers, such as (64,), got {widths!r}")
             object.__setattr__(self, name, check_widths(widths, name))
-        _take_plain_values(self)
-        check_integer("condition_dim", self.condition_dim, 0)
         outline(self, 1)  # refuses what the networks refuse
 
     def build(self, data_dim: int) -> VAE | CVAE:
         """The model before training, for vectors of so many numbers; torch's global generator is left alone."""
         with drawn_from(self.training.seed):
-            elbo = GaussianELBO(self.gamma, self.log_gamma, covariance=self.covariance)
             if not self.condition_dim:
-                return VAE.mlp(data_dim, self.latent_dim, self.hidden, activation=self.activation, elbo=elbo)
+                return VAE.mlp(data_dim, self.latent_dim, self.hidden, activation=self.activation, elbo=self.elbo())
             return CVAE.mlp(
                 data_dim,
                 self.condition_dim,
@@ -90,7 +120,7 @@ class ModelSpec:
                 activation=self.activation,
                 prior=self.prior,
                 attention=self.attention,
-                elbo=elbo,
+                elbo=self.elbo(),
             )
 
     @property
@@ -110,7 +140,7 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
-class SequentialSpec:
+class SequentialSpec(_Spec):
     """A sequential CVAE of LSTMs, and how to train it. Only the reference trains it.
 
     The weights, the order of the samples and the noise all come from ``training.seed``.
@@ -120,28 +150,20 @@ class SequentialSpec:
         every_step: :class:`manifold_core.EveryStepCVAE`, the loss of every step, in place of
             :class:`manifold_core.SequentialCVAE`, that of the last.
         hidden, share_weights, decoder_hidden: as of :meth:`manifold_core.SequentialCVAE.lstm`.
-        gamma, log_gamma: as of :class:`manifold_core.GaussianELBO`.
-        training: steps, batch size, learning rate, seed.
-        data: which of the data sets given to :func:`manifold_core.train_ensemble`, from 0.
+        gamma, log_gamma, training, data: as of :class:`ModelSpec`.
 
     Raises:
         InputError: a size below one, an unknown name, no :class:`TrainingConfig`.
     """
 
-    latent_dim: int
     every_step: bool = False
     hidden: int = 32
     share_weights: bool = False
     decoder_hidden: Sequence[int] = ()
-    gamma: Gamma = "learned"
-    log_gamma: float = 0.0
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    data: int = 0
 
     def __post_init__(self) -> None:
-        check_config("training", self.training)
+        super().__post_init__()
         object.__setattr__(self, "decoder_hidden", check_widths(self.decoder_hidden, "decoder_hidden"))
-        _take_plain_values(self)
         outline(self, 1)  # refuses what the networks refuse
 
     @property
@@ -164,7 +186,7 @@ class SequentialSpec:
 
 
 @dataclass(frozen=True)
-class ConvSpec:
+class ConvSpec(_WithCondition):
     """A VAE of residual networks for images, or with ``condition_dim`` a CVAE, and how to train it. Only the reference
     trains it.
 
@@ -178,31 +200,19 @@ class ConvSpec:
         covariance: of the posterior, ``"diagonal"`` or ``"cholesky"``.
         condition_dim: width of the condition; 0 makes a VAE.
         prior, attention: as of :meth:`manifold_core.CVAE.conv`; without a condition they play no part.
-        gamma, log_gamma: as of :class:`manifold_core.GaussianELBO`.
-        training: steps, batch size, learning rate, seed.
-        data: which of the data sets given to :func:`manifold_core.train_ensemble`, from 0.
+        gamma, log_gamma, training, data: as of :class:`ModelSpec`.
 
     Raises:
         InputError: a size below one, an unknown name, no :class:`TrainingConfig`.
     """
 
-    latent_dim: int
     channels: int | None = None
-    covariance: Covariance = "diagonal"
-    condition_dim: int = 0
-    prior: Prior = "learned"
-    attention: bool = False
-    gamma: Gamma = "learned"
-    log_gamma: float = 0.0
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    data: int = 0
+    _: KW_ONLY
     hidden: Sequence[int] = ()
 
     def __post_init__(self) -> None:
-        check_config("training", self.training)
-        _take_plain_values(self)
+        super().__post_init__()
         object.__setattr__(self, "hidden", check_widths(self.hidden))
-        check_integer("condition_dim", self.condition_dim, 0)
         outline(self, 1, 4, 4)  # refuses what the networks refuse
 
     @property
@@ -217,10 +227,9 @@ class ConvSpec:
             InputError: height and width must be multiples of 4.
         """
         with drawn_from(self.training.seed):
-            elbo = GaussianELBO(self.gamma, self.log_gamma, covariance=self.covariance)
             channels = default_channels(self.condition_dim > 0) if self.channels is None else self.channels
             if not self.condition_dim:
-                return VAE.conv(image_shape, self.latent_dim, channels, hidden=self.hidden, elbo=elbo)
+                return VAE.conv(image_shape, self.latent_dim, channels, hidden=self.hidden, elbo=self.elbo())
             return CVAE.conv(
                 image_shape,
                 self.condition_dim,
@@ -229,7 +238,7 @@ class ConvSpec:
                 hidden=self.hidden,
                 prior=self.prior,
                 attention=self.attention,
-                elbo=elbo,
+                elbo=self.elbo(),
             )
 
 
@@ -267,18 +276,6 @@ def weights(spec: "Spec", *sample_shape: int) -> int:
 @cache
 def _weights(spec: "Spec", *sample_shape: int) -> int:
     return sum(parameter.numel() for parameter in outline(spec, *sample_shape).parameters())
-
-
-def _take_plain_values(spec: "Spec") -> None:
-    """NumPy's numbers become Python's: a checkpoint has the specification as JSON. Raises InputError where a flag is
-    none."""
-    for one in fields(spec):
-        value = getattr(spec, one.name)
-        number = value.item() if isinstance(value, np.generic) else integer(value)
-        if number is not None:
-            object.__setattr__(spec, one.name, number)
-        if one.type is bool:
-            check_flag(one.name, value)
 
 
 Spec = ModelSpec | SequentialSpec | ConvSpec

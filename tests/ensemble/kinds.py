@@ -24,7 +24,9 @@ def kinds(steps: int, learning_rate: float = 0.01) -> list[mc.ModelSpec]:
     for index, (activation, gamma) in enumerate(product(("relu", "prelu"), ("learned", "analytic", "fixed"))):
         hidden = ((13,), (11, 6), (9, 7, 5))[index % 3]
         training = mc.TrainingConfig(steps, (700, 300, 129)[index % 3], learning_rate, seed=index)
-        found.append(mc.ModelSpec(5, hidden, activation, gamma, -1.0, training=training))  # type: ignore[arg-type]
+        found.append(
+            mc.ModelSpec(5, hidden, activation, gamma=gamma, log_gamma=-1.0, training=training)  # type: ignore[arg-type]
+        )
     for index, (prior, attention, activation) in enumerate(
         product(("learned", "standard"), (False, True), ("relu", "prelu"))
     ):
@@ -34,7 +36,7 @@ def kinds(steps: int, learning_rate: float = 0.01) -> list[mc.ModelSpec]:
                 5,
                 ((13,), (11, 6))[index % 2],
                 activation,  # type: ignore[arg-type]
-                ("learned", "analytic", "fixed")[index % 3],  # type: ignore[arg-type]
+                gamma=("learned", "analytic", "fixed")[index % 3],  # type: ignore[arg-type]
                 condition_dim=3,
                 condition_hidden=((5,), (7, 4), (6, 5, 3))[index % 3],
                 condition_features=(None, 2)[index % 2],

@@ -37,7 +37,7 @@ def of_groups(batch: int, steps: int = 3) -> tuple[list[mc.ModelSpec], list[Samp
     """One small model of a batch that several threads share."""
     generator = torch.Generator().manual_seed(0)
     training = mc.TrainingConfig(steps, batch, seed=5)
-    spec = mc.ModelSpec(3, (5,), "prelu", "analytic", training=training)
+    spec = mc.ModelSpec(3, (5,), "prelu", gamma="analytic", training=training)
     return [spec], [torch.randn(batch + batch // 2, 4, generator=generator)]
 
 

@@ -100,7 +100,7 @@ def test_engines_have_room_for_so_many_layers() -> None:
 
 
 def test_the_weights_are_those_of_the_seed_and_no_others_lose_theirs() -> None:
-    spec = mc.ModelSpec(3, (5, 4), "prelu", "fixed", -1.5, training=mc.TrainingConfig(seed=9))
+    spec = mc.ModelSpec(3, (5, 4), "prelu", gamma="fixed", log_gamma=-1.5, training=mc.TrainingConfig(seed=9))
     state = torch.get_rng_state()
     model = spec.build(6)
     assert torch.equal(torch.get_rng_state(), state)
@@ -179,8 +179,8 @@ def test_hidden_layers_stand_beside_the_linear_ones(
     covariance: Literal["diagonal", "cholesky"], diagonal: list[int]
 ) -> None:
     for rest, images, width in (({}, 0, 3), ({"condition_dim": 4}, 1, 6)):
-        plain = mc.ConvSpec(3, 2, covariance, **rest).build(1, 8, 12)  # type: ignore[arg-type]
-        model = mc.ConvSpec(3, 2, covariance, hidden=(7, 5), **rest).build(1, 8, 12)  # type: ignore[arg-type]
+        plain = mc.ConvSpec(3, 2, covariance=covariance, **rest).build(1, 8, 12)  # type: ignore[arg-type]
+        model = mc.ConvSpec(3, 2, covariance=covariance, hidden=(7, 5), **rest).build(1, 8, 12)  # type: ignore[arg-type]
         added = model.state_dict().keys() - plain.state_dict().keys()
         layers = {name.rpartition(".")[0] for name in added}
         assert len(layers) == 2 * 5  # of each network two linear ones, their normalisations, and a linear one

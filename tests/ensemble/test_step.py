@@ -213,7 +213,7 @@ def test_so_they_are_of_a_full_covariance(cpu: str, example: Example, threads: i
 @pytest.mark.parametrize("batch", [1100, 34_000])  # groups of a tile each; 64 groups, of which some have two
 @pytest.mark.parametrize("gamma", ["learned", "analytic"])
 def test_batches_of_many_groups(cpu: str, gamma: Literal["learned", "analytic"], batch: int) -> None:
-    spec = mc.ModelSpec(3, (5,), "prelu", gamma, training=mc.TrainingConfig(3, batch, seed=7))
+    spec = mc.ModelSpec(3, (5,), "prelu", gamma=gamma, training=mc.TrainingConfig(3, batch, seed=7))
     example = Example(spec, data_dim=4, samples=batch + 50, step=1, seed=1)
     gradient, record = found_errors(example, 2)
     assert gradient <= GRADIENT

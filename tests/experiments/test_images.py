@@ -142,7 +142,7 @@ def test_a_run_has_training_and_test_images(
     unseen, _ = raw(small_images, "mnist", "t10k", 20)
     for covariance, place in (("cholesky", 2), ("diagonal", 6)):
         training = mc.TrainingConfig(PLAN.steps, PLAN.batch_size, 0.002, seed=1)
-        spec = mc.ConvSpec(2, 2, covariance, hidden=(256,), training=training)  # type: ignore[arg-type]
+        spec = mc.ConvSpec(2, 2, covariance=covariance, hidden=(256,), training=training)  # type: ignore[arg-type]
         model = spec.build(1, 28, 28)
         mc.train(model, x, training, progress=False)
         for found, samples in zip(runs[place : place + 2], (x, unseen), strict=True):
