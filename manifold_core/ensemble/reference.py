@@ -119,7 +119,8 @@ def _goes_on(one: Training, bar: "tqdm[Any]") -> bool:
             pass
         except Diverged as error:
             one.history, one.diverged_at = error.history, error.step
-            bar.update(one.steps - one.diverged_at + 1)
+            # The bar has counted the steps before, and that one too if its loss was finite but not the weights it left.
+            bar.update(one.steps - max([error.step - 1, *error.history.step]))
     if one.stream is not None:
         torch.cuda.current_stream(one.stream.device).wait_stream(one.stream)
     return False

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -160,16 +160,34 @@ def test_the_bar_ends_with_the_last_model(backend: str, tmp_path: Path, capsys: 
         assert last.startswith("100%")
 
 
-def test_a_gradient_that_overflows_where_the_loss_does_not_is_reported(cpu: str) -> None:
-    """In the last step, of which no other tells: a KL of e⁸⁸, times what the head reads."""
-    spec = mc.ModelSpec(2, (4,), training=mc.TrainingConfig(1, 1, seed=3))
-    state = EngineState([spec], check_data(torch.full((1, 3), 50.0)))
-    model = spec.build(3)
+def overflowing(model: Any) -> Any:
+    """Of samples of 50 the loss is finite, and the gradient is not."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
         model.encoder.layers[0].weight.fill_(1.0)
         model.encoder.layers[2].bias[2:] = 88.0
+    return model
+
+
+def test_the_bar_counts_a_last_step_once_that_ruins_the_weights(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build = mc.ModelSpec.build
+    monkeypatch.setattr(mc.ModelSpec, "build", lambda spec, data_dim: overflowing(build(spec, data_dim)))
+    spec = mc.ModelSpec(2, (4,), training=mc.TrainingConfig(1, 1))
+    (found,) = mc.train_ensemble([spec], torch.full((1, 3), 50.0), backend="reference")
+    assert found.diverged_at == 1
+    last = capsys.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]
+    assert last.startswith("100%")
+    assert "1/1" in last
+
+
+def test_a_gradient_that_overflows_where_the_loss_does_not_is_reported(cpu: str) -> None:
+    """In the last step, of which no other tells: a KL of e⁸⁸, times what the head reads."""
+    spec = mc.ModelSpec(2, (4,), training=mc.TrainingConfig(1, 1, seed=3))
+    state = EngineState([spec], check_data(torch.full((1, 3), 50.0)))
+    model = overflowing(spec.build(3))
     for name, parameter in model.named_parameters():
         at = state._programs[0].places[name]
         state.parameters[at : at + parameter.numel()] = parameter.detach().flatten()
