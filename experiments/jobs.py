@@ -59,7 +59,7 @@ def train_shard(
     inputs = [training_samples(data, device) for data in sets]
     trained = train_ensemble(
         specs,
-        [one.as_given for one in inputs],
+        [one.parts for one in inputs],
         backend=backend,
         threads=threads,
         folder=folder / shard.name,

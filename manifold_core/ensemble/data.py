@@ -15,7 +15,7 @@ from .spec import ConvSpec, SequentialSpec, Spec, check_kinds
 
 __all__ = ["Samples", "SamplesLike", "check_data", "check_specs"]
 
-SamplesLike = Tensor | tuple[Tensor, Tensor]
+SamplesLike = Tensor | tuple[Tensor] | tuple[Tensor, Tensor]
 # Of each part, by the number of its dimensions.
 SHAPES = {
     "x": {2: "[N, features]", 4: "[N, channels, height, width]"},
@@ -37,14 +37,9 @@ class Samples:
     condition: Tensor | None
 
     @property
-    def parts(self) -> tuple[Tensor, ...]:
-        """x, and the condition where there is one."""
+    def parts(self) -> tuple[Tensor] | tuple[Tensor, Tensor]:
+        """x, and the condition where there is one, as :func:`manifold_core.train_ensemble` takes them."""
         return (self.x,) if self.condition is None else (self.x, self.condition)
-
-    @property
-    def as_given(self) -> SamplesLike:
-        """As :func:`manifold_core.train_ensemble` takes it."""
-        return self.x if self.condition is None else (self.x, self.condition)
 
     def to(self, device: str) -> "Samples":
         return Samples(self.x.to(device), None if self.condition is None else self.condition.to(device))

@@ -17,7 +17,7 @@ from ..storage import checkpoint
 from .build import is_convolutional
 from .config import LABELS, RunConfig, SearchConfig
 
-__all__ = ["RunData", "condition_dim_of", "fingerprint_of", "load_data"]
+__all__ = ["RunData", "fingerprint_of", "load_data"]
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,6 @@ def _condition_of(config: RunConfig | SearchConfig) -> str | None:
     if isinstance(config, SearchConfig) or config.model.condition is None:
         return None
     return config.model.condition.source
-
-
-def condition_dim_of(data: Dataset) -> int:
-    """Numbers of one condition; 0 where there is none."""
-    return 0 if data.train_condition is None else data.train_condition.shape[1]
 
 
 def fingerprint_of(data: Dataset) -> str:

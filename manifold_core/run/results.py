@@ -37,8 +37,8 @@ def finish(
     checkpoint.save_tensors(folder / WEIGHTS, model.state_dict())  # first: what follows may want too much memory
     validation = metrics_of(model, data.held_out.parts)  # one sample far from all others may have any loss
     reading = Reading.of(model, data.train.parts, data.held_out.parts)
-    doubts = [*reading.doubts, *more.pop("doubts", [])]
-    more = reading.as_dict() | {"doubts": doubts} | more | _under_condition(data, model)
+    doubts = [*reading.doubts, *more.get("doubts", [])]
+    more = reading.as_dict() | more | {"doubts": doubts} | _under_condition(data, model)
     if "trials" in more:  # a search has one answer
         more = {"dimension": more["local"]["count"]} | more
     metrics = finite(

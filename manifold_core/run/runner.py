@@ -17,9 +17,9 @@ from ..storage.files import as_folder, locked, output_folder
 from ..storage.finished import METRICS
 from ..storage.owner import announce
 from ..training import Diverged, train
-from .build import build_model, spec_of
+from .build import spec_of
 from .config import RunConfig, SearchConfig
-from .data import RunData, condition_dim_of
+from .data import RunData
 from .folder import already_finished, identity_of
 from .results import finish
 from .searching import train_search
@@ -70,7 +70,7 @@ def _run(config: RunConfig | SearchConfig, folder: Path, progress: bool, group: 
     if isinstance(config, SearchConfig):
         best, found, more = train_search(config.plan, data.train.x, data.held_out.x, folder, identity, progress)
         return finish(folder, config.description() | {"model": found.description()}, data, best, more)
-    sample_shape, condition_dim = data.dataset.train.shape[1:], condition_dim_of(data.dataset)
+    sample_shape, condition_dim = data.dataset.train.shape[1:], sum(data.train.condition_shape)
     seeds = range(config.training.seed, config.training.seed + config.models)
     specs = [spec_of(config.model, sample_shape, condition_dim, replace(config.training, seed=seed)) for seed in seeds]
     if config.models > 1 or _side_by_side(specs, data, folder, group):
@@ -78,8 +78,8 @@ def _run(config: RunConfig | SearchConfig, folder: Path, progress: bool, group: 
         more = {"models": models, "seed": best.spec.training.seed} if config.models > 1 else {}
         check_known(best.metrics.variance)
         return finish(folder, config.description(), data, best, more)
-    model = build_model(config.model, sample_shape, config.training.seed, condition_dim).to(config.device)
     x, condition = data.train.x, data.train.condition
+    model = specs[0].build(*x.shape[1:]).to(config.device)
     history = train(
         model,
         x,

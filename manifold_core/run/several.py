@@ -35,7 +35,7 @@ def train_several(
         Diverged: all did.
     """
     claim_for_models(folder, identity)
-    trained = train_ensemble(specs, samples.as_given, folder=folder / FOLDER, progress=progress)
+    trained = train_ensemble(specs, samples.parts, folder=folder / FOLDER, progress=progress)
     losses = [metrics_of(one.model, held_out.parts).neg_elbo for one in trained]
     ended = [index for index, one in enumerate(trained) if one.diverged_at is None]
     if not ended:
@@ -43,10 +43,10 @@ def train_several(
 
     def place(index: int) -> tuple[float, float]:
         """One sample far from all others, held out, may leave no model a finite loss there."""
-        held_out, own = (loss if math.isfinite(loss) else math.inf for loss in (losses[index], neg_elbos[index]))
-        return held_out, own
+        both = losses[index], trained[index].metrics.neg_elbo
+        there, own = (loss if math.isfinite(loss) else math.inf for loss in both)
+        return there, own
 
-    neg_elbos = [one.metrics.neg_elbo for one in trained]
     best = min(ended, key=place)
     return trained[best], [_said(one, loss) for one, loss in zip(trained, losses, strict=True)]
 

@@ -54,7 +54,7 @@ class TestFinishedRun:
         metrics = run(config, tmp_path, progress=False)
         before = contents(tmp_path)
         changed = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-        for name in ("train", "train_several", "build_model"):
+        for name in ("train", "train_several", "spec_of"):
             monkeypatch.setattr(f"manifold_core.run.runner.{name}", None)
         monkeypatch.setattr("manifold_core.run.runner.output_folder", None)  # it may be on a disk that is only read
         assert run(config, tmp_path, progress=False) == metrics
