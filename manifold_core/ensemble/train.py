@@ -111,9 +111,10 @@ def train_ensemble(
     model; 20 bytes per step of every schedule, shared by models whose training differs in seed and batch only; a copy
     of data that have a condition or are not contiguous. On a CPU, for each thread, a tile of 2,112 bytes per neuron
     (twice that if hidden with PReLU), and for two numbers per latent dimension (with full covariance four, and κ(κ−1)/2
-    in all), and 4 bytes per parameter for every 512 samples of a batch, up to 64 times; on a GPU 4 bytes per parameter
-    for every 32, 64 or 128 samples of a batch, up to 16 times, and once more. The reference needs 4 bytes per
-    parameter, and for a model at work 12 more and what its layers hold of a batch.
+    in all); and for each model at work, of which there are no more than threads, 4 bytes per parameter for every 512
+    samples of a batch, up to 64 times; on a GPU 4 bytes per parameter for every 32, 64 or 128 samples of a batch, up to
+    16 times, and once more. The reference needs 4 bytes per parameter, and for a model at work 12 more and what its
+    layers hold of a batch.
 
     Args:
         specs: the models.
