@@ -4,19 +4,19 @@ import html
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from .by_class import by_class
 from .classes import CLASS_HEADS, READING_CLASSES, lines
+from .columns import Column, columns
 from .fits import WORDS_OF_FIT, columns_of_fit
 from .how_to_read import reading
 from .matrices import Filled, filled
 from .notes import notes, verdict
 from .overview import facts, overview, overview_heads, provenance, totals
 from .results import Fit, Result
-from .summary import Row, Share, by_eigenvalue, columns_of, in_variants, measured_by_decoder, rows, trained
-from .text import NOTHING, QUANTITIES, fixed, integer, label, symbol, value
+from .summary import Row, Share, in_variants, rows
+from .text import QUANTITIES, fixed, integer, label, symbol, value
 
 __all__ = ["markdown"]
 
@@ -79,79 +79,52 @@ def _section(result: Result) -> list[str]:
     return [part for part in parts if part]
 
 
-@dataclass(frozen=True)
-class Column:
-    """``words``: its cells are no numbers."""
-
-    head: str
-    cell: Callable[[Row], str]
-    words: bool = False
-
-
 def _table(listed: Sequence[Row]) -> str:
-    """Columns in which a row has something to say."""
+    variant = [Column("variant", "", "variant", "variant", words=True)] if any(row.variant for row in listed) else []
+    several = any(len(row.finished) > 1 for row in listed)
+    shown = [*variant, *columns(listed, [Column(end, "", end, end, name="neg_elbo") for end in ENDS if several])]
     ordered = [row for own in in_variants(listed).values() for row in own]
-    columns = [
-        one for one in _columns(listed) if one.words or any(one.cell(row) not in ("", NOTHING) for row in listed)
-    ]
-    lines = [[column.cell(row) for column in columns] for row in ordered]
-    return _grid([column.head for column in columns], lines, [i for i, column in enumerate(columns) if column.words])
+    lines = [[CELLS[column.kind](column, row) for column in shown] for row in ordered]
+    return _grid([column.alone for column in shown], lines, [i for i, column in enumerate(shown) if column.words])
 
 
-def _columns(listed: Sequence[Row]) -> list[Column]:
-    beside = trained(listed)
-    found = [Column("variant", lambda row: row.variant, words=True)] if any(row.variant for row in listed) else []
-    found += [Column(symbol(name), partial(_of_cell, name), words) for name, words in columns_of(listed).items()]
-    if any(row.true_active is not None for row in listed):
-        found.append(Column("true", lambda row: integer(row.true_active)))
-    found.append(Column("paper: active", lambda row: integer(row.printed_dimensions)))
-    printed = any(row.printed_dimensions is not None for row in listed)
-    for head, of in beside.items():
-        found.append(Column(head if printed else f"active: {head}", partial(_counted, of)))
-        if by_eigenvalue(map(of, listed)):
-            found.append(Column("by eigenvalue", partial(_by_eigenvalue, of)))
-    if any(row.share for row in listed):
-        found.append(Column("right", lambda row: _right(row.share)))
-    if measured_by_decoder(listed):
-        found.append(Column("by the decoder", lambda row: integer(row.local_dimension)))
-    if any(row.share_by_decoder for row in listed):
-        found.append(Column("right by it", lambda row: _right(row.share_by_decoder)))
-    for quantity, (name, write) in QUANTITIES.items():
-        found.append(Column(f"paper: {name}", partial(_printed, quantity, write)))
-        of_what = "" if any(not math.isnan(row.printed(quantity)) for row in listed) else f"{name}: "
-        found += [
-            Column(f"{of_what}{head}", partial(_of_spread, quantity, "median", write, of))
-            for head, of in beside.items()
-        ]
-        if quantity == "neg_elbo" and any(len(row.finished) > 1 for row in listed):
-            found += [Column(end, partial(_of_spread, quantity, end, write, lambda row: row)) for end in ENDS]
-    return found
+def _cell(column: Column, row: Row) -> str:
+    return value(row.cell[column.name]) if column.name in row.cell else ""
 
 
-def _of_cell(name: str, row: Row) -> str:
-    return value(row.cell[name]) if name in row.cell else ""
-
-
-def _counted(of: Callable[[Row], Row], row: Row) -> str:
-    mean = of(row).class_mean
-    return fixed(mean, 1) if math.isfinite(mean) else integer(of(row).active_dimensions)
-
-
-def _by_eigenvalue(of: Callable[[Row], Row], row: Row) -> str:
-    return integer(of(row).spectrum_count)
+def _counted(column: Column, row: Row) -> str:
+    mean = column.of(row).class_mean
+    return fixed(mean, 1) if math.isfinite(mean) else integer(column.of(row).active_dimensions)
 
 
 def _right(counted: Share) -> str:
     return str(counted) if counted else integer(None)
 
 
-def _printed(quantity: str, write: Callable[[float], str], row: Row) -> str:
-    return write(row.printed(quantity))
+def _printed(column: Column, row: Row) -> str:
+    _, write = QUANTITIES[column.name]
+    return write(row.printed(column.name))
 
 
-def _of_spread(quantity: str, which: str, write: Callable[[float], str], of: Callable[[Row], Row], row: Row) -> str:
-    found = of(row).spread(quantity)
+def _of_spread(which: str, column: Column, row: Row) -> str:
+    _, write = QUANTITIES[column.name]
+    found = column.of(row).spread(column.name)
     return write(math.nan if found is None else getattr(found, which))
+
+
+CELLS: dict[str, Callable[[Column, Row], str]] = {
+    "variant": lambda _, row: row.variant,
+    "cell": _cell,
+    "true": lambda _, row: integer(row.true_active),
+    "printed dimensions": lambda _, row: integer(row.printed_dimensions),
+    "counted": _counted,
+    "by eigenvalue": lambda column, row: integer(column.of(row).spectrum_count),
+    "right": lambda _, row: _right(row.share),
+    "by the decoder": lambda _, row: integer(row.local_dimension),
+    "right by the decoder": lambda _, row: _right(row.share_by_decoder),
+    "printed": _printed,
+    **{which: partial(_of_spread, which) for which in ("median", *ENDS)},
+}
 
 
 def _classes(result: Result) -> list[str]:

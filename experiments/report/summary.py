@@ -6,7 +6,7 @@ Medians and spreads are over the runs that finished; shares are over all, a dive
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ...metrics.local import is_clear
@@ -21,7 +21,6 @@ __all__ = [
     "Spread",
     "at_or_below",
     "by_eigenvalue",
-    "columns_of",
     "contrasts",
     "in_variants",
     "measured_by_decoder",
@@ -29,7 +28,6 @@ __all__ = [
     "share",
     "share_by_decoder",
     "spread",
-    "trained",
     "unclear",
     "within",
 ]
@@ -200,23 +198,6 @@ def in_variants(listed: Sequence[Row]) -> dict[str, list[Row]]:
     for row in listed:
         grouped.setdefault(row.variant, []).append(row)
     return grouped
-
-
-def trained(listed: Iterable[Row]) -> dict[str, Callable[[Row], Row]]:
-    """What stands beside the paper's numbers: the head of a column → of which runs of a row it is."""
-    columns: dict[str, Callable[[Row], Row]] = {"ours": lambda row: row}
-    if any(row.as_published for row in listed):
-        columns = {"as published": lambda row: row.published} | columns
-    return columns
-
-
-def columns_of(listed: Iterable[Row]) -> dict[str, bool]:
-    """The columns of the cells → whether they hold words."""
-    found: dict[str, bool] = {}
-    for row in listed:
-        for name, content in row.cell.items():
-            found[name] = found.get(name, False) or isinstance(content, str)
-    return found
 
 
 def by_eigenvalue(listed: Iterable[Row]) -> bool:

@@ -2,30 +2,19 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 
+from .columns import Column, columns, trained
 from .markup import Markup, element
 from .results import Result
-from .summary import Row, Share, by_eigenvalue, columns_of, in_variants, measured_by_decoder, trained
+from .summary import Row, Share, in_variants
 from .svg import strip
-from .text import QUANTITIES, enumeration, fixed, integer, significant, symbol, value
+from .text import QUANTITIES, enumeration, fixed, integer, significant, value
 
 __all__ = ["results_table", "scrolling"]
 
 RIGHT, WRONG = "✓", "≠"
-
-
-@dataclass(frozen=True)
-class Column:
-    """``group`` stands above the heads of all its columns; without one, the head takes both lines, in a style of its
-    own."""
-
-    group: str
-    head: str
-    cell: Callable[[Row], Markup]
-    style: str = ""
 
 
 def scrolling(table: Markup, name: str) -> Markup:
@@ -35,59 +24,27 @@ def scrolling(table: Markup, name: str) -> Markup:
 
 def results_table(result: Result, listed: Sequence[Row]) -> Markup:
     """A body for each variant."""
-    columns = _columns(listed)
+    bounds = _bounds(listed)
+    shown = columns(listed, [Column("strip", QUANTITIES["neg_elbo"][0], "", "")] if bounds else [])
+    write = CELLS | {"strip": partial(_strip, bounds)}
     top, below = [], []
-    for group, grouped in groupby(columns, key=lambda column: column.group):
+    for group, grouped in groupby(shown, key=lambda column: column.group):
         inner = list(grouped)
         if group:
             top.append(element("th", group, scope="colgroup", colspan=len(inner), class_="group"))
             edges = ["edge", *[None] * (len(inner) - 1)]
             below += [element("th", c.head, scope="col", class_=edge) for c, edge in zip(inner, edges, strict=True)]
         else:
-            top += [element("th", c.head, scope="col", rowspan=2, class_=c.style) for c in inner]
+            top += [element("th", c.head, scope="col", rowspan=2, class_=_of_name(c)) for c in inner]
     bodies = []
     for variant, own in in_variants(listed).items():
-        title = element("th", variant, scope="rowgroup", colspan=len(columns))
+        title = element("th", variant, scope="rowgroup", colspan=len(shown))
         lines = [element("tr", title, class_="variant")] if variant else []
-        lines += [element("tr", *(column.cell(row) for column in columns)) for row in own]
+        lines += [element("tr", *(write[column.kind](column, row) for column in shown)) for row in own]
         bodies.append(element("tbody", *lines))
     head = element("thead", element("tr", *top), element("tr", *below))
     caption = element("caption", f"{result.name}: {enumeration(['paper', *trained(listed)])}", class_="hidden")
     return scrolling(element("table", caption, head, *bodies, class_="results"), result.name)
-
-
-def _columns(listed: Sequence[Row]) -> list[Column]:
-    """Those in which a row has something to say."""
-    styles = {name: "cell words" if worded else "cell" for name, worded in columns_of(listed).items()}
-    found = [Column("", symbol(name), partial(_of_cell, name, style), style) for name, style in styles.items()]
-
-    beside = trained(listed)
-    theirs = [of(row) for of in beside.values() for row in listed]
-    known = any(row.true_active is not None for row in listed)
-    counted = any(row.active_dimensions is not None for row in theirs)
-    papers = any(row.printed_dimensions is not None for row in listed)
-    dimensions: list[tuple[str, bool, Callable[[Row], Markup]]] = [
-        ("true", known, lambda row: element("td", integer(row.true_active), class_="edge")),
-        ("paper", papers, lambda row: _dimensions(row.true_active, row.printed_dimensions, "paper")),
-    ]
-    for head, of in beside.items():
-        dimensions.append((head, counted, partial(_counted, of, _style(head))))
-        dimensions.append(("by eigenvalue", by_eigenvalue(map(of, listed)), partial(_eigenvalues, of)))
-    dimensions.append(("right", any(row.share for row in listed), lambda row: _right(row.share)))
-    found += [Column("active dimensions", head, cell) for head, shown, cell in dimensions if shown]
-    if measured_by_decoder(listed):
-        found.append(Column("by the decoder", "ours", _by_decoder))
-    if any(row.share_by_decoder for row in listed):
-        found.append(Column("by the decoder", "right", lambda row: _right(row.share_by_decoder)))
-
-    for quantity, (name, write) in QUANTITIES.items():
-        if any(not math.isnan(row.printed(quantity)) for row in listed):
-            found.append(Column(name, "paper", partial(_printed, quantity, write)))
-        if any(row.spread(quantity) is not None for row in theirs):
-            found += [Column(name, head, partial(_median, quantity, of, _style(head))) for head, of in beside.items()]
-        if quantity == "neg_elbo" and (bounds := _bounds(listed)):
-            found.append(Column(name, "", partial(_strip, bounds)))
-    return found
 
 
 def _bounds(listed: Sequence[Row]) -> dict[str, tuple[float, float]]:
@@ -102,19 +59,32 @@ def _bounds(listed: Sequence[Row]) -> dict[str, tuple[float, float]]:
     return found
 
 
-def _of_cell(name: str, style: str, row: Row) -> Markup:
-    return element("th", value(row.cell[name]) if name in row.cell else "", scope="row", class_=style)
+def _of_name(column: Column) -> str:
+    return "cell words" if column.words else "cell"
 
 
-def _style(head: str) -> str:
-    """Only ours has one of its own: what is as published has the colour of the text."""
-    return head.replace(" ", "-")
+def _cell(column: Column, row: Row) -> Markup:
+    known = value(row.cell[column.name]) if column.name in row.cell else ""
+    return element("th", known, scope="row", class_=_of_name(column))
 
 
-def _counted(of: Callable[[Row], Row], whose: str, row: Row) -> Markup:
-    if math.isfinite(mean := of(row).class_mean):
-        return element("td", fixed(mean, 1), class_=whose)
-    return _dimensions(row.true_active, of(row).active_dimensions, whose)
+def _true(_: Column, row: Row) -> Markup:
+    return element("td", integer(row.true_active), class_="edge")
+
+
+def _printed_dimensions(_: Column, row: Row) -> Markup:
+    return _dimensions(row.true_active, row.printed_dimensions, "paper")
+
+
+def _whose(column: Column) -> str:
+    """Only ours has a style of its own: what is as published has the colour of the text."""
+    return column.head.replace(" ", "-")
+
+
+def _counted(column: Column, row: Row) -> Markup:
+    if math.isfinite(mean := column.of(row).class_mean):
+        return element("td", fixed(mean, 1), class_=_whose(column))
+    return _dimensions(row.true_active, column.of(row).active_dimensions, _whose(column))
 
 
 def _dimensions(true: int | None, count: int | None, whose: str) -> Markup:
@@ -127,11 +97,11 @@ def _dimensions(true: int | None, count: int | None, whose: str) -> Markup:
     return element("td", integer(count), element("span", sign, said, class_=kind), class_=whose)
 
 
-def _eigenvalues(of: Callable[[Row], Row], row: Row) -> Markup:
-    return element("td", integer(of(row).spectrum_count), class_="eigenvalues")
+def _by_eigenvalue(column: Column, row: Row) -> Markup:
+    return element("td", integer(column.of(row).spectrum_count), class_="eigenvalues")
 
 
-def _by_decoder(row: Row) -> Markup:
+def _by_decoder(_: Column, row: Row) -> Markup:
     return _dimensions(row.true_active, row.local_dimension, "ours edge")
 
 
@@ -141,24 +111,26 @@ def _right(counted: Share) -> Markup:
     return element("td", str(counted), class_=None if counted.enough else "few")
 
 
-def _printed(quantity: str, write: Callable[[float], str], row: Row) -> Markup:
+def _printed(column: Column, row: Row) -> Markup:
     """No digits that the paper has not."""
-    return element("td", write(row.printed(quantity)), class_="edge paper")
+    _, write = QUANTITIES[column.name]
+    return element("td", write(row.printed(column.name)), class_="edge paper")
 
 
-def _median(quantity: str, of: Callable[[Row], Row], whose: str, row: Row) -> Markup:
+def _median(column: Column, row: Row) -> Markup:
     """And below it the spread."""
-    found = of(row).spread(quantity)
+    quantity, own = column.name, column.of(row)
+    found = own.spread(quantity)
     if found is None:
-        return element("td", integer(None), class_=whose)
-    above = quantity == "neg_elbo" and of(row).above_paper
+        return element("td", integer(None), class_=_whose(column))
+    above = quantity == "neg_elbo" and own.above_paper
     parts = [element("span", _number(quantity, found.median, 3), class_="median above" if above else "median")]
     if above:
         parts.append(element("span", " above the paper’s", class_="hidden"))
     if found.count > 1:
         ends = f"{_number(quantity, found.lowest, 2)} … {_number(quantity, found.highest, 2)}"
         parts.append(element("span", ends, class_="spread"))
-    return element("td", *parts, class_=whose)
+    return element("td", *parts, class_=_whose(column))
 
 
 def _number(quantity: str, x: float, digits: int) -> str:
@@ -166,6 +138,20 @@ def _number(quantity: str, x: float, digits: int) -> str:
     return fixed(x, digits - 1) if quantity in ("neg_elbo", "kl") else significant(x, digits, padded=True)
 
 
-def _strip(bounds: dict[str, tuple[float, float]], row: Row) -> Markup:
+def _strip(bounds: dict[str, tuple[float, float]], _: Column, row: Row) -> Markup:
     drawn = [strip(row, *bounds[row.variant])] if row.variant in bounds else []
     return element("td", *drawn, class_="drawn")
+
+
+CELLS: dict[str, Callable[[Column, Row], Markup]] = {
+    "cell": _cell,
+    "true": _true,
+    "printed dimensions": _printed_dimensions,
+    "counted": _counted,
+    "by eigenvalue": _by_eigenvalue,
+    "right": lambda _, row: _right(row.share),
+    "by the decoder": _by_decoder,
+    "right by the decoder": lambda _, row: _right(row.share_by_decoder),
+    "printed": _printed,
+    "median": _median,
+}

@@ -278,10 +278,10 @@ class TestSentences:
 class TestAsPublishedAlone:
     def test_is_shown_beside_the_papers_numbers(self, pages: Callable[..., tuple[str, str]]) -> None:
         html, markdown = pages(published=[as_published()])
-        beside = ["paper", "as published", "ours"]
+        beside = ["paper", "as published"]
         assert heads(html) == ["true", *beside, *beside, "", *beside[1:], *beside, *beside[1:]]
-        assert cells(html, 3)[3:6] == [["3", "✓", "right"], ["3", "✓", "right"], ["–"]]
-        assert cells(html, 3)[6:9] == [["−45.50"], ["−72.00", "−80.0", "…", "−70.0"], ["–"]]
+        assert cells(html, 3)[3:5] == [["3", "✓", "right"], ["3", "✓", "right"]]
+        assert cells(html, 3)[5:7] == [["−45.50"], ["−72.00", "−80.0", "…", "−70.0"]]
         assert html.count('class="meta">as published: budget full') == html.count('class="meta">') == 1
         assert "| 20 | 3 | 3 | 3 | 3 | −45.50 | −72.00 |" in markdown
         assert "| Table 1 |  | 0 |  |  |  | 0 | – |" in markdown
