@@ -19,7 +19,7 @@ READING = (
 )
 READING_TRIED = (
     "How the models are trained, and what else was tried where they fall short of the paper or of the theorems, with "
-    "its figures, says manifold_core/experiments/recipe.py; the project’s MEASURED.md says what the tables show."
+    "its figures, says manifold_core/experiments/recipe.py; the project’s docs/paper.md says what the tables show."
 )
 READING_EIGENVALUES = (
     "With full covariance the active directions need not lie along the axes: “by eigenvalue” counts the eigenvalues of "
