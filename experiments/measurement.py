@@ -12,6 +12,7 @@ from ..metrics.evaluation import Metrics, metrics_of, of_class
 from ..metrics.local import of_some
 from ..models import CVAE, VAE
 from ..models.inputs import check_inputs
+from . import paper
 from .tables import Cell, on_test_images, on_training_images
 
 __all__ = ["runs_of", "training_samples"]
@@ -86,8 +87,8 @@ def _numbers(m: Metrics, model: VAE | CVAE) -> dict[str, Any]:
     numbers = {
         "active_dimensions": m.active_dimensions,
         "gap": m.gap,
-        "neg_elbo": 2 * m.neg_elbo,
-        "kl": 2 * m.kl,
+        "neg_elbo": paper.doubled(m.neg_elbo),
+        "kl": paper.doubled(m.kl),
         "recon": m.recon,
         "gamma": m.gamma,
         "variance": m.variance,

@@ -12,7 +12,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-__all__ = ["ATTENTION", "matrix", "printed", "rows", "title"]
+__all__ = ["ATTENTION", "doubled", "matrix", "printed", "rows", "title"]
 
 # How Tables 5 and 6 mark the columns of their two models; see `printed`.
 ATTENTION = {"{}_with_attention": "with attention", "{}_without_attention": "without attention"}
@@ -23,6 +23,11 @@ NUMBERS = ("AD", "neg_elbo", "recon", "kl", "gamma")
 def _tables() -> dict[str, Any]:
     content: dict[str, Any] = json.loads((files(__package__) / "paper_tables.json").read_text(encoding="utf-8"))
     return content
+
+
+def doubled(nats: float) -> float:
+    """−ELBO or KL as the paper prints it."""
+    return 2 * nats
 
 
 def rows(table: str, **where: Any) -> list[dict[str, Any]]:

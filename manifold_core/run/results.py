@@ -22,9 +22,9 @@ from .several import clear
 __all__ = ["PICTURES", "finish", "of_model"]
 
 UNITS = (
-    "nats per sample; neg_elbo = nll + kl, recon = squared error; see paper_convention for the paper's. Samples are "
-    "measured as the model takes them, (x - mean) / scale of standardisation: in the units of the data recon and gamma "
-    "are scale**2 times as large, neg_elbo and nll of d features greater by d log scale; null is no finite number"
+    "nats per sample; neg_elbo = nll + kl, recon = squared error. Samples are measured as the model takes them, "
+    "(x - mean) / scale of standardisation: in the units of the data recon and gamma are scale**2 times as large, "
+    "neg_elbo and nll of d features greater by d log scale; null is no finite number"
 )
 PICTURES = {name: f"{name}.png" for name in ("variances", "curves", "classes", "images", "search")}
 
