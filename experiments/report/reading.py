@@ -142,8 +142,8 @@ def _local(of: Entry | None) -> tuple[int | None, float, float]:
     if not of:
         return None, math.nan, math.nan
     count = of.get("count", values.count, "an integer")
-    gap = of.get("gap", values.number, "a number or null", math.nan)
-    shares = of.get("shares", values.shares, "an object of counts and numbers", {count: 1.0})
+    gap = of.get("gap", values.number, "a number or null")
+    shares = of.get("shares", values.shares, "an object of counts and numbers")
     return count, gap, shares.get(count, 0.0)
 
 

@@ -55,15 +55,11 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
 
 def _found(metrics: dict[str, Any]) -> str:
     """What a search was for, and whether to trust it: who reads the first line alone should know."""
-    data, count, local = metrics["data"], _read(metrics), metrics.get("local", {})
-    if count == 0:
+    data, local = metrics["data"], metrics["local"]
+    if local["count"] == 0:
         return f"{data}: no dimension found\n"
-    said = f"{data}: dimension {count}"
-    if _local(metrics):
-        said += f", by a gap of {local['gap']:.3g}"
-    if "share" in local:
-        said += f", at {100 * local['share']:.0f} % of the samples"
-    return f"{said}{'; doubtful, see below' if metrics.get('doubts') else ''}\n"
+    said = f"{data}: dimension {local['count']}, by a gap of {local['gap']:.3g}, at {100 * local['share']:.0f} %"
+    return f"{said} of the samples{'; doubtful, see below' if metrics['doubts'] else ''}\n"
 
 
 def _cells(metrics: dict[str, Any]) -> dict[str, str]:
@@ -74,7 +70,7 @@ def _cells(metrics: dict[str, Any]) -> dict[str, str]:
         "C×H×W": "×".join(map(str, sides)) if len(sides) == 3 else "-",
         "r": "?" if metrics["manifold_dim"] is None else str(metrics["manifold_dim"]),
         "active": str(metrics["active_dimensions"]),
-        "local": "-" if (local := _local(metrics)) is None else str(local),
+        "local": str(metrics["local"]["count"]),
         "by eigenvalue": str(measured["spectrum_count"]) if _is_full(metrics) else "-",
         "of": str(metrics["latent_dim"]),
         "active gap": _number(_gap(metrics), ".3g"),
@@ -183,8 +179,8 @@ def _of_search(metrics: dict[str, Any]) -> str:
 
 def _bent(metrics: dict[str, Any]) -> str:
     """Where every axis is needed somewhere, and not all of them at any one sample."""
-    local, count = _local(metrics), metrics["train"][_count(metrics)]
-    if local is None or count is None or not local < count:
+    local, count = metrics["local"]["count"], metrics["train"][_count(metrics)]
+    if count is None or not local < count:
         return ""
     if local == 0:
         return (
@@ -200,12 +196,12 @@ def _bent(metrics: dict[str, Any]) -> str:
 
 def _doubts(metrics: dict[str, Any]) -> str:
     """What speaks against the dimension that is read."""
-    return "\n".join(f"{metrics['data']}: {doubt}" for doubt in metrics.get("doubts", []))
+    return "\n".join(f"{metrics['data']}: {doubt}" for doubt in metrics["doubts"])
 
 
 def _noise(metrics: dict[str, Any]) -> str:
     """Why neighbours see more, where that is no doubt."""
-    return f"{metrics['data']}: {noise}" if (noise := metrics.get("noise")) else ""
+    return f"{metrics['data']}: {noise}" if (noise := metrics["noise"]) else ""
 
 
 def _units(metrics: dict[str, Any]) -> str:
@@ -233,18 +229,6 @@ NOTES = (
 )
 
 
-def _local(metrics: dict[str, Any]) -> int | None:
-    """None of a run that was finished before there were any."""
-    count: int | None = metrics.get("local", {}).get("count")
-    return count
-
-
-def _read(metrics: dict[str, Any]) -> int | None:
-    """What the manifold is read as: by the decoder where it says so."""
-    local, count = _local(metrics), metrics["train"][_count(metrics)]
-    return count if local is None else local
-
-
 def _gap(metrics: dict[str, Any]) -> float | None:
     """Of the count that a rotation of the latent space does not change."""
     measured = metrics["train"]
@@ -261,4 +245,4 @@ def _count(metrics: dict[str, Any]) -> str:
 
 
 def _is_full(metrics: dict[str, Any]) -> bool:
-    return bool(metrics["config"]["model"].get("covariance") == "cholesky")
+    return bool(metrics["config"]["model"]["covariance"] == "cholesky")

@@ -23,8 +23,6 @@ def already_finished(config: RunConfig | SearchConfig, folder: Path) -> dict[str
         then = "choose another folder, or remove this one"
         if where := differences(_asked(finished["config"]), _asked(config.description())):
             raise InputError(f"{holds} of another configuration: its {where}; {then}")
-        if "fingerprint" not in finished:
-            raise InputError(f"{holds} of an earlier version, which does not say of what data it is; {then}")
         if finished["fingerprint"] != fingerprint_of(load_data(config)):
             raise InputError(f"{holds} of other data than {config.data!r} holds now; {then}")
         if not (folder / WEIGHTS).exists():

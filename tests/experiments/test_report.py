@@ -158,11 +158,12 @@ class TestNumbers:
         self, written: Callable[..., list[Result]], pages: Callable[..., tuple[str, str]]
     ) -> None:
         """Over all runs, a diverged one and one in which they were not measured being wrong; of the lowest −ELBO."""
+        read = {"count": 3, "gap": 5.0, "shares": {"3": 1.0}, "samples": 7}
         runs = [
-            run(0, 2, -50.0, local={"count": 3, "gap": 9.0, "shares": {"3": 1.0}, "samples": 7}),
-            run(1, 3, -60.0, local={"count": 4}),
-            run(2, 3, -40.0, local={"count": 3}),
-            run(3, 3, -70.0, local={"count": 3}, diverged_at=7),
+            run(0, 2, -50.0, local=read | {"gap": 9.0}),
+            run(1, 3, -60.0, local=read | {"count": 4, "shares": {"4": 1.0}}),
+            run(2, 3, -40.0, local=read),
+            run(3, 3, -70.0, local=read, diverged_at=7),
             run(4, 3, -45.0, local=None),
         ]
         content = file(runs=runs, paper=[])
@@ -798,7 +799,10 @@ BAD: dict[str, tuple[Any, tuple[str, ...]]] = {
     "loss": (broken(neg_elbo="-50"), ("'neg_elbo' is '-50'", "a number or null")),
     "huge": (broken(kl=10**400), ("'kl' is", "a number or null")),
     "variance": (broken(variance=[0.1, "x"]), ("'variance' is [0.1, 'x']", "a list of numbers")),
-    "shares": (broken(local={"count": 3, "shares": {"three": 1.0}}), ("runs[0]: local", "'shares' is {'three': 1.0}")),
+    "shares": (
+        broken(local={"count": 3, "gap": 9.0, "shares": {"three": 1.0}}),
+        ("runs[0]: local", "'shares' is {'three': 1.0}"),
+    ),
     "paper": (file() | {"paper": [{"cell": {}, "AD": "6"}]}, ("paper[0]", "'AD' is '6'")),
     "points": (file() | {"fits": [fit(points=[[1, 2, 3]])]}, ("fits[0]", "'points' is", "[log γ, y]")),
     "lengths": (file() | {"fits": [fit(recon=[0.1])]}, ("fits[0]", "'recon' is [0.1]", "a list of 3")),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs import IMAGES, STEPS, TRAINING, VECTORS, configuration, contents, metrics_of, save_every_step, stop_after
+from runs import IMAGES, STEPS, TRAINING, VECTORS, configuration, contents, save_every_step, stop_after
 from safetensors.torch import load_file as load_safetensors
 
 import manifold_core as mc
@@ -94,15 +94,6 @@ class TestRefusals:
         copy.write_bytes((data / "vectors.npy").read_bytes())
         for spelling in (str(copy), str(data / "." / ".." / data.name / "vectors.npy")):
             assert run(replace(config, data=spelling), folder, progress=False)["train"]["samples"] == 270
-
-    def test_a_finished_run_of_before_there_were_fingerprints(
-        self, data: Path, finished: dict[str, Path], tmp_path: Path, no_pictures: None
-    ) -> None:
-        metrics = metrics_of(finished["vectors"])
-        del metrics["fingerprint"]
-        (tmp_path / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
-        with pytest.raises(mc.InputError, match=r"out must be a new folder.*does not say of what data"):
-            run(configuration(data, "vectors"), tmp_path, progress=False)
 
     @pytest.mark.parametrize("other", OTHERS)
     def test_a_stopped_run_of_another_configuration(
