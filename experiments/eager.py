@@ -2,10 +2,8 @@
 describes them, on this machine."""
 
 import json
-import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from ..bench.by_hand import negative_elbo
+from ..bench.comparison import Call, timed
 from ..data import Dataset
 from ..errors import InputError
 from ..networks import by_pytorch
@@ -26,7 +25,7 @@ from .tables import BUDGETS, Cell, Plan
 
 __all__ = ["eager_seconds", "measure"]
 
-WARM_UP, FEWEST, PATIENCE = 2, 7, 0.3  # steps that are not counted; counted ones, or as many as fit into these seconds
+PATIENCE = 0.3  # seconds of steps that are timed
 
 
 def measure(folder: Path, device: str = "cpu") -> None:
@@ -106,15 +105,5 @@ def _median_step(cell: Cell, data: Dataset, device: str, whole: bool) -> float:
         if x.is_cuda:
             torch.cuda.synchronize(x.device)
 
-    return _median(step)
-
-
-def _median(call: Callable[[], None]) -> float:
-    for _ in range(WARM_UP):
-        call()
-    seconds: list[float] = []
-    while len(seconds) < FEWEST or sum(seconds) < PATIENCE:
-        begin = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - begin)
-    return statistics.median(seconds)
+    _, microseconds, _ = timed(Call(step), PATIENCE)
+    return microseconds / 1e6

@@ -8,7 +8,7 @@ torch.compile        of tuned
 diagonal             our op for a diagonal covariance, beside: other work, the price of the triangle
 """
 
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from ..kernels.rsample_kl import rsample_kl
 from ..kernels.rsample_kl_cholesky import reference, rsample_kl_cholesky
 from . import by_hand
-from .comparison import Call, Comparison, Forward, Problem, largest_error
+from .comparison import Call, Comparison, Forward, Problem, contender, largest_error
 
 __all__ = ["COMPARISON"]
 
@@ -83,16 +83,12 @@ def operations(batch: int, latents: int) -> int:
     return batch * (8 * latents * (latents + 1) // 2 + 8 * latents)
 
 
-def _contender(forward: Forward, spread: str = "tril") -> Callable[..., Call]:
-    def prepare(*size: int) -> Call:
-        p = problem(*size)
-        return Call(lambda: gradients(forward, p, spread))
-
-    return prepare
+def _diagonal(p: Problem) -> tuple[Tensor, Tensor]:
+    return rsample_kl(p["mu"], p["log_var"])
 
 
 def _compiled(*size: int) -> Call:
-    return _contender(torch.compile(tuned, dynamic=False))(*size)
+    return contender(problem, gradients, torch.compile(tuned, dynamic=False))(*size)
 
 
 COMPARISON = Comparison(
@@ -101,11 +97,11 @@ COMPARISON = Comparison(
     axes="B, κ",
     goals={(512, 32): 30.0, (4096, 32): 30.0, (512, 128): 60.0},
     contenders={
-        "eager": _contender(eager),
-        "manifold_core": _contender(fused),
-        "diagonal": _contender(lambda p: rsample_kl(p["mu"], p["log_var"]), "log_var"),
-        "tuned": _contender(tuned),
-        "torch.distributions": _contender(distributions),
+        "eager": contender(problem, gradients, eager),
+        "manifold_core": contender(problem, gradients, fused),
+        "diagonal": contender(problem, partial(gradients, spread="log_var"), _diagonal),
+        "tuned": contender(problem, gradients, tuned),
+        "torch.distributions": contender(problem, gradients, distributions),
         "torch.compile": _compiled,
     },
     error=error,

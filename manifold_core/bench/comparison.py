@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ __all__ = [
     "Forward",
     "Problem",
     "Quartiles",
+    "contender",
     "failed",
     "in_float64",
     "largest_difference",
@@ -29,6 +30,7 @@ FEWEST = 4  # timed calls
 Problem = dict[str, Tensor]
 Forward = Callable[[Problem], tuple[Tensor, Tensor]]  # what gradients are taken of: loss and z, or z and KL
 Quartiles = tuple[float, float, float]
+Way = TypeVar("Way")
 
 
 class Call(NamedTuple):
@@ -81,6 +83,18 @@ class Comparison:
     @property
     def peers(self) -> list[str]:
         return [name for name in self.contenders if name not in self.ours]
+
+
+def contender(
+    problem: Callable[..., Problem], gradients: Callable[[Way, Problem], tuple[Tensor, ...]], way: Way
+) -> Callable[..., Call]:
+    """Of one way to compute something: what prepares forward and backward of one size."""
+
+    def prepare(*size: int) -> Call:
+        p = problem(*size)
+        return Call(lambda: gradients(way, p))
+
+    return prepare
 
 
 def timed(call: Call, seconds: float) -> Quartiles:

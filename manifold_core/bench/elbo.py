@@ -5,8 +5,6 @@ torch.distributions  Normal: rsample, kl_divergence, log_prob, their checks of a
 torch.compile        of eager
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
@@ -16,7 +14,7 @@ from ..kernels.gaussian_elbo import reference as elbo_reference
 from ..kernels.rsample_kl import reference as sample_reference
 from ..kernels.rsample_kl import rsample_kl
 from . import by_hand
-from .comparison import Call, Comparison, Forward, Problem, largest_error
+from .comparison import Call, Comparison, Forward, Problem, contender, largest_error
 
 __all__ = ["COMPARISON"]
 
@@ -84,16 +82,8 @@ def operations(batch: int, features: int, latents: int) -> int:
     return batch * (15 * latents + 4 * features)
 
 
-def _contender(forward: Forward) -> Callable[..., Call]:
-    def prepare(*size: int) -> Call:
-        p = problem(*size)
-        return Call(lambda: gradients(forward, p))
-
-    return prepare
-
-
 def _compiled(*size: int) -> Call:
-    return _contender(torch.compile(eager, dynamic=False))(*size)
+    return contender(problem, gradients, torch.compile(eager, dynamic=False))(*size)
 
 
 COMPARISON = Comparison(
@@ -102,9 +92,9 @@ COMPARISON = Comparison(
     axes="B, d, κ",
     goals={(128, 20, 20): 3.0, (512, 784, 32): 3.0, (4096, 784, 64): 5.0, (100_000, 20, 20): 5.0},
     contenders={
-        "eager": _contender(eager),
-        "manifold_core": _contender(fused),
-        "torch.distributions": _contender(distributions),
+        "eager": contender(problem, gradients, eager),
+        "manifold_core": contender(problem, gradients, fused),
+        "torch.distributions": contender(problem, gradients, distributions),
         "torch.compile": _compiled,
     },
     error=error,

@@ -9,7 +9,7 @@ one model, one thread
 eager, fused Adam      as eager, with PyTorch's fastest Adam
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,6 @@ __all__ = [
     "Eager",
     "check_going_on",
     "data",
-    "distance",
     "engine",
     "multiply_adds",
     "specs",
@@ -89,18 +88,13 @@ def multiply_adds(hidden: int) -> int:
     return 3 * (WIDTH * hidden + hidden * 2 * WIDTH + WIDTH * hidden + hidden * WIDTH) - WIDTH * hidden
 
 
-def distance(ours: Iterable[Tensor], exact: Iterable[Tensor]) -> float:
-    """Over all weights: the largest difference over their largest; NaN where one is not a number."""
-    return largest_difference(ours, exact, SMALLEST)
-
-
 def error(hidden: int, batch: int) -> float:
     """Of the weights after ten steps, against the reference backend."""
     ours, reference = (
         train_ensemble(specs(hidden, batch, 1, steps=10), data()[: 2 * batch], backend=backend, progress=False)[0]
         for backend in ("cpu", "reference")
     )
-    return distance(ours.model.parameters(), reference.model.parameters())
+    return largest_difference(ours.model.parameters(), reference.model.parameters(), SMALLEST)
 
 
 def bytes_moved(hidden: int, batch: int) -> int:

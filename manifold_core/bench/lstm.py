@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels import lstm
-from .comparison import Call, Comparison, Problem, in_float64, largest_difference
+from .comparison import Comparison, Problem, contender, in_float64, largest_difference
 
 __all__ = ["COMPARISON"]
 
@@ -44,14 +44,6 @@ def gradients(way: Callable[[Problem], Tensor], p: Problem) -> tuple[Tensor, ...
     return torch.autograd.grad(way(p), [p[name] for name in WEIGHTS], p["incoming"])
 
 
-def _call(way: Callable[[Problem], Tensor]) -> Callable[..., Call]:
-    def prepare(*size: int) -> Call:
-        p = problem(*size)
-        return Call(lambda: gradients(way, p))
-
-    return prepare
-
-
 def error(*size: int) -> float:
     """Of outputs and gradients, against PyTorch's in float64."""
     p = problem(*size)
@@ -74,7 +66,10 @@ COMPARISON = Comparison(
     title="An LSTM, forward and backward",
     axes="B, steps, d, units",
     goals=dict.fromkeys(((128, 6, 10, 32), (128, 20, 10, 64), (1024, 6, 10, 32), (4096, 6, 10, 32)), math.nan),
-    contenders={"PyTorch": _call(by_pytorch), "manifold_core": _call(ours)},
+    contenders={
+        "PyTorch": contender(problem, gradients, by_pytorch),
+        "manifold_core": contender(problem, gradients, ours),
+    },
     error=error,
     allowed=1e-5,
     bytes_moved=bytes_moved,

@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import subprocess
@@ -204,6 +205,12 @@ class TestMeasure:
         low, median, high = timed(Call(lambda: calls.append(0), steps=10**9), 0)
         assert 0 < low <= median <= high < 1e-3
         assert len(calls) == 8
+
+    def test_a_slow_call_does_not_move_the_median(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        of_calls = [time for seconds in (1.0, 9.0, 1.0, 1.0) for time in (0.0, seconds)]
+        clock = itertools.accumulate([0.0, *of_calls, 0.0])
+        monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+        assert timed(Call(lambda: None), 0)[1] == 1e6
 
     @pytest.mark.parametrize(("models", "batch", "steps"), [(1, 50_000, 4), (3, 50_000, 12), (3, 100_000, 6)])
     def test_a_call_of_the_engine_counts_the_steps_of_all_models(self, models: int, batch: int, steps: int) -> None:

@@ -172,11 +172,11 @@ class TestWrong:
 
     def test_a_number_that_is_none_is_no_small_difference(self) -> None:
         good, bad = torch.ones(3), torch.tensor([1.0, math.nan, 1.0])
-        for difference in (ensemble.distance, largest_difference):
-            assert difference((good, good), (good, good)) == 0
-            assert math.isnan(difference((good, bad), (good, good)))
-            assert math.isnan(difference((bad, good), (good, good)))
-            assert difference((good, 1.5 * good), (good, good)) == 0.5
+        for floor in (0.0, ensemble.SMALLEST):
+            assert largest_difference((good, good), (good, good), floor) == 0
+            assert math.isnan(largest_difference((good, bad), (good, good), floor))
+            assert math.isnan(largest_difference((bad, good), (good, good), floor))
+            assert largest_difference((good, 1.5 * good), (good, good), floor) == 0.5
         assert ensemble_on_gpu.distance([good, 2 * good], [good, good]) == pytest.approx(math.sqrt(1 / 2))
         assert math.isnan(ensemble_on_gpu.distance([good, bad], [good, good]))
         for distances in ((0.5, math.nan), (math.nan, 0.5)):
