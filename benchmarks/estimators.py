@@ -28,8 +28,8 @@ import torch
 from manifold_core.experiments import paper
 
 import manifold_core as mc
+from manifold_core import provenance
 from manifold_core.data import synthetic_manifold
-from manifold_core.provenance import commit, processor
 from manifold_core.storage.differences import differences
 from manifold_core.storage.files import write_json
 
@@ -207,15 +207,14 @@ def main() -> None:
     import skdim
     from threadpoolctl import threadpool_limits
 
-    where = {"device": processor(), "date": time.strftime("%Y-%m-%d"), "commit": commit(), "samples": options.samples}
-    where |= {"torch": torch.__version__, "threads": 1, "scikit-dimension": skdim.__version__}
     torch.set_num_threads(1)
+    where = provenance.where() | {"samples": options.samples, "scikit-dimension": skdim.__version__}
     out: Path = options.out or results_file(KIND, where["device"], where["date"])
     rows: list[dict[str, Any]] = []
     if out.exists():
         before = json.loads(out.read_text(encoding="utf-8"))
         rows = before.pop("rows")
-        if other := differences(before | {"date": where["date"]}, where):
+        if other := differences(before | {name: where[name] for name in ("date", "time")}, where):
             parser.error(f"{out} is of another measurement: {other}; name another --out")
     have = {(row["of"], row["manifold"], row["r"], row["seed"]) for row in rows}
     with threadpool_limits(1):  # those of the libraries that scikit-dimension calls

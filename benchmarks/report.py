@@ -72,9 +72,7 @@ def _of_gpu(path: Path) -> str:
     results = json.loads(path.read_text(encoding="utf-8"))
     names = list(results["rows"][0])
     table = gpu_tables.markdown(names, ([_cell(row[name]) for name in names] for row in results["rows"])).rstrip()
-    where = ", ".join(
-        f"{name} {results[name]}" for name in ("device", "torch", "commit", "date", "eager") if name in results
-    )
+    where = ", ".join(f"{name} {results[name]}" for name in ("device", "torch", "commit", "date"))
     return f"## {path.stem}\n\n[`{path.name}`]({path.name}): {where}\n\n{table}"
 
 

@@ -6,16 +6,12 @@ import json
 import math
 import re
 import time
-from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
+from manifold_core import provenance
 
-from manifold_core.bench import by_hand
-from manifold_core.provenance import commit
-
-__all__ = ["ROOT", "Asked", "about", "asked", "or_none", "results_file", "set_aside"]
+__all__ = ["ROOT", "Asked", "asked", "or_none", "results_file", "set_aside"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,14 +19,6 @@ ROOT = Path(__file__).resolve().parents[1]
 def or_none(value: float) -> float | None:
     """As JSON wants it."""
     return None if math.isnan(value) else round(value, 3)
-
-
-def about(device: torch.device) -> dict[str, Any]:
-    """Where and when, and what ours is compared with: what a file of results begins with."""
-    name = torch.cuda.get_device_name(device)
-    day, hour = datetime.now().isoformat(timespec="seconds").split("T")
-    where = {"device": name, "torch": torch.__version__, "commit": commit(), "date": day, "time": hour}
-    return where | {"eager": by_hand.__name__}
 
 
 def results_file(kind: str, device_name: str, day: str) -> Path:
@@ -42,7 +30,7 @@ def results_file(kind: str, device_name: str, day: str) -> Path:
 class Asked(NamedTuple):
     """What a benchmark is to do."""
 
-    where: dict[str, Any]  # as of about()
+    where: dict[str, Any]  # what the file of results begins with
     out: Path
     end: float  # by time.monotonic()
 
@@ -60,7 +48,7 @@ def asked(kind: str, description: str | None, seconds: float) -> Asked:
     parser.add_argument("--out", type=Path, help=f"instead of benchmarks/results/{kind}-<device>-<date>.json")
     arguments = parser.parse_args()
     end = time.monotonic() + arguments.seconds
-    where = about(torch.device("cuda"))
+    where = provenance.where("cuda")
     return Asked(where, set_aside(arguments.out or results_file(kind, where["device"], where["date"])), end)
 
 

@@ -1,12 +1,9 @@
 """Trains the models of a table and writes its result file. Stopped at any point, it goes on."""
 
 import json
-import platform
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ import torch
 from .. import __version__
 from ..ensemble import explain_ensemble
 from ..errors import InputError
-from ..provenance import commit, processor
+from ..provenance import where
 from ..storage.differences import differences
 from ..storage.files import output_folder, write_json
 from .tables import Plan, Table
@@ -50,8 +47,8 @@ def run_table(
     plan = table.plan(plan)
     if (found := finished(table, plan, folder)) is None:
         backend_of = backends(table, plan, devices, backend)
-        where = {"command": _command(sys.argv[1:]), **provenance(devices), "backend": backend_of}
-        sittings = _sittings(checkpoints, plan, where)
+        here = {"command": _command(sys.argv[1:]), **provenance(devices), "backend": backend_of}
+        sittings = _sittings(checkpoints, plan, here)
         runs, seconds = train_table(table, plan, checkpoints, devices=devices, backend=backend, progress=progress)
         found = {
             "table": table.name,
@@ -61,7 +58,7 @@ def run_table(
             "plan": plan.as_dict(),
             "convention": CONVENTION,
             "seconds": seconds,
-            "provenance": where | ({"earlier": sittings} if sittings else {}),
+            "provenance": here | ({"earlier": sittings} if sittings else {}),
         }
         found |= table.summary(runs) if table.summary is not None else {"runs": runs, "paper": _printed(table, runs)}
         write_json(output_folder(folder) / f"{table.name}.json", found)
@@ -128,15 +125,11 @@ def _begun(checkpoints: Path) -> dict[str, Any]:
 
 
 def provenance(devices: Sequence[str]) -> dict[str, Any]:
-    """Where numbers come from."""
-    known = dict.fromkeys(d if torch.device(d).type == "cuda" else "cpu" for d in devices)  # of a CPU there is one
-    names = Counter(torch.cuda.get_device_name(d) if torch.device(d).type == "cuda" else processor() for d in known)
+    """Where numbers come from; without the time of day, which is another for each table."""
+    here = where(*devices)
     return {
-        "commit": commit(),
-        "date": date.today().isoformat(),
-        "device": ", ".join(f"{count} × {name}" if count > 1 else name for name, count in names.items()),
-        "threads": torch.get_num_threads(),
-        "versions": {"manifold_core": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        **{name: here[name] for name in ("commit", "date", "device", "threads")},
+        "versions": {"manifold_core": __version__, "torch": here["torch"], "python": here["python"]},
     }
 
 

@@ -2,12 +2,38 @@
 
 import platform
 import subprocess
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-__all__ = ["commit", "processor"]
+import torch
+
+__all__ = ["commit", "processor", "where"]
 
 ROOT = Path(__file__).resolve().parents[1]
 CPUINFO = Path("/proc/cpuinfo")
+
+
+def where(*devices: str) -> dict[str, Any]:
+    """Of what is computed now, on these devices; on the processor where none is named."""
+    day, hour = datetime.now().isoformat(timespec="seconds").split("T")
+    return {
+        "commit": commit(),
+        "date": day,
+        "time": hour,
+        "device": _named(devices or ("cpu",)),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _named(devices: Sequence[str]) -> str:
+    known = dict.fromkeys(d if torch.device(d).type == "cuda" else "cpu" for d in devices)  # of a CPU there is one
+    names = Counter(torch.cuda.get_device_name(d) if torch.device(d).type == "cuda" else processor() for d in known)
+    return ", ".join(f"{count} × {name}" if count > 1 else name for name, count in names.items())
 
 
 def commit() -> str:

@@ -10,21 +10,17 @@ the rounds' ratios. No figure is given for a size at which our result is not rig
 import json
 import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
-import torch
-
+from .. import provenance
 from ..errors import InputError
 from ..kernels.extension import compiled
-from ..provenance import commit, processor
 from . import cholesky, elbo, ensemble, growth, images, lstm, machine, step
 from .comparison import Comparison, Quartiles, failed, left_out, timed
 
@@ -103,7 +99,10 @@ def measure(
     then the slow ones.
     """
     end = time.monotonic() + seconds
-    where = about()
+    where = provenance.where() | {
+        "instruction_set": compiled.instruction_set() if compiled else "none: reference backend",
+        "load": round(os.getloadavg()[0], 1),  # processes that want to run, before ours
+    }
     rows = []
     for comparison in comparisons:
         progress(f"{comparison.name}: is it right?")
@@ -128,22 +127,6 @@ def _wave(comparison: Comparison, name: str) -> int:
     if name in comparison.slow:
         return 2
     return 0 if name in (*comparison.ours[:1], *comparison.peers[:1]) or not comparison.ours else 1
-
-
-def about() -> dict[str, Any]:
-    """Commit, device, versions, and how busy the machine is."""
-    day, time = datetime.now().isoformat(timespec="minutes").split("T")
-    return {
-        "date": day,
-        "time": time,
-        "commit": commit(),
-        "device": processor(),
-        "threads": torch.get_num_threads(),
-        "instruction_set": compiled.instruction_set() if compiled else "none: reference backend",
-        "load": round(os.getloadavg()[0], 1),  # processes that want to run, before ours
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def _checked(comparison: Comparison, size: tuple[int, ...]) -> Row:

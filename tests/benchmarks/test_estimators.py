@@ -13,6 +13,7 @@ import pytest
 import manifold_core as mc
 from benchmarks import estimators, report
 from benchmarks.estimators import Manifold, measure, summary, table
+from manifold_core import provenance
 
 
 @pytest.fixture
@@ -149,7 +150,7 @@ def test_a_run_goes_on(
         estimators.main()
     assert "another measurement: samples is 20, expected 30; name another --out" in capsys.readouterr().err
     assert json.loads(out.read_text()) == results
-    monkeypatch.setattr(estimators, "commit", lambda: "another")
+    monkeypatch.setattr(provenance, "commit", lambda: "another")
     monkeypatch.setattr(sys, "argv", [*arguments, "--seeds", "3"])
     with pytest.raises(SystemExit):
         estimators.main()

@@ -71,12 +71,13 @@ def test_another_commit_of_the_day_has_a_file_of_its_own(tmp_path: Path) -> None
 
 def test_figures_of_a_gpu_stand_as_they_are(tmp_path: Path) -> None:
     row = gpu.Row("rsample_kl", (512, 32), "float32", "cuda", "both", 1234.5, 0.71234)
-    content = {"device": "A GPU", "date": "2026-01-02", "rows": [row._asdict()]}
+    where = {"device": "A GPU", "torch": "2.11", "commit": "abc", "date": "2026-01-02"}
+    content = where | {"rows": [row._asdict()]}
     path = tmp_path / "gpu-a-gpu-2026-01-02.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     assert report.gpu_files(tmp_path) == [path]
     text = report.page([], report.gpu_files(tmp_path))
-    assert "gpu-a-gpu-2026-01-02.json): device A GPU, date 2026-01-02\n" in text
+    assert "gpu-a-gpu-2026-01-02.json): device A GPU, torch 2.11, commit abc, date 2026-01-02\n" in text
     assert "| rsample_kl | 512 × 32 | float32 | cuda | both | 1,234 | 0.712 |  |\n" in text
 
 

@@ -19,7 +19,7 @@ from manifold_core.experiments.runner import run_table
 from manifold_core.experiments.tables import BUDGETS, Cell, Plan, Table
 
 import manifold_core as mc
-from manifold_core import cli
+from manifold_core import cli, provenance
 from manifold_core.data import Dataset
 from manifold_core.ensemble.data import check_data, check_specs
 from manifold_core.storage.files import locked
@@ -226,7 +226,7 @@ def stopped_before_the_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_a_table_says_where_it_was_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for commit in ("first", "second", "third"):
-        monkeypatch.setattr(runner, "commit", lambda said=commit: said)
+        monkeypatch.setattr(provenance, "commit", lambda said=commit: said)
         if commit != "third":
             with stopped_before_the_end(monkeypatch):
                 run(tmp_path)
