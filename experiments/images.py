@@ -91,6 +91,6 @@ def _whole(name: str) -> Dataset:
     return load_images(name)
 
 
-def printed(table: str, key: Sequence[str], variants: Iterable[str] = ("",)) -> list[dict[str, Any]]:
+def printed(table: str, key: Sequence[str], variant: str = "") -> list[dict[str, Any]]:
     """The paper's rows beside our test images. It does not say on which images it measured."""
-    return [row for variant in variants for row in paper.printed(table, key, {"{}": on_test_images(variant)})]
+    return paper.printed(table, key, [("{}", on_test_images(variant))])

@@ -7,15 +7,15 @@ optimum Recon/d, which is 0.9 to 4.6 times as large.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-__all__ = ["ATTENTION", "doubled", "matrix", "printed", "rows", "title"]
+__all__ = ["WITH_AND_WITHOUT", "doubled", "matrix", "printed", "rows", "title"]
 
 # How Tables 5 and 6 mark the columns of their two models; see `printed`.
-ATTENTION = {"{}_with_attention": "with attention", "{}_without_attention": "without attention"}
+WITH_AND_WITHOUT = (("{}_with_attention", "with attention"), ("{}_without_attention", "without attention"))
 NUMBERS = ("AD", "neg_elbo", "recon", "kl", "gamma")
 
 
@@ -47,18 +47,20 @@ def title(table: str) -> str:
     return words
 
 
-def printed(table: str, key: Sequence[str], variants: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+def printed(
+    table: str, key: Sequence[str], variants: Sequence[tuple[str, str]] = (("{}", ""),)
+) -> list[dict[str, Any]]:
     """The rows as result files have them: cell, variant, and the numbers under their plain names.
 
     Args:
         key: the columns that make the cell.
-        variants: of a table that prints several models in a row, what each column of theirs is marked with → its name:
-            ``{"vae_{}": "VAE"}`` reads ``vae_AD`` as the VAE's AD.
+        variants: pairs of what marks the columns of a model, where a row has several, and the variant beside which
+            its numbers stand: ``("vae_{}", "VAE")`` reads ``vae_AD`` as the VAE's AD.
     """
     found = []
     for row in rows(table):
         cell = {name: row[name] for name in key}
-        for pattern, variant in (variants or {"{}": ""}).items():
+        for pattern, variant in variants:
             numbers = {name: row[pattern.format(name)] for name in NUMBERS if pattern.format(name) in row}
             found.append({"cell": cell, "variant": variant} | numbers)
     return found

@@ -16,7 +16,7 @@ from ..models import CVAE, VAE
 from ..models.standard_prior import with_standard_prior
 from . import recipe
 from .table3 import AMBIENT_DIM, LATENT_DIM, MANIFOLD_DIM
-from .tables import Cell, Plan, Table
+from .tables import ATTENTION, Cell, Plan, Table
 
 __all__ = ["TABLE"]
 
@@ -48,7 +48,7 @@ def _cells(plan: Plan) -> list[Cell]:
     return [
         Cell(
             {"t": t},
-            replace(spec, condition_dim=t, attention=variant == "with attention"),
+            replace(spec, condition_dim=t, attention=attention),
             recipe.under_condition(
                 conditional_manifold, plan, ambient_dim=AMBIENT_DIM, manifold_dim=MANIFOLD_DIM, condition_dim=t
             ),
@@ -56,7 +56,7 @@ def _cells(plan: Plan) -> list[Cell]:
             variant,
             measure=differences,
         )
-        for variant in ("without attention", "with attention")
+        for variant, attention in ATTENTION.items()
         for t in CONDITION_DIMS
     ]
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ..data import varying_condition
 from ..ensemble import ModelSpec
 from . import paper, recipe
-from .tables import Cell, Plan, Table
+from .tables import ATTENTION, Cell, Plan, Table
 
 __all__ = ["TABLE"]
 
@@ -27,7 +27,7 @@ def _cells(plan: Plan) -> list[Cell]:
                 activation="prelu",
                 condition_dim=max(DIMENSIONS),
                 condition_hidden=recipe.condition_hidden(plan),
-                attention=variant == "with attention",
+                attention=attention,
             ),
             recipe.under_condition(
                 varying_condition,
@@ -41,7 +41,7 @@ def _cells(plan: Plan) -> list[Cell]:
             tuple({"t": t} for t in DIMENSIONS),
         )
         for kappa in LATENT_DIMS
-        for variant in paper.ATTENTION.values()
+        for variant, attention in ATTENTION.items()
     ]
 
 
@@ -56,7 +56,7 @@ TABLE = Table(
     _cells,
     [
         row | {"cell": {"kappa": LATENT_DIMS[0]} | row["cell"]}
-        for row in paper.printed("table6", ("t",), paper.ATTENTION)
+        for row in paper.printed("table6", ("t",), paper.WITH_AND_WITHOUT)
     ],
     _plan,
 )

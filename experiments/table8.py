@@ -12,7 +12,6 @@ innovation of its own at every step, which no history tells. Of one network Theo
 nothing of dimensions. κ = 20 is less than the 60 that would give each of the six steps ten dimensions of its own.
 """
 
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -60,8 +59,10 @@ def small_batches(asked: Plan, steps: float) -> Plan:
     return replace(asked, steps=max(1, round(steps * asked.steps)), batch_size=BATCH_SIZE)
 
 
-def _printed(variants: Iterable[str]) -> list[dict[str, object]]:
-    return [row for variant in variants for row in paper.printed("table8", ("shared_weights",), {"{}": variant})]
-
-
-TABLE = Table("table8", paper.title("table8"), _cells, _printed(VARIANTS), partial(small_batches, steps=STEPS))
+TABLE = Table(
+    "table8",
+    paper.title("table8"),
+    _cells,
+    paper.printed("table8", ("shared_weights",), [("{}", variant) for variant in VARIANTS]),
+    partial(small_batches, steps=STEPS),
+)

@@ -8,10 +8,12 @@ from typing import Any
 from ..data import Dataset
 from ..ensemble import Spec
 
-__all__ = ["AS_PUBLISHED", "BUDGETS", "Cell", "Plan", "Table", "on_test_images", "on_training_images"]
+__all__ = ["AS_PUBLISHED", "ATTENTION", "BUDGETS", "Cell", "Plan", "Table", "on_test_images", "on_training_images"]
 
 # Within a folder of results, the folder of those of published plans: one table can have both.
 AS_PUBLISHED = "as_published"
+# The variants of the tables that have both → whether the model has its attention.
+ATTENTION = {"without attention": False, "with attention": True}
 
 
 @dataclass(frozen=True)
