@@ -28,7 +28,7 @@ CLASSES = {
         *("sandal", "shirt", "sneaker", "bag", "boot"),
     ),
 }
-IMAGES, HELD_OUT = 60_000, 10_000
+SAMPLES, HELD_OUT = 60_000, 10_000
 EPOCHS = 400
 STEPS = {"quick": 900, "reduced": 15_000}  # of VAEs, with the small batch
 SMALL_BATCH, BATCH_SIZE = 128, 512
@@ -38,10 +38,10 @@ def plan(asked: Plan, cost: int = 1) -> Plan:
     """The plan of an image table: all images, with the steps and batches of the budget. Of models whose step takes
     ``cost`` times as long the small budgets have as many fewer; that of the paper is one for all."""
     if asked.published or asked.name == "full":
-        return replace(asked, steps=EPOCHS * (IMAGES // BATCH_SIZE), batch_size=BATCH_SIZE, samples=IMAGES)
+        return replace(asked, steps=EPOCHS * (SAMPLES // BATCH_SIZE), batch_size=BATCH_SIZE, samples=SAMPLES)
     if asked.name not in STEPS:
         return asked
-    return replace(asked, steps=STEPS[asked.name] // cost, batch_size=SMALL_BATCH, samples=IMAGES)
+    return replace(asked, steps=STEPS[asked.name] // cost, batch_size=SMALL_BATCH, samples=SAMPLES)
 
 
 def training(asked: Plan) -> TrainingConfig:
@@ -54,8 +54,8 @@ def training(asked: Plan) -> TrainingConfig:
 
 
 def fetch(cells: Iterable[Cell]) -> None:
-    """The files of these cells' images, or InputError, before hours are spent on other tables."""
-    for name in {cell.data.keywords["name"]: None for cell in cells if isinstance(cell.data, partial)}:
+    """The files of these cells' images, where they have any, or InputError, before hours are spent on other tables."""
+    for name in {cell.data.keywords["name"]: None for cell in cells if cell.data.func is _images}:
         fetch_images(name)
 
 

@@ -69,7 +69,7 @@ def reproduce(
             planned = table.plan(plan)
             done = finished(table, planned, folder)
             _check_backend(table, planned, devices, backend)
-            if table.name in IMAGES and done is None:
+            if done is None:
                 images.fetch(table.cells(planned))
         for table in tables:
             run_table(table, plan, folder, devices=devices, backend=backend, progress=progress)
