@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["BENT", "TURN", "Array", "Generator", "Samples"]
+__all__ = ["BENT", "TURN", "Array", "Generator", "Samples", "rotations"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Generator = np.random.Generator
@@ -64,14 +64,20 @@ def _flat_torus(g: Generator, n: int) -> Array:
     return np.concatenate([np.cos(angles), np.sin(angles)]).T
 
 
-def _rotations(g: Generator, n: int) -> Array:
-    """SO(3), as matrices."""
+def rotations(g: Generator, n: int) -> Array:
+    """SO(3), as matrices ``[3, 3, n]``."""
     w, x, y, z = _sphere(3)(g, n).T
-    return _columns(
-        *(1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)),
-        *(2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)),
-        *(2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)),
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
     )
+
+
+def _rotations(g: Generator, n: int) -> Array:
+    return _columns(*rotations(g, n).reshape(9, n))
 
 
 def _saddle(g: Generator, n: int) -> Array:

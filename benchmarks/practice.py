@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .manifolds import TURN, Array, Generator, Samples
+from .manifolds import TURN, Array, Generator, Samples, rotations
 
 __all__ = ["PRACTICE"]
 
@@ -218,16 +218,7 @@ def _clusters(g: Generator, n: int) -> Array:
 
 def _rigid_motions(g: Generator, n: int) -> Array:
     """Of 20 points: turned in any way, and moved."""
-    q = g.normal(size=(n, 4))
-    w, x, y, z = (q / np.linalg.norm(q, axis=1, keepdims=True)).T
-    turned = np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
-    moved = np.einsum("ijn,pj->npi", turned, g.normal(size=(20, 3))) + 0.5 * g.normal(size=(n, 1, 3))
+    moved = np.einsum("ijn,pj->npi", rotations(g, n), g.normal(size=(20, 3))) + 0.5 * g.normal(size=(n, 1, 3))
     return moved.reshape(n, -1)
 
 
