@@ -29,14 +29,14 @@ from manifold_core.experiments import paper
 
 import manifold_core as mc
 from manifold_core import provenance
+from manifold_core.bench.table import in_markdown
 from manifold_core.data import synthetic_manifold
 from manifold_core.storage.differences import differences
 from manifold_core.storage.files import write_json
 
-from .gpu_tables import markdown
 from .manifolds import BENT
 from .practice import PRACTICE
-from .results_files import results_file
+from .results_files import newest_first, results_file
 
 __all__ = ["Manifold", "files", "manifolds", "measure", "summary", "table"]
 
@@ -140,11 +140,7 @@ def measure(manifold: Manifold, samples: int, seed: int) -> dict[str, Any]:
 
 def files(folder: Path) -> list[Path]:
     """The result files, the newest first."""
-    return sorted(folder.glob(f"{KIND}-*.json"), key=_date, reverse=True)
-
-
-def _date(path: Path) -> str:
-    return str(json.loads(path.read_text(encoding="utf-8"))["date"])
+    return newest_first(folder.glob(f"{KIND}-*.json"))
 
 
 def table(results: dict[str, Any]) -> str:
@@ -157,7 +153,7 @@ def table(results: dict[str, Any]) -> str:
         gaps = [row["gap"] for row in own]
         gap = "–" if None in gaps else f"{statistics.median(gaps):,.1f}"
         lines.append((of, name, str(own[0]["d"]), str(r), gap, *(_median(own, way, r) for way in ways)))
-    return markdown(head, lines)
+    return in_markdown(head, lines)
 
 
 def summary(results: dict[str, Any]) -> str:
@@ -170,7 +166,7 @@ def summary(results: dict[str, Any]) -> str:
         lines.append((of, str(len(own)), *(str(sum(_right(row, way) for row in own)) for way in ways)))
     spent = [statistics.median(row["seconds"][way] for row in rows) for way in ways]
     lines.append(("seconds a data set, median", "", *(f"{s:.2g}" for s in spent)))
-    return markdown(head, lines)
+    return in_markdown(head, lines)
 
 
 def _ways(rows: list[dict[str, Any]]) -> list[str]:

@@ -1,11 +1,15 @@
 """The tables of MEASURED.md made of the result files of GPUs."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["TABLES", "markdown", "table"]
+from manifold_core.bench.table import in_markdown
+
+from .results_files import newest_first
+
+__all__ = ["TABLES", "table"]
 
 Results = dict[str, Any]
 
@@ -34,7 +38,7 @@ def of_ops(results: Results) -> str:
                     of["cuda"]["commit"],
                 )
             )
-    return markdown(head, lines)
+    return in_markdown(head, lines)
 
 
 def of_ensemble(results: Results) -> str:
@@ -59,7 +63,7 @@ def of_ensemble(results: Results) -> str:
             job = f"{of['engine']['job_seconds']:.1f} s"
             batched = _microseconds(_time(of, "batched"))
             lines.append((str(models), str(hidden), _microseconds(ours), job, batched, *others))
-    return markdown(head, lines)
+    return in_markdown(head, lines)
 
 
 def of_images(results: Results) -> str:
@@ -74,7 +78,7 @@ def of_images(results: Results) -> str:
         if ours is not None and shared is not None:
             ratios = _ratio(theirs, ours), _ratio(theirs, shared)
             lines.append((str(batch), covariance, *map(_microseconds, (ours, shared, theirs)), *ratios))
-    return markdown(head, lines)
+    return in_markdown(head, lines)
 
 
 def _time(of: dict[str, Any], name: str) -> float | None:
@@ -90,11 +94,6 @@ def _ratio(theirs: float | None, ours: float) -> str:
     return "–" if theirs is None else f"{theirs / ours:.1f}" if theirs < 100 * ours else f"{theirs / ours:,.0f}"
 
 
-def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A table."""
-    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *lines))
-
-
 # By the name in MEASURED.md: how the files of its figures begin, and what is made of one.
 TABLES: dict[str, tuple[str, Callable[[Results], str]]] = {
     "gpu": ("gpu", of_ops),
@@ -106,8 +105,8 @@ TABLES: dict[str, tuple[str, Callable[[Results], str]]] = {
 def table(name: str, paths: Iterable[Path]) -> str | None:
     """That of the device that was measured last: of each row the newest figures, and which files they are from."""
     kind, make = TABLES[name]
-    read = [(json.loads(p.read_text(encoding="utf-8")), p) for p in paths if p.name.startswith(f"{kind}-")]
-    read.sort(key=lambda pair: _when(*pair), reverse=True)
+    newest_files = newest_first(path for path in paths if path.name.startswith(f"{kind}-"))
+    read = [(json.loads(path.read_text(encoding="utf-8")), path) for path in newest_files]
     if not read:
         return None
     newest = read[0][0]
@@ -122,12 +121,6 @@ def table(name: str, paths: Iterable[Path]) -> str | None:
                     rows[_what(row)] = row | {"commit": results["commit"]}
     head = f"{newest['device']}, torch {newest['torch']}. Of each row the newest of these: {'; '.join(sources)}."
     return f"{make({'rows': list(rows.values())})}\n{head}\n"
-
-
-def _when(results: Results, path: Path) -> tuple[str, str, bool]:
-    """Of files of a day that do not say the time, the one without a commit in its name is the last."""
-    date = str(results["date"])
-    return date, str(results.get("time", "")), path.stem.endswith(date)
 
 
 def _what(row: Results) -> tuple[Any, ...]:

@@ -17,11 +17,11 @@ from typing import Any
 from manifold_core.bench.comparison import Comparison
 from manifold_core.bench.roofline import plot_roofline
 from manifold_core.bench.suite import COMPARISONS, Row, from_json, to_json
-from manifold_core.bench.table import heading, machine_speeds, markdown, notes, rough
+from manifold_core.bench.table import heading, in_markdown, machine_speeds, markdown, notes, rough
 from manifold_core.errors import InputError
 
 from . import estimators, gpu_tables
-from .results_files import ROOT, results_file
+from .results_files import ROOT, newest_first, results_file
 
 __all__ = ["add", "files", "gpu_files", "page", "with_tables"]
 
@@ -34,13 +34,7 @@ Results = dict[str, Any]
 
 def files(folder: Path = RESULTS) -> list[tuple[Path, Results]]:
     """The result files of processors, the newest first."""
-    found = [(path, from_json(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("cpu-*.json"))]
-    return sorted(found, key=lambda pair: _when(pair[1]), reverse=True)
-
-
-def _when(results: Results) -> tuple[str, str]:
-    where = results["provenance"]
-    return where["date"], where.get("time", "")
+    return [(path, from_json(path.read_text(encoding="utf-8"))) for path in newest_first(folder.glob("cpu-*.json"))]
 
 
 def add(text: str, folder: Path = RESULTS) -> Path:
@@ -64,14 +58,14 @@ def _rows(results: Results, comparison: Comparison) -> list[Row]:
 
 
 def _table(results: Results, rows: Sequence[Row]) -> str:
-    return markdown(rows, machine_speeds(results["rows"])) + "\n"
+    return markdown(rows, machine_speeds(results["rows"]))
 
 
 def _of_gpu(path: Path) -> str:
     """What benchmarks/gpu.py or benchmarks/ensemble_on_gpu.py has written: each row as it stands there."""
     results = json.loads(path.read_text(encoding="utf-8"))
     names = list(results["rows"][0])
-    table = gpu_tables.markdown(names, ([_cell(row[name]) for name in names] for row in results["rows"])).rstrip()
+    table = in_markdown(names, ([_cell(row[name]) for name in names] for row in results["rows"])).rstrip()
     where = ", ".join(f"{name} {results[name]}" for name in ("device", "torch", "commit", "date"))
     return f"## {path.stem}\n\n[`{path.name}`]({path.name}): {where}\n\n{table}"
 

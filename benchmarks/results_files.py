@@ -6,12 +6,13 @@ import json
 import math
 import re
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from manifold_core import provenance
 
-__all__ = ["ROOT", "Asked", "asked", "or_none", "results_file", "set_aside"]
+__all__ = ["ROOT", "Asked", "asked", "newest_first", "or_none", "results_file", "set_aside"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,6 +26,17 @@ def results_file(kind: str, device_name: str, day: str) -> Path:
     """Where the results of a kind go if nothing else is said: a file a device and date."""
     slug = re.sub(r"[^a-z0-9]+", "-", device_name.lower()).strip("-")
     return ROOT / "benchmarks" / "results" / f"{kind}-{slug}-{day}.json"
+
+
+def newest_first(paths: Iterable[Path]) -> list[Path]:
+    """Of those of a day that do not say the time, the one without a commit in its name is the last."""
+
+    def when(path: Path) -> tuple[str, str, bool]:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        where = content.get("provenance", content)
+        return where["date"], where.get("time", ""), path.stem.endswith(where["date"])
+
+    return sorted(paths, key=when, reverse=True)
 
 
 class Asked(NamedTuple):

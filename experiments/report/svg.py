@@ -13,6 +13,7 @@ from .text import fixed, integer, label, power_of_ten, significant
 
 __all__ = ["counts", "decades", "proportions", "slope", "spectrum", "strip"]
 
+WIDTH, HEIGHT = 272, 204  # of pictures over log γ; those of classes are as wide
 LOWEST = -12  # of the exponents that a log axis shows; zero has none
 Point = tuple[float, float]
 
@@ -45,9 +46,10 @@ def exponent(value: float) -> float:
     return math.log10(value) if value > 0 else -math.inf
 
 
-def spectrum(row: Row, bounds: tuple[int, int], width: int = 216, height: int = 168) -> Markup:
+def spectrum(row: Row, bounds: tuple[int, int]) -> Markup:
     """Variances of all latent dimensions, sorted: a line a seed, the run of lowest −ELBO on top; and the eigenvalues
     of full covariances likewise. Of the runs as published that of lowest −ELBO alone."""
+    width, height = 216, 168
     drawn = [_sorted(run.variance) for run in row.finished]
     eigenvalues = [_sorted(run.spectrum) for run in row.finished]
     best, published = row.best, row.published.best
@@ -93,11 +95,11 @@ def _sorted(values: Iterable[float]) -> list[float]:
     return sorted(v for v in values if not math.isnan(v))
 
 
-def counts(found: ByClass, highest: float, width: int = 272) -> Markup:
+def counts(found: ByClass, highest: float) -> Markup:
     """Active dimensions of each class, a line a class, and the mean over them; all from 0 to ``highest``."""
     step, top = 18, 16
     height = top + step * len(found.classes) + 36
-    x = Axis(0, highest, 66, width - 10)
+    x = Axis(0, highest, 66, WIDTH - 10)
     bottom = height - 34
     parts = []
     for value in _ticks(x, 5):
@@ -121,14 +123,14 @@ def counts(found: ByClass, highest: float, width: int = 272) -> Markup:
     each = ", ".join(f"{one.numbers.name}: {integer(one.numbers.active_dimensions)}" for one in found.classes)
     said = f"Active dimensions of the classes, {label(found.row)}: {each}; mean {fixed(found.mean, 1)}"
     said += f", the paper’s {found.printed}." if found.printed is not None else "."
-    return _picture(width, height, said, parts)
+    return _picture(WIDTH, height, said, parts)
 
 
-def slope(fits: Sequence[Fit], quantity: str, name: str, width: int = 272, height: int = 204) -> Markup:
+def slope(fits: Sequence[Fit], quantity: str, name: str) -> Markup:
     """The quantity against log γ, of one seed or several: points, the line fitted to those of each seed, and the
     expected slope through the mean of all."""
     points = _finite([point for fit in fits for point in fit.points])
-    x, y = _axes(points, width, height)
+    x, y = _axes(points)
     parts = _grid(x, y, "log γ", quantity)
     if points:
         for fit in fits:
@@ -141,10 +143,10 @@ def slope(fits: Sequence[Fit], quantity: str, name: str, width: int = 272, heigh
         parts += [_dot((x(a), y(b)), 3.2 if len(fits) == 1 else 2.2, "point") for a, b in points]
     slopes = ", ".join(significant(fit.slope, 4) for fit in fits)
     said = f"{quantity} against log γ: slope {slopes}; expected {significant(fits[0].expected, 4)}."
-    return _picture(width, height, f"{name}: {said}", parts)
+    return _picture(WIDTH, HEIGHT, f"{name}: {said}", parts)
 
 
-def proportions(fits: Sequence[Fit], name: str, width: int = 272, height: int = 204) -> Markup:
+def proportions(fits: Sequence[Fit], name: str) -> Markup:
     """Squared error, active and inactive variances against γ, logarithmic; nothing where the files have none."""
     drawn = [
         (kind, [(a, v) for (a, _b), v in zip(fit.points, values, strict=True) if math.isfinite(a) and 0 < v < math.inf])
@@ -156,19 +158,20 @@ def proportions(fits: Sequence[Fit], name: str, width: int = 272, height: int = 
     if not everything:
         return Markup()
     bounds = decades(value for _, value in everything)
-    x, _y = _axes(everything, width, height)
-    y = Axis(*bounds, height - 34, 14)
+    x, _y = _axes(everything)
+    y = Axis(*bounds, HEIGHT - 34, 14)
     parts = [*_decade_grid(y, bounds, x), *_below(x, y, "log γ")]
     parts.append(_text(x.start, y.end - 4, "squared error, mean σ²", "axis", "start"))
     for kind, points in drawn:
         places = sorted((x(a), y(exponent(value))) for a, value in points)
         if places:
             parts += [_path(places, kind), *(_mark(place, kind) for place in places)]
-    return _picture(width, height, f"Squared error and variances against log γ, {name}.", parts)
+    return _picture(WIDTH, HEIGHT, f"Squared error and variances against log γ, {name}.", parts)
 
 
-def strip(row: Row, low: float, high: float, width: int = 96, height: int = 16) -> Markup:
+def strip(row: Row, low: float, high: float) -> Markup:
     """−ELBO on the scale of its variant: the paper's as a diamond, ours as a dot on its spread."""
+    width, height = 96, 16
     x = Axis(low, high if high > low else low + 1, 5, width - 5)
     middle = height / 2
     parts = [_line(x.start, middle, x.end, middle, "rail")]
@@ -235,13 +238,13 @@ def _finite(points: Sequence[Point]) -> list[Point]:
     return [(a, b) for a, b in points if math.isfinite(a) and math.isfinite(b)]
 
 
-def _axes(points: Sequence[Point], width: int, height: int) -> tuple[Axis, Axis]:
-    """With a twentieth of room on every side."""
+def _axes(points: Sequence[Point]) -> tuple[Axis, Axis]:
+    """With a little room on every side."""
     bounds = []
     for values in ([p[0] for p in points] or [0.0], [p[1] for p in points] or [0.0]):
         room = 0.06 * (max(values) - min(values)) or 1.0
         bounds.append((min(values) - room, max(values) + room))
-    return Axis(*bounds[0], 48, width - 10), Axis(*bounds[1], height - 34, 14)
+    return Axis(*bounds[0], 48, WIDTH - 10), Axis(*bounds[1], HEIGHT - 34, 14)
 
 
 def _ticks(axis: Axis, most: int = 6) -> list[float]:

@@ -1,14 +1,14 @@
 """What was found, as a table: for the terminal and for Markdown."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .comparison import Comparison
 from .machine import COPY, PRODUCT
 from .suite import Row
 
-__all__ = ["heading", "machine_speeds", "markdown", "notes", "rough", "text"]
+__all__ = ["heading", "in_markdown", "machine_speeds", "markdown", "notes", "rough", "text"]
 
 NOTHING = "–"
 
@@ -120,5 +120,9 @@ def text(results: dict[str, Any]) -> str:
 def markdown(rows: Sequence[Row], speeds: tuple[float, float]) -> str:
     """The rows of one comparison."""
     head, *cells = _grid(rows, *speeds)
-    lines = [head, ["---"] * len(head), *cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return in_markdown(head, cells)
+
+
+def in_markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *lines))
