@@ -120,7 +120,7 @@ gpu:  ## build in place, run the tests that need a GPU, measure, check memory an
 	step 160 $(GPU_PYTHON) $(GPU_PYTEST) tests/kernels tests/ensemble tests/training/test_step.py tests/training/test_update.py \
 	    tests/run/test_global_state.py tests/metrics/test_local.py; \
 	step 60 $(GPU_PYTHON) -m benchmarks.ensemble_on_gpu --seconds 42; \
-	step 85 $(GPU_PYTHON) -m benchmarks.gpu --seconds 67; \
+	step 85 $(GPU_PYTHON) -m benchmarks.ops_on_gpu --seconds 67; \
 	step 40 $(GPU_PYTHON) -m benchmarks.images_on_gpu --seconds 27; \
 	if [ -z '$(SANITIZER)' ]; then echo 'compute-sanitizer is not there: neither memory nor races are checked'; else \
 	    step 40 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZE) --tool memcheck $(GPU_PYTHON) $(SANITIZED); \

@@ -1,8 +1,8 @@
-"""asv: every op on a GPU, by a GPU's own clock; see benchmarks/gpu.py. Left out where there is none."""
+"""asv: every op on a GPU, by a GPU's own clock; see benchmarks/ops_on_gpu.py. Left out where there is none."""
 
 import torch
 
-from . import gpu
+from . import ops_on_gpu
 from .ops import OPS, problem
 
 COPY: list[float] = []  # its bandwidth, once a process
@@ -11,7 +11,7 @@ COPY: list[float] = []  # its bandwidth, once a process
 class OpsOnGPU:
     """Microseconds forward and backward: of large tensors in turn, and of small ones in a CUDA graph."""
 
-    params = ([*OPS], [*gpu.NAMESPACES, "eager", "compile"], ["small", "large"])
+    params = ([*OPS], [*ops_on_gpu.NAMESPACES, "eager", "compile"], ["small", "large"])
     param_names = ("op", "backend", "regime")
     unit = "us"
     timeout = 300.0  # compiling takes its time
@@ -24,9 +24,9 @@ class OpsOnGPU:
         op, device = OPS[name], torch.device("cuda")
         shape = op.large[0] if regime == "large" else op.small[-1]
         problems = [problem(op, *shape, torch.float32, device) for _ in range(2 if regime == "large" else 1)]
-        if why_not := gpu.obstacle(op, backend, torch.float32, problems[0], gpu.COMPILE_SECONDS):
+        if why_not := ops_on_gpu.obstacle(op, backend, torch.float32, problems[0], ops_on_gpu.COMPILE_SECONDS):
             raise RuntimeError(why_not)
-        blank = gpu.Row(name, shape, "float32", backend, "both", float("nan"))
-        COPY[:] = COPY or [gpu.copy_bandwidth(device)]
-        rows = gpu.measured(op, backend, problems, COPY[0], blank)
+        blank = ops_on_gpu.Row(name, shape, "float32", backend, "both", float("nan"))
+        COPY[:] = COPY or [ops_on_gpu.copy_bandwidth(device)]
+        rows = ops_on_gpu.measured(op, backend, problems, COPY[0], blank)
         return next(row.microseconds for row in rows if row.direction == "both")

@@ -30,7 +30,7 @@ from manifold_core.ensemble.data import SamplesLike, check_data
 from manifold_core.ensemble.state import EngineState
 from manifold_core.storage.files import write_json
 
-from . import gpu
+from . import ops_on_gpu
 from .batched import Batched
 from .results_files import asked, or_none
 
@@ -93,7 +93,9 @@ class Engine:
 
     def microseconds(self) -> float:
         state = self.state(STEPS)  # from the beginning: what is timed has the numbers of training
-        found = gpu.microseconds([lambda: self.library.ensemble_steps(state.words, STEPS_A_CALL, 1)]) / STEPS_A_CALL
+        found = (
+            ops_on_gpu.microseconds([lambda: self.library.ensemble_steps(state.words, STEPS_A_CALL, 1)]) / STEPS_A_CALL
+        )
         check_going_on(state)
         return found
 
@@ -135,7 +137,7 @@ class Eagerly:
         return distance(weights_after(drawn, self.model, 0), exact(self.hidden, 0, drawn, self.sets))
 
     def microseconds(self) -> float:
-        return gpu.microseconds([self.model]) * self.models
+        return ops_on_gpu.microseconds([self.model]) * self.models
 
 
 class InBatches:
@@ -157,7 +159,7 @@ class InBatches:
         )
 
     def microseconds(self) -> float:
-        return gpu.in_a_graph([self.batched])
+        return ops_on_gpu.in_a_graph([self.batched])
 
 
 class Compiled(InBatches):

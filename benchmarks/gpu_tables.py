@@ -96,7 +96,7 @@ def _ratio(theirs: float | None, ours: float) -> str:
 
 # By the name in MEASURED.md: how the files of its figures begin, and what is made of one.
 TABLES: dict[str, tuple[str, Callable[[Results], str]]] = {
-    "gpu": ("gpu", of_ops),
+    "gpu": ("ops", of_ops),
     "gpu_ensemble": ("ensemble", of_ensemble),
     "gpu_images": ("images", of_images),
 }

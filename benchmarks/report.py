@@ -62,7 +62,7 @@ def _table(results: Results, rows: Sequence[Row]) -> str:
 
 
 def _of_gpu(path: Path) -> str:
-    """What benchmarks/gpu.py or benchmarks/ensemble_on_gpu.py has written: each row as it stands there."""
+    """What one of benchmarks/*_on_gpu.py has written: each row as it stands there."""
     results = json.loads(path.read_text(encoding="utf-8"))
     names = list(results["rows"][0])
     table = in_markdown(names, ([_cell(row[name]) for name in names] for row in results["rows"])).rstrip()
@@ -84,7 +84,7 @@ def _cell(value: Any) -> str:
 
 
 def gpu_files(folder: Path = RESULTS) -> list[Path]:
-    return sorted(path for kind in ("gpu", "ensemble", "images") for path in folder.glob(f"{kind}-*.json"))
+    return sorted(path for kind in ("ops", "ensemble", "images") for path in folder.glob(f"{kind}-*.json"))
 
 
 def page(found: Sequence[tuple[Path, Results]], on_gpu: Sequence[Path] = (), of_dimension: Sequence[Path] = ()) -> str:

@@ -48,9 +48,8 @@ class Asked(NamedTuple):
 
 
 def asked(kind: str, description: str | None, seconds: float) -> Asked:
-    """Of the command line of ``benchmarks/<kind>_on_gpu.py`` or ``gpu.py``, after so many seconds by default."""
-    program = "gpu" if kind == "gpu" else f"{kind}_on_gpu"
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{program}", description=description)
+    """Of the command line of ``benchmarks/<kind>_on_gpu.py``, after so many seconds by default."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{kind}_on_gpu", description=description)
     parser.add_argument(
         "--seconds",
         type=float,

@@ -16,7 +16,7 @@ from manifold_core.kernels.random import standard_normal
 from torch import Tensor
 
 import manifold_core as mc
-from benchmarks import ensemble_on_gpu, gpu
+from benchmarks import ensemble_on_gpu, ops_on_gpu
 from benchmarks.batched import Batched
 from benchmarks.ensemble_on_gpu import Row
 from manifold_core.bench import ensemble
@@ -46,8 +46,8 @@ def sets(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         call()
         return 6.0
 
-    monkeypatch.setattr(gpu, "microseconds", lambda calls: called(calls[0]))
-    monkeypatch.setattr(gpu, "in_a_graph", lambda calls: called(calls[0]))
+    monkeypatch.setattr(ops_on_gpu, "microseconds", lambda calls: called(calls[0]))
+    monkeypatch.setattr(ops_on_gpu, "in_a_graph", lambda calls: called(calls[0]))
     monkeypatch.setattr(ensemble_on_gpu, "COMPILE_SECONDS", math.inf)
     return [samples(60, seed) for seed in range(2)]
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import gpu, report
+from benchmarks import ops_on_gpu, report
 from manifold_core import InputError
 from manifold_core.bench import suite
 from manifold_core.bench.suite import Row
@@ -70,20 +70,20 @@ def test_another_commit_of_the_day_has_a_file_of_its_own(tmp_path: Path) -> None
 
 
 def test_figures_of_a_gpu_stand_as_they_are(tmp_path: Path) -> None:
-    row = gpu.Row("rsample_kl", (512, 32), "float32", "cuda", "both", 1234.5, 0.71234)
+    row = ops_on_gpu.Row("rsample_kl", (512, 32), "float32", "cuda", "both", 1234.5, 0.71234)
     where = {"device": "A GPU", "torch": "2.11", "commit": "abc", "date": "2026-01-02"}
     content = where | {"rows": [row._asdict()]}
-    path = tmp_path / "gpu-a-gpu-2026-01-02.json"
+    path = tmp_path / "ops-a-gpu-2026-01-02.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     assert report.gpu_files(tmp_path) == [path]
     text = report.page([], report.gpu_files(tmp_path))
-    assert "gpu-a-gpu-2026-01-02.json): device A GPU, torch 2.11, commit abc, date 2026-01-02\n" in text
+    assert "ops-a-gpu-2026-01-02.json): device A GPU, torch 2.11, commit abc, date 2026-01-02\n" in text
     assert "| rsample_kl | 512 × 32 | float32 | cuda | both | 1,234 | 0.712 |  |\n" in text
 
 
 def test_the_newest_figures_of_a_gpu_stand_in_the_text(tmp_path: Path) -> None:
     def row(backend: str, time: float | None, direction: str = "both", share: float | None = None) -> dict[str, Any]:
-        return gpu.Row("an op", (4096, 32), "float32", backend, direction, time, share)._asdict()
+        return ops_on_gpu.Row("an op", (4096, 32), "float32", backend, direction, time, share)._asdict()
 
     def write(kind: str, day: str, rows: list[dict[str, Any]]) -> None:
         where = {"device": "A GPU", "torch": "2.11", "commit": f"abc{day[-2:]}", "date": day}
@@ -91,15 +91,15 @@ def test_the_newest_figures_of_a_gpu_stand_in_the_text(tmp_path: Path) -> None:
 
     text = "<!-- bench: gpu -->\nold\n<!-- end --><!-- bench: gpu_ensemble -->\n<!-- end -->"
     assert report.with_tables(text, []).count(report.NOT_YET_ON_A_GPU) == 2
-    write("gpu", "2026-01-01", [row("cuda", 1.0, share=0.1), row("compile", 30.0), row("triton", None)])
-    write("gpu", "2026-01-02", [row("cuda", 7.0, "forward"), row("cuda", 20.0, share=0.912), row("eager", 110.0)])
+    write("ops", "2026-01-01", [row("cuda", 1.0, share=0.1), row("compile", 30.0), row("triton", None)])
+    write("ops", "2026-01-02", [row("cuda", 7.0, "forward"), row("cuda", 20.0, share=0.912), row("eager", 110.0)])
     model = {"models": 128, "hidden": 32, "contender": "engine", "microseconds": 200.0, "job_seconds": 4.0}
     eager = model | {"contender": "eager", "microseconds": 250_000.0}
     lost = model | {"models": 1, "contender": "batched", "microseconds": None}
     write("ensemble", "2026-01-01", [model, eager, lost, model | {"models": 1}])
     found = report.with_tables(text, [], report.gpu_files(tmp_path))
     assert "| an op | 4,096 × 32 | 20.0 µs | 91% | – | 110 µs | 5.5 | 1.5 | abc02 |\n\nA GPU, torch 2.11." in found
-    assert "commit abc02, 2026-01-02: [`gpu-a-gpu-2026-01-02.json`](benchmarks/results/gpu-a-gpu-2026-01-02.j" in found
+    assert "commit abc02, 2026-01-02: [`ops-a-gpu-2026-01-02.json`](benchmarks/results/ops-a-gpu-2026-01-02.j" in found
     assert "| 128 | 32 | 200 µs | 4.0 s | – | – | – | 1,250 |\n| 1 | 32 | 200 µs | 4.0 s | – | – | – | – |\n" in found
     assert "old" not in found
     assert report.with_tables(found, [], report.gpu_files(tmp_path)) == found
@@ -108,9 +108,9 @@ def test_the_newest_figures_of_a_gpu_stand_in_the_text(tmp_path: Path) -> None:
 def test_of_files_of_a_day_the_time_says_which_is_newer(tmp_path: Path) -> None:
     """The names of those set aside say the commit, which says nothing of that."""
     for commit, time, microseconds in (("ccc", "08:00:00", 30.0), ("aaa", "09:00:00", 20.0), ("bbb", "10:00:00", None)):
-        row = gpu.Row("an op", (4096, 32), "float32", "cuda", "both", microseconds, 0.9)._asdict()
+        row = ops_on_gpu.Row("an op", (4096, 32), "float32", "cuda", "both", microseconds, 0.9)._asdict()
         where = {"device": "A GPU", "torch": "2.11", "commit": commit, "date": "2026-01-01", "time": time}
-        name = "gpu-a-gpu-2026-01-01" + ("" if commit == "bbb" else f"-{commit}")
+        name = "ops-a-gpu-2026-01-01" + ("" if commit == "bbb" else f"-{commit}")
         (tmp_path / f"{name}.json").write_text(json.dumps({**where, "rows": [row]}), encoding="utf-8")
     found = report.with_tables("<!-- bench: gpu -->\n<!-- end -->", [], report.gpu_files(tmp_path))
     assert "| an op | 4,096 × 32 | 20.0 µs |" in found
@@ -119,9 +119,9 @@ def test_of_files_of_a_day_the_time_says_which_is_newer(tmp_path: Path) -> None:
 
 def test_a_table_is_of_the_gpu_measured_last_alone(tmp_path: Path) -> None:
     for device, day, shape in (("An old GPU", "2026-01-01", (512, 32)), ("A GPU", "2026-01-02", (4096, 32))):
-        row = gpu.Row("an op", shape, "float32", "cuda", "both", 20.0, 0.9)._asdict()
+        row = ops_on_gpu.Row("an op", shape, "float32", "cuda", "both", 20.0, 0.9)._asdict()
         where = {"device": device, "torch": "2.11", "commit": "abc", "date": day}
-        (tmp_path / f"gpu-{len(device)}-{day}.json").write_text(json.dumps({**where, "rows": [row]}), encoding="utf-8")
+        (tmp_path / f"ops-{len(device)}-{day}.json").write_text(json.dumps({**where, "rows": [row]}), encoding="utf-8")
     found = report.with_tables("<!-- bench: gpu -->\n<!-- end -->", [], report.gpu_files(tmp_path))
     assert "| an op | 4,096 × 32 |" in found
     assert "512" not in found

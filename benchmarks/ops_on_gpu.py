@@ -5,7 +5,7 @@ float64 on the same noise. Large tensors are past the L2 cache, their buffers ta
 of the bandwidth that a plain copy reaches on the same device. All are timed inside a CUDA graph: without one, small
 calls would measure the launch, and large ones of a library in Python could.
 
-    python -m benchmarks.gpu [--seconds N] [--out FILE.json]
+    python -m benchmarks.ops_on_gpu [--seconds N] [--out FILE.json]
 """
 
 import itertools
@@ -227,7 +227,7 @@ def ratios(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    where, out, end = asked("gpu", __doc__, 200)
+    where, out, end = asked("ops", __doc__, 200)
     device = torch.device("cuda")
     copy = copy_bandwidth(device)
     print(f"a copy moves {copy / 1e9:.0f} GB/s")
