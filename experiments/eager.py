@@ -19,7 +19,7 @@ from ..networks import by_pytorch
 from ..storage.files import output_folder, write_json
 from ..training import TrainingConfig
 from .catalogue import TABLES
-from .report.reading import read_result
+from .report.files import read_result
 from .runner import provenance
 from .tables import BUDGETS, Cell, Plan
 

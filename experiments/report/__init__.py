@@ -5,9 +5,9 @@ from pathlib import Path
 
 from ...errors import InputError
 from ...storage.files import output_folder, write_atomically
+from .files import read_results
 from .markdown import markdown
 from .page import TITLE, page
-from .reading import read_results
 
 __all__ = ["write_report"]
 

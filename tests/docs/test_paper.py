@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from manifold_core.experiments import paper
+from manifold_core.experiments.report.files import read_results
 from manifold_core.experiments.report.markdown import markdown
 from manifold_core.experiments.report.page import TITLE
-from manifold_core.experiments.report.reading import read_results
 
 ROOT = Path(__file__).parents[2]
 WORDS = ("none", "one", "two", "three", "four", "five")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from manifold_core.experiments import images
 from manifold_core.experiments.report import write_report
-from manifold_core.experiments.report.reading import read_results
+from manifold_core.experiments.report.files import read_results
 from manifold_core.experiments.report.results import Result
 
 from manifold_core.data.images import ENVIRONMENT_VARIABLE

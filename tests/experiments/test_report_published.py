@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from manifold_core.experiments.report.files import read_results
 from manifold_core.experiments.report.how_to_read import reading
 from manifold_core.experiments.report.notes import notes, verdict
 from manifold_core.experiments.report.overview import overview, provenance, totals
-from manifold_core.experiments.report.reading import read_results
 from manifold_core.experiments.report.results import Result
 from manifold_core.experiments.report.summary import rows
 
