@@ -11,7 +11,7 @@ from ..kernels import lstm
 from ..kernels.lstm.op import choose_for_sequences
 from .checks import check_widths
 from .mlp import mlp
-from .precision import Float32Linear, dtype_of
+from .precision import Float32Linear, of_weights
 from .served import Served, left_to_pytorch, watched
 
 __all__ = ["LSTM", "LSTMDecoder", "LSTMEncoder", "NextStepEncoder"]
@@ -76,10 +76,7 @@ class LSTMEncoder(nn.Module):
         self.lstm = LSTM(data_dim, hidden)
         self.head = Float32Linear(hidden, 2 * latent_dim)
 
-    @property
-    def input_dtype(self) -> torch.dtype:
-        """Of x and c: that of the weights."""
-        return dtype_of(self.head)
+    input_dtype = of_weights(lambda network: network.head)
 
     def forward(self, sequence: Tensor) -> tuple[Tensor, Tensor]:
         mu, log_var = self.head(outputs(self.lstm, sequence)[:, -1]).chunk(2, dim=1)
@@ -148,10 +145,7 @@ class LSTMDecoder(nn.Module):
         self.lstm = LSTM(data_dim, hidden)
         self.layers = mlp((latent_dim + hidden, *decoder_hidden, data_dim), "relu", reads_z=True)
 
-    @property
-    def input_dtype(self) -> torch.dtype:
-        """Of z: that of the weights."""
-        return dtype_of(self.layers[0])
+    input_dtype = of_weights(lambda network: network.layers[0])
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
         x_hat: Tensor = self.layers(torch.cat((z, outputs(self.lstm, c)[:, -1]), dim=1))

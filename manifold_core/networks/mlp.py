@@ -11,7 +11,7 @@ from ..arguments import check_choice, check_positive
 from ..covariance import Covariance
 from .checks import check_widths
 from .head import PosteriorHead
-from .precision import Float32Linear, dtype_of
+from .precision import Float32Linear, of_weights
 
 __all__ = ["Activation", "ConditionalMLPDecoder", "ConditionalMLPEncoder", "MLPDecoder", "MLPEncoder", "mlp"]
 
@@ -73,10 +73,7 @@ class MLPEncoder(nn.Module):
         self.input_shape = (data_dim,)
         self.layers = mlp_to_posterior((data_dim, *hidden), latent_dim, activation, covariance)
 
-    @property
-    def input_dtype(self) -> torch.dtype:
-        """Of x and c: that of the weights."""
-        return dtype_of(self.layers[0])
+    input_dtype = of_weights(lambda network: network.layers[0])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mu, spread = self.layers(x)
@@ -98,10 +95,7 @@ class MLPDecoder(nn.Module):
         hidden = check_widths(hidden)
         self.layers = mlp((latent_dim, *hidden, data_dim), activation, reads_z=True)
 
-    @property
-    def input_dtype(self) -> torch.dtype:
-        """Of z: that of the weights."""
-        return dtype_of(self.layers[0])
+    input_dtype = of_weights(lambda network: network.layers[0])
 
     def forward(self, z: Tensor) -> Tensor:
         x_hat: Tensor = self.layers(z)
@@ -147,10 +141,7 @@ class ConditionalMLPEncoder(nn.Module):
         self.condition = mlp((condition_dim, *condition_hidden, condition_features), activation)
         self.layers = mlp_to_posterior((data_dim + condition_features, *hidden), latent_dim, activation, covariance)
 
-    @property
-    def input_dtype(self) -> torch.dtype:
-        """Of x and c: that of the weights."""
-        return dtype_of(self.layers[0])
+    input_dtype = of_weights(lambda network: network.layers[0])
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         mu, spread = self.layers(torch.cat((x, self.condition(c)), dim=1))
@@ -182,10 +173,7 @@ class ConditionalMLPDecoder(nn.Module):
         self.condition = mlp((condition_dim, *condition_hidden, condition_features), activation)
         self.layers = mlp((latent_dim + condition_features, *hidden, data_dim), activation, reads_z=True)
 
-    @property
-    def input_dtype(self) -> torch.dtype:
-        """Of z: that of the weights."""
-        return dtype_of(self.layers[0])
+    input_dtype = of_weights(lambda network: network.layers[0])
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
         x_hat: Tensor = self.layers(torch.cat((z, self.condition(c)), dim=1))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .conv_layers import ConvTranspose2d
 
-__all__ = ["Float32ConvTranspose2d", "Float32Linear", "autocast_enabled", "dtype_of", "outside_autocast"]
+__all__ = ["Float32ConvTranspose2d", "Float32Linear", "autocast_enabled", "of_weights", "outside_autocast"]
 
 T = TypeVar("T")
 
@@ -20,11 +20,15 @@ def autocast_enabled(x: Tensor) -> bool:
     return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
 
 
-def dtype_of(layer: nn.Module) -> torch.dtype:
-    """Of the weights of one layer: to go through those of a network takes ten times as long."""
-    weight: Any = layer.weight
-    dtype: torch.dtype = weight.dtype
-    return dtype
+def of_weights(first: Callable[[Any], Any]) -> property:
+    """A network's ``input_dtype``. One layer tells it: to go through all weights takes ten times as long."""
+
+    def input_dtype(network: nn.Module) -> torch.dtype:
+        """The dtype of what the network reads: that of its weights."""
+        dtype: torch.dtype = first(network).weight.dtype
+        return dtype
+
+    return property(input_dtype)
 
 
 def outside_autocast(layer: Callable[[Tensor], T], x: Tensor, dtype: torch.dtype) -> T:

@@ -13,7 +13,7 @@ from .conv_layers import ConvNorm, ConvTranspose2d
 from .head import PosteriorHead
 from .mlp import Activation, mlp
 from .normalisation import BatchNorm2d
-from .precision import Float32ConvTranspose2d, Float32Linear, dtype_of, outside_autocast
+from .precision import Float32ConvTranspose2d, Float32Linear, of_weights, outside_autocast
 from .served import watched
 
 __all__ = [
@@ -126,10 +126,7 @@ class ConvEncoder(nn.Module):
         features = 2 * channels * (height // 4) * (width // 4)
         self.head = PosteriorHead(features, latent_dim, covariance, _beside(features, hidden, 2 * latent_dim))
 
-    @property
-    def input_dtype(self) -> torch.dtype:
-        """Of x and c: that of the weights."""
-        return dtype_of(self.head)
+    input_dtype = of_weights(lambda network: network.head)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mu, spread = self.head(torch.flatten(self.blocks(_laid_out(x, self.blocks)), 1))
@@ -157,10 +154,7 @@ class ConvDecoder(nn.Module):
             _DecoderBlock(2 * channels, channels), _DecoderBlock(channels, outputs, Float32ConvTranspose2d)
         )
 
-    @property
-    def input_dtype(self) -> torch.dtype:
-        """Of z: that of the weights."""
-        return dtype_of(self.head)
+    input_dtype = of_weights(lambda network: network.head)
 
     def forward(self, z: Tensor) -> Tensor:
         features = self.head(z)
@@ -196,10 +190,7 @@ class ConditionalConvEncoder(nn.Module):
         self.unflatten = nn.Unflatten(1, (1, height, width))
         self.image = ConvEncoder((inputs + 1, height, width), latent_dim, channels, covariance, hidden)
 
-    @property
-    def input_dtype(self) -> torch.dtype:
-        """Of x and c: that of the weights."""
-        return dtype_of(self.condition)
+    input_dtype = of_weights(lambda network: network.condition)
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         mu, spread = self.image(torch.cat((x, self.unflatten(self.condition(c))), dim=1))
@@ -233,10 +224,7 @@ class ConditionalConvDecoder(nn.Module):
         self.condition = mlp((condition_dim, *condition_hidden, condition_features), activation)
         self.image = ConvDecoder(latent_dim + condition_features, image_shape, channels, hidden)
 
-    @property
-    def input_dtype(self) -> torch.dtype:
-        """Of z: that of the weights."""
-        return dtype_of(self.image.head)
+    input_dtype = of_weights(lambda network: network.image.head)
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
         x_hat: Tensor = self.image(torch.cat((z, self.condition(c)), dim=1))
