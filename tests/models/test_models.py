@@ -885,7 +885,7 @@ def test_what_is_inherited_says_nothing_of_conditions_without_steps(kind: type[m
     for name in ("forward", "sample", "decode"):
         said = inspect.getdoc(getattr(kind, name))
         assert said is not None
-        assert not re.search(r"``\[[Bn], t\]``(?!, of sequences ``\[[Bn], T, d\]``)", said), name
+        assert not re.search(r"``\[[Bn], t\]``(?!, for sequences ``\[[Bn], T, d\]``)", said), name
 
 
 def test_completion_offers_what_is_public() -> None:
