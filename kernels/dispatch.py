@@ -95,7 +95,8 @@ def explain(*tensors: Tensor | None, backend: str = "auto") -> Choice:
 
     Args:
         tensors: the op's floating-point arguments; None for one that is left out.
-        backend: ``"auto"`` takes the fastest that can serve, else the reference; any other name is taken or refused.
+        backend: ``"auto"`` takes the compiled kernels for the tensors' device, or Triton's if those for CUDA are
+            missing, else the reference; any other name is taken or refused.
 
     Raises:
         TypeError: an argument is neither a tensor nor None.
@@ -171,15 +172,13 @@ def choose_for_layer(
     if chosen not in backends:
         return "reference"
     filled = 0 not in [tensor.numel() for tensor in tensors]
-    if chosen == "cuda":
-        return chosen if filled else "reference"
     found = {tensor.dtype for tensor in tensors}
-    if filled and len(found) == 1 and found <= dtypes:
-        return chosen if backend == "cpu" or worth_it(tensors) else "reference"
+    if filled and (chosen == "cuda" or (len(found) == 1 and found <= dtypes)):
+        return chosen if chosen in ("cuda", backend) or worth_it(tensors) else "reference"
     if backend == "auto":
         return "reference"
-    expected, shown = " or ".join(sorted(map(str, dtypes))), ", ".join(sorted(map(str, found)))
+    of_one_dtype = f"of one dtype, {' or '.join(sorted(map(str, dtypes)))}, each " if chosen == "cpu" else ""
     raise RuntimeError(
-        f"backend 'cpu' cannot serve this call: it takes tensors of one dtype, {expected}, each with at least one "
-        f"element, got {shown}, {tuple(tensors[0].shape)}"
+        f"backend {chosen!r} cannot serve this call: it takes tensors {of_one_dtype}with at least one element, got "
+        f"{', '.join(sorted(map(str, found)))}, {tuple(tensors[0].shape)}"
     )

@@ -327,6 +327,10 @@ def test_what_follows_a_convolution_of_cuda_tensors_is_not(
             assert layer.chosen(x, weight, channels, residual, backends=("cpu", "cuda")) == "reference"
             assert not any(name.startswith("manifold_core") for name in operators_of(step))
         built(True, True)
+        empty = torch.empty(0, 5, 14, 14, device="cuda", dtype=dtype)
+        assert layer.chosen(empty, weight, backends=("cpu", "cuda")) == "reference"
+        with pytest.raises(RuntimeError, match=r"'cuda' cannot serve this call: it takes tensors with at least one"):
+            choose_for_images("cuda", empty, weight, backends=("cpu", "cuda"))
         assert by_pytorch(layer).chosen(x, weight, channels, residual, backends=("cpu", "cuda")) == "reference"
         with pytest.raises(RuntimeError, match=r"'triton' cannot serve this call: .* there is 'cpu' and 'cuda'"):
             conv_norm(x, weight, channels, channels, backend="triton")
