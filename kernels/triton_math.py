@@ -76,6 +76,19 @@ def exponential_of_half_difference(a, b):
 
 
 @triton.jit
+def variance_terms(log_var, prior_log_var):
+    """e^(l/2), e^(d/2), t = e^(d/2) - 1, (e^d - 1 - d)/2 and e^(-p/2), with d = l - p. Without a prior p is None, and
+    stands for 0."""
+    sigma, t, s = exponential(0.5 * log_var)
+    root, inv_prior_sigma = sigma, 1.0
+    if prior_log_var is not None:
+        root, t, s = exponential_of_half_difference(log_var, prior_log_var)
+        inv_prior_sigma, _, _ = exponential(-0.5 * prior_log_var)
+    # With s = t - d/2; both terms are positive: nothing cancels.
+    return sigma, root, t, 0.5 * t * t + s, inv_prior_sigma
+
+
+@triton.jit
 def times_exp_minus_1(k, t):
     """k (e^d - 1) of t = e^(d/2) - 1, with k first: 0 stays 0 where e^d alone is infinite."""
     return k * t * (t + 2.0)

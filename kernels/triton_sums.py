@@ -99,6 +99,16 @@ def sum_of_groups(partial_ptr, group_size, partials, first_col, cols, ROWS: tl.c
     return sum_of_rows(partial_ptr, partials, end, first_col, cols, ROWS, COLS)
 
 
+@triton.jit
+def add_to_rows(pointer, x, first_row, rows, first_col):
+    """Sum a tile over its columns, and add to that what the columns before came to."""
+    row = first_row + tl.arange(0, x.shape[0])
+    total = tl.sum(x, axis=1)
+    if first_col > 0:
+        total += tl.load(pointer + row, mask=row < rows, other=0.0)
+    tl.store(pointer + row, total, mask=row < rows)
+
+
 # Up to three sums over the batch are made at once; those that are not wanted are None.
 
 

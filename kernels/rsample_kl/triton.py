@@ -14,41 +14,10 @@ from ..triton_launch import (
     tile_elements,
     tile_shape,
 )
-from ..triton_math import (
-    exponential,
-    exponential_of_half_difference,
-    logistic,
-    noise,
-    read_tile,
-    times_exp_minus_1,
-    write,
-)
-from ..triton_sums import batch_sum, finish_sums, split_batch, store_sums, write_or_sum
+from ..triton_math import logistic, noise, read_tile, times_exp_minus_1, variance_terms, write
+from ..triton_sums import add_to_rows, batch_sum, finish_sums, split_batch, store_sums, write_or_sum
 
-__all__ = ["add_to_rows", "rsample_kl", "rsample_kl_backward", "variance_terms"]
-
-
-@triton.jit
-def variance_terms(log_var, prior_log_var):
-    """e^(l/2), e^(d/2), t = e^(d/2) - 1, (e^d - 1 - d)/2 and e^(-p/2), with d = l - p. Without a prior p is None, and
-    stands for 0."""
-    sigma, t, s = exponential(0.5 * log_var)
-    root, inv_prior_sigma = sigma, 1.0
-    if prior_log_var is not None:
-        root, t, s = exponential_of_half_difference(log_var, prior_log_var)
-        inv_prior_sigma, _, _ = exponential(-0.5 * prior_log_var)
-    # With s = t - d/2; both terms are positive: nothing cancels.
-    return sigma, root, t, 0.5 * t * t + s, inv_prior_sigma
-
-
-@triton.jit
-def add_to_rows(pointer, x, first_row, rows, first_col):
-    """Sum a tile over its columns, and add to that what the columns before came to."""
-    row = first_row + tl.arange(0, x.shape[0])
-    total = tl.sum(x, axis=1)
-    if first_col > 0:
-        total += tl.load(pointer + row, mask=row < rows, other=0.0)
-    tl.store(pointer + row, total, mask=row < rows)
+__all__ = ["rsample_kl", "rsample_kl_backward"]
 
 
 @triton.jit(do_not_specialize=["first_row", "rows", "rows_each", "group_size"])

@@ -11,7 +11,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..rsample_kl.triton import add_to_rows, variance_terms
 from ..triton_launch import (
     WARPS,
     arithmetic,
@@ -21,8 +20,8 @@ from ..triton_launch import (
     tile_cols,
     tile_elements,
 )
-from ..triton_math import exponential, noise, read_tile, times_exp_minus_1, write
-from ..triton_sums import batch_sum, finish_sums, split_batch, store_sums, write_or_sum
+from ..triton_math import exponential, noise, read_tile, times_exp_minus_1, variance_terms, write
+from ..triton_sums import add_to_rows, batch_sum, finish_sums, split_batch, store_sums, write_or_sum
 
 __all__ = ["rsample_kl_cholesky", "rsample_kl_cholesky_backward"]
 
