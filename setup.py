@@ -37,8 +37,6 @@ NVCC_ARGS = [
     "-gencode=arch=compute_{0},code=compute_{0}".format(ARCHITECTURES[-1]),
 ]
 AUTOGRAD = Path("csrc/autograd")
-TORCH_TARGET = (2, 10)  # the oldest torch whose stable ABI the modules run with
-TORCH_TARGET_VERSION = f"0x{TORCH_TARGET[0]:02x}{TORCH_TARGET[1]:02x}000000000000ULL"
 
 
 def compiled_module() -> list[Extension]:
@@ -55,11 +53,7 @@ def compiled_module() -> list[Extension]:
             sources=sorted(str(path) for path in Path("csrc").rglob("*.cpp") if path.parent != AUTOGRAD),
             depends=sorted(str(path) for path in Path("csrc").rglob("*.h") if path.parent != AUTOGRAD),
             include_dirs=["csrc", "csrc/include", pybind11.get_include(), *include_paths()],
-            define_macros=[
-                ("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION),
-                ("MC_TORCH_TARGET", '"{}.{}"'.format(*TORCH_TARGET)),
-                ("MC_COMPILER", "__VERSION__"),
-            ],
+            define_macros=[("MC_COMPILER", "__VERSION__")],
             extra_compile_args=COMPILE_ARGS,
             # No run-time path: manifold_core imports torch first, and the loader finds its libraries by name.
             libraries=["torch_cpu"],
@@ -111,7 +105,6 @@ def cuda_kernels() -> list[Extension]:
             sources=sorted(str(path) for path in Path("csrc/cuda").glob("*.cu")),
             depends=[NVCC_FLAGS, *sorted(str(path) for path in Path("csrc").rglob("*.*h"))],
             include_dirs=["csrc/include", *include_paths()],
-            define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION)],
             extra_compile_args=[f"{CUDA_HOME}/bin/nvcc", *NVCC_ARGS],
             libraries=["torch_cpu", "torch_cuda"],
             library_dirs=library_paths(),
@@ -139,8 +132,7 @@ class BuildExtensions(build_ext):
             return
         out = Path(self.get_ext_fullpath(ext.name))
         out.parent.mkdir(parents=True, exist_ok=True)
-        flags = [f"-D{name}={value}" for name, value in ext.define_macros]
-        flags += [f"-I{path}" for path in ext.include_dirs] + [f"-L{path}" for path in ext.library_dirs]
+        flags = [f"-I{path}" for path in ext.include_dirs] + [f"-L{path}" for path in ext.library_dirs]
         flags += [f"-l{name}" for name in ext.libraries]
         self.spawn([*ext.extra_compile_args, "-shared", "-o", str(out), *ext.sources, *flags])
 

@@ -1,6 +1,8 @@
 // What the operators on CPU and on CUDA tensors have in common: types.
 #pragma once
 
+#include "torch_target.h"
+
 #include "manifold_core/dtype.h"
 
 #include <torch/csrc/stable/tensor.h>

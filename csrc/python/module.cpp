@@ -3,6 +3,7 @@
 #include "cpu/kernels.h"
 #include "manifold_core/permutation.h"
 #include "manifold_core/philox.h"
+#include "torch_target.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -66,7 +67,8 @@ py::array_t<uint32_t> permutation(uint64_t seed, uint64_t epoch, const py::array
 
 PYBIND11_MODULE(_C, m) {
   m.attr("compiler") = MC_COMPILER;
-  m.attr("torch_target_version") = MC_TORCH_TARGET;
+  m.attr("torch_target_version") =
+      std::to_string(TORCH_TARGET_VERSION >> 56) + "." + std::to_string(TORCH_TARGET_VERSION >> 48 & 0xff);
   m.def("supported_instruction_sets", &supported_instruction_sets, "What this processor can run, widest last.");
   m.def("instruction_set", [] { return cpu::instruction_set().name; }, "The one in use.");
   m.def("use_instruction_set", &use_instruction_set, py::arg("name"), "Choose one; for tests.");

@@ -36,7 +36,6 @@ FLAGS = (
     "-fsanitize-undefined-trap-on-error",
     "-U_FORTIFY_SOURCE",  # a jump to another stack is what it takes for an error
     "-DUSE_CUDA",
-    "-DTORCH_TARGET_VERSION=0x020a000000000000ULL",
     f"-DMC_LIBRARY={NAMESPACE}",
     "-DMC_DISPATCH_KEY=CPU",
     f"-I{HERE}",  # before any CUDA that may be there
@@ -58,7 +57,7 @@ def load() -> dict[str, Calls]:
     """
     sources = sorted([*(ROOT / "csrc" / "cuda").glob("*.cu"), *HERE.glob("*.cpp")])
     folders = (ROOT / "csrc" / "cuda", ROOT / "csrc" / "include", HERE)
-    headers = [ROOT / "csrc" / "tensors.h", *(path for folder in folders for path in folder.rglob("*.*h"))]
+    headers = [*(ROOT / "csrc").glob("*.h"), *(path for folder in folders for path in folder.rglob("*.*h"))]
     state = hashlib.sha256(f"{torch.__version__} {FLAGS}".encode())
     for path in (*sources, *sorted(headers)):
         state.update(path.read_bytes())

@@ -1,5 +1,6 @@
 // What the device has: shared memory of a block, multiprocessors, some of which others may have taken, and the first
 // number of its compute capability.
+#include "../../csrc/torch_target.h"
 #include "cuda_runtime.h"
 
 #include <torch/csrc/stable/library.h>

@@ -1,4 +1,5 @@
 // Kernels with the faults that running them on the host is there to find.
+#include "../../csrc/torch_target.h"
 #include "cuda_runtime.h"
 
 #include <torch/csrc/stable/library.h>

@@ -1,5 +1,6 @@
 // Where a model has its memory.
 #include "../../csrc/cuda/ensemble/layout.cuh"
+#include "../../csrc/torch_target.h"
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
