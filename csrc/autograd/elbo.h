@@ -90,10 +90,10 @@ struct RsampleKlCholesky : Function<RsampleKlCholesky> {
   }
 };
 
-// Of x_hat, of x where wanted, and of log_gamma.
+// The gradients of x_hat, of x if wanted, and of log_gamma.
 inline std::tuple<Tensor, Tensor, Tensor> nll_gradients(const Tensor& grad_nll, const Tensor& grad_squared_error,
-                                                 const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma,
-                                                 const Tensor& squared_error, bool with_data) {
+                                                        const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma,
+                                                        const Tensor& squared_error, bool with_data) {
   static const Kernel<std::tuple<Tensor, Tensor>(const OptionalTensor&, const OptionalTensor&, const Tensor&,
                                                  const Tensor&, const Tensor&, const Tensor&)>
       kernel("manifold_core::gaussian_nll_backward");
@@ -127,7 +127,7 @@ struct GaussianNll : Function<GaussianNll> {
   }
 };
 
-// loss.backward() begins with 1: nothing to multiply. On the CPU looking costs nothing, waits for nothing. Many gradients
+// loss.backward() begins with 1: nothing to multiply. On the CPU the look is free: it waits for nothing. Many gradients
 // at once (is_grads_batched) are not one value.
 inline bool is_one(const Tensor& gradient) {
   if (!is_usual(gradient)) return false;
@@ -135,9 +135,9 @@ inline bool is_one(const Tensor& gradient) {
   return gradient.scalar_type() == at::kDouble && *gradient.const_data_ptr<double>() == 1;
 }
 
-// The loss's gradients, written in the forward pass and nobody's yet, times its own. On a GPU a look from here would wait:
-// the kernel looks, and leaves all as it is where that is 1. Compiled autograd calls with a copy of the node, which keeps
-// them itself, for a second pass: what is handed on is then new.
+// Multiplies the loss's gradients, which the forward pass wrote and nobody has seen yet, by the loss's own. On a GPU a
+// look from here would wait: the kernel looks, and changes nothing if that is 1. Compiled autograd calls with a copy of
+// the node, which keeps them for a second pass: then new ones are handed on.
 inline void scale(variable_list& early, const Tensor& grad_loss) {
   const bool kept = std::any_of(early.begin(), early.end(), [](const Tensor& one) { return one.use_count() > 1; });
   if (!kept && is_one(grad_loss)) return;
@@ -209,21 +209,21 @@ struct GaussianElbo : Function<GaussianElbo> {
 };
 
 // Each takes its operator's arguments and gives the results that a caller wants, as a tuple.
-inline std::tuple<Tensor, Tensor, Tensor> rsample_kl(const Tensor& mu, const Tensor& log_var, const OptionalTensor& prior_mu,
-                                              const OptionalTensor& prior_log_var, const OptionalTensor& gate_logits,
-                                              const Tensor& seed, int64_t first_row, bool per_dimension,
-                                              bool with_variance_ratio) {
-  const variable_list out =
-      RsampleKl::apply(mu, log_var, prior_mu, prior_log_var, gate_logits, seed, first_row, per_dimension,
-                       with_variance_ratio);
+inline std::tuple<Tensor, Tensor, Tensor> rsample_kl(const Tensor& mu, const Tensor& log_var,
+                                                     const OptionalTensor& prior_mu,
+                                                     const OptionalTensor& prior_log_var,
+                                                     const OptionalTensor& gate_logits, const Tensor& seed,
+                                                     int64_t first_row, bool per_dimension, bool with_variance_ratio) {
+  const variable_list out = RsampleKl::apply(mu, log_var, prior_mu, prior_log_var, gate_logits, seed, first_row,
+                                             per_dimension, with_variance_ratio);
   return {out[0], out[1], not_differentiable_or_empty(out[2], with_variance_ratio)};
 }
 
 inline std::tuple<Tensor, Tensor, Tensor> rsample_kl_cholesky(const Tensor& mu, const Tensor& tril,
-                                                       const OptionalTensor& prior_mu,
-                                                       const OptionalTensor& prior_log_var, const Tensor& seed,
-                                                       int64_t first_row, bool per_dimension,
-                                                       bool with_variance_ratio) {
+                                                              const OptionalTensor& prior_mu,
+                                                              const OptionalTensor& prior_log_var, const Tensor& seed,
+                                                              int64_t first_row, bool per_dimension,
+                                                              bool with_variance_ratio) {
   const variable_list out =
       RsampleKlCholesky::apply(mu, tril, prior_mu, prior_log_var, seed, first_row, per_dimension, with_variance_ratio);
   return {out[0], out[1], not_differentiable_or_empty(out[2], with_variance_ratio)};
@@ -235,7 +235,7 @@ inline std::tuple<Tensor, Tensor> gaussian_nll(const Tensor& x_hat, const Tensor
 }
 
 inline std::tuple<Tensor, Tensor, Tensor> gaussian_elbo(const Tensor& x_hat, const Tensor& x, const Tensor& log_gamma,
-                                                 const Tensor& kl, double beta, bool with_gradients) {
+                                                        const Tensor& kl, double beta, bool with_gradients) {
   const variable_list out = GaussianElbo::apply(x_hat, x, log_gamma, kl, beta, with_gradients);
   return {out[0], out[1], out[2]};
 }

@@ -1,5 +1,5 @@
 // Autograd nodes of the ops in C++, for eager calls. kernels/<op>/op.py has the same formulas for torch.compile and
-// torch.func, and for everything where this module is not there.
+// torch.func, and for all calls if this module is missing.
 //
 // They need libtorch's unstable interface: setup.py puts torch's version into the module's name, and with another torch
 // kernels/extension.py does not look for it.

@@ -1,6 +1,6 @@
 // Plain calls, those of a training loop: whole tensors of PyTorch on the CPU, of the right shapes, with no mode, transform
 // or autocast in force. They need none of the checks in kernels/<op>/op.py, which take longer than a small call's
-// arithmetic. Each function takes the arguments of the public one, and says None where a call is not plain: then Python
+// arithmetic. Each function takes the arguments of the public one, and returns None if a call is not plain: then Python
 // checks it, and serves it or refuses it. What is served here must be served there, with the same result.
 #pragma once
 
@@ -28,7 +28,7 @@ inline bool nothing_in_force() {
          !at::impl::torch_function_mode_enabled();
 }
 
-// A tensor or parameter that no subclass, wrapper or lazy negation hides anything in; null for everything else.
+// A tensor or parameter in which no subclass, wrapper or lazy negation hides anything; null for everything else.
 inline const Tensor* plain(py::handle given) {
   if (!THPVariable_CheckExact(given.ptr())) return nullptr;
   const Tensor& t = THPVariable_Unpack(given.ptr());
@@ -57,7 +57,7 @@ inline std::optional<bool> flag(py::handle given) {
   return std::nullopt;
 }
 
-// None, a row for each of mu, or one for all.
+// None, a row for each of mu's, or one for all.
 inline bool none_or_rows(py::handle given, const Tensor& mu) {
   if (given.is_none()) return true;
   const Tensor* const t = plain_floating(given);
@@ -121,7 +121,7 @@ inline std::optional<Sampling> sampling(const Tensor& mu, py::handle prior_mu, p
   const auto each = flag(per_dimension), ratio = flag(with_variance_ratio);
   const auto row = count(first_row);
   if (!each || !ratio || !row || *row > std::numeric_limits<int64_t>::max() - mu.size(0)) return std::nullopt;
-  const Tensor used = seed_of(seed, generator);  // last: where it is drawn, the call is served here
+  const Tensor used = seed_of(seed, generator);  // last: once it is drawn, the call must be served here
   if (!used.defined()) return std::nullopt;
   return Sampling{unpacked(prior_mu), unpacked(prior_log_var), used, *row, *each, *ratio};
 }

@@ -38,7 +38,7 @@ auto with_arithmetic(const Tensor& t, const F& f) {
   return t.scalar_type() == ScalarType::Double ? f(static_cast<double*>(nullptr)) : f(static_cast<float*>(nullptr));
 }
 
-// Of a convolution of x, where `large`, or of a transposed convolution of it.
+// The geometry of a convolution of x, if `large`, or else of its transposed convolution.
 Geometry geometry(const Tensor& x, const Tensor& weight, int64_t stride, int64_t padding, bool large) {
   const ScalarType type = x.scalar_type();
   STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double,
@@ -95,7 +95,7 @@ void run(const Convolve<C>& args, int64_t batch) {
   });
 }
 
-// The sums of a batch are taken in at most so many parts, whatever the number of threads.
+// The sums of a batch are taken in at most this many parts, whatever the number of threads.
 constexpr int64_t kParts = 32;
 
 // The gradients of the weights and the biases, one after the other. gradient_of(begin, end, room) is where the gradient

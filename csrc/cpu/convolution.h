@@ -140,7 +140,7 @@ inline void correlate(const Correlation<C>& c, const C* tile, C* out) {
   }
 }
 
-// Of one channel, where a column has a sample: the sum of its elements less the center, and of their squares. In
+// For one channel, in columns with a sample: the sum of its elements less the center, and of their squares. In
 // double after every few hundred pixels: rounding does not grow with the size of the image.
 template <class C>
 inline void centered_sums(const C* tile, int64_t pixels, C center, const C* counted, double* sum, double* squares) {
@@ -285,7 +285,7 @@ inline void bias_gradient(const Planes& planes, const C* tile, double* to) {
   }
 }
 
-// One block of samples: the gradients of the weights, and where they are wanted of the bias and the input. The gradient
+// One block of samples: the gradients of the weights, and if they are wanted of the bias and the input. The gradient
 // of the output of these samples stands at `gradient`. To sums: [weights, then biases].
 template <class C>
 void convolve_backward(const ConvolveBackward<C>& a, const C* gradient, int64_t begin, int64_t end, double* sums,
@@ -309,7 +309,7 @@ void convolve_backward(const ConvolveBackward<C>& a, const C* gradient, int64_t 
   }
 }
 
-// f(i) for all elements of a sample, and where there is a residual, that added to it.
+// f(i) for all elements of a sample, plus the residual if there is one.
 template <class C, class F>
 MC_INLINE void for_each_output(const Normalise<C>& a, int64_t n, const F& f) {
   C* const y = a.y + n * a.size;
@@ -323,7 +323,7 @@ MC_INLINE void for_each_output(const Normalise<C>& a, int64_t n, const F& f) {
   }
 }
 
-// y = scale (u - mean) + shift, of that, where it is asked for, what is above zero, and the residual.
+// y = scale (u - mean) + shift, through a ReLU if that is asked for, plus the residual.
 template <class C>
 void normalise(const Normalise<C>& a, int64_t begin, int64_t end) {
   for (int64_t n = begin; n < end; ++n) {

@@ -1,4 +1,4 @@
-// The engine: models side by side, each on a team of threads. A thread alone is a team where there are models enough;
+// The engine: models side by side, each on a team of threads. If there are enough models, each team is one thread;
 // else the groups of a model's batch are shared out. Results do not depend on which thread works on what.
 #include "kernels.h"
 #include "ops.h"
@@ -35,7 +35,7 @@ Memory<T> allocate_aligned(int64_t count) {
   return Memory<T>(static_cast<T*>(::operator new[](sizeof(T) * static_cast<size_t>(count), std::align_val_t{64})));
 }
 
-// A step takes some ten microseconds: threads that wait for each other stay awake, for a while.
+// A step takes some ten microseconds: threads that wait for each other stay awake for a while.
 class Barrier {
  public:
   explicit Barrier(int threads) : threads_(threads) {}
@@ -184,7 +184,7 @@ class Team {
       const double inv_gamma = std::exp(-step.log_gamma);
       const double features = static_cast<double>(m.features), scaled = squared_error * inv_gamma;
       const double nll = 0.5 * (scaled + features * (std::log(2 * M_PI) + step.log_gamma));
-      // Gradients, in float, are not finite where either is not.
+      // Gradients, in float, are not finite if either is not.
       if (!std::isfinite(static_cast<float>(nll + kl)) || !std::isfinite(static_cast<float>(inv_gamma))) {
         if (member == 0) state_of(m)[1] = i + 1;
         return;

@@ -13,11 +13,7 @@ namespace {
 // A tensor of no dimensions.
 Tensor scalar_tensor(ScalarType type, double value) {
   Tensor t = allocate({}, type);
-  if (type == ScalarType::Double) {
-    *static_cast<double*>(t.data_ptr()) = value;
-  } else {
-    *static_cast<float*>(t.data_ptr()) = static_cast<float>(value);
-  }
+  store(t, 0, value);
   return t;
 }
 
@@ -100,7 +96,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> gaussian_elbo(const T
   Tensor nll = allocate({rows}, arithmetic);
   Tensor squared_error = allocate({rows}, arithmetic);
   Tensor grad_x_hat = allocate({with_gradients ? rows : 0, cols}, x_hat.scalar_type());
-  // Of a sample in the mean, rounded as the gradient of the loss is: the terms are those of a backward pass, bit for bit.
+  // A sample's share of the mean, rounded like the loss's gradient: its terms are a backward pass's, bit for bit.
   const double share = arithmetic == ScalarType::Double ? 1.0 / rows : 1.0f / static_cast<float>(rows);
   const GaussianNll args{cols,
                          log_gamma_value,

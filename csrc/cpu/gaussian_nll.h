@@ -8,7 +8,7 @@
 
 namespace manifold_core::MC_ISA {
 
-// Rows [row, row + rows) are worked on together where they fit into a tile.
+// Rows [row, row + rows) are worked on together if they fit into a tile.
 inline int64_t rows_at_once(int64_t cols) { return cols < kTile ? kTile / (cols > 0 ? cols : 1) : 1; }
 
 template <class C>
@@ -55,7 +55,7 @@ void gaussian_nll_backward(const cpu::GaussianNllBackward& a, int64_t begin, int
       C grad_nll = 0, grad_squared_error = 0;
       if (a.grad_nll.data) grad_nll = *element<C>(a.grad_nll, row + i, 0);
       if (a.grad_squared_error.data) grad_squared_error = *element<C>(a.grad_squared_error, row + i, 0);
-      // In double: 1 / gamma alone may leave the range of float where its product with the gradient does not.
+      // In double: 1 / gamma alone may leave the range of float though its product with the gradient does not.
       scale[i] = static_cast<C>(grad_nll * inv_gamma + 2.0 * grad_squared_error);
     }
     for (int64_t col = 0; col < a.cols; col += kTile) {

@@ -1,4 +1,4 @@
-// The kernels of one instruction set, for isa_<name>.cpp, which defines MC_ISA, MC_TARGET where it is not the
+// The kernels of one instruction set, for isa_<name>.cpp, which defines MC_ISA, MC_TARGET if it is not the
 // compiler's baseline, and MC_VECTOR_BYTES: compilers disagree on whether the pragma sets __AVX2__ and its kin.
 #pragma once
 

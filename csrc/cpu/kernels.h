@@ -16,7 +16,7 @@ struct Matrix {
   int64_t col_stride = 0;
 };
 
-// Rows are handed to the kernels in blocks of so many: enough work for a thread, whatever the number of threads.
+// Rows are handed to the kernels in blocks of this many: enough work for a thread, whatever the number of threads.
 constexpr int64_t block_rows(int64_t cols) {
   constexpr int64_t elements = 16384;
   return cols <= 1 ? elements : cols < elements ? elements / cols : 1;
@@ -96,7 +96,7 @@ struct GaussianNll {
   double log_gamma;
   Matrix x_hat, x;            // [rows, cols]
   Matrix nll, squared_error;  // [rows, 1]
-  // (x_hat - x) * difference_scale, where it will be wanted: a gradient written while both are at hand.
+  // (x_hat - x) * difference_scale, if it will be wanted: a gradient written while both are at hand.
   Matrix difference;          // [rows, cols], may be absent
   double difference_scale = 1;
 };
@@ -208,7 +208,7 @@ struct Lstm {
   const float* x;
   float* y;     // [batch, length, hidden]
   float* kept;  // [tiles, steps_kept, kLstmKept, hidden, kLstmColumns]
-  int64_t steps_kept;  // all of them, or one, where nobody asks for gradients
+  int64_t steps_kept;  // all of them, or one, if nobody asks for gradients
 };
 
 constexpr int64_t kLstmColumns = 64;
@@ -238,7 +238,7 @@ struct EnsembleStep {
 struct EnsembleGroup {
   int64_t begin, end;  // samples of the batch
   float* gradient;     // [parameter_count]
-  double* sums;        // [kSums + latents]: squared error, KL, and where recorded the variance ratios
+  double* sums;        // [kSums + latents]: squared error, KL, and if recorded the variance ratios
   float* tile;         // a thread's own, [rows, kPitch]
 };
 
@@ -250,7 +250,7 @@ constexpr int64_t kPitch = kColumns + 16;   // rows a power of two apart would c
 struct EnsembleKernels {
   void (*squared_error)(const EnsembleStep&, const EnsembleGroup&);  // that alone
   void (*gradient)(const EnsembleStep&, const EnsembleGroup&);
-  // Adam for parameters [begin, end), from the sum of the gradients [groups, parameter_count], and of log gamma, where it
+  // Adam for parameters [begin, end), from the sum of the gradients [groups, parameter_count], and of log gamma, if it
   // is a parameter, from its own.
   void (*update)(const EnsembleStep&, const float* gradients, int64_t groups, float grad_log_gamma, int64_t begin,
                  int64_t end);

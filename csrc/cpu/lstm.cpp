@@ -36,7 +36,7 @@ Sizes sizes(const Tensor& x, const Tensor& weight_ih, const Tensor& weight_hh) {
   return s;
 }
 
-// The weights of a gate side by side, as the kernels want them. Biases come behind; the backward pass has no use for them.
+// The weights of a gate side by side, as the kernels read them. Biases come behind; the backward pass has no use for them.
 std::vector<float> packed(const Sizes& s, const Tensor& weight_ih, const Tensor& weight_hh) {
   std::vector<float> to;
   to.reserve(static_cast<size_t>(s.parameters()));

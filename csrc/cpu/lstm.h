@@ -85,7 +85,7 @@ class LstmTile {
   float* state(int64_t j) const { return tile_.row(args_.inputs + j); }
   float* gate(int64_t g, int64_t j) const { return tile_.row(layer_.out + g * args_.hidden + j); }
   float* cell_gradient(int64_t j) const { return gate(4, j); }
-  // Of each step: the gates i, f, g, o, then c. Where one step is kept, the last takes the place of those before.
+  // Of each step: the gates i, f, g, o, then c. If one step is kept, each overwrites the one before.
   float* kept(int64_t step, int64_t which, int64_t j) const {
     const int64_t place = args_.steps_kept == 1 ? 0 : step;
     return kept_ + ((place * cpu::kLstmKept + which) * args_.hidden + j) * cpu::kLstmColumns;

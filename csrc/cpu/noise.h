@@ -146,7 +146,7 @@ MC_INLINE void philox_words(const PhiloxKeys& keys, uint64_t row, const uint32_t
 template <class C>
 class NoiseTile {
  public:
-  // Of rows of `blocks` blocks each.
+  // For rows of `blocks` blocks each.
   NoiseTile(uint64_t seed, int64_t blocks)
       : keys_(seed), blocks_(blocks), size_((blocks < kBlocks ? kBlocks : blocks) + kRound),
         start_(new uint32_t[static_cast<size_t>(4 * size_)]) {
@@ -213,7 +213,7 @@ class NoiseTile {
     }
   }
 
-  // Where the high word changes within a tile, which then begins with a whole row.
+  // If the high word changes within a tile, which then begins with a whole row.
   void one_by_one(uint64_t row, uint32_t (&word)[4][kBlocks]) const {
     for (int64_t at = 0; at < kBlocks; ++at) {
       const uint64_t own = row + row_in_tile_[at];

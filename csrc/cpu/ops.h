@@ -56,7 +56,7 @@ std::tuple<Tensor, Tensor, Tensor> conv_transpose_backward(const Tensor& grad_y,
                                                            int64_t stride, int64_t padding, bool with_x);
 
 // An LSTM of sequences [B, L, d] from a state of zeros: float32, contiguous, nothing empty. The state after each step, and
-// what its backward pass is given; of one step where there will be none.
+// what its backward pass is given; of one step if there will be none.
 std::tuple<Tensor, Tensor> lstm(const Tensor& x, const Tensor& weight_ih, const Tensor& weight_hh, const Tensor& bias_ih,
                                 const Tensor& bias_hh, bool keep);
 
@@ -64,7 +64,7 @@ std::tuple<Tensor, Tensor> lstm(const Tensor& x, const Tensor& weight_ih, const 
 std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight_ih,
                                                          const Tensor& weight_hh, const Tensor& kept, bool with_x);
 
-// Advances each model, one a row of int64 words (program.h), by so many steps, on so many threads.
+// Advances each model, one per row of int64 words (program.h), by this many steps, on this many threads.
 void ensemble_steps(const Tensor& models, int64_t steps, int64_t threads);
 
 // Bytes of memory that this takes, besides what the models say.

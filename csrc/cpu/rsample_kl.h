@@ -27,7 +27,7 @@ MC_INLINE void for_each_noise_tile(uint64_t seed, int64_t begin, int64_t end, in
   }
 }
 
-// The prior in one tile: its m and p are wanted next to the mean and log variance of the posterior.
+// The prior in one tile: its m and p are needed next to the mean and log variance of the posterior.
 template <class C>
 struct PriorTile {
   Tile<C> mu_tile = {}, log_var_tile = {};

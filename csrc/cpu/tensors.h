@@ -17,7 +17,7 @@
 namespace manifold_core::cpu {
 
 // Uninitialised, contiguous, on the CPU, of up to four dimensions. torch::stable::new_empty says the same, but looks its
-// operator up by name each time: 1 us a tensor instead of 0.2, which counts where a whole call takes 10.
+// operator up by name each time: 1 us per tensor instead of 0.2, which counts if a whole call takes 10.
 inline Tensor allocate(std::initializer_list<int64_t> sizes, ScalarType type) {
   int64_t strides[4] = {1, 1, 1, 1};
   for (size_t i = sizes.size(); i-- > 1;) strides[i - 1] = strides[i] * std::max<int64_t>(1, sizes.begin()[i]);
@@ -47,7 +47,7 @@ inline Matrix matrix(const Tensor& t) {
   return {t.data_ptr(), dtype_of(t), t.stride(0), t.stride(1)};
 }
 
-// A vector of one element a row, or a matrix.
+// A vector of one element per row, or a matrix.
 inline Matrix per_row(const Tensor& t) {
   STD_TORCH_CHECK(t.dim() == 1 || t.dim() == 2, "manifold_core: expected a vector or a matrix");
   return {t.data_ptr(), dtype_of(t), t.stride(0), t.dim() == 2 ? t.stride(1) : 0};

@@ -70,7 +70,7 @@ inline bool is_tile(const Matrix& m, const Rectangle& at) {
          (at.rows == 1 || m.row_stride == at.pitch);
 }
 
-// The elements of the rectangle: in place where they can be read so, else copied to the tile.
+// The elements of the rectangle: in place if they can be read so, else copied to the tile.
 template <class C>
 inline const C* read(const Matrix& m, const Rectangle& at, C* tile) {
   if (is_tile<C>(m, at)) return element<C>(m, at.row, at.col);
@@ -110,7 +110,7 @@ inline void add_to_sums(const Result& result, const Rectangle& at, const C* tile
   }
 }
 
-// The same of the squares of what is there, each of which may be too large for C where their mean is not.
+// The same of the squares of what is there, each of which may be too large for C though their mean is not.
 template <class C>
 inline void add_squares_to_sums(const Result& result, const Rectangle& at, const C* tile) {
   double* const sums = result.sums + at.row / result.block * result.cols + at.col;

@@ -65,7 +65,7 @@ class Layout {
     return matrix_of(t, 0, t.stride(0), shape.channels);
   }
 
-  // As u lies in memory; contiguous where that has gaps, or is in another order than the two of PyTorch.
+  // As u lies in memory; contiguous if that has gaps, or is in another order than the two of PyTorch.
   Tensor allocate_images(ScalarType type) const {
     const int64_t height = u_.size(2), width = u_.size(3);
     const int64_t sizes[4] = {shape.samples, shape.channels, height, width};

@@ -17,7 +17,7 @@ struct ImagesShape {
   int groups;  // of four channels that a block takes at a time, for sums over the batch
 };
 
-// Of such a shape, in the caller's memory, of any stride. data == nullptr: not given.
+// Images of that shape, in the caller's memory, of any stride. data == nullptr: not given.
 struct Images {
   void* data = nullptr;
   DType dtype = DType::f32;
@@ -50,7 +50,7 @@ struct BatchNormReluBackward {
   void* of_gradients;  // ChannelGradient [channels]
 };
 
-// Groups of four channels among which a block divides its threads, to sum over the batch. Where channels lie side by
+// Groups of four channels among which a block divides its threads, to sum over the batch. If channels lie side by
 // side, so do the threads of one group and the next; else those of the same group, a warp of them at least.
 inline int groups_of_channels(int64_t channels, bool channels_last) {
   const int most = channels_last ? 32 : kThreads / 32;
@@ -80,7 +80,7 @@ struct alignas(2 * sizeof(C)) ChannelGradient {
   C mean, slope;  // E[g], and E[g (u - E[u])] / (Var[u] + eps), of the gradients g behind the ReLU
 };
 
-// In 32 bits where they are enough: that takes fewer instructions.
+// In 32 bits if they are enough: that takes fewer instructions.
 __device__ __forceinline__ int64_t quotient(int64_t a, int64_t b) {
   if ((a | b) >> 32) return a / b;
   return static_cast<uint32_t>(a) / static_cast<uint32_t>(b);

@@ -86,7 +86,7 @@ class Launch {
       const unsigned blocks = static_cast<unsigned>(this->models() * blocks_a_model_);
       const cudaError_t refused = MC_LAUNCH_TOGETHER(ensemble_steps<Where>, blocks, kThreads, shared, stream, a);
       if (refused == cudaSuccess) return;
-      cudaGetLastError();  // others use a part of the device: one block a model waits for nobody, and gives the same
+      cudaGetLastError();  // others use a part of the device: one block per model waits for nobody, and gives the same
     }
     a.blocks_a_model = 1;
     const unsigned blocks = static_cast<unsigned>(this->models());

@@ -1,5 +1,5 @@
 // Whole training steps of many small models, one or several blocks each: gather, forward, ELBO, backward, Adam. Each
-// block has the parameters in shared memory where they fit there beside the tile; Adam's moments stay in the caller's
+// block has the parameters in shared memory if they fit there beside the tile; Adam's moments stay in the caller's
 // memory. No sum depends on which thread comes first, or on how many blocks a model has.
 #pragma once
 
@@ -21,7 +21,7 @@ struct EnsembleSteps {
   int64_t shared_limit;   // bytes that the device gives to a block
   const int64_t* scratch_offsets;  // of each chosen model
   float* scratch;
-  float* tiles;           // of each block, where tiles do not fit in shared memory
+  float* tiles;           // of each block, if tiles do not fit in shared memory
   int64_t tile_stride;    // from one to the next
 };
 
@@ -135,7 +135,7 @@ __device__ __forceinline__ void finish_loss(SharedState& s) {
   if (threadIdx.x % kWarp != 0) return;
   loss.scaled = loss.squared_error * s.inverse_gamma;
   loss.nll = 0.5 * (loss.scaled + features * (kLog2Pi + s.log_gamma));
-  // Gradients, in float, are not finite where either is not.
+  // Gradients, in float, are not finite if either is not.
   loss.finite = fabsf(static_cast<float>(loss.nll + loss.kl)) < HUGE_VALF &&
                 static_cast<float>(s.inverse_gamma) < HUGE_VALF;
   s.loss = loss;
@@ -245,7 +245,7 @@ __device__ __forceinline__ void work_on_chunks(SharedState& s, const Memory& m, 
   }
 }
 
-// Called by all threads; false, and nothing is changed, where the loss is not finite.
+// Called by all threads; false, and nothing is changed, if the loss is not finite.
 template <class Where>
 __device__ __forceinline__ bool train_step(SharedState& s, const Memory& m) {
   const Model& model = s.model;

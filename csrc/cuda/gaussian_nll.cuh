@@ -50,7 +50,7 @@ __device__ inline double inverse_gamma(const Scalar& log_gamma) {
   return value;
 }
 
-// Adds up one value a thread, and writes this block's partial sum.
+// Adds up one value per thread, and writes this block's partial sum.
 __device__ inline void write_partial(const BatchSum& s, int which, double v) {
   const double sum = sum_over_threads(v, kThreads);
   if (threadIdx.x == 0) s.partials[blockIdx.x * s.width + which] = sum;
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(C) == 4 ? 4 : 1) gaussian_nll
   write_partial(a.sum, 1, grad_log_gamma);
   sum_over_blocks(a.sum, [&](int64_t which, double sum) {
     if (which == 0) {
-      store_scalar(a.loss, sum / a.rows);  // of no samples NaN, as every mean
+      store_scalar(a.loss, sum / a.rows);  // NaN without samples, like every mean
       store_scalar(a.grad_kl, a.beta / a.rows);
     } else {
       store_scalar(a.grad_log_gamma, a.rows > 0 ? sum / a.rows : 0.0);

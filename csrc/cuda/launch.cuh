@@ -18,7 +18,7 @@
 namespace manifold_core::cuda {
 
 #if defined(__CUDACC__)
-// All blocks are on the device at once and can wait for each other. Refused where it has no room for them.
+// All blocks are on the device at once and can wait for each other. Refused if it has no room for them.
 template <class Argument>
 cudaError_t launch_together(void (*kernel)(Argument), unsigned blocks, unsigned threads, size_t shared,
                             cudaStream_t stream, Argument argument) {
@@ -33,7 +33,7 @@ constexpr int kMostSummedBlocks = kReduceWidth * kReduceWidth;  // blocks of a k
 constexpr int64_t kBusyThreads = 1 << 17;  // that keep any device busy
 
 // How many threads share a row: as many as leave few of them without work, and no more than a warp, which needs no
-// barrier for its sum, unless a row is long; but where there are few rows, enough to keep a device busy.
+// barrier for its sum, unless a row is long; but if there are few rows, enough to keep a device busy.
 inline int threads_a_row(int64_t rows, int64_t cols) {
   constexpr int64_t kLongRow = 512;
   const int64_t groups = (cols + 3) / 4;  // of four columns
@@ -43,7 +43,7 @@ inline int threads_a_row(int64_t rows, int64_t cols) {
   return threads;
 }
 
-// The same where columns are summed over the batch: a thread keeps to one group, and its sums stay in registers, if a
+// The same if columns are summed over the batch: a thread keeps to one group, and its sums stay in registers, if a
 // block is wide enough.
 inline int threads_a_row_for_sums(int64_t cols) {
   int threads = 1;
@@ -51,7 +51,7 @@ inline int threads_a_row_for_sums(int64_t cols) {
   return threads;
 }
 
-// Blocks of a kernel that works on so many rows. A batch sum needs one in any case, and not too many; it must not
+// Blocks of a kernel that works on this many rows. A batch sum needs one in any case, and not too many; it must not
 // depend on the device, or the order of its additions would.
 inline int blocks_for(int64_t rows, int64_t rows_a_block, bool summed) {
   const int64_t needed = (rows + rows_a_block - 1) / rows_a_block;

@@ -1,5 +1,5 @@
 // Which function serves an operator on CUDA tensors. Schemas, fake implementations and autograd stand in Python, beside
-// each operator's public function (kernels/<op>/op.py).
+// each operator's public function (kernels/<op>/op.py); of the ensemble's only schemas, in ensemble/train.py.
 #include "ops.h"
 
 #include <torch/csrc/stable/library.h>

@@ -12,8 +12,8 @@
 
 namespace manifold_core::cuda {
 
-// A matrix in the caller's memory, of any stride, in elements. A stride of 0 reads one element for all, as of an
-// expanded gradient or of a prior that is the same for the whole batch. data == nullptr: not given.
+// A matrix in the caller's memory, of any stride, in elements. A stride of 0 reads one element for all, as in an
+// expanded gradient or a prior that is the same for the whole batch. data == nullptr: not given.
 struct Matrix {
   void* data = nullptr;
   DType dtype = DType::f32;

@@ -60,8 +60,8 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_relu_backward(const Tensor& grad_y
                                                             const Tensor& norm_weight, const Tensor& norm_bias,
                                                             const Tensor& of_channels, bool relu);
 
-// models: int64 [models, kModelWords], each row a Model of program.h; every one goes on by so many steps, fewer if it
-// has no more, or came to an end. The last argument, a number of threads, is for the CPU alone.
+// models: int64 [models, kModelWords], each row a Model of program.h; each is advanced by this many steps, fewer if
+// it has no more, or has ended. The last argument, a number of threads, is for the CPU alone.
 void ensemble_steps(const Tensor& models, int64_t steps, int64_t threads);
 int64_t ensemble_workspace(const Tensor& models, int64_t threads);
 

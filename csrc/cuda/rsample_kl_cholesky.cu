@@ -7,12 +7,12 @@ namespace manifold_core::cuda {
 
 namespace {
 
-// The matrix that takes all the time, of float32 or bfloat16 with dense rows, has kernels of its own,
+// Of float32 or bfloat16 with dense rows, the matrix that takes all the time has kernels of its own.
 bool has_own_kernels(bool wide, const Matrix& tril) {
   return !wide && tril.col_stride == 1 && (tril.dtype == DType::f32 || tril.dtype == DType::bf16);
 }
 
-// and where its rows are not too long, is staged.
+// If its rows are not too long either, it is staged.
 bool to_be_staged(bool wide, const Matrix& tril, int64_t cols) {
   return has_own_kernels(wide, tril) && 0 < cols && cols <= kMostStaged;
 }
@@ -35,7 +35,7 @@ void choose_packed_storage(bool wide, const F& f, const Matrix& tril) {
 constexpr int64_t kMostBuffered = kStagedElements * int64_t{sizeof(float)} + kThreads / 8 * 2 * int64_t{sizeof(Piece)};
 static_assert(kMostBuffered + (8 << 10) <= 64 << 10, "or a T4 cannot hold it beside what the kernels have already");
 
-// Queues a kernel that stages rows, on as many blocks as are on the device at once, where no sum over the batch says
+// Queues a kernel that stages rows, on as many blocks as are on the device at once, if no sum over the batch says
 // how many.
 template <class S, class Args>
 void launch_staged(void (*kernel)(Args), Args a, cudaStream_t stream) {
@@ -75,7 +75,7 @@ void launch(const CholeskyBackward& a, bool wide, cudaStream_t stream) {
       if (a.split.staged) return launch_staged<S>(rsample_kl_cholesky_staged_backward<C, S>, a, stream);
     }
     const int grid = blocks_for(a.rows, a.split.samples, a.sum.partials != nullptr);
-    if (a.grad_prior_mu.data != nullptr || a.sum.partials != nullptr) {  // of no samples, there may be a sum alone
+    if (a.grad_prior_mu.data != nullptr || a.sum.partials != nullptr) {  // without samples there may be a sum alone
       MC_LAUNCH((rsample_kl_cholesky_long_backward<C, S, 2>), grid, kThreads, stream, a);
     } else {
       MC_LAUNCH((rsample_kl_cholesky_long_backward<C, S, 0>), grid, kThreads, stream, a);

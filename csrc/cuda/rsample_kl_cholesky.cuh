@@ -23,8 +23,8 @@ struct Split {
   int buffers = 1;  // there: of two, one is filled while the other is worked on
 };
 
-// Staged: a thread a line, and 8 at least. Else a warp a sample; but several where the noise of so many samples would
-// not fit, and where there are few samples.
+// Staged: one thread per line, and at least 8. Else one warp per sample; but several if the noise of that many samples
+// would not fit, or if there are few samples.
 inline Split split_samples(int64_t rows, int64_t cols, bool staged) {
   if (staged) {
     int threads = 8;
@@ -69,7 +69,7 @@ struct CholeskyBackward {
 // The threads that share a sample, as one of them sees them.
 struct SampleGroup {
   int samples;        // of a block at a time
-  int sample;         // of those; where it is none of them, there is nothing to do
+  int sample;         // of those; if it is none of them, there is nothing to do
   int rank, threads;  // this thread, and the size of the group
 
   __device__ __forceinline__ explicit SampleGroup(const Split& split)
@@ -78,7 +78,7 @@ struct SampleGroup {
 };
 
 // This block's n sums over the batch for each line, kept by the thread of the line: in shared memory for each sample of
-// the block, or where they do not fit there, as the partial sums in global memory.
+// the block, or if they do not fit there, as the partial sums in global memory.
 template <int n>
 class LineSums {
  public:
@@ -116,7 +116,7 @@ class LineSums {
   double* own_ = nullptr;
 };
 
-// Of kernels that sum nothing over the batch.
+// For kernels that sum nothing over the batch.
 template <>
 class LineSums<0> {
  public:
@@ -129,8 +129,8 @@ __device__ __forceinline__ C prior_factor(const Matrix& prior_log_var, int64_t r
   return prior_log_var.data == nullptr ? C(1) : exponential(C(-0.5) * load_one<C>(prior_log_var, row, i)).exp;
 }
 
-// What comes of line i of a sample, with t = log L_ii, factor = e^(-p/2), the sums of L_ij eps_j and of (L_ij factor)^2
-// for j < i, and eps_i. Writes z, and KL where that is wanted for each dimension; else returns KL.
+// What line i of a sample gives, with t = log L_ii, factor = e^(-p/2), the sums of L_ij eps_j and of (L_ij factor)^2
+// for j < i, and eps_i. Writes z, and KL if that is wanted for each dimension; else returns KL.
 template <class C>
 __device__ __forceinline__ C finish_line(const Cholesky& a, int64_t row, int i, C t, C factor, C product, C squares,
                                          C eps, LineSums<1>& ratios) {
@@ -195,7 +195,7 @@ struct LineGradient {
   C grad_prior_log_var = 0;    // still lacks -k/2 times the sum of (L_ij factor)^2 for j < i
 };
 
-// Writes the gradient of mu and, where the prior has any (sums > 0), that of its mean.
+// Writes the gradient of mu and, if the prior has any (sums > 0), that of its mean.
 template <class C, int sums>
 __device__ __forceinline__ LineGradient<C> start_line(const CholeskyBackward& a, int64_t row, int i, C t,
                                                       LineSums<sums>& summed) {

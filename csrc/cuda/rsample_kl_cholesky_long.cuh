@@ -77,7 +77,7 @@ __device__ __forceinline__ void load_lines(const T* start, int64_t step, int top
 
 constexpr int kLines = 8;  // that are read before the first is used
 
-// Of the lines [top, top + kLines) the sums of L_ij eps_j over the columns j < i of [left, right), and behind them
+// For the lines [top, top + kLines) the sums of L_ij eps_j over the columns j < i of [left, right), and behind them
 // those of (L_ij factor)^2, each in the lanes that sums_over_lanes says. `left` is a multiple of 32. lines: how many
 // there are, all others count as 0. factors: of these lines, read again for every column, since they do not fit into
 // registers.
@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(C) == 8 ? 1 : std::is_same_v<
 template <class C>
 using LineCoefficients = AlignedVec4<C>;
 
-// The gradients of the lines [top, top + kLines) in the columns [left, right), and where they are wanted of each the
+// The gradients of the lines [top, top + kLines) in the columns [left, right), and if they are wanted for each the
 // sum of (L_ij factor)^2, in the lanes that sums_over_lanes says. left, right and lines as above. coefficients: of
 // these lines; diagonal: the gradient of log L_ii of the line that is this lane's own.
 template <bool with_squares, class C, class S>
@@ -210,7 +210,7 @@ __device__ __forceinline__ C gradients_of_lines(const CholeskyBackward& a, int64
   return 0;
 }
 
-// sums: 2 where the prior has gradients, which may have to be summed over the batch; else 0.
+// sums: 2 if the prior has gradients, which may have to be summed over the batch; else 0.
 template <class C, class S, int sums>
 __global__ void __launch_bounds__(kThreads, sizeof(C) == 8 ? 1 : std::is_same_v<S, Any> || sums > 0 ? 2 : 3)
     rsample_kl_cholesky_long_backward(const CholeskyBackward a) {

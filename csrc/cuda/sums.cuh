@@ -57,7 +57,7 @@ template <class F>
 __device__ __forceinline__ void reduce_partials(const double* partials, int count, int64_t width, const F& f) {
   static_assert(kReduceWidth == kWarp, "the threads of a sum are lanes of one warp");
   constexpr int kInFlight = 8;  // loads that do not wait for each other
-  int threads = kReduceWidth;   // of one sum: where there are few sums, several threads share each
+  int threads = kReduceWidth;   // of one sum: if there are few sums, several threads share each
   while (threads > 1 && threads * width > kThreads) threads /= 2;
   const int rank = threadIdx.x % threads;
   for (int64_t first = 0; first < width; first += kThreads / threads) {
@@ -117,7 +117,7 @@ __device__ inline void write_partials(const BatchSum& s, int64_t first, const do
   if (lane < groups && i < s.width) s.partials[blockIdx.x * s.width + i] = sum;
 }
 
-// This block's n sums over the batch for each column. Where a block is as wide as a row they stay in registers, else
+// This block's n sums over the batch for each column. If a block is as wide as a row they stay in registers, else
 // each thread adds to its columns in global memory.
 template <int n>
 class ColumnSums {
@@ -174,7 +174,7 @@ class ColumnSums {
   double sum_[n][4] = {};
 };
 
-// Of kernels that sum nothing over the batch.
+// For kernels that sum nothing over the batch.
 template <>
 class ColumnSums<0> {
  public:

@@ -51,7 +51,7 @@ inline int64_t device_attribute(cudaDeviceAttr which) {
   return value;
 }
 
-// Lets a kernel have so much dynamic shared memory; the launch asks for it as well.
+// Allows a kernel this much dynamic shared memory; the launch asks for it as well.
 template <class Args>
 void allow_shared(void (*kernel)(Args), int64_t bytes) {
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
@@ -76,7 +76,7 @@ inline Tensor allocate(const Tensor& like, std::initializer_list<int64_t> sizes,
   return allocate_strided(like, static_cast<int64_t>(sizes.size()), sizes.begin(), strides, type);
 }
 
-// The gradient of a tensor, of its shape and type; empty where it is not wanted.
+// The gradient of a tensor, of its shape and type; empty if it is not wanted.
 inline Tensor allocate_gradient(const Tensor& like, const OptionalTensor& of, bool wanted) {
   if (!wanted) return allocate(like, {0}, ScalarType::Float);
   return allocate(like, {of->size(0), of->size(1)}, of->scalar_type());
@@ -131,7 +131,7 @@ class Batch {
 
   bool is_one_for_all(const OptionalTensor& t) const { return t.has_value() && t->size(0) == 1 && rows != 1; }
 
-  // One element a row; or a matrix, where there is one for each column as well.
+  // One element per row; or a matrix, if there is one for each column as well.
   Matrix per_row(const Tensor& t, const char* name) const {
     if (t.dim() == 2) return matrix(t, name);
     check_device(t, first_, name);

@@ -63,7 +63,7 @@ inline void standardised_row(const Model& m, const ModelTile& tile, int64_t j, f
 
 // Writes z. In the place of mu, log_var (of a full covariance log L_jj and what stands left of it), and the prior's, the
 // gradients of the mean KL; in the place of the noise, or in the room of a full covariance, d z / d log L_jj; of the
-// gate's logits d z / d logit, and behind these w. Adds each column's KL to kl, and where ratio is given, the sums of
+// gate's logits d z / d logit, and behind these w. Adds each column's KL to kl, and if ratio is given, the sums of
 // sigma_q^2 / sigma_p^2 over the columns that count.
 template <bool kFull>
 inline void sample(const Model& m, const ModelTile& tile, const float* share, float* kl, double* ratio) {

@@ -62,7 +62,7 @@ class TileOfBatch {
   }
 
  private:
-  // Of what counts.
+  // Over the columns that hold samples.
   double sum(const float* of) const {
     double total = 0;
 #pragma omp simd reduction(+ : total)
@@ -187,7 +187,7 @@ inline void update(const cpu::EnsembleStep& step, const float* gradients, int64_
 #pragma GCC ivdep
       for (int64_t i = 0; i < count; ++i) sums[i] += other[i];
     }
-    const int64_t own = m.log_gamma - first;  // not among these where it is no parameter
+    const int64_t own = m.log_gamma - first;  // not among these if it is not a parameter
     const bool has_log_gamma = 0 <= own && own < count;
     if (has_log_gamma) sums[own] = grad_log_gamma;
     const float log_gamma = has_log_gamma ? parameters[m.log_gamma] : 0;  // which another thread may be writing

@@ -89,7 +89,7 @@ __device__ __forceinline__ int warp_tasks(int rows_of_layer, int rows_of_thread,
   return (rows_of_layer + high - 1) / high * (columns / kWide);
 }
 
-// The number of rows of a thread that takes least time: 1, 2, 3, ... or only powers of two, up to `most`.
+// The number of rows per thread that takes least time: 1, 2, 3, ... or only powers of two, up to `most`.
 __device__ inline int best_rows(int rows_of_layer, int columns, int most, bool powers) {
   constexpr int overhead = 4;  // of reading what all rows are multiplied by, in instructions
   int best = 1, least = 1 << 30;
@@ -289,7 +289,7 @@ __device__ inline int best_slices(const Layer& l, int columns) {
   return best;
 }
 
-// Of two threads, `bit` apart, one takes the sums of their first `half` values, the other those of the rest. Returns
+// Of two threads `bit` apart, one takes the sums of their first `half` values, the other those of the rest. Returns
 // the index of its first.
 template <int half, int bit>
 __device__ __forceinline__ int fold(float (&sum)[16]) {

@@ -21,16 +21,16 @@ constexpr int kSums = 3;                                // of a chunk, besides t
 // Bytes of static shared memory that every block has besides: its SharedState (ensemble.cuh), and what its sums take.
 constexpr int64_t kStaticShared = 5 << 10;
 
-// Where parameters and the tile reside: each block has its own copy of what is in shared memory. Where the parameters
+// Where parameters and the tile reside: each block has its own copy of what is in shared memory. If the parameters
 // are not, those of the current layer are staged there, if they fit.
 enum class Residency : int32_t { all_shared, tile_shared, none_shared };
 
 MC_INLINE int64_t whole_fours(int64_t n) { return (n + 3) / 4 * 4; }
 
-// Of a line of W: whole fours, and an odd number of them.
+// The pitch of a line of W: whole fours, and an odd number of them.
 MC_INLINE int64_t line_pitch(int64_t inputs) { return (inputs + 3) / 4 * 4 + ((inputs + 3) / 4 % 2 == 0 ? 4 : 0); }
 
-// Of a row of the tile: rows side by side start in different banks.
+// The pitch of a row of the tile: rows side by side start in different banks.
 MC_INLINE int64_t row_pitch(int64_t columns) { return columns + 4; }
 
 // Parameters of a layer, with padding: W, the bias, and the slope of PReLU.
@@ -44,7 +44,7 @@ struct Layout {
   int64_t parameters;  // floats, with padding; the last four hold log gamma
   int chunks, tiles_a_chunk;
   int64_t tile;     // floats
-  int64_t staged;   // floats of a layer that fit in shared memory, where not all layers are there
+  int64_t staged;   // floats of a layer that fit in shared memory, if not all layers are there
   int64_t shared;   // bytes of a block
   int64_t scratch;  // floats in global memory that all blocks share: parameters; gradients and sums of each chunk
 };

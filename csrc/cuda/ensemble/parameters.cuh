@@ -76,7 +76,7 @@ __device__ __forceinline__ void copy(float* to, const float* from, int count) {
   }
 }
 
-// The block's own copy, where it has one, becomes that of the team. Barriers have to stand before and behind.
+// The block's own copy, if it has one, becomes that of the team. Barriers have to stand before and behind.
 template <Residency residency>
 __device__ __forceinline__ void copy_parameters(const Layout& layout, const Team& team, const Memory& m) {
   if constexpr (residency == Residency::all_shared) {
@@ -89,7 +89,7 @@ __device__ __forceinline__ bool is_staged(const Layer& l, const Layout& layout) 
   return residency != Residency::all_shared && l.end - l.weights <= layout.staged;
 }
 
-// Copies the parameters of a layer to shared memory where they do not reside there, and fit. Barriers have to stand
+// Copies the parameters of a layer to shared memory if they do not reside there, and fit. Barriers have to stand
 // before and behind.
 template <Residency residency>
 __device__ __forceinline__ void stage(const Layer& l, const Layout& layout, const Memory& m) {
@@ -106,7 +106,7 @@ __device__ __forceinline__ void with_parameters(const Layer& l, const Layout& la
   }
 }
 
-// What a step makes of log gamma: its gradient where it is learned, its value where it is the optimal one.
+// What a step makes of log gamma: its gradient if it is learned, its value if it is the optimal one.
 struct LogGamma {
   float gradient, optimal;
 };

@@ -14,8 +14,8 @@ struct ExponentBounds {
 constexpr ExponentBounds<float> kKnownBounds32{-88.0f, 88.376f, 89.0f};
 constexpr ExponentBounds<double> kKnownBounds64{-709.0, 709.436, 710.0};
 
-// The same, defined in cpu/bounds.cpp. Of constants that GCC knows it makes a branch where x is out of bounds, with all
-// that follows computed beforehand, and of the branch, in a vectorised loop, fourteen blends and comparisons in place of
+// The same, defined in cpu/bounds.cpp. From constants that it knows GCC makes a branch for x out of bounds, with all
+// that follows computed beforehand, and from the branch, in a vectorised loop, fourteen blends and comparisons instead of
 // three: a fifth of the time of a KL.
 extern const ExponentBounds<float> kExponentBounds32;
 extern const ExponentBounds<double> kExponentBounds64;

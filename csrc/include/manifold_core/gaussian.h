@@ -12,12 +12,12 @@ constexpr double kLog2Pi = 1.8378770664093454836;
 
 namespace manifold_core::MC_ISA {
 
-// The ratio of two variances, e^delta with delta = l - p; the variance itself where the prior's is 1.
+// The ratio of two variances, e^delta with delta = l - p; the variance itself if the prior's is 1.
 template <class T>
 struct Ratio {
   T root;          // e^(delta/2)
   T root_minus_1;  // e^(delta/2) - 1
-  T kl;            // (e^delta - 1 - delta) / 2, the KL where the means are equal
+  T kl;            // (e^delta - 1 - delta) / 2, the KL if the means are equal
 };
 
 // All from one exponential. With t = e^(delta/2) - 1 and s = e^(delta/2) - 1 - delta/2:

@@ -23,9 +23,9 @@ enum Gamma : int64_t { kLearned = 0, kAnalytic = 1, kFixed = 2 };
 
 constexpr int kMostLayers = 24;
 constexpr float kEpsilon = 1e-8f;  // of Adam
-// Floats a step: learning rate / (1 - beta1^t), the same of log gamma, 1 - beta1, 1 - beta2, 1 / sqrt(1 - beta2^t).
+// Floats per step: learning rate / (1 - beta1^t), the same of log gamma, 1 - beta1, 1 - beta2, 1 / sqrt(1 - beta2^t).
 constexpr int kScheduled = 5;
-// Floats a record: nll, kl, squared error, log gamma; then the variance ratio of each dimension.
+// Floats per record: nll, kl, squared error, log gamma; then the variance ratio of each dimension.
 constexpr int kRecorded = 4;
 
 // rows [out, out + outputs) = activation(W rows[in, in + inputs) + b)
@@ -43,7 +43,7 @@ struct Dense {
 struct Model {
   // Addresses of the caller's memory.
   int64_t data;        // float [samples, features + conditions]
-  int64_t parameters;  // float [parameter_count + 1]; the last is log gamma where it is not learned
+  int64_t parameters;  // float [parameter_count + 1]; the last is log gamma if it is not learned
   int64_t exp_avg, exp_avg_sq;  // float [parameter_count]
   int64_t schedule;    // float [steps, kScheduled]
   int64_t records;     // float [ceil(steps / record_every), kRecorded + latents]
