@@ -5,12 +5,12 @@ from contextlib import contextmanager
 
 from torch import nn
 
-__all__ = ["evaluation_mode", "training_mode"]
+__all__ = ["evaluation_mode", "put_into_training_mode"]
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """For the while; afterwards each module is in the mode it had, one that was frozen among others that train too."""
+    """Afterwards each module is in the mode that it had, which need not be the same for all."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -20,9 +20,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def training_mode(model: nn.Module) -> None:
-    """But for modules without a parameter that trains that were put into evaluation mode: with their weights, their
-    running statistics are frozen, and what they drop."""
+def put_into_training_mode(model: nn.Module) -> None:
+    """Frozen modules that were in evaluation mode stay in it."""
     frozen = [
         module
         for module in model.modules()

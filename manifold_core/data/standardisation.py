@@ -24,13 +24,7 @@ __all__ = ["Standardisation"]
 UNLIKE = 30.0
 SMALLEST = math.sqrt(sys.float_info.min)
 FAR = 30.0  # times the distance of half of the samples that the scale may be
-# Times the distance of the next one that the distance of a sample from the mean may be, whatever the number of samples:
-# of 2,000 and of 20,000 on a manifold of 3 dimensions in 10 features, beside one at 10 times the search read 3 as ever,
-# at 16 by half the gap, at 32 it read 2 in two of four, by a gap of 43 and of 59. In 1,697 draws of 100 to 100,000
-# samples of 1 to 100 features the widest such gap was 1.7 of normal data, 8.3 of lognormal, 8.7 of normal with a
-# lognormal scale a sample; of Student's t with 3 degrees one was past 10; of MNIST, Fashion-MNIST, and the manifolds of
-# data and benchmarks none past 1.06. The largest distance over the median does not tell: it was 119 of lognormal data.
-APART = 10.0
+APART = 10.0  # times the next distance that a sample may be from the mean: see docs/notes.md
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no one answer

@@ -17,7 +17,7 @@ from ..arguments import check_seconds
 from ..errors import InputError
 from ..metrics.evaluation import Metrics, metrics_of
 from ..models import CVAE, VAE
-from ..models.checks import warn_of_condition, warn_of_scale
+from ..models.scale import warn_of_condition, warn_of_scale
 from ..storage import checkpoint
 from ..storage.files import OF_THE_DISK, as_folder, as_json
 from ..storage.owner import announce, check_identity, claim, taken

@@ -1,11 +1,8 @@
 """Checks of samples, conditions and what networks make of them.
 
-Only :func:`check_finite`, :func:`check_exact` and those that warn read numbers. The rest looks at shapes and types: a
-forward pass may not wait for the device.
+Only :func:`check_finite` and :func:`check_exact` read numbers. The rest looks at shapes and types: a forward pass may
+not wait for the device.
 """
-
-import math
-import warnings
 
 import torch
 from torch import Tensor, nn
@@ -32,22 +29,9 @@ __all__ = [
     "check_x",
     "input_dtype",
     "input_shape",
-    "warn_of_condition",
-    "warn_of_scale",
 ]
 
 Gaussian = tuple[Tensor, Tensor]  # mu and log_var, or mu and tril
-# Root mean square: from 0.05 to 9 a manifold of dimension 3 was read right, from 11 on with 5 dimensions or more, at
-# 0.01 with none. With 1 added to it, it was read right from 0.1 on, at 0.03 with none.
-SMALL, LARGE = 0.03, 10.0
-# Of a column of a condition the standard deviation s, s beside its mean m, and |m|. Of u in 4 dimensions, x = 20
-# sigmoids of it and c = (s u_1 + m, s u_2 + m), 2 dimensions are left; 2,000 samples, κ = 8, 3,000 steps of 256, eight
-# seeds, with attention and without. About m = 0 all were read right from s = 0.002 on, at 0.001 most as 3, at 0.0001 as
-# 4: the networks do not see the condition. About 0.5 to 2 none was read too high from s = 0.03 m on, at 0.02 m half
-# were, at 0.01 m all; about 3 at 0.033 m 2 of 8; about 0.1 none at s = 0.01, 7 of 16 at 0.006. What lies far from 0
-# shuts the attention, and 0 or 1 dimensions are read: at m = 1 by 1 model in 88, at 2 by 6 in 64, at 3 by 12 in 32, and
-# where s ≥ m by none; without attention by none. A constant 8 as third column did that too, a constant 0 or 1 nothing.
-NARROW, NARROW_BESIDE_MEAN, FAR = 0.01, 0.05, 2.0
 
 
 def check_tensor(name: str, value: object) -> None:
@@ -74,10 +58,10 @@ def _made_tensor(value: object) -> str:
 def check_finite(name: str, tensor: Tensor) -> None:
     """Raise InputError that names the first row with a NaN or an infinity. Waits for the device."""
     tensor = tensor.detach()
-    if tensor.sum().isfinite():  # which nothing else can make of them; a pass that keeps nothing, 25 times as fast
+    if tensor.sum().isfinite():  # which proves that all are finite, in a twenty-fifth of the time
         return
     finite = tensor.isfinite().reshape(len(tensor), -1).all(dim=1)
-    if not finite.all():  # finite numbers have a sum that is not where it overflows
+    if not finite.all():  # else the sum of finite numbers has overflowed
         raise InputError(f"{name} must be finite, but row {int((~finite).nonzero()[0])} holds NaN or an infinity")
 
 
@@ -239,67 +223,3 @@ def as_condition(
             f"{name} must be a tensor of shape [{first}, {sizes}], one row for each sample, got shape {shape}{hint}"
         )
     return condition if dtype is None or condition.is_floating_point() else condition.to(dtype)
-
-
-def warn_of_scale(name: str, x: Tensor) -> None:
-    """Where x is far from a scale of 1, for which our networks, γ and learning rates are made: dimensions read off such
-    a training can be wrong, with a wide gap."""
-    x = x.detach()
-    spread = float(x.var(dim=0, correction=0).mean().sqrt())  # of equal samples there is nothing to scale
-    if 0 < spread < SMALL:
-        found = f"varies by about {spread:.3g}"
-    elif (size := _size(x)) > LARGE:
-        found = f"is about {size:.3g} in size"
-    else:
-        return
-    warnings.warn(
-        f"{name} {found}, where training expects about 1: the dimensions read off may be wrong; standardise it, "
-        "mc.Standardisation.of(x).apply(x)",
-        stacklevel=3,
-    )
-
-
-def warn_of_condition(name: str, condition: Tensor | None, dtype: torch.dtype | None) -> None:
-    """Where a condition is far greater than 1, at which the networks that read it may blow up, or a column of it varies
-    too little for them to see, or lies far from 0: the dimensions read off can then be wrong, with a wide gap. A column
-    of 0 and 1 does no harm, such as that of a class of many in one-hot form.
-
-    Args:
-        dtype: of the numbers that the encoder takes it for; None where it takes integers for labels.
-    """
-    if condition is None or condition.numel() == 0 or not (condition.is_floating_point() or dtype is not None):
-        return
-    condition = condition.detach() if condition.dtype == torch.float64 else condition.detach().float()
-    over = {2: "0", 3: "(0, 1)"}.get(condition.dim(), "")  # the steps of a sequence have one scale
-    if (size := _size(condition)) > LARGE:
-        found, danger = f"is about {size:.3g} in size, where training expects about 1", "the loss may blow up"
-    elif badly_scaled := _badly_scaled(condition.reshape(-1, condition.shape[-1] if over else 1)):
-        column, spread, mean = badly_scaled
-        found = f"varies by about {spread:.3g} around {mean:.3g} in column {column}, where training expects 1 around 0"
-        danger = "the dimensions read off may be wrong"
-    else:
-        return
-    warnings.warn(
-        f"{name} {found}: {danger}; standardise it, (condition - condition.mean({over})) / condition.std({over}), "
-        "without columns that do not vary",
-        stacklevel=3,
-    )
-
-
-def _badly_scaled(columns: Tensor) -> tuple[int, float, float] | None:
-    """The first column that varies too little, or is too far from 0, with its standard deviation and mean."""
-    spread, mean = torch.std_mean(columns, dim=0, correction=0)
-    lowest, highest = columns.aminmax(dim=0)
-    narrow = (lowest < highest) & ((spread < NARROW) | (spread < NARROW_BESIDE_MEAN * mean.abs()))
-    far = (mean.abs() > FAR) & (mean.abs() > spread)
-    flags = ((columns == 0) | (columns == 1)).all(dim=0)
-    found = ((narrow | far) & ~flags).nonzero()
-    if len(found) == 0:
-        return None
-    column = int(found[0])
-    return column, float(spread[column]), float(mean[column])
-
-
-def _size(x: Tensor) -> float:
-    """Root mean square."""
-    return float(torch.linalg.vector_norm(x.detach())) / math.sqrt(x.numel()) if x.numel() else 0.0

@@ -21,10 +21,11 @@ from ..errors import InputError
 from ..kernels.batch_sums import mean_of_batch
 from ..metrics.active import count_active
 from ..models import CVAE, VAE
-from ..models.checks import input_dtype, warn_of_condition, warn_of_scale
+from ..models.checks import input_dtype
 from ..models.elbo import ELBOTerms
 from ..models.inputs import check_inputs, unwrapped
-from ..modes import evaluation_mode, training_mode
+from ..models.scale import warn_of_condition, warn_of_scale
+from ..modes import evaluation_mode, put_into_training_mode
 from ..networks.residual import channels_last
 from ..storage import checkpoint
 from ..storage.files import as_folder, as_json
@@ -256,7 +257,7 @@ def _loop(
     cuda_graphs: bool,
 ) -> Turns:
     config, history = run.config, run.history
-    training_mode(model)
+    put_into_training_mode(model)
     model.zero_grad()  # of frozen parameters as well: Adam would follow gradients that another training has left
     every = record_every(config)
     device = inputs[0].device
