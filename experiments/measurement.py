@@ -9,7 +9,7 @@ from ..data import Dataset
 from ..ensemble import TrainedModel
 from ..ensemble.data import Samples
 from ..metrics.evaluation import Metrics, metrics_of, of_class
-from ..metrics.local import of_some
+from ..metrics.local import local_dimensions_of_some
 from ..models import CVAE, VAE
 from ..models.inputs import check_inputs
 from . import paper
@@ -102,6 +102,6 @@ def _local(metrics: Metrics, model: VAE | CVAE, samples: tuple[Tensor, ...]) -> 
     """What the decoder says of the dimension; None of a model that diverged."""
     if metrics.active_dimensions is None:
         return None
-    found = of_some(model, samples).as_dict()
+    found = local_dimensions_of_some(model, samples).as_dict()
     del found["spectrum"]  # as many numbers as the variances, of every run
     return found

@@ -16,7 +16,7 @@ from .encoding import OneHot, encoding_of
 from .seeds import stream
 from .standardisation import Standardisation
 
-__all__ = ["checked_samples", "some_rows", "split"]
+__all__ = ["checked_samples", "split"]
 
 
 def split(
@@ -90,18 +90,3 @@ def checked_samples(source: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:
             f"(N, C, H, W): np.moveaxis(x, -1, 1)"
         )
     return source[:, None] if source.ndim == 3 else source
-
-
-def some_rows(rows: int, most: int) -> torch.Tensor:
-    """At most so many of the rows, drawn at random, always the same, in their order: tables are often sorted. On the
-    CPU, whatever torch's default is."""
-    if rows <= most:
-        return torch.arange(rows, device="cpu")
-    drawn = torch.rand(rows, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu")
-    return drawn.argsort(stable=True)[:most].sort().values
-
-
-def some_of(inputs: tuple[torch.Tensor, ...], most: int) -> tuple[torch.Tensor, ...]:
-    """Those rows of samples and, of a CVAE, of their conditions."""
-    rows = some_rows(len(inputs[0]), most)
-    return tuple(part[rows.to(part.device)] for part in inputs)

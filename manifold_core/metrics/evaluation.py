@@ -79,7 +79,8 @@ def evaluate(
 ) -> Metrics:
     """L = (1/N) Σ_i (½ (‖x_i − x̂_i‖²/γ + d log 2πγ) + KL[q(z|x_i) ‖ p(z)]), nats, with its terms and the active
     dimensions, over all samples and with one draw of z for each, in evaluation mode. If a model is compiled or wrapped,
-    the model within is measured.
+    the model within is measured. Sums are kept in float64 and a sample's noise depends on its row alone: the batch size
+    (None: see :func:`manifold_core.active_dimensions`) changes rounding only.
 
     Args:
         model: a VAE or CVAE.
@@ -91,9 +92,6 @@ def evaluate(
 
     Returns:
         :class:`Metrics`.
-
-    Sums are kept in float64 and a sample's noise depends on its row alone: the batch size (None: see
-    :func:`manifold_core.active_dimensions`) changes rounding only.
 
     Raises:
         InputError: no samples, or one that is not finite, a condition that does not go with model and samples, a

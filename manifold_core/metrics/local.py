@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.arrays import some_of
 from ..errors import InputError
 from ..models import CVAE, VAE
 from ..models.inputs import check_inputs, dtype_explained, unwrapped
 from ..modes import evaluation_mode
 from .active import THRESHOLD, samples_at_a_time
+from .subset import some_of
 
-__all__ = ["CLEAR", "MOST", "LocalDimensions", "in_words", "is_clear", "local_dimensions", "of_some"]
+__all__ = ["CLEAR", "MOST", "LocalDimensions", "in_words", "is_clear", "local_dimensions", "local_dimensions_of_some"]
 
 MOST_PASSES = 2**14  # through the decoder, for a look: of images, which take their time, 2**12
 MOST_PASSES_OF_IMAGES = 2**12
@@ -146,7 +146,7 @@ def local_dimensions(
     return found
 
 
-def of_some(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> LocalDimensions:
+def local_dimensions_of_some(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> LocalDimensions:
     """What :func:`local_dimensions` says of some of the samples, at random, always the same; of inputs as
     :func:`check_inputs` gives them, finite or not."""
     passes = MOST_PASSES_OF_IMAGES if inputs[0].dim() == 4 else MOST_PASSES

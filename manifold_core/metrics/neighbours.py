@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.arrays import some_rows
 from ..data.checks import as_array, as_tensor
 from ..errors import InputError
 from ..models.checks import check_tensor
+from .subset import some_rows
 
 __all__ = ["MOST_SAMPLES", "two_nn", "two_nn_of_cube"]
 
@@ -60,8 +60,8 @@ def two_nn(x: Any) -> float | None:
     if squares == 0:
         return None
     dimension = float(-(1 - below).log() @ kept) / squares
-    # Kolmogorov and Smirnov's distance from 1 − μ⁻ᵈ. Of the 38 manifolds of benchmarks/estimators.py, and of MNIST, it
-    # is 0.02 at most, of 200 samples 0.11; of circles and surfaces on a grid 0.17 to 0.8.
+    # Kolmogorov and Smirnov's distance from 1 − μ⁻ᵈ. For the first 38 manifolds of benchmarks/estimators.py, and MNIST,
+    # it is 0.02 at most, for 200 samples 0.11; for circles and surfaces on a grid 0.17 to 0.8.
     distance = float((1 - (-dimension * kept).exp() - below).abs().max())
     at_random = distance <= 0.1 + 2 / math.sqrt(len(ratios)) and dimension <= 2 * x.shape[1]
     return dimension if at_random else None

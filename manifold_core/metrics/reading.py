@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
-from ..data.arrays import some_of
 from ..data.directions import principal
 from ..models import CVAE, VAE
-from .local import CLEAR, MOST, LocalDimensions, in_words, of_some
+from .local import CLEAR, MOST, LocalDimensions, in_words, local_dimensions_of_some
 from .neighbours import two_nn, two_nn_of_cube
 from .overfit import OVERFITTED, error_ratio
 from .residual import SAMPLES, directions_of_noise, residual_directions
+from .subset import some_of
 
 __all__ = ["Reading"]
 
@@ -55,7 +55,7 @@ class Reading:
     @classmethod
     def of(cls, model: VAE | CVAE, inputs: tuple[Tensor, ...], held_out: tuple[Tensor, ...]) -> "Reading":
         """Of a model in the samples trained on and those held out, as :func:`check_inputs` gives them."""
-        local, (x, *condition) = of_some(model, inputs), inputs
+        local, (x, *condition) = local_dimensions_of_some(model, inputs), inputs
         compared = local.count > 0 and not condition
         return cls(
             local,

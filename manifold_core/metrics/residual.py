@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..data.arrays import some_of
 from ..models import CVAE, VAE
 from .active import samples_at_a_time
+from .subset import some_of
 
 __all__ = ["SAMPLES", "directions_of_noise", "residual_directions", "residuals"]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..ensemble import TrainedModel
 from ..search import SearchPlan, Trial
-from ..search.search import search
+from ..search.search import train_trials
 from ..search.trials import by_latent_dim, doubts, lowest
 from .config import ModelConfig
 from .several import FOLDER, claim_for_models
@@ -32,7 +32,7 @@ def train_search(
         Diverged: all did.
     """
     claim_for_models(folder, identity)
-    trials = search(x, held_out, plan, folder / FOLDER, progress)
+    trials = train_trials(x, held_out, plan, folder / FOLDER, progress)
     said = described(trials) | {"doubts": doubts(trials, x[0].numel())}
     return lowest(trials).trained, model_of(trials), said
 

@@ -19,7 +19,7 @@ from ..storage import checkpoint
 from ..storage.files import as_folder, as_json
 from ..storage.owner import claim, taken
 from .plan import SearchPlan
-from .search import search
+from .search import train_trials
 from .trials import Trial, by_latent_dim, doubts, lowest
 
 __all__ = ["DimensionSearch", "find_dimension"]
@@ -150,7 +150,7 @@ def find_dimension(
         if place is not None:
             # Before hours are spent on looks of which a later one would meet checkpoints of another search.
             claim(place, {"plan": as_json(asdict(plan), "plan"), "x": checkpoint.fingerprint(train, held_out)})
-        trials = search(train, held_out, plan, place, progress)
+        trials = train_trials(train, held_out, plan, place, progress)
     reading = Reading.of(lowest(trials).trained.model, (train,), (held_out,))
     found = DimensionSearch(trials, reading, data.standardisation)
     for doubt in found.doubts:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..ensemble import ModelSpec, TrainedModel, train_ensemble
 from ..metrics.active import samples_at_a_time
 from ..metrics.evaluation import in_batches, metrics_of
-from ..metrics.local import of_some
+from ..metrics.local import local_dimensions_of_some
 from ..metrics.neighbours import two_nn
 from ..models import CVAE, VAE
 from ..modes import evaluation_mode
@@ -21,13 +21,13 @@ from .directions import Directions
 from .plan import FIRST, SearchPlan
 from .trials import Trial, lowest
 
-__all__ = ["search"]
+__all__ = ["train_trials"]
 
 KEPT = 0.9  # of the samples held out, the share that judges a model
 AT_A_TIME = 4  # numbers of latent dimensions between two looks at the result
 
 
-def search(x: Tensor, held_out: Tensor, plan: SearchPlan, folder: Path | None, progress: bool) -> list[Trial]:
+def train_trials(x: Tensor, held_out: Tensor, plan: SearchPlan, folder: Path | None, progress: bool) -> list[Trial]:
     """The trials of :func:`find_dimension`, of standardised samples ``[N, d]``; checkpoints go into folders in
     ``folder``, one for each look at the result."""
     directions = Directions.of_samples(x) if folder is None else Directions.kept_in(folder, x)
@@ -67,7 +67,7 @@ def _next(trials: Sequence[Trial], x: Tensor, plan: SearchPlan) -> list[int]:
     if active == max(tried) < features and plan.latent_dim is None:
         return [min(2 * max(tried), features)]
     # Where the decoder has more directions than are active, the manifold may have as many as that.
-    read = of_some(best.trained.model, (x,)).count
+    read = local_dimensions_of_some(best.trained.model, (x,)).count
     unsure = {read} if active < read else set()
     # Data that look alike in all directions may have none active of too many.
     most = max(active, read) or best.latent_dim

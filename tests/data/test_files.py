@@ -20,7 +20,6 @@ from manifold_core.data import (
     synthetic_manifold,
     union_of_manifolds,
 )
-from manifold_core.data.arrays import some_rows
 from manifold_core.data.files import sample_shape
 from manifold_core.errors import InputError
 
@@ -485,15 +484,6 @@ def test_standardised_data_are_blown_up_block_by_block(tmp_path, monkeypatch):
     finally:
         tracemalloc.stop()
     assert peak < array.size  # in float64 it is eight times as large
-
-
-def test_some_rows_are_from_all_over_a_table():
-    """Which may be sorted. The mean of 100 numbers drawn from 0 to 9,999 is within five standard errors of 5,000."""
-    drawn = some_rows(10_000, 100)
-    assert len(set(drawn.tolist())) == 100
-    assert drawn.tolist() == sorted(drawn.tolist()) == some_rows(10_000, 100).tolist()
-    assert drawn.double().mean() == pytest.approx(5000, abs=5 * 289)
-    assert some_rows(9, 9).tolist() == some_rows(9, 10).tolist() == list(range(9))
 
 
 def test_standardisation_there_and_back():

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.autograd import grad
 
 import manifold_core as mc
-from manifold_core.data.arrays import some_rows
 from manifold_core.metrics import local
-from manifold_core.metrics.local import in_words, is_clear, of_some
+from manifold_core.metrics.local import in_words, is_clear, local_dimensions_of_some
+from manifold_core.metrics.subset import some_rows
 
 
 class Known(nn.Module):
@@ -309,15 +309,15 @@ def test_the_widest_gap_decides(spectrum: list[float], count: int, gap: float | 
 def test_a_look_is_at_some_samples_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     vae, x = mc.VAE.mlp(3, 2, (4,)), torch.rand(40, 3)
-    assert of_some(vae, (x,)).spectrum.tolist() == mc.local_dimensions(vae, x).spectrum.tolist()
+    assert local_dimensions_of_some(vae, (x,)).spectrum.tolist() == mc.local_dimensions(vae, x).spectrum.tolist()
     monkeypatch.setattr(local, "MOST_PASSES", 14)
-    found = of_some(vae, (x,))
+    found = local_dimensions_of_some(vae, (x,))
     rows = some_rows(40, 7)
     assert (len(rows), len(found.counts)) == (7, 7)
     assert found.spectrum.tolist() == mc.local_dimensions(vae, x[rows]).spectrum.tolist()
     images, conv = torch.rand(9, 1, 8, 8), mc.VAE.conv((1, 8, 8), 2)
     monkeypatch.setattr(local, "MOST_PASSES_OF_IMAGES", 6)
-    assert len(of_some(conv, (images,)).counts) == 3
+    assert len(local_dimensions_of_some(conv, (images,)).counts) == 3
 
 
 def test_what_is_found_is_told_in_a_line() -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import manifold_core as mc
-from manifold_core.data.arrays import some_rows
 from manifold_core.metrics import neighbours
+from manifold_core.metrics.subset import some_rows
 
 Array = npt.NDArray[np.float64]
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 import manifold_core as mc
-from manifold_core.data.arrays import some_rows
 from manifold_core.metrics.neighbours import two_nn_of_cube
 from manifold_core.metrics.reading import Reading
 from manifold_core.metrics.residual import directions_of_noise, residual_directions, residuals
+from manifold_core.metrics.subset import some_rows
 
 SPECTRUM = torch.tensor([0.001, 0.001, 0.9, 1.0], dtype=torch.float64)
 TWO = mc.LocalDimensions(SPECTRUM, torch.full((10,), 2), SPECTRUM)  # clear, by a gap of 900

@@ -183,10 +183,12 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[list[int]
         monkeypatch.setattr(search, "train_ensemble", train)
         monkeypatch.setattr(search, "_of_samples", lambda one, *_: one)
         monkeypatch.setattr(search, "_held_out", lambda kappa, _: outcome(kappa)[1])
-        monkeypatch.setattr(search, "of_some", lambda kappa, _: SimpleNamespace(count=outcome(kappa)[2]))
+        monkeypatch.setattr(
+            search, "local_dimensions_of_some", lambda kappa, _: SimpleNamespace(count=outcome(kappa)[2])
+        )
         monkeypatch.setattr(search, "two_nn", lambda _: neighbours)
         x = torch.randn(200, features, generator=torch.Generator().manual_seed(0))
-        trials = search.search(x, x, SearchPlan(latent_dim, ((4,),), models=1), None, progress=False)
+        trials = search.train_trials(x, x, SearchPlan(latent_dim, ((4,),), models=1), None, progress=False)
         kappas = sorted(kappa for one in rounds for kappa in one)
         losses = {kappa: outcome(kappa)[1] for kappa in kappas if outcome(kappa)[1] > BELOW_ALL}
         assert list(by_latent_dim(trials).items()) == list(losses.items())
