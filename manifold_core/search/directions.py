@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..data.directions import ROWS, principal
 from ..ensemble import ModelSpec
-from ..errors import InputError
 from ..models import VAE
 from ..storage import checkpoint
 from ..storage.files import output_folder
@@ -44,21 +43,15 @@ class Directions:
 
     @classmethod
     def kept_in(cls, folder: Path, x: Tensor) -> "Directions":
-        """Those in the folder, or else those of the samples, put there: with other threads, or on another machine, they
-        would round otherwise, and a search go on with other numbers.
+        """Those in the folder, which is claimed for these samples, or else those of the samples, put there: with other
+        threads, or on another machine, they would round otherwise, and a search resume with other numbers.
 
         Raises:
-            InputError: the folder cannot be written to, or holds those of other samples.
+            InputError: the folder cannot be written to.
         """
         path = output_folder(folder) / "directions.safetensors"
-        samples = torch.frombuffer(bytearray.fromhex(checkpoint.fingerprint(x)), dtype=torch.uint8)
         if path.exists():
             kept = checkpoint.load_tensors(path)
-            if kept.keys() != {"basis", "scale", "offset", "samples"} or not torch.equal(kept["samples"], samples):
-                raise InputError(
-                    f"folder must be a new one or that of a stopped search of these samples, got {str(folder)!r}, "
-                    f"whose {path.name} is of others"
-                )
             return cls(kept["basis"].to(x.device), float(kept["scale"]), kept["offset"].to(x.device))
         found = cls.of_samples(x)
         numbers = {
@@ -66,7 +59,7 @@ class Directions:
             "scale": torch.tensor(found.scale, dtype=torch.float64),
             "offset": found.offset,
         }
-        checkpoint.save_tensors(path, numbers | {"samples": samples})
+        checkpoint.save_tensors(path, numbers)
         return found
 
     @property
