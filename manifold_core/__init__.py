@@ -67,7 +67,7 @@ __all__ = [
     "with_standard_prior",
 ]
 
-# Those of the modules in here that are more than where a name above is defined.
+# Submodules that users import from.
 _MODULES = ("data", "ensemble", "experiments", "kernels", "networks")
 
 

@@ -36,7 +36,7 @@ def spectrum(posterior: tuple[Tensor, Tensor], prior_log_var: Tensor | None) -> 
     a number of the sample is not finite."""
     factor = _standardised(posterior, prior_log_var)
     finite = factor.isfinite().flatten(1).all(dim=1)
-    # Squares of singular values keep the digits of small eigenvalues. What is not finite they would refuse.
+    # Squares of singular values keep the digits of small eigenvalues. torch.linalg refuses what is not finite.
     found = torch.linalg.svdvals(torch.where(finite[:, None, None], factor, 0.0)).square().flip(1)
     return torch.where(finite[:, None], found, torch.nan)
 

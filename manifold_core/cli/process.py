@@ -64,8 +64,8 @@ def _no_stream_closed() -> Iterator[None]:
 def _of_process(arguments: Sequence[str] | None) -> int:
     if not process_of_torchrun():
         return _main(arguments)
-    # The first process says what all would say. It has the status of that, too: torchrun ends all when one fails, the
-    # first perhaps before it has said why. What happens to another alone the others would wait for.
+    # Only rank 0 prints and reports errors. Others exit with 0, or torchrun could kill rank 0 before it has printed;
+    # but not after disk errors and signals, which concern one rank alone and leave the rest waiting.
     status = 0
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere), suppress(SystemExit):
         status = _main(arguments)

@@ -107,7 +107,7 @@ def decoder_spectrum(tangents: Tensor, log_gamma: Tensor, prior_log_var: Tensor 
     precision = jacobian @ jacobian.mT if kappa <= features else jacobian.mT @ jacobian
     precision = precision / log_gamma.double().exp()  # but for I
     finite = precision.isfinite().flatten(1).all(dim=1)
-    # What is not finite they would refuse. Rounding makes some that are 0 negative.
+    # torch.linalg refuses what is not finite. Rounding makes some eigenvalues that are 0 negative.
     found = torch.linalg.eigvalsh(torch.where(finite[:, None, None], precision, 0.0)).clamp_min(0).flip(1)
     found = torch.nn.functional.pad(found, (0, kappa - found.shape[1]))
     return torch.where(finite[:, None], 1 / (1 + found), torch.nan)

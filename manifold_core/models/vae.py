@@ -83,8 +83,8 @@ class VAE(nn.Module):
             data_dim: d.
             latent_dim: κ.
             hidden: widths of the encoder's hidden layers; the decoder's are these in reverse.
-            elbo, covariance: as of :class:`VAE`.
             activation: ``"relu"`` or ``"prelu"``, between the layers.
+            elbo, covariance: as of :class:`VAE`.
 
         Raises:
             InputError: a size or width is no positive integer, or an option is unknown.
@@ -113,9 +113,9 @@ class VAE(nn.Module):
             image_shape: (C, H, W), H and W multiples of 4.
             latent_dim: κ.
             channels: of the encoder's first block and the decoder's last; the others have twice as many.
-            elbo, covariance: as of :class:`VAE`.
             hidden: widths of an MLP beside the linear layer between blocks and latent space, reversed in the decoder:
                 it lets the latent space bend with the images, and lowers the loss. Empty means no MLP, as in the paper.
+            elbo, covariance: as of :class:`VAE`.
 
         Raises:
             InputError: a size or width is no positive integer, ``image_shape`` is not as above, or an option is

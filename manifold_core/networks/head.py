@@ -12,7 +12,7 @@ from .precision import outside_autocast
 __all__ = ["NARROW", "PosteriorHead"]
 
 NARROW = 64  # of the layer that the rows of L are read off
-WIDE = 64  # latent dimensions, from which on a matrix that lays out the rows would be larger than it is fast
+WIDE = 64  # latent dimensions, above which a layout by matrix product costs more than it saves
 
 
 class PosteriorHead(nn.Linear):

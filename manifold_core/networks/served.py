@@ -27,7 +27,7 @@ def by_pytorch(network: Module) -> Module:
 
 
 def watched(*layers: nn.Module) -> bool:
-    """Whether somebody wants to see what goes into one of these or comes out, or has put his own function there."""
+    """Whether one of these layers has hooks, or a forward that was patched."""
     return _has_any_global_hook() or any(
         layer._forward_hooks
         or layer._forward_pre_hooks

@@ -40,8 +40,8 @@ def identity_of(config: RunConfig | SearchConfig, fingerprint: str) -> dict[str,
 
 
 def _asked(description: dict[str, Any]) -> dict[str, Any]:
-    """What runs are told apart by besides the contents of their data: a file may be named in many ways, and the model
-    of a search was not asked for but found."""
+    """What tells runs apart besides the contents of their data. Path names do not identify data, so they are left out;
+    so is the model that a search found."""
     left_out = set() if description.get("data") in ("synthetic", *IMAGE_SETS) else {"data"}
     if "plan" in description:
         left_out.add("model")

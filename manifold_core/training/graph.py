@@ -33,7 +33,7 @@ def captured(function: Replay, capture: Callable[[Replay], Replay], device: torc
 def cuda_graph(function: Replay, warm_ups: int = WARM_UPS) -> Replay:
     """A CUDA graph of the function, by PyTorch's recipe: warmed up and captured on a stream that is not the default."""
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-    # Else on the stream where it will run: its workspace of cuBLAS is that of the stream, of which PyTorch has but 32.
+    # Otherwise capture on the current one: cuBLAS keeps a workspace for each stream, and PyTorch has only 32.
     if stream == torch.cuda.default_stream():
         stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
