@@ -47,7 +47,7 @@ def check_of_samples(name: str, tensor: Tensor, like: Tensor) -> None:
     """Raise ValueError unless the tensor has one element for each row of ``like``, on its device."""
     if tensor.shape != like.shape[:1] or tensor.device != like.device:
         raise ValueError(
-            f"{name} must have shape ({like.shape[0]},), one number a sample, on {like.device}, "
+            f"{name} must have shape ({like.shape[0]},), one number per sample, on {like.device}, "
             f"got {tuple(tensor.shape)} on {tensor.device}"
         )
 

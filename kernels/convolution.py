@@ -59,4 +59,4 @@ def check_of_channels(name: str, tensor: Tensor, channels: int) -> None:
     """Raise TypeError or ValueError unless the tensor has one element for each channel."""
     check_floating(name, tensor)
     if tensor.shape != (channels,):
-        raise ValueError(f"{name} must have shape {(channels,)}, one number a channel, got {tuple(tensor.shape)}")
+        raise ValueError(f"{name} must have shape {(channels,)}, one number per channel, got {tuple(tensor.shape)}")

@@ -1,4 +1,4 @@
-"""What the launchers of the Triton kernels share: types, strides, sizes of tiles, gradients that need not be there.
+"""What the launchers of the Triton kernels share: types, strides, sizes of tiles, gradients that may be absent.
 
 All sizes follow from shapes and types alone: results do not depend on the device.
 """
@@ -34,8 +34,8 @@ def arithmetic(*tensors: Tensor | None) -> tuple[torch.dtype, tl.dtype]:
 
 
 def strided(tensor: Tensor | None, rows: int) -> tuple[Tensor | None, int, int]:
-    """A tensor and its strides of rows and columns. A matrix of one row stands for that many rows, a vector, of one
-    element a row, for all columns."""
+    """A tensor and its strides of rows and columns. A matrix of one row stands for that many rows, a vector of one
+    element per row for all columns."""
     if tensor is None:
         return None, 0, 0
     strides = tensor.stride()
@@ -44,14 +44,14 @@ def strided(tensor: Tensor | None, rows: int) -> tuple[Tensor | None, int, int]:
 
 def tile_elements(dtype: torch.dtype, sums_kept: bool = False) -> int:
     """The elements of a tile. A thread of ``WARPS`` warps holds 16 bytes of each tensor, one access to memory; half as
-    many where it also keeps sums over the batch."""
+    many if it also keeps sums over the batch."""
     return (2048 if sums_kept else 4096) // dtype.itemsize
 
 
 def most_registers(dtype: torch.dtype, *inputs: Tensor | None) -> int:
-    """Of a thread, for kernels that hold much: left alone the compiler spills some bytes to fit one more block on a
-    processor. Two blocks of ``WARPS`` warps; one in float64, and where the columns of an input do not lie side by side,
-    whose addresses take registers as well."""
+    """Per thread, for kernels that hold much: left alone the compiler spills some bytes to fit one more block on a
+    processor. Enough for two blocks of ``WARPS`` warps; for one in float64, and if the columns of an input do not lie
+    side by side, whose addresses take registers as well."""
     side_by_side = all(tensor is None or tensor.dim() < 2 or tensor.stride(1) == 1 for tensor in inputs)
     return 128 if dtype == torch.float32 and side_by_side else 255
 
@@ -62,15 +62,15 @@ def tile_cols(cols: int, widest: int) -> int:
 
 
 def tile_shape(cols: int, elements: int) -> tuple[int, int]:
-    """The rows and columns of a tile, as wide as the matrix where it may be."""
+    """The rows and columns of a tile, as wide as the matrix if possible."""
     width = tile_cols(cols, elements)
     return elements // width, width
 
 
 class OptionalGradient(NamedTuple):
-    """Of an argument that need not be there, and of which one row may stand for all."""
+    """The gradient of an argument that may be absent, and of which one row may stand for all."""
 
-    result: Tensor  # no elements where it is not wanted
+    result: Tensor  # no elements if it is not wanted
     target: Tensor | None  # what the kernel writes
     summed: bool  # over the batch
 
@@ -78,7 +78,7 @@ class OptionalGradient(NamedTuple):
 def optional_gradient(
     tensor: Tensor | None, like: Tensor, wanted: bool, incoming: Tensor | None, rows: int
 ) -> OptionalGradient:
-    """Where no gradient comes in it is 0, and nothing the kernel has to know of."""
+    """If no gradient comes in, it is 0, and the kernel need not know of it."""
     result = empty_gradient(tensor, like, wanted)
     if not wanted:
         return OptionalGradient(result, None, False)

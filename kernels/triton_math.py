@@ -90,7 +90,7 @@ def variance_terms(log_var, prior_log_var):
 
 @triton.jit
 def times_exp_minus_1(k, t):
-    """k (e^d - 1) of t = e^(d/2) - 1, with k first: 0 stays 0 where e^d alone is infinite."""
+    """k (e^d - 1) of t = e^(d/2) - 1, with k first: 0 stays 0 even if e^d alone is infinite."""
     return k * t * (t + 2.0)
 
 
@@ -158,7 +158,7 @@ def log_uniform(w, dtype: tl.constexpr):
 
 @triton.jit
 def flip_sign(x, word):
-    """x, or -x where the highest bit of the word is set."""
+    """x, or -x if the highest bit of the word is set."""
     bit = word & 0x80000000
     if x.dtype == tl.float32:
         flipped = (x.to(tl.uint32, bitcast=True) ^ bit).to(tl.float32, bitcast=True)

@@ -25,7 +25,7 @@ class Batch(NamedTuple):
 
 
 def split_batch(rows: int, tile_rows: int, summed: bool) -> Batch:
-    """One tile of rows for each program, or where a sum over the batch is wanted so many that partial sums are few."""
+    """One tile of rows for each program; if a sum over the batch is wanted, as many as keep the partial sums few."""
     tiles = triton.cdiv(rows, tile_rows)
     tiles_each = triton.cdiv(tiles, PROGRAMS_OF_A_SUM) if summed else 1
     return Batch(triton.cdiv(tiles, tiles_each), tiles_each * tile_rows)
@@ -33,7 +33,7 @@ def split_batch(rows: int, tile_rows: int, summed: bool) -> Batch:
 
 def batch_sum(like: Tensor, partials: int, cols: int, dtype: torch.dtype) -> dict[str, Tensor | int | None]:
     """A kernel's arguments for a sum over the batch: room for the partial sums of ``cols`` columns, in about as many
-    groups as a group has members; all None where there is nothing to sum."""
+    groups as a group has members; all None if there is nothing to sum."""
     if partials == 0 or cols == 0:
         return {"partial_ptr": None, "counter_ptr": None, "group_size": 1}
     group_size = triton.next_power_of_2(int(partials**0.5))
@@ -148,7 +148,7 @@ def store_sums(partial_ptr, first_col, cols, x_0, x_1, x_2, COLS: tl.constexpr):
 def finish_sums(
     partial_ptr, counter_ptr, group_size, cols, divisor, ptr_0, ptr_1, ptr_2, ROWS: tl.constexpr, COLS: tl.constexpr
 ):
-    """To be called after ``store_sums``: the very last program writes the sums, divided where there is a divisor."""
+    """To be called after ``store_sums``: the very last program writes the sums, divided if there is a divisor."""
     BEFORE_2: tl.constexpr = (ptr_0 is not None) + (ptr_1 is not None)
     SUMS: tl.constexpr = BEFORE_2 + (ptr_2 is not None)
     programs = tl.num_programs(0)

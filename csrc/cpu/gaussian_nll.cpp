@@ -46,7 +46,7 @@ double sum_over_rows(const Tensor& a, const Tensor& b, const F& f) {
 
 void check_per_row(const OptionalTensor& t, int64_t rows, ScalarType type) {
   STD_TORCH_CHECK(!t.has_value() || (t->dim() == 1 && t->size(0) == rows && t->scalar_type() == type),
-                  "manifold_core: expected one number a row, of the type of nll");
+                  "manifold_core: expected one number per row, of the type of nll");
 }
 
 }  // namespace

@@ -142,7 +142,7 @@ def conv_norm(
     if min(shape[1:]) < 1:
         raise ValueError(f"x must have images of at least the {kernel} × {kernel} of weight, got {tuple(x.shape)}")
     if shape[0] * shape[2] * shape[3] < 2:
-        raise ValueError(f"x must give more than one value a channel, whose variance is taken, got {tuple(x.shape)}")
+        raise ValueError(f"x must give more than one value per channel, whose variance is taken, got {tuple(x.shape)}")
     if residual is not None:
         check_floating("residual", residual)
         if residual.shape != shape:

@@ -1,4 +1,4 @@
-"""``gaussian_elbo`` in Triton: one launch makes the loss and, where asked, its gradients."""
+"""``gaussian_elbo`` in Triton: one launch makes the loss and, if asked, its gradients."""
 
 import torch
 import triton
@@ -16,7 +16,7 @@ PROGRAMS_TO_SCALE = 512  # enough to fill a GPU; most often all that each does i
 def gaussian_elbo(
     x_hat: Tensor, x: Tensor, log_gamma: Tensor, kl: Tensor, beta: float, with_gradients: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """loss, nll, squared error and the loss's gradients of x_hat (no rows where not asked for), log_gamma and kl."""
+    """loss, nll, squared error and the loss's gradients of x_hat (no rows if not asked for), log_gamma and kl."""
     rows, cols = x_hat.shape
     dtype, _ = arithmetic(x_hat, x)
     loss, grad_kl = x_hat.new_empty((), dtype=dtype), x_hat.new_empty((), dtype=dtype)

@@ -58,7 +58,7 @@ def gradients(
     squared_error: Tensor,
     with_data: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Of x_hat, of x if wanted, and of log_gamma, by that kernel."""
+    """Those of x_hat, of x if wanted, and of log_gamma, by that kernel."""
     incoming, rest = (grad_nll, grad_squared_error), (log_gamma, squared_error)
     grad_x_hat, grad_log_gamma = kernel(*incoming, x_hat, x, *rest)
     if not with_data:

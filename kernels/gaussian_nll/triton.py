@@ -18,7 +18,7 @@ LOG_2PI = tl.constexpr(1.8378770664093454836)  # math.log(2 * math.pi) rounds 2 
 
 @triton.jit
 def log_gamma_terms(log_gamma_ptr, dtype: tl.constexpr):
-    """log gamma and gamma^(-1/2). Twice a factor of the root stays in range where 1 / gamma would not."""
+    """log gamma and gamma^(-1/2). The root twice as a factor stays in range when 1 / gamma would not."""
     exact = tl.load(log_gamma_ptr)
     log_gamma = exact.to(dtype)
     rest = (exact - log_gamma.to(exact.dtype)).to(dtype)  # 0 but for a float64 log gamma in float32 arithmetic
@@ -35,7 +35,7 @@ def forward_kernel(
     x_row_stride,
     x_col_stride,
     log_gamma_ptr,  # []
-    kl_ptr,  # [rows], or None where no loss is wanted
+    kl_ptr,  # [rows], or None if no loss is wanted
     kl_stride,
     nll_ptr,  # [rows], dense
     squared_error_ptr,  # [rows], dense
@@ -43,7 +43,7 @@ def forward_kernel(
     loss_ptr,  # [], or None
     grad_log_gamma_ptr,  # [], or None
     grad_kl_ptr,  # [], or None
-    part_ptr,  # [rows, splits]: partial sums of the squares, or None where a program reads whole rows
+    part_ptr,  # [rows, splits]: partial sums of the squares, or None if a program reads whole rows
     part_counter_ptr,  # [tiles], or None
     partial_ptr,  # [tiles + groups, 2] float64: sums of the loss and of the gradient of log gamma, or None
     counter_ptr,  # [groups + 1], or None
@@ -118,7 +118,7 @@ class Split(NamedTuple):
 
 
 def split(rows: int, cols: int, dtype: torch.dtype) -> Split:
-    """Whole rows for each program, but where few are long, as of images, parts of them: a GPU needs many programs."""
+    """Whole rows for each program, but parts of a few long ones, such as images: a GPU needs many programs."""
     elements = 2 * tile_elements(dtype)
     tile_rows, tile_width = tile_shape(cols, elements)
     tiles = triton.cdiv(rows, tile_rows)

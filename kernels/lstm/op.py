@@ -20,7 +20,7 @@ COLUMNS, KEPT = 64, 5  # kLstmColumns and kLstmKept in csrc/cpu/kernels.h
 #   32 units: 1.2 at B = 1, 1.7 at 4, 1.8 at 16;  48: 0.8 at 1;  64: 0.6 at 1, 0.9 at 8, 1.2 at 16, 1.1 at 32
 #   128 units: 0.3 at 1, 0.7 at 32, 0.8 at 64, 1.4 at 128, 2.0 at 256;  256: 0.7 at 64, 1.4 at 128, 1.2 at 512
 #   512 units: 0.1 at 1, 0.2 at 32, 0.6 at 128, 0.7 at 256
-FEWEST_SAMPLES = {32: 1, 64: 16, 256: 128}  # up to so many units: from so many samples on
+FEWEST_SAMPLES = {32: 1, 64: 16, 256: 128}  # up to this many units: from this many samples on
 MOST_PADDING = 2**24  # elements kept for samples that only fill up a tile
 
 

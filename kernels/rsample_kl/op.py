@@ -146,8 +146,8 @@ def rsample_kl(
 ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
     """z = (μ + σ ⊙ ε) ⊙ w,  KL[N(μ, σ²) ‖ N(m, s²)] = ½ Σⱼ ((μⱼ − mⱼ)²/sⱼ² + σⱼ²/sⱼ² − 1 − log σⱼ²/sⱼ²),  ε ~ N(0, I).
 
-    σ² = exp(log_var); the prior is N(0, I), or m = prior_mu and s² = exp(prior_log_var) where given; w = 1, or
-    sigmoid(gate_logits) where given: attention that switches latent dimensions and leaves the KL as it is.
+    σ² = exp(log_var); the prior is N(0, I), or m = prior_mu and s² = exp(prior_log_var) if given; w = 1, or
+    sigmoid(gate_logits) if given: attention that switches latent dimensions and leaves the KL as it is.
 
     The noise of an element is a pure function of (seed, row, column): the same on every backend, for any number of
     threads and any split of the batch. It is not stored; the backward pass generates it again.

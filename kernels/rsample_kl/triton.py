@@ -81,7 +81,7 @@ def forward_kernel(
                 z *= w
             write(z_ptr + row * cols + col, z, inside)
             scaled = distance * inv_prior_sigma
-            kl = 0.5 * scaled * scaled + kl_of_variances  # half of a square may be in range where it is not
+            kl = 0.5 * scaled * scaled + kl_of_variances  # half of a square may be in range though it is not
             if PER_DIMENSION:
                 tl.store(kl_ptr + row * cols + col, kl, mask=inside)
             else:
@@ -169,7 +169,7 @@ def backward_kernel(
     seed_ptr,  # []
     grad_mu_ptr,  # [rows, cols], dense
     grad_log_var_ptr,  # [rows, cols], dense
-    grad_prior_mu_ptr,  # [rows, cols], dense, [cols] where it is summed, or None where it is not wanted
+    grad_prior_mu_ptr,  # [rows, cols], dense, [cols] if it is summed, or None if it is not wanted
     grad_prior_log_var_ptr,  # the same
     grad_gate_ptr,  # the same
     partial_ptr,  # [programs + groups, SUMS cols], or None

@@ -164,8 +164,8 @@ def rsample_kl_cholesky(
 ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
     """z = μ + L ε,  KL[N(μ, L Lᵀ) ‖ N(m, s²)] = ½ Σᵢ ((μᵢ − mᵢ)²/sᵢ² + Σⱼ Lᵢⱼ²/sᵢ² − 1 − log Lᵢᵢ²/sᵢ²),  ε ~ N(0, I).
 
-    L is lower triangular, packed by rows: L₀₀, L₁₀, L₁₁, L₂₀, …, with log Lᵢᵢ in place of each Lᵢᵢ, so that any real
-    values give a covariance. The prior is N(0, I), or m = prior_mu and s² = exp(prior_log_var) where given. L is read
+    L is lower triangular, packed by rows: L₀₀, L₁₀, L₁₁, L₂₀, …, with log Lᵢᵢ instead of each Lᵢᵢ, so that any real
+    values give a covariance. The prior is N(0, I), or m = prior_mu and s² = exp(prior_log_var) if given. L is read
     packed, never expanded to κ × κ, and only the arguments are saved for the backward pass.
 
     The noise is that of :func:`manifold_core.rsample_kl` for the same seed.

@@ -49,7 +49,7 @@ def rsample_kl_cholesky(
     kl = 0.5 * (mean.square() + squares + exp_minus_1_minus_x(delta).to(dtype))
     variance_ratio = wide_mu.new_empty(0)
     if with_variance_ratio:
-        # A single sample's may overflow float32 where the mean does not.
+        # A single sample's may overflow float32 though the mean does not.
         variance_ratio = (squares.detach().double() + delta.detach().double().exp()).mean(dim=0).to(dtype)
     z = z.to(torch.promote_types(mu.dtype, tril.dtype))
     return z, kl if per_dimension else kl.sum(dim=1), variance_ratio

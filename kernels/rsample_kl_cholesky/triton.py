@@ -29,14 +29,14 @@ MOST_LATENTS = 46_340  # i (i + 3) of the last row is below 2^31
 
 
 def _check_size(cols: int) -> None:
-    """Raise ValueError where offsets in a packed row are no int32: one row of float32 is 4.3 GB then, and 64-bit
+    """Raise ValueError if offsets in a packed row exceed int32: one row of float32 is 4.3 GB then, and 64-bit
     offsets would take the registers of all."""
     if cols > MOST_LATENTS:
         raise ValueError(f"mu must have at most {MOST_LATENTS} latent dimensions for the triton backend, got {cols}")
 
 
 def _most_registers(dtype: torch.dtype, *inputs: Tensor | None) -> int:
-    """As of the other kernels, but for half precision, whose conversion takes some as well."""
+    """As for the other kernels, except in half precision, whose conversion takes some as well."""
     half = any(tensor is not None and tensor.dtype.itemsize < 4 for tensor in inputs)
     return 255 if half else most_registers(dtype, *inputs)
 
@@ -76,7 +76,7 @@ def forward_kernel(
     begin = tl.program_id(0).to(tl.int64) * rows_each
     for first_i in range(0, cols, HEIGHT):
         i = first_i + tl.arange(0, HEIGHT)[None, :]
-        # In float64, as of the diagonal covariance; an element for each sample would be too many.
+        # In float64, as for the diagonal covariance; an element for each sample would be too many.
         ratio = tl.zeros([HEIGHT], tl.float64)
         for start in range(0, rows_each, ROWS):
             row = begin + start + tl.arange(0, ROWS)[:, None]
@@ -210,7 +210,7 @@ def backward_kernel(
     seed_ptr,  # []
     grad_mu_ptr,  # [rows, cols], dense
     grad_tril_ptr,  # [rows, cols (cols + 1) / 2], dense
-    grad_prior_mu_ptr,  # [rows, cols], dense, [cols] where it is summed, or None where it is not wanted
+    grad_prior_mu_ptr,  # [rows, cols], dense, [cols] if it is summed, or None if it is not wanted
     grad_prior_log_var_ptr,  # the same
     partial_ptr,  # [programs + groups, SUMS cols], or None
     counter_ptr,  # [groups + 1], or None
@@ -228,7 +228,7 @@ def backward_kernel(
 ):
     seed = tl.load(seed_ptr)
     begin = tl.program_id(0).to(tl.int64) * rows_each
-    packed = tl.cast(cols, tl.int64) * (cols + 1) // 2  # no method: compiled, a 1 is a constant, no tensor
+    packed = tl.cast(cols, tl.int64) * (cols + 1) // 2  # not a method: a 1, compiled, is a constant and no tensor
     for first_i in range(0, cols, HEIGHT):
         i = first_i + tl.arange(0, HEIGHT)[None, :]
         sum_prior_mu = tl.zeros([ROWS, HEIGHT], ARITHMETIC)

@@ -27,8 +27,8 @@ THRESHOLD = 0.05  # Appendix B of the paper
 # Samples encoded at a time, and numbers: on a GPU more, where the launches of a small batch take longer than its work.
 MOST_SAMPLES, MOST_SAMPLES_OF_GPU = 2**12, 2**17
 MOST_NUMBERS = 2**22
-# Of images, which residual networks make some 20 times as large on their way, so many on a CPU, where 32 channels take
-# 1.9 times as long in batches of 4,096.
+# For images on a CPU: residual networks make them some 20 times as large on their way, and with 32 channels take 1.9
+# times as long in batches of 4,096.
 MOST_IMAGE_NUMBERS = 2**18
 
 
@@ -94,7 +94,7 @@ class ActiveDimensions:
 
 
 def gap_between(variance: Tensor, threshold: float = THRESHOLD) -> float | None:
-    """Smallest of those from the threshold on over the largest below it; None where all are of one kind."""
+    """Smallest of those from the threshold on over the largest below it; None if all are of one kind."""
     active, inactive = variance[variance < threshold], variance[variance >= threshold]
     return float(inactive.min() / active.max()) if len(active) and len(inactive) else None
 
@@ -142,7 +142,7 @@ def active_dimensions(
 
 
 def check_known(variance: Tensor | Sequence[float]) -> None:
-    """Raise InputError where a latent dimension's variance is not finite: it is neither active nor inactive."""
+    """Raise InputError if a latent dimension's variance is not finite: it is neither active nor inactive."""
     variance = torch.as_tensor(variance, dtype=torch.float64, device="cpu")
     if len(unknown := (~variance.isfinite()).nonzero().flatten()):
         raise InputError(
@@ -155,7 +155,7 @@ def samples_at_a_time(model: VAE | CVAE, inputs: tuple[Tensor, ...], asked: int 
     """The batch size of :func:`active_dimensions`, for inputs as :func:`check_inputs` gives them.
 
     Raises:
-        InputError: one that was asked for is no positive integer.
+        InputError: one that was asked for is not a positive integer.
     """
     if asked is not None:
         return check_integer("batch_size", asked, 1)

@@ -19,7 +19,7 @@ __all__ = ["Metrics", "count_name", "evaluate", "in_batches", "metrics_of", "of_
 
 
 def count_name(*, full_covariance: bool) -> str:
-    """Of the count in :class:`Metrics` that a rotation of the latent space does not change."""
+    """The name of the count in :class:`Metrics` that a rotation of the latent space does not change."""
     return "spectrum_count" if full_covariance else "active_dimensions"
 
 
@@ -99,7 +99,8 @@ def evaluate(
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", equations (1) and (2), Appendix B.
     """
-    number = check_integer("seed", seed, 0, 2**63 - 1)  # without one the noise would be PyTorch's, other each time
+    # without one the noise would be PyTorch's, and differ each time
+    number = check_integer("seed", seed, 0, 2**63 - 1)
     model = unwrapped(model)
     found = metrics_of(model, check_inputs(model, x, condition), number, batch_size, threshold)
     check_known(found.variance)
@@ -107,7 +108,7 @@ def evaluate(
 
 
 def in_batches(model: VAE | CVAE, inputs: tuple[Tensor, ...], seed: int, batch_size: int) -> Iterator[ELBOTerms]:
-    """What the model says of so many samples at a time. The noise of a sample is that of its row among all."""
+    """What the model says of this many samples at a time. The noise of a sample is that of its row among all."""
     for first in range(0, len(inputs[0]), batch_size):
         yield model(*(part[first : first + batch_size] for part in inputs), seed=seed, first_row=first)
 
@@ -120,7 +121,7 @@ def metrics_of(
     batch_size: int | None = None,
     threshold: float = THRESHOLD,
 ) -> Metrics:
-    """The same of a model that may have diverged, with inputs as :func:`check_inputs` gives them: where nothing can be
+    """The same for a model that may have diverged, with inputs as :func:`check_inputs` gives them: if nothing can be
     said of its dimensions, it says None. Waits for the device twice, however many batches there are."""
     samples, batch_size = len(inputs[0]), samples_at_a_time(model, inputs, batch_size)
     dimensions = averages(model, inputs, threshold, batch_size)
@@ -149,6 +150,6 @@ def metrics_of(
 
 
 def of_class(inputs: tuple[Tensor, ...], labels: Tensor, label: int) -> tuple[Tensor, ...]:
-    """Of the inputs of a model those of the samples with this label."""
+    """The inputs of a model that belong to samples with this label."""
     own = labels == label
     return tuple(part[own.to(part.device)] for part in inputs)

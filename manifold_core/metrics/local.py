@@ -20,7 +20,7 @@ MOST_PASSES = 2**14  # through the decoder, for a look: of images, which take th
 MOST_PASSES_OF_IMAGES = 2**12
 MOST_NUMBERS = 2**22  # of derivatives at a time
 CLEAR = 8.0  # a gap: of the 54 manifolds of benchmarks/estimators.py, read right from 7.1 on, below 6.3 none
-# Of the samples. Of the 46 that are read right, 40 have that share; the six others, to which no network has bent all
+# Of the samples. Among the 46 that are read right, 40 have that share; the other six, to which no network has bent all
 # the way, 21 to 61 %.
 MOST = 2 / 3
 
@@ -134,7 +134,7 @@ def local_dimensions(
             have 2²² derivatives, and at least one.
 
     Raises:
-        InputError: as of :func:`active_dimensions`; a decoder without a derivative, or with one that is not finite.
+        InputError: as by :func:`active_dimensions`; a decoder without a derivative, or with one that is not finite.
 
     Source: ours. The variances are those of "Learning Manifold Dimensions with Conditional Variational Autoencoders",
     Definition 3.
@@ -154,7 +154,7 @@ def local_dimensions_of_some(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> L
 
 
 def is_clear(gap: float | None, share: float) -> bool:
-    """As :attr:`LocalDimensions.clear`."""
+    """See :attr:`LocalDimensions.clear`."""
     return gap is not None and gap >= CLEAR and share >= MOST
 
 
@@ -190,6 +190,6 @@ def _gap_behind(spectrum: Tensor, count: int) -> float | None:
 
 
 def _before_the_widest_gap(spectrum: Tensor) -> Tensor:
-    """Of ``[..., κ]`` ascending, how many; 0 where not even the first is below the threshold."""
+    """How many of ``[..., κ]``, ascending; 0 if not even the first is below the threshold."""
     behind = torch.nn.functional.pad(spectrum[..., 1:], (0, 1), value=1.0)
     return torch.where(spectrum[..., 0] < THRESHOLD, (behind / spectrum).argmax(dim=-1) + 1, 0)

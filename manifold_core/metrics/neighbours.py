@@ -29,8 +29,8 @@ def two_nn(x: Any) -> float | None:
 
     Args:
         x: ``[N, ...]``, N samples (``[N]``: of one number each), in any units, integer or floating: a tensor on any
-            device or what np.asarray accepts. Of more than 5,000 samples it takes 5,000 at random (tables are often
-            sorted), always the same, and of equal samples one. Computed in float64.
+            device or what np.asarray accepts. From more than 5,000 samples it takes 5,000 at random (tables are often
+            sorted), always the same, and from equal samples one. Computed in float64.
 
     Returns:
         The dimension; None if fewer than ten samples differ, or too little for float64 to tell, or if the ratios are
@@ -68,7 +68,7 @@ def two_nn(x: Any) -> float | None:
 
 
 def two_nn_of_cube(dimension: int, samples: int) -> float | None:
-    """What :func:`two_nn` sees of so many samples, uniform in a cube of that dimension: too few, the more it has."""
+    """What :func:`two_nn` sees of this many samples, uniform in a cube of that dimension: too few, the more it has."""
     draw = torch.Generator().manual_seed(0)
     size = min(samples, MOST_SAMPLES), dimension
     return two_nn(torch.rand(size, generator=draw, dtype=torch.float64, device="cpu"))

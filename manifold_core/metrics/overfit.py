@@ -9,16 +9,16 @@ from .residual import residuals
 __all__ = ["OVERFITTED", "error_ratio"]
 
 SAMPLES = 2**12  # of each part
-# Of tanh of 3 dimensions in 20 and in 500, by searches of 3,000 and 20,000 steps: of 500 samples 1.5 to 2.5, of 200 12
-# and more, of 100 5 and more, of 30 28 and more; from 100 samples down the dimension was wrong in 4 of 8.
+# With tanh of 3 dimensions in 20 and 500, searches of 3,000 and 20,000 steps: for 500 samples 1.5 to 2.5, for 200 12
+# and more, for 100 5 and more, for 30 28 and more; from 100 samples down the dimension was wrong in 4 of 8.
 OVERFITTED = 4.0
 
 
 @torch.no_grad()
 def error_ratio(model: VAE | CVAE, inputs: tuple[Tensor, ...], held_out: tuple[Tensor, ...]) -> float | None:
-    """Median of ‖x − x̂(μ)‖² over the samples held out, over that of those trained on: about 1 where the model has
+    """Median of ‖x − x̂(μ)‖² over the samples held out, over that of those trained on: about 1 if the model has
     learned the manifold. Medians, since a chart of a closed manifold has a cut, beside which samples are far off. None
-    where there is nothing to compare: no samples held out, or no error."""
+    if there is nothing to compare: no samples held out, or no error."""
     if not len(held_out[0]):
         return None
     learned, other = _median_error(model, inputs), _median_error(model, held_out)

@@ -16,15 +16,15 @@ from .subset import some_of
 
 __all__ = ["Reading"]
 
-# Of the dimensions of nearest neighbours in a cube of as many dimensions as are read, over those in the data, and the
-# other way round. Of 54 manifolds (benchmarks/estimators.py) and 62 sets like those of practice, those read right have
-# up to 1.16, but for one with 1.37, of those read wrong five have 1.29 to 2.41.
+# Dimensions by nearest neighbours in a cube of as many dimensions as are read, over those in the data, and the
+# reverse. Among 54 manifolds (benchmarks/estimators.py) and 62 sets like those of practice, those read right have up to
+# 1.16, but for one with 1.37; of those read wrong five have 1.29 to 2.41.
 CURVED = 1.2
 MORE = 1.25
-# Directions of the residual, and as a share of those that noise has in all directions that the manifold has not. Of the
-# 62, five in which a direction was missed have 1.4 to 2.0, those read right 3.8 and more; noise has a third and more.
+# Directions of the residual, and as a share of those that noise has in all directions that the manifold has not. Five
+# of the 62, in which a direction was missed, have 1.4 to 2.0, those read right 3.8 and more; noise a third and more.
 MISSED, LIKE_NOISE = 2.5, 1 / 3
-BESIDE_MISSED = 1.1  # as MORE, where the residual lies along so few directions
+BESIDE_MISSED = 1.1  # as MORE, if the residual lies along so few directions
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no one answer
@@ -32,8 +32,8 @@ class Reading:
     """What a trained model, and the samples by themselves, say of the dimension.
 
     Attributes:
-        local: of some of the samples trained on, as of :func:`manifold_core.local_dimensions`.
-        two_nn: of the samples trained on, as of :func:`manifold_core.two_nn`.
+        local: of some of the samples trained on, see :func:`manifold_core.local_dimensions`.
+        two_nn: of the samples trained on, see :func:`manifold_core.two_nn`.
         two_nn_of_cube: the same of as many samples of a cube of the dimension that is read; None under a condition,
             which leaves the samples fewer dimensions than neighbours see.
         error_ratio: median squared error of the samples held out, over that of those trained on.
@@ -54,7 +54,7 @@ class Reading:
 
     @classmethod
     def of(cls, model: VAE | CVAE, inputs: tuple[Tensor, ...], held_out: tuple[Tensor, ...]) -> "Reading":
-        """Of a model in the samples trained on and those held out, as :func:`check_inputs` gives them."""
+        """For a model with the samples trained on and those held out, as :func:`check_inputs` gives them."""
         local, (x, *condition) = local_dimensions_of_some(model, inputs), inputs
         compared = local.count > 0 and not condition
         return cls(
@@ -70,12 +70,12 @@ class Reading:
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """What speaks against the dimension, in sentences; empty where nothing does."""
+        """What speaks against the dimension, in sentences; empty if nothing does."""
         return tuple(self._doubts())
 
     @property
     def noise(self) -> str:
-        """Why nearest neighbours see more dimensions than the model, where that is no doubt."""
+        """Why nearest neighbours see more dimensions than the model, if that is not a doubt."""
         if not self._neighbours_see_more(MORE) or not self._residual_is_like_noise:
             return ""
         return (
@@ -158,7 +158,7 @@ class Reading:
 
     @property
     def _has_missed_a_direction(self) -> bool:
-        """Where one direction is far narrower than the others, models read it last. Noise is no such direction."""
+        """If one direction is far narrower than the others, models read it last. Noise is not such a direction."""
         few = self.residual_directions is not None and self.residual_directions < MISSED
         return self._neighbours_see_more(BESIDE_MISSED if few else MORE) and not self._residual_is_like_noise
 

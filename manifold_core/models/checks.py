@@ -47,7 +47,7 @@ def check_tensor(name: str, value: object) -> None:
 
 
 def _made_tensor(value: object) -> str:
-    """How what was given in place of a tensor becomes one."""
+    """How what was given instead of a tensor becomes one."""
     if hasattr(value, "__array__") or isinstance(value, (list, tuple)):
         return "; torch.as_tensor(…, dtype=torch.float32) makes one of it"
     if hasattr(value, "dataset") or hasattr(value, "__getitem__"):  # a DataLoader, a Dataset
@@ -84,7 +84,7 @@ def check_modules(**networks: nn.Module | None) -> None:
 
 
 def check_prior(found: object, rows: tuple[int, ...], latent_dim: int) -> Gaussian:
-    """What a prior gave, each ``[*rows, κ]``, or of one row for all; raise InputError where it is something else."""
+    """What a prior gave, each ``[*rows, κ]``, or of one row for all; raise InputError if it is something else."""
     pair = _as_pair(found)
     if pair is None or not all(_is_of_rows(part, rows, latent_dim) for part in pair):
         raise InputError(
@@ -94,20 +94,20 @@ def check_prior(found: object, rows: tuple[int, ...], latent_dim: int) -> Gaussi
 
 
 def check_gate(found: object, rows: int, latent_dim: int) -> Tensor:
-    """What a gate gave, ``[rows, κ]``, or one row for all; raise InputError where it is something else."""
+    """What a gate gave, ``[rows, κ]``, or one row for all; raise InputError if it is something else."""
     if not isinstance(found, Tensor) or not _is_of_rows(found, (rows,), latent_dim):
         raise InputError(f"gate must return a tensor of shape {(rows, latent_dim)}, got {_described(found)}")
     return found
 
 
 def _is_of_rows(found: Tensor, rows: tuple[int, ...], latent_dim: int) -> bool:
-    """One row for all is as good where rows are those of a batch."""
+    """One row for all is as good if the rows are those of a batch."""
     for_all = [(1, latent_dim), (latent_dim,)] if len(rows) == 1 else []
     return tuple(found.shape) in [(*rows, latent_dim), *for_all]
 
 
 def check_posterior(found: object, rows: tuple[int, ...], latent_dim: int, covariance: Covariance) -> Gaussian:
-    """What an encoder gave, mu ``[*rows, κ]`` beside log_var or tril; raise InputError where it is something else."""
+    """What an encoder gave, mu ``[*rows, κ]`` beside log_var or tril; raise InputError if it is something else."""
     of_mu, of_spread = posterior_sizes(latent_dim, covariance)
     mu_shape, spread_shape = (*rows, of_mu), (*rows, of_spread)
     pair = _as_pair(found)
@@ -121,7 +121,7 @@ def check_posterior(found: object, rows: tuple[int, ...], latent_dim: int, covar
 
 
 def check_decoded(found: object, x: Tensor) -> Tensor:
-    """What a decoder made of the latent variables of x; raise InputError where it is something else."""
+    """What a decoder made of the latent variables of x; raise InputError if it is something else."""
     if not isinstance(found, Tensor) or found.shape != x.shape:
         raise InputError(f"decoder must return a tensor of the shape of x, {tuple(x.shape)}, got {_described(found)}")
     return found
@@ -154,13 +154,13 @@ def check_latent(z: object, latent_dim: int, decoder: nn.Module, device: torch.d
 
 
 def input_dtype(network: nn.Module) -> torch.dtype | None:
-    """Of what an encoder or a decoder reads; None where it does not say."""
+    """The dtype of what an encoder or a decoder reads; None if it does not say."""
     dtype: torch.dtype | None = getattr(network, "input_dtype", None)
     return dtype
 
 
 def input_shape(encoder: nn.Module) -> tuple[int, ...] | None:
-    """Of one sample as the encoder reads it; None where it does not say."""
+    """The shape of one sample as the encoder reads it; None if it does not say."""
     shape: tuple[int, ...] | None = getattr(encoder, "input_shape", None)
     return shape
 
@@ -183,7 +183,7 @@ def check_shape(x: Tensor, encoder: nn.Module) -> None:
 def check_dtype(
     name: str, value: Tensor, dtype: torch.dtype | None, *, autocast: bool = False, reader: str = "encoder"
 ) -> None:
-    """Raise InputError unless layers of that dtype can read the value, by ``autocast`` where it is, or will be, on."""
+    """Raise InputError unless layers of that dtype can read the value, by ``autocast`` if it is, or will be, on."""
     # It makes one type of both, and leaves float64 alone.
     if dtype is None or value.dtype == dtype:
         return
@@ -201,7 +201,7 @@ def check_dtype(
 def as_condition(
     name: str, condition: Tensor, samples: int | None, of_one: tuple[int | None, ...], dtype: torch.dtype | None
 ) -> Tensor:
-    """The condition; integers and booleans, where the encoder takes them for numbers, in its dtype. Raises InputError
+    """The condition; integers and booleans, if the encoder takes them for numbers, in its dtype. Raises InputError
     unless there are so many, each of that shape; None is any number."""
     check_tensor(name, condition)
     shape, wanted = tuple(condition.shape), (samples, *of_one)

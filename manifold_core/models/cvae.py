@@ -78,7 +78,7 @@ class CVAE(nn.Module):
     """
 
     __call__: Callable[..., ELBOTerms]  # of nn.Module it is Any
-    any_condition: ClassVar[tuple[None, ...]] = (None,)  # the shape of one, where the encoder says nothing
+    any_condition: ClassVar[tuple[None, ...]] = (None,)  # the shape of one, if the encoder says nothing
 
     def __init__(
         self,
@@ -132,10 +132,10 @@ class CVAE(nn.Module):
             activation: ``"relu"`` or ``"prelu"``, between the layers.
             prior: ``"learned"``, p(z|c) by an MLP, or ``"standard"``, N(0, I).
             attention: add a gate, an MLP of c.
-            elbo, covariance: as of :class:`CVAE`.
+            elbo, covariance: see :class:`CVAE`.
 
         Raises:
-            InputError: a size or width is no positive integer, or an option is unknown.
+            InputError: a size or width is not a positive integer, or an option is unknown.
         """
         check_choice("prior", prior, Prior)
         attention = check_flag("attention", attention)
@@ -173,16 +173,16 @@ class CVAE(nn.Module):
         z.
 
         Args:
-            image_shape, channels, hidden: as of :meth:`VAE.conv`.
+            image_shape, channels, hidden: see :meth:`VAE.conv`.
             condition_dim: t.
             latent_dim: κ.
-            condition_hidden, condition_features, prior, attention: as of :meth:`CVAE.mlp`, the features of the decoder
-                alone.
-            elbo, covariance: as of :class:`CVAE`.
+            condition_hidden, condition_features, prior, attention: see :meth:`CVAE.mlp`; the features are the
+                decoder's alone.
+            elbo, covariance: see :class:`CVAE`.
 
         Raises:
-            InputError: a size or width is no positive integer, ``image_shape`` is not (C, H, W) with H and W multiples
-                of 4, or an option is unknown.
+            InputError: a size or width is not a positive integer, ``image_shape`` is not (C, H, W) with H and W
+                multiples of 4, or an option is unknown.
         """
         check_choice("prior", prior, Prior)
         attention = check_flag("attention", attention)
@@ -260,7 +260,7 @@ class CVAE(nn.Module):
 
     @torch.no_grad()
     def decoder_spectrum(self, x: Tensor, c: Tensor) -> Tensor:
-        """Eigenvalues of (I + S JᵀJ S/γ)⁻¹, S = diag σ_p(c) and J the derivative of x̂(z ⊙ a(c), c) at μ(x, c), as of
+        """Eigenvalues of (I + S JᵀJ S/γ)⁻¹, S = diag σ_p(c) and J the derivative of x̂(z ⊙ a(c), c) at μ(x, c), like
         :meth:`VAE.decoder_spectrum`."""
         c = self._condition(x, c)
         found = tangents(self._decoded, self._posterior(x, c)[0], c, features=x.shape[1:].numel())
@@ -268,15 +268,15 @@ class CVAE(nn.Module):
 
     @torch.no_grad()
     def encode(self, x: Tensor, c: Tensor) -> Gaussian:
-        """What :meth:`posterior` gives, in evaluation mode and without gradients, as of :meth:`sample`."""
+        """The :meth:`posterior` in evaluation mode and without gradients, like :meth:`sample`."""
         with evaluation_mode(self):
             return self.posterior(x, c)
 
     @torch.no_grad()
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
-        """x̂ at z ⊙ a(c), z ``[n, κ]`` and n conditions c, as of :meth:`forward`; in evaluation mode and without
-        gradients, as of :meth:`sample`. Raises InputError for z of another shape, dtype or device than the decoder
-        reads, and for c as :meth:`sample`."""
+        """x̂ at z ⊙ a(c), z ``[n, κ]`` and n conditions c, see :meth:`forward`; in evaluation mode and without
+        gradients, like :meth:`sample`. Raises InputError if z has another shape, dtype or device than the decoder
+        reads, and for c like :meth:`sample`."""
         check_latent(z, self.latent_dim, self.decoder, self.elbo.log_gamma.device)
         c = self._condition(None, c)
         if len(z) != len(c):
@@ -285,8 +285,7 @@ class CVAE(nn.Module):
             return self._decoded(z, c)
 
     def reconstruct(self, x: Tensor, c: Tensor) -> Tensor:
-        """x̂ at the mean of the posterior, of the shape of x; in evaluation mode and without gradients, as of
-        :meth:`sample`."""
+        """x̂ at the posterior mean, shaped like x; in evaluation mode and without gradients, like :meth:`sample`."""
         return self.decode(self.encode(x, c)[0], c)
 
     @torch.no_grad()
@@ -295,11 +294,11 @@ class CVAE(nn.Module):
         into evaluation mode meanwhile: batch statistics of noise mean nothing. Without gradients.
 
         Args:
-            c: n conditions, as of :meth:`forward`.
+            c: n conditions, see :meth:`forward`.
             generator: of the draws; None is PyTorch's own.
 
         Raises:
-            InputError: conditions of another shape or dtype; no generator.
+            InputError: conditions of another shape or dtype; ``generator`` is not one.
         """
         c = self._condition(None, c)
         with evaluation_mode(self):
@@ -330,7 +329,7 @@ class CVAE(nn.Module):
         return None if prior is None else prior[1]
 
     def _condition(self, x: Tensor | None, c: Tensor) -> Tensor:
-        """c as the networks want it, for these samples or for any."""
+        """c as the networks read it, for these samples or for any."""
         if x is not None:
             check_x(x, self.encoder)
         dtype = input_dtype(self.encoder)

@@ -25,7 +25,7 @@ def unwrapped(model: Any) -> VAE | CVAE:
 
 @contextmanager
 def dtype_explained(model: VAE | CVAE, inputs: tuple[Tensor, ...]) -> Iterator[None]:
-    """Raise InputError for what PyTorch says where a network of the user's own meets samples of another dtype than its
+    """Raise InputError for what PyTorch says when a network of the user's own meets samples of another dtype than its
     weights have. Only then: a network may well cast them itself."""
     try:
         yield
@@ -47,7 +47,7 @@ def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None = None) 
     """What the model is called with: x, and for a CVAE the condition. Waits for the device, once.
 
     Raises:
-        InputError: x is no dense floating-point tensor with at least one sample, of the shape and, where it is known,
+        InputError: x is not a dense floating-point tensor with at least one sample, of the shape and, if known,
             the dtype that the encoder reads, on the device of the model; a condition for a VAE, none for a CVAE, or one
             that does not go with the samples; a number that is not finite, of which it names the row; no model.
     """

@@ -12,7 +12,7 @@ def latent_noise(
     n: int, latent_dim: int, decoder: nn.Module, log_gamma: Tensor, generator: torch.Generator | None
 ) -> Tensor:
     """ε ``[n, κ]`` on the device of log γ, of the dtype that the decoder computes in, which is not always that of
-    log γ. Raises InputError for no generator."""
+    log γ. Raises InputError if ``generator`` is not one."""
     if not isinstance(generator, torch.Generator | None):
         raise InputError(
             f"generator must be a torch.Generator, such as torch.Generator().manual_seed(0), or None, got {generator!r}"

@@ -15,8 +15,8 @@ NARROW, NARROW_BESIDE_MEAN, FAR = 0.01, 0.05, 2.0
 
 
 def warn_of_scale(name: str, x: Tensor) -> None:
-    """Where x is far from a scale of 1, for which our networks, γ and learning rates are made: dimensions read off such
-    a training can be wrong, with a wide gap."""
+    """Warn if x is far from a scale of 1, for which our networks, γ and learning rates are made: dimensions read off
+    such a training can be wrong, with a wide gap."""
     x = x.detach()
     spread = float(x.var(dim=0, correction=0).mean().sqrt())  # of equal samples there is nothing to scale
     if 0 < spread < SMALL:
@@ -33,12 +33,12 @@ def warn_of_scale(name: str, x: Tensor) -> None:
 
 
 def warn_of_condition(name: str, condition: Tensor | None, dtype: torch.dtype | None) -> None:
-    """Where a condition is far greater than 1, at which the networks that read it may blow up, or a column of it varies
-    too little for them to see, or lies far from 0: the dimensions read off can then be wrong, with a wide gap. A column
-    of 0 and 1 does no harm, such as that of a class of many in one-hot form.
+    """Warn if a condition is far greater than 1, at which the networks that read it may blow up, or a column of it
+    varies too little for them to see, or lies far from 0: the dimensions read off can then be wrong, with a wide gap. A
+    column of 0 and 1 does no harm, such as that of a class of many in one-hot form.
 
     Args:
-        dtype: of the numbers that the encoder takes it for; None where it takes integers for labels.
+        dtype: of the numbers that the encoder takes it for; None if it takes integers for labels.
     """
     if condition is None or condition.numel() == 0 or not (condition.is_floating_point() or dtype is not None):
         return

@@ -35,13 +35,13 @@ class SequentialCVAE(CVAE):
     Args:
         encoder: module from x ``[B, d]`` and c ``[B, T, d]`` to ``(mu, log_var)``, each ``[B, κ]``, such as a
             :class:`manifold_core.networks.NextStepEncoder`; with the attributes of that of a
-            :class:`manifold_core.CVAE`, where it has any. Without ``condition_shape`` c is of any T and any width.
+            :class:`manifold_core.CVAE`, if it has any. Without ``condition_shape`` c is of any T and any width.
         decoder: module from z ``[B, κ]`` and c to x̂ ``[B, d]``.
         prior: module from c to ``(prior_mu, prior_log_var)``, each ``[B, κ]``; None is N(0, I).
-        latent_dim, gate, elbo, covariance: as of :class:`manifold_core.CVAE`.
+        latent_dim, gate, elbo, covariance: see :class:`manifold_core.CVAE`.
 
     Raises:
-        InputError: as of :class:`manifold_core.CVAE`; a condition that is no ``[B, T, d]``; by ``mlp`` and ``conv``,
+        InputError: as by :class:`manifold_core.CVAE`; a condition that is not ``[B, T, d]``; by ``mlp`` and ``conv``,
             whose networks take no sequences.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", equation (3), Sections 3.3, 4.6,
@@ -79,10 +79,10 @@ class SequentialCVAE(CVAE):
             share_weights: encoder and prior are the same network; its parameters stand once in ``parameters()``.
             decoder_hidden: widths of the hidden layers of the decoder's MLP. Without any, x̂ is affine in z, which
                 suits the linear data of Table 8; curved manifolds need some.
-            elbo: as of :class:`manifold_core.CVAE`, with diagonal covariance.
+            elbo: see :class:`manifold_core.CVAE`; with diagonal covariance.
 
         Raises:
-            InputError: a size that is no positive integer, a flag that is none, or another covariance than diagonal.
+            InputError: a size that is not a positive integer, a flag that is not a bool, or a covariance not diagonal.
         """
         _check_diagonal(elbo)
         share_weights = check_flag("share_weights", share_weights)
@@ -114,7 +114,7 @@ class EveryStepCVAE(SequentialCVAE):
         encoder: whose ``network`` has a method ``at_every_length``, as :class:`LSTMEncoder` has.
         decoder, prior: with such a method, too, as :class:`LSTMDecoder` and :class:`LSTMEncoder`.
         latent_dim: κ.
-        elbo: as of :class:`manifold_core.CVAE`, with ``reduction="mean"`` and diagonal covariance.
+        elbo: see :class:`manifold_core.CVAE`; with ``reduction="mean"`` and diagonal covariance.
 
     Raises:
         InputError: networks without that method, or another reduction or covariance.
@@ -181,7 +181,7 @@ class EveryStepCVAE(SequentialCVAE):
         return (log_var.double() - prior_log_var.double()).exp().mean(1)
 
     def _check_reduction(self) -> None:
-        """The ELBO has a row for each step, of which another would make the loss a sum."""
+        """The ELBO has a row for each step: only their mean is the loss."""
         if self.elbo.reduction != "mean":
             raise InputError(f"elbo must have reduction='mean', got {self.elbo.reduction!r}")
 

@@ -39,7 +39,7 @@ def with_standard_prior(model: CVAE) -> CVAE:
     if not isinstance(inner, CVAE):
         raise InputError(f"model must be a CVAE, got {type(inner).__name__}")
     if isinstance(inner, EveryStepCVAE):
-        raise InputError("model must be a CVAE with one prior a sample, got an EveryStepCVAE: it has one at every step")
+        raise InputError("model must be a CVAE with one prior per sample, got an EveryStepCVAE: it has one per step")
     if inner.elbo.covariance != "diagonal":
         raise InputError(f"model must have a diagonal posterior, got covariance={inner.elbo.covariance!r}")
     model = copy.deepcopy(inner)
@@ -64,12 +64,12 @@ class _StandardisedEncoder(nn.Module):
 
     @property
     def input_dtype(self) -> torch.dtype | None:
-        """Of x and c: what the encoder says."""
+        """That of x and c, as the encoder says."""
         return input_dtype(self.encoder)
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
-        """Of one x: what the encoder says."""
+        """That of one x, as the encoder says."""
         return input_shape(self.encoder)
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,7 +89,7 @@ class _StandardisedDecoder(nn.Module):
 
     @property
     def input_dtype(self) -> torch.dtype | None:
-        """Of z: what the decoder says."""
+        """That of z, as the decoder says."""
         return input_dtype(self.decoder)
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ def tangents(decoder: Callable[..., Tensor], z: Tensor, *conditions: Tensor, fea
     ``features`` of each.
 
     In forward mode it is called with every sample once for each latent dimension, each time along another: with as many
-    of these at a time as are :data:`MOST_NUMBERS`, and one at least. Where the decoder has no derivative in forward
-    mode, or another one than in reverse mode, which is what training follows, so for each of the d features.
+    of these at a time as are :data:`MOST_NUMBERS`, and one at least. If the decoder has no derivative in forward
+    mode, or another one than in reverse mode, which training follows, it is called in reverse mode for each feature.
 
     Raises:
         InputError: the decoder has a derivative in neither.
@@ -42,7 +42,7 @@ def tangents(decoder: Callable[..., Tensor], z: Tensor, *conditions: Tensor, fea
 
 
 def _along(axes: range, directions: int, derivative: Callable[..., Tensor], z: Tensor, *conditions: Tensor) -> Tensor:
-    """Of these unit vectors, of so many: ``[B, axes, …]``."""
+    """Along these of that many unit vectors: ``[B, axes, …]``."""
     repeated = (part.repeat_interleave(len(axes), dim=0) for part in (z, *conditions))
     units = torch.eye(len(axes), directions, dtype=z.dtype, device=z.device).roll(axes.start, dims=1)
     return derivative(units.repeat(len(z), 1), *repeated).reshape(len(z), len(axes), -1)
@@ -71,13 +71,13 @@ def _pulled(decoder: Callable[..., Tensor], u: Tensor, z: Tensor, *conditions: T
 def _has_forward_mode(decoder: Callable[..., Tensor], z: Tensor, *conditions: Tensor, features: int) -> bool:
     """Whether uᵀ(J v) is (Jᵀu)ᵀv at these samples. An operator of torch.library that has a derivative in reverse mode
     drops tangents without a word, and attention has none."""
-    inputs = [part.clone() for part in (z, *conditions)]  # no tensors of inference mode
+    inputs = [part.clone() for part in (z, *conditions)]  # not tensors of inference mode
     numbers = (torch.arange(1, n + 1, device=z.device).to(z.dtype).cos() for n in (features, z.shape[1]))
     u, v = (each.expand(len(z), -1) for each in numbers)
     pulled, no_reverse = None, ""
     try:
         pulled = _pulled(decoder, u, *inputs)
-    except RuntimeError as error:  # as where it decodes without gradients
+    except RuntimeError as error:  # such as of a decoder that keeps no gradients
         no_reverse = str(error)
     try:
         pushed = _pushed(decoder, v, *inputs)
@@ -98,12 +98,12 @@ def _has_forward_mode(decoder: Callable[..., Tensor], z: Tensor, *conditions: Te
 
 def decoder_spectrum(tangents: Tensor, log_gamma: Tensor, prior_log_var: Tensor | None) -> Tensor:
     """Eigenvalues of (I + S JᵀJ S/γ)⁻¹, S = diag σ_p, of every sample, ascending, float64 ``[B, κ]``: J is that of
-    ``tangents``, ``[B, κ, d]``. None is Σ_p = I. NaN where a number of the sample is not finite."""
+    ``tangents``, ``[B, κ, d]``. None is Σ_p = I. NaN if a number of the sample is not finite."""
     jacobian = tangents.double()
     kappa, features = jacobian.shape[1:]
     if prior_log_var is not None:
         jacobian = torch.exp(prior_log_var.double() / 2).unsqueeze(-1) * jacobian
-    # Of the two products the smaller: they have the same eigenvalues, but for as many zeros as one is larger.
+    # The smaller of the two products: they have the same eigenvalues, but for as many zeros as one is larger.
     precision = jacobian @ jacobian.mT if kappa <= features else jacobian.mT @ jacobian
     precision = precision / log_gamma.double().exp()  # but for I
     finite = precision.isfinite().flatten(1).all(dim=1)

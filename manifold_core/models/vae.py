@@ -84,10 +84,10 @@ class VAE(nn.Module):
             latent_dim: κ.
             hidden: widths of the encoder's hidden layers; the decoder's are these in reverse.
             activation: ``"relu"`` or ``"prelu"``, between the layers.
-            elbo, covariance: as of :class:`VAE`.
+            elbo, covariance: see :class:`VAE`.
 
         Raises:
-            InputError: a size or width is no positive integer, or an option is unknown.
+            InputError: a size or width is not a positive integer, or an option is unknown.
         """
         elbo = elbo_of(elbo, covariance)
         hidden = check_widths(hidden)
@@ -115,11 +115,11 @@ class VAE(nn.Module):
             channels: of the encoder's first block and the decoder's last; the others have twice as many.
             hidden: widths of an MLP beside the linear layer between blocks and latent space, reversed in the decoder:
                 it lets the latent space bend with the images, and lowers the loss. Empty means no MLP, as in the paper.
-            elbo, covariance: as of :class:`VAE`.
+            elbo, covariance: see :class:`VAE`.
 
         Raises:
-            InputError: a size or width is no positive integer, ``image_shape`` is not as above, or an option is
-                unknown.
+            InputError: a size or width is not a positive integer, ``image_shape`` is not as above, or an option
+                is unknown.
         """
         elbo = elbo_of(elbo, covariance)
         hidden = check_widths(hidden)
@@ -204,7 +204,7 @@ class VAE(nn.Module):
         straight to NumPy; use ``model.decoder(z)`` for gradients.
 
         Raises:
-            InputError: ``n`` is no integer, or negative; no generator.
+            InputError: ``n`` is not an integer, or negative; ``generator`` is not one.
         """
         number = check_integer("n", n, 0)
         return self.decode(latent_noise(number, self.latent_dim, self.decoder, self.elbo.log_gamma, generator))

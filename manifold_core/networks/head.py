@@ -20,12 +20,12 @@ class PosteriorHead(nn.Linear):
     well.
 
     mu and log_var, or of a full covariance log L_ii, are parts of one linear map, to which is added what ``beside``
-    makes of the same features, where it is given. What stands in L left of the diagonal is given as L_ij / L_ii: rows
+    makes of the same features, if it is given. What stands in L left of the diagonal is given as L_ij / L_ii: rows
     in units of their diagonal. As σ_i falls with γ, its whole row falls with it, where numbers of their own would each
-    have to be learned to be that small. (MNIST, κ = 32, 2,000 steps: −ELBO −1,444 in place of −1,372.) Where there are
+    have to be learned to be that small. (MNIST, κ = 32, 2,000 steps: −ELBO −1,444 instead of −1,372.) Where there are
     many features, these numbers come through a layer of 64 ReLUs: Adam moves every weight about as far, whatever its
     gradient, and what is summed over thousands of them is noise, to which the decoder has to adapt. (MNIST, κ = 32, 16
-    channels and so 1,568 features, 4,000 steps: −1,888 in place of −1,802, where a diagonal covariance has −1,893.
+    channels and so 1,568 features, 4,000 steps: −1,888 instead of −1,802, where a diagonal covariance has −1,893.
     Without the ReLUs −1,874.) It is also less work.
     """
 
@@ -63,7 +63,7 @@ class PosteriorHead(nn.Linear):
         super()._load_from_state_dict(*arguments)
         if self.below is None:
             return
-        weight = self.weight  # of another device or dtype where it was assigned, and not copied
+        weight = self.weight  # of another device or dtype if it was assigned, not copied
         if (self.place.device, self.row.dtype) != (weight.device, weight.dtype):
             self._lay_out()
 

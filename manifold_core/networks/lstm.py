@@ -18,7 +18,7 @@ __all__ = ["LSTM", "LSTMDecoder", "LSTMEncoder", "NextStepEncoder"]
 
 
 class LSTM(Served, nn.LSTM):
-    """nn.LSTM of one layer, batch first; :func:`outputs` of it are by :func:`manifold_core.kernels.lstm`."""
+    """nn.LSTM of one layer, batch first; :func:`outputs` computes it by :func:`manifold_core.kernels.lstm`."""
 
     weight_ih_l0: Tensor
     weight_hh_l0: Tensor
@@ -30,7 +30,7 @@ class LSTM(Served, nn.LSTM):
 
 
 def outputs(layer: nn.LSTM, sequence: Tensor) -> Tensor:
-    """Of ``[B, L, d]``, L ≥ 1, what the layer puts out at each step, ``[B, L, hidden]``."""
+    """What the layer puts out at each step, ``[B, L, hidden]``, given ``[B, L, d]``, L ≥ 1."""
     shape, width = tuple(sequence.shape), layer.input_size
     if len(shape) != 3 or shape[1] < 1 or shape[2] != width:
         raise InputError(
@@ -57,7 +57,7 @@ def outputs_from_none(layer: nn.LSTM, sequence: Tensor) -> Tensor:
 class LSTMEncoder(nn.Module):
     """Sequences ``[B, L, d]`` of any length L ≥ 1 → mu, log_var ``[B, κ]``: a linear head on the last state of an LSTM.
 
-    Of the steps before x it is a prior; :class:`NextStepEncoder` makes it an encoder of x.
+    On the steps before x it is a prior; :class:`NextStepEncoder` makes it an encoder of x.
 
     Args:
         data_dim: d, of one step.
@@ -65,7 +65,7 @@ class LSTMEncoder(nn.Module):
         hidden: units of the LSTM.
 
     Raises:
-        InputError: a size that is no positive integer; when called, a sequence of another shape.
+        InputError: a size that is not a positive integer; when called, a sequence of another shape.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Appendix A.
     """
@@ -96,7 +96,7 @@ class NextStepEncoder(nn.Module):
         data_dim: d.
 
     Raises:
-        InputError: ``data_dim`` is no positive integer; when called, x of another shape.
+        InputError: ``data_dim`` is not a positive integer; when called, x of another shape.
     """
 
     def __init__(self, network: nn.Module, data_dim: int) -> None:
@@ -107,7 +107,7 @@ class NextStepEncoder(nn.Module):
 
     @property
     def input_dtype(self) -> torch.dtype | None:
-        """Of x and c: what the network says."""
+        """That of x and c, as the network says."""
         return getattr(self.network, "input_dtype", None)
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,10 +130,10 @@ class LSTMDecoder(nn.Module):
         data_dim: d, of one step.
         hidden: units of the LSTM.
         decoder_hidden: widths of the hidden layers of the MLP. Without any, x̂ is affine in z: what x has left once c is
-            known lies on a plane, the same but for a shift under all conditions. Curved manifolds want hidden layers.
+            known lies on a plane, the same but for a shift under all conditions. Curved manifolds need hidden layers.
 
     Raises:
-        InputError: a size that is no positive integer; when called, c of another shape.
+        InputError: a size that is not a positive integer; when called, c of another shape.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Appendix A.
     """

@@ -20,7 +20,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "prelu": nn.PReLU}
 
 
 def _hidden(sizes: Sequence[int], activation: Activation, reads_z: bool = False) -> list[nn.Module]:
-    """Linear layers, each with an activation behind it; PReLU has one slope a layer."""
+    """Linear layers, each with an activation behind it; PReLU has one slope per layer."""
     check_choice("activation", activation, Activation)
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
@@ -30,7 +30,7 @@ def _hidden(sizes: Sequence[int], activation: Activation, reads_z: bool = False)
 
 
 def mlp(sizes: Sequence[int], activation: Activation, reads_z: bool = False) -> nn.Sequential:
-    """Linear layers with an activation between them. The last is outside autocast, and the first where it reads z."""
+    """Linear layers with an activation between them. The last is outside autocast, and the first if it reads z."""
     return nn.Sequential(*_hidden(sizes[:-1], activation, reads_z), Float32Linear(sizes[-2], sizes[-1]))
 
 
@@ -50,11 +50,11 @@ class MLPEncoder(nn.Module):
         data_dim: d.
         latent_dim: κ.
         hidden: widths of the hidden layers; none make it affine.
-        activation: ``"relu"``, or ``"prelu"`` with one slope a layer.
-        covariance: ``"diagonal"``, or ``"cholesky"``, with which tril ``[B, κ(κ + 1)/2]`` is given in place of log_var.
+        activation: ``"relu"``, or ``"prelu"`` with one slope per layer.
+        covariance: ``"diagonal"``, or ``"cholesky"``, which gives tril ``[B, κ(κ + 1)/2]`` instead of log_var.
 
     Raises:
-        InputError: a size that is no positive integer, or another activation or covariance.
+        InputError: a size that is not a positive integer, or another activation or covariance.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Appendix A.
     """
@@ -81,8 +81,8 @@ class MLPEncoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """z ``[B, κ]`` → x̂ ``[B, d]``, through layers as of :class:`MLPEncoder`, with its arguments but for the covariance,
-    and its errors. Under autocast the layer that reads z and the one that gives x̂ stay in float32.
+    """z ``[B, κ]`` → x̂ ``[B, d]``, through layers like those of :class:`MLPEncoder`, with its arguments but for the
+    covariance, and its errors. Under autocast the layer that reads z and the one that gives x̂ stay in float32.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Appendix A.
     """
@@ -113,10 +113,10 @@ class ConditionalMLPEncoder(nn.Module):
         hidden: widths of the hidden layers that read x and the features of c.
         condition_hidden: widths of the hidden layers that make them.
         condition_features: how many there are.
-        activation, covariance: as of :class:`MLPEncoder`.
+        activation, covariance: see :class:`MLPEncoder`.
 
     Raises:
-        InputError: a size that is no positive integer, or another activation or covariance.
+        InputError: a size that is not a positive integer, or another activation or covariance.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Appendix A.
     """

@@ -9,7 +9,7 @@ __all__ = ["BatchNorm2d"]
 
 
 class BatchNorm2d(Joined, nn.BatchNorm2d):
-    """nn.BatchNorm2d with its defaults; where processes train together, over their joined batch.
+    """nn.BatchNorm2d with its defaults; over the joined batch of processes that train together.
 
     (nn.SyncBatchNorm refuses CPUs.) Means of squared deviations are joined, not of squares: nothing cancels.
     """
@@ -43,7 +43,7 @@ class BatchNorm2d(Joined, nn.BatchNorm2d):
 
     @torch.no_grad()
     def observe(self, mean: Tensor, variance: Tensor, values: int) -> None:
-        """Let the running statistics follow those of a batch with so many values a channel; ``variance`` is biased."""
+        """Let the running statistics follow those of a batch with ``values`` per channel; ``variance`` is biased."""
         unbiased = variance * (values / (values - 1))
         followed = [mean.to(self.running_mean.dtype), unbiased.to(self.running_var.dtype)]
         torch._foreach_lerp_([self.running_mean, self.running_var], followed, self.momentum)  # on a GPU one launch

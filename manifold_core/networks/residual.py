@@ -27,7 +27,7 @@ __all__ = [
     "default_channels",
 ]
 
-# Of the first residual block where nothing else is asked for: those of the published code's VAE and CVAE.
+# Of the first residual block by default: those of the published code's VAE and CVAE.
 CHANNELS, CONDITIONAL_CHANNELS = 5, 32
 
 
@@ -64,9 +64,9 @@ class _DecoderBlock(nn.Module):
 
 
 def _beside(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Module | None:
-    """What a linear layer from ``inputs`` to ``outputs`` numbers is helped by, where there are widths of hidden layers:
-    an MLP, each of whose layers is normalised over the batch, as the convolutions are. (Without, one of 256 diverges on
-    Fashion-MNIST at a learning rate of 0.005.)"""
+    """An MLP beside a linear layer from ``inputs`` to ``outputs`` numbers if there are widths of hidden layers. Each of
+    its layers is normalised over the batch, as the convolutions are. (Without, one of 256 diverges on Fashion-MNIST at
+    a learning rate of 0.005.)"""
     layers: list[nn.Module] = []
     sizes = (inputs, *check_widths(hidden))
     for before, width in pairwise(sizes):
@@ -94,7 +94,7 @@ def channels_last(model: nn.Module) -> None:
 
 class ConvEncoder(nn.Module):
     """Images ``[B, C, H, W]`` → mu, log_var ``[B, κ]``, or mu, tril, through residual blocks of c and 2c channels and a
-    linear layer, beside which stands an MLP where widths of hidden layers are given.
+    linear layer, beside which stands an MLP if widths of hidden layers are given.
 
     x has the dtype of the weights, and is brought into their memory format.
 
@@ -102,11 +102,11 @@ class ConvEncoder(nn.Module):
         image_shape: C, H, W; H and W are multiples of 4.
         latent_dim: κ.
         channels: c.
-        covariance: as of :class:`MLPEncoder`.
+        covariance: see :class:`MLPEncoder`.
         hidden: widths of the hidden layers of the MLP.
 
     Raises:
-        InputError: a size that is no positive integer, sides that are no multiples of 4, or another covariance.
+        InputError: a size that is not a positive integer, sides that are not multiples of 4, or another covariance.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Appendix A.
     """
@@ -134,7 +134,7 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """z ``[B, κ]`` → images ``[B, C, H, W]`` through a linear layer, beside which stands an MLP where widths of hidden
+    """z ``[B, κ]`` → images ``[B, C, H, W]`` through a linear layer, beside which stands an MLP if widths of hidden
     layers are given, and residual blocks of 2c and c channels. Arguments and errors are those of :class:`ConvEncoder`.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Appendix A.
@@ -199,7 +199,7 @@ class ConditionalConvEncoder(nn.Module):
 
 class ConditionalConvDecoder(nn.Module):
     """z ``[B, κ]``, c ``[B, t]`` → images ``[B, C, H, W]``: a :class:`ConvDecoder` of z beside features of c, which an
-    MLP makes. ``condition_dim`` is t, ``condition_hidden``, ``condition_features`` and ``activation`` are as of
+    MLP makes. ``condition_dim`` is t, ``condition_hidden``, ``condition_features`` and ``activation`` are those of
     :class:`ConditionalMLPEncoder`; the other arguments and the errors are those of :class:`ConvDecoder`.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Appendix A.

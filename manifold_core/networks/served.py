@@ -1,4 +1,4 @@
-"""Layers of PyTorch's that kernels of ours compute, where these serve."""
+"""PyTorch's layers, computed by our kernels where these serve."""
 
 from typing import TypeVar
 

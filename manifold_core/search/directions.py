@@ -22,7 +22,7 @@ class Directions:
     """y = (s Bᵀ x, 0) and x = B y/s + a: coordinates in the q principal directions in which samples vary, the columns
     of B, with a scale of 1, and one coordinate in which they do not.
 
-    Theorem 1 wants r < d: where samples fill their space, no γ is better than another, and one constant coordinate is
+    Theorem 1 needs r < d: if samples fill their space, no γ is better than another, and one constant coordinate is
     room enough. The d − q that the samples have of their own would pay (d − q)/2 · log γ to whatever model has the
     smallest γ, whether it has learned the manifold or the flat space around it, and the −ELBO would say little else.
 
@@ -37,7 +37,7 @@ class Directions:
 
     @classmethod
     def of_samples(cls, x: Tensor) -> "Directions":
-        """Of samples ``[N, d]`` of a scale of about 1."""
+        """Those of samples ``[N, d]`` of a scale of about 1."""
         mean, variance, basis = principal(x)
         return cls(basis, math.sqrt(basis.shape[1] / variance), mean - basis @ (basis.T @ mean))
 

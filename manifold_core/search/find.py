@@ -64,7 +64,7 @@ class DimensionSearch:
 
     @property
     def local(self) -> LocalDimensions:
-        """Of the best, at some of its training samples: see :func:`manifold_core.local_dimensions`."""
+        """Those of the best, at some of its training samples: see :func:`manifold_core.local_dimensions`."""
         return self.reading.local
 
     @property
@@ -74,7 +74,7 @@ class DimensionSearch:
 
     @property
     def two_nn(self) -> float | None:
-        """The dimension by nearest neighbours, as of :func:`manifold_core.two_nn`."""
+        """The dimension by nearest neighbours: see :func:`manifold_core.two_nn`."""
         return self.reading.two_nn
 
     @property
@@ -115,7 +115,7 @@ def find_dimension(
     (Theorem 1, whose statement prints L where its proof has 2L). A network of too little capacity reads a curved
     manifold as the flat space around it, of more dimensions, at a higher −ELBO; with fewer latent dimensions it has to
     bend. So the search trains several networks with κ latent dimensions, then with fewer and fewer than the best has
-    active, down to what nearest neighbours see (at least one fewer), and goes on while fewer are better. They are
+    active, down to what nearest neighbours see (at least one fewer), and continues while fewer are better. They are
     trained on coordinates in the directions in which the samples vary, and one in which they do not:
     :class:`manifold_core.search.directions.Directions` says why. On a manifold that no one chart covers, such as a
     sphere or a closed curve, all dimensions of the flat space around it may be active; the decoder's eigenvalues see

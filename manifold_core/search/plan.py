@@ -11,7 +11,7 @@ from ..training import TrainingConfig
 
 __all__ = ["FIRST", "SearchPlan"]
 
-FIRST = 32  # latent dimensions to begin with, where the data have as many features
+FIRST = 32  # latent dimensions to begin with, if the data have as many features
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class SearchPlan:
 
     @property
     def training(self) -> TrainingConfig:
-        """Of the first model of each network."""
+        """That of the first model of each network."""
         return TrainingConfig(self.steps, self.batch_size, self.learning_rate, seed=self.seed)
 
     def specs(self, kappas: Sequence[int]) -> list[ModelSpec]:

@@ -58,7 +58,7 @@ def _held_out(model: VAE | CVAE, y: Tensor) -> float:
 
 
 def _next(trials: Sequence[Trial], x: Tensor, plan: SearchPlan) -> list[int]:
-    """Numbers of latent dimensions that are to be tried; none where the search is over."""
+    """Numbers of latent dimensions that are to be tried; none if the search is over."""
     features = x.shape[1]
     if not trials:
         return [plan.latent_dim or min(features, FIRST)]
@@ -66,7 +66,7 @@ def _next(trials: Sequence[Trial], x: Tensor, plan: SearchPlan) -> list[int]:
     active = best.active_dimensions
     if active == max(tried) < features and plan.latent_dim is None:
         return [min(2 * max(tried), features)]
-    # Where the decoder has more directions than are active, the manifold may have as many as that.
+    # If the decoder has more directions than are active, the manifold may have as many as that.
     read = local_dimensions_of_some(best.trained.model, (x,)).count
     unsure = {read} if active < read else set()
     # Data that look alike in all directions may have none active of too many.
@@ -74,7 +74,7 @@ def _next(trials: Sequence[Trial], x: Tensor, plan: SearchPlan) -> list[int]:
     if below := [kappa for kappa in tried if kappa < most]:
         return sorted({*_spread(range(max(below) + 1, most)), *unsure} - tried)
     low = max(round(two_nn(x) or 1), 1)
-    if active:  # neighbours see too few dimensions where these are many, and noise as dimensions
+    if active:  # neighbours see too few of many dimensions, and noise as dimensions
         low = max(min(low, most - 1), 1)
     return sorted({*_spread(range(low, most)), *unsure} - tried)
 

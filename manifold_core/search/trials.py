@@ -35,7 +35,7 @@ class Trial:
 
     @property
     def active_dimensions(self) -> int:
-        """0 where it diverged."""
+        """0 if it diverged."""
         return self.trained.metrics.active_dimensions or 0
 
 

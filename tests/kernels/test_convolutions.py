@@ -473,7 +473,7 @@ X, WEIGHT, FOUR = torch.zeros(2, 3, 6, 5), torch.zeros(4, 3, 3, 3), torch.zeros(
             (X[:1, :, :3, :3], WEIGHT, FOUR, FOUR),
             {},
             ValueError,
-            r"more than one value a channel, .* got \(1, 3, 3, 3\)",
+            r"more than one value per channel, .* got \(1, 3, 3, 3\)",
         ),
         ((X, WEIGHT, FOUR, FOUR), {"stride": 0}, ValueError, "stride must be an integer, at least 1, got 0"),
         ((X, WEIGHT, FOUR, FOUR), {"padding": -1}, ValueError, "padding must be an integer, at least 0, got -1"),

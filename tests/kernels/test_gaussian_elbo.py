@@ -398,22 +398,22 @@ KL = torch.zeros(2)
         (
             (X, X, 0.0, torch.zeros(3)),
             ValueError,
-            "kl must have shape (2,), one number a sample, on cpu, got (3,) on cpu",
+            "kl must have shape (2,), one number per sample, on cpu, got (3,) on cpu",
         ),
         (
             (X, X, 0.0, torch.zeros(())),
             ValueError,
-            "kl must have shape (2,), one number a sample, on cpu, got () on cpu",
+            "kl must have shape (2,), one number per sample, on cpu, got () on cpu",
         ),
         (
             (X, X, 0.0, torch.zeros(2, 4)),
             ValueError,
-            "kl must have shape (2,), one number a sample, on cpu, got (2, 4)",
+            "kl must have shape (2,), one number per sample, on cpu, got (2, 4)",
         ),
         (
             (X, X, 0.0, KL.to("meta")),
             ValueError,
-            "kl must have shape (2,), one number a sample, on cpu, got (2,) on meta",
+            "kl must have shape (2,), one number per sample, on cpu, got (2,) on meta",
         ),
         ((X, X, 0.0, KL.long()), TypeError, "kl must be of a floating-point dtype, got torch.int64"),
         ((X, X, 0.0, 1.0), TypeError, "kl must be a tensor, got float"),

@@ -325,11 +325,11 @@ def test_another_number_of_samples_than_the_posterior_has_is_refused(gamma: Gamm
     x, mu, log_var, weight = inputs()
     elbo = mc.GaussianELBO(gamma, -0.7, reduction=reduction).double()
     for rows, posterior in ((7, (mu[:1], log_var[:1])), (1, (mu, log_var)), (4, (mu, log_var))):
-        words = rf"^kl must have shape \({rows},\), one number a sample, on cpu, got \({len(posterior[0])},\) on cpu$"
+        words = rf"^kl must have shape \({rows},\), one number per sample, on cpu, got \({len(posterior[0])},\) on cpu$"
         with pytest.raises(ValueError, match=words):
             elbo(x[:rows], posterior, lambda z, rows=rows: (z @ weight)[:1].expand(rows, 5))
     with pytest.raises(
-        ValueError, match=r"^kl must have shape \(1,\), one number a sample, on cpu, got \(7,\) on cpu$"
+        ValueError, match=r"^kl must have shape \(1,\), one number per sample, on cpu, got \(7,\) on cpu$"
     ):
         elbo(x.unsqueeze(0), (mu, log_var), lambda z: (z @ weight).unsqueeze(0))
     assert elbo.log_gamma.item() == pytest.approx(-0.7)  # nothing of it is kept

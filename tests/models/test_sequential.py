@@ -211,7 +211,7 @@ def test_every_step_wants_networks_of_every_length_and_a_mean() -> None:
     found.latent_dim = KAPPA + 1
     with pytest.raises(mc.InputError, match=r"encoder must return .* of shapes \(9, 8, 4\) .*, got .* \(9, 8, 3\)"):
         found(x, c)
-    with pytest.raises(mc.InputError, match="model must be a CVAE with one prior a sample, got an EveryStepCVAE"):
+    with pytest.raises(mc.InputError, match="model must be a CVAE with one prior per sample, got an EveryStepCVAE"):
         mc.with_standard_prior(found)
 
 
