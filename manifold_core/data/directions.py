@@ -1,13 +1,15 @@
 """The directions in which samples vary."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Principal", "principal"]
+__all__ = ["Principal", "count_directions", "principal"]
 
 ROWS = 2**14  # of samples in float64 at a time
+COLUMNS = 2**14  # of features, if there are fewer samples
 LEAST = 1e-8  # of a direction's variance, over the mean over all; float32 rounds to 1e-14, and γ never falls so far
 
 
@@ -28,18 +30,40 @@ class Principal(NamedTuple):
 def principal(x: Tensor) -> Principal:
     """Of samples ``[N, d]`` of a scale of about 1."""
     samples, features = x.shape
+    mean, products = _moments(x)
+    variance, vectors = torch.linalg.eigh(products)
+    varies = _varies(variance, features)
+    basis = vectors[:, varies]
+    if samples < features:  # directions of features from those of samples
+        basis = torch.cat([part.T @ basis for part in _centred(x, mean)]) / (samples * variance[varies]).sqrt()
+    return Principal(mean, float(variance.sum()), basis)
+
+
+def count_directions(x: Tensor) -> int:
+    """How many columns the basis of :func:`principal` has. For large images the basis itself takes gigabytes."""
+    _, products = _moments(x)
+    return int(_varies(torch.linalg.eigvalsh(products), x.shape[1]).sum())
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean ``[d]``, and CᵀC/N or C Cᵀ/N, C the centred samples: whichever is smaller, they share eigenvalues."""
+    samples, features = x.shape
     mean = torch.stack([part.double().sum(dim=0) for part in x.split(ROWS)]).sum(dim=0) / samples
-    few = samples < features
-    if few:
-        centred = x.double() - mean
-        products = centred @ centred.T
+    products = torch.zeros([min(samples, features)] * 2, dtype=torch.float64, device=x.device)
+    if samples < features:
+        for part in _centred(x, mean):
+            products.addmm_(part, part.T)
     else:
-        products = torch.zeros(features, features, dtype=torch.float64, device=x.device)
         for part in x.split(ROWS):
             products.addmm_((part - mean).T, part - mean)
-    variance, vectors = torch.linalg.eigh(products / samples)
-    varies = variance > LEAST * variance.sum() / features
-    basis = vectors[:, varies]
-    if few:  # directions of features from those of samples
-        basis = centred.T @ basis / (samples * variance[varies]).sqrt()
-    return Principal(mean, float(variance.sum()), basis)
+    return mean, products / samples
+
+
+def _centred(x: Tensor, mean: Tensor) -> Iterator[Tensor]:
+    """Some features of all samples at a time, less their mean."""
+    for part, middle in zip(x.split(COLUMNS, dim=1), mean.split(COLUMNS), strict=True):
+        yield part - middle
+
+
+def _varies(variance: Tensor, features: int) -> Tensor:
+    return variance > LEAST * variance.sum() / features

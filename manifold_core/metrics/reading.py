@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..data.directions import principal
+from ..data.directions import count_directions
 from ..models import CVAE, VAE
 from .local import CLEAR, MOST, LocalDimensions, in_words, local_dimensions_of_some
 from .neighbours import two_nn, two_nn_of_cube
@@ -171,4 +171,4 @@ class Reading:
 
 def _directions(x: Tensor) -> int:
     (some,) = some_of((x.flatten(1),), SAMPLES)
-    return principal(some).basis.shape[1]
+    return count_directions(some)
