@@ -1,4 +1,4 @@
-"""Windows of sequences: what comes next, with the steps before as the condition."""
+"""Windows of sequences: the next step, with the steps before it as the condition."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ PAPER_AR = (1.0, -0.5, 0.25, -0.4)
 PAPER_MA = (1.0, 0.65, 0.35)
 PAPER_SCALE = 0.5
 
-# The largest inverse root of the paper's AR polynomial is 0.81: of the start, 1e-46 is left.
+# The largest inverse root of the paper's AR polynomial is 0.81: 1e-46 of the start is left.
 _BURN_IN = 500
 
 
@@ -32,20 +32,20 @@ def arma_windows(
     n_validation: int = 10_000,
     seed: int = 0,
 ) -> Dataset:
-    """x = W s_l + b and c = the h steps before it, of r independent series of φ(B) s_l = θ(B) e_l.
+    """x = W s_l + b and c = the h steps before it, for r independent series of φ(B) s_l = θ(B) e_l.
 
     B shifts by one step, and the coefficients of both polynomials include the leading 1, as ``ArmaProcess`` of
     statsmodels has them. φ = 1 − 0.5 B + 0.25 B² − 0.4 B³ and θ = 1 + 0.65 B + 0.35 B² give, with e ~ N(0, 0.5²),
 
         s_l − 0.5 s_{l−1} + 0.25 s_{l−2} − 0.4 s_{l−3} = e_l + 0.65 e_{l−1} + 0.35 e_{l−2}.
 
-    The entries of W ``[d, r]`` and b ``[d]`` are uniform in ±1/√r. Where c is known the r innovations e_l are still
-    open: x has r dimensions left, with any c.
+    The entries of W ``[d, r]`` and b ``[d]`` are uniform in ±1/√r. Given c, the r innovations e_l are still open: x has
+    r dimensions left, whatever c is.
 
     A data set is one realisation of r series, cut into windows of h + 1 steps that begin one step apart: window i has
-    the steps i to i + h, so neighbours share steps and are no independent samples. Training and validation windows come
-    from two independent realisations of the same process, under the same W and b, each after a burn-in: they share no
-    step and no innovation. The same arguments give the same data for ever, as with :func:`synthetic_manifold`; the
+    the steps i to i + h, so neighbours share steps and are not independent samples. Training and validation windows
+    come from two independent realisations of the same process, under the same W and b, each after a burn-in: they share
+    no step and no innovation. The same arguments give the same data for ever, as with :func:`synthetic_manifold`; the
     first n samples are the same for every size.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", section 4.6 (Table 8). The
@@ -106,7 +106,7 @@ def arma_series(
     """
     steps, n_series = innovations.shape
     order = len(ar) - 1
-    # Rows of zeros ahead, so that the first steps are as all others.
+    # Rows of zeros ahead, so that the first steps are like all others.
     series = np.zeros((order + steps, n_series))
     for lag, coefficient in enumerate(ma):
         series[order + lag :] += coefficient * innovations[: steps - lag]

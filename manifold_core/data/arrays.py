@@ -1,4 +1,4 @@
-"""The user's own data, as an array: what is taken, and how it is split."""
+"""The user's own data, as an array: what is accepted, and how it is split."""
 
 from dataclasses import replace
 from typing import Any
@@ -47,20 +47,20 @@ def split(
     x = torch.empty(source.shape, dtype=torch.float32, device="cpu")
     for block in blocks(source):
         x[block] = standardisation.apply(torch.from_numpy(source[block].astype(np.float64)))
-        if not (finite := x[block].isfinite()).all():  # one that was held out, whose scale is that of the others
+        if not (finite := x[block].isfinite()).all():  # a held-out one: the scale is that of the others
             raise InputError(
-                f"{where}: a number too far from the others at {places(~finite.numpy(), block.start)}; expected, "
-                f"standardised, at most 3.4e38"
+                f"{where}: a number too far from the others at {places(~finite.numpy(), block.start)}; expected "
+                f"at most 3.4e38 once standardised"
             )
     data = Dataset(name=name, train=x[train], validation=x[validation], standardisation=standardisation)
     if condition is None:
         return data
     encoding = encoding_of(condition, rows, standardise)
     c = encoding.apply(condition)
-    if not (finite := c.isfinite()).all():  # one that was held out, whose scale is that of the others
+    if not (finite := c.isfinite()).all():  # a held-out one: the scale is that of the others
         raise InputError(
-            f"{where}: a number of the condition too far from the others at {places(~finite.numpy())}; expected, "
-            f"standardised, at most 3.4e38"
+            f"{where}: a number of the condition too far from the others at {places(~finite.numpy())}; expected "
+            f"at most 3.4e38 once standardised"
         )
     labels = encoding.places(condition) if isinstance(encoding, OneHot) else None
     return replace(

@@ -11,6 +11,6 @@ BLOCK = 1 << 20  # numbers in float64 at a time
 
 
 def blocks(source: npt.NDArray[Any]) -> Iterator[slice]:
-    """Rows of some BLOCK numbers."""
+    """Slices of rows with about BLOCK numbers each."""
     rows = max(BLOCK // source[0].size, 1)
     return (slice(first, first + rows) for first in range(0, len(source), rows))

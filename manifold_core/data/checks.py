@@ -19,7 +19,7 @@ def check_dims(name: str, values: Iterable[object], *, largest: str, maximum: in
     """``values`` as integers from 1 to ``maximum``, which is the value of the argument called ``largest``.
 
     Raises:
-        InputError: ``values`` is no sequence, is empty, or holds something else (a bool is no integer).
+        InputError: ``values`` is not a sequence, is empty, or holds something else (a bool is not an integer).
     """
     try:
         numbers = tuple(check_integer(name, value, 1) for value in values)
@@ -32,10 +32,10 @@ def check_dims(name: str, values: Iterable[object], *, largest: str, maximum: in
 
 def as_array(x: Any, name: str = "x", *, truth: bool = False) -> npt.NDArray[Any]:
     """Integers or floating-point numbers that users give as the argument of this name: a tensor on any device, or what
-    np.asarray makes an array of. With ``truth`` truth values are taken, too, as 0 and 1.
+    np.asarray makes an array of. With ``truth``, booleans are accepted too, as 0 and 1.
 
     Raises:
-        InputError: no such numbers, or some that are masked.
+        InputError: not such numbers, or some are masked.
     """
     if np.ma.is_masked(x):
         raise InputError(
@@ -55,8 +55,8 @@ def as_array(x: Any, name: str = "x", *, truth: bool = False) -> npt.NDArray[Any
 
 
 def _of_columns(x: Any, name: str) -> npt.NDArray[Any]:
-    """A table, such as pandas', whose columns have types of their own, truth values and such as may be missing among
-    them, as float64."""
+    """A table, such as a pandas DataFrame, as float64. Columns may differ in type, be boolean, or allow missing
+    values."""
     columns = []
     for place, column in enumerate(x.columns):
         try:
@@ -67,16 +67,16 @@ def _of_columns(x: Any, name: str) -> npt.NDArray[Any]:
 
 
 def in_numbers(source: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Truth values as 0 and 1; all else as it is."""
+    """Booleans as 0 and 1; all else as it is."""
     return source.astype(np.uint8) if source.dtype.kind == "b" else source
 
 
 def as_tensor(x: Any, name: str = "x", *, truth: bool = False) -> Tensor:
-    """The same as a tensor, where it is; what is none yet becomes float64, on the CPU. A copy: torch warns of arrays
-    that cannot be written to, and takes none of another byte order or with rows in reverse.
+    """The same as a tensor: a tensor stays as it is, all else becomes float64 on the CPU. That is a copy: torch warns
+    of arrays that cannot be written to, and refuses another byte order and rows in reverse.
 
     Raises:
-        InputError: as :func:`as_array`; complex numbers.
+        InputError: see :func:`as_array`; complex numbers.
     """
     if not isinstance(x, Tensor):
         return torch.from_numpy(as_array(x, name, truth=truth).astype(np.float64))

@@ -24,13 +24,13 @@ def conditional_manifold(
     n_validation: int = 10_000,
     seed: int = 0,
 ) -> Dataset:
-    """x = sigmoid(W u + b) and c = (u_1, …, u_t): where c is known, r − t dimensions of x are left.
+    """x = sigmoid(W u + b) and c = (u_1, …, u_t): given c, r − t dimensions of x are left.
 
-    The samples are those of :func:`synthetic_manifold` of the same arguments and seed, whatever t is, and are as
+    The samples are those of :func:`synthetic_manifold` with the same arguments and seed, whatever t is, and are as
     reproducible; the first n are the same for every size. The scale of c is that of u: it is not standardised.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", sections 4.1 and 4.3: Table 3,
-    whose G_c is I. Of Table 7, section 4.5, the text does not say which it is.
+    whose G_c is I. For Table 7, section 4.5, the text does not say which it is.
 
     Args:
         ambient_dim: d, the number of features.
@@ -77,10 +77,10 @@ def varying_condition(
 ) -> Dataset:
     """x_i = sigmoid(W u_i + b) and c_i = (u_i1, …, u_it, 0, …, 0), where t varies from sample to sample.
 
-    Sample i has t = condition_dims[i mod m], so all m values are equally frequent; where it is known, r − t dimensions
-    of x are left. The number of dimensions seen is not told but by the zeros. The samples x are those of
-    :func:`synthetic_manifold` of the same arguments and seed, whatever ``condition_dims`` is, and are as reproducible;
-    the first n samples with their conditions are the same for every size.
+    Sample i has t = condition_dims[i mod m], so all m values are equally frequent; given c_i, r − t dimensions of x are
+    left. Only the zeros tell how many dimensions are seen. The samples x are those of :func:`synthetic_manifold` with
+    the same arguments and seed, whatever ``condition_dims`` is, and are as reproducible; the first n samples with their
+    conditions are the same for every size.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", section 4.4 (Table 6). The paper
     does not say which sample has which t; nor does that matter, as the samples are independent.

@@ -18,12 +18,12 @@ class Dataset:
         name: short name for reports, for example ``"fashion-mnist"``.
         train: ``[N, d]`` or ``[N, C, H, W]``, float32, finite, CPU.
         validation: held-out samples of the same feature shape and dtype.
-        train_labels, validation_labels: ``[N]`` int64, where there are classes.
-        manifold_dim: r, where it is known and one number.
+        train_labels, validation_labels: ``[N]`` int64, if there are classes.
+        manifold_dim: r, if it is known and one number.
         train_condition, validation_condition: c of every sample, ``[N, t]`` or ``[N, steps, d]``, float32, finite, CPU,
-            where there is one.
-        standardisation: by which the samples were made of what the source holds.
-        condition_encoding: by which its conditions were made of what the user has, where a user has some.
+            if there is one.
+        standardisation: made the samples from what the source holds.
+        condition_encoding: made the conditions from those that the user gave, if any.
     """
 
     name: str

@@ -8,9 +8,9 @@ from torch import Tensor
 
 __all__ = ["Principal", "count_directions", "principal"]
 
-ROWS = 2**14  # of samples in float64 at a time
-COLUMNS = 2**14  # of features, if there are fewer samples
-LEAST = 1e-8  # of a direction's variance, over the mean over all; float32 rounds to 1e-14, and γ never falls so far
+ROWS = 2**14  # samples in float64 at a time
+COLUMNS = 2**14  # features, if there are fewer samples
+LEAST = 1e-8  # variance of a direction over the mean of all; float32 rounds to 1e-14, and γ never falls so far
 
 
 class Principal(NamedTuple):
@@ -28,7 +28,7 @@ class Principal(NamedTuple):
 
 
 def principal(x: Tensor) -> Principal:
-    """Of samples ``[N, d]`` of a scale of about 1."""
+    """Those of samples ``[N, d]`` of a scale of about 1."""
     samples, features = x.shape
     mean, products = _moments(x)
     variance, vectors = torch.linalg.eigh(products)

@@ -1,4 +1,4 @@
-"""A condition as users have it, and as the networks of a CVAE take it."""
+"""From a condition as users have it to what the networks of a CVAE take."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from .checks import as_array, as_tensor, check_within_float32, in_numbers
 
 __all__ = ["TO_LABELS", "Columns", "Encoding", "OneHot", "checked_condition", "encoding_of", "listed"]
 
-TO_LABELS = "np.unique(labels, return_inverse=True)[1] makes integers of words"  # what a message says of words
-MOST_CLASSES = 4096  # of which each sample has a number: with more, labels are likely to be prices, or times
+TO_LABELS = "np.unique(labels, return_inverse=True)[1] turns words into integers"  # the hint for words
+MOST_CLASSES = 4096  # a number each in every sample; labels with more values are likely to be prices, or times
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,18 @@ class OneHot:
     classes: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", tuple(map(int, self.classes)))  # of what as_dict gave, too
+        object.__setattr__(self, "classes", tuple(map(int, self.classes)))  # also from as_dict
 
     @property
     def width(self) -> int:
-        """Numbers of one condition."""
+        """How many numbers one condition has."""
         return len(self.classes)
 
     def places(self, c: Any) -> Tensor:
-        """Of labels ``[N]`` of an integer type, or truth values, among the classes, int64, on the device of the labels.
+        """The places of labels ``[N]``, integers or booleans, among the classes: int64, on the device of the labels.
 
         Raises:
-            InputError: no such labels, or one of another class.
+            InputError: not such labels, or one of another class.
         """
         labels = as_array(c, "condition", truth=True)
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
@@ -56,7 +56,7 @@ class OneHot:
         return places.to(c.device) if isinstance(c, Tensor) else places
 
     def apply(self, c: Any) -> Tensor:
-        """float32 ``[N, classes]`` of labels ``[N]``, as the model takes them; raises as :meth:`places`."""
+        """float32 ``[N, classes]`` of labels ``[N]``, as the model takes them; raises what :meth:`places` does."""
         places = self.places(c)
         made = torch.zeros(len(places), self.width, dtype=torch.float32, device=places.device)
         return made.scatter_(1, places[:, None], 1.0)
@@ -66,14 +66,14 @@ class OneHot:
         return {"classes": list(self.classes)}
 
 
-@dataclass(frozen=True, eq=False)  # tensors have no one answer
+@dataclass(frozen=True, eq=False)  # tensors compare element by element
 class Columns:
     """Numbers: c ↦ (c − mean) / scale, column by column.
 
     Each column has a scale of its own, unlike those of x: no γ is shared between them.
 
     Attributes:
-        mean, scale: float64 ``[t]``; given as numbers, tensors are made of them.
+        mean, scale: float64 ``[t]``; numbers become tensors.
     """
 
     mean: Tensor
@@ -86,7 +86,7 @@ class Columns:
 
     @classmethod
     def of_rows(cls, source: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> "Columns":
-        """By the mean and the standard deviation of these rows of ``[N, t]``; what does not vary keeps its scale."""
+        """From mean and standard deviation of these rows of ``[N, t]``; a column that does not vary keeps its scale."""
         chosen = source[rows].astype(np.float64)
         deviation = chosen.std(axis=0)
         scale = np.where((chosen == chosen[0]).all(axis=0) | (deviation == 0), 1.0, deviation)
@@ -94,14 +94,14 @@ class Columns:
 
     @property
     def width(self) -> int:
-        """Numbers of one condition."""
+        """How many numbers one condition has."""
         return len(self.mean)
 
     def apply(self, c: Any) -> Tensor:
-        """float32 ``[N, t]`` of numbers ``[N, t]``, or ``[N]`` where t is 1, as the model takes them.
+        """float32 ``[N, t]`` of numbers ``[N, t]``, or ``[N]`` if t is 1, as the model takes them.
 
         Raises:
-            InputError: no numbers, or of another shape.
+            InputError: not numbers, or of another shape.
         """
         numbers = as_tensor(c, "condition", truth=True)
         if numbers.dim() == 1 and self.width == 1:
@@ -119,8 +119,7 @@ Encoding = OneHot | Columns
 
 
 def checked_condition(source: npt.NDArray[Any], samples: int, where: str) -> npt.NDArray[Any]:
-    """Labels ``[N]``, of an integer type or truth values, or numbers ``[N, t]``; one dimension of floating type is
-    t = 1.
+    """Labels ``[N]``, integers or booleans, or numbers ``[N, t]``; a floating-point array of one dimension has t = 1.
 
     Raises:
         InputError: none of these, not one for each sample, NaN or infinity, all the same, or nearly as many classes as
@@ -142,14 +141,14 @@ def checked_condition(source: npt.NDArray[Any], samples: int, where: str) -> npt
     most = min(samples // 2, MOST_CLASSES)
     if source.ndim == 1 and (classes := len(np.unique(source))) > most:
         raise InputError(
-            f"{where}: {classes} different labels of {samples} samples; expected at most {most} classes, or numbers of "
-            f"shape (N, 1)"
+            f"{where}: {classes} different labels for {samples} samples; expected at most {most} classes, or numbers "
+            f"of shape (N, 1)"
         )
     return source
 
 
 def encoding_of(source: npt.NDArray[Any], rows: npt.NDArray[np.int64], standardise: bool) -> Encoding:
-    """Of what :func:`checked_condition` gives; numbers by these rows, or as they are."""
+    """The encoding of what :func:`checked_condition` gives; numbers are scaled by these rows, or left as they are."""
     if source.ndim == 1:
         return OneHot(tuple(np.unique(source).tolist()))
     return Columns.of_rows(source, rows) if standardise else Columns(*_unchanged(source.shape[1]))
@@ -160,6 +159,6 @@ def _unchanged(width: int) -> tuple[Tensor, Tensor]:
 
 
 def listed(labels: Sequence[int]) -> str:
-    """For a message, which many classes would fill."""
+    """For a message: the first few, since there may be many."""
     shown = [str(label) for label in labels[:12]]
     return ", ".join([*shown, "…"] if len(labels) > len(shown) else shown)

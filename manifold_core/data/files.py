@@ -1,4 +1,4 @@
-"""The user's own data, out of a file."""
+"""The user's own data, from a file."""
 
 import csv
 from array import array
@@ -29,39 +29,40 @@ def load_file(
 ) -> Dataset:
     """Numbers in a .npy, .npz or .csv file as float32, split at random into training and validation samples.
 
-    Nothing is scaled or shifted where that is not asked for: uint8 pixels stay 0..255, and constant columns stay.
+    Nothing is scaled or shifted unless that is asked for: uint8 pixels stay 0..255, and constant columns stay.
     Integers beyond ±2²⁴ and float64 are rounded to float32, after they are standardised. The same file, fraction and
     seed give the same split, for ever.
 
     Args:
         path: ``.npy``; ``.npz`` with one array, or with one called ``x`` among several; or ``.csv`` with commas, one
-            sample a line, blank lines and lines that begin with ``#`` ignored, the first line a header if no field of
+            sample per line, blank lines and lines that begin with ``#`` ignored, the first line a header if no field of
             it is a number. A first line that counts the columns, ``0,1,…,d−1`` or ``1,2,…,d``, is refused: it may be
-            their names or a sample; a header of words above the samples, or none, is clear. Refused as well is a header
-            with an empty field: pandas writes one above the index of the rows, which is no feature.
+            their names or a sample; a header of words above the samples, or none, is clear. A header with an empty
+            field is refused as well: pandas writes one above the index of the rows, which is not a feature.
             Arrays are ``[N, d]``, ``[N, C, H, W]`` or ``[N, H, W]``, of an integer or floating type. Pickled objects
             are never loaded.
         validation_fraction: share of the samples held out, in (0, 1); rounded to a number of samples that leaves at
             least one on either side.
         seed: of the split; any integer.
         standardise: centre in float64, vectors feature by feature, images by one number, and divide by one number, the
-            standard deviation; mean and deviation are those of the training samples. The numbers of a condition each
-            by their own.
-        condition: a file of the same kinds with a condition of each sample, in their order: class labels ``[N]`` of an
-            integer type or truth values, which become one-hot, or numbers ``[N, t]``. One column of a ``.csv`` file is
-            labels where all of it are whole numbers, written without a point. Of several arrays in an ``.npz`` file,
-            which may be that of the samples, the one called ``c``.
+            standard deviation; mean and deviation are those of the training samples. Each column of a condition has
+            its own.
+        condition: a file of the same kinds with a condition for each sample, in their order: class labels ``[N]``,
+            integers or booleans, which become one-hot, or numbers ``[N, t]``. A ``.csv`` file of one column holds
+            labels if all are whole numbers, written without a point. In an ``.npz`` file of several arrays, which may
+            be that of the samples, it is the one called ``c``.
 
     Returns:
         Data set called by the file's stem, with ``train`` and ``validation`` ``[N, d]`` or ``[N, C, H, W]``
-        (C = 1 for arrays ``[N, H, W]``), float32, and their ``standardisation``; with a condition that as well, its
-        ``condition_encoding``, and of classes the labels, as places in ``condition_encoding.classes``.
+        (C = 1 for arrays ``[N, H, W]``), float32, and their ``standardisation``; with a condition also the
+        conditions, their ``condition_encoding``, and for classes the labels, as places in
+        ``condition_encoding.classes``.
 
     Raises:
         InputError: the file is missing, empty, damaged or of another kind; the array has another shape or type, fewer
             than two samples or no features; it holds NaN, infinity or numbers too large for float32; all features are
             constant, or with ``standardise`` those of the training samples; ``validation_fraction`` or ``seed`` is out
-            of range. Of a condition the same, or not one for each sample, or more classes than half as many as samples.
+            of range. For a condition: the same, or not one for each sample, or more classes than half of the samples.
     """
     path = Path(path)
     source = checked_samples(_read(path, "x"), str(path))
@@ -76,7 +77,7 @@ def load_file(
 
 
 def sample_shape(path: str | Path) -> tuple[int, ...]:
-    """Of the samples that :func:`load_file` makes of a .npy or .npz file; of a .npy file without reading them.
+    """The shape of the samples that :func:`load_file` makes of a .npy or .npz file, without reading those of a .npy.
 
     Raises:
         InputError: the file is missing, empty, damaged or of another kind.
@@ -86,7 +87,7 @@ def sample_shape(path: str | Path) -> tuple[int, ...]:
 
 
 def _read(path: Path, name: str, *, by_name: bool = False) -> npt.NDArray[Any]:
-    """The array in the file; of several, or ``by_name`` of one as well, the one of this name."""
+    """The array in the file; if there are several, or with ``by_name`` in any case, the one of this name."""
     kind = path.suffix.lower()
     if kind not in SUFFIXES:
         raise InputError(f"{path}: file of kind {kind!r}; expected .npy, .npz or .csv")
@@ -104,7 +105,7 @@ def _read_numpy(path: Path, kind: str, wanted: str, by_name: bool) -> npt.NDArra
     try:
         if kind == ".npy":
             return np.lib.format.open_memmap(path, mode="r")
-        # Opened here: np.load leaves the file open where it turns out to be no archive.
+        # Opened here: np.load leaves the file open if it turns out not to be an archive.
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -115,12 +116,12 @@ def _read_numpy(path: Path, kind: str, wanted: str, by_name: bool) -> npt.NDArra
                 one = "" if by_name else "exactly one, or "
                 raise InputError(f"{path}: arrays {names}; expected {one}one called {wanted!r}")
             found = archive[name]
-            if not isinstance(found, np.ndarray):  # NumPy gives the bytes of a member that is no .npy file
-                raise InputError(f"{path}: member {name!r} is no array; expected .npy files, as numpy.savez has")
+            if not isinstance(found, np.ndarray):  # NumPy gives the bytes of a member that is not a .npy file
+                raise InputError(f"{path}: member {name!r} is not an array; expected .npy files, as numpy.savez writes")
             return found
     except (InputError, OSError):
         raise
-    except Exception as error:  # NumPy and zipfile answer a damaged file with nearly any type
+    except Exception as error:  # NumPy and zipfile raise nearly any type for a damaged file
         raise InputError(f"{path}: expected a {kind} file without pickled objects ({error})") from error
 
 
@@ -137,7 +138,7 @@ def _read_csv(path: Path, wanted: str) -> npt.NDArray[Any]:
         for line in file:
             is_comment = line.startswith("#")
             comment = line[1:] if is_comment else comment
-            yield "\n" if is_comment else line  # blank in its place: the lines of an error stay those of the file
+            yield "\n" if is_comment else line  # blank instead: the lines of an error stay those of the file
 
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = csv.reader(without_comments(file))
@@ -174,7 +175,7 @@ def _read_csv(path: Path, wanted: str) -> npt.NDArray[Any]:
 
 
 def _with_label(labels: list[int] | None, fields: list[str]) -> list[int] | None:
-    """None from the first line on that is no label: one whole number without a point or an exponent."""
+    """None from the first line that is not a label, which is one whole number without a point or an exponent."""
     text = fields[0].strip()
     if labels is None or len(fields) > 1 or not text.removeprefix("-").isdecimal():
         return None
@@ -192,34 +193,34 @@ def _check_separated(fields: list[str], numbers: list[float | None], place: str)
             if len(parts) > 1 and all(_number(part) is not None for part in parts):
                 whole = [part.replace(",", ".") for part in ",".join(fields).split(mark) if part.strip()]
                 has_decimal_commas = len(fields) > 1 and all(_number(part) is not None for part in whole)
-                hint = ", and points in numbers, where this line may have decimal commas" if has_decimal_commas else ""
+                hint = ", and points in numbers: this line may have decimal commas" if has_decimal_commas else ""
                 raise InputError(f"{place}: {field!r}, separated by {name}? expected commas{hint}")
 
 
 def _check_first(fields: list[str], numbers: list[float | None], place: str, comment: str, wanted: str) -> None:
-    """Raise InputError for a first line that makes the index of the rows a feature, or names of columns a sample. Where
+    """Raise InputError for a first line that makes the index of the rows a feature, or names of columns a sample. If
     the comment above has a word for each column, as ``numpy.savetxt(header=)`` writes it, that is the header."""
     names, d = [field.strip() for field in fields], len(fields)
     counted = [str(i) for i in range(d + 1)]
     if "" in names and (all(number is None for number in numbers) or names == ["", *counted[: d - 1]]):
         raise InputError(
-            f"{place}: the header has no name for column {names.index('')} (counted from 0), as where pandas writes "
-            f"the index of the rows, which is no feature; expected a name for each column: "
+            f"{place}: the header has no name for column {names.index('')} (counted from 0), as when pandas writes "
+            f"the index of the rows, which is not a feature; expected a name for each column: "
             f"df.to_csv(path, index=False)"
         )
     are_numbers = [number is not None for number in numbers]
     if len(set(are_numbers)) > 1:
         number, word = (fields[are_numbers.index(is_number)] for is_number in (True, False))
         raise InputError(
-            f"{place}: neither a header (field {number!r} is a number) nor a sample ({word!r} is none); expected words "
+            f"{place}: neither a header (field {number!r} is a number) nor a sample ({word!r} is not); expected words "
             f"alone, or numbers alone"
         )
     header = comment.split(",")
     if len(header) == d and all(word.strip() and _number(word) is None for word in header):
         return
-    if wanted == "x" and names in (counted[:d], counted[1:]):  # one condition too many would be seen
+    if wanted == "x" and names in (counted[:d], counted[1:]):  # a name taken for a condition would be one too many
         raise InputError(
-            f"{place}: the numbers of the columns, {names[0]} to {names[-1]}, which may be their names or a sample; "
+            f"{place}: counts the columns, {names[0]} to {names[-1]}, and may be their names or a sample; "
             f"expected a header of words above the samples, or none"
         )
 

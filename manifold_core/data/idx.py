@@ -83,12 +83,12 @@ def read_idx(path: str | Path) -> npt.NDArray[np.uint8]:
         if len(body) < n_elements:
             raise InputError(f"{path}: {len(body)} elements; expected {n_elements} for shape {shape}")
         if stream.read(1):
-            raise InputError(f"{path}: goes on after its {n_elements} elements; expected its end there")
+            raise InputError(f"{path}: continues after its {n_elements} elements; expected to end there")
     return np.frombuffer(body, dtype=np.uint8).reshape(shape)
 
 
 def _read(stream: BinaryIO, n_bytes: int) -> bytearray:
-    """Up to ``n_bytes``, in pieces: one read would set aside all that a damaged header asks for."""
+    """Up to ``n_bytes``, in pieces: one read would allocate all that a damaged header asks for."""
     content = bytearray()
     while len(content) < n_bytes and (piece := stream.read(min(_CHUNK, n_bytes - len(content)))):
         content += piece

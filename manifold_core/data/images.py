@@ -59,12 +59,12 @@ _REMEDY = f"give the folder that holds them (argument folder, or environment var
 def load_images(name: str, folder: str | Path | None = None) -> Dataset:
     """Images of "mnist" or "fashion-mnist", pixels divided by 255, with their labels.
 
-    The files are those that `find_images` finds. Where it finds none they are downloaded to the user's cache folder
+    The files are those that `find_images` finds. If it finds none, they are downloaded to the user's cache folder
     (needs the extra ``experiments``), and kept if the sha256 of the unpacked content is right.
 
     Args:
         name: ``"mnist"`` or ``"fashion-mnist"``.
-        folder: where the files are, see `find_images`; given, nothing is downloaded.
+        folder: where the files are, see `find_images`; if given, nothing is downloaded.
 
     Returns:
         Data set with ``train`` and ``validation`` (the files called t10k) ``[N, 1, 28, 28]``, float32 in [0, 1], and
@@ -90,7 +90,7 @@ def load_images(name: str, folder: str | Path | None = None) -> Dataset:
 
 
 def fetch_images(name: str, folder: str | Path | None = None) -> Path:
-    """The folder of their files, which are downloaded where there is none; see :func:`load_images`."""
+    """The folder of their files, which are downloaded if there is none; see :func:`load_images`."""
     return find_images(name, folder) or _download(name)
 
 
@@ -108,11 +108,11 @@ def under_labels(data: Dataset) -> Dataset:
 def find_images(name: str, folder: str | Path | None = None) -> Path | None:
     """Folder on this machine that holds the files of ``name``, or None; never downloads.
 
-    Looked at in this order: ``folder``; the folder named by the environment variable ``MANIFOLD_CORE_DATA``; where
+    Searched in this order: ``folder``; the folder named by the environment variable ``MANIFOLD_CORE_DATA``; where
     Debian's package dataset-fashion-mnist puts its files; the cache of earlier downloads, whose sha256 is checked
     again. ``folder`` and the environment's folder hold the four files ``{train,t10k}-{images-idx3,labels-idx1}-ubyte``,
     with or without ``.gz``, in a subfolder called ``name`` or directly. Changed versions of the files are welcome
-    there, but files of the one data set are not taken for the other.
+    there, but files of one data set are not taken for the other's.
 
     Raises:
         InputError: ``name`` is unknown, ``folder`` is given and lacks the files, or ``MANIFOLD_CORE_DATA`` names no
@@ -193,7 +193,7 @@ def _read(folder: Path, file: str) -> tuple[Path, npt.NDArray[np.uint8]]:
 
 
 def _cache_folder(name: str) -> Path | None:
-    """Where downloads are kept, or None where there can be none for want of pooch."""
+    """Where downloads are kept; None without pooch, which makes them."""
     try:
         import pooch
     except ImportError:
@@ -206,7 +206,7 @@ def _is_genuine(path: Path, digest: str) -> bool:
 
 
 def _sha256(path: Path) -> str:
-    """Of the unpacked content."""
+    """The SHA-256 of the unpacked content."""
     state = hashlib.sha256()
     with unpacked(path) as stream:
         while piece := stream.read(1 << 20):
@@ -232,7 +232,7 @@ def _download(name: str) -> Path:
 
 
 def _fetch(mirrors: tuple[str, ...], file: str, digest: str, cache: Path) -> None:
-    """Download one file; it comes under its name in ``cache`` only once its sha256 is found right."""
+    """Download one file; it gets its name in ``cache`` only once its sha256 has been found right."""
     import pooch
 
     failures = []
@@ -244,7 +244,7 @@ def _fetch(mirrors: tuple[str, ...], file: str, digest: str, cache: Path) -> Non
                 pooch.HTTPDownloader(chunk_size=1 << 16)(url, str(archive), None)
                 with unpacked(archive) as source, content.open("wb") as target:
                     shutil.copyfileobj(source, target)
-            except (OSError, InputError) as error:  # what requests raises are OSErrors
+            except (OSError, InputError) as error:  # requests raises OSErrors
                 failures.append(f"{url}: {error}")
                 continue
             if (found := _sha256(content)) == digest:

@@ -19,15 +19,15 @@ from .checks import as_array, as_tensor
 
 __all__ = ["Standardisation"]
 
-# Times that one column may vary as much as another, of which a quarter of all that vary vary less, before it is said. A
-# fourth dimension in a column of its own beside ten of another manifold was read at 3 and 10 times, at 30 not always.
+# The column that varies most may vary this many times as much as the lower quartile of those that vary. A fourth
+# dimension in a column of its own beside ten of another manifold was read at 3 and 10 times, at 30 not always.
 UNLIKE = 30.0
 SMALLEST = math.sqrt(sys.float_info.min)
-FAR = 30.0  # times the distance of half of the samples that the scale may be
-APART = 10.0  # times the next distance that a sample may be from the mean: see docs/notes.md
+FAR = 30.0  # the scale may be this many times the distance of half of the samples
+APART = 10.0  # a sample may be this many times as far from the mean as the next: see docs/notes.md
 
 
-@dataclass(frozen=True, eq=False)  # tensors have no one answer
+@dataclass(frozen=True, eq=False)  # tensors compare element by element
 class Standardisation:
     """x ↦ (x − mean) / scale; without arguments it changes nothing.
 
@@ -36,13 +36,13 @@ class Standardisation:
     scale.
 
     Attributes:
-        mean: float64, ``[d]`` for vectors, one number ``[]`` for images; given as numbers, a tensor is made of them.
+        mean: float64, ``[d]`` for vectors, one number ``[]`` for images; numbers become a tensor.
         scale: above 0; the standard deviation, of all features together.
         sample_shape: of one sample as the model takes it, if known: ``apply`` gives samples of that shape, adding a
             channel that the data lack, or flattening images.
 
     Raises:
-        InputError: ``scale`` is no positive, finite number, or ``mean`` not finite.
+        InputError: ``scale`` is not a positive, finite number, or ``mean`` not finite.
     """
 
     mean: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64, device="cpu"))
@@ -50,7 +50,7 @@ class Standardisation:
     sample_shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        # Of what as_dict gave, too.
+        # Also from as_dict.
         object.__setattr__(self, "mean", torch.as_tensor(self.mean, dtype=torch.float64, device="cpu"))
         if self.mean.dim() > 1 or not self.mean.isfinite().all():
             raise InputError(f"mean must be finite, one number or one for each feature, got {self.mean}")
@@ -68,7 +68,7 @@ class Standardisation:
                 Computed in float64.
 
         Raises:
-            InputError: no numbers, none of these shapes, no samples, NaN or infinity, all samples the same, or a
+            InputError: not numbers, another shape, no samples, NaN or infinity, all samples the same, or a
                 standard deviation below 1.5e-154.
         """
         source = as_array(x)
@@ -82,7 +82,7 @@ class Standardisation:
 
     @classmethod
     def of_rows(cls, source: npt.NDArray[Any], rows: npt.NDArray[np.int64], where: str) -> "Standardisation":
-        """The same of some rows of a large array of finite numbers, which errors call by that name; in two passes."""
+        """The same for some rows of a large array of finite numbers, called ``where`` in errors; in two passes."""
         vectors = source.ndim == 2
         numbers = len(rows) * source[0].size
 
@@ -105,7 +105,7 @@ class Standardisation:
                 f"{where}: all {len(rows)} samples to standardise are the same; expected features that vary"
             )
         mean = origin + sums / (len(rows) if vectors else numbers)
-        # Squares of numbers below 1e-154 are none in float64. A power of two rounds nothing.
+        # Squares of numbers below 1e-154 are lost in float64. A power of two rounds nothing.
         exponent = math.frexp(largest)[1]
         squares, of_each, of_samples = 0.0, np.zeros(source[0].shape if vectors else 0), []
         for part in differences(mean):
@@ -116,8 +116,8 @@ class Standardisation:
         scale = math.ldexp(math.sqrt(squares / numbers), exponent)
         if scale < SMALLEST:
             raise InputError(
-                f"{where}: standard deviation {scale:.2g}; expected at least {SMALLEST:.2g}, whose square, by which "
-                f"recon and gamma are told in the units of the data, float64 can hold; multiply the samples by a number"
+                f"{where}: standard deviation {scale:.2g}; expected at least {SMALLEST:.2g}, whose square, the factor "
+                f"of recon and gamma in the units of the data, float64 can hold; multiply the samples by a number"
             )
         _warn_of_units(where, np.sqrt(of_each))
         _warn_of_far_samples(where, rows, np.sqrt(np.concatenate(of_samples)))
@@ -132,7 +132,7 @@ class Standardisation:
                 digits if x comes in float64.
 
         Raises:
-            InputError: no numbers, vectors of another length, or samples of another size than ``sample_shape``.
+            InputError: not numbers, vectors of another length, or samples of another size than ``sample_shape``.
         """
         x = self._checked(x)
         return self._as_samples(((x.double() - self.mean.to(x.device)) / self.scale).float())
@@ -141,7 +141,7 @@ class Standardisation:
         """x · scale + mean, float64: samples or reconstructions of the model in the units of the data.
 
         Raises:
-            InputError: no numbers, or vectors of another length.
+            InputError: not numbers, or vectors of another length.
         """
         x = self._checked(x)
         return x.double() * self.scale + self.mean.to(x.device)
@@ -157,18 +157,18 @@ class Standardisation:
         return tensor
 
     def _as_samples(self, x: Tensor) -> Tensor:
-        """Vectors, and images of which the model's shape is not known, as they come."""
+        """Images in the shape that the model takes, if it is known; vectors as they are."""
         if self.mean.dim() or self.sample_shape is None:
             return x
         if x.dim() == 0 or x.shape[1:].numel() != math.prod(self.sample_shape):
             sizes = ", ".join(map(str, self.sample_shape))
-            raise InputError(f"x must be of shape [N, {sizes}], or as many numbers a sample, got {tuple(x.shape)}")
+            raise InputError(f"x must be of shape [N, {sizes}], or as many numbers per sample, got {tuple(x.shape)}")
         return x.reshape(len(x), *self.sample_shape)
 
 
 def _warn_of_units(where: str, spreads: npt.NDArray[np.float64]) -> None:
-    """Where one column outweighs most others, as of a table in which they are of unlike units: what those hold is too
-    small to be learned beside it. Pixels that hardly vary are no such table: of MNIST the ratio is 13."""
+    """Warn if one column outweighs most others, as in a table of unlike units: what the others hold is too small to be
+    learned beside it. Images with pixels that hardly vary are not such a table: for MNIST the ratio is 13."""
     varying = np.flatnonzero(spreads)
     if len(varying) < 2:
         return
@@ -176,16 +176,16 @@ def _warn_of_units(where: str, spreads: npt.NDArray[np.float64]) -> None:
     small, large = ascending[(len(varying) - 1) // 4], ascending[-1]
     if (ratio := spreads[large] / spreads[small]) > UNLIKE:
         warnings.warn(
-            f"{where}: column {large} varies {ratio:.3g} times as much as column {small} does (counted from 0), and "
-            "all are divided by one number: what the others hold may not be learned, and the dimension read off be "
-            "wrong; if their units are unlike, divide each column by its own standard deviation first",
+            f"{where}: column {large} varies {ratio:.3g} times as much as column {small} (counted from 0), and all "
+            "columns are divided by the same number: the others may not be learned, and the dimension may be wrong; if "
+            "their units differ, divide each column by its own standard deviation first",
             stacklevel=3,
         )
 
 
 def _warn_of_far_samples(where: str, rows: npt.NDArray[np.int64], distances: npt.NDArray[np.float64]) -> None:
-    """Where a few samples lie apart from all others: of a mistyped number, or of -9999 for one that is missing; or
-    where most hardly vary beside the rest."""
+    """Warn if a few samples lie apart from all others, because of a mistyped number, or of -9999 for a missing one; or
+    if most hardly vary beside the rest."""
     order = distances.argsort(kind="stable")
     ascending, far = distances[order], f"row {rows[order[-1]]} (counted from 0)"
     squares = np.square(ascending).cumsum()
@@ -200,7 +200,7 @@ def _warn_of_far_samples(where: str, rows: npt.NDArray[np.int64], distances: npt
     else:
         return
     warnings.warn(
-        f"{where}: {what}: what the others hold may not be learned, and the dimension read off be wrong; is a number "
-        "mistyped there, or does one stand for a missing one?",
+        f"{where}: {what}: the others may not be learned, and the dimension may be wrong; is a number there mistyped, "
+        "or does it stand for a missing value?",
         stacklevel=3,
     )

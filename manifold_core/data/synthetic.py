@@ -54,7 +54,7 @@ class Manifold:
     bias: Tensor
 
     def samples(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """u ``[n, r]`` in float64 and its x ``[n, d]``, computed in float64, in float32."""
+        """u ``[n, r]`` in float64, and its x ``[n, d]`` in float32, computed in float64."""
         u = sample_latents(self.mixture, n, generator)
         return u, project(u, self.weight, self.bias).to(torch.float32)
 
@@ -84,7 +84,7 @@ def synthetic_manifold(
 
     Args:
         ambient_dim: d, the number of features.
-        manifold_dim: r ≤ d, the dimension of the manifold; with r = d the data fill a solid and are no manifold.
+        manifold_dim: r ≤ d, the dimension of the manifold; with r = d the data fill a solid, not a manifold.
         n_train, n_validation: numbers of samples.
         seed: any integer.
 
@@ -107,10 +107,10 @@ def synthetic_manifold(
 
 
 def random_manifold(ambient_dim: int, manifold_dim: int, seed: int, place: str = "") -> Manifold:
-    """The manifold of a seed, of arguments as :func:`synthetic_manifold` has them.
+    """The manifold of a seed, with arguments as for :func:`synthetic_manifold`.
 
     Args:
-        place: goes before the purposes of its two streams, ``"mixture"`` and ``"projection"``, so that one seed has
+        place: prefix of the purposes of its two streams, ``"mixture"`` and ``"projection"``, so that one seed has
             several manifolds.
 
     Raises:
@@ -133,7 +133,7 @@ def gaussian_mixture(manifold_dim: int, generator: torch.Generator) -> GaussianM
 def sample_latents(mixture: GaussianMixture, n: int, generator: torch.Generator) -> Tensor:
     """u = μ_k + σ_k ε + noise ε′ with k ~ weights and ε, ε′ ~ N(0, 1); ``[n, r]``, float64.
 
-    One row takes 1 + 2r uniform numbers whatever ``n`` is, so that it does not change what the others are.
+    A row takes 1 + 2r uniform numbers, so that the first rows are the same for every ``n``.
     """
     draws = _uniform(n, 1 + 2 * mixture.means.shape[1], generator)
     weights = torch.tensor(PAPER_WEIGHTS, dtype=torch.float64, device="cpu")

@@ -22,17 +22,17 @@ def union_of_manifolds(
     n_validation: int = 10_000,
     seed: int = 0,
 ) -> Dataset:
-    """x = sigmoid(W_k u + b_k) and c = e_k, the one-hot class k: where c is known, r_k dimensions of x are left.
+    """x = sigmoid(W_k u + b_k) and c = e_k, the one-hot class k: given c, r_k dimensions of x are left.
 
     Each class k has a mixture, a projection and samples of its own, independent of the other classes and drawn as
     :func:`synthetic_manifold` draws them. Sample i has class i mod m, so the classes are equally large, but for one
-    sample where m does not divide the size.
+    sample if m does not divide the size.
 
     The same arguments give the same data for ever, as with :func:`synthetic_manifold`: the first n samples are the same
-    for every size, and a class keeps its samples, in their order, whatever classes stand behind it.
+    for every size, and a class keeps its samples, in their order, whatever classes follow it.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", section 4.4 (Table 5). That every
-    class has a mixture of its own is a choice: the text says nothing of it.
+    class has a mixture of its own is a choice: the text says nothing about it.
 
     Args:
         ambient_dim: d, the number of features.

@@ -188,7 +188,10 @@ class TestFiles:
             (np.arange(N - 1) % 3, "59 conditions; expected one for each of the 60 samples"),
             (np.ones(N, dtype=int), "all 60 conditions are the same"),
             (np.ones((N, 2)), "all 60 conditions are the same"),
-            (np.arange(N), r"60 different labels of 60 samples; expected at most 30 classes, or numbers of shape \(N,"),
+            (
+                np.arange(N),
+                r"60 different labels for 60 samples; expected at most 30 classes, or numbers of shape \(N,",
+            ),
             (np.ones((N, 2, 2)), r"shape \(60, 2, 2\); expected class labels \(N,\) or numbers \(N, t\)"),
             (np.ones((N, 0)), r"shape \(60, 0\)"),
             (np.full(N, "a"), r"type <U1; expected bool, an integer or a floating type; np\.unique"),
@@ -217,7 +220,7 @@ class TestFiles:
                 load_file(path, condition=tmp_path / name)
             messages.append(str(refused.value))
         written = "np.unique(labels, return_inverse=True)[1]"
-        assert all(message.endswith(f"; {written} makes integers of words") for message in messages)
+        assert all(message.endswith(f"; {written} turns words into integers") for message in messages)
         np.save(tmp_path / "c.npy", eval(written))
         found = load_file(path, condition=tmp_path / "c.npy")
         assert torch.equal(found.train_labels, (found.train[:, 0] % 3 == 0).long())
@@ -230,7 +233,7 @@ class TestFiles:
     def test_so_many_classes_that_their_labels_are_numbers_are_refused(self) -> None:
         """Each sample would have a number for each of them."""
         labels = np.arange(2 * 4097) // 2
-        with pytest.raises(mc.InputError, match=r"c: 4097 different labels of 8194 samples; expected at most 4096"):
+        with pytest.raises(mc.InputError, match=r"c: 4097 different labels for 8194 samples; expected at most 4096"):
             checked_condition(labels, len(labels), "c")
         assert checked_condition(labels[:-2], len(labels) - 2, "c").shape == (8192,)
 

@@ -134,10 +134,10 @@ def test_csv_of_small_numbers(tmp_path, text):
         (b"a,b\n1,2\n3, \n", r"line 3, column 2 \(b\): nothing, a missing value; expected a number"),
         (b"5,2\na,b\n", "line 2, column 1: 'a'; expected a number"),
         (b"id,2\n3,4\n", r"line 1: neither a header \(field '2' is a number\) nor a sample \('id' is none\); expected"),
-        (b"0,1,2,3\n4,5,6,7\n8,9,1,2\n", "line 1: the numbers of the columns, 0 to 3, .* expected a header of words"),
-        (b'\n"0", 1\n4,5\n8,9\n', "line 2: the numbers of the columns, 0 to 1"),
-        (b"0\n4\n8\n", "line 1: the numbers of the columns, 0 to 0"),
-        (b"1,2,3\n4,5,7\n8,9,2\n", "line 1: the numbers of the columns, 1 to 3, .* expected a header of words"),
+        (b"0,1,2,3\n4,5,6,7\n8,9,1,2\n", "line 1: counts the columns, 0 to 3, .* expected a header of words"),
+        (b'\n"0", 1\n4,5\n8,9\n', "line 2: counts the columns, 0 to 1"),
+        (b"0\n4\n8\n", "line 1: counts the columns, 0 to 0"),
+        (b"1,2,3\n4,5,7\n8,9,2\n", "line 1: counts the columns, 1 to 3, .* expected a header of words"),
         (b",x0,x1\n0,4.5,6.5\n1,2.5,8.5\n", r"line 1: .* no name for column 0 \(counted from 0\).* index=False"),
         (b'"","x0"\n0,4.5\n1,2.5\n', "line 1: the header has no name for column 0"),
         (b"x0,x1, \n4.5,6.5,0\n2.5,8.5,1\n", "line 1: the header has no name for column 2"),
@@ -265,7 +265,7 @@ def test_refuses_names_that_lie(tmp_path):
 def test_refuses_an_archive_of_something_else(tmp_path, content):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("table.csv", content)
-    with pytest.raises(InputError, match=r"a.npz: member 'table.csv' is no array; expected .npy files"):
+    with pytest.raises(InputError, match=r"a.npz: member 'table.csv' is not an array; expected .npy files"):
         load_file(tmp_path / "a.npz")
 
 
@@ -517,7 +517,7 @@ def test_columns_of_unlike_units_are_warned_of() -> None:
     Standardisation.of(x * np.array([20, *[1] * 8]))  # no warning, which would be an error here
     Standardisation.of(x * np.array([1, 1e-6, *[1] * 7]))  # nor of a pixel that hardly varies
     Standardisation.of(np.stack([x, 1000 * x], axis=1))  # nor of images
-    with pytest.warns(UserWarning, match=r"^x: column 5 varies \d+ times as much as column \d does"):
+    with pytest.warns(UserWarning, match=r"^x: column 5 varies \d+ times as much as column \d \("):
         Standardisation.of(x * np.array([*[1] * 5, 100, 1, 1, 1]))
 
 
@@ -632,7 +632,7 @@ def test_samples_get_the_shape_that_the_model_takes(sample_shape: tuple[int, ...
     sizes = ", ".join(map(str, sample_shape))
     for shape in ((4, 8), (3, 2, 16, 1, 1, 2), ()):
         with pytest.raises(
-            InputError, match=re.escape(f"x must be of shape [N, {sizes}], or as many numbers a sample")
+            InputError, match=re.escape(f"x must be of shape [N, {sizes}], or as many numbers per sample")
         ):
             standardisation.apply(torch.zeros(shape))
 
@@ -671,5 +671,5 @@ def test_a_header_behind_a_comment_sign_is_one(tmp_path: Path, header: str) -> N
     assert len(data.train) + len(data.validation) == 3
     for no_header in ("# 1,2\n", "# words of one\n", "# a,\n", ""):
         path.write_text(no_header + "1,2\n3,4\n5,7\n")
-        with pytest.raises(InputError, match="the numbers of the columns, 1 to 2"):
+        with pytest.raises(InputError, match="counts the columns, 1 to 2"):
             load_file(path)
