@@ -17,10 +17,10 @@ __all__ = ["BACKENDS", "check_threads", "choose", "explain_ensemble"]
 
 BACKENDS = ("reference", "cpu", "cuda")
 
-# Weights of a model from which on PyTorch's products of matrices are faster than a fused step whose threads are all at
-# work, and samples that make work for a thread. On two cores the engine was this many times as fast as the loop: one
-# MLP of 784-256-20 1.6, 1.1 and 1.9 for B = 128, 512 and 2,048; of 784-400-20 1.0, 0.8 and 1.1, four of them 1.3 and
-# 1.2; of 784-512-512-32 0.7, 0.5 and 1.0, four of them 1.4 and 1.0; four of 3,072-256-32 0.8 and 0.6.
+# From this many weights in a model on, PyTorch's matrix products are faster than a fused step with all threads at work,
+# and this many samples are work for one thread. On two cores the engine was this many times as fast as the loop: with
+# one MLP of 784-256-20 1.6, 1.1 and 1.9 for B = 128, 512 and 2,048; of 784-400-20 1.0, 0.8 and 1.1, with four 1.3 and
+# 1.2; of 784-512-512-32 0.7, 0.5 and 1.0, with four 1.4 and 1.0; with four of 3,072-256-32 0.8 and 0.6.
 LARGE = 2**20
 OF_A_THREAD = 512
 
@@ -30,11 +30,11 @@ def explain_ensemble(specs: Sequence[Spec], x: Tensor, *, backend: str = "auto",
 
     Args:
         specs: the models.
-        x: ``[N, d]``; of a tensor without columns only the device counts, and how large the models become does not.
-        backend, threads: as of :func:`train_ensemble`.
+        x: ``[N, d]``; of a tensor without columns only the device counts, and the size of the models does not.
+        backend, threads: see :func:`train_ensemble`.
 
     Raises:
-        InputError: no specifications, no tensor, no positive number of threads, or an unknown backend.
+        InputError: no specifications, not a tensor, not a positive number of threads, or an unknown backend.
         RuntimeError: the named backend cannot serve; says why.
     """
     check_tensor("x", x)
@@ -44,14 +44,14 @@ def explain_ensemble(specs: Sequence[Spec], x: Tensor, *, backend: str = "auto",
 
 
 def check_threads(threads: int | None) -> int:
-    """PyTorch's number where none is given. Raises InputError where it is no positive integer."""
+    """PyTorch's number if none is given. Raises InputError if it is not a positive integer."""
     return torch.get_num_threads() if threads is None else check_integer("threads", threads, 1)
 
 
 def choose(
     specs: Sequence[Spec], x: Tensor, shapes: Sequence[tuple[int, int]], backend: str, threads: int = 1
 ) -> Choice:
-    """``shapes`` are samples and width of the data of each; where there are none, no model is large."""
+    """``shapes``: number of samples and width of each model's data; if there are none, no model counts as large."""
     if backend not in ("auto", *BACKENDS):
         raise InputError(f"backend must be one of {('auto', *BACKENDS)}, got {backend!r}")
     choice = explain(x, backend=backend)
@@ -83,6 +83,6 @@ def _unless_large(choice: Choice, specs: Sequence[Spec], shapes: Sequence[tuple[
         work += of_all_steps
         large += of_all_steps if numbers > most else 0
     if 2 * large > work:
-        reason = f"most of the work is of models with more than {most:,} weights, for {busy} of {threads} threads"
+        reason = f"most of the work is for models with more than {most:,} weights, on {busy} of {threads} threads"
         return Choice("reference", reason)
     return choice

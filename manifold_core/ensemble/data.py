@@ -16,12 +16,12 @@ from .spec import ConvSpec, SequentialSpec, Spec, check_kinds
 __all__ = ["Samples", "SamplesLike", "check_data", "check_specs"]
 
 SamplesLike = Tensor | tuple[Tensor] | tuple[Tensor, Tensor]
-# Of each part, by the number of its dimensions.
+# The shape of each part, by the number of its dimensions.
 SHAPES = {
     "x": {2: "[N, features]", 4: "[N, channels, height, width]"},
     "condition": {2: "[N, features]", 3: "[N, steps, features]"},
 }
-PAIR = "; x and its condition are a pair, the tuple (x, condition): a list holds data sets"
+PAIR = "; give x and its condition as a tuple (x, condition): a list holds data sets"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Samples:
 
     Attributes:
         x: ``[N, d]``, or images ``[N, C, H, W]``.
-        condition: ``[N, t]``, of sequences ``[N, T, d]``, or None.
+        condition: ``[N, t]``, for sequences ``[N, T, d]``, or None.
     """
 
     x: Tensor
@@ -38,7 +38,7 @@ class Samples:
 
     @property
     def parts(self) -> tuple[Tensor] | tuple[Tensor, Tensor]:
-        """x, and the condition where there is one, as :func:`manifold_core.train_ensemble` takes them."""
+        """x, and the condition if there is one, as :func:`manifold_core.train_ensemble` takes them."""
         return (self.x,) if self.condition is None else (self.x, self.condition)
 
     def to(self, device: str) -> "Samples":
@@ -46,7 +46,7 @@ class Samples:
 
     @property
     def condition_shape(self) -> tuple[int, ...]:
-        """Of one; () where there is none."""
+        """The shape of one condition; () if there is none."""
         return () if self.condition is None else tuple(self.condition.shape[1:])
 
     @property
@@ -82,7 +82,7 @@ def check_data(data: SamplesLike | Sequence[SamplesLike]) -> list[Samples]:
             array = hasattr(item, "__array__")
             raise InputError(
                 f"{name} must be a tensor x or a pair (x, condition), got {type(item).__name__}"
-                f"{'; torch.as_tensor(…, dtype=torch.float32) makes one of it' if array else ''}"
+                f"{'; torch.as_tensor(…, dtype=torch.float32) converts it' if array else ''}"
             )
         for part, of in zip(parts, ("x", "condition"), strict=False):
             check_tensor(f"{name}: {of}", part)
@@ -90,7 +90,7 @@ def check_data(data: SamplesLike | Sequence[SamplesLike]) -> list[Samples]:
         samples = Samples(parts[0].detach(), _condition(f"{name}: condition", parts[1]) if len(parts) == 2 else None)
         if samples.condition is not None and len(samples.condition) != len(samples.x):
             raise InputError(
-                f"{name}: condition must have {len(samples.x)} rows, one a sample, got {len(samples.condition)}"
+                f"{name}: condition must have {len(samples.x)} rows, one per sample, got {len(samples.condition)}"
             )
         found.append(samples)
     if not found:
@@ -106,7 +106,7 @@ def check_data(data: SamplesLike | Sequence[SamplesLike]) -> list[Samples]:
 
 
 def _condition(name: str, given: Tensor) -> Tensor:
-    """As float32; what has another shape than a condition stays what it is, for the error to name."""
+    """As float32; a tensor of another shape stays as it is, for the error to name."""
     shapes, numbers = SHAPES["condition"], given.is_floating_point() or given.is_complex()
     made = given.float() if not numbers and given.dim() in shapes else given.detach()
     labels = not numbers and given.dim() == 1
@@ -119,14 +119,14 @@ def _check(name: str, tensor: Tensor, shapes: Mapping[int, str], hint: str = "")
     if tensor.dim() not in shapes or tensor.dtype != torch.float32 or tensor.numel() == 0:
         wanted = " or ".join(shapes.values())
         if tensor.dtype != torch.float32 and not tensor.is_complex() and not hint:
-            hint = f"; {name.rpartition(': ')[2]}.float() makes one of it"
+            hint = f"; {name.rpartition(': ')[2]}.float() converts it"
         raise InputError(f"{name} must be float32 {wanted}, not empty, got {tensor.dtype} {tuple(tensor.shape)}{hint}")
     if len(tensor) >= 2**31:
         raise InputError(f"{name} must have fewer than 2**31 samples, got {len(tensor)}")
 
 
 def check_specs(specs: Sequence[Spec], data: list[Samples]) -> None:
-    """That each model can be trained on the data set it names.
+    """Check that each model can be trained on the data set it names.
 
     Raises:
         InputError: says which specification, and what it must be.

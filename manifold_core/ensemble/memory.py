@@ -11,7 +11,7 @@ __all__ = ["check_memory", "largest"]
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
-# What a container may have, what it has, and how much of that are files that it can do without: of both versions.
+# What a container may use, what it uses, and how much of that are files that it can drop, in both versions of cgroups.
 LIMITS = (
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
@@ -19,7 +19,7 @@ LIMITS = (
 
 
 def check_memory(needed: int, what: str, device: torch.device) -> None:
-    """That so many bytes are free on the device; where nobody can tell, that is not held against the caller.
+    """Check that this many bytes are free on the device; if that is unknown, nothing is refused.
 
     Raises:
         InputError: says how many are needed and how many there are.
@@ -32,14 +32,14 @@ def check_memory(needed: int, what: str, device: torch.device) -> None:
 
 
 def largest(weights: Sequence[int]) -> str:
-    """Of models with so many weights, for :func:`check_memory` to name."""
+    """The largest of models with these numbers of weights, for :func:`check_memory` to name."""
     index = max(range(len(weights)), key=lambda i: weights[i])
     return f"the largest: specs[{index}], {weights[index]:,} weights"
 
 
 def _available(device: torch.device) -> int | None:
     if device.type == "cuda":
-        # What PyTorch keeps of the device without a use for it is free to this process.
+        # Memory that PyTorch has reserved and does not use is free to this process.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
     found = [free for free in (_of_machine(), _of_container()) if free is not None]

@@ -1,6 +1,6 @@
 """A model as the training engines read it: dense layers on the rows of a tile.
 
-What the fields mean, says csrc/include/manifold_core/program.h.
+csrc/include/manifold_core/program.h says what the fields mean.
 """
 
 from collections.abc import Iterator
@@ -43,10 +43,10 @@ def words(numbers: dict[str, int], layers: list[dict[str, int]]) -> list[int]:
 
 @dataclass(frozen=True)
 class Program:
-    """What an engine has to know of a model besides its data, its numbers and its training.
+    """What an engine has to know about a model besides its data, its numbers and its training.
 
     Attributes:
-        numbers: by the names of :data:`MODEL_FIELDS`; those that are no matter of the network are missing.
+        numbers: by the names of :data:`MODEL_FIELDS`; those that do not describe the network are missing.
         layers: by the names of :data:`DENSE_FIELDS`.
         places: where each parameter of the model begins in the flat vector of all, by its name.
     """
@@ -62,7 +62,7 @@ class Program:
 
     @classmethod
     def of(cls, model: VAE | CVAE) -> "Program":
-        """Of a VAE or CVAE that :meth:`manifold_core.VAE.mlp` or :meth:`manifold_core.CVAE.mlp` made."""
+        """That of a VAE or CVAE that :meth:`manifold_core.VAE.mlp` or :meth:`manifold_core.CVAE.mlp` made."""
         return _Compiler(model).program()
 
 
@@ -125,18 +125,18 @@ class _Compiler:
         return Program(numbers, self.layers, self.places)
 
     def width(self, name: str) -> int:
-        """Of what the layers of this name give."""
+        """The width of what the layers of this name give."""
         return _outputs(cast(nn.Sequential, self.model.get_submodule(name))[-1])
 
     def take(self, rows: int) -> int:
-        """The first of so many new rows."""
+        """The first of this many new rows."""
         first = self.rows
         self.rows += rows
         return first
 
     def chain(self, name: str, first: int, wanted_from: int, *, out: int | None = None, spare: int = 0) -> int:
         """Adds the layers of this name, which read from row ``first`` on. Returns where the last one writes: to
-        ``out``, or to new rows with so many to spare behind them."""
+        ``out``, or to new rows with ``spare`` more behind them."""
         layers = cast(nn.Sequential, self.model.get_submodule(name))
         last, producer = len(layers) - 1, NONE
         for at in range(0, len(layers), 2):  # linear layers, an activation behind each but the last
@@ -167,8 +167,8 @@ class _Compiler:
 
 
 def _in_order(model: VAE | CVAE) -> Iterator[tuple[str, nn.Parameter]]:
-    """As the model has them, but the weights of what stands in L left of the diagonal behind those of the head that
-    they are part of, as their biases are: one layer, then, makes all of it."""
+    """In the model's order, but the weights for L left of the diagonal directly behind those of the head that they are
+    part of, as their biases are: then one layer makes all of it."""
     named = dict(model.named_parameters())
     while named:
         name = next(iter(named))
@@ -179,7 +179,7 @@ def _in_order(model: VAE | CVAE) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def _outputs(layer: nn.Module) -> int:
-    """Of a layer; of the head of a full covariance all that it makes."""
+    """The number of outputs of a layer; for the head of a full covariance, of all that it makes."""
     below = layer.below if isinstance(layer, PosteriorHead) else None
     more = 0 if below is None else cast(nn.Linear, below).out_features
     return cast(nn.Linear, layer).out_features + more

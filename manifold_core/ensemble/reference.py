@@ -1,5 +1,5 @@
-"""Models for which there is no engine, trained by the one training loop. On a GPU, of which a step of one model leaves
-most idle, several take turns, each on a stream of its own."""
+"""Models for which there is no engine, trained by the one training loop. On a GPU, most of which one model leaves idle,
+several take turns, each on a stream of its own."""
 
 import time
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from .spec import Spec, weights
 
 __all__ = ["Training", "check_room", "train_in_turn"]
 
-ON_A_GPU = 8  # models that take turns: of an H100 one leaves most idle, and more than eight gain little
+ON_A_GPU = 8  # models that take turns: one leaves most of an H100 idle, and more than eight gain little
 
 
 @dataclass
 class Training:
-    """Of one model, which is in evaluation mode once it has ended."""
+    """The training of one model, which is in evaluation mode once it has ended."""
 
     model: VAE | CVAE
     steps: int
@@ -43,8 +43,8 @@ def train_in_turn(
     checkpoint_seconds: float,
     bar: "tqdm[Any]",
 ) -> list[Training]:
-    """One for each specification. None of our networks draws from torch's random numbers while it is trained: whoever
-    takes turns with it, a model comes to the numbers that it comes to alone."""
+    """One training for each specification. None of our networks draws from torch's random numbers while it is trained:
+    a model that takes turns reaches the same numbers as alone."""
     device = samples[0].x.device
     trainings: list[Training] = []
     going_on: list[Training] = []
@@ -59,14 +59,14 @@ def train_in_turn(
                     going_on.append(trainings[-1])
                 going_on = [one for one in going_on if _goes_on(one, bar)]
         finally:
-            for one in going_on:  # where another was stopped
+            for one in going_on:  # if another was stopped
                 one.turns.close()
     return trainings
 
 
 def check_room(specs: Sequence[Spec], samples: list[Samples]) -> None:
-    """That the weights of all models fit into memory, and besides them the gradients and the two moments of those that
-    are trained at once; what their layers hold of a batch is not counted.
+    """Check that the weights of all models fit into memory, and besides them the gradients and the two moments of those
+    that are trained at once; what their layers hold of a batch is not counted.
 
     Raises:
         InputError: they do not; names the largest.
@@ -109,7 +109,7 @@ def _begun(
 
 
 def _goes_on(one: Training, bar: "tqdm[Any]") -> bool:
-    """Gives it a turn."""
+    """Give it a turn; False if it has ended."""
     with _on(one.stream):
         try:
             one.history = one.turns.send(None if one.left is None else time.monotonic() - one.left)

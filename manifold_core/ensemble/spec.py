@@ -51,7 +51,7 @@ class _Spec:
 
 @dataclass(frozen=True)
 class _WithCondition(_Spec):
-    """What those have that may have a condition, or leave it out."""
+    """What specifications have whose models may be under a condition."""
 
     _: KW_ONLY
     covariance: Covariance = "diagonal"
@@ -77,17 +77,17 @@ class ModelSpec(_WithCondition):
         latent_dim: κ.
         hidden: widths of the hidden layers of the encoder, at least one; the decoder has them in reverse.
         activation: between the layers, ``"relu"`` or ``"prelu"``.
-        gamma, log_gamma: as of :class:`manifold_core.GaussianELBO`.
+        gamma, log_gamma: see :class:`manifold_core.GaussianELBO`.
         condition_dim: width of the condition; 0 makes a VAE.
-        condition_hidden, condition_features, prior, attention: as of :meth:`manifold_core.CVAE.mlp`; without a
-            condition they play no part.
+        condition_hidden, condition_features, prior, attention: see :meth:`manifold_core.CVAE.mlp`; without a
+            condition they have no effect.
         covariance: of the posterior, ``"diagonal"`` or ``"cholesky"``; on a GPU, or after a layer of more than 64
             neurons, only the reference trains the latter.
         training: steps, batch size, learning rate, seed.
         data: which of the data sets given to :func:`manifold_core.train_ensemble`, from 0.
 
     Raises:
-        InputError: a size below one, no hidden layer, an unknown name, no :class:`TrainingConfig`.
+        InputError: a size below one, no hidden layer, an unknown name, not a :class:`TrainingConfig`.
     """
 
     hidden: Sequence[int] = (64,)
@@ -106,7 +106,7 @@ class ModelSpec(_WithCondition):
         outline(self, 1)  # refuses what the networks refuse
 
     def build(self, data_dim: int) -> VAE | CVAE:
-        """The model before training, for vectors of so many numbers; torch's global generator is left alone."""
+        """The model before training, for vectors of this many numbers; torch's global generator is left alone."""
         with drawn_from(self.training.seed):
             if not self.condition_dim:
                 return VAE.mlp(data_dim, self.latent_dim, self.hidden, activation=self.activation, elbo=self.elbo())
@@ -125,7 +125,7 @@ class ModelSpec(_WithCondition):
 
     @property
     def beyond_engines(self) -> str:
-        """What keeps the engines from training it; empty where nothing does."""
+        """What keeps the engines from training it; empty if nothing does."""
         if self.training.precision != "float32":
             return f"has precision={self.training.precision!r}"
         if self.covariance != "diagonal" and self.hidden[-1] > NARROW:
@@ -134,7 +134,7 @@ class ModelSpec(_WithCondition):
 
     @property
     def layers(self) -> int:
-        """Of all of its networks: encoder and decoder, and of the condition, beside each of them, prior and gate."""
+        """Those of all its networks: encoder, decoder, and for a condition one beside each of them, prior and gate."""
         of_condition = 2 + (self.prior == "learned") + self.attention if self.condition_dim else 0
         return 2 * (len(self.hidden) + 1) + of_condition * (len(self.condition_hidden) + 1)
 
@@ -147,13 +147,13 @@ class SequentialSpec(_Spec):
 
     Args:
         latent_dim: κ.
-        every_step: :class:`manifold_core.EveryStepCVAE`, the loss of every step, in place of
+        every_step: :class:`manifold_core.EveryStepCVAE`, the loss of every step, instead of
             :class:`manifold_core.SequentialCVAE`, that of the last.
-        hidden, share_weights, decoder_hidden: as of :meth:`manifold_core.SequentialCVAE.lstm`.
-        gamma, log_gamma, training, data: as of :class:`ModelSpec`.
+        hidden, share_weights, decoder_hidden: see :meth:`manifold_core.SequentialCVAE.lstm`.
+        gamma, log_gamma, training, data: see :class:`ModelSpec`.
 
     Raises:
-        InputError: a size below one, an unknown name, no :class:`TrainingConfig`.
+        InputError: a size below one, an unknown name, not a :class:`TrainingConfig`.
     """
 
     every_step: bool = False
@@ -172,7 +172,7 @@ class SequentialSpec(_Spec):
         return "is a SequentialSpec"
 
     def build(self, data_dim: int) -> SequentialCVAE:
-        """The model before training, for steps of so many numbers; torch's global generator is left alone."""
+        """The model before training, for steps of this many numbers; torch's global generator is left alone."""
         kind = EveryStepCVAE if self.every_step else SequentialCVAE
         with drawn_from(self.training.seed):
             return kind.lstm(
@@ -194,16 +194,16 @@ class ConvSpec(_WithCondition):
 
     Args:
         latent_dim: κ.
-        channels: of the first residual block; None are those of :meth:`manifold_core.VAE.conv`, or with a condition of
-            :meth:`manifold_core.CVAE.conv`.
-        hidden: as of :meth:`manifold_core.VAE.conv`.
+        channels: of the first residual block; None takes the default of :meth:`manifold_core.VAE.conv`, or with a
+            condition of :meth:`manifold_core.CVAE.conv`.
+        hidden: see :meth:`manifold_core.VAE.conv`.
         covariance: of the posterior, ``"diagonal"`` or ``"cholesky"``.
         condition_dim: width of the condition; 0 makes a VAE.
-        prior, attention: as of :meth:`manifold_core.CVAE.conv`; without a condition they play no part.
-        gamma, log_gamma, training, data: as of :class:`ModelSpec`.
+        prior, attention: see :meth:`manifold_core.CVAE.conv`; without a condition they have no effect.
+        gamma, log_gamma, training, data: see :class:`ModelSpec`.
 
     Raises:
-        InputError: a size below one, an unknown name, no :class:`TrainingConfig`.
+        InputError: a size below one, an unknown name, not a :class:`TrainingConfig`.
     """
 
     channels: int | None = None
@@ -257,7 +257,7 @@ def check_kinds(specs: object) -> None:
 
 
 def outline(spec: "Spec", *sample_shape: int) -> VAE | CVAE:
-    """The model before training, without numbers: takes no memory. Raises InputError where its sizes are beyond what
+    """The model before training, without numbers: takes no memory. Raises InputError if its sizes are beyond what
     tensors can have."""
     try:
         with torch.device("meta"):
@@ -269,7 +269,7 @@ def outline(spec: "Spec", *sample_shape: int) -> VAE | CVAE:
 
 
 def weights(spec: "Spec", *sample_shape: int) -> int:
-    """Numbers that are trained, of a model of samples of this shape."""
+    """How many numbers are trained in a model for samples of this shape."""
     return _weights(replace(spec, training=TrainingConfig(), data=0), *sample_shape)  # of many seeds, counted once
 
 

@@ -17,8 +17,8 @@ from .spec import ModelSpec, outline
 
 __all__ = ["EngineState"]
 
-SCHEDULED = 5  # numbers a step of the table of a cycle
-ALIGNED = 16  # numbers: where a model begins, a line of the cache begins
+SCHEDULED = 5  # numbers per step in the table of a cycle
+ALIGNED = 16  # numbers: each model begins at a line of the cache
 
 
 class EngineState:
@@ -69,7 +69,7 @@ class EngineState:
         }
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Raises KeyError or RuntimeError where the tensors are not of such an ensemble."""
+        """Raises KeyError or RuntimeError if the tensors are not those of such an ensemble."""
         for name, tensor in self.tensors().items():
             if tensors[name].shape != tensor.shape or tensors[name].dtype != tensor.dtype:
                 raise RuntimeError(f"{name} is {tensors[name].dtype} {tuple(tensors[name].shape)}")
@@ -116,7 +116,7 @@ class EngineState:
         return model.eval()
 
     def diverged_at(self, index: int) -> int | None:
-        """The step, from 1, whose loss was not finite, or the last one where its gradient was not; None of neither."""
+        """The step, from 1, whose loss was not finite, or the last one if its gradient was not; None if all were."""
         ended = int(self.progress[index, 1])
         first = self._parameters_from[index]
         finite = self.parameters[first : first + self._programs[index].parameter_count].isfinite().all()
@@ -146,10 +146,10 @@ def records(spec: ModelSpec) -> int:
 
 @lru_cache(maxsize=8)
 def _schedule(cycle: TrainingConfig) -> Tensor:
-    """Which takes a third of a second for 20,000 steps, and is the same for most ensembles of one process."""
+    """Kept: it takes a third of a second for 20,000 steps, and is the same for most ensembles of one process."""
     return schedule_table(cycle).float()
 
 
 def _starts(sizes: list[int]) -> list[int]:
-    """Where each of the parts begins that follow each other, aligned; and where the last one ends."""
+    """Where each of these consecutive parts begins, aligned; and where the last one ends."""
     return [0, *accumulate(-(-size // ALIGNED) * ALIGNED for size in sizes)]

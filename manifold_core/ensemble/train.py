@@ -47,8 +47,8 @@ class TrainedModel:
     Attributes:
         spec: what was asked for.
         model: an ordinary module, in evaluation mode, on the device of the data.
-        metrics: over all of its training data; if it diverged, of the last finite weights. ``active_dimensions`` is
-            None if they say nothing of it.
+        metrics: over all of its training data; if it diverged, with the last finite weights. ``active_dimensions`` is
+            None if these do not tell it.
         history: its curves; the seconds are those of the whole ensemble.
         diverged_at: the step, from 1, whose loss was not finite; None for a model trained to its end.
     """
@@ -70,7 +70,7 @@ class TrainedModel:
 
 
 def all_diverged(trained: Sequence[TrainedModel]) -> Diverged:
-    """The error where no model was trained to its end, or none has a loss: that of the first one to diverge."""
+    """The error if no model was trained to its end, or none has a loss: that of the first one to diverge."""
     first = min(trained, key=lambda one: math.inf if one.diverged_at is None else one.diverged_at)
     step = first.spec.training.steps if first.diverged_at is None else first.diverged_at
     return Diverged(math.nan, step, first.history)
@@ -160,7 +160,7 @@ def train_ensemble(
         what = f"the tiles of {threads} threads" if choice == "cpu" else "the gradients of all models"
         check_memory(workspace, what, samples[0].x.device)
         seconds = _run(state, choice, threads, place, begun, checkpoint_seconds, progress)
-    # Of many models it takes a while: then this has a bar as well.
+    # With many models this takes a while: then it has a bar as well.
     measured = tqdm(specs, desc="measuring", unit="model", delay=2.0, disable=not progress, file=sys.stderr)
     return [
         _trained(spec, state.model(i), samples[spec.data], state.history(i, seconds), state.diverged_at(i))
@@ -169,7 +169,7 @@ def train_ensemble(
 
 
 def _as_begun(begun: checkpoint.Checkpoint, specs: Sequence[Spec], x: Tensor) -> str | None:
-    """The backend of the checkpoint where it serves here: with other threads, the choice might be another."""
+    """The backend of the checkpoint if it serves here: with other threads, the choice might be another."""
     identity = begun.state.get("identity")
     backend = identity.get("backend") if isinstance(identity, dict) else None
     try:
@@ -210,7 +210,7 @@ def _by_reference(
 
 
 def _identity(backend: str, specs: Sequence[Spec], fingerprints: list[str]) -> dict[str, Any]:
-    """Of an ensemble: what its checkpoint must agree on."""
+    """What the checkpoint of an ensemble must agree on."""
     return {"backend": backend, "data": fingerprints, "specs": as_json([asdict(spec) for spec in specs], "specs")}
 
 
@@ -243,7 +243,7 @@ def _run(
     totals = torch.tensor(steps, device="cpu")
 
     def over(done: Tensor, ended: Tensor) -> int:
-        """Steps that are done, or will not be: of a model that has diverged, all."""
+        """Steps that are done, or never will be: all those of a model that has diverged."""
         return int(torch.where(ended > 0, totals, done).sum())
 
     if folder is not None and begun is not None and progress:
@@ -278,7 +278,7 @@ def _run(
                     save()
                     saved = time.monotonic()
         except BaseException as error:  # stopped by the user or by a signal: between two calls all is consistent
-            if getattr(error, "errno", None) not in OF_THE_DISK:  # where another save would fail as well
+            if getattr(error, "errno", None) not in OF_THE_DISK:  # then another save would fail as well
                 save()
             raise
     save()
@@ -289,4 +289,4 @@ def _shown(state: EngineState, going_on: int, diverged: int) -> dict[str, str]:
     """Beside the bar."""
     if len(state.specs) == 1:
         return state.history(0, 0.0).latest()
-    return {"going_on": str(going_on), "diverged": str(diverged)}
+    return {"training": str(going_on), "diverged": str(diverged)}

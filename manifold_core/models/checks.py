@@ -49,7 +49,7 @@ def check_tensor(name: str, value: object) -> None:
 def _made_tensor(value: object) -> str:
     """How what was given instead of a tensor becomes one."""
     if hasattr(value, "__array__") or isinstance(value, (list, tuple)):
-        return "; torch.as_tensor(…, dtype=torch.float32) makes one of it"
+        return "; torch.as_tensor(…, dtype=torch.float32) converts it"
     if hasattr(value, "dataset") or hasattr(value, "__getitem__"):  # a DataLoader, a Dataset
         return "; give all samples as one tensor, or train by model(batch).loss.backward() in a loop of your own"
     return ""

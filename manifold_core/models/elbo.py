@@ -162,7 +162,7 @@ class GaussianELBO(Joined, nn.Module):
                 raise InputError(f"{name} must stay what it was made, {made!r}, got {value!r}: make a new GaussianELBO")
         elif name == "beta" and not torch.compiler.is_compiling():  # a comparison would be a program for each number
             if not (_is_finite(value) and value >= 0):
-                hint = "; float(beta) makes one of it" if isinstance(value, Tensor) else ""  # it would get no gradient
+                hint = "; float(beta) converts it" if isinstance(value, Tensor) else ""  # it would get no gradient
                 raise InputError(f"beta must be a finite number, not negative, got {value!r}{hint}")
             value = float(value)  # torch.compile has NumPy's numbers as arrays
         elif name == "backend" and value not in ("auto", *BACKENDS):

@@ -68,7 +68,7 @@ def check_inputs(model: VAE | CVAE, x: Tensor, condition: Tensor | None = None) 
         if x.is_complex():
             hint = ""
         elif x.dtype == torch.bool:
-            hint = "; x.float() makes one of it"
+            hint = "; x.float() converts it"
         else:
             hint = "; mc.Standardisation.of(x).apply(x) makes float32 of it"
         raise InputError(f"x must be of a floating-point dtype, got {x.dtype}{hint}")

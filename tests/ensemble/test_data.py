@@ -78,14 +78,14 @@ def spoilt(row: int, value: float) -> Tensor:
         (
             [X, STEPS],
             f"data[1]: x must be {FLOATS}, not empty, got torch.float32 (20, 2, 4); "
-            "x and its condition are a pair, the tuple (x, condition): a list holds data sets",
+            "give x and its condition as a tuple (x, condition): a list holds data sets",
         ),
         ((X, X[:, None, None]), "[N, steps, features], not empty, got torch.float32 (20, 1, 1, 4)"),
         (
             (X, torch.stack((X, spoilt(3, float("nan"))), 1)),
             "data[0]: condition must be finite, but row 3 holds NaN or an infinity",
         ),
-        ((X, X[:19]), "data[0]: condition must have 20 rows, one a sample, got 19"),
+        ((X, X[:19]), "data[0]: condition must have 20 rows, one per sample, got 19"),
         ((X, X, X), "data[0] must be a tensor x or a pair (x, condition), got tuple"),
         ((), "data[0] must be a tensor x or a pair (x, condition), got tuple"),
         ((X, None), "data[0] must be a tensor x or a pair (x, condition), got tuple"),
@@ -114,7 +114,7 @@ def test_bad_data_are_named(backend: str, data: object, message: str) -> None:
             [CVAE],
             X,
             "specs[0]: condition_dim must be the width of the condition of data[0], 0: it has none, got 3; "
-            "x and its condition are a pair, the tuple (x, condition): a list holds data sets",
+            "give x and its condition as a tuple (x, condition): a list holds data sets",
         ),
         ([VAE], (X, X), "specs[0]: condition_dim must be the width of the condition of data[0], 4, got 0"),
         (
@@ -231,8 +231,11 @@ def test_labels_in_one_hot_form_are_numbers(backend: str) -> None:
     [
         (torch.randn(9, 4).to_sparse(), r"data\[0\]: x must be dense, got .* x\.to_dense\(\)"),
         (np.zeros((9, 4)), r"data\[0\] must be a tensor x or a pair .*, got ndarray; torch\.as_tensor"),
-        (torch.zeros(9, 4, dtype=torch.uint8), r"got torch\.uint8 \(9, 4\); x\.float\(\) makes one of it"),
-        ((torch.randn(9, 4), torch.randn(9, 4)), r"condition_dim must be .*, 4, got 0; x and its condition are a pair"),
+        (torch.zeros(9, 4, dtype=torch.uint8), r"got torch\.uint8 \(9, 4\); x\.float\(\) converts it"),
+        (
+            (torch.randn(9, 4), torch.randn(9, 4)),
+            r"condition_dim must be .*, 4, got 0; give x and its condition as a tuple",
+        ),
     ],
 )
 def test_what_is_given_in_another_form_is_told_how_to_be_given(data: Any, said: str) -> None:

@@ -152,7 +152,7 @@ def test_threads_without_work_make_the_reference_faster_sooner() -> None:
         specs = [replace(spec, training=mc.TrainingConfig(100, batch))] * models
         assert explain_ensemble(specs, x, threads=threads).backend == backend, (batch, models, threads)
     assert explain_ensemble([spec], x, threads=4).reason == (
-        "most of the work is of models with more than 524,288 weights, for 2 of 4 threads"
+        "most of the work is for models with more than 524,288 weights, on 2 of 4 threads"
     )
 
 
@@ -236,7 +236,7 @@ def test_progress_goes_to_standard_error(backend: str, progress: bool, capsys: p
 @NEEDS_COMPILED
 def test_of_several_models_the_bar_says_how_many_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     mc.train_ensemble(kinds(3)[:2], toy(), backend="cpu")
-    assert "going_on=0, diverged=0" in capsys.readouterr().err
+    assert "training=0, diverged=0" in capsys.readouterr().err
 
 
 @NEEDS_COMPILED

@@ -433,7 +433,7 @@ def test_options_that_are_set_later_are_checked() -> None:
         (
             "beta",
             torch.tensor(1.0),
-            r"not negative, got tensor\(1\.\); float\(beta\) makes one of it$",
+            r"not negative, got tensor\(1\.\); float\(beta\) converts it$",
         ),
         ("backend", "cpuu", "^backend must be one of .*, got 'cpuu'$"),
     ):
