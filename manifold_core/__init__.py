@@ -4,8 +4,8 @@ __version__ = "0.1.0"
 
 from importlib.util import find_spec as _find_spec
 
-# In a checkout the kernels lie beside this folder, and only an installation joins them. One that is not editable is
-# hidden by this folder where Python looks into the checkout first.
+# In a checkout the kernels lie beside this folder, and only an installation joins them. If Python looks into the
+# checkout first, this folder hides an installation that is not editable.
 if _find_spec(f"{__name__}.kernels") is None:
     raise ImportError(
         f"manifold_core was imported from the checkout {__path__[0]}, which has no kernels inside; "
@@ -72,7 +72,7 @@ _MODULES = ("data", "ensemble", "experiments", "kernels", "networks")
 
 
 def __dir__() -> list[str]:
-    """What tab completion offers: no module of the inside, and ``experiments`` once it is imported."""
+    """What tab completion offers: no internal modules, and ``experiments`` once it is imported."""
     loaded = globals()
     special = [name for name in loaded if name.startswith("__")]
     return sorted({*__all__, *special, *(name for name in _MODULES if name in loaded)})

@@ -1,4 +1,4 @@
-"""What arguments may be. Each check raises an InputError that names the argument, what it must be and its value."""
+"""Checks of arguments. Each raises an InputError that names the argument, what it must be and its value."""
 
 import math
 from typing import Any, get_args
@@ -12,7 +12,7 @@ __all__ = ["check_choice", "check_flag", "check_integer", "check_number", "check
 
 
 def check_choice(name: str, value: object, words: Any) -> None:
-    """Nothing but one of the words of a Literal type."""
+    """Raise InputError unless the value is one of the words of a Literal type."""
     if isinstance(value, str) and value in get_args(words):
         return
     *others, last = map(repr, get_args(words))
@@ -20,7 +20,7 @@ def check_choice(name: str, value: object, words: Any) -> None:
 
 
 def check_flag(name: str, value: object) -> bool:
-    """The flag, of NumPy's type too; "no" would be true."""
+    """The flag, Python's or NumPy's, and nothing else: "no" would be true."""
     flag = bool(value) if isinstance(value, np.bool_) else value
     try:
         checks.check_flag(name, flag)
@@ -30,7 +30,7 @@ def check_flag(name: str, value: object) -> bool:
 
 
 def check_integer(name: str, value: object, least: int | None = None, most: int | None = None) -> int:
-    """The integer from ``least`` to ``most``, of whatever type; a bool is none."""
+    """The integer from ``least`` to ``most``, of any integer type; a bool is not one."""
     number = checks.integer(value)
     if number is None or (least is not None and number < least) or (most is not None and number > most):
         raise InputError(f"{name} must be {_integer(least, most)}, got {value!r}")
@@ -52,7 +52,7 @@ def check_positive(**sizes: int) -> tuple[int, ...]:
 
 
 def check_number(name: str, value: object, below: float = math.inf) -> float:
-    """The positive number, of whatever real type, as Python's own float: NumPy's are no JSON."""
+    """The positive number, of any real type, as Python's own float: JSON does not take NumPy's."""
     number = _real(value)
     if not 0 < number < below:
         expected = "a positive, finite number" if below == math.inf else f"a number between 0 and {below:g}"
@@ -61,13 +61,13 @@ def check_number(name: str, value: object, below: float = math.inf) -> float:
 
 
 def check_seconds(name: str, value: object) -> None:
-    """How long to wait; infinity is for ever."""
+    """How long to wait; infinity means for ever."""
     if not _real(value) >= 0:
         raise InputError(f"{name} must be a number of seconds, not negative, got {value!r}")
 
 
 def _real(value: object) -> float:
-    """NaN, which no comparison takes, for what is no real number or no float can hold; a bool is none."""
+    """As a float; NaN, which fails every comparison, for a bool, and for what is not a real number or too large."""
     try:
         return math.nan if isinstance(value, bool) else checks.real("", value)
     except (TypeError, ValueError):

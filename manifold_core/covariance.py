@@ -14,7 +14,7 @@ Covariance = Literal["diagonal", "cholesky"]
 
 
 def posterior_sizes(latent_dim: int, covariance: Covariance) -> tuple[int, int]:
-    """How many numbers mu has, and log_var, or of full covariance tril: the packed rows of L.
+    """How many numbers mu has, and log_var, or for full covariance tril: the packed rows of L.
 
     Raises:
         InputError: an unknown covariance.

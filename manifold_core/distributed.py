@@ -31,11 +31,11 @@ Group: TypeAlias = "dist.ProcessGroup | None"
 
 
 class Joined:
-    """What a module is whose numbers depend on the whole batch: while processes train it together, each with its rows,
+    """A module whose numbers depend on the whole batch. While processes train it together, each on its own rows,
     ``process_group`` names them.
 
-    It stands with the module and not in a variable of the thread: autograd runs a module again in threads of its own
-    where its activations were not kept.
+    It is kept in the module, not in a variable of the thread: autograd runs a module whose activations were not kept
+    again, in threads of its own.
     """
 
     process_group: Group = None
@@ -43,7 +43,7 @@ class Joined:
 
 @contextmanager
 def together(model: nn.Module, group: Group) -> Iterator[None]:
-    """For the while, the modules of the model know the group."""
+    """Within the block, the modules of the model know the group."""
     parts = [module for module in model.modules() if isinstance(module, Joined)]
     for part in parts:
         part.process_group = group
@@ -55,7 +55,7 @@ def together(model: nn.Module, group: Group) -> Iterator[None]:
 
 
 class _Gather(torch.autograd.Function):
-    """The backward pass sums what the losses of all processes owe to the part of this one."""
+    """The backward pass sums the gradients that the losses of all processes have for this one's part."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor, group: "dist.ProcessGroup") -> Tensor:
@@ -75,25 +75,25 @@ class _Gather(torch.autograd.Function):
 def gathered(part: Tensor, group: "dist.ProcessGroup") -> Tensor:
     """The tensors of all W processes, ``[W, ...]``, the same in each; differentiable.
 
-    Its gradient is that of the sum of all processes' losses: where these are then averaged, as
-    ``DistributedDataParallel`` does, that of their mean.
+    Its gradient is that of the sum of all processes' losses: of their mean once processes average their gradients, as
+    ``DistributedDataParallel`` does.
     """
     found: Tensor = _Gather.apply(part, group)
     return found
 
 
 def joined_mean(part: Tensor, group: Group) -> Tensor:
-    """The mean over all processes, as of :func:`gathered`; alone, the tensor itself."""
+    """The mean over all processes, differentiable like :func:`gathered`; alone, the tensor itself."""
     return part if group is None else gathered(part, group).mean(dim=0)
 
 
 def is_first(group: Group) -> bool:
-    """Whether this process writes and shows: one of a group does."""
+    """Whether this process writes files and shows progress: one per group does."""
     return group is None or group.rank() == 0
 
 
 def from_first(call: Callable[[], T], group: Group) -> T:
-    """What ``call`` gives in the first process, which alone makes it; an InputError is raised in all."""
+    """The result of ``call``, which only the first process makes; an InputError is raised in all."""
     if group is None:
         return call()
     found: list[Any] = [None, None]
@@ -109,7 +109,7 @@ def from_first(call: Callable[[], T], group: Group) -> T:
 
 
 def everywhere(call: Callable[[], T], group: Group) -> T:
-    """What ``call`` gives here, made in the first process before the others: it may leave files that they find. An
+    """The result of ``call`` here. The first process makes the call before the others, for whom it may leave files. An
     InputError of one is raised in all."""
     if group is None:
         return call()
@@ -149,14 +149,14 @@ def _of_all(value: T, group: "dist.ProcessGroup") -> list[T]:
 
 
 def process_of_torchrun() -> int | None:
-    """The number of this process, from 0, among those that ``torchrun`` started; None where it is alone."""
+    """The number of this process, from 0, among those that ``torchrun`` started; None if it is alone."""
     return int(os.environ["RANK"]) if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ else None
 
 
 @contextmanager
 def group_of_torchrun(device: str) -> Iterator[Group]:
-    """The processes that ``torchrun`` started; None where it did not, or started one. With ``device="cuda"`` each takes
-    a GPU of its machine.
+    """The processes that ``torchrun`` started; None if it did not, or started only one. With ``device="cuda"`` each
+    takes a GPU of its machine.
 
     Raises:
         InputError: one named GPU for all, or fewer GPUs than processes.

@@ -10,7 +10,7 @@ __all__ = ["evaluation_mode", "put_into_training_mode"]
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Afterwards each module is in the mode that it had, which need not be the same for all."""
+    """Within the block; afterwards each module is back in its own mode, which need not be the same for all."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

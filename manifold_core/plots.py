@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["new_figure", "plot_classes", "plot_curves", "plot_images", "plot_search", "plot_variances", "save"]
 
 COLUMNS = 10  # of images
-NAMED_CLASSES = 40  # at most; of more the names would not fit
+NAMED_CLASSES = 40  # at most; the names of more would not fit
 ACTIVE, INACTIVE, ACCENT, EIGEN, OTHERS = "#1f6f8b", "#c8c8c8", "#d1495b", "#7b3fa0", "#e0902e"
 DECODER = "#8bc34a"
 
@@ -43,9 +43,9 @@ def plot_variances(
     others: Sequence[list[float]] = (),
     local: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Encoder variances in ascending order, on a log scale, with the threshold of activity; of a full covariance beside
-    them the eigenvalues, ``spectrum``; the same of the ``others`` that were trained beside this model; and what the
-    decoder says, as it stands in ``metrics.json``."""
+    """Encoder variances in ascending order, on a log scale, with the threshold of activity; for a full covariance also
+    the eigenvalues, ``spectrum``; the variances of the ``others`` trained beside this model; and ``local``, what the
+    decoder says, as ``metrics.json`` has it."""
     from matplotlib.ticker import MaxNLocator
 
     values = sorted(variance)
@@ -110,8 +110,8 @@ def plot_curves(path: Path, history: History) -> Path:
 def plot_search(
     path: Path, trials: Sequence[dict[str, Any]], by_latent_dim: Mapping[str, float], dimension: int
 ) -> Path:
-    """Held-out −ELBO over the number of latent dimensions: of each model a dot, the lowest of each number joined, and
-    the best, which has the dimension. All are those of ``metrics.json``."""
+    """Held-out −ELBO over the number of latent dimensions: a dot per model, a line through the lowest of each number,
+    and a ring around the best, which gives the dimension. All from ``metrics.json``."""
     from matplotlib.ticker import MaxNLocator
 
     ended = [one for one in trials if one["diverged_at"] is None and math.isfinite(one["held_out"])]
@@ -139,8 +139,8 @@ def plot_search(
 
 def plot_classes(path: Path, classes: Sequence[dict[str, Any]], count: str = "active_dimensions") -> Path:
     """The variance of every latent dimension under every class, dark where it is small, the dimensions in the order of
-    their mean, and how many are active. ``classes`` are those of ``metrics.json``, ``count`` names what of each says
-    that."""
+    their mean, and how many are active. ``classes`` are those of ``metrics.json``; ``count`` is the key under which
+    each has that number."""
     from matplotlib.colors import LogNorm
     from matplotlib.ticker import MaxNLocator
 
@@ -148,7 +148,7 @@ def plot_classes(path: Path, classes: Sequence[dict[str, Any]], count: str = "ac
     variance = variance[:, variance.mean(dim=0).argsort(stable=True)]
     figure = new_figure(6.4, 1.6 + 0.22 * min(len(classes), NAMED_CLASSES))
     axes = figure.add_subplot()
-    # Below a thousandth nothing more is to be seen, and zero has no logarithm.
+    # Below a thousandth there is nothing more to see, and zero has no logarithm.
     drawn = axes.imshow(variance.clamp(1e-3, 1).numpy(), norm=LogNorm(1e-3, 1), cmap="Blues_r", aspect="auto")
     figure.colorbar(drawn, label="mean σ² over the prior's")
     if len(classes) <= NAMED_CLASSES:
@@ -165,7 +165,7 @@ def plot_classes(path: Path, classes: Sequence[dict[str, Any]], count: str = "ac
 
 @torch.no_grad()
 def plot_images(path: Path, model: VAE | CVAE, x: Tensor, condition: Tensor | None = None) -> Path:
-    """Two rows each of originals, reconstructions and samples of the prior, of a CVAE under the originals' conditions;
+    """Two rows each of originals, reconstructions and samples of the prior, for a CVAE under the originals' conditions;
     images ``[N, C, H, W]``, shown in the range of the originals, at least [0, 1]."""
     originals = x[: 2 * COLUMNS]
     generator = torch.Generator(x.device).manual_seed(0)

@@ -1,4 +1,4 @@
-"""Where numbers come from: what results and benchmarks say of the commit and the machine that made them."""
+"""Where numbers come from: what results and benchmarks say about the commit and the machine that made them."""
 
 import platform
 import subprocess
@@ -17,7 +17,7 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def where(*devices: str) -> dict[str, Any]:
-    """Of what is computed now, on these devices; on the processor where none is named."""
+    """The provenance of what is computed now, on these devices; on the processor if none is named."""
     day, hour = datetime.now().isoformat(timespec="seconds").split("T")
     return {
         "commit": commit(),
@@ -31,13 +31,13 @@ def where(*devices: str) -> dict[str, Any]:
 
 
 def _named(devices: Sequence[str]) -> str:
-    known = dict.fromkeys(d if torch.device(d).type == "cuda" else "cpu" for d in devices)  # of a CPU there is one
+    known = dict.fromkeys(d if torch.device(d).type == "cuda" else "cpu" for d in devices)  # there is one CPU
     names = Counter(torch.cuda.get_device_name(d) if torch.device(d).type == "cuda" else processor() for d in known)
     return ", ".join(f"{count} × {name}" if count > 1 else name for name, count in names.items())
 
 
 def commit() -> str:
-    """Of the checkout that this file stands in; unknown where it is installed, or there is no git."""
+    """The commit of the checkout that this file is in; unknown if it is installed, or there is no git."""
     if not (ROOT / ".git").exists():
         return "unknown"
     try:
