@@ -15,12 +15,12 @@ __all__ = ["build_model", "is_convolutional", "spec_of"]
 
 
 def is_convolutional(hidden: Sequence[int] | None, sample_shape: Sequence[int]) -> bool:
-    """Whether the model of samples of this shape is a residual network, or else an MLP; ``hidden`` are its widths."""
+    """Whether the model for samples of this shape is a residual network, not an MLP; ``hidden``: the MLP's widths."""
     return hidden is None and is_image(sample_shape)
 
 
 def build_model(config: ModelConfig, sample_shape: Sequence[int], seed: int = 0, condition_dim: int = 0) -> VAE | CVAE:
-    """The model for samples of this shape, under conditions of so many numbers where it has some, its weights drawn
+    """The model for samples of this shape, with conditions of this many numbers if there are any, its weights drawn
     from ``seed``."""
     spec = spec_of(config, sample_shape, condition_dim, TrainingConfig(seed=seed))
     if isinstance(spec, ConvSpec):
@@ -31,7 +31,7 @@ def build_model(config: ModelConfig, sample_shape: Sequence[int], seed: int = 0,
 def spec_of(
     model: ModelConfig, sample_shape: Sequence[int], condition_dim: int, training: TrainingConfig
 ) -> ModelSpec | ConvSpec:
-    """Of one of the run's models, for samples of this shape, and conditions of so many numbers."""
+    """The specification of one of the run's models, for samples of this shape and conditions of this many numbers."""
     each: dict[str, Any] = {"gamma": model.gamma, "log_gamma": model.log_gamma, "covariance": model.covariance}
     if (under := model.condition) is not None:
         each |= {"condition_dim": condition_dim, "prior": under.prior, "attention": under.attention}

@@ -1,4 +1,4 @@
-"""What a run is described by."""
+"""The descriptions of a run and of a search."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -14,17 +14,17 @@ from ..training import TrainingConfig
 
 __all__ = ["LABELS", "ConditionConfig", "ModelConfig", "RunConfig", "SearchConfig"]
 
-LABELS = "labels"  # of these, as the condition
+LABELS = "labels"  # of the image sets, as the condition
 
 
 @dataclass(frozen=True)
 class ConditionConfig:
-    """What makes a CVAE of the model.
+    """What makes the model a CVAE.
 
     Args:
         source: of the conditions: ``"labels"`` of the image sets, else the path of a ``.npy``, ``.npz`` or ``.csv``
-            file, as of :func:`manifold_core.data.load_file`.
-        prior, attention: as of :meth:`manifold_core.CVAE.mlp`.
+            file, see :func:`manifold_core.data.load_file`.
+        prior, attention: see :meth:`manifold_core.CVAE.mlp`.
     """
 
     source: str
@@ -38,9 +38,9 @@ class ModelConfig:
 
     Args:
         latent_dim: κ.
-        hidden: widths of the MLP's hidden layers; given for images, these are flattened into vectors.
-        channels: of the first residual block, None for 5, under a condition 32; an MLP has none to choose.
-        gamma, log_gamma, covariance: as of :class:`manifold_core.GaussianELBO`.
+        hidden: widths of the MLP's hidden layers; if given for images, these are flattened into vectors.
+        channels: of the first residual block, None for 5, or 32 under a condition; an MLP has none to choose.
+        gamma, log_gamma, covariance: see :class:`manifold_core.GaussianELBO`.
         condition: makes it a CVAE.
     """
 
@@ -63,7 +63,7 @@ class ModelConfig:
         return default_channels(self.condition is not None) if self.channels is None else self.channels
 
     def description(self) -> dict[str, Any]:
-        """As JSON gives it back."""
+        """As it comes back from JSON."""
         content = asdict(self) | {"channels": self.chosen_channels}
         if self.condition is None:
             del content["condition"]
@@ -82,7 +82,7 @@ class _Config:
     device: str = field(default="cpu", kw_only=True)
 
     def description(self) -> dict[str, Any]:
-        """What decides the numbers, and where the data come from: as JSON gives it back."""
+        """What decides the numbers, and where the data come from: as it comes back from JSON."""
         content = asdict(self)
         if self.data != "synthetic":
             del content["ambient_dim"], content["manifold_dim"]
@@ -99,7 +99,7 @@ class RunConfig(_Config):
         data: ``"synthetic"``, ``"mnist"``, ``"fashion-mnist"``, or the path of a ``.npy``, ``.npz`` or ``.csv`` file.
         model, training: what to train and how; ``training.seed`` also makes the weights and the synthetic data, and
             splits a file into training and held-out samples.
-        models: trained side by side, of the seeds from ``training.seed`` on, by :func:`manifold_core.train_ensemble`:
+        models: trained side by side, with the seeds from ``training.seed`` on, by :func:`manifold_core.train_ensemble`:
             the one of lowest −ELBO on the held-out samples is the run's.
         ambient_dim, manifold_dim: d and r of synthetic data.
         data_folder: where the image files are; None searches, then downloads.
@@ -122,11 +122,11 @@ class RunConfig(_Config):
 
 @dataclass(frozen=True)
 class SearchConfig(_Config):
-    """A whole search: :func:`manifold_core.find_dimension` on samples from somewhere. Images are taken as vectors.
+    """A whole search: :func:`manifold_core.find_dimension` on the samples of a source. Images are taken as vectors.
 
     Args:
         plan: what is trained; ``plan.seed`` also makes the synthetic data, and splits a file.
-        data, ambient_dim, manifold_dim, data_folder, device: as of :class:`RunConfig`.
+        data, ambient_dim, manifold_dim, data_folder, device: see :class:`RunConfig`.
     """
 
     plan: SearchPlan = field(default_factory=SearchPlan)

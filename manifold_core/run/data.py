@@ -1,4 +1,4 @@
-"""The data of a run, and what tells them from others."""
+"""The data of a run, and the fingerprint that tells them from others."""
 
 import warnings
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ __all__ = ["RunData", "fingerprint_of", "load_data"]
 
 @dataclass(frozen=True)
 class RunData:
-    """The data of a run as its model takes them, an MLP vectors.
+    """The data of a run as its model takes them: as vectors for an MLP.
 
     Attributes:
         dataset: as it was loaded.
@@ -37,7 +37,7 @@ class RunData:
 
     @classmethod
     def of(cls, config: RunConfig | SearchConfig) -> "RunData":
-        """Raises InputError as :func:`load_data`."""
+        """Raises InputError as :func:`load_data` does."""
         data = load_data(config)
         images = isinstance(config, RunConfig) and is_convolutional(config.model.hidden, data.train.shape[1:])
 
@@ -53,8 +53,8 @@ def load_data(config: RunConfig | SearchConfig) -> Dataset:
     spent on the others.
 
     Raises:
-        InputError: as the loaders do; channels for samples that are no images of residual networks; a condition of
-            other data than it goes with.
+        InputError: as the loaders do; channels, but no residual network to have them; a condition that does not go
+            with the data.
     """
     data = _loaded(config)
     if isinstance(config, SearchConfig):
@@ -63,7 +63,7 @@ def load_data(config: RunConfig | SearchConfig) -> Dataset:
     sample_shape = tuple(data.train.shape[1:])
     if config.model.channels is not None and not is_convolutional(config.model.hidden, sample_shape):
         raise InputError(
-            f"channels must be left out where an MLP is trained, as for {config.data!r} of sample shape {sample_shape}"
+            f"channels must be left out if an MLP is trained, as for {config.data!r} of sample shape {sample_shape}"
             f"{'' if config.model.hidden is None else ' with hidden'}, got {config.model.channels}"
         )
     return data
@@ -86,7 +86,7 @@ def _loaded(config: RunConfig | SearchConfig) -> Dataset:
             f"got {config.data!r}"
         )
     if condition == LABELS:
-        raise InputError(f"condition {LABELS!r} is of {' and '.join(IMAGE_SETS)}; expected the path of a file")
+        raise InputError(f"condition {LABELS!r} is for {' and '.join(IMAGE_SETS)}; expected the path of a file")
     return load_file(config.data, seed=config.training.seed, standardise=True, condition=condition)
 
 
@@ -99,21 +99,21 @@ def _warn_of_unseen_classes(data: Dataset) -> None:
         one = len(unseen) == 1
         classes, have, them = ("class", "has", "it") if one else ("classes", "have", "them")
         warnings.warn(
-            f"condition: {classes} {listed(unseen)} {have} no training sample: nothing is learned of {them}, nor "
-            f"measured; a tenth of a file is held out, so give more samples of {them}, or leave {them} out",
+            f"condition: {classes} {listed(unseen)} {have} no training sample, and so can be neither learned nor "
+            f"measured; a tenth of a file is held out: give more samples of {them}, or leave {them} out",
             stacklevel=3,
         )
 
 
 def _condition_of(config: RunConfig | SearchConfig) -> str | None:
-    """Where its conditions come from, if it has some."""
+    """Where its conditions come from, if it has any."""
     if isinstance(config, SearchConfig) or config.model.condition is None:
         return None
     return config.model.condition.source
 
 
 def fingerprint_of(data: Dataset) -> str:
-    """Of all of the data that decides the numbers of a run."""
+    """The fingerprint of all of the data that decides the numbers of a run."""
     units = data.standardisation
     scale = torch.tensor(units.scale, dtype=torch.float64)
     conditions = [part for part in (data.train_condition, data.validation_condition) if part is not None]

@@ -1,4 +1,4 @@
-"""Whose run a folder holds: this one's, or one that is not to be touched."""
+"""Whose run a folder holds: this one, or another that is not to be touched."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ __all__ = ["already_finished", "identity_of"]
 
 
 def already_finished(config: RunConfig | SearchConfig, folder: Path) -> dict[str, Any] | None:
-    """What the folder holds where its run is finished."""
+    """The metrics in the folder, if its run is finished."""
     if (finished := finished_run(folder, "out")) is not None:
         holds = f"out must be a new folder: {str(folder)!r} holds a finished run"
         then = "choose another folder, or remove this one"
@@ -35,13 +35,13 @@ def already_finished(config: RunConfig | SearchConfig, folder: Path) -> dict[str
 
 
 def identity_of(config: RunConfig | SearchConfig, fingerprint: str) -> dict[str, Any]:
-    """What the checkpoint of a run says besides what every training says."""
+    """What the checkpoint of a run holds besides what every training's does."""
     return {"config": _asked(config.description()), "data": fingerprint}
 
 
 def _asked(description: dict[str, Any]) -> dict[str, Any]:
-    """What tells runs apart besides the contents of their data. Path names do not identify data, so they are left out;
-    so is the model that a search found."""
+    """What tells runs apart besides the contents of their data. Paths do not identify data, so they are left out; so is
+    the model that a search found."""
     left_out = set() if description.get("data") in ("synthetic", *IMAGE_SETS) else {"data"}
     if "plan" in description:
         left_out.add("model")
@@ -53,7 +53,7 @@ def _asked(description: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_foreign_files(folder: Path) -> None:
-    """Files of our names that no run of ours is known to have left are somebody's work."""
+    """Files with our names that no run of ours is known to have left are somebody's work."""
     if (folder / checkpoint.INDEX).exists():
         return
     for name in (WEIGHTS, *PICTURES.values(), FOLDER):

@@ -88,7 +88,7 @@ def _encoding(metrics: dict[str, Any]) -> Encoding | None:
 
 
 def _built(metrics: dict[str, Any], path: Path) -> VAE | CVAE:
-    """The model that the file at ``path`` describes; its weights are anyone's."""
+    """The model that the file at ``path`` describes, with weights of no meaning."""
     described = metrics["config"]["model"]
     known = {one.name for one in fields(ModelConfig)}
     for key in described:

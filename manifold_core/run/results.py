@@ -24,7 +24,7 @@ __all__ = ["PICTURES", "finish", "of_model"]
 UNITS = (
     "nats per sample; neg_elbo = nll + kl, recon = squared error. Samples are measured as the model takes them, "
     "(x - mean) / scale of standardisation: in the units of the data recon and gamma are scale**2 times as large, "
-    "neg_elbo and nll of d features greater by d log scale; null is no finite number"
+    "neg_elbo and nll of d features greater by d log scale; null stands for NaN or infinity"
 )
 PICTURES = {name: f"{name}.png" for name in ("variances", "curves", "classes", "images", "search")}
 
@@ -32,9 +32,9 @@ PICTURES = {name: f"{name}.png" for name in ("variances", "curves", "classes", "
 def finish(
     folder: Path, description: dict[str, Any], data: RunData, trained: TrainedModel, more: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write all of it, and what there is ``more`` to say; then the checkpoints go."""
+    """Write all of it, with what there is ``more`` to say; then delete the checkpoints."""
     model, dataset = trained.model, data.dataset
-    checkpoint.save_tensors(folder / WEIGHTS, model.state_dict())  # first: what follows may want too much memory
+    checkpoint.save_tensors(folder / WEIGHTS, model.state_dict())  # first: what follows may need too much memory
     validation = metrics_of(model, data.held_out.parts)  # one sample far from all others may have any loss
     reading = Reading.of(model, data.train.parts, data.held_out.parts)
     doubts = [*reading.doubts, *more.get("doubts", [])]
@@ -60,7 +60,7 @@ def finish(
 def of_model(
     trained: TrainedModel, description: dict[str, Any], standardisation: Standardisation, sample_shape: Sequence[int]
 ) -> dict[str, Any]:
-    """What is said of any model, and what it is read back by; the description has it under ``model``."""
+    """What is said of every model, and what it is loaded by; the description has it under ``model``."""
     return {
         "latent_dim": trained.model.latent_dim,
         "active_dimensions": trained.metrics.active_dimensions,
@@ -76,7 +76,7 @@ def of_model(
 
 
 def _under_condition(data: RunData, model: VAE | CVAE) -> dict[str, Any]:
-    """What a run with conditions says besides: their encoding, and of classes the training samples of each."""
+    """What a run with conditions adds: their encoding, and for classes the metrics of each one's training samples."""
     encoding, labels = data.dataset.condition_encoding, data.dataset.train_labels
     if encoding is None:
         return {}

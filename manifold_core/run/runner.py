@@ -33,13 +33,13 @@ def run(
 ) -> dict[str, Any]:
     """Train, evaluate, and write ``metrics.json``, ``weights.safetensors`` and PNG pictures into one folder.
 
-    Stopped at any moment, the same call goes on where it was; finished, it returns what is there. With a process group
-    all processes make this call and train together; the folder is the first one's alone.
+    However it was stopped, the same call resumes it; once finished, it returns what is there. With a process group all
+    processes make this call and train together; only the first one uses the folder.
 
     Raises:
         InputError: bad input, a folder that holds something else, or one in which another process is at work; several
             models with a process group.
-        Diverged: the loss became NaN or infinite, of several models that of each.
+        Diverged: the loss became NaN or infinite, with several models that of every one.
     """
     if process_group is not None and (isinstance(config, SearchConfig) or config.models > 1):
         got = "a search" if isinstance(config, SearchConfig) else config.models
@@ -48,7 +48,7 @@ def run(
     with ExitStack() as stack:
 
         def begin() -> dict[str, Any] | None:
-            only_read = os.path.exists(folder / METRICS)  # then it need not be possible to write
+            only_read = os.path.exists(folder / METRICS)  # then it may be read-only
             stack.enter_context(locked(folder if only_read else output_folder(folder)))
             return already_finished(config, folder)
 
@@ -99,13 +99,13 @@ def _run(config: RunConfig | SearchConfig, folder: Path, progress: bool, group: 
 
 
 def _side_by_side(specs: Sequence[Spec], data: RunData, folder: Path, group: Group) -> bool:
-    """Whether the engine trains a model, also a single one: as it began, or else what is faster."""
+    """Whether the engine trains the model, even a single one: as the run began, or else what is faster."""
     began = from_first(lambda: is_side_by_side(folder), group)
     if began and group is not None:
         raise InputError(
             f"out must be a new folder, or of a run that torchrun began: {str(folder)!r} holds one that was begun "
-            f"without; go on without torchrun"
+            f"without it; resume it without torchrun"
         )
-    if began is None:  # how large the model is plays no part: the number of threads would, too
+    if began is None:  # the model's size is left out: with it the number of threads would count, too
         return group is None and explain_ensemble(specs, data.train.x.new_empty(0)).backend == "cpu"
     return began

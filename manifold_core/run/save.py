@@ -23,7 +23,7 @@ def save_run(found: DimensionSearch, folder: str | Path) -> None:
         folder: made if it is missing. It may be the one in which the search kept its checkpoints, which stay.
 
     Raises:
-        InputError: no result of a search; a folder that holds a finished run, or that another process uses.
+        InputError: not the result of a search; a folder that holds a finished run, or that another process uses.
     """
     if not isinstance(found, DimensionSearch):
         raise InputError(f"found must be what mc.find_dimension returns, got {type(found).__name__}")

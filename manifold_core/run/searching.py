@@ -17,8 +17,8 @@ __all__ = ["described", "model_of", "train_search"]
 
 UNITS = (
     "held_out and by_latent_dim: -ELBO, nats per sample, of coordinates of scale 1 in the directions in which the "
-    "samples vary and one in which they do not, without the tenth of the held-out samples that fit worst; the others "
-    "are of the samples, as all else here"
+    "samples vary and one in which they do not, without the tenth of the held-out samples that fit worst; all else "
+    "here is of the samples themselves"
 )
 
 
@@ -28,7 +28,7 @@ def train_search(
     """The best model, its description, and what JSON says of all. The folder's own checkpoint says whose they are.
 
     Raises:
-        InputError: as :func:`manifold_core.train_ensemble`; a checkpoint of another run.
+        InputError: see :func:`manifold_core.train_ensemble`; a checkpoint of another run.
         Diverged: all did.
     """
     claim_for_models(folder, identity)
@@ -38,7 +38,7 @@ def train_search(
 
 
 def model_of(trials: Sequence[Trial]) -> ModelConfig:
-    """The description of the best."""
+    """The description of the best model."""
     spec = lowest(trials).spec
     return ModelConfig(spec.latent_dim, tuple(spec.hidden), log_gamma=spec.log_gamma)
 

@@ -1,4 +1,4 @@
-"""The models of one run, trained side by side: one model says little of a dimension."""
+"""The models of one run, trained side by side: one model says little about a dimension."""
 
 import math
 import shutil
@@ -16,7 +16,7 @@ from ..storage.owner import claim
 __all__ = ["FOLDER", "claim_for_models", "clear", "is_side_by_side", "train_several"]
 
 FOLDER = "models"  # of their checkpoints, within that of the run
-MODELS = "models"  # in the run's own checkpoint, which a training loop has left where it is missing
+MODELS = "models"  # in the run's own checkpoint; if missing, a training loop has left that
 
 
 def train_several(
@@ -27,11 +27,11 @@ def train_several(
     identity: dict[str, Any],
     progress: bool,
 ) -> tuple[TrainedModel, list[dict[str, Any]]]:
-    """The model of lowest −ELBO on the held-out samples, where that is finite for none on those of training; and what
-    became of each, for JSON. The folder's own checkpoint says whose they are.
+    """The model of lowest −ELBO on the held-out samples, or on the training samples if that is finite for none; and
+    what became of each, for JSON. The folder's own checkpoint says whose they are.
 
     Raises:
-        InputError: as :func:`manifold_core.train_ensemble`; a checkpoint of another run.
+        InputError: see :func:`manifold_core.train_ensemble`; a checkpoint of another run.
         Diverged: all did.
     """
     claim_for_models(folder, identity)
@@ -42,7 +42,7 @@ def train_several(
         raise all_diverged(trained)
 
     def place(index: int) -> tuple[float, float]:
-        """One sample far from all others, held out, may leave no model a finite loss there."""
+        """A held-out sample far from all others may leave no model a finite loss there."""
         both = losses[index], trained[index].metrics.neg_elbo
         there, own = (loss if math.isfinite(loss) else math.inf for loss in both)
         return there, own
@@ -52,12 +52,12 @@ def train_several(
 
 
 def claim_for_models(folder: Path, identity: dict[str, Any]) -> None:
-    """Say in the folder whose the checkpoints in its folder of models are; raises InputError where of another run."""
+    """Write into the folder whose the checkpoints of its models are; raises InputError if they are another run's."""
     claim(folder, identity, **{MODELS: True})
 
 
 def is_side_by_side(folder: Path) -> bool | None:
-    """Whether a stopped run began with :func:`train_several`; None where none has begun."""
+    """Whether a stopped run began with :func:`train_several`; None if none has begun."""
     state = checkpoint.state_of(folder)
     return None if state is None else MODELS in state
 
@@ -79,7 +79,7 @@ def _said(one: TrainedModel, held_out: float) -> dict[str, Any]:
 
 
 def clear(folder: Path) -> None:
-    """Delete the checkpoints. A folder called as theirs is theirs while the run's own says so."""
+    """Delete the checkpoints. A folder of their name is theirs only if the run's own checkpoint says so."""
     if is_side_by_side(folder):
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
     checkpoint.remove(folder)

@@ -163,7 +163,7 @@ def test_channels_are_those_of_a_cvae(data: Path) -> None:
     [
         ("synthetic", "labels.npy", "condition must be left out with data 'synthetic'"),
         ("mnist", "labels.npy", "condition must be 'labels' with data 'mnist', got 'labels.npy'"),
-        ("x.npy", "labels", "condition 'labels' is of mnist and fashion-mnist; expected the path of a file"),
+        ("x.npy", "labels", "condition 'labels' is for mnist and fashion-mnist; expected the path of a file"),
     ],
 )
 def test_a_condition_of_other_data_is_refused(tmp_path: Path, data_set: str, source: str, said: str) -> None:
@@ -186,7 +186,7 @@ def test_a_class_that_is_all_held_out_is_left_out_and_named(
     config = conditional(data, "labels")
     condition = ConditionConfig(str(tmp_path / "labels.npy"))
     config = replace(config, model=replace(config.model, condition=condition))
-    with pytest.warns(UserWarning, match=f"^condition: {said} no training sample: "):
+    with pytest.warns(UserWarning, match=f"^condition: {said} no training sample, and so can be "):
         metrics = run(config, tmp_path / "out", progress=False)
     assert metrics["condition"] == {"classes": sorted([0, 1, *rare])}
     assert [one["label"] for one in metrics["classes"]] == [0, 1]

@@ -249,6 +249,6 @@ class TestHowItBegan:
         before = contents(tmp_path)
         for name in ("from_first", "everywhere"):
             monkeypatch.setattr(f"manifold_core.run.runner.{name}", lambda call, _: call())
-        with pytest.raises(mc.InputError, match=r"out must be a new folder, or .*; go on without torchrun"):
+        with pytest.raises(mc.InputError, match=r"out must be a new folder, or .*; resume it without torchrun"):
             run(config, tmp_path, progress=False, process_group=object())  # type: ignore[arg-type]
         assert contents(tmp_path) == before
