@@ -1,1 +1,1 @@
-"""What lies on the disk: files written whole, folders that one process has, checkpoints."""
+"""What is on the disk: files written whole, folders held by one process, checkpoints."""

@@ -23,26 +23,26 @@ from .files import write_atomically, write_json
 __all__ = ["Checkpoint", "fingerprint", "is_of", "load", "load_tensors", "remove", "save", "save_tensors", "state_of"]
 
 INDEX = "checkpoint.json"
-# The second kind is what a run leaves that was killed while writing.
+# The second kind is what a run leaves if it is killed while writing.
 OURS = re.compile(r"checkpoint-\d{9,}\.safetensors|\.checkpoint[-.].*\.tmp")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a stopped run goes on from."""
+    """What a stopped run resumes from."""
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A safetensors file, whole or not at all. Of tensors that share memory, as tied weights do, each is written."""
+    """A safetensors file, whole or not at all. Tensors that share memory, as tied weights do, are all written."""
     write_atomically(path, lambda to: _write(to, tensors))
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Tensor after tensor, where the library's own functions would first have all of them in memory a second time, or
-    give the file other permissions than any other new file has."""
+    """Tensor after tensor: the library's own functions would first hold all of them in memory a second time, or give
+    the file other permissions than a new file has."""
     # Wide numbers first, as the library does: then all begin at a multiple of their size.
     ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())
     header, at = {}, 0
@@ -60,7 +60,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 @cache
 def _kind(dtype: torch.dtype) -> str:
-    """As safetensors calls it."""
+    """The name that safetensors has for it."""
     name: str = json.loads(serialize({"x": torch.empty(0, dtype=dtype)})[8:])["x"]["dtype"]
     return name
 
@@ -82,23 +82,23 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[
 
 
 def load(folder: Path) -> Checkpoint | None:
-    """The checkpoint in the folder; None where there is none.
+    """The checkpoint in the folder; None if there is none.
 
     Raises:
-        InputError: half a checkpoint, or damaged.
+        InputError: half a checkpoint, or a damaged one.
     """
     while (found := _index(folder)) is not None:
         name, state = found
         try:
             return Checkpoint(load_tensors(folder / Path(name).name), state)
         except InputError:
-            if _index(folder) == found:  # else the training has saved meanwhile, and dropped these tensors
+            if _index(folder) == found:  # else the training has saved since, and dropped these tensors
                 raise
     return None
 
 
 def state_of(folder: Path) -> dict[str, Any] | None:
-    """What the checkpoint in the folder says, without its tensors; None where there is none.
+    """What the checkpoint in the folder says, without its tensors; None if there is none.
 
     Raises:
         InputError: a damaged index.
@@ -108,8 +108,8 @@ def state_of(folder: Path) -> dict[str, Any] | None:
 
 
 def is_of(folder: Path, identity: Mapping[str, Any]) -> bool:
-    """Whether the checkpoint in the folder is of the run whose identity says all of this; also where none is left but
-    tensors without an index, which are nobody's any more. A damaged index says nothing."""
+    """Whether the checkpoint in the folder is of the run whose identity says all of this; also if only tensors without
+    an index are left, which are nobody's any more. A damaged index says nothing."""
     try:
         state = state_of(folder)
     except InputError:
@@ -147,7 +147,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def fingerprint(*parts: Tensor) -> str:
-    """SHA-256 of the numbers: of what data a checkpoint or a finished run is."""
+    """SHA-256 of the numbers, by which a checkpoint or a finished run knows its data."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(_bytes(part))
@@ -155,7 +155,7 @@ def fingerprint(*parts: Tensor) -> str:
 
 
 def remove(folder: Path) -> None:
-    """Delete the checkpoint: the index first, so that none is ever left half."""
+    """Delete the checkpoint: the index first, so that half of one is never left."""
     (folder / INDEX).unlink(missing_ok=True)
     _clear(folder)
 

@@ -14,7 +14,7 @@ def differences(found: Any, wanted: Any, name: str = "") -> str:
 
     Args:
         found, wanted: what JSON can hold.
-        name: of both; what a key begins with.
+        name: of both; the prefix of the keys.
     """
     places = _places(found, wanted, name)
     more = f"; {len(places) - SHOWN} more differ" if len(places) > SHOWN else ""
@@ -38,12 +38,12 @@ def _places(found: Any, wanted: Any, name: str) -> list[str]:
 
 
 def _numbers(values: list[Any]) -> bool:
-    """Whether a list is short enough to be said whole, as the widths of layers are."""
+    """Whether a list is shown whole, as the widths of layers are."""
     return all(isinstance(value, (int, float)) for value in values)
 
 
 def _lines(a: Any, b: Any) -> tuple[Any, Any]:
-    """Of two texts of many lines, the first two that are not the same."""
+    """The first lines that differ between two texts of many lines."""
     if not (isinstance(a, str) and isinstance(b, str)):
         return a, b
     return next(

@@ -26,12 +26,12 @@ __all__ = [
 ]
 
 
-# Errors that are no program's: the disk is full, or fails.
+# Errors for which no program is to blame: the disk is full, or fails.
 OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 
 
 class _Held(threading.local):
-    """The folders that this thread holds: whether alone."""
+    """The folders that this thread holds, and whether alone."""
 
     def __init__(self) -> None:
         self.folders: dict[tuple[int, int, int], bool] = {}
@@ -41,7 +41,7 @@ _held = _Held()
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """``write`` a temporary file beside ``path``, bring it to the disk, then rename it: all of the file, or none."""
+    """``write`` a temporary file beside ``path``, flush it to the disk, then rename it: all of the file, or none."""
     for other in path.parent.glob(f".{path.name}.*.tmp"):
         if not _runs(other.suffixes[-2].lstrip(".")):  # left by a process that was killed
             other.unlink(missing_ok=True)
@@ -56,7 +56,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def _runs(process: str) -> bool:
-    """Whether there is a process of that number, on this machine."""
+    """Whether a process with that number is running on this machine."""
     try:
         os.kill(int(process), 0)
     except PermissionError:  # another user's
@@ -73,13 +73,13 @@ def as_json(content: Any, name: str) -> Any:
         InputError: something that JSON cannot hold; ``name`` is that of the argument.
     """
     try:
-        return json.loads(json.dumps(content, allow_nan=False))  # NaN would come back as another than itself
+        return json.loads(json.dumps(content, allow_nan=False))  # NaN would not come back equal to itself
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} must be of what JSON can hold, got {content!r}: {error}") from error
 
 
 def finite(content: Any) -> Any:
-    """The same with None for numbers that JSON has not, NaN and infinity: other languages refuse a file with these."""
+    """The same with None for NaN and infinity, which JSON lacks: other languages refuse a file with these."""
     if isinstance(content, dict):
         return {name: finite(inner) for name, inner in content.items()}
     if isinstance(content, list | tuple):
@@ -100,8 +100,8 @@ def as_folder(name: str, given: object) -> Path:
     """The folder that is given as the argument of this name.
 
     Raises:
-        InputError: it is no path, or an empty one, as of a variable of the shell that is not set: a path of Python's
-            would make the current directory of it.
+        InputError: it is not a path, or an empty one, as from an unset shell variable: Python would take that for the
+            current directory.
     """
     path = os.fspath(given) if isinstance(given, str | os.PathLike) else b""
     if not isinstance(path, str) or not path:
@@ -129,9 +129,9 @@ def output_folder(path: Path, name: str = "out") -> Path:
 
 @contextmanager
 def locked(folder: Path, name: str = "out", *, alone: bool = False) -> Iterator[None]:
-    """No two processes do their work in one folder, and no two threads: holds a lock on it, which ends with the process
-    however that ends. Who holds it may take it again, as the training in a run does. That is ``alone`` there: two would
-    overwrite each other's checkpoints.
+    """Keeps other processes and threads out of the folder, by a lock that ends with the process, however that ends. The
+    holder may take it again, as the training within a run does. That is then ``alone`` there: two would overwrite each
+    other's checkpoints.
 
     Raises:
         InputError: another holds it; ``name`` is that of the argument.
@@ -155,7 +155,7 @@ def locked(folder: Path, name: str = "out", *, alone: bool = False) -> Iterator[
             raise InputError(f"{name} must be left to one process, but another is at work in {str(folder)!r}") from None
         except OSError as error:  # a file system without locks
             warnings.warn(
-                f"{name} {str(folder)!r} cannot be locked ({error.strerror}): nothing keeps another process out of it",
+                f"{name} {str(folder)!r} cannot be locked ({error.strerror}): nothing keeps other processes out of it",
                 stacklevel=3,
             )
         _held.folders[own] = alone

@@ -1,4 +1,4 @@
-"""Whose a folder is: one process's at a time, and one run's."""
+"""Who owns a folder: one process at a time, and one run."""
 
 import sys
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ __all__ = ["announce", "check_identity", "claim", "taken"]
 
 @contextmanager
 def taken(folder: Path) -> Iterator[checkpoint.Checkpoint | None]:
-    """For checkpoints, the folder, made if it is missing and left to this process for the while. Gives the one in it.
+    """Take the folder for checkpoints, made if it is missing, for this process within the block. Gives the one in it.
 
     Raises:
         InputError: it cannot be written to, another process is at work there, its checkpoint is damaged, or it holds
-            none but a finished run: there the command line would come upon ours.
+            only a finished run: there the command line would find ours.
     """
     with locked(output_folder(folder, "folder"), "folder", alone=True):
         found = checkpoint.load(folder)
@@ -34,10 +34,10 @@ def taken(folder: Path) -> Iterator[checkpoint.Checkpoint | None]:
 
 
 def claim(folder: Path, identity: dict[str, Any], **said: Any) -> None:
-    """Say in the folder whose the checkpoints in the folders within it are, and what else there is to say.
+    """Write into the folder whose the checkpoints in its subfolders are, and what else is ``said``.
 
     Raises:
-        InputError: they are of another run.
+        InputError: they are another run's.
     """
     begun = checkpoint.load(folder)
     if begun is None:
@@ -47,9 +47,9 @@ def claim(folder: Path, identity: dict[str, Any], **said: Any) -> None:
 
 
 def check_identity(found: Any, wanted: dict[str, Any], folder: Path) -> None:
-    """Raise InputError where the checkpoint in the folder is of another run."""
+    """Raise InputError if the checkpoint in the folder is of another run."""
     if not isinstance(found, dict):
-        raise InputError(f"checkpoint does not say of which run it is, got {found!r}")
+        raise InputError(f"checkpoint must say which run it is of, got {found!r}")
     if where := differences(dict(sorted(found.items())), dict(sorted(wanted.items()))):
         raise InputError(
             f"checkpoint is of another run: its {where}; choose another folder, or remove {str(folder)!r} to begin anew"
@@ -57,8 +57,8 @@ def check_identity(found: Any, wanted: dict[str, Any], folder: Path) -> None:
 
 
 def announce(folder: Path, done: int, steps: int) -> None:
-    """Say on standard error, where progress is shown, what a checkpoint makes of a training."""
+    """Say on standard error, if progress is shown, where a training resumes, or that it is finished."""
     if done < steps:
-        print(f"manifold-core: training goes on from step {done} of {steps} in {folder}", file=sys.stderr)
+        print(f"manifold-core: training resumes at step {done} of {steps} in {folder}", file=sys.stderr)
     else:
-        print(f"manifold-core: training was finished in {folder}, nothing is trained", file=sys.stderr)
+        print(f"manifold-core: training in {folder} was already finished, nothing is trained", file=sys.stderr)

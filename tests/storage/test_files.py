@@ -201,7 +201,7 @@ def test_where_there_are_no_locks_it_is_said(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     with (
-        pytest.warns(UserWarning, match=r"^out '.*' cannot be locked \(No locks available\): nothing keeps another"),
+        pytest.warns(UserWarning, match=r"^out '.*' cannot be locked \(No locks available\): nothing keeps other"),
         locked(tmp_path),
     ):
         pass
