@@ -412,7 +412,7 @@ REFUSALS = {
     "share": "batch_size must be a multiple of the number of processes, 2, .* got a mini-batch of 15",
     "few samples": "batch_size must be a multiple of the number of processes, 2, .* got a mini-batch of 7",
     "batch norm": "model must normalise over the joined batch .* got a BatchNorm1d as decoder.1",
-    "sum": "elbo must have reduction='mean' where processes share it, got 'sum'",
+    "sum": "elbo must have reduction='mean' if processes share it, got 'sum'",
     "config": "training must be the same in all processes, got .*'seed': 0.* in the first and .*'seed': 1",
     "samples": r"x must be the same in all processes, got \(30, 6\) in the first and \(29, 6\) in process 1",
     "samples that no two share": r"x must be the same in all processes, got \(30, 6\) .* and \(29, 6\) in process 1",

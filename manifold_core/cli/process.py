@@ -75,7 +75,7 @@ def _of_process(arguments: Sequence[str] | None) -> int:
 def _main(arguments: Sequence[str] | None) -> int:
     options = make_parser().parse_args(arguments)
     resumes = options.command in (train, dimension, reproduce)
-    then = "; the same command goes on from the last checkpoint" if resumes else ""
+    then = "; the same command resumes from the last checkpoint" if resumes else ""
     signal.signal(signal.SIGTERM, _stop)
     try:
         if process_of_torchrun() is not None and options.command is not train:

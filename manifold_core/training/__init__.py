@@ -1,4 +1,4 @@
-"""The one training loop, and what it is made of."""
+"""The one training loop, and its parts."""
 
 from .config import Diverged, History, TrainingConfig, check_config, record_every
 from .load import load_weights

@@ -1,4 +1,4 @@
-"""How to train, and what training gives."""
+"""How to train, and what training returns."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -62,7 +62,7 @@ def check_config(name: str, value: object) -> None:
     if isinstance(value, TrainingConfig):
         return
     got = repr(value)
-    if hasattr(value, "shape"):  # many numbers, which say less than that they are no configuration
+    if hasattr(value, "shape"):  # not its many numbers: what helps is that it is not a configuration
         got = f"{type(value).__name__} of shape {tuple(value.shape)}: give a condition by its name, condition=…"
     raise InputError(f"{name} must be a TrainingConfig, such as TrainingConfig(steps=1000), got {got}")
 
@@ -86,7 +86,7 @@ class History:
     seconds: float = 0.0
 
     def __repr__(self) -> str:
-        """Of its last point."""
+        """The numbers of its last point."""
         steps = self.step[-1] if self.step else 0
         said = [f"{steps} step{'' if steps == 1 else 's'}"]
         for name, digits in (("neg_elbo", ".4g"), ("gamma", ".3g"), ("active_dimensions", "d")):
@@ -99,7 +99,7 @@ class History:
         return asdict(self)
 
     def latest(self) -> dict[str, str]:
-        """For a bar; empty before the first point."""
+        """The last point, for a progress bar; empty before the first."""
         if not self.step:
             return {}
         return {
@@ -114,7 +114,7 @@ class Diverged(ArithmeticError):
 
     Attributes:
         loss: its value.
-        step: from 1, at which it was seen; on a CPU the first such step.
+        step: at which it was seen, from 1; on a CPU the first such step.
         history: the curves up to there.
     """
 
@@ -127,8 +127,8 @@ class Diverged(ArithmeticError):
     def __str__(self) -> str:
         if self.step == 1:  # no weight has moved
             return (
-                f"the loss is {self.loss} at step 1, before any training: the model gives none that is finite; x and "
-                "condition should have a scale of about 1"
+                f"the loss is {self.loss} at step 1, before any training; x and condition should have a scale of "
+                "about 1"
             )
         return f"the loss is {self.loss} at step {self.step}; a lower learning_rate may help"
 

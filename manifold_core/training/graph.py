@@ -12,7 +12,7 @@ WARM_UPS = 3  # as PyTorch's recipe has it: libraries choose their kernels in th
 
 
 def captured(function: Replay, capture: Callable[[Replay], Replay], device: torch.device, name: str) -> Replay | None:
-    """What ``capture`` makes of the function; where it fails, None and a warning that calls it by that name."""
+    """What ``capture`` makes of the function; if it fails, None and a warning that calls it by that name."""
     # Streams and graphs are made on the current device, whatever that of the tensors.
     with torch.cuda.device(device if device.type == "cuda" else -1):
         try:
@@ -23,7 +23,7 @@ def captured(function: Replay, capture: Callable[[Replay], Replay], device: torc
                 raise cause from None
             reason = str(cause).partition("\n")[0]
             warnings.warn(
-                f"{name} could not be captured into a CUDA graph and runs without: {reason}",
+                f"{name} could not be captured into a CUDA graph and runs without one: {reason}",
                 RuntimeWarning,
                 stacklevel=2,
             )

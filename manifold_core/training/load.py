@@ -1,4 +1,4 @@
-"""The weights of a training out of its folder."""
+"""The weights of a training, from its folder."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def load_weights(model: VAE | CVAE, folder: str | Path) -> History:
             has = f"holds a finished run of the command line: mc.load_run({str(folder)!r}).model has its weights"
         raise InputError(f"folder must hold a checkpoint of manifold_core.train, got {str(folder)!r}, which {has}")
     if where := differences(said["model"], repr(model), "model"):
-        raise InputError(f"model must be built as the one trained in {str(folder)!r}: its {where}")
+        raise InputError(f"model must be built like the one trained in {str(folder)!r}: its {where}")
     weights = {name.removeprefix("model."): part for name, part in begun.tensors.items() if name.startswith("model.")}
     try:
         history = History(**begun.state["history"])

@@ -44,7 +44,7 @@ __all__ = ["Turns", "train", "turns"]
 
 Turns = Generator[History, float | None, None]
 AfterRecord = Callable[[History], object]
-TAKEN = {"condition", "frozen", "log_gamma", "model", "training", "x"}  # of what every checkpoint says itself
+TAKEN = {"condition", "frozen", "log_gamma", "model", "training", "x"}  # what every checkpoint says itself
 
 
 def train(
@@ -149,8 +149,8 @@ def turns(
     cuda_graphs: bool = True,
 ) -> Turns:
     """:func:`train` with a turn for each step, after which others may take theirs, and one for the end; the history is
-    the same each time. Sent to it are the seconds that others took, which do not count. Gradients are enabled, and
-    torch's random numbers put back, by the caller: that goes for all who take turns."""
+    the same each time. Send it the seconds that others took, which do not count. The caller enables gradients and puts
+    torch's random numbers back, once for all who take turns."""
     check_config("config", config)
     check_seconds("checkpoint_seconds", checkpoint_seconds)
     check_gradients()
@@ -159,14 +159,14 @@ def turns(
         raise InputError(f"after_record must be a function of the curves, or None, got {after_record!r}")
     said = _said(identity)
     progress = progress if hasattr(progress, "set_postfix") else bool(progress)
-    place = None if folder is None else as_folder("folder", folder).absolute()  # wherever the process goes meanwhile
+    place = None if folder is None else as_folder("folder", folder).absolute()  # wherever the process changes to
     if place is not None:
         check_tensors(model)
     check_weights(model)
     check_precision(config.precision, model, x.device)
     check_agreed({"x": tuple(x.shape), "batch_size": config.batch_size}, process_group)  # or one alone would refuse
     check_group(model, min(config.batch_size, len(x)), process_group)
-    if x.is_cuda and x.dim() == 4:  # as tensor cores want it; CPUs of several threads are faster without
+    if x.is_cuda and x.dim() == 4:  # as tensor cores need it; CPUs with several threads are faster without
         channels_last(model)
 
     def one_by_one() -> Turns:
@@ -199,7 +199,7 @@ def turns(
 
 
 def _said(identity: dict[str, Any] | None) -> dict[str, Any]:
-    """The identity as the checkpoint will have it."""
+    """The identity as the checkpoint holds it."""
     if not isinstance(identity, dict | None):
         raise InputError(f"identity must be a dictionary, such as {{'data': 'version 2'}}, got {identity!r}")
     if taken := TAKEN & (identity or {}).keys():
@@ -213,7 +213,7 @@ def _said(identity: dict[str, Any] | None) -> dict[str, Any]:
 
 def _seed(seed: int, device: torch.device) -> None:
     """For what a network draws from torch's own generators, as dropout does. Not ``torch.manual_seed``: that seeds
-    those of all devices, and the caller puts back but the two that are used here."""
+    those of all devices, and the caller only puts back the two that are used here."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         with torch.cuda.device(device):
@@ -221,8 +221,7 @@ def _seed(seed: int, device: torch.device) -> None:
 
 
 def _about(model: VAE | CVAE) -> dict[str, Any]:
-    """Of which model a checkpoint is. Weights may begin anywhere, but a γ that is fixed and weights that are
-    frozen stay."""
+    """Which model a checkpoint is of. Weights may begin anywhere, but a fixed γ and frozen weights stay as they are."""
     model = unwrapped(model)
     about: dict[str, Any] = {"model": repr(model)}
     if model.elbo.gamma == "fixed":
@@ -234,12 +233,12 @@ def _about(model: VAE | CVAE) -> dict[str, Any]:
 
 
 def _fingerprints(inputs: tuple[Tensor, ...]) -> dict[str, str]:
-    """Of which data."""
+    """Which data a checkpoint is of."""
     return dict(zip(("x", "condition"), map(checkpoint.fingerprint, inputs), strict=False))
 
 
 def _resume(run: TrainingState, begun: checkpoint.Checkpoint, folder: Path, group: Group) -> None:
-    """Where that is refused, the model keeps the weights that it came with."""
+    """If that is refused, the model keeps the weights that it came with."""
     with weights_back(run.model, InputError):
         run.restore(begun, folder)
         from_first(lambda: run.check_network(begun, folder), group)
@@ -258,7 +257,7 @@ def _loop(
 ) -> Turns:
     config, history = run.config, run.history
     put_into_training_mode(model)
-    model.zero_grad()  # of frozen parameters as well: Adam would follow gradients that another training has left
+    model.zero_grad()  # those of frozen parameters as well: Adam would follow gradients that another training has left
     every = record_every(config)
     device = inputs[0].device
     size = min(config.batch_size, len(inputs[0]))
@@ -295,7 +294,7 @@ def _loop(
                 break
             if folder is not None and first and now - saved >= checkpoint_seconds and watch.is_well():
                 run.save(folder)
-                saved = time.monotonic()  # a slow disk takes its time between two, not all of it
+                saved = time.monotonic()  # after the save: on a slow disk, training still gets its time between two
             started += (yield history) or 0.0
     finally:
         model.zero_grad()
@@ -312,10 +311,10 @@ def _loop(
 
 
 def _says_enough(after_record: AfterRecord, history: History, model: VAE | CVAE, device: torch.device) -> bool:
-    """Whatever it draws, what follows is as it would have been."""
+    """Whether to stop; what ``after_record`` draws at random does not change the training."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), evaluation_mode(model):
         said = after_record(history)
-    return isinstance(said, bool | np.bool_ | Tensor) and bool(said)  # a list, say, of losses is no yes
+    return isinstance(said, bool | np.bool_ | Tensor) and bool(said)  # a list of losses, for example, is not a yes
 
 
 def _has_graphs(device: torch.device) -> bool:
@@ -327,7 +326,7 @@ def _bar(run: TrainingState, steps: int, shown: bool) -> "tqdm[Any]":
 
 
 def _record(history: History, step: int, terms: ELBOTerms, group: Group) -> None:
-    """Of the joined batch. One tensor: a device is waited for once."""
+    """A point for the joined batch. In one tensor, so that a device is waited for once."""
     neg_elbo = mean_of_batch((terms.nll + terms.kl).detach()).double()
     gamma = terms.log_gamma.detach().double().exp()
     of_all = joined_mean(torch.cat((torch.stack((neg_elbo, gamma)), terms.variance_ratio.detach().double())), group)

@@ -1,6 +1,6 @@
 """Whether the weights of a checkpoint are those of this network: the −ELBO that they give on a few samples.
 
-The text of a model does not tell all that it computes: a function that is handed over is not in it, nor is any code.
+The text of a model does not tell all that it computes: it has neither the functions given to it nor any code.
 """
 
 import math
@@ -20,7 +20,7 @@ __all__ = ["Probe"]
 
 SAMPLES = 256
 SEED = 2**63 - 1  # of the noise: no step has it
-# Relative, of what a network gives on another device: TF32 has steps of 2⁻¹⁰, and errors grow from layer to layer.
+# Relative error of a network's output on another device: TF32 has steps of 2⁻¹⁰, and errors grow from layer to layer.
 ROUNDING = 0.002
 
 
@@ -33,8 +33,8 @@ class Probe:
     """Measures a model on the first samples, at most a mini-batch, and leaves no trace in it.
 
     Args:
-        model: to be trained; alone, also where processes share it.
-        inputs: all samples, and of a CVAE all conditions.
+        model: to be trained; not wrapped, even if processes share it.
+        inputs: all samples, and for a CVAE all conditions.
         config: of the training.
     """
 
@@ -44,13 +44,13 @@ class Probe:
         self._precision = config.precision
 
     def neg_elbo(self) -> float | None:
-        """For a checkpoint to keep; None of a network that runs in training alone."""
+        """For a checkpoint to keep; None for a network that only runs in training mode."""
         found = self._measured(1)
         return found[0].neg_elbo if found else None
 
     def disagreement(self, kept: float | None) -> float | None:
-        """The −ELBO of the weights as they are now, where it cannot be the one that was kept. None where it can, and
-        where nothing can be said: one is missing or was no number, or the network is random in evaluation mode."""
+        """The −ELBO of the weights as they are now, if it cannot be the one that was kept. None if it can, or if
+        nothing can be said: one is missing or was not finite, or the network is random in evaluation mode."""
         if kept is None or not math.isfinite(kept):
             return None
         found = self._measured(2)
@@ -67,7 +67,7 @@ class Probe:
             try:
                 with autocast(self._precision, device):
                     return [self._once() for _ in range(times)]
-            except Exception:  # a user's code: no checkpoint is lost to it, and what is wrong the training will say
+            except Exception:  # a user's code: it must not cost a checkpoint, and training will raise what is wrong
                 return None
 
     def _once(self) -> _Found:

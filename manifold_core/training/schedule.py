@@ -15,7 +15,7 @@ from .config import TrainingConfig
 
 __all__ = ["batches", "cycle_of", "make_optimizer", "noise_seed", "schedule_table"]
 
-# Whose samples are looked up at a time: some hundred small operations, whatever their number. They wait for a GPU.
+# Places whose samples are looked up at a time, in some hundred small operations, however many; each is a GPU's launch.
 PLACES = {"cpu": 2**16, "cuda": 2**20}
 
 
@@ -45,7 +45,7 @@ def batches(
 def make_optimizer(
     networks: Iterable[Tensor], log_gamma: Tensor, config: TrainingConfig
 ) -> tuple[torch.optim.Adam, OneCycleLR]:
-    """Adam, and the cycle of its learning rates and of its first beta. A log γ that is no parameter is left alone."""
+    """Adam, and the cycle of its learning rates and of its first beta. A log γ that is not a parameter is left out."""
     groups: list[dict[str, Any]] = [{"params": list(networks)}]
     rates = [config.learning_rate]
     if isinstance(log_gamma, nn.Parameter):
@@ -57,7 +57,7 @@ def make_optimizer(
 
 
 def schedule_table(config: TrainingConfig) -> Tensor:
-    """lr / (1 − β₁ᵗ), the same of log γ, 1 − β₁, 1 − β₂ and 1 / √(1 − β₂ᵗ) of each step t, from 1, with the learning
+    """lr / (1 − β₁ᵗ), the same for log γ, 1 − β₁, 1 − β₂ and 1 / √(1 − β₂ᵗ) of each step t, from 1, with the learning
     rates and β₁ of that step: float64 ``[steps, 5]``.
 
     With them Adam is m += (1 − β₁)(g − m), v = β₂ v + (1 − β₂) g², p −= lr / (1 − β₁ᵗ) m / (√v / √(1 − β₂ᵗ) + ε).
@@ -66,7 +66,7 @@ def schedule_table(config: TrainingConfig) -> Tensor:
 
 
 def cycle_of(config: TrainingConfig) -> TrainingConfig:
-    """The same for all configurations of one schedule: without what it does not depend on."""
+    """The configuration without what its schedule does not depend on: the same for all of one schedule."""
     return replace(config, batch_size=1, seed=0, precision="float32")
 
 
@@ -74,7 +74,7 @@ def cycle_of(config: TrainingConfig) -> TrainingConfig:
 def _table(config: TrainingConfig) -> Tensor:
     weight, log_gamma = (nn.Parameter(torch.zeros((), device="cpu")) for _ in range(2))
     optimizer, schedule = make_optimizer([weight], log_gamma, config)
-    optimizer.step()  # of nothing, once: the schedule wants to have seen it
+    optimizer.step()  # does nothing: the schedule warns if there was none
     rows = []
     for step in range(1, config.steps + 1):
         beta1, beta2 = optimizer.param_groups[0]["betas"]

@@ -18,8 +18,8 @@ def _copied(tensor: Tensor) -> Tensor:
 def kept(
     model: nn.Module, parameters: Sequence[Tensor] = (), copied: Callable[[Tensor], Tensor] = _copied
 ) -> Callable[[], None]:
-    """Puts the buffers of the model, and these parameters, back as they are now, when it is called: a network may write
-    into a buffer, or put another tensor in its place. ``copied`` makes the copies of the buffers."""
+    """A function that puts the model's buffers, and these parameters, back as they are now: a network may write into a
+    buffer, or replace it by another tensor. ``copied`` makes the copies of the buffers."""
     buffers = [(module, name, part) for module in model.modules() for name, part in module._buffers.items()]
     copies = [(part, _copied(part)) for part in _writable(parameters)]
     copies += [(part, copied(part)) for part in _writable([part for _, _, part in buffers if part is not None])]
@@ -35,7 +35,7 @@ def kept(
 
 
 def _writable(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Each of them once. Lazy ones have no numbers yet. Expanded ones nobody can write to."""
+    """Each of them once, but for lazy ones, which have no numbers yet, and expanded ones, which are read-only."""
     each = {id(part): part for part in tensors}
     return [part for part in each.values() if not is_lazy(part) and not _is_expanded(part)]
 
@@ -47,17 +47,17 @@ def _is_expanded(tensor: Tensor) -> bool:
 @dataclass
 class _Copy:
     of: Tensor
-    writes: int | None  # into it before; None where PyTorch does not count them
+    writes: int | None  # into it before; None if PyTorch does not count them
     numbers: Tensor
     compared: bool = False
 
 
 class Copies:
-    """Copies of buffers for :func:`kept`, step after step: of one that nothing has written to, the same copy serves.
+    """Copies of buffers for :func:`kept`, step after step: while nothing writes to a buffer, the same copy serves.
 
-    PyTorch counts what is written into a tensor, but for what goes around it, as by ``.data``. So a copy is compared
-    where it serves for the second time, and then wherever that is asked for; a buffer that something has written to
-    uncounted is copied in each step from then on.
+    PyTorch counts the writes into a tensor, but not those that go around it, as through ``.data``. So a copy is
+    compared when it serves for the second time, and then whenever that is asked for; a buffer with uncounted writes is
+    copied in each step from then on.
     """
 
     def __init__(self) -> None:
@@ -66,11 +66,11 @@ class Copies:
         self._compare = False
 
     def begin(self, compare: bool) -> None:
-        """A step. What served neither in it nor in the last is dropped: some networks have a new buffer each time."""
+        """Begin a step. A copy that served neither in it nor in the last is dropped: some networks make new buffers."""
         self._before, self._now, self._compare = self._now, {}, compare
 
     def __call__(self, part: Tensor) -> Tensor:
-        copy = self._before.get(id(part))  # the tensor is kept with it: no other can have its id
+        copy = self._before.get(id(part))  # it holds the tensor, so no other can have its id
         writes = None if part.is_inference() or (copy is not None and copy.writes is None) else part._version
         if copy is None or writes is None or writes != copy.writes:
             copy = _Copy(part, writes, _copied(part))
@@ -84,7 +84,7 @@ class Copies:
 
 @contextmanager
 def undone(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Calls of the model leave no trace: neither in running statistics, nor in an analytic γ, nor in torch's random
+    """Within the block, calls of the model leave no trace in running statistics, an analytic γ or torch's random
     numbers."""
     put_back = kept(model)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -96,8 +96,8 @@ def undone(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def weights_back(model: nn.Module, *errors: type[Exception]) -> Iterator[None]:
-    """Where one of these comes out, the model has the weights and buffers with which it came: torch loads what fits,
-    and says only then what does not."""
+    """If one of these is raised, the model gets back the weights and buffers that it came with: torch loads what fits
+    before it says what does not."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     put_back = kept(model)  # of which a state may lack some
     try:
@@ -109,7 +109,7 @@ def weights_back(model: nn.Module, *errors: type[Exception]) -> Iterator[None]:
 
 
 def are_finite(tensors: Sequence[Tensor]) -> bool:
-    """Waits for the device, once."""
+    """Whether all are; waits for the device, once."""
     found = [_extremes(tensor).isfinite().all() for tensor in tensors if not is_lazy(tensor)]
     return not found or bool(torch.stack([each.to(found[0].device) for each in found]).all())
 

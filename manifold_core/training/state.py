@@ -1,4 +1,4 @@
-"""What a stopped run needs to go on to the same numbers."""
+"""What a stopped run needs to resume and reach the same numbers."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -23,12 +23,12 @@ ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
 
 
 class TrainingState:
-    """Everything that a stopped run needs to go on to the same numbers."""
+    """Everything that a stopped run needs to resume and reach the same numbers."""
 
     def __init__(
         self, model: VAE | CVAE, inputs: tuple[Tensor, ...], config: TrainingConfig, identity: dict[str, Any]
     ) -> None:
-        self.model = unwrapped(model)  # what torch.compile makes of it has other names for the same weights
+        self.model = unwrapped(model)  # torch.compile's wrapper has other names for the same weights
         self.config = config
         self.probe = Probe(model, inputs, config)
         self.identity = identity | {"training": asdict(config)}
@@ -39,12 +39,12 @@ class TrainingState:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.history = History()
         self.step = 0
-        self._beside = frozenset(_beside_the_state(self.model))  # into a model that has no others yet they could not go
+        self._beside = frozenset(_beside_the_state(self.model))  # others could not be loaded into a model as it is made
         self._constants: dict[str, str] = {}
 
     def remember_constants(self) -> None:
-        """Before training, where checkpoints are kept: buffers that are no state of the model's are saved from then on
-        where something has written to them. The others are made with the model, and may be large."""
+        """Before training, if checkpoints are kept: buffers outside the model's state are saved from then on if
+        something has written to them. The others are made with the model, and may be large."""
         self._constants = {name: checkpoint.fingerprint(part) for name, part in _beside_the_state(self.model).items()}
 
     def update(self) -> None:
@@ -54,7 +54,7 @@ class TrainingState:
         self.schedule.step()
 
     def catch_up(self) -> None:
-        """What a captured update left where it was: schedule and number of steps."""
+        """Advance what a captured update leaves behind: schedule and number of steps."""
         if self.schedule.last_epoch == self.step:
             return
         before = {"last_epoch": self.step - 1, "_step_count": self.step}
@@ -95,7 +95,7 @@ class TrainingState:
         tensors = dict(found.tensors)
         try:
             torch.set_rng_state(tensors.pop("random"))
-            random = tensors.pop("random_cuda", None)  # not there where a CPU, or an earlier version, wrote it
+            random = tensors.pop("random_cuda", None)  # missing if a CPU, or an earlier version, wrote it
             if random is not None and self.device.type == "cuda":
                 torch.cuda.set_rng_state(random.cpu(), self.device)
             moments: dict[int, dict[str, Tensor]] = {}
@@ -104,7 +104,7 @@ class TrainingState:
                 start = f"optimizer.{index}."
                 for name in [name for name in tensors if name.startswith(start)]:
                     moment = tensors.pop(name)
-                    if name != f"{start}step":  # Adam's fused kernel wants the strides of the parameter
+                    if name != f"{start}step":  # Adam's fused kernel needs the strides of the parameter
                         moment = torch.empty_like(parameter).copy_(moment)
                     moments.setdefault(index, {})[name.removeprefix(start)] = moment
                 if index in moments and moments[index].keys() != ADAM_STATE:
@@ -122,7 +122,7 @@ class TrainingState:
             raise InputError(f"checkpoint is of another model or damaged: {error}") from error
 
     def check_network(self, found: checkpoint.Checkpoint, folder: Path) -> None:
-        """Raise InputError where the weights of the checkpoint, once restored, do not do what they did."""
+        """Raise InputError if the weights of the checkpoint, once restored, do not do what they did."""
         kept = found.state.get("neg_elbo")
         if (here := self.probe.disagreement(kept)) is not None:
             raise InputError(
@@ -132,8 +132,8 @@ class TrainingState:
 
 
 def put_beside(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
-    """Into the model the buffers of a checkpoint that are no state of its own; their names. Raises KeyError for one
-    that it has not."""
+    """Load the buffers of a checkpoint that are outside the model's state; returns their names. Raises KeyError for one
+    that the model lacks."""
     beside = _beside_the_state(model)
     names = [name.removeprefix("buffer.") for name in tensors if name.startswith("buffer.")]
     for name in names:

@@ -1,4 +1,4 @@
-"""The gradients of one step: plain, in half precision, shared out to processes, or replayed from a CUDA graph."""
+"""The gradients of one step: plain, in half precision, shared among processes, or replayed from a CUDA graph."""
 
 import inspect
 from collections.abc import Callable
@@ -29,20 +29,20 @@ LEAVE_BUFFERS = {"forward_sync_buffers" if RENAMED else "broadcast_buffers": Fal
 
 
 class Step(Protocol):
-    """Leaves the gradients of a mini-batch in the parameters, of float16 scaled, and returns the terms of its ELBO."""
+    """Leaves a mini-batch's gradients in the parameters, scaled for float16, and returns the terms of its ELBO."""
 
     def __call__(self, index: Tensor, seed: int) -> ELBOTerms: ...
 
 
 class PlainStep:
-    """Forward and backward as PyTorch runs them. With a group, of this process's share of the rows; the gradients are
+    """Forward and backward as PyTorch runs them. With a group, on this process's share of the rows; the gradients are
     those of all rows.
 
     Args:
         model: on the device of the inputs.
-        inputs: all samples, and of a CVAE all conditions.
+        inputs: all samples, and for a CVAE all conditions.
         size: rows of a mini-batch.
-        precision: as of :class:`manifold_core.TrainingConfig`.
+        precision: see :class:`manifold_core.TrainingConfig`.
         scaler: of the loss, for float16.
         group: processes that share the rows.
     """
@@ -92,13 +92,13 @@ class PlainStep:
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad and parameter.grad is None:
                 raise InputError(
-                    f"model must use all its parameters in every step where processes share it, got {name} without a "
+                    f"model must use all its parameters in every step if processes share it, got {name} without a "
                     "gradient"
                 )
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """In which the networks of a step run."""
+    """The context in which the networks of a step run."""
     return nullcontext() if precision == "float32" else torch.autocast(device.type, DTYPES[precision])
 
 
@@ -110,7 +110,7 @@ class GraphStep:
 
     Args:
         step: what is captured.
-        capture: calls a function as often as it likes, and returns what stands for one more call, without running it.
+        capture: calls a function as often as it needs, and returns what replays one more call, without running it.
 
     Attributes:
         replayed: the step has been captured, and from now on the gradients keep their places.

@@ -1,4 +1,4 @@
-"""The weights of one step: Adam captured into a CUDA graph, of numbers that the device finds by itself."""
+"""The weights of one step: Adam captured into a CUDA graph, with numbers that the device finds by itself."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,11 +14,11 @@ from .step import GraphStep
 
 __all__ = ["GraphUpdate", "TableAdam"]
 
-ALIGNED = 4  # numbers: PyTorch's kernels for many tensors read so many at once, where all begin at a multiple of that
+ALIGNED = 4  # numbers: PyTorch's kernels for many tensors read this many at once if all begin at a multiple of it
 
 
 class TableAdam:
-    """One step of ``torch.optim.Adam`` each call, with the learning rates and the β₁ that a one-cycle schedule gives.
+    """One step of ``torch.optim.Adam`` per call, with the learning rates and the β₁ that a one-cycle schedule gives.
 
     PyTorch's own is captured with the β₁ of that moment, since its kernel takes it from the host. This one looks up a
     table on the device, and reads nothing that the host would have to write.
@@ -44,7 +44,7 @@ class TableAdam:
         self._root = torch.empty_like(self._v)
 
         def views(whole: Tensor) -> list[Tensor]:
-            """Strides of a moment are those of its parameter, and of a gradient, where that is dense."""
+            """A moment has the strides of its parameter, and of a gradient, if that is dense."""
             parts = zip(whole.split(lengths), states, strict=True)
             return [part.as_strided(state["exp_avg"].shape, state["exp_avg"].stride()) for part, state in parts]
 
@@ -73,23 +73,23 @@ class TableAdam:
 
 
 def _table(config: TrainingConfig, epsilon: float) -> Tensor:
-    """1 − β₁ of each step, then of the networks and of log γ what √v is multiplied with, and what is added to it."""
+    """1 − β₁ of each step, then for the networks and for log γ what √v is multiplied by, and what is added to it."""
     of_networks, of_log_gamma, one_minus_beta1, _, correction = schedule_table(config).unbind(1)
     sizes = [number for size in (of_networks, of_log_gamma) for number in (correction / size, epsilon / size)]
     return torch.stack((one_minus_beta1, *sizes), dim=1)
 
 
 class GraphUpdate:
-    """What follows on a :class:`GraphStep`: Adam and its schedule, replayed as well.
+    """What follows a :class:`GraphStep`: Adam and its schedule, replayed as well.
 
-    The first step of all is PyTorch's Adam's, which makes its moments; the next one is that of :class:`TableAdam` as
-    Python runs it, after which its kernels are loaded; what is captured then needs no step to warm up, which nobody
-    could undo. Where the gradients are not replayed, or float16 may leave a step out, all are PyTorch's.
+    PyTorch's Adam takes the first step, which makes its moments; :class:`TableAdam`, run by Python, takes the next,
+    which loads its kernels; so the capture needs no step to warm up, which could not be undone. If the gradients are
+    not replayed, or float16 may leave a step out, all steps are PyTorch's.
 
     Args:
         run: whose optimizer it is; its schedule is brought up to date when the run is saved.
-        step: that leaves the gradients behind.
-        capture: returns what stands for a call of a function, and calls it never.
+        step: leaves the gradients behind.
+        capture: returns what replays a call of a function, and never calls it.
     """
 
     def __init__(self, run: TrainingState, step: GraphStep, capture: Callable[[Replay], Replay]) -> None:

@@ -1,4 +1,4 @@
-"""Whether a training is still well, and what to go back to where it is not."""
+"""Whether a training is still well, and what to go back to if it is not."""
 
 import math
 from collections.abc import Callable
@@ -14,8 +14,8 @@ __all__ = ["Watch"]
 
 
 class Watch:
-    """Looks at the loss of recorded steps, on a CPU of all, and keeps weights and buffers as they were when last looked
-    at and well.
+    """Looks at the loss of recorded steps, on a CPU of all steps, and keeps weights and buffers as they were when they
+    were last seen to be well.
 
     Args:
         model: in training.
@@ -37,15 +37,15 @@ class Watch:
     def begin(self, recorded: bool) -> None:
         """Before a step, whose forward pass writes running statistics and an analytic γ."""
         if not self._every_loss:
-            if recorded:  # PyTorch counts no writes of a step that is replayed
+            if recorded:  # PyTorch does not count the writes of a replayed step
                 self._before = kept(self._model, self._parameters)
             return
         self._copies.begin(compare=recorded)
         self._before = kept(self._model, self._parameters if recorded else (), self._copies)
 
     def not_finite(self, loss: Tensor, recorded: bool) -> float | None:
-        """The loss of that step, of all processes, where it is looked at and no number; weights and buffers have then
-        been put back. None where it is well."""
+        """The loss of that step over all processes, if it is looked at and not finite; weights and buffers have then
+        been put back. Otherwise None."""
         if not (recorded or self._every_loss):
             return None
         value = float(joined_mean(loss.detach(), self._group))
@@ -62,10 +62,10 @@ class Watch:
         return are_finite([*self._parameters, *buffers])
 
     def put_back(self) -> None:
-        """Weights and buffers as they were when last looked at and well."""
+        """Put weights and buffers back as they were when they were last seen to be well."""
         self._well()
 
 
 def _reads_every_loss(device: torch.device) -> bool:
-    """It costs nothing on a CPU; elsewhere the device would be waited for."""
+    """That costs nothing on a CPU; elsewhere each would wait for the device."""
     return device.type == "cpu"

@@ -282,7 +282,7 @@ class TestBadInput:
         with monkeypatch.context() as patch:
             patch.setattr(checkpoint, "save", stop)
             assert cli.main(["train", "--data", "good.npy", "--out", str(tmp_path / "stopped"), *SMALL]) == 130
-        assert only_line(capfd.readouterr().err).startswith("manifold-core: stopped; the same command goes on")
+        assert only_line(capfd.readouterr().err).startswith("manifold-core: stopped; the same command resumes")
         return tmp_path / "stopped"
 
     def test_training_that_diverges_is_status_3(

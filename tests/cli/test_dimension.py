@@ -76,7 +76,7 @@ def test_stopped_it_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capfd: py
     monkeypatch.setattr(commands, "run", stop)
     assert cli.main(["dimension", "--data", "x.npy", "--out", "out", "--device", "cpu"]) == 130
     line = only_line(capfd.readouterr().err)
-    assert line == "manifold-core: stopped; the same command goes on from the last checkpoint"
+    assert line == "manifold-core: stopped; the same command resumes from the last checkpoint"
 
 
 def test_the_help_has_the_defaults(help_of: Callable[[str], str]) -> None:

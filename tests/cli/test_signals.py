@@ -137,7 +137,7 @@ class TestSignals:
         out, err = process.communicate(timeout=60)
         assert process.returncode == status
         assert only_line(err).startswith("manifold-core: ")
-        assert "the same command goes on" in err
+        assert "the same command resumes" in err
         assert out == ""
         assert "metrics.json" not in contents(tmp_path)
         assert 20 <= self.step(tmp_path) < 400

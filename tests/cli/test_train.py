@@ -266,7 +266,7 @@ sys.exit(cli.main({command!r}))
     done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     assert only_line(done.stderr) == (
-        "manifold-core: [Errno 27] File too large; the same command goes on from the last checkpoint"
+        "manifold-core: [Errno 27] File too large; the same command resumes from the last checkpoint"
     )
     assert not list(tmp_path.rglob("*.tmp"))
     assert cli.main(command) == 0

@@ -280,8 +280,8 @@ def progress(done: int, ended: int) -> Callable[[Path], None]:
         (progress(STEPS, STEPS + 1), rf"damaged: progress of model 3 is \[{STEPS}, {STEPS + 1}\]"),
         (lambda folder: edit_index(folder, lambda state: state.pop("seconds")), "damaged: 'seconds'"),
         (lambda folder: edit_index(folder, lambda state: state.update(seconds="a")), "damaged: could not convert"),
-        (lambda folder: edit_index(folder, lambda state: state.pop("identity")), "does not say of which run"),
-        (lambda folder: edit_index(folder, lambda state: state.update(identity=3)), "does not say of which run"),
+        (lambda folder: edit_index(folder, lambda state: state.pop("identity")), "must say which run it is of"),
+        (lambda folder: edit_index(folder, lambda state: state.update(identity=3)), "must say which run it is of"),
     ],
 )
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
@@ -315,5 +315,5 @@ def test_auto_goes_on_with_the_backend_that_began(tmp_path: Path, monkeypatch: p
 def test_of_a_checkpoint_without_a_backend_of_ours_nothing_is_taken(tmp_path: Path, identity: object) -> None:
     train(tmp_path)
     edit_index(tmp_path, lambda state: state.update(identity=identity))
-    with pytest.raises(mc.InputError, match=r"checkpoint (is of another run|does not say of which run)"):
+    with pytest.raises(mc.InputError, match=r"checkpoint (is of another run|must say which run it is of)"):
         train(tmp_path, backend="auto")

@@ -129,7 +129,7 @@ def test_the_command_says_so_in_a_line(
 
     monkeypatch.setattr(runner, "train_table", fail)
     assert cli.main(["reproduce", TABLE.name, "--device", "cpu", "--out", str(tmp_path)]) == 1
-    assert capsys.readouterr().err == f"manifold-core: {message}; the same command goes on from the last checkpoint\n"
+    assert capsys.readouterr().err == f"manifold-core: {message}; the same command resumes from the last checkpoint\n"
 
 
 def test_a_full_disk_is_the_parents_error_too(tmp_path: Path) -> None:

@@ -349,7 +349,7 @@ class TestLoadWeights:
         train(mc.VAE.mlp(6, 3, (4,)), x, replace(TRAINING, steps=1), folder=tmp_path, progress=False)
         model = mc.VAE.mlp(6, 3, (5,))
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        with pytest.raises(mc.InputError, match=r"model must be built as the one trained in .*out_features=4"):
+        with pytest.raises(mc.InputError, match=r"model must be built like the one trained in .*out_features=4"):
             mc.load_weights(model, tmp_path)
         assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 

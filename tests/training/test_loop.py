@@ -293,7 +293,7 @@ def test_state_that_is_no_tensor_is_no_obstacle_without_a_folder(tmp_path: Path,
         mc.train(model, x, config, folder=tmp_path / "new", progress=False)
     kind = type(extra).__name__
     assert str(caught.value) == (
-        f"model must have a state of tensors alone where a folder is given, got {kind} as decoder._extra_state"
+        f"model must have a state of tensors alone if a folder is given, got {kind} as decoder._extra_state"
     )
     assert not (tmp_path / "new").exists()
     assert torch.equal(model.decoder.weight, before)

@@ -253,9 +253,9 @@ def test_what_a_checkpoint_makes_of_a_training_is_said(
         train(vae(torch.relu), tmp_path)
         assert capsys.readouterr() == ("", "")
     mc.train(vae(torch.relu), X, CONFIG, folder=tmp_path)
-    where = f"goes on from step {step} of 40" if step else "was finished"
-    said = f"manifold-core: training {where} in {tmp_path}" + ("" if step else ", nothing is trained")
-    assert f"{said}\n" in capsys.readouterr().err
+    finished = f"in {tmp_path} was already finished, nothing is trained"
+    said = f"resumes at step {step} of 40 in {tmp_path}" if step else finished
+    assert f"manifold-core: training {said}\n" in capsys.readouterr().err
 
 
 @NEEDS_COMPILED
@@ -264,7 +264,7 @@ def test_so_it_is_of_an_ensemble(tmp_path: Path, capsys: pytest.CaptureFixture[s
     mc.train_ensemble(specs, toy(), backend="cpu", folder=tmp_path)
     assert "manifold-core: " not in capsys.readouterr().err
     mc.train_ensemble(specs, toy(), backend="cpu", folder=tmp_path)
-    said = f"manifold-core: training was finished in {tmp_path}, nothing is trained\n"
+    said = f"manifold-core: training in {tmp_path} was already finished, nothing is trained\n"
     assert said in capsys.readouterr().err
     mc.train_ensemble(specs, toy(), backend="cpu", folder=tmp_path, progress=False)
     assert capsys.readouterr() == ("", "")
