@@ -32,7 +32,7 @@ MOST_NUMBERS = 2**22
 MOST_IMAGE_NUMBERS = 2**18
 
 
-@dataclass(frozen=True, eq=False)  # tensors have no one answer
+@dataclass(frozen=True, eq=False)  # tensors compare element by element
 class ActiveDimensions:
     """Encoder variances, σ̄_j² = (1/N) Σ_i σ_j²(x_i) / σ_p,j²(c_i), and what follows from them: dimensions with σ̄_j²
     below the threshold are active. From :func:`active_dimensions` all are finite.

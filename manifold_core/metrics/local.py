@@ -25,7 +25,7 @@ CLEAR = 8.0  # a gap: of the 54 manifolds of benchmarks/estimators.py, read righ
 MOST = 2 / 3
 
 
-@dataclass(frozen=True, eq=False)  # tensors have no one answer
+@dataclass(frozen=True, eq=False)  # tensors compare element by element
 class LocalDimensions:
     """Eigenvalues λ₁ ≤ … ≤ λ_κ of (I + JᵀJ/γ)⁻¹ at every sample, and what follows from them: see
     :func:`local_dimensions`.

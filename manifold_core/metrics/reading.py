@@ -27,7 +27,7 @@ MISSED, LIKE_NOISE = 2.5, 1 / 3
 BESIDE_MISSED = 1.1  # as MORE, if the residual lies along so few directions
 
 
-@dataclass(frozen=True, eq=False)  # tensors have no one answer
+@dataclass(frozen=True, eq=False)  # tensors compare element by element
 class Reading:
     """What a trained model, and the samples by themselves, say of the dimension.
 
@@ -79,8 +79,8 @@ class Reading:
         if not self._neighbours_see_more(MORE) or not self._residual_is_like_noise:
             return ""
         return (
-            f"nearest neighbours see {self.two_nn:.1f} dimensions (TwoNN), since they count noise: what the model "
-            "leaves of the samples is about alike in all directions"
+            f"nearest neighbours (TwoNN) see {self.two_nn:.1f} dimensions, since they count noise: the model's "
+            "residuals are about alike in all directions"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -100,42 +100,41 @@ class Reading:
         local, count = self.local, self.local.count
         if self.error_ratio is not None and self.error_ratio >= OVERFITTED:
             yield (
-                f"the model fits the {self.samples} samples trained on {self.error_ratio:.0f} times as well as those "
-                "held out: it has learned them more than the manifold; take more samples, or fewer steps"
+                f"the model fits its {self.samples} training samples {self.error_ratio:.0f} times as well as those "
+                "held out: it has learned these samples more than the manifold; take more samples, or fewer steps"
             )
         if count == 0:
             yield (
-                f"the model has learned no dimension of the {self.samples} samples trained on: the 0 says nothing; "
+                f"the model has learned no dimension from its {self.samples} training samples: the 0 means nothing; "
                 "take more steps, or more samples"
             )
             return
         if local.gap is not None and local.gap < CLEAR:
             yield (
-                f"the eigenvalues of the decoder have no clear gap, {local.gap:.2g} behind the {count} dimensions that "
-                "are read, which are a guess; take more steps, or more samples"
+                f"dimension {count} is a guess: the gap in the decoder's eigenvalues is {local.gap:.2g}, and clear "
+                f"only from {CLEAR:g} on; take more steps, or more samples"
             )
         elif local.share < MOST:
             yield (
-                f"samples have unlike dimensions, {in_words(local.shares)} of them: a manifold of several pieces, or "
-                "one that is not learned yet; take more steps, or more samples"
+                f"samples differ in dimension, {in_words(local.shares)} of them: the manifold has several pieces, or "
+                "is not learned yet; take more steps, or more samples"
             )
         if self._neighbours_see_fewer:
             yield (
-                f"nearest neighbours see {self.two_nn:.1f} dimensions (TwoNN), and of as many samples in {count} flat "
-                f"dimensions {self.two_nn_of_cube:.1f}: if the manifold is curved or closed, as a sphere is, it has "
+                f"nearest neighbours (TwoNN) see {self.two_nn:.1f} dimensions, but would see {self.two_nn_of_cube:.1f} "
+                f"in a flat space of {count} dimensions: if the manifold is curved or closed, like a sphere, it has "
                 f"fewer than {count}; wider networks, or more steps, may read them"
             )
         elif self._fills_its_space:
             yield (
-                f"the {count} dimensions that are read are all in which the samples vary: they fill a flat space, or "
-                f"lie on a surface in it of {count - 1} dimensions that networks have not followed, such as a sphere; "
-                "of so many dimensions nearest neighbours cannot tell the two apart"
+                f"the samples vary in {count} directions, no more than the dimension: they fill a flat space, or lie "
+                f"on a surface of {count - 1} dimensions in it, such as a sphere, that networks have not followed; "
+                "with so many dimensions nearest neighbours cannot tell the two apart"
             )
         elif self._has_missed_a_direction:
             yield (
-                f"nearest neighbours see {self.two_nn:.1f} dimensions (TwoNN), and what the model leaves of the "
-                f"samples lies along few directions: the manifold may have more than {count}; take more steps, or more "
-                "samples"
+                f"nearest neighbours (TwoNN) see {self.two_nn:.1f} dimensions, and the model's residuals lie along few "
+                f"directions: the manifold may have more than {count}; take more steps, or more samples"
             )
 
     @property

@@ -26,7 +26,7 @@ def warn_of_scale(name: str, x: Tensor) -> None:
     else:
         return
     warnings.warn(
-        f"{name} {found}, where training expects about 1: the dimensions read off may be wrong; standardise it, "
+        f"{name} {found}, but training expects about 1: the dimension may be wrong; standardise it with "
         "mc.Standardisation.of(x).apply(x)",
         stacklevel=3,
     )
@@ -45,15 +45,15 @@ def warn_of_condition(name: str, condition: Tensor | None, dtype: torch.dtype | 
     condition = condition.detach() if condition.dtype == torch.float64 else condition.detach().float()
     over = {2: "0", 3: "(0, 1)"}.get(condition.dim(), "")  # the steps of a sequence have one scale
     if (size := _size(condition)) > LARGE:
-        found, danger = f"is about {size:.3g} in size, where training expects about 1", "the loss may blow up"
+        found, danger = f"is about {size:.3g} in size, but training expects about 1", "the loss may blow up"
     elif badly_scaled := _badly_scaled(condition.reshape(-1, condition.shape[-1] if over else 1)):
         column, spread, mean = badly_scaled
-        found = f"varies by about {spread:.3g} around {mean:.3g} in column {column}, where training expects 1 around 0"
-        danger = "the dimensions read off may be wrong"
+        found = f"varies by about {spread:.3g} around {mean:.3g} in column {column}, but training expects 1 around 0"
+        danger = "the dimension may be wrong"
     else:
         return
     warnings.warn(
-        f"{name} {found}: {danger}; standardise it, (condition - condition.mean({over})) / condition.std({over}), "
+        f"{name} {found}: {danger}; standardise it with (condition - condition.mean({over})) / condition.std({over}), "
         "without columns that do not vary",
         stacklevel=3,
     )

@@ -69,5 +69,5 @@ def doubts(trials: Sequence[Trial], features: int) -> list[str]:
         return []
     return [
         f"all {best.active_dimensions} latent dimensions of the best model are active, and no model had more: the "
-        "manifold may have more; give more latent dimensions than you expect, or leave that to the search"
+        "manifold may have more; give more latent dimensions than you expect, or leave their number to the search"
     ]

@@ -74,31 +74,31 @@ def all_of(count: int, directions: int) -> dict[str, Any]:
         (
             {"error_ratio": 4.0},
             {"error_ratio": 3.9},
-            "fits the 540 samples trained on 4 times as well as those held out",
+            "fits its 540 training samples 4 times as well as those held out",
         ),
         (
             {"error_ratio": 4.1},
             {"error_ratio": None},
-            "learned them more than the manifold; take more samples, or fewer",
+            "learned these samples more than the manifold; take more samples, or fewer",
         ),
-        ({"local": NONE, "two_nn_of_cube": None}, {}, "no dimension of the 540 samples trained on: the 0 says nothing"),
+        ({"local": NONE, "two_nn_of_cube": None}, {}, "no dimension from its 540 training samples: the 0 means"),
         (
             {"local": unclear(0.0126)},
             {"local": unclear(0.0124)},
-            "no clear gap, 7.9 behind the 1 dimensions that are read",
+            "dimension 1 is a guess: the gap in the decoder's eigenvalues is 7.9, and clear only from 8 on",
         ),
-        ({"local": unlike(2)}, {"local": unlike(1)}, "samples have unlike dimensions, 1 at 50 %, 2 at 50 % of them"),
-        ({"two_nn": 1.64}, {"two_nn": 1.65}, "see 1.6 dimensions .* in 2 flat dimensions 2.0: if .* fewer than 2;"),
+        ({"local": unlike(2)}, {"local": unlike(1)}, "samples differ in dimension, 1 at 50 %, 2 at 50 % of them"),
+        ({"two_nn": 1.64}, {"two_nn": 1.65}, "see 1.6 .* would see 2.0 in a flat space of 2 .* fewer than 2;"),
         ({"two_nn": 1.64}, {"two_nn": None}, "curved or closed"),
         ({"two_nn": 1.64}, {"two_nn_of_cube": None}, "curved or closed"),
         # Of 5 of 5 neighbours would see 4.
-        (all_of(11, 11), all_of(11, 12), "all in which the samples vary: .* of 10 dimensions .*, such as a sphere"),
-        (all_of(6, 6), all_of(5, 5), "they fill a flat space, or lie on a surface in it of 5 dimensions"),
+        (all_of(11, 11), all_of(11, 12), "vary in 11 directions, .*: .* of 10 dimensions .*, such as a sphere"),
+        (all_of(6, 6), all_of(5, 5), "they fill a flat space, or lie on a surface of 5 dimensions in it"),
         # A direction is missed: what is left lies along few.
         (
             {"two_nn": 2.17, "residual_directions": 2.4},
             {"two_nn": 2.16, "residual_directions": 2.4},
-            "see 2.2 dimensions .* few directions: the manifold may have more than 2;",
+            "see 2.2 dimensions, .* few directions: the manifold may have more than 2;",
         ),
         (
             {"two_nn": 2.17, "residual_directions": 2.4},
@@ -142,7 +142,7 @@ def test_a_curve_has_no_fewer_dimensions_than_one() -> None:
 def test_neighbours_count_noise_which_is_no_doubt() -> None:
     noisy = reading(two_nn=9.8, residual_directions=17.0)
     assert noisy.doubts == ()
-    assert "see 9.8 dimensions (TwoNN), since they count noise" in noisy.noise
+    assert "(TwoNN) see 9.8 dimensions, since they count noise" in noisy.noise
     assert reading(two_nn=9.8, residual_directions=5.8).noise == ""
     assert reading(two_nn=2.47, residual_directions=17.0).noise != ""
     assert reading(two_nn=2.46, residual_directions=17.0).noise == ""

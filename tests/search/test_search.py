@@ -90,7 +90,7 @@ class TestFound:
 def test_a_search_that_learned_nothing_is_warned_of() -> None:
     x = np.random.default_rng(0).normal(size=(60, 5))
     with pytest.warns(
-        UserWarning, match=r"the model has learned no dimension of the 54 samples .*: the 0 says nothing"
+        UserWarning, match=r"the model has learned no dimension from its 54 training samples: the 0 means nothing"
     ):
         found = find_dimension(x, replace(SHORT, steps=1, learning_rate=0.005), progress=False)
     assert found.dimension == 0

@@ -143,7 +143,7 @@ def test_data_of_another_scale_are_warned_of(by: str) -> None:
     # No warning, which would be an error here.
     for fitting in (9.9 / size * x, 0.031 / spread * x, 0.031 / spread * x + 5, torch.ones(50, 4), torch.zeros(50, 4)):
         train(fitting)
-    expected = "where training expects about 1.*standardise"
+    expected = "but training expects about 1.*standardise"
     for large in (10.1 / size * x, x + 20, torch.full((50, 4), 10.1)):
         with pytest.warns(UserWarning, match=f"x is about [12].* in size, {expected}"):
             train(large)
@@ -202,8 +202,8 @@ def test_a_condition_of_another_scale_is_warned_of(by: str) -> None:
         (torch.randint(3, 6, (50, 1)), r"varies by about 0\.\d+ around \d\.?\d* in column 0"),
     ]
     for bad, found in cases:
-        expected = f"condition {found}, where training expects 1 around 0: the dimensions read off may be wrong; "
-        with pytest.warns(UserWarning, match=expected + r"standardise it, \(condition - condition\.mean\(0\)\) / "):
+        expected = f"condition {found}, but training expects 1 around 0: the dimension may be wrong; "
+        with pytest.warns(UserWarning, match=expected + r"standardise it with \(condition - condition\.mean\(0\)\) / "):
             train(bad)
 
 
