@@ -26,8 +26,8 @@ from .results import table
 
 __all__ = ["DEFAULTS", "bench", "dimension", "eager", "info", "report", "reproduce", "train"]
 
-# Where the command line gives no number. The paper trains images for 46,800 steps at 0.002; log γ moves by about a
-# learning rate a step, so a tenth of the steps needs a higher one.
+# If the command line gives no number. The paper trains images for 46,800 steps at 0.002; log γ moves by about a
+# learning rate per step, so a tenth of the steps needs a higher one.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "images": {"steps": 5_000, "batch_size": 512, "learning_rate": 0.01},
     "vectors": {"steps": 20_000, "batch_size": 1024, "learning_rate": 0.005},
@@ -87,7 +87,7 @@ def dimension(options: argparse.Namespace) -> int:
 
 
 def _of_data(options: argparse.Namespace) -> dict[str, Any]:
-    """What is said of the data; refused where it would be of no effect."""
+    """The options of the data; refused if they would have no effect."""
     if options.data_dir is not None and options.data not in IMAGE_SETS:
         raise InputError(f"data_dir must be left out with data {options.data!r}, got {options.data_dir!r}")
     dimensions = ("ambient_dim", "manifold_dim")
@@ -99,7 +99,7 @@ def _of_data(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _condition(options: argparse.Namespace) -> ConditionConfig | None:
-    """What the model is under; refused where it would be of no effect."""
+    """The condition with its options; refused if they would have no effect."""
     asked: dict[str, Any] = {} if options.prior is None else {"prior": options.prior}
     if options.attention:
         asked["attention"] = True
@@ -130,7 +130,7 @@ def _is_of_images(options: argparse.Namespace) -> bool:
         return False
     try:
         return is_convolutional(options.hidden, sample_shape(options.data))
-    except InputError:  # of which the run says it, once for all processes
+    except InputError:  # the run reports it, once for all processes
         return False
 
 
@@ -215,7 +215,7 @@ def info(_options: argparse.Namespace) -> int:
 
 
 def _devices(names: str) -> list[str]:
-    """Those that share a table: ``cuda`` is all GPUs, ``auto`` as well where there are any."""
+    """Those that share a table: ``cuda`` is all GPUs, and so is ``auto`` if there are any."""
     if names == "auto":
         names = _device(names)
     if names == "cuda" and torch.cuda.device_count() > 1:

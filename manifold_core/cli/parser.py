@@ -19,7 +19,7 @@ __all__ = ["make_parser"]
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Names the defaults but those that say nothing."""
+    """Names the defaults, except those that say nothing."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         silent = action.default is None or action.default is False
@@ -27,8 +27,8 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class _AllLayersAtOnce(argparse.Action):
-    """Refuses ``--hidden 64 --hidden 32``: of an option that is repeated argparse takes the last one alone, and
-    ``dimension`` takes these for two networks."""
+    """Refuses ``--hidden 64 --hidden 32``: argparse takes only the last of a repeated option, and ``dimension`` takes
+    these for two networks."""
 
     def __call__(
         self,
@@ -47,12 +47,12 @@ class _AllLayersAtOnce(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-_CHANNELS = f"of the residual networks, default {CHANNELS}, of a CVAE {CONDITIONAL_CHANNELS}; an MLP has none"
+_CHANNELS = f"of the residual networks; default {CHANNELS}, for a CVAE {CONDITIONAL_CHANNELS}; an MLP has none"
 
 
 def _default(name: str) -> str:
     vectors, images = (DEFAULTS[kind][name] for kind in ("vectors", "images"))
-    return f"default {vectors}; {images} for images, where they are read by residual networks"
+    return f"default {vectors}; {images} for images that residual networks read"
 
 
 def _as_options(networks: Sequence[Sequence[int]]) -> str:
@@ -60,7 +60,7 @@ def _as_options(networks: Sequence[Sequence[int]]) -> str:
 
 
 def _add_data(add: argparse.ArgumentParser) -> None:
-    """What every command takes that trains on a data set."""
+    """The options of every command that trains on a data set."""
     add.add_argument(
         "--data",
         required=True,
@@ -121,8 +121,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--latent-dim",
         type=int,
         metavar="K",
-        help=f"latent dimensions to start with; default {FIRST}, or the features if they are fewer; more while all "
-        "are active",
+        help=f"latent dimensions to start with; default {FIRST}, or the number of features if that is lower; raised "
+        "while all are active",
     )
     add.add_argument(
         "--hidden",
@@ -132,7 +132,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help=f"layer widths of an MLP; repeat it to try several; default {_as_options(plan.networks)}",
     )
-    add.add_argument("--models", type=int, default=plan.models, metavar="N", help="per MLP, with seeds S, S + 1, …")
+    add.add_argument("--models", type=int, default=plan.models, metavar="N", help="models per MLP, seeds S, S + 1, …")
     add.add_argument("--steps", type=int, default=plan.steps, help="optimizer steps")
     add.add_argument("--batch-size", type=int, default=plan.batch_size, help="samples per step")
     add.add_argument("--learning-rate", type=float, default=plan.learning_rate, help="peak of the one-cycle schedule")
@@ -148,7 +148,7 @@ def make_parser() -> argparse.ArgumentParser:
     add.set_defaults(command=train)
     _add_data(add)
     add.add_argument(
-        "--latent-dim", type=int, default=20, metavar="K", help="latent dimensions; more than the manifold's"
+        "--latent-dim", type=int, default=20, metavar="K", help="latent dimensions; give more than the manifold has"
     )
     add.add_argument("--steps", type=int, help=f"optimizer steps; {_default('steps')}")
     add.add_argument("--batch-size", type=int, help=f"samples per step; {_default('batch_size')}")
@@ -159,14 +159,14 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="+",
         action=_AllLayersAtOnce,
         metavar="N",
-        help="widths of an MLP; default 64, residual networks for images whose sides are multiples of 4",
+        help="layer widths of an MLP; default 64, or residual networks for images whose sides are multiples of 4",
     )
     add.add_argument("--channels", type=int, help=_CHANNELS)
     add.add_argument("--gamma", choices=get_args(Gamma), default="learned", help="decoder variance")
     add.add_argument(
         "--log-gamma",
         type=float,
-        help="log of a fixed γ, or of the initial learned one, default 0; not for an analytic one",
+        help="log of a fixed γ, or of the initial value of a learned one, default 0; not for an analytic γ",
     )
     add.add_argument(
         "--covariance", choices=get_args(Covariance), default="diagonal", help="of the posterior; cholesky is full"
@@ -174,23 +174,23 @@ def make_parser() -> argparse.ArgumentParser:
     add.add_argument(
         "--condition",
         metavar="SOURCE",
-        help="train a CVAE on: labels, for mnist and fashion-mnist; or a .npy, .npz or .csv file, in the order of the "
-        "samples, of class labels N (integers or booleans) or numbers N,t; in an .npz file of several arrays, the "
-        "one called c",
+        help="train a CVAE with this condition: labels, for mnist and fashion-mnist; or a .npy, .npz or .csv file of "
+        "class labels N (integers or booleans) or numbers N,t, in the order of the samples; in an .npz file of several "
+        "arrays, the one called c",
     )
     add.add_argument(
-        "--prior", choices=get_args(Prior), help="of a CVAE: p(z|c), default learned, or standard, N(0, I)"
+        "--prior", choices=get_args(Prior), help="p(z|c) of a CVAE: learned, the default, or standard, N(0, I)"
     )
     add.add_argument(
-        "--attention", action="store_true", help="of a CVAE: let the condition switch latent dimensions off"
+        "--attention", action="store_true", help="let the condition of a CVAE switch latent dimensions off"
     )
-    add.add_argument("--precision", choices=get_args(Precision), default="float32", help="of the networks' products")
+    add.add_argument("--precision", choices=get_args(Precision), default="float32", help="of matrix products")
     add.add_argument(
         "--models",
         type=int,
         default=1,
         metavar="N",
-        help="train N side by side, seeds S, S + 1, …; keep the one with lowest held-out -ELBO",
+        help="train N side by side, seeds S, S + 1, …; keep the one with the lowest held-out -ELBO",
     )
 
     add = add_command("reproduce", help="replay tables and theorems of the paper")
@@ -200,13 +200,13 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="table",
         help="table1, table2, table3, table4, table5, table6, table7, table8, table9, theorem1, theorem1_too_few, "
-        "theorem2, theorem3, remark1; synthetic, images or all for all such",
+        "theorem2, theorem3, remark1; or synthetic, images or all, for all of a kind",
     )
     add.add_argument("--out", required=True, metavar="DIR", help="folder for the results; resumes what was begun there")
     add.add_argument(
-        "--budget", default="quick", metavar="{quick,reduced,full}", help="steps, samples, and models a cell"
+        "--budget", default="quick", metavar="{quick,reduced,full}", help="steps, samples, and models per cell"
     )
-    add.add_argument("--seeds", type=int, metavar="N", help="models a cell; default: 1 quick or reduced, 5 full")
+    add.add_argument("--seeds", type=int, metavar="N", help="models per cell; default: 1, with --budget full 5")
     add.add_argument(
         "--first-seed",
         type=int,
@@ -217,13 +217,13 @@ def make_parser() -> argparse.ArgumentParser:
     add.add_argument(
         "--as-published",
         action="store_true",
-        help="the paper's widths, steps, batches and schedules where ours are others (--budget quick: a fifth of the "
+        help="the paper's widths, steps, batches and schedules where ours differ (--budget quick: a fifth of the "
         "steps, except for images); results go into DIR/as_published",
     )
     add.add_argument(
         "--device",
         default="auto",
-        help="cpu; cuda, all GPUs, which share the models; cuda:0,cuda:2, some; auto is cuda if there is a GPU",
+        help="cpu; cuda for all GPUs, which share the models; cuda:0,cuda:2 for some; auto is cuda if there is a GPU",
     )
     add.add_argument(
         "--backend", default="auto", metavar="{auto,reference,cpu,cuda}", help="what trains the models of a table"
@@ -234,25 +234,25 @@ def make_parser() -> argparse.ArgumentParser:
         "eager", help="measure what the tables in a folder would take in eager PyTorch on this machine, for the report"
     )
     add.set_defaults(command=eager)
-    add.add_argument("folder", metavar="DIR", help="folder of result files, as table1.json")
+    add.add_argument("folder", metavar="DIR", help="folder of result files, such as table1.json")
     add.add_argument("--device", default="cpu", help="cpu or cuda")
 
-    add = add_command("report", help="one page of the result files in a folder, the paper's numbers beside them")
+    add = add_command("report", help="make one page of the result files in a folder, beside the paper's numbers")
     add.set_defaults(command=report)
     add.add_argument(
-        "folder", metavar="DIR", help="folder of result files, as table1.json, and of as_published with such"
+        "folder", metavar="DIR", help="folder of result files, such as table1.json, also those in its as_published"
     )
-    add.add_argument("--out", metavar="DIR", help="folder of report.html and report.md; default: the same")
+    add.add_argument("--out", metavar="DIR", help="folder for report.html and report.md; default: DIR above")
 
     add = add_command(
-        "bench", help="what the library would give on this machine's CPU, beside eager PyTorch and other peers"
+        "bench", help="measure how fast the library is on this machine's CPU, beside eager PyTorch and other peers"
     )
     add.set_defaults(command=bench)
     add.add_argument(
         "comparisons",
         nargs="*",
         metavar="comparison",
-        help="elbo, cholesky, ensemble, step: these where none is named; images, lstm; batch, features, latents, "
+        help="elbo, cholesky, ensemble, step: these if none is named; images, lstm; batch, features, latents, "
         "triangle, models, threads, or growth for these six: how the time grows with the batch, d, κ, κ of a full "
         "covariance, models side by side, and threads; or all",
     )

@@ -1,4 +1,4 @@
-"""What the command line is as a process: its exit status, signals, closed streams, and beside others of torchrun."""
+"""The command line as a process: its exit status, signals, closed streams, and the other processes of torchrun."""
 
 import os
 import signal
@@ -23,9 +23,9 @@ OF_ONE_ALONE = {1, 130, 143}  # a disk, a signal
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 the disk is full or fails, or a worker did, 2 bad input, 3 training diverged, 130 or 143
-    stopped by a signal, 141 nobody reads on."""
+    stopped by a signal, 141 nobody reads its output any more."""
     with _no_stream_closed():
-        if hasattr(sys.stdout, "reconfigure"):  # as standard error has it: a name of a file may be of any bytes
+        if hasattr(sys.stdout, "reconfigure"):  # as standard error does: a file name may have any bytes
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
             try:
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # by `| head`, which ends as soon as it has its lines
             _leave(sys.stdout, sys.stderr)
             return 128 + signal.SIGPIPE
-        except OSError as error:  # of the last lines
+        except OSError as error:  # from the last lines
             if error.errno not in OF_THE_DISK:
                 raise
             print(f"manifold-core: {error}", file=sys.stderr)
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _leave(*streams: TextIO) -> None:
-    """What Python still holds of them it writes at its exit: nowhere."""
+    """What Python still holds of them, and writes when it exits, goes nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in streams:
         os.dup2(nowhere, stream.fileno())
@@ -53,7 +53,7 @@ def _leave(*streams: TextIO) -> None:
 
 @contextmanager
 def _no_stream_closed() -> Iterator[None]:
-    """Where the shell closed one (``>&-``), Python has None in its place; what is written there then goes nowhere."""
+    """If the shell closed one (``>&-``), Python has None instead of it; what is written there then goes nowhere."""
     with ExitStack() as stack:
         for stream, redirected in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
             if stream is None:
@@ -79,7 +79,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     try:
         if process_of_torchrun() is not None and options.command is not train:
-            raise InputError("with torchrun the command must be train, which alone shares its work out to processes")
+            raise InputError("with torchrun the command must be train, the only one that processes can share")
         with _warnings_in_lines():
             status: int = options.command(options)
     except InputError as error:
@@ -101,7 +101,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 @contextmanager
 def _warnings_in_lines() -> Iterator[None]:
-    """As errors are said, without the place in our code that Python names."""
+    """Warnings as errors are said, without the place in our code that Python names."""
     shown = warnings.showwarning
     warnings.showwarning = _show_warning
     try:
@@ -118,7 +118,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    with suppress(OSError):  # as of Python's own: for want of a reader nothing stops
+    with suppress(OSError):  # as Python's own does: a missing reader stops nothing
         print(f"manifold-core: warning: {message}", file=sys.stderr)
 
 

@@ -8,10 +8,11 @@ import torch
 
 from ..metrics.active import gap_between
 from ..metrics.evaluation import count_name
+from ..metrics.local import CLEAR
 
 __all__ = ["table"]
 
-# Of the table, and the least that they are wide.
+# Of the table, with their least widths.
 COLUMNS = {
     "data": 20,
     "C×H×W": 14,
@@ -30,7 +31,7 @@ COLUMNS = {
 
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
-    """One line a run, measured on its training data as the model takes them; nats."""
+    """One line per run, measured on its training data as the model takes them; nats."""
     rows = [_cells(metrics) for metrics in runs]
     full = any(_is_full(metrics) for metrics in runs)
     images = any(len(metrics["sample_shape"]) == 3 for metrics in runs)
@@ -45,21 +46,22 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     lines = [_found(metrics) for metrics in runs if "trials" in metrics]
     lines += [head, "-" * len(head), *(_line(row, widths) for row in rows)]
     lines.append(
-        f"\nactive gap: smallest inactive over largest active {'variance or eigenvalue' if full else 'variance'}; near "
-        "1 the number of active dimensions depends on the threshold, train longer\n"
-        "local: dimensions at a sample, by the decoder's derivative"
+        f"\nactive gap: smallest inactive over largest active {'variance or eigenvalue' if full else 'variance'}; if "
+        "it is near 1, the number of active dimensions depends on the threshold: train longer\n"
+        "local: dimensions at a sample, read off the decoder's derivative"
     )
     lines += [sentence for note in NOTES for metrics in runs if (sentence := note(metrics))]
     return "\n".join(lines)
 
 
 def _found(metrics: dict[str, Any]) -> str:
-    """What a search was for, and whether to trust it: who reads the first line alone should know."""
+    """The dimension that a search has found, and whether to trust it, for those who read the first line alone."""
     data, local = metrics["data"], metrics["local"]
     if local["count"] == 0:
         return f"{data}: no dimension found\n"
-    said = f"{data}: dimension {local['count']}, by a gap of {local['gap']:.3g}, at {100 * local['share']:.0f} %"
-    return f"{said} of the samples{'; doubtful, see below' if metrics['doubts'] else ''}\n"
+    said = f"{data}: dimension {local['count']}, found at {100 * local['share']:.0f} % of the samples, with a gap of"
+    doubtful = "; doubtful, see below" if metrics["doubts"] else ""
+    return f"{said} {local['gap']:.3g} (clear from {CLEAR:g} on){doubtful}\n"
 
 
 def _cells(metrics: dict[str, Any]) -> dict[str, str]:
@@ -83,7 +85,7 @@ def _cells(metrics: dict[str, Any]) -> dict[str, str]:
 
 
 def _number(value: float | None, form: str) -> str:
-    """None is one that is not finite, or not there."""
+    """None stands for one that is not finite, or missing."""
     return "-" if value is None else format(value, form)
 
 
@@ -93,17 +95,15 @@ def _line(row: dict[str, str], widths: dict[str, int]) -> str:
 
 
 def _why_no_gap(metrics: dict[str, Any]) -> str:
-    """All dimensions are of one kind: their number says nothing of the manifold's."""
+    """If all dimensions are of one kind, their number says nothing about the manifold's."""
     if _gap(metrics) is not None:
         return ""
     data, kappa, full = metrics["data"], metrics["latent_dim"], _is_full(metrics)
     count = metrics["train"]["spectrum_count"] if full else metrics["active_dimensions"]
     if count == 0 and any(one[_count(metrics)] for one in metrics.get("classes", [])):
-        return (
-            f"{data} has no active gap, as no dimension is active under all classes together; what each has says more"
-        )
+        return f"{data} has no active gap, as no dimension is active over all classes together: see those of each class"
     if count == 0:
-        filled = "" if "trials" in metrics else "; or data that fill their space, which manifold-core dimension reads"
+        filled = "" if "trials" in metrics else "; if the data may fill their space, use manifold-core dimension"
         if "condition" in metrics:
             filled = "; or the condition leaves the samples no dimension"
         return (
@@ -111,54 +111,51 @@ def _why_no_gap(metrics: dict[str, Any]) -> str:
             f"smaller gamma, --log-gamma{filled}"
         )
     if count is None:
-        return f"{data} has no active gap, as its loss is no number: this says nothing; lower --learning-rate"
+        return f"{data} has no active gap, as its loss is not finite: its numbers mean nothing; lower --learning-rate"
+    every = f"{data} has no active gap, as all {kappa} latent dimensions are active"
     if "trials" not in metrics:
-        return f"{data} has no active gap, as all {kappa} dimensions are active: it may have more; raise --latent-dim"
+        return f"{every}: the manifold may have more; raise --latent-dim"
     features = math.prod(metrics["sample_shape"])
-    if kappa == max(map(int, metrics["by_latent_dim"])) < features:  # of which a doubt says what follows
+    if kappa == max(map(int, metrics["by_latent_dim"])) < features:  # a doubt says what follows from that
         return ""
     if kappa == features:
-        return (
-            f"{data} has no active gap, as all of its {kappa} dimensions are active: it fills the space, or is closed"
-        )
-    return (
-        f"{data} has no active gap, as all {kappa} dimensions are active: what speaks for them is the -ELBO with others"
-    )
+        return f"{every}, as many as features: the data fill their space, or lie on a closed manifold"
+    return f"{every}: compare the -ELBO with fewer and with more, below"
 
 
 def _blown_up(metrics: dict[str, Any]) -> str:
-    """A loss may jump to any height and still be a number."""
+    """A loss may jump to any height and still be finite."""
     first, last = metrics["history"]["neg_elbo"][0], metrics["train"]["neg_elbo"]
-    if last is None or not last > first:  # what is no number is said elsewhere
+    if last is None or not last > first:  # a loss that is not finite is reported elsewhere
         return ""
     return (
-        f"{metrics['data']} ends at a higher -ELBO than it had near the beginning, {last:.4g} after {first:.4g}: this "
-        "says nothing; lower --learning-rate, or train longer, with more --steps"
+        f"{metrics['data']} ends at a higher -ELBO than near the beginning, {last:.4g} after {first:.4g}: its numbers "
+        "mean nothing; lower --learning-rate, or train longer, with more --steps"
     )
 
 
 def _under_condition(metrics: dict[str, Any]) -> str:
-    """What the condition was taken for, and of classes what each has."""
+    """What the condition was taken for, and the active dimensions of each class."""
     if (condition := metrics.get("condition")) is None:
         return ""
     if "classes" not in condition:
         width = len(condition["mean"])
-        return f"{metrics['data']} is under a condition of {width} number{'s' if width > 1 else ''}"
+        return f"{metrics['data']} has a condition of {width} number{'s' if width > 1 else ''}"
     counts = ", ".join(f"{one['label']}: {one[_count(metrics)]}" for one in metrics["classes"])
-    return f"{metrics['data']} has {len(condition['classes'])} classes; active dimensions of each: {counts}"
+    return f"{metrics['data']} has {len(condition['classes'])} classes; active dimensions by class: {counts}"
 
 
 def _of_several(metrics: dict[str, Any]) -> str:
-    """One run says little."""
+    """The other models as well: one says little."""
     if not (models := metrics.get("models")):
         return ""
     counts = ", ".join("diverged" if one["diverged_at"] else str(one[_count(metrics)]) for one in models)
     least = "the lowest held-out -ELBO"
     if metrics["validation"]["neg_elbo"] is None:
-        least = "the lowest -ELBO: that of the samples held out is finite for none"
+        least = "the lowest -ELBO, since that of the held-out samples is finite for none"
     return (
-        f"{metrics['data']}: {len(models)} models have {counts} active dimensions; the table shows that of seed "
-        f"{metrics['seed']}, which has {least}"
+        f"{metrics['data']}: active dimensions of the {len(models)} models: {counts}; the table shows the model of "
+        f"seed {metrics['seed']}, which has {least}"
     )
 
 
@@ -171,25 +168,25 @@ def _of_search(metrics: dict[str, Any]) -> str:
     counts = ", ".join("diverged" if one["diverged_at"] else str(one["active_dimensions"]) for one in able)
     return (
         f"{metrics['data']}: the best of {len(metrics['trials'])} models has {metrics['latent_dim']} latent "
-        f"dimensions; active in those with as many and more are {counts}; lowest held-out -ELBO by latent dimensions: "
-        f"{losses} (of the coordinates that they are trained on, without the tenth of the samples that fit worst, and "
-        "so not that of the table)"
+        f"dimensions; active dimensions of the models with {metrics['latent_dim']} or more: {counts}; lowest held-out "
+        f"-ELBO by number of latent dimensions: {losses} (in the coordinates used for training, and without the tenth "
+        "of the samples that fit worst, so it is not the table's)"
     )
 
 
 def _bent(metrics: dict[str, Any]) -> str:
-    """Where every axis is needed somewhere, and not all of them at any one sample."""
+    """If every axis is needed somewhere, but not all of them at any one sample."""
     local, count = metrics["local"]["count"], metrics["train"][_count(metrics)]
     if count is None or not local < count:
         return ""
     if local == 0:
         return (
-            f"{metrics['data']}: {count} dimensions are active, and the decoder has none at a sample: of values that "
-            "are few or repeated that is so, or nothing is learned yet; train longer, with more --steps"
+            f"{metrics['data']}: {count} dimensions are active, but the decoder has none at a sample: the data take "
+            "few values, or nothing is learned yet; train longer, with more --steps"
         )
     return (
         f"{metrics['data']}: the decoder has {local} dimensions at a sample, fewer than the {count} that are active, "
-        f"as of a manifold that is closed or bent, or far narrower in some directions; the gap of its eigenvalues is "
+        f"as if the manifold is closed or bent, or far narrower in some directions; the gap in its eigenvalues is "
         f"{metrics['local']['gap']:.3g}"
     )
 
@@ -200,7 +197,7 @@ def _doubts(metrics: dict[str, Any]) -> str:
 
 
 def _noise(metrics: dict[str, Any]) -> str:
-    """Why neighbours see more, where that is no doubt."""
+    """Why neighbours see more, if that is not a doubt."""
     return f"{metrics['data']}: {noise}" if (noise := metrics["noise"]) else ""
 
 
@@ -230,12 +227,12 @@ NOTES = (
 
 
 def _gap(metrics: dict[str, Any]) -> float | None:
-    """Of the count that a rotation of the latent space does not change."""
+    """That of the count that a rotation of the latent space does not change."""
     measured = metrics["train"]
     if not _is_full(metrics):
         gap: float | None = measured["gap"]
         return gap
-    if measured["spectrum_count"] is None:  # its loss is no number
+    if measured["spectrum_count"] is None:  # its loss is not finite
         return None
     return gap_between(torch.tensor(measured["spectrum"], dtype=torch.float64), measured["threshold"])
 

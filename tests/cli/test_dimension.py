@@ -31,17 +31,17 @@ def test_a_whole_search(inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixtu
     assert f"metrics and weights: {tmp_path}\n" in printed.out
     local = metrics["local"]
     doubtful = "; doubtful, see below" if metrics["doubts"] else ""
-    said = f"by a gap of {local['gap']:.3g}, at {100 * local['share']:.0f} % of the samples"
-    assert printed.out.startswith(f"good: dimension {metrics['dimension']}, {said}{doubtful}\n")
+    said = f"found at {100 * local['share']:.0f} % of the samples, with a gap of {local['gap']:.3g}"
+    assert printed.out.startswith(f"good: dimension {metrics['dimension']}, {said} (clear from 8 on){doubtful}\n")
     losses = ", ".join(f"{kappa}: {loss:.2f}" for kappa, loss in metrics["by_latent_dim"].items())
     able = [trial for trial in metrics["trials"] if trial["latent_dim"] >= metrics["latent_dim"]]
     counts = ", ".join(str(trial["active_dimensions"]) for trial in able)
     note = only_line("\n".join(line for line in printed.out.splitlines() if "the best of" in line))
     assert note == (
-        f"good: the best of {len(metrics['trials'])} models has {metrics['latent_dim']} latent dimensions; active in "
-        f"those with as many and more are {counts}; lowest held-out -ELBO by latent dimensions: {losses} (of the "
-        "coordinates that they are trained on, without the tenth of the samples that fit worst, and so not that of the "
-        "table)"
+        f"good: the best of {len(metrics['trials'])} models has {metrics['latent_dim']} latent dimensions; active "
+        f"dimensions of the models with {metrics['latent_dim']} or more: {counts}; lowest held-out -ELBO by number of "
+        f"latent dimensions: {losses} (in the coordinates used for training, and without the tenth of the samples that "
+        "fit worst, so it is not the table's)"
     )
 
 
@@ -81,7 +81,7 @@ def test_stopped_it_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capfd: py
 
 def test_the_help_has_the_defaults(help_of: Callable[[str], str]) -> None:
     text, plan = help_of("dimension"), mc.SearchPlan()
-    assert f"default {FIRST}, or the features" in text
+    assert f"default {FIRST}, or the number of features" in text
     assert "default --hidden 64 --hidden 64 64 64" in text
     assert plan.networks == ((64,), (64, 64, 64))
     for name in ("steps", "batch_size", "learning_rate"):

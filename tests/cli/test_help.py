@@ -32,8 +32,8 @@ class TestReproduce:
         ("dimension", "Estimate the dimension of a data set: "),
         ("reproduce", "Replay tables and theorems of the paper."),
         ("eager", "Measure what the tables in a folder would take in eager PyTorch "),
-        ("report", "One page of the result files in a folder, "),
-        ("bench", "What the library would give on this machine's CPU, "),
+        ("report", "Make one page of the result files in a folder, "),
+        ("bench", "Measure how fast the library is on this machine's CPU, "),
         ("info", "Versions, backends and data on this machine."),
     ],
 )
@@ -54,4 +54,4 @@ class TestBench:
     def test_the_help_names_every_comparison(self, help_of: Callable[[str], str]) -> None:
         text = help_of("bench")
         main, (images, lstm, *growth) = ([one.name for one in group] for group in (suite.MAIN, suite.FURTHER))
-        assert f"{', '.join(main)}: these where none is named; {images}, {lstm}; {', '.join(growth)}, or growth" in text
+        assert f"{', '.join(main)}: these if none is named; {images}, {lstm}; {', '.join(growth)}, or growth" in text

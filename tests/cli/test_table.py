@@ -40,7 +40,7 @@ class TestTable:
         assert all("no active gap" not in line for line in rest)
         notes = [line for line in cli.table([none, there, every]).splitlines() if "no active gap" in line]
         assert ["train longer, with more --steps" in line for line in notes] == [True, False]
-        assert ["all 3 dimensions are active" in line and "raise --latent-dim" in line for line in notes] == [
+        assert ["all 3 latent dimensions are active" in line and "raise --latent-dim" in line for line in notes] == [
             False,
             True,
         ]
@@ -50,13 +50,11 @@ class TestTable:
         numbers = metrics | {"condition": {"mean": [1.0, 2.0], "scale": [1.0, 1.0]}}
         classes = [{"label": 4, "active_dimensions": 2}, {"label": 9, "active_dimensions": 0}]
         labels = metrics | {"condition": {"classes": [4, 9]}, "classes": classes}
-        assert "under" not in cli.table([metrics])
-        assert "good is under a condition of 2 numbers\n" in cli.table([numbers])
-        assert "good has 2 classes; active dimensions of each: 4: 2, 9: 0\n" in cli.table([labels])
+        assert "condition" not in cli.table([metrics])
+        assert "good has a condition of 2 numbers\n" in cli.table([numbers])
+        assert "good has 2 classes; active dimensions by class: 4: 2, 9: 0\n" in cli.table([labels])
         none = {"train": metrics["train"] | {"gap": None}, "active_dimensions": 0}
-        assert "no dimension is active under all classes together; what each has says more" in cli.table(
-            [labels | none]
-        )
+        assert "no dimension is active over all classes together: see those of each class" in cli.table([labels | none])
         for one in classes:
             one["active_dimensions"] = 0
         assert "the condition leaves the samples no dimension" in cli.table([labels | none])
@@ -80,7 +78,7 @@ class TestTable:
             said = [line for line in lines if "no active gap" in line]
             assert len(said) == (printed == "-")
             if printed == "-":
-                assert ("no dimension is active" in said[0], "all 3 dimensions" in said[0]) == (count == 0, count == 3)
+                assert ("no dimension is" in said[0], "all 3 latent dimensions" in said[0]) == (count == 0, count == 3)
 
     def test_the_table_says_what_a_search_makes_of_no_gap(self, earlier: Path) -> None:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
@@ -95,30 +93,30 @@ class TestTable:
             ],
         }
         for kappa, count, most, of_able, said in (
-            (3, 3, 4, "2, diverged, 3", "what speaks for them is the -ELBO with others"),
+            (3, 3, 4, "2, diverged, 3", "compare the -ELBO with fewer and with more, below"),
             (3, 3, 3, "2, diverged, 3", None),  # a doubt of the search's
-            (5, 5, 5, "3", "all of its 5 dimensions are active: it fills the space, or is closed"),
+            (5, 5, 5, "3", "as many as features: the data fill their space, or lie on a closed manifold"),
             (3, 0, 3, "2, diverged, 3", "train longer, with more --steps, or begin with a smaller gamma"),
         ):
             found = {"latent_dim": kappa, "active_dimensions": count, "by_latent_dim": {"3": -1.234, str(most): -1.234}}
             found["local"] = {"count": count, "gap": 7.0 if count else None, "share": 1.0}
             lines = cli.table([every | found]).splitlines()
-            read = f"good: dimension {count}, by a gap of 7, at 100 % of the samples"
+            read = f"good: dimension {count}, found at 100 % of the samples, with a gap of 7 (clear from 8 on)"
             assert lines[:2] == [read if count else "good: no dimension found", ""]
             notes = [line for line in lines if "no active gap" in line]
             assert [said in note for note in notes if said] == ([True] if said else [])
             assert len(notes) == (said is not None)
             (note,) = (line for line in lines if "the best of" in line)
             assert note.startswith(
-                f"good: the best of 4 models has {kappa} latent dimensions; active in those with as many and more are "
-                f"{of_able}; "
+                f"good: the best of 4 models has {kappa} latent dimensions; active dimensions of the models with "
+                f"{kappa} or more: {of_able}; "
             )
-            assert "by latent dimensions: 3: -1.23" in note
+            assert "by number of latent dimensions: 3: -1.23" in note
 
     def test_doubts_are_said_below_the_table_and_announced_above(self, earlier: Path) -> None:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
         local = {"count": 2, "gap": 9.0, "share": 0.4}
-        read = "good: dimension 2, by a gap of 9, at 40 % of the samples"
+        read = "good: dimension 2, found at 40 % of the samples, with a gap of 9 (clear from 8 on)"
         search = {"trials": [], "by_latent_dim": {"3": 1.0}, "local": local, "noise": ""}
         for doubts in ([], ["one thing"], ["one thing", "and another"]):
             lines = cli.table([metrics | search | {"doubts": doubts}]).splitlines()
@@ -138,14 +136,15 @@ class TestTable:
             wanted = "2 dimensions at a sample, fewer than the 3 that", "eigenvalues is 12.3"
             assert all(part in note for note in notes for part in wanted)
         none = cli.table([metrics | {"train": measured, "local": {"count": 0, "gap": None}}])
-        assert "good: 3 dimensions are active, and the decoder has none at a sample" in none
+        assert "good: 3 dimensions are active, and but the decoder has none at a sample" in none
 
     def test_the_table_says_that_a_loss_is_no_number(self, earlier: Path) -> None:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
         measured = metrics["train"] | {"gap": None, "neg_elbo": math.nan}
         lines = cli.table([metrics | {"active_dimensions": None, "train": measured}]).splitlines()
         notes = [line for line in lines if line.startswith("good ")]
-        assert "good has no active gap, as its loss is no number: this says nothing; lower --learning-rate" in notes
+        said = "good has no active gap, as its loss is not finite: its numbers mean nothing; lower --learning-rate"
+        assert said in notes
         assert not any("higher -ELBO" in note for note in notes)
 
     def test_the_table_says_that_a_training_blew_up(self, earlier: Path) -> None:
@@ -165,15 +164,15 @@ class TestTable:
         model = metrics["config"]["model"]
         full = several | {"config": metrics["config"] | {"model": model | {"covariance": "cholesky"}}}
         for of, counts in ((several, "2, diverged, 1"), (full, "3, diverged, 3")):
-            (note,) = (line for line in cli.table([of]).splitlines() if " models have " in line)
+            (note,) = (line for line in cli.table([of]).splitlines() if " models: " in line)
             assert note == (
-                f"good: 3 models have {counts} active dimensions; the table shows that of seed 7, which has the lowest "
-                "held-out -ELBO"
+                f"good: active dimensions of the 3 models: {counts}; the table shows the model of seed 7, which has "
+                "the lowest held-out -ELBO"
             )
-        assert " models have " not in cli.table([metrics])
+        assert " models: " not in cli.table([metrics])
         unknown = several | {"validation": metrics["validation"] | {"neg_elbo": None}}
-        (note,) = (line for line in cli.table([unknown]).splitlines() if " models have " in line)
-        assert note.endswith("which has the lowest -ELBO: that of the samples held out is finite for none")
+        (note,) = (line for line in cli.table([unknown]).splitlines() if " models: " in line)
+        assert note.endswith("which has the lowest -ELBO, since that of the held-out samples is finite for none")
 
     def test_long_names_and_shapes_of_images_stand_in_columns(self, earlier: Path) -> None:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))

@@ -79,7 +79,7 @@ class TestTrain:
         assert (one["label"], one["samples"]) == (1, 4)
         assert one["active_dimensions"] == metrics["active_dimensions"]
         printed = capfd.readouterr()
-        assert f"has 10 classes; active dimensions of each: 1: {one['active_dimensions']}\n" in printed.out
+        assert f"has 10 classes; active dimensions by class: 1: {one['active_dimensions']}\n" in printed.out
         assert only_line(printed.err).startswith(
             "manifold-core: warning: condition: classes 0, 2, 3, 4, 5, 6, 7, 8, 9 have no training sample"
         )
@@ -192,9 +192,9 @@ class TestTrain:
         text = help_of("train")
         for name, vectors in commands.DEFAULTS["vectors"].items():
             images = commands.DEFAULTS["images"][name]
-            assert f"default {vectors}; {images} for images, where they are read by residual networks" in text
-        assert "the manifold's (default: 20)" in text
-        assert "--channels CHANNELS of the residual networks, default 5, of a CVAE 32; an MLP has none" in text
+            assert f"default {vectors}; {images} for images that residual networks read" in text
+        assert "the manifold has (default: 20)" in text
+        assert "--channels CHANNELS of the residual networks; default 5, for a CVAE 32; an MLP has none" in text
         assert "of the split of a file into training and held-out samples" in text
         assert "(default: None)" not in text
         assert "(default: False)" not in text
@@ -237,7 +237,7 @@ class TestTrain:
         assert cli.main(["train", *data, "--out", str(tmp_path / "out"), "--models", "2", "--seed", "5", *SMALL]) == 0
         metrics = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
         assert [one["seed"] for one in metrics["models"]] == [5, 6]
-        assert "good: 2 models have " in capfd.readouterr().out
+        assert "good: active dimensions of the 2 models: " in capfd.readouterr().out
         assert cli.main(["train", *data, "--out", str(tmp_path / "no"), "--models", "0", *SMALL]) == 2
         assert "models must be a positive integer, got 0" in capfd.readouterr().err
 
