@@ -1,4 +1,4 @@
-"""``manifold-core bench``: what this library would give on this machine, beside what else there is.
+"""``manifold-core bench``: how fast this library is on this machine, beside what else there is.
 
-A module a comparison; :mod:`.suite` runs them, :mod:`.table` and :mod:`.roofline` show what was found.
+One module per comparison; :mod:`.suite` runs them, :mod:`.table` and :mod:`.roofline` show what was found.
 """

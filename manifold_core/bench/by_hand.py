@@ -1,6 +1,6 @@
 """The ELBO in eager PyTorch, as one writes it first: one definition for all that ours is compared with.
 
-Of numbers in half precision the sums are in float32. Noise that is not given is PyTorch's.
+Numbers in half precision are summed in float32. Noise that is not given is PyTorch's.
 """
 
 import math
@@ -46,7 +46,7 @@ def sample_and_kl_full(
     prior: Gaussian | None = None,
     gate_logits: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The same of N(μ, L Lᵀ), tril ``[B, κ(κ+1)/2]`` the packed rows of L, log L_jj on the diagonal."""
+    """The same for N(μ, L Lᵀ), tril ``[B, κ(κ+1)/2]`` the packed rows of L, log L_jj on the diagonal."""
     factor, log_diagonal = unpacked(tril, mu.shape[1])
     z = _gated(mu + (factor @ _drawn(mu, noise).unsqueeze(-1)).squeeze(-1), gate_logits)
     mu, factor, log_diagonal = _wide(mu), _wide(factor), _wide(log_diagonal)
@@ -59,7 +59,7 @@ def sample_and_kl_full(
 
 
 def tuned_sample_and_kl_full(mu: Tensor, tril: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Beside N(0, I), with the fastest operators that PyTorch has for each step: index_copy in place of the indexed
+    """Relative to N(0, I), with the fastest operators that PyTorch has for each step: index_copy instead of the indexed
     assignment, the KL from the packed numbers."""
     batch, latents = mu.shape
     row, col = torch.tril_indices(latents, latents, device=tril.device)
@@ -90,8 +90,8 @@ def nll(x_hat: Tensor, x: Tensor, log_gamma: Tensor) -> Tensor:
 
 
 def negative_elbo(model: VAE | CVAE, x: Tensor, c: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-    """½ (‖x − x̂‖²/γ + d log 2πγ) + KL[q ‖ p], averaged over the batch, of the model's networks and γ alone: no op of
-    ours."""
+    """½ (‖x − x̂‖²/γ + d log 2πγ) + KL[q ‖ p], averaged over the batch, of the model's networks and γ alone: none of
+    our ops."""
     x, q, prior, gate_logits, decode = _networks(model, x, c)
     sample = sample_and_kl_full if model.elbo.covariance == "cholesky" else sample_and_kl
     z, kl = sample(*q, noise, prior, gate_logits)
@@ -102,8 +102,8 @@ def negative_elbo(model: VAE | CVAE, x: Tensor, c: Tensor | None = None, noise: 
 
 
 def _networks(model: VAE | CVAE, x: Tensor, c: Tensor | None) -> Networks:
-    """What is to be reconstructed, q, p or None where that is N(0, I), the gate if any, and the decoder; of a model of
-    every step with a row for each step."""
+    """What is to be reconstructed, q, p or None if that is N(0, I), the gate if any, and the decoder; for a model of
+    every step, with a row for each step."""
     if not isinstance(model, CVAE):
         return x, model.encoder(x), None, None, model.decoder
     assert c is not None

@@ -2,10 +2,10 @@
 
 eager                by hand, as one writes it first: L[:, i, j] = tril, exp of the diagonal, a batched matrix-vector
                      product with torch.randn, the KL from the squares of L
-tuned                by hand, with the ways of PyTorch in mind
+tuned                by hand, with PyTorch's fastest operators
 torch.distributions  MultivariateNormal: rsample and kl_divergence, their checks of arguments off
 torch.compile        of tuned
-diagonal             our op for a diagonal covariance, beside: other work, the price of the triangle
+diagonal             our op for a diagonal covariance: other work, to show the price of the triangle
 """
 
 from functools import partial
@@ -69,7 +69,7 @@ def exact(p: Problem) -> tuple[Tensor, Tensor]:
 
 
 def error(*size: int) -> float:
-    """Of what it gives and of the gradients, against the definition in float64."""
+    """That of its results and of the gradients, against the definition in float64."""
     return largest_error(lambda p: fused(p, seed=7), exact, gradients, problem(*size))
 
 
@@ -79,7 +79,7 @@ def bytes_moved(batch: int, latents: int) -> int:
 
 
 def operations(batch: int, latents: int) -> int:
-    """A number of tril: product 2, square and sum 2, gradient 4. A latent: 8 around the diagonal."""
+    """Per number of tril: product 2, square and sum 2, gradient 4. Per latent: 8 around the diagonal."""
     return batch * (8 * latents * (latents + 1) // 2 + 8 * latents)
 
 

@@ -28,7 +28,7 @@ __all__ = [
 UNTIMED = 3  # calls at the beginning, after the first of all, which may compile
 FEWEST = 4  # timed calls
 Problem = dict[str, Tensor]
-Forward = Callable[[Problem], tuple[Tensor, Tensor]]  # what gradients are taken of: loss and z, or z and KL
+Forward = Callable[[Problem], tuple[Tensor, Tensor]]  # gives what gradients are taken of: loss and z, or z and KL
 Quartiles = tuple[float, float, float]
 Way = TypeVar("Way")
 
@@ -37,7 +37,7 @@ class Call(NamedTuple):
     """What is timed."""
 
     run: Callable[[], object]
-    steps: int = 1  # that one run makes; times are of a step
+    steps: int = 1  # that one run makes; times are per step
 
 
 @dataclass(frozen=True)
@@ -45,21 +45,21 @@ class Comparison:
     """What is compared.
 
     Args:
-        name: of the command line.
+        name: on the command line.
         title: of the table.
         axes: names of the numbers of a size.
-        goals: the sizes, ascending, since a process keeps the memory it once had; of each, how many times faster than
-            the yardstick the project wants to be, NaN where nothing was set.
+        goals: the sizes, ascending, since a process keeps the memory it once had; for each, how many times faster than
+            the yardstick the project wants to be, NaN if nothing was set.
         contenders: name → what prepares a call of one size. The first is the yardstick. An ImportError says that a peer
-            is not there.
+            is not installed.
         ours: the names of this library's ways; ratios are to the first, but for peers in ``beside``.
         error: of our result, relative, at one size.
         allowed: error; a larger one leaves a size without figures.
         bytes_moved: each array once, in bytes, at one size.
-        operations: additions, multiplications, exponentials and the like of the formulas, noise left out, at one size.
-        slow: contenders that take seconds before their first result, left out where time runs short.
+        operations: additions, multiplications, exponentials and so on in the formulas, without noise, at one size.
+        slow: contenders that take seconds before their first result, left out if time runs short.
         bound: what the share is of, the machine's copy or its matrix product.
-        beside: peer → which of ours it does the same as, where that is not the first.
+        beside: peer → which of ours does the same, if that is not the first.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Comparison:
 def contender(
     problem: Callable[..., Problem], gradients: Callable[[Way, Problem], tuple[Tensor, ...]], way: Way
 ) -> Callable[..., Call]:
-    """Of one way to compute something: what prepares forward and backward of one size."""
+    """For one way to compute something: what prepares forward and backward of one size."""
 
     def prepare(*size: int) -> Call:
         p = problem(*size)
@@ -98,7 +98,7 @@ def contender(
 
 
 def timed(call: Call, seconds: float) -> Quartiles:
-    """Microseconds of a step, over the calls that ``seconds`` have room for."""
+    """Microseconds per step, over the calls that ``seconds`` have room for."""
     for _ in range(1 + UNTIMED):
         call.run()
     times: list[float] = []
@@ -112,20 +112,20 @@ def timed(call: Call, seconds: float) -> Quartiles:
 
 
 def left_out(seconds_left: float, needed: float = 0.0) -> str:
-    """Why nothing is begun; empty where there is time."""
+    """Why nothing is begun; empty if there is time."""
     return f"left out: {max(seconds_left, 0):.0f} s left" if seconds_left < needed else ""
 
 
 def failed(failure: Exception) -> str:
-    """Why there are no figures; whatever it is, it must not cost other contenders theirs."""
+    """Why there are no figures; no failure may cost other contenders theirs."""
     return f"failed: {failure!r}"[:200]
 
 
 def largest_difference(ours: Iterable[Tensor], exact: Iterable[Tensor], floor: float = 0.0) -> float:
-    """Over all tensors: the largest difference over the largest value; NaN where one is not a number.
+    """Over all tensors: the largest difference over the largest value; NaN if one is not a number.
 
     Args:
-        floor: at least what a difference is divided by, for tensors that may be near 0.
+        floor: a difference is divided by no less than this, for tensors that may be near 0.
     """
     pairs = [(a.detach().cpu().double(), b.detach().cpu().double()) for a, b in zip(ours, exact, strict=True)]
     found = torch.stack([(a - b).abs().max() / b.abs().max().clamp(min=floor) for a, b in pairs])
@@ -140,6 +140,6 @@ def in_float64(p: Problem) -> Problem:
 def largest_error(
     ours: Forward, exact: Forward, gradients: Callable[[Forward, Problem], tuple[Tensor, ...]], p: Problem
 ) -> float:
-    """Of what ours gives and of its gradients, against the definition in float64."""
+    """That of our results and gradients, against the definition in float64."""
     q = in_float64(p)
     return largest_difference((*ours(p), *gradients(ours, p)), (*exact(q), *gradients(exact, q)))

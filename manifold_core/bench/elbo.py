@@ -56,7 +56,7 @@ def distributions(p: Problem) -> tuple[Tensor, Tensor]:
 
 
 def fused(p: Problem, seed: int | None = None) -> tuple[Tensor, Tensor]:
-    """As GaussianELBO calls it."""
+    """Called as GaussianELBO calls it."""
     z, kl = rsample_kl(p["mu"], p["log_var"], seed=seed)
     return gaussian_elbo(p["x_hat"], p["x"], p["log_gamma"], kl)[0], z
 
@@ -68,7 +68,7 @@ def exact(p: Problem) -> tuple[Tensor, Tensor]:
 
 
 def error(*size: int) -> float:
-    """Of what it gives and of the gradients, against the definition in float64."""
+    """That of its results and of the gradients, against the definition in float64."""
     return largest_error(lambda p: fused(p, seed=7), exact, gradients, problem(*size))
 
 
@@ -78,7 +78,7 @@ def bytes_moved(batch: int, features: int, latents: int) -> int:
 
 
 def operations(batch: int, features: int, latents: int) -> int:
-    """A latent: z 4, KL 5, two gradients 6. A feature: squared error 3, gradient 1."""
+    """Per latent: z 4, KL 5, two gradients 6. Per feature: squared error 3, gradient 1."""
     return batch * (15 * latents + 4 * features)
 
 

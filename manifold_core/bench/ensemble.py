@@ -1,10 +1,10 @@
 """Whole training steps of small VAEs on a CPU, through ``train_ensemble``'s engine, and eager PyTorch with Adam.
 
-A step is the gathering of the mini-batch, forward, ELBO, backward and Adam; d = κ = 20, one hidden layer, 100,000
-samples; its time is of one model. The operations are those of the layers' products; noise, KL and Adam do not count.
+A step gathers the mini-batch and runs forward, ELBO, backward and Adam; d = κ = 20, one hidden layer, 100,000 samples;
+its time is per model. The operations are those of the layers' products; noise, KL and Adam do not count.
 
 one model              on all threads
-side by side           as many models as threads, a thread each
+side by side           as many models as threads, one thread each
 one model, one thread
 eager, fused Adam      as eager, with PyTorch's fastest Adam
 """
@@ -36,8 +36,8 @@ __all__ = [
 
 SAMPLES, WIDTH, MANIFOLD = 100_000, 20, 6  # d = κ
 LEARNING_RATE = 0.005
-STEPS = 50_000  # more than are ever timed; the schedule has a row for each, which takes its time
-SMALLEST = 1e-3  # that a difference of weights is divided by: a bias may be near 0
+STEPS = 50_000  # more than are ever timed; the schedule takes time to make a row for each
+SMALLEST = 1e-3  # a difference of weights is divided by no less: a bias may be near 0
 
 
 def data(seed: int = 0) -> Tensor:
@@ -78,18 +78,18 @@ class Eager:
 
 
 def specs(hidden: int, batch: int, models: int, steps: int = 10**6, data_sets: int = 1) -> list[ModelSpec]:
-    """As many models of one kind, on the data sets in turn."""
+    """This many models of one kind, on the data sets in turn."""
     training = [TrainingConfig(steps=steps, batch_size=batch, seed=seed) for seed in range(models)]
     return [ModelSpec(WIDTH, (hidden,), training=c, data=i % data_sets) for i, c in enumerate(training)]
 
 
 def multiply_adds(hidden: int) -> int:
-    """Of one sample: three products a layer, but for the gradient of x, which nobody wants."""
+    """For one sample: three products per layer, without the gradient of x, which is not needed."""
     return 3 * (WIDTH * hidden + hidden * 2 * WIDTH + WIDTH * hidden + hidden * WIDTH) - WIDTH * hidden
 
 
 def error(hidden: int, batch: int) -> float:
-    """Of the weights after ten steps, against the reference backend."""
+    """That of the weights after ten steps, against the reference backend."""
     ours, reference = (
         train_ensemble(specs(hidden, batch, 1, steps=10), data()[: 2 * batch], backend=backend, progress=False)[0]
         for backend in ("cpu", "reference")
@@ -98,20 +98,20 @@ def error(hidden: int, batch: int) -> float:
 
 
 def bytes_moved(hidden: int, batch: int) -> int:
-    """The mini-batch, and of each parameter weight and moments, read and written; float32."""
+    """The mini-batch, and for each parameter weight and moments, read and written; float32."""
     parameters = 5 * WIDTH * hidden + 2 * hidden + 3 * WIDTH + 1
     return 4 * (batch * WIDTH + 6 * parameters)
 
 
 def check_going_on(state: EngineState) -> None:
-    """Raise RuntimeError where a model has ended: steps that it does not take take no time."""
+    """Raise RuntimeError if a model has ended: the steps that it skips would look fast."""
     done, diverged = state.progress.cpu().unbind(1)
     if diverged.any() or any(int(n) >= spec.training.steps for n, spec in zip(done, state.specs, strict=True)):
         raise RuntimeError("models ended while they were timed")
 
 
 def engine(models: int | None, threads: int | None) -> Callable[..., Call]:
-    """None: as many as PyTorch has threads."""
+    """None means as many as PyTorch has threads."""
 
     def prepare(hidden: int, batch: int) -> Call:
         available = torch.get_num_threads()

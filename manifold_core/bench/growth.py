@@ -12,7 +12,7 @@ from .comparison import Call, Comparison
 
 __all__ = ["COMPARISONS"]
 
-SAMPLES, FEATURES, LATENTS = 4096, 784, 64  # where threads vary
+SAMPLES, FEATURES, LATENTS = 4096, 784, 64  # if threads vary
 HIDDEN, BATCH = 16, 1024  # of the ensemble's models
 THREADS = [2**k for k in range((os.cpu_count() or 1).bit_length())]
 Size = tuple[int, ...]
@@ -25,7 +25,7 @@ def _same(*size: int) -> Size:
 def _along(
     of: Comparison, name: str, title: str, axes: str, sizes: Sequence[Size], whole: Callable[..., Size] = _same
 ) -> Comparison:
-    """The yardstick and ours at other sizes; ``whole`` makes the size of ``of`` from one of these."""
+    """The yardstick and ours at other sizes; ``whole`` turns one of these into a size of ``of``."""
     kept = (of.peers[0], *of.ours[:1])
     return replace(
         of,
@@ -60,7 +60,7 @@ def _on_threads(comparison: Comparison) -> Comparison:
 
 
 def _models() -> Comparison:
-    """Of the ensemble engine, a model a thread where there are as many; eager is one model after another."""
+    """That of the ensemble engine, one model per thread if there are as many; eager is one model after another."""
     one = _along(
         ensemble.COMPARISON,
         "models",

@@ -3,7 +3,7 @@
 eager            by hand, a diagonal covariance, the networks by PyTorch's own ops
 eager, full      the same with a full covariance
 diagonal         ours, `mc.VAE`
-full covariance  ours, from an encoder alike but for its end
+full covariance  ours, with an encoder that differs only at its end
 torch.compile    of eager: networks and loss
 """
 
@@ -29,7 +29,7 @@ FEW = 16
 
 
 def model(covariance: Covariance = "diagonal") -> VAE:
-    """The same weights each time, but for the last layer of the encoder."""
+    """The same weights each time, except in the last layer of the encoder."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return VAE.conv(IMAGE, LATENTS, CHANNELS, covariance=covariance)
@@ -50,10 +50,11 @@ def _ours(vae: VAE, x: Tensor) -> Tensor:
 
 
 def error(size: int, device: str = "cpu") -> float:
-    """Of the gradients of all weights of both, on the device, against the losses by hand in float64 on the same noise.
+    """That of the gradients of both models' weights, on the device, against the losses by hand in float64 on the same
+    noise.
 
-    Of few images: among the many numbers of more there is one so close to the kink of a ReLU that float32 and float64
-    stand on different sides of it.
+    On few images: with more, one of the many numbers is so close to the kink of a ReLU that float32 and float64 are on
+    different sides of it.
     """
     few = min(size, FEW)
     return max(_error(few, device, "diagonal"), _error(few, device, "cholesky"))
@@ -66,7 +67,7 @@ def _error(size: int, device: str, covariance: Covariance) -> float:
     wanted = torch.autograd.grad(negative_elbo(exact, x.double(), noise=noise), [*exact.parameters()])
     loss = ours.to(device)(x.to(device), seed=7).loss
     found = [grad.cpu() for grad in torch.autograd.grad(loss, [*ours.parameters()])]
-    # All as one: the weights that batch normalisation follows have gradients that nearly cancel.
+    # All in one tensor: the weights before a batch normalisation have gradients that nearly cancel.
     return largest_difference([_flat(found)], [_flat(wanted)])
 
 
@@ -75,7 +76,7 @@ def _flat(parts: Iterable[Tensor]) -> Tensor:
 
 
 def operations(size: int) -> int:
-    """Those of the diagonal model's layers: three products of each."""
+    """Those of the diagonal model's layers: three products each."""
     c, quarter, sixteenth = CHANNELS, 14 * 14, 7 * 7
     first = quarter * (9 * c + 9 * c * c + c)
     second = sixteenth * (18 * c * c + 36 * c * c + 2 * c * c)
@@ -85,7 +86,7 @@ def operations(size: int) -> int:
 
 
 def bytes_moved(size: int) -> int:
-    """The batch alone: what the layers hand on to each other depends on who computes them; float32."""
+    """The batch alone: what layers pass to each other depends on how they are computed; float32."""
     return 4 * size * math.prod(IMAGE)
 
 

@@ -29,7 +29,7 @@ def problem(batch: int, length: int, inputs: int, hidden: int) -> Problem:
 
 
 def by_pytorch(p: Problem) -> Tensor:
-    """Whatever their type, as torch.nn.LSTM calls it."""
+    """For any dtype, by the function that torch.nn.LSTM calls."""
     weights = [p[name] for name in WEIGHTS]
     nothing = p["x"].new_zeros(1, len(p["x"]), weights[1].shape[1])
     y: Tensor = torch.lstm(p["x"], (nothing, nothing), weights, True, 1, 0.0, True, False, True)[0]
@@ -45,14 +45,14 @@ def gradients(way: Callable[[Problem], Tensor], p: Problem) -> tuple[Tensor, ...
 
 
 def error(*size: int) -> float:
-    """Of outputs and gradients, against PyTorch's in float64."""
+    """That of outputs and gradients, against PyTorch's in float64."""
     p = problem(*size)
     q = in_float64(p)
     return largest_difference((ours(p), *gradients(ours, p)), (by_pytorch(q), *gradients(by_pytorch, q)))
 
 
 def operations(batch: int, length: int, inputs: int, hidden: int) -> int:
-    """Those of the matrix products: three of each, but that x has no gradient."""
+    """Those of the matrix products: three of each, except that x has no gradient."""
     return 2 * batch * length * 4 * hidden * (2 * inputs + 3 * hidden)
 
 

@@ -20,7 +20,7 @@ ROWS = 25
 
 
 def profiled(contender: str, batch: int, device: str) -> profile:
-    """So many steps, after others that are not recorded."""
+    """``STEPS`` steps, after others that are not recorded."""
     run = step.training_step(step.LOSSES[contender], batch, device)
     for _ in range(WARM_UP):
         run()

@@ -1,4 +1,4 @@
-"""The roofline: what each contender reaches, under what the machine could do for so many operations a byte."""
+"""The roofline: what each contender reaches, below what the machine could do at that many operations per byte."""
 
 import math
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ MARKERS = {comparison.name: marker for comparison, marker in zip(MAIN, "os^D", s
 
 
 def plot_roofline(path: Path, rows: Sequence[Row]) -> Path:
-    """Operations a second over operations a byte, a point for ours and one for the yardstick at each size.
+    """Operations per second over operations per byte, a point for ours and one for the yardstick at each size.
 
-    Both count what the formulas need, each array moved once: who moves or computes more stands lower. What fits
-    into the caches may stand above the roof, which is that of memory.
+    Both count what the formulas need, each array moved once: a contender that moves or computes more is lower. What
+    fits into the caches may be above the roof, which is that of memory.
     """
     copy, product = machine_speeds(rows)
     picture = new_figure(7.5, 5)
@@ -43,8 +43,8 @@ def plot_roofline(path: Path, rows: Sequence[Row]) -> Path:
                 markersize=4 + math.log10(row.operations) / 2,
                 label=f"{row.comparison}, {name}" if new else None,
             )
-    axes.set_xlabel("operations a byte")
-    axes.set_ylabel("10⁹ operations a second")
+    axes.set_xlabel("operations per byte")
+    axes.set_ylabel("10⁹ operations per second")
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
     return save(picture, path)

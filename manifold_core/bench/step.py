@@ -1,10 +1,10 @@
-"""The training step of a usual VAE: an MLP 784-400-20-400-784 on vectors like MNIST's, Adam, learned γ.
+"""The training step of a common VAE: an MLP 784-400-20-400-784 on vectors like MNIST's, Adam, learned γ.
 
-The same networks, weights, batch and optimizer (PyTorch's fused Adam) for all; what differs is who makes the loss.
+The same networks, weights, batch and optimizer (PyTorch's fused Adam) for all; only the loss is made differently.
 
 eager          by hand
 torch.compile  of eager: networks and loss
-pyro           TraceMeanField_ELBO, its differentiable_loss, checks of arguments off
+pyro           differentiable_loss of its TraceMeanField_ELBO, checks of arguments off
 pythae         its VAE, whose γ is fixed at 1 and which therefore does a little less
 
 Liger-Kernel is not among them: its KL is that of categorical distributions, and it runs on a GPU alone.
@@ -130,7 +130,7 @@ def training_step(make: Callable[[VAE], Loss], size: int, device: str = "cpu") -
 
 
 def adam_step(parameters: Iterable[nn.Parameter], loss: Callable[[], Tensor]) -> Callable[[], None]:
-    """The step that all contenders make, of PyTorch's fused Adam."""
+    """The step that all contenders make, with PyTorch's fused Adam."""
     optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True)
 
     def run() -> None:
@@ -150,7 +150,7 @@ def _gradients(vae: VAE, loss: Tensor) -> Iterator[Tensor]:
 
 
 def error(size: int) -> float:
-    """Of the gradients of all weights, against the loss by hand in float64 on the same noise."""
+    """That of the gradients of all weights, against the loss by hand in float64 on the same noise."""
     ours, x = model(), batch(size)
     exact = copy.deepcopy(ours).double()
     noise = standard_normal(torch.tensor(7), size, LATENTS)
@@ -163,12 +163,12 @@ def weights() -> int:
 
 
 def operations(size: int) -> int:
-    """Those of the layers: three products of each, but for the gradient of x."""
+    """Those of the layers: three products each, without the gradient of x."""
     return 2 * size * (3 * weights() - FEATURES * HIDDEN)
 
 
 def bytes_moved(size: int) -> int:
-    """The batch, and of each weight its gradient, itself and two moments, read and written; float32."""
+    """The batch, and for each weight its gradient, itself and two moments, read and written; float32."""
     return 4 * (size * FEATURES + 8 * weights())
 
 

@@ -2,7 +2,7 @@
 
 Each contender runs in processes of its own, in turn: in one process the first to allocate decides how the C library
 treats the memory of the second, by a factor of two. A round is one process of each; the ratio to quote is the median of
-the rounds' ratios. No figure is given for a size at which our result is not right.
+the rounds' ratios. A size at which our result is wrong has no figures.
 
 ``python -m manifold_core.bench.suite COMPARISON CONTENDER SECONDS`` is such a process: a line of JSON for each size.
 """
@@ -27,18 +27,18 @@ from .comparison import Comparison, Quartiles, failed, left_out, timed
 __all__ = ["COMPARISONS", "Row", "chosen", "from_json", "measure", "to_json"]
 
 MAIN = tuple(module.COMPARISON for module in (elbo, cholesky, ensemble, step))
-# When they are asked for: all would not fit into 90 seconds.
+# Only if asked for: all would not fit into 90 seconds.
 FURTHER = (images.COMPARISON, lstm.COMPARISON, *growth.COMPARISONS)
 COMPARISONS = {c.name: c for c in (machine.COMPARISON, *MAIN, *FURTHER)}
 SECONDS_A_SIZE = 0.15
 FOUND = "found: "  # how a contender's own lines begin
-SECONDS_TO_BEGIN, SECONDS_TO_COMPILE = 2.0, 15.0  # with less time left a contender is not begun, nor one that is slow
+SECONDS_TO_BEGIN, SECONDS_TO_COMPILE = 2.0, 15.0  # with less time left, a contender, or a slow one, is not begun
 
 
 @dataclass
 class Row:
-    """What was found at one size of a comparison: of each contender and round the quartiles of a call, µs, or None for
-    a round that gave none."""
+    """What was found at one size of a comparison: for each contender and round the quartiles of a call, µs, or None if
+    the round gave none."""
 
     comparison: str
     size: tuple[int, ...]
@@ -46,7 +46,7 @@ class Row:
     bytes_moved: int
     operations: int
     rounds: dict[str, list[Quartiles | None]] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)  # of contenders without a figure: why
+    notes: dict[str, str] = field(default_factory=dict)  # why contenders have no figure
 
     @property
     def of(self) -> Comparison:
@@ -72,8 +72,8 @@ class Row:
 
 
 def chosen(names: Sequence[str]) -> list[Comparison]:
-    """The comparisons of these names, ``growth`` for those by one number, ``all`` for all; the main ones if there are
-    none. The machine's comes first.
+    """The comparisons of these names, ``growth`` for those by one number, ``all`` for all; the main ones if none is
+    named. The machine's comes first.
 
     Raises:
         InputError: there is none of that name.
@@ -95,21 +95,21 @@ def measure(
 ) -> dict[str, Any]:
     """Provenance, and the rows of all comparisons; after ``seconds`` nothing new is begun.
 
-    What matters most comes first, in every round: of all comparisons the yardstick and ours, then the other contenders,
+    What matters most comes first, in every round: the yardstick and ours of all comparisons, then the other contenders,
     then the slow ones.
     """
     end = time.monotonic() + seconds
     where = provenance.where() | {
         "instruction_set": compiled.instruction_set() if compiled else "none: reference backend",
-        "load": round(os.getloadavg()[0], 1),  # processes that want to run, before ours
+        "load": round(os.getloadavg()[0], 1),  # processes ready to run, before ours
     }
     rows = []
     for comparison in comparisons:
-        progress(f"{comparison.name}: is it right?")
+        progress(f"{comparison.name}: checking the result")
         rows += [_checked(comparison, size) for size in comparison.sizes]
     for index in range(rounds):
         if index and time.monotonic() >= end:
-            progress(f"time is over after {index} of {rounds} rounds")
+            progress(f"out of time after {index} of {rounds} rounds")
             break
         for comparison, name in sorted(_pairs(comparisons), key=lambda pair: _wave(*pair)):
             own = [row for row in rows if row.comparison == comparison.name]
@@ -154,7 +154,7 @@ def _add(rows: Sequence[Row], name: str, found: Sequence[Quartiles | str]) -> No
 
 
 def _in_own_process(comparison: Comparison, contender: str, seconds_left: float) -> list[Quartiles | str]:
-    """Of each size the quartiles, or why there are none."""
+    """For each size the quartiles, or why there are none."""
     if note := left_out(seconds_left, SECONDS_TO_COMPILE if contender in comparison.slow else SECONDS_TO_BEGIN):
         return [note] * len(comparison.sizes)
     command = [sys.executable, "-m", __name__, comparison.name, contender, str(SECONDS_A_SIZE)]
@@ -164,7 +164,7 @@ def _in_own_process(comparison: Comparison, contender: str, seconds_left: float)
     except subprocess.TimeoutExpired as late:
         printed = late.stdout.decode() if isinstance(late.stdout, bytes) else late.stdout or ""
         missing = f"left out: not done after {seconds_left:.0f} s"
-    # What a peer prints is none of ours, and the last line may have been cut off.
+    # Peers may print as well, and the last line may have been cut off.
     own = [line.removeprefix(FOUND) for line in printed.splitlines() if line.startswith(FOUND)]
     lines = [json.loads(line) for line in own if line.endswith(("]", '"'))]
     found: list[Quartiles | str] = [line if isinstance(line, str) else tuple(line) for line in lines]
@@ -172,7 +172,7 @@ def _in_own_process(comparison: Comparison, contender: str, seconds_left: float)
 
 
 def to_json(results: dict[str, Any]) -> str:
-    """A line a row."""
+    """One line per row."""
     rows = [
         {
             "comparison": row.comparison,
@@ -200,7 +200,7 @@ def from_json(text: str) -> dict[str, Any]:
 
 
 def _contender(name: str, contender: str, seconds: float) -> Iterable[Quartiles | str]:
-    """Of each size what :func:`.comparison.timed` finds, or why it finds nothing."""
+    """For each size what :func:`.comparison.timed` finds, or why it finds nothing."""
     comparison = COMPARISONS[name]
     for size in comparison.sizes:
         try:

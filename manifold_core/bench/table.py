@@ -14,7 +14,7 @@ NOTHING = "–"
 
 
 def machine_speeds(rows: Sequence[Row]) -> tuple[float, float]:
-    """Bytes a second of a copy, and operations a second of a matrix product; NaN where they were not measured."""
+    """Bytes per second of a copy, and operations per second of a matrix product; NaN if they were not measured."""
     for row in rows:
         if row.comparison == "machine":
             copy, product = row.microseconds(COPY) or math.nan, row.microseconds(PRODUCT) or math.nan
@@ -95,7 +95,7 @@ def heading(results: dict[str, Any]) -> list[str]:
 
 
 def rough(where: dict[str, Any]) -> list[str]:
-    """That the machine was not quiet, where it was not."""
+    """A note if the machine was not quiet."""
     if (where["load"] or 0) <= where["threads"] / 2:
         return []
     return [f"other programs were running (load {where['load']}): the figures are rough"]
@@ -112,7 +112,7 @@ def text(results: dict[str, Any]) -> str:
         lines += notes(rows)
     lines += [
         "",
-        "×: how many times faster manifold_core is, by its way that does the same, the time of a peer over its own",
+        "×: how many times faster manifold_core is: the time of a peer over that of ours that does the same",
     ]
     return "\n".join(lines)
 

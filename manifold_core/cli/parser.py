@@ -200,13 +200,13 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="table",
         help="table1, table2, table3, table4, table5, table6, table7, table8, table9, theorem1, theorem1_too_few, "
-        "theorem2, theorem3, remark1; or synthetic, images or all, for all of a kind",
+        "theorem2, theorem3, remark1; synthetic, images or all for all of that kind",
     )
     add.add_argument("--out", required=True, metavar="DIR", help="folder for the results; resumes what was begun there")
     add.add_argument(
         "--budget", default="quick", metavar="{quick,reduced,full}", help="steps, samples, and models per cell"
     )
-    add.add_argument("--seeds", type=int, metavar="N", help="models per cell; default: 1, with --budget full 5")
+    add.add_argument("--seeds", type=int, metavar="N", help="models per cell; default: 1 (quick or reduced), 5 (full)")
     add.add_argument(
         "--first-seed",
         type=int,

@@ -185,7 +185,7 @@ class TestMeasure:
         said: list[str] = []
         suite.measure([SLEEP], 9, 0.0, said.append)
         assert len(measured) == len(SLEEP.contenders)  # each in the first round, where it says itself what is left out
-        assert said[-1] == "time is over after 1 of 9 rounds"
+        assert said[-1] == "out of time after 1 of 9 rounds"
 
     def test_what_was_found_before_the_end_is_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def late(*_: Any, **__: Any) -> None:
