@@ -1,4 +1,4 @@
-"""``make demo``: a synthetic manifold of known dimension, and Fashion-MNIST if its files are to be had."""
+"""``make demo``: a synthetic manifold of known dimension, and Fashion-MNIST if its files can be found."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ from . import paper
 __all__ = ["main"]
 
 SYNTHETIC = RunConfig("synthetic", ModelConfig(latent_dim=20), TrainingConfig(), ambient_dim=20, manifold_dim=6)
-# log γ moves by about a learning rate a step: the paper's 0.002 would leave it far from its optimum after so few.
+# log γ moves by about a learning rate per step: the paper's 0.002 would leave it far from its optimum after so few.
 FASHION = RunConfig(
     "fashion-mnist",
     ModelConfig(latent_dim=32),

@@ -30,8 +30,8 @@ PATIENCE = 0.3  # seconds of steps that are timed
 
 def measure(folder: Path, device: str = "cpu") -> None:
     """Write into each result file of a known table, as ``eager_seconds``, what its models would take one after the
-    other: for the steps that were trained, and for what the paper trained; and of either one step, averaged over the
-    models; as ``eager_on``, where that was measured. Wants a machine that does nothing else.
+    other: for the steps that were trained, and for what the paper trained; for either also one step, averaged over the
+    models; and as ``eager_on``, where that was measured. Needs a machine that does nothing else.
 
     Raises:
         InputError: no result file of a table in the folder, or a damaged one; nothing is measured then.
@@ -40,7 +40,7 @@ def measure(folder: Path, device: str = "cpu") -> None:
     if not paths:
         raise InputError(f"folder must hold result files such as table1.json, got {str(folder)!r}: none in it")
     plans = {name: _plan(path) for name, path in paths.items()}
-    output_folder(folder)  # or else it is only known at the end that nothing can be written there
+    output_folder(folder)  # fails now, not at the end, if nothing can be written there
     where = provenance([device])  # before files of a checkout are changed
     for name, plan in tqdm(plans.items(), unit="table", file=sys.stderr):
         table = TABLES[name]
@@ -57,7 +57,7 @@ def measure(folder: Path, device: str = "cpu") -> None:
 
 
 def _plan(path: Path) -> Plan:
-    """Of a result file that the report would take, too."""
+    """The plan of a result file, checked as the report checks it."""
     content, usual = read_result(path).plan, BUDGETS["full"]
     try:
         plan = Plan(**content)
@@ -75,8 +75,8 @@ def _plan(path: Path) -> Plan:
 
 
 def eager_seconds(cells: Sequence[Cell], plan: Plan, device: str) -> float:
-    """Of all steps of all models, one model after the other: the median of a few steps of each kind of model, times
-    their number."""
+    """The time of all steps of all models, one model after the other: the median of a few steps of each kind of model,
+    times their number."""
     of_a_step: dict[Any, float] = {}
     seconds = 0.0
     for cell in cells:
@@ -90,8 +90,8 @@ def eager_seconds(cells: Sequence[Cell], plan: Plan, device: str) -> float:
 
 
 def _median_step(cell: Cell, data: Dataset, device: str, whole: bool) -> float:
-    """Of the mini-batch of all the data, in another order each time, as from a data set on the device; or ``whole``, as
-    they are."""
+    """On ``data``, one mini-batch, gathered in another order each time, as from a data set on the device; or left as
+    they are if they are the ``whole`` data set."""
     x = data.train.to(device)
     c = None if data.train_condition is None else data.train_condition.to(device)
     model = by_pytorch(cell.spec.build(*x.shape[1:]).to(device))

@@ -1,11 +1,11 @@
 """What the image tables share: the data, and how long to train on them.
 
-The published code trains 400 epochs of 512 images, 46,800 steps, with Adam at 0.002 and a one-cycle schedule (of which
-it tells the wrong number of steps: :func:`training`): the budget `full`. The smaller budgets have smaller batches,
-since steps bring a model on, and on a CPU a step costs what its images do. On two cores, two models side by side and
-beside other work, a model of Table 2 takes some 25 minutes at `reduced`. Before the MLPs of :func:`.recipe.hidden`,
-which Table 4 does without, it took 8 minutes at `reduced`, 30 seconds at `quick` and two hours at `full`, which wants a
-GPU: an H100 trained all 14 models of the three tables at `full` in 13 minutes.
+The published code trains 400 epochs in batches of 512 images, 46,800 steps, with Adam at 0.002 and a one-cycle schedule
+(which it gives the wrong number of steps: :func:`training`): the budget `full`. The smaller budgets have smaller
+batches, since steps improve a model, and on a CPU a step costs what its images do. On two cores, two models side by
+side and beside other work, a model of Table 2 takes some 25 minutes at `reduced`. Before the MLPs of
+:func:`.recipe.hidden`, which Table 4 does without, it took 8 minutes at `reduced`, 30 seconds at `quick` and two hours
+at `full`, which needs a GPU: an H100 trained all 14 models of the three tables at `full` in 13 minutes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -35,8 +35,8 @@ SMALL_BATCH, BATCH_SIZE = 128, 512
 
 
 def plan(asked: Plan, cost: int = 1) -> Plan:
-    """The plan of an image table: all images, with the steps and batches of the budget. Of models whose step takes
-    ``cost`` times as long the small budgets have as many fewer; that of the paper is one for all."""
+    """The plan of an image table: all images, with the steps and batches of the budget. If a step takes ``cost`` times
+    as long, the small budgets have that many times fewer; the paper's budget is the same for all."""
     if asked.published or asked.name == "full":
         return replace(asked, steps=EPOCHS * (SAMPLES // BATCH_SIZE), batch_size=BATCH_SIZE, samples=SAMPLES)
     if asked.name not in STEPS:
@@ -45,7 +45,7 @@ def plan(asked: Plan, cost: int = 1) -> Plan:
 
 
 def training(asked: Plan) -> TrainingConfig:
-    """The learning rate that the published code names; of the small budgets, whose fewer steps have as far to go, a
+    """The learning rate that the published code names; for the small budgets, whose fewer steps have as far to go, a
     higher one. As published, the schedule is told of 100 times as many steps as there are, and the learning rate stays
     near where it begins."""
     if asked.published:
@@ -54,14 +54,14 @@ def training(asked: Plan) -> TrainingConfig:
 
 
 def fetch(cells: Iterable[Cell]) -> None:
-    """The files of these cells' images, where they have any, or InputError, before hours are spent on other tables."""
+    """Fetch the image files that these cells need, or raise InputError, before hours are spent on other tables."""
     for name in {cell.data.keywords["name"]: None for cell in cells if cell.data.func is _images}:
         fetch_images(name)
 
 
 def images(name: str, *, labelled: bool = False) -> "partial[Dataset]":
     """Makes the data of "mnist" or "fashion-mnist": the first training and test images, scaled alike, to [0, 1]; with
-    ``labelled`` their class in one-hot form as the condition. The same for every seed."""
+    ``labelled`` also their class, in one-hot form, as the condition. The same for every seed."""
     return partial(_images, name=name, labelled=labelled)
 
 

@@ -1,4 +1,4 @@
-"""The models of a table, one for each cell and seed, shared out between workers, and what comes of training them."""
+"""The models of a table, one for each cell and seed, divided among workers, and the results of training them."""
 
 import sys
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ __all__ = ["Part", "Shard", "in_order", "train_shard"]
 
 @dataclass(frozen=True)
 class Shard:
-    """Every ``of``-th job of a table, from job ``index`` on: so each shard has a like share of every cell.
+    """Every ``of``-th job of a table, from job ``index`` on: so all shards have similar shares of every cell.
 
-    What a shard holds depends on these two numbers alone: it can be stopped on one device and go on on another of its
-    kind. (The fused engines of CPUs and GPUs round differently, and neither takes up a checkpoint of the other.)
+    What a shard holds depends on these two numbers alone: it can be stopped on one device and resume on another of the
+    same kind. (The fused engines of CPUs and GPUs round differently, and neither resumes a checkpoint of the other.)
     """
 
     index: int = 0
@@ -29,13 +29,13 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """Of the folder of its checkpoint."""
+        """The name of the folder of its checkpoint."""
         return f"{self.index}-of-{self.of}"
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one shard gives: the runs of each of its jobs, one run a class; and the seconds of training."""
+    """What one shard gives: the runs of each of its jobs, one run per class; and the seconds of training."""
 
     shard: Shard
     runs: list[list[dict[str, Any]]]
@@ -53,7 +53,7 @@ def train_shard(
     threads: int | None = None,
     progress: bool = True,
 ) -> Part:
-    """Train the models of a shard side by side, with its checkpoint in ``folder``; goes on where it was stopped."""
+    """Train the models of a shard side by side, with its checkpoint in ``folder``; resumes if it was stopped."""
     jobs = [(cell, seed) for cell in table.cells(plan) for seed in plan.seed_numbers][shard.index :: shard.of]
     sets, specs = _sets_and_specs(jobs, plan)
     inputs = [training_samples(data, device) for data in sets]
@@ -87,7 +87,7 @@ def in_order(parts: Sequence[Part]) -> list[dict[str, Any]]:
 
 
 def _sets_and_specs(jobs: list[tuple[Cell, int]], plan: Plan) -> tuple[list[Dataset], list[Spec]]:
-    """Every data set once, in the order in which they are first wanted."""
+    """Every data set once, in the order of first use, and the specifications of the models."""
     places: dict[Any, int] = {}
     sets: list[Dataset] = []
     specs: list[Spec] = []

@@ -1,4 +1,4 @@
-"""What of a trained model goes into a result file."""
+"""What a result file holds of a trained model."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -23,8 +23,8 @@ def training_samples(data: Dataset, device: str) -> Samples:
 
 
 def runs_of(cell: Cell, seed: int, trained: TrainedModel, data: Dataset, inputs: Samples) -> list[dict[str, Any]]:
-    """The runs of one model: one, or for data with classes one a class, or with held-out images one of the training
-    images and one of the held-out ones.
+    """The runs of one model: one, or for data with classes one per class, or with held-out images one for the training
+    images and one for the held-out ones.
 
     Args:
         inputs: the training samples, where the model is.
@@ -45,7 +45,7 @@ def _rows(
     cell: Cell, trained: TrainedModel, data: Dataset, inputs: Samples
 ) -> Iterator[tuple[Mapping[str, float], str, int | None, Metrics, tuple[Tensor, ...], dict[str, Any]]]:
     """Columns that the row adds, variant, true active dimensions, metrics, the samples that these are of, and the
-    figures of each class."""
+    figures for each class."""
     model = trained.model
     if cell.held_out:
         held_out = Samples(data.validation, data.validation_condition).to(str(inputs.x.device))
@@ -73,7 +73,7 @@ def _metrics_of(model: VAE | CVAE, samples: tuple[Tensor, ...]) -> Metrics:
 
 
 def _classes(cell: Cell, model: VAE | CVAE, samples: Samples, labels: Tensor | None) -> dict[str, Any]:
-    """The figures of each class, where there are classes."""
+    """The figures for each class, if there are classes."""
     if not cell.class_names:
         return {}
     found = []
@@ -93,15 +93,15 @@ def _numbers(m: Metrics, model: VAE | CVAE) -> dict[str, Any]:
         "gamma": m.gamma,
         "variance": m.variance,
     }
-    if model.elbo.covariance == "cholesky":  # of a diagonal one the spectrum are the variances
+    if model.elbo.covariance == "cholesky":  # a diagonal one has the variances as its spectrum
         numbers |= {"spectrum_count": m.spectrum_count, "spectrum": m.spectrum}
     return numbers
 
 
 def _local(metrics: Metrics, model: VAE | CVAE, samples: tuple[Tensor, ...]) -> dict[str, Any] | None:
-    """What the decoder says of the dimension; None of a model that diverged."""
+    """What the decoder says about the dimension; None if the model diverged."""
     if metrics.active_dimensions is None:
         return None
     found = local_dimensions_of_some(model, samples).as_dict()
-    del found["spectrum"]  # as many numbers as the variances, of every run
+    del found["spectrum"]  # as many numbers as the variances, for every run
     return found

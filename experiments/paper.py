@@ -54,8 +54,8 @@ def printed(
 
     Args:
         key: the columns that make the cell.
-        variants: pairs of what marks the columns of a model, where a row has several, and the variant beside which
-            its numbers stand: ``("vae_{}", "VAE")`` reads ``vae_AD`` as the VAE's AD.
+        variants: for rows of several models, pairs of what marks the columns of a model and its variant:
+            ``("vae_{}", "VAE")`` reads ``vae_AD`` as the VAE's AD.
     """
     found = []
     for row in rows(table):

@@ -1,6 +1,6 @@
 """Remark 1: a CVAE with a learned prior, made into one with the prior N(0, I), has the same losses and samples.
 
-Trained as those of Table 3 in half the batches, with and without the attention of Section 4.4, then converted by
+Trained like those of Table 3 in batches half as large, with and without the attention of Section 4.4, then converted by
 :func:`manifold_core.with_standard_prior`.
 """
 

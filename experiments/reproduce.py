@@ -35,15 +35,15 @@ def reproduce(
     progress: bool = True,
 ) -> Path:
     """Run these tables, ``"synthetic"``, ``"images"`` or ``"all"``, each into ``folder/<table>.json``, or as published
-    into ``folder/as_published/<table>.json``. Goes on where it was stopped. Returns the folder of the files.
+    into ``folder/as_published/<table>.json``. Resumes if it was stopped. Returns the folder of the files.
 
     Args:
         budget: see :data:`manifold_core.experiments.tables.BUDGETS`.
-        seeds: models of each cell, in place of the budget's.
-        first_seed: of the first of them; 8 are seeds that the recipe was not chosen on.
-        as_published: the set-up of the paper where it differs from the recipe found best. The folder of its own lets
-            one ``folder`` hold both.
-        devices: which share the models of a table.
+        seeds: models of each cell, instead of the budget's.
+        first_seed: of the first of them; from 8 on, the recipe was not chosen on them.
+        as_published: the set-up of the paper if it differs from the recipe found best. Its own subfolder lets one
+            ``folder`` hold both.
+        devices: they share the models of a table.
 
     Raises:
         InputError: an unknown table or budget, no seeds, or negative ones, a backend that cannot train a table, or a

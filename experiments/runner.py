@@ -1,4 +1,4 @@
-"""Trains the models of a table and writes its result file. Stopped at any point, it goes on."""
+"""Trains the models of a table and writes its result file. Stopped at any point, it can resume."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def run_table(
 ) -> dict[str, Any]:
     """The content of ``folder/<table>.json``, after training what it lacks.
 
-    A table that is finished is taken as it is. While it is trained, its checkpoints lie in ``folder/.<table>``.
+    A finished table is taken as it is. While one is trained, its checkpoints are in ``folder/.<table>``.
 
     Raises:
         InputError: the folder holds this table, finished or begun, by another plan.
@@ -62,21 +62,21 @@ def run_table(
         }
         found |= table.summary(runs) if table.summary is not None else {"runs": runs, "paper": _printed(table, runs)}
         write_json(output_folder(folder) / f"{table.name}.json", found)
-    shutil.rmtree(checkpoints, ignore_errors=True)  # also what a run left that was killed after its last line
+    shutil.rmtree(checkpoints, ignore_errors=True)  # also those of a run that was killed after its last line
     return found
 
 
 def _printed(table: Table, runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The paper's numbers of what is trained: a plan may leave variants out."""
+    """The paper's numbers for what is trained: a plan may leave variants out."""
     variants = {run["variant"] for run in runs}
     return [row for row in table.paper if row["variant"] in variants]
 
 
 def finished(table: Table, plan: Plan, folder: Path) -> dict[str, Any] | None:
-    """The content of ``folder/<table>.json``, of just this plan; None where there is none.
+    """The content of ``folder/<table>.json``, made by this very plan; None if there is none.
 
     Raises:
-        InputError: it, or what is begun of it, is of another plan, or no such file.
+        InputError: it, or what is begun of it, is of another plan, or it is not a result file.
     """
     path = folder / f"{table.name}.json"
     if not path.exists():
@@ -88,7 +88,7 @@ def finished(table: Table, plan: Plan, folder: Path) -> dict[str, Any] | None:
         done, of = found["plan"], found["table"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"out must be a folder of results, but {str(path)!r} is no file of a finished table"
+            f"out must be a folder of results, but {str(path)!r} is not a file of a finished table"
         ) from error
     if of != table.name or not (found.get("runs") or found.get("fits")):
         raise InputError(
@@ -113,7 +113,7 @@ def _checkpoints(table: Table, folder: Path) -> Path:
 
 
 def _begun(checkpoints: Path) -> dict[str, Any]:
-    """Empty where nothing is."""
+    """What the table's checkpoints say was begun; empty if nothing was."""
     path = checkpoints / BEGUN
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -125,7 +125,7 @@ def _begun(checkpoints: Path) -> dict[str, Any]:
 
 
 def provenance(devices: Sequence[str]) -> dict[str, Any]:
-    """Where numbers come from; without the time of day, which is another for each table."""
+    """Where numbers come from; without the time of day, which differs between tables."""
     here = where(*devices)
     return {
         **{name: here[name] for name in ("commit", "date", "device", "threads")},
@@ -134,15 +134,15 @@ def provenance(devices: Sequence[str]) -> dict[str, Any]:
 
 
 def backends(table: Table, plan: Plan, devices: Sequence[str], backend: str) -> str:
-    """What trains the models of this plan of the table on each of the devices. Raises ValueError or RuntimeError where
-    the one that was asked for cannot."""
+    """What trains the models of this plan of the table on each of the devices. Raises ValueError or RuntimeError if the
+    one that was asked for cannot."""
     specs = [cell.spec for cell in table.cells(plan)]
     chosen = (explain_ensemble(specs, torch.empty(0, device=one), backend=backend).backend for one in devices)
     return ", ".join(dict.fromkeys(chosen))
 
 
 def _sittings(checkpoints: Path, plan: Plan, now: dict[str, Any]) -> list[str]:
-    """The earlier ones, by another commit, on another device or day, in which a table was begun."""
+    """The earlier sittings, by another commit, on another device or day, in which a table was begun."""
     said = f"{now['commit']} on {now['device']}, {now['date']}"
     earlier = [one for one in _begun(checkpoints).get("sittings", []) if one != said]
     write_json(output_folder(checkpoints) / BEGUN, {"plan": plan.as_dict(), "sittings": [*earlier, said]})
@@ -150,6 +150,6 @@ def _sittings(checkpoints: Path, plan: Plan, now: dict[str, Any]) -> list[str]:
 
 
 def _command(arguments: Sequence[str]) -> str:
-    """What was asked for, without the folder: that says nothing, and is nobody's business."""
+    """What was asked for, without the folder, which says nothing about the numbers and may be private."""
     kept = [word for at, word in enumerate(arguments) if "--out" not in (word, arguments[at - 1] if at else "")]
     return " ".join(["manifold-core", *(word for word in kept if not word.startswith("--out="))])

@@ -16,8 +16,8 @@ def _cells(plan: Plan) -> Iterator[Cell]:
         kappa, d, r = row["kappa"], row["d"], row["r"]
         data = partial(synthetic_manifold, ambient_dim=d, manifold_dim=r)
         spec = ModelSpec(kappa, recipe.hidden("all manifolds", plan))
-        # Theorem 1 speaks of κ ≥ r: with fewer, all are active where training is done, and r is not to be read. It
-        # speaks of r < d as well: with r = d the number is what the table asks for, and nothing that is predicted.
+        # Theorem 1 is about κ ≥ r: with fewer, all are active once training is done, and r cannot be read. It is about
+        # r < d as well: with r = d the table asks for the number, but nothing predicts it.
         yield Cell({"kappa": kappa, "d": d, "r": r}, spec, data, (r if r <= kappa else None,))
 
 

@@ -1,6 +1,6 @@
 """Table 2: active dimensions of a VAE on images saturate as κ grows.
 
-Beyond the paper's κ of 5, 16 and 32 stands 64: where all 32 are active, nothing is known of where they end.
+The paper's κ are 5, 16 and 32; here is 64 as well: if all 32 are active, nothing says how many there may be.
 """
 
 from ..ensemble import ConvSpec

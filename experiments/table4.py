@@ -1,4 +1,4 @@
-"""Table 4: a CVAE of images under their class label, and the active dimensions of each class.
+"""Table 4: a CVAE of images, conditioned on their class label, and the active dimensions of each class.
 
 The paper averages active dimensions over the classes and does not say whether this model has its attention (Section
 4.4), without which the decoder cannot switch a latent dimension off for one class alone: both are here, the paper's

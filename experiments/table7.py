@@ -1,7 +1,7 @@
 """Table 7: where log γ starts, and what becomes of the active dimensions.
 
-Beside the paper's three models stands a VAE whose γ is the optimum of each batch: it has no start. Each model that has
-one is trained twice, by the recipe for a γ that may start anywhere and by Adam as it is, as the paper's are: see
+Beside the paper's three models there is a VAE whose γ is the optimum of each batch: it has no start. Each model that
+has one is trained twice, by the recipe for a γ that may start anywhere and by Adam as it is, as the paper's are: see
 :mod:`.recipe`. The paper's numbers stand beside both.
 """
 
@@ -44,7 +44,7 @@ def _cell(start: int, variant: str, plan: Plan) -> Cell:
 
 
 def _cells(plan: Plan) -> list[Cell]:
-    """As published Adam is as it is, and there is no second way."""
+    """As published, Adam is as it is, and nothing is trained a second way."""
     ways = ("",) if plan.published else ("", ADAM_AS_IS)
     cells = [_cell(start, variant + way, plan) for way in ways for _, variant in VARIANTS for start in STARTS]
     return [*cells, _cell(0, ANALYTIC, plan)]

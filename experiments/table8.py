@@ -3,13 +3,14 @@
 The paper's text leaves open which steps the loss is summed over, so the table has both readings, and beside each the
 paper's numbers:
 
-- every step of windows of six given those before it: equation (3), of which Theorem 3 speaks;
+- every step of windows of six given those before it: equation (3), which Theorem 3 is about;
 - the sixth step alone, given five. The LSTM that encoder and prior share then reads six steps as encoder and five as
-  prior, which it can count: the theorem, which has one network at every length, says nothing of it.
+  prior, which it can count: the theorem, which has one network at every length, says nothing about it.
 
 With two networks, the loss falls with γ and ten dimensions are active (Theorem 2): each of the ten series has an
-innovation of its own at every step, which no history tells. Of one network Theorem 3 says that the loss is bounded, and
-nothing of dimensions. κ = 20 is less than the 60 that would give each of the six steps ten dimensions of its own.
+innovation of its own at every step, which no history tells. For one network Theorem 3 says that the loss is bounded,
+and nothing about dimensions. κ = 20 is less than the 60 that would give each of the six steps ten dimensions of its
+own.
 """
 
 from dataclasses import replace
@@ -26,14 +27,14 @@ __all__ = ["LATENT_DIM", "LEARNING_RATE", "SERIES", "TABLE", "small_batches"]
 LATENT_DIM = 20
 SERIES = 10
 LEARNING_RATE = 0.01  # twice as high, and in some models all latent dimensions shut for ever, shared or not
-BATCH_SIZE = 128  # small models want many steps
+BATCH_SIZE = 128  # small models need many steps
 STEPS = 0.3  # of the plan's
 # Name → every_step. The sum of equation (3) over the steps is taken as a mean, the loss of one step.
 VARIANTS = {"every step, equation (3) as a mean": True, "last step of six": False}
 
 
 def training(plan: Plan) -> TrainingConfig:
-    """But for steps and batches."""
+    """The training configuration, except steps and batches."""
     return TrainingConfig() if plan.published else TrainingConfig(learning_rate=LEARNING_RATE)
 
 

@@ -1,5 +1,5 @@
-"""Table 9: full against diagonal covariance of the posterior, in networks alike but for the end of the encoder:
-for the full one a narrow layer, off which the rows of L are read (``networks/head.py``)."""
+"""Table 9: full against diagonal covariance of the posterior, in networks that differ only at the end of the encoder:
+the full one has a narrow layer off which the rows of L are read (``networks/head.py``)."""
 
 from ..covariance import Covariance
 from ..ensemble import ConvSpec

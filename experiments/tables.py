@@ -1,4 +1,4 @@
-"""What a table of the paper is made of, for the drivers (``table1.py`` …) to fill in."""
+"""The parts of a table of the paper, for the drivers (``table1.py`` …) to fill in."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,23 +10,23 @@ from ..ensemble import Spec
 
 __all__ = ["AS_PUBLISHED", "ATTENTION", "BUDGETS", "Cell", "Plan", "Table", "on_test_images", "on_training_images"]
 
-# Within a folder of results, the folder of those of published plans: one table can have both.
+# The subfolder for results of published plans in a folder of results: one table can have both.
 AS_PUBLISHED = "as_published"
-# The variants of the tables that have both → whether the model has its attention.
+# The variants of the tables that have both → whether the model has attention.
 ATTENTION = {"without attention": False, "with attention": True}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is spent.
+    """How much is spent on a table.
 
     Attributes:
         name: of the budget.
         seeds: models of every cell; each has data, weights and noise of its own.
-        first_seed: they have this one and those that follow.
+        first_seed: the models have this seed and those that follow.
         steps, batch_size: of the optimizer.
         samples: of every data set.
-        published: whether the models are the paper's where those are others than ours.
+        published: whether the models are the paper's where theirs differ from ours.
     """
 
     name: str
@@ -42,11 +42,11 @@ class Plan:
         return range(self.first_seed, self.first_seed + self.seeds)
 
     def as_dict(self) -> dict[str, Any]:
-        """As result files have it; those from seed 0 on do not say so, as before there were others."""
+        """As result files have it; plans from seed 0 on do not say so, as before there were others."""
         return {name: content for name, content in asdict(self).items() if name != "first_seed" or content}
 
     def as_published(self) -> "Plan":
-        """Full batches, and 50,000 steps where ours are 20,000; the widths are the tables' matter."""
+        """Full batches, and 50,000 steps for our 20,000; the tables choose the widths."""
         return replace(self, steps=self.steps * 5 // 2, batch_size=self.samples, published=True)
 
 
@@ -59,29 +59,29 @@ BUDGETS = {
 
 
 def on_training_images(variant: str) -> str:
-    """The variant of what is measured there, of a cell with held-out samples."""
+    """The variant of what is measured on training images, for a cell with held-out ones."""
     return f"{variant}, training images".removeprefix(", ")
 
 
 def on_test_images(variant: str) -> str:
-    """The variant of what is measured there."""
+    """The variant of what is measured on test images."""
     return f"{variant}, test images".removeprefix(", ")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One model of a table, trained once a seed.
+    """One model of a table, trained once per seed.
 
     Attributes:
         columns: what makes its row, in the table's order.
         spec: the model; steps, batch size, seed and data set are filled in.
         data: what makes its data; called with ``n_train``, ``n_validation`` and ``seed``.
         true_active: active dimensions that the theorems predict, for each class; None where they predict none.
-        variant: what stands side by side in a row; empty where nothing does.
-        classes: the columns that each class of the data adds; with more than one, a model makes a row a class.
-        measure: numbers to find of the trained model and its data besides the usual.
-        held_out: images that are not trained on, on which the model is measured as well, in a row of their own.
-        class_names: of the data's classes, where each is measured beside the whole, in the model's own row.
+        variant: which of the models side by side in a row; empty if there is one.
+        classes: the columns that each class of the data adds; with more than one, a model makes one row per class.
+        measure: numbers to find for the trained model and its data besides the usual.
+        held_out: images not trained on, on which the model is measured as well, in a row of their own.
+        class_names: of the data's classes, if each is measured beside the whole, in the model's own row.
     """
 
     columns: Mapping[str, float | str]
@@ -104,8 +104,8 @@ class Table:
         title: what it shows.
         cells: its models under a plan.
         paper: its printed numbers, by cell and variant, as the result files have them.
-        plan: what it makes of the plan that was asked for, where its models want other steps and batches.
-        summary: what the result file has in place of runs and printed numbers, made of the runs.
+        plan: what it makes of the plan that was asked for, if its models need other steps and batches.
+        summary: what the result file has instead of runs and printed numbers, made from the runs.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """Theorem 3 itself: the loss of equation (3) at fixed γ, over a range, with an encoder and a prior that share weights.
 
 It says that such a loss is bounded from below, whatever the weights: as γ falls 2L does not fall. It follows that no
-dimension stays active, which would let it. Beside it the same with two networks, of which Theorem 2 speaks. Data and
-networks are those of Table 8.
+dimension stays active, since 2L would then fall. Beside it is the same with two networks, which Theorem 2 is about.
+Data and networks are those of Table 8.
 """
 
 from functools import partial
@@ -15,7 +15,7 @@ from .tables import Cell, Plan, Table
 __all__ = ["TABLE"]
 
 LOG_GAMMAS = (-3.0, -5.0, -7.0)
-STEPS = 0.15  # of the plan's: by then they lie far apart
+STEPS = 0.15  # of the plan's: by then the losses are far apart
 
 
 def _cells(plan: Plan) -> list[Cell]:

@@ -3,7 +3,7 @@
 Theorem 1: at the optimum 2L = (d − r) log γ + O(1), the variances of r dimensions fall with γ, those of the others go
 to 1, and the squared error falls with γ. With fewer than r latent dimensions it does not, and 2L grows as 1/γ.
 Theorem 2: a condition that fixes t of the r dimensions makes the slope d − r + t, with r − t active dimensions.
-(The paper's statements print L where their proofs, as equation (14), have 2L: with ½ log γ for each feature it is 2L.)
+(The paper's statements print L; their proofs, such as equation (14), have 2L: with ½ log γ for each feature it is 2L.)
 """
 
 import math
@@ -23,7 +23,7 @@ __all__ = ["TABLES"]
 
 LATENT_DIM = 20
 # Above −3 the KL keeps latent dimensions shut. Below −7 the networks, not γ, decide the squared error; with too few
-# latent dimensions it is they that shall decide it.
+# latent dimensions they are meant to.
 LOG_GAMMAS = tuple(float(value) for value in np.arange(-3.0, -7.5, -1.0))
 SMALLER_LOG_GAMMAS = tuple(float(value) for value in np.arange(-5.0, -9.5, -1.0))
 UNCONDITIONAL = ((20, 2), (20, 6), (30, 4))  # d, r
@@ -46,8 +46,8 @@ def _cvae(d: int, r: int, t: int, log_gamma: float, plan: Plan) -> Cell:
 
 
 def _groups(runs: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """The runs of each cell and seed that were trained to their end, from the largest γ to the smallest; where these
-    are too few for a line, none."""
+    """The runs of each cell and seed that were trained to their end, from the largest γ to the smallest; none if they
+    are too few for a line."""
 
     def key(run: dict[str, Any]) -> tuple[Any, ...]:
         return *(value for name, value in run["cell"].items() if name != "log_gamma"), run["seed"]
@@ -74,8 +74,8 @@ def fit(points: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
 
 def _measured(own: list[dict[str, Any]]) -> dict[str, Any]:
-    """At each γ: the mean variance of the dimensions that should be active, which are those of least variance, and of
-    the others; and what else the theorems speak of."""
+    """At each γ: the mean variance of the dimensions that should be active, those of least variance, and of the others;
+    and the other quantities of the theorems."""
     active = own[0]["true_active"]
     variances = [sorted(run["variance"]) for run in own]
     return {
@@ -96,8 +96,8 @@ def _summary(
     value: Callable[[dict[str, Any]], float],
     expected: Callable[[dict[str, Any]], float],
 ) -> dict[str, Any]:
-    """Of every cell and seed the line through a quantity of its runs over log γ, and the slope that is expected; how
-    many models there are, and which of them diverged."""
+    """For every cell and seed the line through a quantity of its runs over log γ, and the expected slope; how many
+    models there are, and which of them diverged."""
     return {
         "statement": statement,
         "quantity": quantity,

@@ -1,7 +1,7 @@
-"""Trains a table on several devices, or on a CPU on several cores: one process each, which shares out the shards.
+"""Trains a table on several devices, or on several cores of a CPU, with one process each for its part of the shards.
 
 A worker is ``python -m manifold_core.experiments.workers``. Its order comes as one line of JSON on its standard input,
-and what it trained goes as JSON to its standard output. The input stays open as long as the work is wanted: where it
+and what it trained goes as JSON to its standard output. The input stays open as long as the work is wanted: when it
 ends, because the parent was stopped or killed, the worker saves its checkpoints and stops as well.
 """
 
@@ -32,23 +32,23 @@ __all__ = ["train_table"]
 def train_table(
     table: Table, plan: Plan, folder: Path, *, devices: Sequence[str], backend: str = "auto", progress: bool = True
 ) -> tuple[list[dict[str, Any]], float]:
-    """The runs of a table, and the seconds of training, side by side, that they took. With their checkpoints in
-    ``folder``; goes on from where it was stopped, also with more or fewer devices, of the same kind.
+    """The runs of a table, and the seconds that training took, side by side. Checkpoints are in ``folder``; training
+    resumes from them, also with more or fewer devices of the same kind.
 
     Args:
-        devices: each gets a worker. A single CPU gets one for each of its cores where the models have no fused engine,
-            which is what else would keep all cores at work.
+        devices: each gets a worker. A single CPU gets one for each of its cores if the models have no fused engine,
+            which would keep all cores at work.
 
     Raises:
-        InputError: as of :func:`manifold_core.train_ensemble`.
-        ChildProcessError: a worker was killed or failed; what it says stands on standard error.
+        InputError: see :func:`manifold_core.train_ensemble`.
+        ChildProcessError: a worker was killed or failed; its message is on standard error.
         OSError: the disk is full, or fails.
     """
     devices = list(devices)
     cells = table.cells(plan)
     fused = not any(cell.spec.beyond_engines for cell in cells)
     cores = 1 if fused or devices != ["cpu"] else torch.get_num_threads()
-    workers = [device for device in devices for _ in range(cores)][: len(cells) * plan.seeds]  # a model each, or more
+    workers = [device for device in devices for _ in range(cores)][: len(cells) * plan.seeds]  # at least one model each
     shards = _shards(folder, len(workers))
     if len(workers) == 1:
         alone = [
@@ -78,14 +78,14 @@ def _together(answers: Sequence[list[Part]]) -> tuple[list[dict[str, Any]], floa
 
 
 def _shards(folder: Path, workers: int) -> list[Shard]:
-    """One a worker, but where the table was begun with another number of them, those that were begun."""
+    """One per worker; but if the table was begun with another number of shards, those that were begun."""
     names = (re.fullmatch(r"\d+-of-(\d+)", path.name) for path in folder.glob("*-of-*"))
     begun = {int(name[1]) for name in names if name}
     of = begun.pop() if begun else workers
     return [Shard(index, of) for index in range(of)]
 
 
-# glibc keeps what a step frees for the next one, which else pays for fresh pages: a tenth of a step on images.
+# glibc then keeps what a step frees for the next one, which would pay for fresh pages: a tenth of a step on images.
 _MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**27)}
 
 
@@ -105,9 +105,9 @@ def _start(order: dict[str, Any], place: int) -> "subprocess.Popen[str]":
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        # Their progress bars below each other.
+        # Progress bars below each other.
         env=_MEMORY | os.environ | {"TQDM_POSITION": str(place), "TQDM_DESC": f"{order['table']} on {order['device']}"},
-        start_new_session=True,  # an interrupt of the keyboard is for the parent, which passes it on
+        start_new_session=True,  # Ctrl+C goes to the parent, which passes it on
     )
     assert worker.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # it died: the answer, or its lack, says so
@@ -124,7 +124,7 @@ def _answer(worker: "subprocess.Popen[str]") -> list[Part]:
     if not text:
         if status < 0:
             raise ChildProcessError(f"a worker was killed by {signal.Signals(-status).name}")
-        raise ChildProcessError(f"a worker ended with exit status {status}, and what it said stands above")
+        raise ChildProcessError(f"a worker ended with exit status {status}; its message is above")
     answer = json.loads(text)
     if "error" in answer:
         raise InputError(answer["error"])
@@ -134,7 +134,7 @@ def _answer(worker: "subprocess.Popen[str]") -> list[Part]:
 
 
 def _dismiss(workers: Sequence["subprocess.Popen[str]"]) -> None:
-    """They save what they have, and end."""
+    """Let them save what they have and end."""
     for worker in workers:
         assert worker.stdin is not None
         with contextlib.suppress(BrokenPipeError):

@@ -1,4 +1,4 @@
-"""One page of all result files of a folder, the paper's numbers beside ours: ``report.html`` and ``report.md``."""
+"""One page of all result files in a folder, the paper's numbers beside ours: ``report.html`` and ``report.md``."""
 
 from functools import partial
 from pathlib import Path
@@ -13,14 +13,14 @@ __all__ = ["write_report"]
 
 
 def write_report(folder: Path, out: Path | None = None) -> list[Path]:
-    """Read every ``*.json`` of the folder and write both pages, in place of older ones; returns their paths.
+    """Read every ``*.json`` of the folder and write both pages, replacing older ones; returns their paths.
 
     Args:
         folder: of result files, as ``manifold-core reproduce`` writes them.
-        out: folder of the pages; the same where none is given.
+        out: folder of the pages; the same if none is given.
 
     Raises:
-        InputError: a file that is no result file, or a folder that cannot be written to. Nothing is written then.
+        InputError: a file that is not a result file, or a folder that cannot be written to. Nothing is written then.
     """
     results = read_results(folder)
     name, target = ("folder", folder) if out is None else ("out", out)

@@ -1,4 +1,4 @@
-"""What the runs of a row say of each class of the data."""
+"""What the runs of a row say about each class of the data."""
 
 import math
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ __all__ = ["ByClass", "OneClass", "by_class"]
 
 @dataclass(frozen=True)
 class OneClass:
-    """``numbers`` of the run of lowest −ELBO; ``seeds``, the lowest and highest active dimensions of all runs, where
+    """``numbers`` of the run of lowest −ELBO; ``seeds``, the lowest and highest active dimensions of all runs, if
     there are several."""
 
     numbers: ClassNumbers
@@ -26,8 +26,8 @@ class ByClass:
 
     Attributes:
         mean: active dimensions averaged over the classes, of the run of lowest −ELBO.
-        mean_seeds: the lowest and highest such mean of all runs, where there are several.
-        printed: the paper's active dimensions of the same cell: it averages them over the classes.
+        mean_seeds: the lowest and highest such mean of all runs, if there are several.
+        printed: the paper's active dimensions for the same cell: it averages them over the classes.
     """
 
     row: Row
@@ -38,7 +38,7 @@ class ByClass:
 
 
 def by_class(result: Result) -> list[ByClass]:
-    """Every row whose classes are measured, on test images where there are both."""
+    """Every row whose classes are measured, on test images if there are both."""
     printed = {_key(row): row.active_dimensions for row in result.paper if row.active_dimensions is not None}
     found = []
     for row in rows(result):

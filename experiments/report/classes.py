@@ -21,7 +21,7 @@ READING_CLASSES = (
 
 
 def classes(result: Result) -> Markup:
-    """Nothing where no classes are measured."""
+    """Nothing if no classes are measured."""
     found = by_class(result)
     if not found:
         return Markup()
@@ -73,7 +73,7 @@ def _body(found: ByClass) -> Markup:
 
 
 def lines(found: ByClass) -> list[list[str]]:
-    """A line a class as ``CLASS_HEADS`` has it, and one of the mean over them."""
+    """One line per class, in the order of ``CLASS_HEADS``, and one for the mean over them."""
     of_each = [
         [
             one.numbers.name,
@@ -92,5 +92,5 @@ def lines(found: ByClass) -> list[list[str]]:
 
 
 def _ends(ends: tuple[float, float] | None, digits: int) -> str:
-    """One number where the two are the same."""
+    """One number if the two are the same."""
     return "" if ends is None else " … ".join(dict.fromkeys(fixed(end, digits) for end in ends))

@@ -16,11 +16,11 @@ class Column:
 
     Attributes:
         kind: what its cells hold; a page has a function for each kind.
-        group, head: what stands above it in two lines, the group above all its columns; without one, the head alone.
-        alone: what stands above it in one line.
+        group, head: its heading in two lines, the group above all its columns; without one, the head alone.
+        alone: its heading in one line.
         of: the row of the runs that it is about: ours, or those as published.
         name: of the number in a cell's name, or of the quantity.
-        words: its cells are no numbers.
+        words: its cells are not numbers.
     """
 
     kind: str
@@ -33,7 +33,7 @@ class Column:
 
 
 def trained(listed: Sequence[Row]) -> dict[str, Callable[[Row], Row]]:
-    """What stands beside the paper's numbers: the head of a column → the row of the runs that it is about."""
+    """The columns beside the paper's numbers: the head of a column → the row of the runs that it is about."""
     found: dict[str, Callable[[Row], Row]] = {}
     if any(row.as_published for row in listed):
         found["as published"] = lambda row: row.published
@@ -43,7 +43,7 @@ def trained(listed: Sequence[Row]) -> dict[str, Callable[[Row], Row]]:
 
 
 def columns(listed: Sequence[Row], of_loss: Iterable[Column] = ()) -> list[Column]:
-    """Those in which a row has something to say; a page's own ones, ``of_loss``, follow the medians of −ELBO."""
+    """Those in which some row has content; a page's own ones, ``of_loss``, follow the medians of −ELBO."""
     found = [
         Column("cell", "", symbol(name), symbol(name), name=name, words=words) for name, words in _cells(listed).items()
     ]
@@ -51,7 +51,7 @@ def columns(listed: Sequence[Row], of_loss: Iterable[Column] = ()) -> list[Colum
 
 
 def _cells(listed: Iterable[Row]) -> dict[str, bool]:
-    """The names of what tells rows apart → whether they are of words."""
+    """The names of what tells rows apart → whether its values are words."""
     found: dict[str, bool] = {}
     for row in listed:
         for name, content in row.cell.items():
@@ -97,5 +97,5 @@ def _of_losses(listed: Sequence[Row], of_loss: Iterable[Column]) -> list[Column]
 
 
 def _alone(head: str, name: str, printed: bool) -> str:
-    """In one line the first column says of what the others are, too: the paper's, where there is one."""
+    """In one line, the first column also names what the others show; that is the paper's, if there is one."""
     return head if printed else f"{name}: {head}"

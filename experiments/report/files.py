@@ -21,10 +21,10 @@ T = TypeVar("T")
 
 def read_results(folder: Path) -> list[Result]:
     """Every ``*.json`` of the folder, each with that of the same name in its folder ``as_published``: tables by number,
-    then what else there is.
+    then the others.
 
     Raises:
-        InputError: no such folder, no result file in it, a file that is none, or one that belongs in the other folder.
+        InputError: no such folder, no result file in it, a file that is not one, or belongs in the other folder.
     """
     if not folder.is_dir():
         raise InputError(f"folder must be one of result files, got {str(folder)!r}: no such folder")
@@ -36,7 +36,7 @@ def read_results(folder: Path) -> list[Result]:
 
 
 def _in_folder(folder: Path, *, published: bool) -> dict[str, Result]:
-    """Name of the file → what is in it, which shall be of published plans, or of others."""
+    """Name of the file → its content, which must be of ``published`` plans, or of others."""
     found = {path: read_result(path) for path in folder.glob("*.json") if not path.name.startswith(".")}
     for path, result in found.items():
         marked = result.plan.get("published", False)
@@ -81,7 +81,7 @@ def read_result(path: Path) -> Result:
     """One of them.
 
     Raises:
-        InputError: it cannot be read, or is no result file.
+        InputError: it cannot be read, or is not a result file.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

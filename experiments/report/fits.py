@@ -1,4 +1,4 @@
-"""The columns of a fit, of slopes over log γ."""
+"""The columns of a fit, a slope over log γ."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ WORDS_OF_FIT = (MODELS, ACTIVE, BY_DECODER)  # the others are numbers
 
 
 def columns_of_fit(fit: Fit) -> dict[str, str]:
-    """Of the decoder where it was measured."""
+    """Those of the decoder only if it was measured."""
     found = {
         MODELS: label(fit),
         "expected": significant(fit.expected, 4),

@@ -42,7 +42,7 @@ def plain(text: str) -> str:
 
 
 def _grid(head: Sequence[str], lines: Iterable[Sequence[str]], words: Iterable[int]) -> str:
-    """Columns are numbers but for those of these places."""
+    """Columns are numbers, except those at the places ``words``."""
     rule = ["---:"] * len(head)
     for place in words:
         rule[place] = "---"

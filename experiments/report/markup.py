@@ -8,7 +8,7 @@ _VOID = ("br", "hr", "link", "meta")
 
 
 class Markup(str):
-    """Text that is HTML already; any other text is escaped where it becomes a child of an element."""
+    """Text that is HTML already; any other text is escaped when it becomes a child of an element."""
 
     __slots__ = ()
 

@@ -18,7 +18,7 @@ class Matrix:
     Attributes:
         source: the table that trains the model.
         cell, variant: the model's row there.
-        shape: in which the paper prints the variances.
+        shape: the one in which the paper prints the variances.
     """
 
     table: str
@@ -72,7 +72,7 @@ def filled(results: Sequence[Result]) -> list[Filled]:
 
 
 def matrix_run(matrix: Matrix, results: Iterable[Result]) -> Run | None:
-    """The run of lowest −ELBO of the row, where there is one with all its variances."""
+    """The run of lowest −ELBO of the row, if there is one with all its variances."""
     own = [
         run
         for result in results

@@ -27,7 +27,7 @@ __all__ = ["notes", "verdict"]
 
 
 def verdict(listed: Sequence[Row]) -> str:
-    """How many rows keep up with the paper, and how many are right often enough."""
+    """How many rows are as good as the paper's, and how many are right often enough."""
     compared = at_or_below(listed)
     known = [row.share for row in listed if row.share]
     parts = []
@@ -41,9 +41,9 @@ def verdict(listed: Sequence[Row]) -> str:
 
 
 def notes(result: Result) -> list[str]:
-    """What rows say beside each other; what every yes or no makes of the loss; every row that is above the paper’s
-    −ELBO, too seldom right, or has diverged runs; every slope that is off; what other thresholds would count; how often
-    the decoder leaves it open; what else was measured; how the runs as published compare."""
+    """How rows compare; what every yes or no does to the loss; every row that is above the paper’s −ELBO, too seldom
+    right, or has diverged runs; every slope that is off; what other thresholds would count; how often the decoder
+    leaves it open; what else was measured; how the runs as published compare."""
     listed = rows(result)
     found = trends(result)
     found += [sentence for contrast in contrasts(listed) for sentence in _of_contrast(contrast)]

@@ -32,7 +32,7 @@ class Line:
     result: Result
     variant: str
     first: bool  # of its table
-    runs: int | None  # models, where there are fits; None where the file does not say
+    runs: int | None  # models, if there are fits; None if the file does not say
     share: Share
     by_decoder: Share
     compared: Share  # rows at or below the paper’s −ELBO
@@ -41,7 +41,7 @@ class Line:
 
     @property
     def cells(self) -> dict[str, str]:
-        """The head of each column → what stands there; what is of a whole table stands in its first line."""
+        """The head of each column → its cell; what concerns a whole table is in its first line."""
         return {
             "table": self.result.name if self.first else "",
             "variant": self.variant,
@@ -82,7 +82,7 @@ def _counted(share: Share) -> str:
 
 
 def overview_heads(lines: Sequence[Line]) -> list[str]:
-    """Of their columns; that of the decoder where it was measured."""
+    """The heads of their columns; that of the decoder only if it was measured."""
     heads = list(dict.fromkeys(head for line in lines for head in line.cells))
     return [head for head in heads if head != BY_DECODER or any(line.by_decoder for line in lines)]
 
@@ -114,7 +114,7 @@ def totals(results: Sequence[Result]) -> list[tuple[str, str]]:
 
 
 def _by_device(results: Sequence[Result]) -> dict[str, float]:
-    """Device → what was trained on it took so many seconds."""
+    """Device → the seconds of training on it."""
     found: dict[str, float] = {}
     for result in results:
         if math.isfinite(result.seconds):
@@ -145,7 +145,7 @@ def _facts(result: Result) -> str:
 
 
 def _eager(result: Result, name: str, words: str) -> str:
-    """What a step would take, where the file says it, and all of them."""
+    """What a step would take, if the file says it, and what all of them would."""
     step = result.eager_seconds.get(f"{name}_a_step")
     of_a_step = "" if step is None else f"{significant(1000 * step)} ms a step, "
     where = f" on {_plain(result.eager_on['device'])}" if "device" in result.eager_on else ""
@@ -157,7 +157,7 @@ def _sum(seconds: Iterable[float]) -> float:
 
 
 def provenance(results: Sequence[Result]) -> list[tuple[str, list[str]]]:
-    """(what, its values): each value once, with the tables it holds for where they differ; tables as published are
+    """(what, its values): each value once, with the tables it holds for if they differ; tables as published count as
     tables of their own."""
     tables = [(result.name, result) for result in results if not result.only_published]
     tables += [(f"{one.name} as published", one.published) for one in results if one.published is not None]

@@ -61,7 +61,7 @@ def page(results: Sequence[Result]) -> str:
 
 
 def _names(results: Sequence[Result]) -> list[str]:
-    """Of the sections, for links: each its own."""
+    """A name for each section, for links."""
     names: list[str] = []
     for result in results:
         name = re.sub(r"[^a-z0-9]+", "-", result.table.lower()).strip("-")

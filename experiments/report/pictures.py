@@ -15,7 +15,7 @@ __all__ = ["key", "slopes", "spectra"]
 
 
 def spectra(listed: Sequence[Row]) -> Markup:
-    """One picture a row, all of a table on one scale; nothing where no run has variances."""
+    """One picture per row, all of a table on one scale; nothing if no run has variances."""
     shown = [row for row in listed if any(run.variance for run in _drawn(row))]
     if not shown:
         return Markup()
@@ -54,7 +54,7 @@ def _caption(row: Row) -> list[Markup]:
 
 
 def key(kind: str, words: str) -> Markup:
-    """Of a legend: a line of this kind, upright or not as in the picture, and what it means."""
+    """An entry of a legend: a line of this kind, upright or not as in the picture, and its meaning."""
     from_to = {"x1": 12, "y1": 0, "x2": 12, "y2": 10} if kind == "true" else {"x1": 1, "y1": 5, "x2": 23, "y2": 5}
     line = element("line", **from_to, class_=kind)
     return element("span", element("svg", line, width=24, height=10, aria_hidden="true"), words)
@@ -91,7 +91,7 @@ def slopes(result: Result) -> Markup:
 
 
 def _over_seeds(fits: Sequence[Fit]) -> list[tuple[str, list[Fit]]]:
-    """Those that differ in nothing but the seed share a picture."""
+    """Fits that differ only in the seed share a picture."""
     grouped: dict[tuple[str, float], list[Fit]] = {}
     for fit in fits:
         cell = {name: content for name, content in fit.cell.items() if name != "seed"}

@@ -1,4 +1,4 @@
-"""What the runs as published say, beside ours of the same rows, in plain sentences."""
+"""What the runs as published show, beside ours in the same rows, in plain sentences."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -10,7 +10,7 @@ __all__ = ["of_published"]
 
 
 def of_published(result: Result) -> list[str]:
-    """How often they come to the paper's numbers, and how often ours do; nothing where there are none."""
+    """How often they reach the paper's numbers, and how often ours do; nothing if there are none."""
     if result.published is None:
         return []
     found = ["There are no runs but those as published."] if result.only_published else []
@@ -25,14 +25,14 @@ def of_published(result: Result) -> list[str]:
 
 
 def _compared(words: str, published: Share, ours: Share) -> str:
-    """``words`` with the share in its place; empty where nothing is known."""
+    """``words`` with the share in its place; empty if nothing is known."""
     if not published:
         return ""
     return words.format(published) + (f" (ours in {ours})" if ours else "")
 
 
 def _as_printed(listed: Iterable[Row]) -> Share:
-    """Rows with the paper's active dimensions; one of which all runs diverged has them not."""
+    """Rows with the paper's active dimensions; not those whose runs all diverged."""
     known = [row for row in listed if row.runs and row.printed_dimensions is not None]
     return Share(sum(row.active_dimensions == row.printed_dimensions for row in known), len(known))
 

@@ -1,4 +1,4 @@
-"""What the report knows of a result file, ``FOLDER/<table>.json``."""
+"""What the report knows about a result file, ``FOLDER/<table>.json``."""
 
 import math
 import re
@@ -14,7 +14,7 @@ Columns = dict[str, str | int | float | bool]
 
 @dataclass(frozen=True)
 class ClassNumbers:
-    """What of a run is measured on the samples of one class alone.
+    """What is measured for a run on the samples of one class alone.
 
     Attributes:
         interval: active dimensions with all variances two standard errors higher, and lower.
@@ -36,15 +36,15 @@ class Run:
 
     Attributes:
         cell: the columns that make its row.
-        true_active: active dimensions that the theorems predict, where they do.
+        true_active: active dimensions that the theorems predict, if they do.
         neg_elbo: in the paper's convention, as ``kl``, ``recon`` and ``gamma``.
         variance: of every latent dimension, in the model's order.
-        spectrum: of a full covariance the eigenvalues relative to the prior's, ascending; else empty.
-        spectrum_count: those of them that are active; None where there is no spectrum.
+        spectrum: eigenvalues of a full covariance relative to the prior's, ascending; else empty.
+        spectrum_count: how many of them are active; None if there is no spectrum.
         local_dimension, local_gap, local_share: the dimension by the decoder, ``mc.local_dimensions``, its gap, and the
-            share of the samples that have it; None and NaN where it was not measured.
-        classes: where they are measured beside the whole, in the data's order; else none.
-        diverged_at: the step, of a run that did.
+            share of the samples that have it; None and NaN if it was not measured.
+        classes: if they are measured beside the whole, in the data's order; else none.
+        diverged_at: the step, if it did.
     """
 
     cell: Columns
@@ -64,17 +64,17 @@ class Run:
     local_share: float
     classes: tuple[ClassNumbers, ...]
     diverged_at: int | None
-    measured: dict[str, float]  # what else there is, by its name
+    measured: dict[str, float]  # all else that was measured, by name
 
     @property
     def class_mean(self) -> float:
-        """Active dimensions averaged over the classes, as the paper does; NaN where these are not measured."""
+        """Active dimensions averaged over the classes, as the paper does; NaN if these are not measured."""
         known = [one.active_dimensions for one in self.classes if one.active_dimensions is not None]
         return statistics.fmean(known) if known else math.nan
 
     @property
     def finished(self) -> bool:
-        """Its numbers mean something."""
+        """Whether its numbers mean something."""
         return self.diverged_at is None and math.isfinite(self.neg_elbo)
 
     @property
@@ -88,7 +88,7 @@ class Run:
 
 @dataclass(frozen=True)
 class DivergedModel:
-    """A model whose loss became NaN or infinite, of those that fits are made of."""
+    """A model whose loss became NaN or infinite, among those of the fits."""
 
     cell: Columns
     seed: int
@@ -97,7 +97,7 @@ class DivergedModel:
 
 @dataclass(frozen=True)
 class Paper:
-    """A row as the paper prints it; NaN or None where it prints nothing."""
+    """A row as the paper prints it; NaN or None if it prints nothing."""
 
     cell: Columns
     variant: str
@@ -110,10 +110,10 @@ class Paper:
 
 @dataclass(frozen=True)
 class Fit:
-    """y ≈ slope · log γ + intercept, of models trained at fixed γ; y is 2L where the file names no other quantity.
+    """y ≈ slope · log γ + intercept, of models trained at fixed γ; y is 2L if the file names no other quantity.
 
     Attributes:
-        points: (log γ, y), and for each of them what the other lists hold; these may be empty.
+        points: (log γ, y); the other lists hold a number for each, or nothing.
     """
 
     cell: Columns
@@ -136,7 +136,7 @@ class Fit:
 
     @property
     def last_slope(self) -> float:
-        """Between the two smallest γ alone; NaN where there are not two."""
+        """The slope between the two smallest γ; NaN if there are not two."""
         if len(self.points) < 2:
             return math.nan
         (x, y), (last_x, last_y) = self.points[-2:]
@@ -148,7 +148,7 @@ class Fit:
         return self.active_dimensions[-1] if self.active_dimensions else None
 
     def exponent(self, values: tuple[float, ...]) -> float:
-        """a of values ∝ γᵃ, fitted; NaN where there are none."""
+        """a of values ∝ γᵃ, fitted; NaN if there are none."""
         if len(values) < 2 or not all(math.isfinite(v) and v > 0 for v in values):
             return math.nan
         return statistics.linear_regression([x for x, _ in self.points], [math.log(v) for v in values]).slope
@@ -156,9 +156,9 @@ class Fit:
 
 @dataclass(frozen=True)
 class Result:
-    """A result file; where there are some, with that of the same table as published.
+    """A result file; with that of the same table as published, if there is one.
 
-    Of a table that is there as published alone, it has neither runs and fits nor what a file says of them.
+    For a table that exists only as published, it has neither runs and fits nor what a file says about them.
     """
 
     table: str
@@ -176,7 +176,7 @@ class Result:
     runs: tuple[Run, ...]
     paper: tuple[Paper, ...]
     fits: tuple[Fit, ...]
-    models: int | None  # that its fits are made of; None where the file does not say
+    models: int | None  # behind its fits; None if the file does not say
     diverged: tuple[DivergedModel, ...]  # of these
     published: "Result | None" = None
 
@@ -186,12 +186,12 @@ class Result:
 
     @property
     def of_fits(self) -> bool:
-        """Its models are points of fits, of which none need be left."""
+        """Whether its models are points of fits, even if none of these is left."""
         return bool(self.fits) or self.models is not None
 
     @property
     def only_published(self) -> bool:
-        """There are no runs but those as published."""
+        """Whether the only runs are those as published."""
         return self.published is not None and not self.runs and not self.of_fits
 
 

@@ -45,14 +45,14 @@ class Spread:
 
 
 def spread(values: Iterable[float]) -> Spread | None:
-    """Of the finite ones; None where there are none."""
+    """That of the finite ones; None if there are none."""
     finite = [value for value in values if math.isfinite(value)]
     return Spread(statistics.median(finite), min(finite), max(finite), len(finite)) if finite else None
 
 
 @dataclass(frozen=True)
 class Share:
-    """``right`` of ``whole`` are as they should be; false where there is nothing to count."""
+    """``right`` of ``whole`` are as they should be; false if there is nothing to count."""
 
     right: int
     whole: int
@@ -78,7 +78,7 @@ def share(runs: Iterable[Run]) -> Share:
 
 
 def share_by_decoder(runs: Iterable[Run]) -> Share:
-    """Of the dimensions by the decoder, over the runs whose true ones are known; where they were measured."""
+    """The same for the dimensions by the decoder, if they were measured."""
     known = [run for run in runs if run.true_active is not None]
     measured = any(run.local_dimension is not None for run in known)
     return Share(sum(run.right_by_decoder for run in known), len(known) if measured else 0)
@@ -96,7 +96,7 @@ class Row:
 
     @property
     def published(self) -> "Row":
-        """The same of the runs as published."""
+        """The same for the runs as published."""
         return Row(self.cell, self.variant, self.paper, self.as_published)
 
     @property
@@ -105,7 +105,7 @@ class Row:
 
     @property
     def diverged(self) -> list[Run]:
-        """Also those whose −ELBO is no number."""
+        """Also those whose −ELBO is not finite."""
         return [run for run in self.runs if not run.finished]
 
     @property
@@ -115,27 +115,27 @@ class Row:
 
     @property
     def active_dimensions(self) -> int | None:
-        """Of that run."""
+        """Those of that run."""
         return self.best.active_dimensions if self.best else None
 
     @property
     def class_mean(self) -> float:
-        """Of that run, averaged over the classes; NaN where these are not measured."""
+        """Those of that run, averaged over the classes; NaN if these are not measured."""
         return self.best.class_mean if self.best else math.nan
 
     @property
     def spectrum_count(self) -> int | None:
-        """Of that run, counted by eigenvalue; None where there is no spectrum."""
+        """Those of that run, counted by eigenvalue; None if there is no spectrum."""
         return self.best.spectrum_count if self.best else None
 
     @property
     def local_dimension(self) -> int | None:
-        """Of that run, by the decoder; None where it was not measured."""
+        """That of that run, by the decoder; None if it was not measured."""
         return self.best.local_dimension if self.best else None
 
     @property
     def printed_dimensions(self) -> int | None:
-        """Active dimensions by the paper; None where it prints nothing."""
+        """The paper's active dimensions; None if it prints none."""
         return self.paper.active_dimensions if self.paper else None
 
     @property
@@ -152,23 +152,23 @@ class Row:
         return share_by_decoder(self.runs)
 
     def spread(self, quantity: str) -> Spread | None:
-        """Of ``neg_elbo``, ``kl``, ``recon`` or ``gamma``."""
+        """That of ``neg_elbo``, ``kl``, ``recon`` or ``gamma``."""
         return spread(getattr(run, quantity) for run in self.finished)
 
     def printed(self, quantity: str) -> float:
-        """By the paper; NaN where it prints nothing."""
+        """The paper's number; NaN if it prints none."""
         return math.nan if self.paper is None else getattr(self.paper, quantity)
 
     @property
     def above_paper(self) -> bool | None:
-        """Is our median −ELBO above the paper's? None where one of the two is missing."""
+        """Is our median −ELBO above the paper's? None if one of the two is missing."""
         ours = self.spread("neg_elbo")
         printed = self.printed("neg_elbo")
         return None if ours is None or math.isnan(printed) else ours.median > printed
 
 
 def rows(result: Result) -> list[Row]:
-    """In the paper's order, then those that the paper has not; a row of the paper without runs stays."""
+    """In the paper's order, then those that the paper lacks; a row of the paper without runs stays."""
     found: dict[object, Row] = {}
     for printed in result.paper:
         found[_key(printed)] = Row(printed.cell, printed.variant, printed, ())
@@ -211,13 +211,13 @@ def measured_by_decoder(listed: Iterable[Row]) -> bool:
 
 
 def unclear(runs: Iterable[Run]) -> Share:
-    """Runs whose decoder's eigenvalues do not tell a dimension clearly, of how many."""
+    """How many runs have decoders whose eigenvalues do not tell a dimension clearly."""
     known = [run for run in runs if run.local_dimension is not None]
     return Share(sum(not is_clear(run.local_gap, run.local_share) for run in known), len(known))
 
 
 def at_or_below(listed: Iterable[Row]) -> Share:
-    """Rows with a median −ELBO at or below the paper's, of those that can be compared."""
+    """Rows with a median −ELBO at or below the paper's, among those that can be compared."""
     compared = [row.above_paper for row in listed if row.above_paper is not None]
     return Share(compared.count(False), len(compared))
 
@@ -234,7 +234,7 @@ class Contrast:
     Attributes:
         cell, variant: what they share.
         differences: −ELBO of the run with yes less that of the run with no, for every seed that both finished.
-        printed: the same of the paper's numbers; NaN where it lacks one.
+        printed: the same for the paper's numbers; NaN if it lacks one.
     """
 
     column: str
@@ -245,7 +245,7 @@ class Contrast:
 
 
 def contrasts(listed: Sequence[Row]) -> list[Contrast]:
-    """Of every column that holds True in one row and False in another that is like it but for that."""
+    """One for every column that is True in one row and False in another that is otherwise the same."""
     found = []
     places = {_key(row): row for row in listed}
     for yes in listed:

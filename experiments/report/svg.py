@@ -42,13 +42,13 @@ def decades(values: Iterable[float]) -> tuple[int, int]:
 
 
 def exponent(value: float) -> float:
-    """log₁₀; of zero and what is below it −∞, which an axis puts on its lower end."""
+    """log₁₀; −∞ for zero and below, which an axis puts on its lower end."""
     return math.log10(value) if value > 0 else -math.inf
 
 
 def spectrum(row: Row, bounds: tuple[int, int]) -> Markup:
-    """Variances of all latent dimensions, sorted: a line a seed, the run of lowest −ELBO on top; and the eigenvalues
-    of full covariances likewise. Of the runs as published that of lowest −ELBO alone."""
+    """Variances of all latent dimensions, sorted: one line per seed, the run of lowest −ELBO on top; the eigenvalues of
+    full covariances in the same way. Of the runs as published, only that of lowest −ELBO."""
     width, height = 216, 168
     drawn = [_sorted(run.variance) for run in row.finished]
     eigenvalues = [_sorted(run.spectrum) for run in row.finished]
@@ -96,7 +96,7 @@ def _sorted(values: Iterable[float]) -> list[float]:
 
 
 def counts(found: ByClass, highest: float) -> Markup:
-    """Active dimensions of each class, a line a class, and the mean over them; all from 0 to ``highest``."""
+    """Active dimensions of each class, one line per class, and the mean over them; all from 0 to ``highest``."""
     step, top = 18, 16
     height = top + step * len(found.classes) + 36
     x = Axis(0, highest, 66, WIDTH - 10)
@@ -147,7 +147,7 @@ def slope(fits: Sequence[Fit], quantity: str, name: str) -> Markup:
 
 
 def proportions(fits: Sequence[Fit], name: str) -> Markup:
-    """Squared error, active and inactive variances against γ, logarithmic; nothing where the files have none."""
+    """Squared error, active and inactive variances against γ, logarithmic; nothing if the files have none."""
     drawn = [
         (kind, [(a, v) for (a, _b), v in zip(fit.points, values, strict=True) if math.isfinite(a) and 0 < v < math.inf])
         for fit in fits
@@ -212,7 +212,7 @@ def _dot(place: Point, radius: float, kind: str) -> Markup:
 
 
 def _mark(place: Point, name: str) -> Markup:
-    """Of a shape of its own for every curve: colour alone does not tell them apart."""
+    """A shape of its own for every curve: colour alone does not tell them apart."""
     x, y = place
     shapes = {
         "recon": f"M{_(x - 3)} {_(y - 3)}h6v6h-6z",
@@ -227,7 +227,7 @@ def _text(x: float, y: float, text: str, kind: str, anchor: str) -> Markup:
 
 
 def _straight(slope: float, intercept: float, x: Axis, y: Axis, kind: str) -> Markup:
-    """What of a straight line lies inside the picture."""
+    """The part of a straight line inside the picture."""
     steps = 64
     places = [(a, intercept + slope * a) for a in (x.low + (x.high - x.low) * i / steps for i in range(steps + 1))]
     inside = [(x(a), y(b)) for a, b in places if y.low <= b <= y.high]
@@ -248,7 +248,7 @@ def _axes(points: Sequence[Point]) -> tuple[Axis, Axis]:
 
 
 def _ticks(axis: Axis, most: int = 6) -> list[float]:
-    """Round numbers inside the axis, at most so many."""
+    """Round numbers inside the axis, at most ``most``."""
     rough = (axis.high - axis.low) / most
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)

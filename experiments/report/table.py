@@ -18,7 +18,7 @@ RIGHT, WRONG = "✓", "≠"
 
 
 def scrolling(table: Markup, name: str) -> Markup:
-    """Sideways, where the window is narrow, by keyboard as well."""
+    """Scrolls sideways if the window is narrow, by keyboard as well."""
     return element("div", table, class_="scrolling", role="region", tabindex=0, aria_label=f"{name}, table")
 
 
@@ -48,7 +48,7 @@ def results_table(result: Result, listed: Sequence[Row]) -> Markup:
 
 
 def _bounds(listed: Sequence[Row]) -> dict[str, tuple[float, float]]:
-    """Of all −ELBO of a variant: one that fails would leave the others no room."""
+    """The range of −ELBO in each variant: one that fails would leave the others no room."""
     found = {}
     for variant, own in in_variants(listed).items():
         ours = [spread for row in own if (spread := row.spread("neg_elbo")) is not None]
@@ -77,7 +77,7 @@ def _printed_dimensions(_: Column, row: Row) -> Markup:
 
 
 def _whose(column: Column) -> str:
-    """Only ours has a style of its own: what is as published has the colour of the text."""
+    """Only ours has a style of its own: runs as published have the colour of the text."""
     return column.head.replace(" ", "-")
 
 
@@ -112,13 +112,13 @@ def _right(counted: Share) -> Markup:
 
 
 def _printed(column: Column, row: Row) -> Markup:
-    """No digits that the paper has not."""
+    """No more digits than the paper prints."""
     _, write = QUANTITIES[column.name]
     return element("td", write(row.printed(column.name)), class_="edge paper")
 
 
 def _median(column: Column, row: Row) -> Markup:
-    """And below it the spread."""
+    """The median, and below it the spread."""
     quantity, own = column.name, column.of(row)
     found = own.spread(quantity)
     if found is None:
@@ -134,7 +134,7 @@ def _median(column: Column, row: Row) -> Markup:
 
 
 def _number(quantity: str, x: float, digits: int) -> str:
-    """What spans decades to so many significant digits, losses to one less behind the point."""
+    """What spans decades with ``digits`` significant digits, losses with one fewer behind the point."""
     return fixed(x, digits - 1) if quantity in ("neg_elbo", "kl") else significant(x, digits, padded=True)
 
 

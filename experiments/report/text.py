@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 NOTHING = "–"
-BY_DECODER = "by the decoder"  # of how dimensions are read: heads of columns
+BY_DECODER = "by the decoder"  # how dimensions are read: the head of columns
 _SYMBOLS = {
     "kappa": "κ",
     "gamma": "γ",
@@ -43,7 +43,7 @@ def symbol(column: str) -> str:
 
 
 def value(content: Any) -> str:
-    """Of a cell: numbers with a minus sign, True and False in words."""
+    """The text of a cell: numbers with a minus sign, True and False in words."""
     if isinstance(content, bool):
         return "yes" if content else "no"
     return str(content).replace("-", "−") if isinstance(content, (int, float)) else str(content)
@@ -55,7 +55,7 @@ def label(row: Contrast | DivergedModel | Fit | Row | Run) -> str:
 
 
 def unbroken(text: str) -> str:
-    """The same, where no line ends between a name and its value."""
+    """The same, with no line break between a name and its value."""
     return text.replace(" = ", "\u00a0=\u00a0")
 
 
@@ -69,12 +69,12 @@ def integer(number: int | None) -> str:
 
 
 def fixed(number: float, digits: int = 2) -> str:
-    """``−45.30``; without a sign where nothing else is left of the number."""
+    """``−45.30``; without a sign if the number is rounded to 0."""
     return _sign(f"{round(number, digits) + 0.0:.{digits}f}", number)
 
 
 def significant(number: float, digits: int = 3, *, padded: bool = False) -> str:
-    """``0.0312``, ``1.63×10⁻⁵``; ``padded`` with zeros to so many digits."""
+    """``0.0312``, ``1.63×10⁻⁵``; ``padded`` with zeros to that many digits."""
     mantissa, _, exponent = (f"{number:#.{digits}g}" if padded else f"{number:.{digits}g}").partition("e")
     mantissa = mantissa.rstrip(".")
     return _sign(mantissa + (f"×10{str(int(exponent)).translate(_SUPERSCRIPT)}" if exponent else ""), number)
@@ -92,7 +92,7 @@ def _sign(text: str, number: float) -> str:
 
 
 def percent(part: int, whole: int) -> str:
-    """Rounded down: 100 % is said of all alone."""
+    """Rounded down: only all are 100 %."""
     return f"{100 * part // whole} %" if whole else NOTHING
 
 
@@ -119,7 +119,7 @@ def enumeration(words: Iterable[str]) -> str:
 
 
 def flat(content: Mapping[str, Any]) -> str:
-    """Of an object: ``torch 2.13.0, python 3.11``."""
+    """An object in one line: ``torch 2.13.0, python 3.11``."""
     return ", ".join(f"{name} {inner}" for name, inner in content.items())
 
 

@@ -1,4 +1,4 @@
-"""How the counts hang on the threshold: at those of other scripts in the paper's published code."""
+"""How the counts depend on the threshold: at those of other scripts in the paper's published code."""
 
 import statistics
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ THRESHOLDS = (0.01, 0.05, 0.5)  # the second is that of the paper's text and of 
 
 
 def by_threshold(listed: Sequence[Row]) -> list[str]:
-    """Of every variant how many runs are right, ours and as published; of rows for which no true active dimensions are
-    known, how many are active in the run of lowest −ELBO, where the paper has the row; of a model with classes in the
-    mean over these. Nothing where no threshold makes a difference."""
+    """For every variant how many runs are right, ours and as published; for rows without known true active dimensions,
+    how many are active in the run of lowest −ELBO, if the paper has the row; for a model with classes, the mean over
+    these. Nothing if no threshold makes a difference."""
     found = []
     for variant, own in in_variants(listed).items():
         known, others = ([row for row in own if (row.true_active is None) is unknown] for unknown in (False, True))

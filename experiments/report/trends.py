@@ -1,5 +1,5 @@
-"""What rows say beside each other, in plain sentences, where no theorem says what the numbers should be: whether active
-dimensions saturate, whether −ELBO has the paper's order, what full covariance makes of a model, what classes have."""
+"""How rows compare, in plain sentences, if no theorem says what the numbers should be: whether active dimensions
+saturate, whether −ELBO has the paper's order, what full covariance changes in a model, what classes have."""
 
 import math
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from .text import cell_label, enumeration, fixed, integer, label, significant, s
 __all__ = ["trends"]
 
 SIZE = "kappa"  # the column with which active dimensions may grow
-# What a full covariance is held against a diagonal one by: the quantity, its name, and how it is written.
+# What a full covariance is compared with a diagonal one by: the quantity, its name, and how it is written.
 HELD = (("neg_elbo", "−ELBO", fixed), ("recon", "squared error", significant))
 
 
 def trends(result: Result) -> list[str]:
-    """Nothing of variants for which the theorems predict active dimensions, or whose columns say yes or no: there every
-    row is held against the prediction, or against the other one."""
+    """Nothing on variants for which the theorems predict active dimensions, or whose columns say yes or no: there every
+    row is checked against the prediction, or against the other one."""
     found = []
     for own in in_variants(rows(result)).values():
         if any(row.true_active is not None for row in own):
@@ -65,7 +65,7 @@ def _last_two(listed: Sequence[Row]) -> str:
 
 
 def _order(listed: Sequence[Row]) -> list[str]:
-    """Of every two rows, which has the lower −ELBO."""
+    """Which of every two rows has the lower −ELBO."""
     losses = [
         (row, ours.median, printed)
         for row in listed
@@ -89,7 +89,7 @@ def _loss(of: tuple[Row, float, float]) -> str:
 
 
 def _full_against_diagonal(listed: Sequence[Row]) -> list[str]:
-    """Rows that differ in one column, of full covariance in the one and not in the other."""
+    """Rows that differ in one column, with full covariance in the one and not in the other."""
     full = [row for row in listed if row.best is not None and row.best.spectrum_count is not None]
     others = [row for row in listed if row.best is not None and row.best.spectrum_count is None]
     found = []

@@ -1,4 +1,4 @@
-"""One value of a result file at a time, checked: what is wrong is said with the place where it stands."""
+"""One value of a result file at a time, checked: an error says where the value is."""
 
 import math
 from collections.abc import Callable
@@ -32,7 +32,7 @@ _REQUIRED: Any = object()
 
 @dataclass(frozen=True)
 class Entry:
-    """An object of a file, with the words that say where it stands."""
+    """An object of a file, with the words that say where it is."""
 
     where: str
     content: dict[str, Any]
@@ -48,7 +48,7 @@ class Entry:
             raise InputError(f"{self.where}: {key!r} is {_short(self.content[key])}, expected {expected}") from None
 
     def entry(self, key: str) -> "Entry | None":
-        """The object of that name; None where there is none, or null."""
+        """The object of that name; None if there is none, or null."""
         content = self.get(key, mapping_or_none, "an object or null", None)
         return None if content is None else Entry(f"{self.where}: {key}", content)
 
@@ -70,7 +70,7 @@ def _short(value: Any) -> str:
 
 
 def _of_type(value: Any, *kinds: type) -> Any:
-    if type(value) not in kinds:  # not isinstance: True is no number here
+    if type(value) not in kinds:  # not isinstance: True is not a number here
         raise TypeError
     return value
 

@@ -106,7 +106,7 @@ def test_what_a_worker_refuses_the_parent_refuses(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_fails_is_no_result(tmp_path: Path) -> None:
-    with pytest.raises(ChildProcessError, match="a worker ended with exit status 1, and what it said stands above"):
+    with pytest.raises(ChildProcessError, match="a worker ended with exit status 1; its message is above"):
         train_table(TABLE, PLAN, tmp_path, devices=TWO, backend="cuda", progress=False)
 
 
