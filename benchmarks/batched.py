@@ -1,6 +1,6 @@
 """Many models of one kind trained side by side in PyTorch alone, written for speed.
 
-The matrices of all models are stacked, a product is one torch.bmm, the way back is written by hand, and one fused Adam
+The matrices of all models are stacked, a product is one torch.bmm, the backward pass is by hand, and one fused Adam
 updates everything. Nothing waits for the host, so that a step can be captured in a CUDA graph. It does less than the
 engine: the loss itself, which only curves need, is not computed, and the learning rate stays as it is.
 """
@@ -14,7 +14,7 @@ from manifold_core.bench.ensemble import LEARNING_RATE
 
 
 def gradients(parameters: Sequence[Tensor], data: Tensor, index: Tensor, noise: Tensor) -> list[Tensor]:
-    """Of each model's mean loss, by the stacked parameters; index int64 ``[M, B]`` of data, noise ``[M, B, κ]``."""
+    """Of each model's mean loss by the stacked parameters; index int64 ``[M, B]`` of data, noise ``[M, B, κ]``."""
     w1, b1, w2, b2, w3, b3, w4, b4, log_gamma = parameters
     (models, batch), features = index.shape, data.shape[1]
     x = data.index_select(0, index.view(-1)).view(models, batch, features)
@@ -44,7 +44,7 @@ class Batched:
     Args:
         models: the parameters of each, in the order of :func:`gradients`.
         sets: the data sets, of one shape, which the models take in turn.
-        batch: samples a step.
+        batch: samples per step.
         compiled: by torch.compile.
     """
 

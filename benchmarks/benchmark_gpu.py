@@ -1,20 +1,20 @@
-"""asv: every op on a GPU, by a GPU's own clock; see benchmarks/ops_on_gpu.py. Left out where there is none."""
+"""asv: every op on a GPU, by its own clock; see benchmarks/ops_on_gpu.py. Left out if there is none."""
 
 import torch
 
 from . import ops_on_gpu
 from .ops import OPS, problem
 
-COPY: list[float] = []  # its bandwidth, once a process
+COPY: list[float] = []  # the bandwidth of a copy, measured once per process
 
 
 class OpsOnGPU:
-    """Microseconds forward and backward: of large tensors in turn, and of small ones in a CUDA graph."""
+    """Microseconds forward and backward: on large tensors in turn, and on small ones in a CUDA graph."""
 
     params = ([*OPS], [*ops_on_gpu.NAMESPACES, "eager", "compile"], ["small", "large"])
     param_names = ("op", "backend", "regime")
     unit = "us"
-    timeout = 300.0  # compiling takes its time
+    timeout = 300.0  # compiling takes long
 
     def setup(self, *_: str) -> None:
         if not torch.cuda.is_available():

@@ -31,7 +31,7 @@ class Ops:
 
 
 class OpsMemory:
-    """Peak of the memory of a process that does nothing else."""
+    """Peak memory of a process that does nothing else."""
 
     params = ([*OPS], ["reference", "cpu"])
     param_names = ("op", "backend")

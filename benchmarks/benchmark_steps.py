@@ -23,7 +23,7 @@ STEPS = {
 
 
 class Steps:
-    """One call: a step, of the ensemble some hundred."""
+    """One call: one step, or some hundred of the ensemble."""
 
     params = ([*STEPS],)
     param_names = ("model",)
@@ -37,7 +37,7 @@ class Steps:
 
 
 class StepsMemory:
-    """Peak of the memory of a process that does nothing else."""
+    """Peak memory of a process that does nothing else."""
 
     params = ([*STEPS],)
     param_names = ("model",)

@@ -1,15 +1,15 @@
 """Many small VAEs trained on a GPU: the engine against eager and against batched PyTorch.
 
-A step is the gathering of the mini-batch, forward, backward and Adam of every model; d = κ = 20, one hidden layer,
-batches of 1,024 from eight data sets of 100,000. The contenders:
+A step gathers the mini-batch and runs forward, backward and Adam of every model; d = κ = 20, one hidden layer, batches
+of 1,024 from eight data sets of 100,000. The contenders:
 
-- ``engine``: ours, some hundred steps a launch;
+- ``engine``: ours, some hundred steps per launch;
 - ``batched``: benchmarks/batched.py, steps in a CUDA graph; ``compiled``: the same by torch.compile;
 - ``eager``: one model after another, with fused Adam: one is measured, and its time multiplied.
 
-Right first: no time is given for weights that, after five steps, are far from those of the reference backend (engine),
-or of eager PyTorch in float64 on the same samples and noise (the others). The whole job is also run as a user would,
-128 models by 20,000 steps.
+Correctness first: no time is given for weights that, after five steps, are far from those of the reference backend
+(engine), or of eager PyTorch in float64 on the same samples and noise (the others). The whole job is also run as a user
+would, 128 models by 20,000 steps.
 
     python -m benchmarks.ensemble_on_gpu [--seconds N] [--out FILE.json]
 """
@@ -39,24 +39,24 @@ MAIN = (128, 32)  # models and hidden width
 # The last does not fit in shared memory.
 OTHERS = ((1, 32), (16, 32), (512, 32), (128, 16), (128, 64), (16, 256))
 CHECKED_STEPS = 5
-# Of the norm of all weights: a sanity check, no proof. A single weight that goes the wrong way makes ten times as much,
-# but a gradient near 0, whose sign Adam's first steps take from rounding, less.
+# Of the norm of all weights: a sanity check, not a proof. A single weight that goes the wrong way makes ten times as
+# much, but a gradient near 0, whose sign Adam's first steps take from rounding, less.
 ALLOWED = 1e-4
 STEPS_A_CALL = 200  # of the engine
-COMPILE_SECONDS = 25.0  # that torch.compile may take; with less time left it is not begun
+COMPILE_SECONDS = 25.0  # torch.compile may need them; with less time left it is not begun
 AROUND_THE_JOB = 10.0  # seconds, besides its steps: it is not begun with less time left
 
 
 class Contender(Protocol):
-    """A way to train so many models of one hidden width on the data sets."""
+    """A way to train this many models of one hidden width on the data sets."""
 
     def __init__(self, models: int, hidden: int, sets: Sequence[Tensor]) -> None: ...
 
     def error(self) -> float:
-        """Of the weights after a few steps, relative; NaN where one is not a number."""
+        """That of the weights after a few steps, relative; NaN if one is not a number."""
 
     def microseconds(self) -> float:
-        """Of a step of all models."""
+        """Those of a step of all models."""
 
 
 def distance(found: Iterable[Tensor], wanted: Iterable[Tensor]) -> float:
@@ -100,7 +100,7 @@ class Engine:
         return found
 
 
-Draws = list[tuple[Tensor, Tensor]]  # of each step the samples [M, B], and in float64 the noise [M, B, κ]
+Draws = list[tuple[Tensor, Tensor]]  # for each step the samples [M, B], and in float64 the noise [M, B, κ]
 
 
 def draws(models: int, samples: int) -> Draws:
@@ -115,7 +115,7 @@ def draws(models: int, samples: int) -> Draws:
 
 
 def weights_after(drawn: Draws, model: Eager, place: int) -> Sequence[Tensor]:
-    """Of a model, on the draws for its place."""
+    """The weights of a model, on the draws for its place."""
     for index, noise in drawn:
         model.step(model.x[index[place].to(model.x.device)], noise[place].to(model.x))
     return model.parameters
@@ -191,7 +191,7 @@ class Row(NamedTuple):
 
     @property
     def tera_multiply_adds(self) -> float:
-        """A second, of the products alone."""
+        """Per second, in the products alone."""
         return multiply_adds(self.hidden) * BATCH * self.models / self.microseconds / 1e6
 
     def line(self) -> str:
@@ -210,12 +210,12 @@ def plan() -> Iterator[tuple[str, int, int]]:
         for contender in ("engine", "batched"):
             yield contender, models, hidden
     for models, hidden in OTHERS:
-        if models == MAIN[0]:  # of other numbers of models, eager takes its multiple
+        if models == MAIN[0]:  # for other numbers of models, eager's time is a multiple
             yield "eager", models, hidden
 
 
 def measured(name: str, models: int, hidden: int, sets: Sequence[Tensor], seconds_left: float) -> Row:
-    """One row; what is wrong, fails, or finds too little time left has a note in place of a figure."""
+    """One row; what is wrong, fails, or finds too little time left has a note instead of a figure."""
     blank = Row(name, models, hidden)
     if note := left_out(seconds_left, COMPILE_SECONDS if name == "compiled" else 0):
         return blank._replace(note=note)
@@ -241,7 +241,7 @@ def ratios(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def whole_job(sets: Sequence[Tensor], backend: str = "cuda") -> dict[str, Any]:
-    """Seconds of the training, and of all that :func:`manifold_core.train_ensemble` does: it also judges the models."""
+    """Seconds of the training, and of all that :func:`manifold_core.train_ensemble` does, with its measuring."""
     models, hidden = MAIN
     found: dict[str, Any] = {"models": models, "hidden": hidden, "steps": STEPS}
     begin = time.monotonic()
@@ -267,7 +267,7 @@ def as_json(row: Row) -> dict[str, Any]:
 
 
 def report(sets: Sequence[Tensor], where: dict[str, Any], out: Path, end: float) -> None:
-    """Prints and writes all rows, and behind the first the whole job. ``end`` is by time.monotonic()."""
+    """Prints and writes all rows, and after the first the whole job. ``end`` is by time.monotonic()."""
     results = where | {"batch": BATCH, "samples": len(sets[0]), "data_sets": len(sets)}
     rows: list[Row] = []
 

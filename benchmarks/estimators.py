@@ -1,15 +1,15 @@
 """The dimension read off a VAE beside the estimators of scikit-dimension, on manifolds whose dimension is known.
 
-The manifolds are those of the paper's Table 1 that fill no solid, the 24 of scikit-dimension's own benchmark, without
-noise, sixteen that are closed or bent (benchmarks/manifolds.py), and 27 data sets like those of practice
-(benchmarks/practice.py), some with noise. All get the same samples, DANCo the first 2,000 of
-them: it takes its time. *ours* is ``mc.find_dimension`` with its defaults, *active* the active dimensions of the model
-that it keeps. The estimators have scikit-dimension's defaults. Each works on the whole data set; *local PCA* is the
-mean over the neighbourhoods of 100 samples around each. All on one core.
+The manifolds are those of the paper's Table 1 that do not fill a solid, the 24 of scikit-dimension's own benchmark,
+without noise, sixteen that are closed or bent (benchmarks/manifolds.py), and 27 data sets like those of practice
+(benchmarks/practice.py), some with noise. All estimators get the same samples; DANCo, which is slow, the first 2,000 of
+them. *ours* is ``mc.find_dimension`` with its defaults, *active* the active dimensions of the model that it keeps. The
+estimators have scikit-dimension's defaults. Each works on the whole data set; *local PCA* is the mean over the
+neighbourhoods of 100 samples around each. All on one core.
 
     make estimators, or python -m benchmarks.estimators [--of GROUP] [--samples N] [--seeds N] [--out FILE]
 
-What stands in the file already, of the same commit, device, versions and number of samples, is not measured again.
+What the file already has, of the same commit, device, versions and number of samples, is not measured again.
 """
 
 import argparse
@@ -42,7 +42,7 @@ __all__ = ["Manifold", "files", "manifolds", "measure", "summary", "table"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 TABLE_1_KAPPA = 20
-# Which the manifolds are of.
+# The groups of manifolds.
 PAPERS, THEIRS, FURTHER = "Table 1 of the paper", "scikit-dimension's benchmark", "closed or bent ones"
 LIKE_PRACTICE = "data like those of practice"
 FEW = 2_000
@@ -53,7 +53,7 @@ NOT_YET = "Not measured yet: `python -m benchmarks.estimators`.\n"
 
 
 class Manifold(NamedTuple):
-    """One to read the dimension of."""
+    """A manifold to read the dimension of."""
 
     of: str
     name: str
@@ -104,13 +104,13 @@ def _benchmark(n: int, seed: int) -> Mapping[str, Array]:
 def ours(x: Array, seed: int) -> tuple[float | None, float | None, float | None, list[str]]:
     """The dimension, its gap, the active dimensions of the model, and the doubts."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # those of the samples; the doubts are kept
+        warnings.simplefilter("ignore")  # about the samples; the doubts are kept
         found = mc.find_dimension(x, mc.SearchPlan(seed=seed), progress=False)
     return found.dimension or None, found.gap, found.best.active_dimensions or None, list(found.doubts)
 
 
 def estimate(name: str, x: Array) -> float:
-    """By an estimator of scikit-dimension."""
+    """The dimension by an estimator of scikit-dimension."""
     import skdim
 
     if name == "local PCA":
@@ -144,7 +144,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """A line a manifold: medians over its seeds."""
+    """One line per manifold: medians over its seeds."""
     rows: list[dict[str, Any]] = results["rows"]
     ways = _ways(rows)
     head, lines = ("of", "manifold", "d", "r", "gap", *ways), []
@@ -157,7 +157,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def summary(results: dict[str, Any]) -> str:
-    """How many each way has right after rounding, and the seconds that it took."""
+    """How many each way gets right after rounding, and the seconds that it took."""
     rows: list[dict[str, Any]] = results["rows"]
     ways = _ways(rows)
     head, lines = ("right of", "data sets", *ways), []
@@ -170,7 +170,7 @@ def summary(results: dict[str, Any]) -> str:
 
 
 def _ways(rows: list[dict[str, Any]]) -> list[str]:
-    """Those that were measured: files of before know of no other dimension than the active ones, and call them ours."""
+    """Those that were measured: earlier files know no other dimension than the active ones, and call them ours."""
     return [way for way in WAYS if all(way in row["found"] for row in rows)]
 
 
@@ -180,7 +180,7 @@ def _right(row: dict[str, Any], way: str) -> bool:
 
 
 def _median(rows: list[dict[str, Any]], way: str, r: int) -> str:
-    """In bold where it is r after rounding."""
+    """In bold if it is r after rounding."""
     found = [row["found"][way] for row in rows]
     if None in found or not all(map(math.isfinite, found)):
         return "–"
@@ -196,7 +196,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--samples", type=int, default=5_000, help="of each manifold (default: 5000)")
-    parser.add_argument("--of", default="", metavar="GROUP", help="those alone whose group has this in its name")
+    parser.add_argument("--of", default="", metavar="GROUP", help="only those with this in the name of their group")
     parser.add_argument("--seeds", type=int, default=1, help="of samples, weights and noise (default: 1)")
     parser.add_argument("--out", type=Path, help="the results; default: a file of this device and day")
     options = parser.parse_args()

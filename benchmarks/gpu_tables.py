@@ -1,4 +1,4 @@
-"""The tables of MEASURED.md made of the result files of GPUs."""
+"""The tables of MEASURED.md made from the result files of GPUs."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -15,7 +15,7 @@ Results = dict[str, Any]
 
 
 def of_ops(results: Results) -> str:
-    """Forward and backward together, where the CUDA kernels were measured in float32."""
+    """Forward and backward together, if the CUDA kernels were measured in float32."""
     times: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in results["rows"]:
         if row["direction"] == "both" and row["dtype"] == "float32":
@@ -82,7 +82,7 @@ def of_images(results: Results) -> str:
 
 
 def _time(of: dict[str, Any], name: str) -> float | None:
-    """None: it was not measured."""
+    """None if it was not measured."""
     return of[name]["microseconds"] if name in of else None
 
 
@@ -94,7 +94,7 @@ def _ratio(theirs: float | None, ours: float) -> str:
     return "–" if theirs is None else f"{theirs / ours:.1f}" if theirs < 100 * ours else f"{theirs / ours:,.0f}"
 
 
-# By the name in MEASURED.md: how the files of its figures begin, and what is made of one.
+# Name in MEASURED.md → how the names of its files begin, and what makes the table of one.
 TABLES: dict[str, tuple[str, Callable[[Results], str]]] = {
     "gpu": ("ops", of_ops),
     "gpu_ensemble": ("ensemble", of_ensemble),
@@ -103,7 +103,7 @@ TABLES: dict[str, tuple[str, Callable[[Results], str]]] = {
 
 
 def table(name: str, paths: Iterable[Path]) -> str | None:
-    """That of the device that was measured last: of each row the newest figures, and which files they are from."""
+    """That of the device measured last: for each row the newest figures, and which files they are from."""
     kind, make = TABLES[name]
     newest_files = newest_first(path for path in paths if path.name.startswith(f"{kind}-"))
     read = [(json.loads(path.read_text(encoding="utf-8")), path) for path in newest_files]

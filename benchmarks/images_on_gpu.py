@@ -4,7 +4,7 @@
 - ``alone``: the training loop of :func:`manifold_core.train`;
 - ``in turn``: the same of eight models on a stream each, as :func:`manifold_core.train_ensemble` has it; a step of one.
 
-Right first: no time is given where the gradients, without TF32, are far from those by hand in float64 on the same
+Correctness first: no time is given if the gradients, without TF32, are far from those by hand in float64 on the same
 noise. The times are with PyTorch's defaults, in which cuDNN may use TF32, after the steps in which graphs are captured.
 The training is as long as the paper's: short ones have a curve of every step, and wait for the device to read it.
 
@@ -43,7 +43,7 @@ ALLOWED = 1e-4
 
 
 def _microseconds(step: Callable[[], object]) -> float:
-    """The host asks for step after step and waits at the end alone."""
+    """The host asks for step after step and waits only at the end."""
 
     def seconds(count: int) -> float:
         torch.cuda.synchronize()
@@ -62,7 +62,7 @@ def _model(covariance: Covariance) -> mc.VAE:
 
 
 def in_turn(batch: int, covariance: Covariance, models: int = IN_TURN) -> float:
-    """Microseconds of a step of one of so many models."""
+    """Microseconds of a step of one of this many models."""
     x = torch.rand(IMAGES, *IMAGE, device=DEVICE)
     config = mc.TrainingConfig(STEPS, batch, learning_rate=0.002)
     trainings = [turns(_model(covariance), x, config, progress=False) for _ in range(models)]

@@ -1,7 +1,7 @@
-"""Manifolds to read the dimension of that are closed or bent: sixteen, written down before any search was run on them.
-(Circle, torus and the sphere S² had been looked at by hand, with other networks.)
+"""Sixteen closed or bent manifolds to read the dimension of, written down before any search was run on them. (Circle,
+torus and the sphere S² had been looked at by hand, with other networks.)
 
-Each function has ``n`` samples of its manifold for a generator; none has noise.
+Each function draws ``n`` samples of its manifold with a generator, without noise.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ TURN = 2 * np.pi
 
 
 class Samples(NamedTuple):
-    """How those of a manifold of dimension r are drawn."""
+    """A manifold of dimension r, and how its samples are drawn."""
 
     name: str
     r: int
@@ -59,7 +59,7 @@ def _trefoil(g: Generator, n: int) -> Array:
 
 
 def _flat_torus(g: Generator, n: int) -> Array:
-    """Of three circles, in six dimensions."""
+    """The product of three circles, in six dimensions."""
     angles = TURN * g.random((3, n))
     return np.concatenate([np.cos(angles), np.sin(angles)]).T
 
@@ -86,7 +86,7 @@ def _saddle(g: Generator, n: int) -> Array:
 
 
 def _two_layers(g: Generator, n: int) -> Array:
-    """Of five numbers by a network with random weights."""
+    """Five numbers through a network with random weights."""
     u = g.normal(size=(n, 5))
     hidden = np.tanh(u @ g.normal(size=(5, 30)))
     return np.tanh(hidden @ g.normal(size=(30, 20)) / 5)

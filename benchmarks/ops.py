@@ -42,11 +42,11 @@ class Op(NamedTuple):
     forward: Callable[[Any, Problem], Outputs]
     backward: Callable[[Any, Problem, Outputs], Outputs]
     public: Callable[[Problem, str], Outputs]  # of a backend; outputs that have gradients
-    by_hand: ByHand  # of noise, or None for PyTorch's; the same outputs
-    large: tuple[Shape, ...]  # of a GPU, as are the small ones
+    by_hand: ByHand  # on given noise, or None for PyTorch's; the same outputs
+    large: tuple[Shape, ...]  # for a GPU, as are the small ones
     small: tuple[Shape, ...]
     of_cpu: dict[str, Shape]
-    tuned: ByHand | None = None  # what torch.compile gets where by_hand is not the best that PyTorch has
+    tuned: ByHand | None = None  # what torch.compile gets if by_hand is not the best that PyTorch has
 
 
 def _elbo_by_hand(p: Problem, _: Tensor | None) -> Outputs:
@@ -149,7 +149,7 @@ OPS = {
 
 
 def problem(op: Op, rows: int, cols: int, dtype: torch.dtype, device: torch.device) -> Problem:
-    """One call's arguments, drawn on the device, the same each time; of a mean, the incoming gradient is 1."""
+    """One call's arguments, drawn on the device, the same each time; for a mean, the incoming gradient is 1."""
     generator = torch.Generator(device).manual_seed(SEED)
 
     def normal(*shape: int) -> Tensor:

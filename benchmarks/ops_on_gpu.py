@@ -1,9 +1,9 @@
 """Every op on a GPU: CUDA and Triton against eager PyTorch and torch.compile, forward and backward.
 
-Right first: no time is given for a result that, on the very tensors that are timed, is far from the definition in
-float64 on the same noise. Large tensors are past the L2 cache, their buffers take turns, and what counts is the share
-of the bandwidth that a plain copy reaches on the same device. All are timed inside a CUDA graph: without one, small
-calls would measure the launch, and large ones of a library in Python could.
+Correctness first: no time is given for a result that, on the very tensors that are timed, is far from the definition in
+float64 on the same noise. Large tensors exceed the L2 cache, their buffers take turns, and what counts is the share of
+the bandwidth that a plain copy reaches on the same device. All are timed inside a CUDA graph: without one, small calls
+would measure the launch, and large ones of a Python library might.
 
     python -m benchmarks.ops_on_gpu [--seconds N] [--out FILE.json]
 """
@@ -26,12 +26,12 @@ from manifold_core.training.graph import cuda_graph
 from .ops import OPS, Op, Problem, elbo_backward, problem
 from .results_files import asked, or_none
 
-ALLOWED = {torch.float32: 2e-5, torch.bfloat16: 2e-2}  # of the largest number of a result: a sanity check, no proof
+ALLOWED = {torch.float32: 2e-5, torch.bfloat16: 2e-2}  # of the largest number of a result: a sanity check, not a proof
 NAMESPACES = {"cuda": "manifold_core", "triton": "manifold_core_triton"}
 REPEATS = 11
 REPEAT_MS = 15.0  # about how long a repeat may take
 COPIES = 20  # of a small call in a CUDA graph
-COMPILE_SECONDS = 20.0  # that torch.compile may take to try its variants; with less time left it is not begun
+COMPILE_SECONDS = 20.0  # torch.compile may need them to try its variants; with less time left it is not begun
 
 
 def widened(p: Problem) -> Problem:
@@ -51,7 +51,7 @@ def by_operators(op: Op, run: Any, p: Problem) -> tuple[tuple[Tensor, ...], tupl
 
 
 def by_autograd(function: Callable[..., tuple[Tensor, ...]], p: Problem, noise: Tensor | None = None) -> Any:
-    """Outputs and gradients, of an op written by hand."""
+    """Outputs and gradients of an op written by hand."""
     outputs = function(p, noise)
     return outputs, torch.autograd.grad(outputs, p.differentiable, p.incoming)
 
@@ -105,7 +105,7 @@ def in_a_graph(calls: Sequence[Callable[[], Any]]) -> float:
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Bytes a second that a copy reads and writes, on 1 GiB."""
+    """Bytes per second that a copy reads and writes, on 1 GiB."""
     pairs = [tuple(torch.zeros(2**28, device=device) for _ in range(2)) for _ in range(2)]
     return 2 * pairs[0][0].nbytes / (1e-6 * microseconds([lambda a=a, b=b: a.copy_(b) for a, b in pairs]))
 
@@ -130,7 +130,7 @@ class Row(NamedTuple):
 
 
 def of_operators(op: Op, run: Any, problems: Sequence[Problem], copy: float) -> Iterator[tuple[str, float, float]]:
-    """Direction, microseconds and share of a copy's bandwidth, of large problems in turn."""
+    """Direction, microseconds and share of a copy's bandwidth, on large problems in turn."""
     with torch.no_grad():
         outputs, grads = by_operators(op, run, problems[0])
         forward = [lambda p=p: op.forward(run, p) for p in problems]
@@ -150,7 +150,7 @@ def of_operators(op: Op, run: Any, problems: Sequence[Problem], copy: float) -> 
 
 
 def measured(op: Op, backend: str, problems: Sequence[Problem], copy: float, blank: Row) -> Iterator[Row]:
-    """The rows of one backend. More than one problem: they are large, and each direction has its time."""
+    """The rows of one backend. If there is more than one problem, they are large, and each direction is timed."""
     large = len(problems) > 1
     if backend in NAMESPACES:
         run = getattr(torch.ops, NAMESPACES[backend])
@@ -175,7 +175,7 @@ def measured(op: Op, backend: str, problems: Sequence[Problem], copy: float, bla
 
 
 def obstacle(op: Op, backend: str, dtype: torch.dtype, p: Problem, seconds_left: float) -> str:
-    """Why a backend is not timed on this problem; empty where it is."""
+    """Why a backend is not timed on this problem; empty if it is."""
     if note := left_out(seconds_left, COMPILE_SECONDS if backend == "compile" else 0):
         return note
     if backend in NAMESPACES:
@@ -186,7 +186,7 @@ def obstacle(op: Op, backend: str, dtype: torch.dtype, p: Problem, seconds_left:
 
 
 def plan() -> Iterator[tuple[Op, tuple[int, int], torch.dtype, tuple[str, ...]]]:
-    """What to measure, what matters most first. Compiling takes longest: it comes last, of the small shapes for one."""
+    """What to measure, what matters most first. Compiling takes longest: it comes last, for one small shape."""
     both = (*NAMESPACES, "eager")
     large = [(op, shape) for op in OPS.values() for shape in op.large]
     small = [(op, shape) for op in OPS.values() for shape in op.small]
@@ -199,7 +199,7 @@ def plan() -> Iterator[tuple[Op, tuple[int, int], torch.dtype, tuple[str, ...]]]
 
 
 def measure(device: torch.device, copy: float, end: float) -> Iterator[Row]:
-    """All rows. What there is no time for before ``end``, by time.monotonic(), is noted, and so is what fails."""
+    """All rows. A note says what there was no time for before ``end``, by time.monotonic(), and what failed."""
     for op, shape, dtype, backends in plan():
         problems: list[Problem] = []
         for backend in backends:

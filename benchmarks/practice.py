@@ -1,7 +1,8 @@
 """Data like those of practice, of known dimension: arms, trajectories, spectra, counts, tables, some with noise.
 
-Their like was written down by someone who looked for data that our search would read wrongly, and who did not know its
-rules. The step of the search that tries what the decoder reads, and the bounds of its doubts, were chosen on that.
+Data like these were written down by someone who looked for data that our search would read wrongly, and who did not
+know its rules. The step of the search that tries what the decoder reads, and the bounds of its doubts, were chosen on
+those.
 """
 
 from collections.abc import Callable
@@ -22,12 +23,12 @@ def _saturating(g: Generator, u: Array, features: int) -> Array:
 
 
 def _noisy(g: Generator, x: Array, ratio: float) -> Array:
-    """With noise of a standard deviation that is so many times smaller."""
+    """With noise whose standard deviation is ``ratio`` times smaller."""
     return x + x.std() / ratio * g.normal(size=x.shape)
 
 
 def _planar_arm(g: Generator, n: int) -> Array:
-    """Four joints: where the links end, and how they stand."""
+    """Four joints: where the links end, and their directions."""
     angle = g.uniform(-1.5, 1.5, (n, 4)).cumsum(axis=1)
     cosine, sine = np.cos(angle), np.sin(angle)
     return np.concatenate((cosine, sine, cosine.cumsum(axis=1), sine.cumsum(axis=1)), axis=1)
@@ -44,7 +45,7 @@ def _turned(axis: int, angle: Array) -> Array:
 
 
 def _arm(joints: int, pose_alone: bool) -> Callable[[Generator, int], Array]:
-    """Of revolute joints, about z and y in turn: of each frame the place and the first axis, or the last pose alone."""
+    """Revolute joints, about z and y in turn: place and first axis of each frame, or the last pose alone."""
 
     def samples(g: Generator, n: int) -> Array:
         frame, place, parts = np.tile(np.eye(3), (n, 1, 1)), np.zeros((n, 3)), []
@@ -77,7 +78,7 @@ def _delayed(g: Generator, series: Array, lag: int, lags: int, n: int) -> Array:
 
 
 def _lorenz(g: Generator, n: int) -> Array:
-    """Of the attractor, whose dimension is 2.06."""
+    """Points of the attractor, whose dimension is 2.06."""
 
     def slope(x: Array) -> Array:
         return np.array([10 * (x[1] - x[0]), x[0] * (28 - x[2]) - x[1], x[0] * x[1] - 8 / 3 * x[2]])
@@ -118,20 +119,20 @@ def _two_exponentials(g: Generator, n: int) -> Array:
 
 
 def _heat_source(g: Generator, n: int) -> Array:
-    """Where it is and how strong, seen by 25 sensors."""
+    """Its place and strength, as seen by 25 sensors."""
     sensors = np.stack(np.meshgrid(*[np.linspace(-1, 1, 5)] * 2), axis=-1).reshape(1, 25, 2)
     distance = ((g.uniform(-1, 1, (n, 1, 2)) - sensors) ** 2).sum(axis=-1)
     return g.uniform(0.5, 1.5, (n, 1)) / (0.1 + distance)
 
 
 def _tones(g: Generator, n: int) -> Array:
-    """Amplitude, frequency and phase."""
+    """Tones of any amplitude, frequency and phase."""
     t, amplitude = np.linspace(0, 1, 64), g.uniform(0.5, 1.5, (n, 1))
     return amplitude * np.sin(TURN * g.uniform(1, 3, (n, 1)) * t + TURN * g.random((n, 1)))
 
 
 def _peaks(g: Generator, n: int) -> Array:
-    """Three peaks of a spectrum, places and heights."""
+    """Spectra with three peaks, of any places and heights."""
     x, spectrum = np.linspace(0, 10, 200), np.zeros((n, 200))
     for centre in (2, 5, 8):
         place, height = centre + g.uniform(-0.5, 0.5, (n, 1)), g.uniform(0.5, 1.5, (n, 1))
@@ -145,13 +146,13 @@ def _noisy_peaks(g: Generator, n: int) -> Array:
 
 
 def _mixtures(g: Generator, n: int) -> Array:
-    """Of five spectra, in any shares."""
+    """Mixtures of five spectra, in any shares."""
     mixed = g.dirichlet(np.ones(5), n) @ np.abs(g.normal(size=(5, 100)).cumsum(axis=1))
     return _noisy(g, mixed, 200)
 
 
 def _counts(g: Generator, n: int) -> Array:
-    """Of 200 genes under five programs."""
+    """Counts of 200 genes under five programs."""
     programs = 0.5 * g.normal(size=(5, 200)) * (g.random((5, 200)) < 0.5)
     return g.poisson(np.exp(g.normal(size=(n, 5)) @ programs + g.normal(size=200) - 0.5)).astype(np.float64)
 
@@ -204,7 +205,7 @@ def _kinds_beside(g: Generator, n: int) -> Array:
 
 
 def _imputed(g: Generator, n: int) -> Array:
-    """A tenth of the values are the mean in place of themselves."""
+    """A tenth of the values are replaced by the mean."""
     x = _saturating(g, g.normal(size=(n, 3)), 15)
     x[g.random(x.shape) < 0.1] = x.mean()
     return x
@@ -217,7 +218,7 @@ def _clusters(g: Generator, n: int) -> Array:
 
 
 def _rigid_motions(g: Generator, n: int) -> Array:
-    """Of 20 points: turned in any way, and moved."""
+    """Twenty points, turned in any way, and moved."""
     moved = np.einsum("ijn,pj->npi", rotations(g, n), g.normal(size=(20, 3))) + 0.5 * g.normal(size=(n, 1, 3))
     return moved.reshape(n, -1)
 

@@ -1,10 +1,10 @@
-"""Pages made of the result files, one a device and date: benchmarks/results/README.md, and the tables in MEASURED.md.
+"""Pages made from the result files, one per device and date: benchmarks/results/README.md and tables in MEASURED.md.
 
     python -m benchmarks.report                 # make the pages anew
     python -m benchmarks.report --add FILE      # first keep what `manifold-core bench --json` has written
 
-A table in MEASURED.md stands between ``<!-- bench: NAME -->`` and ``<!-- end -->``; the newest file in which NAME was
-measured has its figures, of each processor one. A test holds the pages against the files.
+A table in MEASURED.md is between ``<!-- bench: NAME -->`` and ``<!-- end -->``; its figures are from the newest file in
+which NAME was measured, one for each processor. A test checks the pages against the files.
 """
 
 import argparse
@@ -33,12 +33,12 @@ Results = dict[str, Any]
 
 
 def files(folder: Path = RESULTS) -> list[tuple[Path, Results]]:
-    """The result files of processors, the newest first."""
+    """The result files of CPUs, the newest first."""
     return [(path, from_json(path.read_text(encoding="utf-8"))) for path in newest_first(folder.glob("cpu-*.json"))]
 
 
 def add(text: str, folder: Path = RESULTS) -> Path:
-    """Keeps what ``manifold-core bench --json`` has written; another of the same device, day and commit is replaced."""
+    """Keep what ``manifold-core bench --json`` has written; one of the same device, day and commit is replaced."""
     try:
         results = from_json(text)
     except (ValueError, KeyError, TypeError) as error:
@@ -52,7 +52,7 @@ def add(text: str, folder: Path = RESULTS) -> Path:
 
 
 def _rows(results: Results, comparison: Comparison) -> list[Row]:
-    """Those with figures, or none."""
+    """Those of the comparison, or none if they have no figures."""
     own = [row for row in results["rows"] if row.comparison == comparison.name]
     return own if any(row.rounds for row in own) else []
 
@@ -62,7 +62,7 @@ def _table(results: Results, rows: Sequence[Row]) -> str:
 
 
 def _of_gpu(path: Path) -> str:
-    """What one of benchmarks/*_on_gpu.py has written: each row as it stands there."""
+    """What one of benchmarks/*_on_gpu.py has written: each row as it is there."""
     results = json.loads(path.read_text(encoding="utf-8"))
     names = list(results["rows"][0])
     table = in_markdown(names, ([_cell(row[name]) for name in names] for row in results["rows"])).rstrip()
@@ -126,7 +126,7 @@ def with_tables(
     on_gpu: Sequence[Path] = (),
     of_dimension: Sequence[Path] = (),
 ) -> str:
-    """A text with its tables made anew."""
+    """The text, with its tables made anew."""
 
     def table(marked: re.Match[str]) -> str:
         begin, name, end = marked.groups()

@@ -18,18 +18,18 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def or_none(value: float) -> float | None:
-    """As JSON wants it."""
+    """As JSON can hold it."""
     return None if math.isnan(value) else round(value, 3)
 
 
 def results_file(kind: str, device_name: str, day: str) -> Path:
-    """Where the results of a kind go if nothing else is said: a file a device and date."""
+    """Where the results of a kind go if nothing else is said: one file per device and date."""
     slug = re.sub(r"[^a-z0-9]+", "-", device_name.lower()).strip("-")
     return ROOT / "benchmarks" / "results" / f"{kind}-{slug}-{day}.json"
 
 
 def newest_first(paths: Iterable[Path]) -> list[Path]:
-    """Of those of a day that do not say the time, the one without a commit in its name is the last."""
+    """The newest first. Among those of a day without a time, one without a commit in its name is the newest."""
 
     def when(path: Path) -> tuple[str, str, bool]:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -48,7 +48,7 @@ class Asked(NamedTuple):
 
 
 def asked(kind: str, description: str | None, seconds: float) -> Asked:
-    """Of the command line of ``benchmarks/<kind>_on_gpu.py``, after so many seconds by default."""
+    """The command line of ``benchmarks/<kind>_on_gpu.py``, which ends after this many seconds by default."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{kind}_on_gpu", description=description)
     parser.add_argument(
         "--seconds",
@@ -64,7 +64,7 @@ def asked(kind: str, description: str | None, seconds: float) -> Asked:
 
 
 def set_aside(out: Path) -> Path:
-    """The same place: what a run before has left there takes its commit into its name, and a number if need be."""
+    """``out``, free: the file of an earlier run is renamed by its commit, and a number if need be."""
     if out.exists():
         stem = f"{out.stem}-{json.loads(out.read_text(encoding='utf-8'))['commit']}"
         names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))

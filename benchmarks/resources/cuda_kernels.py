@@ -16,13 +16,13 @@ from .table import ARCHITECTURES, ROOT, SHARED_LIMIT, Row, release
 
 __all__ = ["parse", "rows", "version"]
 
-FLAGS = (f"--options-file={ROOT / 'csrc' / 'cuda' / 'nvcc_flags.txt'}", "-cubin", "-Xptxas=-v")  # the last: to be told
+FLAGS = (f"--options-file={ROOT / 'csrc' / 'cuda' / 'nvcc_flags.txt'}", "-cubin", "-Xptxas=-v")  # the last: ptxas reports
 KERNEL = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\d+)'")
 SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")
 SHARED = re.compile(r"(\d+) bytes smem")
 NAME = re.compile(r"^void manifold_core::cuda::(\w+)<(.*)>\(")
-# How a template's arguments are told: the arithmetic, what memory holds, and how many sums over the batch there are.
+# How a template's arguments are named: the arithmetic, what memory holds, and how many sums over the batch there are.
 PLAIN = {"float": "float32", "double": "float64", "BFloat16": "bfloat16", "Any": "any type and stride"}
 # Or where a model resides, in the order of the layout's enum.
 RESIDENCIES = {
@@ -30,7 +30,7 @@ RESIDENCIES = {
     "TileShared": "the tile in shared memory",
     "NoneShared": "all in global memory",
 }
-# Models of the ensemble, whose memory is no matter of the compiler: features, latents and one hidden layer.
+# Models of the ensemble, whose memory the compiler does not know: features, latents and one hidden layer.
 MODELS = ((20, 20, 16), (20, 20, 32), (20, 20, 64), (64, 32, 64))
 LAYOUT = Path(__file__).with_name("ensemble_layout.cu")
 
@@ -63,7 +63,7 @@ def _readable(mangled: list[str]) -> list[tuple[str, str]]:
             continue
         arithmetic, memory, *number = words
         told = [f"{PLAIN[arithmetic]} from {PLAIN[memory]}", *(f"{sums} batch sums" for sums in number)]
-        if "_staged" in parts[1]:  # asked for by the launch, which rsample_kl_cholesky.cu bounds
+        if "_staged" in parts[1]:  # asked for by the launch, and bounded in rsample_kl_cholesky.cu
             told.append("and 33 KB of rows a buffer")
         variant = ", ".join(told)
         found.append((parts[1], variant))
@@ -78,7 +78,7 @@ def _compiler() -> str:
 
 
 def version() -> str:
-    """Raises FileNotFoundError where there is no nvcc, as :func:`rows`."""
+    """Raises FileNotFoundError if there is no nvcc, as :func:`rows` does."""
     said = subprocess.run([_compiler(), "--version"], check=True, capture_output=True, text=True).stdout
     return f"nvcc and ptxas {release(said)}"
 
@@ -100,7 +100,7 @@ def rows() -> Iterator[Row]:
 
 
 def _of_models(nvcc: str, compiled: list[Row]) -> Iterator[Row]:
-    """The kernel of the ensemble once more for some models, with the shared memory that a launch asks a T4 for."""
+    """The kernel of the ensemble again for some models, with the shared memory that a launch asks a T4 for."""
     kernels = {row.variant: row for row in compiled if row.variant in RESIDENCIES.values()}
     if not kernels:
         return

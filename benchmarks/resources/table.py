@@ -1,4 +1,4 @@
-"""What a kernel takes of a processor, and what it may take."""
+"""What a kernel uses of a multiprocessor, and what it may use."""
 
 import re
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from typing import NamedTuple
 __all__ = ["ARCHITECTURES", "ROOT", "SHARED_LIMIT", "Row", "faults", "markdown", "release"]
 
 ROOT = Path(__file__).resolve().parents[2]
-# That setup.py builds for: T4, A100, H100.
+# Those that setup.py builds for: T4, A100, H100.
 ARCHITECTURES = tuple(map(int, (ROOT / "csrc" / "cuda" / "architectures.txt").read_text(encoding="utf-8").split()))
 SHARED_LIMIT = 64 * 1024  # bytes that a T4 has for a block
 
@@ -19,9 +19,9 @@ class Row(NamedTuple):
     kernel: str
     variant: str
     sm: int
-    registers: int  # of a thread
-    shared: int  # bytes of a block
-    spills: int  # bytes that a thread stores to memory and loads again for want of registers
+    registers: int  # per thread
+    shared: int  # bytes per block
+    spills: int  # bytes that a thread stores to memory and loads again, since it lacks registers
 
 
 def faults(rows: Iterable[Row]) -> list[Row]:
@@ -40,7 +40,7 @@ def markdown(rows: Iterable[Row]) -> str:
 
 
 def release(said: str) -> str:
-    """Of a compiler of NVIDIA's, out of what it says about its version."""
+    """The release of an NVIDIA compiler, from what it says about its version."""
     found = re.search(r"release [\d.]+, V([\d.]+)", said)
     if found is None:
         raise ValueError(f"no release in {said!r}")

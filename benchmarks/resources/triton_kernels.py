@@ -1,7 +1,7 @@
 """Every Triton kernel, compiled ahead of time as its launcher would have it compiled.
 
-The launchers are called with tensors of the CPU, and what they launch is written down instead: kernel, types, which
-strides are 1, which numbers are multiples of 16, sizes of the tiles.
+The launchers are called with tensors on the CPU, and what they would launch is recorded: kernel, types, which strides
+are 1, which numbers are multiples of 16, sizes of the tiles.
 """
 
 import re
@@ -55,7 +55,7 @@ class Launch(NamedTuple):
 
 @contextmanager
 def recorded() -> Iterator[list[Launch]]:
-    """Meanwhile kernels are not run but written down."""
+    """Within the block, kernels are recorded instead of run."""
     launches: list[Launch] = []
 
     def run(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
@@ -73,7 +73,7 @@ def specialised(kernel: Any, arguments: dict[str, Any], options: dict[str, Any])
     attributes: dict[tuple[int], list[list[Any]]] = {}
     for position, parameter in enumerate(kernel.params):
         value = arguments[parameter.name]
-        typed = parameter.annotation_type  # of such an argument a 1 is no constant
+        typed = parameter.annotation_type  # a 1 in such an argument is not a constant
         is_one = isinstance(value, int) and value == 1 and not parameter.do_not_specialize and not typed
         if parameter.is_constexpr or value is None or is_one:
             signature[parameter.name] = "constexpr"
@@ -92,7 +92,7 @@ def specialised(kernel: Any, arguments: dict[str, Any], options: dict[str, Any])
 
 @contextmanager
 def up_to_ptx(folder: str) -> Iterator[None]:
-    """Meanwhile Triton leaves out its own run of ptxas, and keeps what is not whole away from its usual cache."""
+    """Within the block, Triton leaves out its own run of ptxas, and keeps the partial result out of its usual cache."""
     with triton.knobs.cache.scope(), mock.patch.object(CUDABackend, "make_cubin", return_value=b""):
         triton.knobs.cache.dir = folder
         yield
@@ -174,9 +174,9 @@ def reconstruction(rows: int, cols: int, dtype: torch.dtype) -> Calls:
 
 
 def calls(dtype: torch.dtype) -> Calls:
-    """Few options and all of them; narrow and wide, multiples of 16 and not; in half precision one size, of the full
-    covariance in float16 two. One row of one column: a 1 among the arguments is made a constant, which Triton's
-    interpreter does not do. And columns that do not lie side by side, where most is held in registers."""
+    """Few options and all of them; narrow and wide, multiples of 16 and not; in half precision one size, for the full
+    covariance in float16 two. One row of one column: a 1 among the arguments becomes a constant, which Triton's
+    interpreter does not do. And columns that do not lie side by side, for the kernels that hold most in registers."""
     half = dtype in (torch.bfloat16, torch.float16)
     one = ((1, 1),) if dtype == torch.float32 else ()
     for rows, cols in ((8192, 64),) if half else ((8192, 20), (600, 1024), *one):
@@ -198,7 +198,7 @@ def calls(dtype: torch.dtype) -> Calls:
 
 
 def compile_call(dtype: torch.dtype, number: int) -> list[Row]:
-    """That one of the calls, for every architecture."""
+    """One of the calls, for every architecture."""
     variant, call = next(islice(calls(dtype), number, None))
     with recorded() as launches:
         call()
@@ -208,15 +208,15 @@ def compile_call(dtype: torch.dtype, number: int) -> list[Row]:
     return [
         compiled(name, f"{TYPES[dtype]}, {variant}", launch, sm)
         for sm in ARCHITECTURES
-        if dtype != torch.bfloat16 or sm >= 80  # before there are no such numbers in hardware
+        if dtype != torch.bfloat16 or sm >= 80  # earlier hardware has no such numbers
     ]
 
 
 def rows() -> Iterator[Row]:
-    """Of every kernel in every variant for every architecture. All processors work on it.
+    """One row for every kernel in every variant for every architecture. All processors work on it.
 
     Raises:
-        RuntimeError: TRITON_INTERPRET is set, with which there is nothing to compile.
+        RuntimeError: TRITON_INTERPRET is set, so that there is nothing to compile.
     """
     if triton.knobs.runtime.interpret:
         raise RuntimeError("TRITON_INTERPRET is set: Triton would interpret the kernels, not compile them; unset it")
