@@ -1,4 +1,4 @@
-# Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
+# On a fresh machine, `make demo` and `make test` do all the set-up themselves.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ DEMO := demo
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
-# A folder $(1) from which Python finds the package as it stands here, but for the compiled modules.
+# A folder $(1) from which Python finds the package as it is here, without the compiled modules.
 define link_tree
 	rm -rf $(1)/manifold_core && mkdir -p $(1)/manifold_core
 	for part in manifold_core/* kernels experiments; do \
@@ -27,18 +27,18 @@ $(READY): pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 demo: $(READY)  ## train on a synthetic manifold and on Fashion-MNIST, print a table, draw pictures
 	$(BIN)/python -m manifold_core.experiments.demo --out $(DEMO)
 
-# On all cores, up to the four that there is work for, the tests of a file in one process, the files in their order.
+# On all cores, at most four, for which there is work; the tests of a file in one process, the files in their order.
 # Threads that wait for each other leave the cores to other processes.
 PYTEST := OMP_WAIT_POLICY=passive "$(CURDIR)/$(BIN)/python" -m pytest \
     -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PYTEST_OPTIONS :=
-test: $(READY)  ## the whole test suite but the slow part
+test: $(READY)  ## the test suite without the slow part
 	$(PYTEST) -m "not slow" $(PYTEST_OPTIONS)
 
 test-slow: $(READY)  ## the slow part: long statistics, training to the paper's numbers
 	$(BIN)/python -m pytest -m slow
 
-# In a clone, with an environment of its own. What another torch warns of is no error.
+# In a clone, with its own environment. Warnings of another torch are not errors.
 TORCH := 2.10.0
 OTHER = build/torch-$(TORCH)
 test-with:  ## the tests of HEAD with another TORCH=2.10.0 and PYTHON=python3.10; may fetch gigabytes
@@ -70,17 +70,17 @@ peers: $(READY)  ## install what the benchmarks compare with besides PyTorch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/peers.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps pythae==0.1.2
 
-bench: peers  ## ours against PyTorch and other peers on this machine, then the pages of results; wants it quiet
+bench: peers  ## ours against PyTorch and other peers on this machine, then the pages of results; needs it idle
 	mkdir -p build
 	$(BIN)/manifold-core bench all --rounds 9 --seconds 3000 --json > build/bench.json
 	$(BIN)/python -m benchmarks.report --add build/bench.json
 
-estimators: peers  ## the dimension read by ours and by scikit-dimension's estimators; an hour and a half
+estimators: peers  ## the dimension by ours and by scikit-dimension's estimators; takes an hour and a half
 	$(BIN)/python -m benchmarks.estimators
 	$(BIN)/python -m benchmarks.report
 
-# asv writes what it knows of the machine into the home folder: here, one of its own. Its environments obey
-# constraints.txt: left alone, it would fetch the newest torch of the index.
+# asv writes what it knows about the machine into the home folder: here it gets its own. Its environments obey
+# constraints.txt: otherwise it would fetch the newest torch of the index.
 ASV = HOME="$(CURDIR)/build/asv" PIP_CONSTRAINT="$(CURDIR)/constraints.txt" $(BIN)/asv
 build/asv/.asv-machine.json: $(READY)
 	mkdir -p build/asv
@@ -92,20 +92,20 @@ bench-check: build/asv/.asv-machine.json  ## every asv benchmark once, in this e
 
 BASE := HEAD~1
 ONLY := .
-bench-commits: build/asv/.asv-machine.json  ## is HEAD slower than BASE=HEAD~1? ONLY=regex of benchmarks; wants it quiet
+bench-commits: build/asv/.asv-machine.json  ## is HEAD slower than BASE=HEAD~1? ONLY=regex of benchmarks; needs it idle
 	$(ASV) continuous $(BASE) HEAD -b '$(ONLY)' --show-stderr
 
-resources: $(READY)  ## compile every GPU kernel; fails where one spills; the table goes to benchmarks/results
+resources: $(READY)  ## compile every GPU kernel; fails if one spills; the table goes to benchmarks/results
 	$(BIN)/python -m benchmarks.resources --out benchmarks/results/gpu_kernels.md
 
-# On a bare machine with a GPU, where torch is installed and nothing can be fetched: built in place, found by a tree of
-# links. Each step has its time, nine and a half minutes in all; a step that fails, or whose time is over, takes no other
-# with it, and is named at the end. Plugins of pytest that happen to be there stay out.
+# For a bare machine with a GPU, with torch installed and nothing to fetch: built in place, found by a tree of links.
+# Each step has a time limit, nine and a half minutes in all; a step that fails, or runs out of time, does not stop the
+# others, and is named at the end. Plugins of pytest that happen to be installed are left out.
 GPU_PYTHON := env PYTHONPATH="$(CURDIR)/build/gpu" PYTHONSAFEPATH=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(PYTHON)
 GPU_PYTEST := -m pytest -m 'gpu and not slow' $(shell $(PYTHON) -c 'import xdist' 2> /dev/null && echo -p xdist -n 8)
 SANITIZER := $(shell PATH=$$PATH:/usr/local/cuda/bin command -v compute-sanitizer)
-# A call of the driver that only asks is no error. Every kernel, batch sums and all; few launches, each of which the tools
-# make slow. No cached memory: what lies behind a tensor is then nobody's.
+# A query of the driver is not an error. Every kernel, batch sums included; few launches, which the tools slow down.
+# No cached memory: an access behind a tensor is then outside of all memory.
 SANITIZE = $(SANITIZER) --target-processes all --error-exitcode 9 --report-api-errors no
 SANITIZED := -m pytest -m gpu tests/kernels/test_cuda.py tests/kernels/test_cuda_device.py tests/ensemble/test_cuda.py \
     -k "nothing_to_do or nan_stays or same_each_time"
@@ -122,11 +122,11 @@ gpu:  ## build in place, run the tests that need a GPU, measure, check memory an
 	step 60 $(GPU_PYTHON) -m benchmarks.ensemble_on_gpu --seconds 42; \
 	step 85 $(GPU_PYTHON) -m benchmarks.ops_on_gpu --seconds 67; \
 	step 40 $(GPU_PYTHON) -m benchmarks.images_on_gpu --seconds 27; \
-	if [ -z '$(SANITIZER)' ]; then echo 'compute-sanitizer is not there: neither memory nor races are checked'; else \
+	if [ -z '$(SANITIZER)' ]; then echo 'compute-sanitizer is not installed: neither memory nor races are checked'; else \
 	    step 40 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZE) --tool memcheck $(GPU_PYTHON) $(SANITIZED); \
 	    step 40 $(SANITIZE) --tool racecheck $(GPU_PYTHON) $(SANITIZED); \
 	fi; \
 	if [ -n "$$failed" ]; then printf "make gpu: failed, or out of time:$$failed\n"; exit 1; fi
 
-clean:  ## everything that was made here
+clean:  ## remove everything that was made here
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info manifold_core/*.so .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -9,7 +9,7 @@ from typing import Any
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
-# Folders at the top of the repository that live inside the package: "kernels" alone would collide with others' names.
+# Top-level folders of the repository that are installed inside the package: "kernels" alone would collide with others.
 INSIDE = {"manifold_core.kernels": "kernels", "manifold_core.experiments": "experiments"}
 COMPILE_ARGS = [
     "-std=c++17",
@@ -21,11 +21,11 @@ COMPILE_ARGS = [
     "-fno-trapping-math",
     "-ffp-contract=fast",
     "-fopenmp-simd",
-    # After ours, where CXXFLAGS come before and lose: conda sets -O2 there, which would cost speed.
+    # These come after ours, and so win; CXXFLAGS come before and lose: conda sets -O2 there, which would cost speed.
     *shlex.split(os.environ.get("MANIFOLD_CORE_CXXFLAGS", "")),
 ]
-# What the device code is made of: square roots to one unit in the last place, and quotients to two. The noise and the
-# gate need no more. benchmarks/resources compiles with the same.
+# For the device code: square roots to one unit in the last place, and quotients to two. The noise and the gate need no
+# more. benchmarks/resources compiles with the same.
 NVCC_FLAGS = "csrc/cuda/nvcc_flags.txt"
 ARCHITECTURES = Path("csrc/cuda/architectures.txt").read_text(encoding="utf-8").split()
 NVCC_ARGS = [
@@ -40,7 +40,7 @@ AUTOGRAD = Path("csrc/autograd")
 
 
 def compiled_module() -> list[Extension]:
-    """The extension, or nothing where torch's headers are not to be had: the package then has its reference backend."""
+    """The extension, or nothing if torch's headers are missing: the package then has its reference backend."""
     try:
         import pybind11
         from torch.utils.cpp_extension import include_paths, library_paths
@@ -65,7 +65,7 @@ def compiled_module() -> list[Extension]:
 
 
 def autograd_nodes() -> list[Extension]:
-    """The nodes in C++, for the very torch that is here: they need more of it than the stable ABI has. Its version is
+    """The nodes in C++, for the torch that is installed: they need more of it than the stable ABI has. Its version is
     in the module's name (``kernels/extension.py`` looks for it), so that no other torch ever loads it."""
     try:
         import pybind11
@@ -91,7 +91,7 @@ def autograd_nodes() -> list[Extension]:
 
 
 def cuda_kernels() -> list[Extension]:
-    """The kernels for NVIDIA's GPUs, where nvcc is there and a torch that could use them."""
+    """The kernels for NVIDIA's GPUs, if nvcc is installed and a torch that could use them."""
     try:
         import torch
         from torch.utils.cpp_extension import CUDA_HOME, include_paths, library_paths
@@ -115,7 +115,7 @@ def cuda_kernels() -> list[Extension]:
 
 
 def compile_side_by_side() -> None:
-    """The sources of a module on all processors; one after the other where there is no pybind11, nor any module."""
+    """Compile the sources of a module on all processors; one after the other without pybind11, or any module."""
     try:
         from pybind11.setup_helpers import ParallelCompile
     except ImportError:
@@ -124,7 +124,7 @@ def compile_side_by_side() -> None:
 
 
 class BuildExtensions(build_ext):
-    """Also those in CUDA: one command of nvcc. Its own runtime library is linked in, so that any torch will do."""
+    """Builds those in CUDA too, by one nvcc command. CUDA's runtime library is linked in, so that any torch will do."""
 
     def build_extension(self, ext: Any) -> None:
         if ext.language != "cuda":
