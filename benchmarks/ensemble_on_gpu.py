@@ -53,10 +53,10 @@ class Contender(Protocol):
     def __init__(self, models: int, hidden: int, sets: Sequence[Tensor]) -> None: ...
 
     def error(self) -> float:
-        """That of the weights after a few steps, relative; NaN if one is not a number."""
+        """The error of the weights after a few steps, relative; NaN if one is not a number."""
 
     def microseconds(self) -> float:
-        """Those of a step of all models."""
+        """The time of a step of all models."""
 
 
 def distance(found: Iterable[Tensor], wanted: Iterable[Tensor]) -> float:
@@ -66,7 +66,7 @@ def distance(found: Iterable[Tensor], wanted: Iterable[Tensor]) -> float:
 
 
 def worst(distances: Iterable[float]) -> float:
-    return float(torch.tensor(list(distances)).max())  # which NaN does not escape
+    return float(torch.tensor(list(distances)).max())  # max() keeps NaN
 
 
 def looked_at(models: int) -> list[int]:

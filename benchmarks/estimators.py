@@ -170,7 +170,7 @@ def summary(results: dict[str, Any]) -> str:
 
 
 def _ways(rows: list[dict[str, Any]]) -> list[str]:
-    """Those that were measured: earlier files know no other dimension than the active ones, and call them ours."""
+    """The ways that were measured: earlier files know only the active dimensions, and call them ours."""
     return [way for way in WAYS if all(way in row["found"] for row in rows)]
 
 

@@ -103,7 +103,7 @@ TABLES: dict[str, tuple[str, Callable[[Results], str]]] = {
 
 
 def table(name: str, paths: Iterable[Path]) -> str | None:
-    """That of the device measured last: for each row the newest figures, and which files they are from."""
+    """The table of the device measured last: for each row the newest figures, and which files they are from."""
     kind, make = TABLES[name]
     newest_files = newest_first(path for path in paths if path.name.startswith(f"{kind}-"))
     read = [(json.loads(path.read_text(encoding="utf-8")), path) for path in newest_files]

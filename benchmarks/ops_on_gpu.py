@@ -186,7 +186,7 @@ def obstacle(op: Op, backend: str, dtype: torch.dtype, p: Problem, seconds_left:
 
 
 def plan() -> Iterator[tuple[Op, tuple[int, int], torch.dtype, tuple[str, ...]]]:
-    """What to measure, what matters most first. Compiling takes longest: it comes last, for one small shape."""
+    """What to measure, what matters most first. Compiling takes longest: it comes last, with one small shape per op."""
     both = (*NAMESPACES, "eager")
     large = [(op, shape) for op in OPS.values() for shape in op.large]
     small = [(op, shape) for op in OPS.values() for shape in op.small]

@@ -52,7 +52,7 @@ def add(text: str, folder: Path = RESULTS) -> Path:
 
 
 def _rows(results: Results, comparison: Comparison) -> list[Row]:
-    """Those of the comparison, or none if they have no figures."""
+    """The rows of the comparison, or none if they have no figures."""
     own = [row for row in results["rows"] if row.comparison == comparison.name]
     return own if any(row.rounds for row in own) else []
 

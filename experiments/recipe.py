@@ -40,14 +40,14 @@ Evidence for ours:
   75, at a lower −ELBO in 10 of 15 rows; by Adam as it is 28 instead of 35 are. So are the slopes of Theorem 1: 23 of
   24 within 10 %, and 16 of 16 with too few latent dimensions, 3.0 and 2.6 % off in the mean instead of 3.1 and 3.0.
   Those of Theorem 2 are a little worse, 22 of 24 instead of 23, and 2L at the smallest γ is −89.5 instead of −89.6:
-  half the time, seven minutes of the set's ninety, is worth more. Remark 1, where no model can be a right or a wrong
-  one, has them too. In Table 1 they are not as good, and it stays at 1,024: d = 10, r = 8 is right in 1 run of 8 in
+  half the time, seven minutes of the set's ninety, is worth more. Remark 1, in which no model can be right or
+  wrong, has them too. In Table 1 they are not as good, and it stays at 1,024: d = 10, r = 8 is right in 1 run of 8 in
   place of 3, all other cells as often (059695a; not kept). Tables 3 and 5 are right as often with them, 40 of 40 and 80
   of 80, at a higher −ELBO in 3 of 5 and 7 of 10 rows, by 1.5 and 2.6 at most, and stay at 1,024 (0984b81, eight seeds
   on two cores; not kept).
 - Adam where γ may start anywhere, in Table 7. Gradients of −ELBO grow as 1/γ. From a log γ of −20 or −10 the first ones
   are huge, and with β₂ = 0.999 the second moment remembers them for most of a run; from 10 or 20 γ falls by a learning
-  rate a step, while the KL shuts latent dimensions that later stay shut. With β₂ = 0.99 models are right from −20 to
+  rate per step, while the KL shuts latent dimensions that later stay shut. With β₂ = 0.99 models are right from −20 to
   10, and with ten times the learning rate for log γ as well from −20 to 20, at a −ELBO that depends little on the
   start: in the median it is up to 3 lower from 0 than from the others. Table 7 shows both ways.
 - Channels of the residual networks. The VAE of the published code has 5; 16 are far better. On MNIST, test images,
@@ -128,5 +128,5 @@ def _scaled(make: Callable[..., Dataset], **arguments: Any) -> Dataset:
 
 
 def channels(plan: Plan) -> int:
-    """Those of the first residual block of a VAE of images."""
+    """Channels of the first residual block of a VAE of images."""
     return CHANNELS if plan.published else 16

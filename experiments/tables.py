@@ -76,7 +76,7 @@ class Cell:
         columns: what makes its row, in the table's order.
         spec: the model; steps, batch size, seed and data set are filled in.
         data: what makes its data; called with ``n_train``, ``n_validation`` and ``seed``.
-        true_active: active dimensions that the theorems predict, for each class; None where they predict none.
+        true_active: active dimensions that the theorems predict, for each class; None if they predict none.
         variant: which of the models side by side in a row; empty if there is one.
         classes: the columns that each class of the data adds; with more than one, a model makes one row per class.
         measure: numbers to find for the trained model and its data besides the usual.

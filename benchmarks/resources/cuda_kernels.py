@@ -16,7 +16,7 @@ from .table import ARCHITECTURES, ROOT, SHARED_LIMIT, Row, release
 
 __all__ = ["parse", "rows", "version"]
 
-FLAGS = (f"--options-file={ROOT / 'csrc' / 'cuda' / 'nvcc_flags.txt'}", "-cubin", "-Xptxas=-v")  # the last: ptxas reports
+FLAGS = (f"--options-file={ROOT / 'csrc' / 'cuda' / 'nvcc_flags.txt'}", "-cubin", "-Xptxas=-v")  # -v makes it report
 KERNEL = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\d+)'")
 SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")

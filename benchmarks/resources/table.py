@@ -25,7 +25,7 @@ class Row(NamedTuple):
 
 
 def faults(rows: Iterable[Row]) -> list[Row]:
-    """Those that spill, or would not fit a T4."""
+    """The kernels that spill, or would not fit a T4."""
     return [row for row in rows if row.spills or row.shared > SHARED_LIMIT]
 
 

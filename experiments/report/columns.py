@@ -43,7 +43,7 @@ def trained(listed: Sequence[Row]) -> dict[str, Callable[[Row], Row]]:
 
 
 def columns(listed: Sequence[Row], of_loss: Iterable[Column] = ()) -> list[Column]:
-    """Those in which some row has content; a page's own ones, ``of_loss``, follow the medians of −ELBO."""
+    """The columns in which some row has content; a page's own, ``of_loss``, follow the medians of −ELBO."""
     found = [
         Column("cell", "", symbol(name), symbol(name), name=name, words=words) for name, words in _cells(listed).items()
     ]

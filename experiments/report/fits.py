@@ -20,7 +20,7 @@ WORDS_OF_FIT = (MODELS, ACTIVE, BY_DECODER)  # the others are numbers
 
 
 def columns_of_fit(fit: Fit) -> dict[str, str]:
-    """Those of the decoder only if it was measured."""
+    """The cells of a fit, by the heads of their columns; that of the decoder only if it was measured."""
     found = {
         MODELS: label(fit),
         "expected": significant(fit.expected, 4),

@@ -61,7 +61,7 @@ class Filled:
 
 
 def filled(results: Sequence[Result]) -> list[Filled]:
-    """Those for which there is a run."""
+    """The matrices for which there is a run."""
     found = []
     for matrix in MATRICES:
         if (run := matrix_run(matrix, results)) is not None:

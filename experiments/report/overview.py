@@ -96,9 +96,9 @@ def totals(results: Sequence[Result]) -> list[tuple[str, str]]:
     lines = overview(results)
     nothing = Share(0, 0)
     compared, slopes = sum((line.compared for line in lines), nothing), sum((line.slopes for line in lines), nothing)
-    twice = "; of a model of images, two" if any(on_images(rows(result)) for result in results) else ""
+    twice = ", two for a model of images" if any(on_images(rows(result)) for result in results) else ""
     runs = sum(line.runs or 0 for line in lines)
-    found = [(f"{runs:,}", f"runs; of a model with classes, one for each class{twice}")]
+    found = [(f"{runs:,}", f"runs; one per class for a model with classes{twice}")]
     if compared:
         found.append((str(compared), "rows with a median −ELBO at or below the paper’s"))
     if slopes:
@@ -147,7 +147,7 @@ def _facts(result: Result) -> str:
 def _eager(result: Result, name: str, words: str) -> str:
     """What a step would take, if the file says it, and what all of them would."""
     step = result.eager_seconds.get(f"{name}_a_step")
-    of_a_step = "" if step is None else f"{significant(1000 * step)} ms a step, "
+    of_a_step = "" if step is None else f"{significant(1000 * step)} ms per step, "
     where = f" on {_plain(result.eager_on['device'])}" if "device" in result.eager_on else ""
     return f"in eager PyTorch{where}, {words}: {of_a_step}{duration(result.eager_seconds[name])}"
 

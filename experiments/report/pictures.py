@@ -29,7 +29,7 @@ def spectra(listed: Sequence[Row]) -> Markup:
     if any(row.true_active is not None for row in shown):
         legend.append(key("true", "true dimension"))
     if any(run.spectrum for row in shown for run in row.finished):
-        legend.insert(1, key("best eigenvalues", "its eigenvalues, where the covariance is full"))
+        legend.insert(1, key("best eigenvalues", "its eigenvalues, if the covariance is full"))
     if any(row.published.best is not None for row in shown):
         legend.append(key("published", "as published, run of lowest −ELBO"))
     if any(v < 10.0 ** bounds[0] for v in every):

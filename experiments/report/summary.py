@@ -45,7 +45,7 @@ class Spread:
 
 
 def spread(values: Iterable[float]) -> Spread | None:
-    """That of the finite ones; None if there are none."""
+    """The spread of the finite ones; None if there are none."""
     finite = [value for value in values if math.isfinite(value)]
     return Spread(statistics.median(finite), min(finite), max(finite), len(finite)) if finite else None
 
@@ -115,22 +115,22 @@ class Row:
 
     @property
     def active_dimensions(self) -> int | None:
-        """Those of that run."""
+        """Those of the best run."""
         return self.best.active_dimensions if self.best else None
 
     @property
     def class_mean(self) -> float:
-        """Those of that run, averaged over the classes; NaN if these are not measured."""
+        """Those of the best run, averaged over the classes; NaN if these are not measured."""
         return self.best.class_mean if self.best else math.nan
 
     @property
     def spectrum_count(self) -> int | None:
-        """Those of that run, counted by eigenvalue; None if there is no spectrum."""
+        """Those of the best run, counted by eigenvalue; None if there is no spectrum."""
         return self.best.spectrum_count if self.best else None
 
     @property
     def local_dimension(self) -> int | None:
-        """That of that run, by the decoder; None if it was not measured."""
+        """The best run's dimension by the decoder; None if it was not measured."""
         return self.best.local_dimension if self.best else None
 
     @property
@@ -152,7 +152,7 @@ class Row:
         return share_by_decoder(self.runs)
 
     def spread(self, quantity: str) -> Spread | None:
-        """That of ``neg_elbo``, ``kl``, ``recon`` or ``gamma``."""
+        """The spread of ``neg_elbo``, ``kl``, ``recon`` or ``gamma``."""
         return spread(getattr(run, quantity) for run in self.finished)
 
     def printed(self, quantity: str) -> float:

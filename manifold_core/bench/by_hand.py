@@ -59,7 +59,7 @@ def sample_and_kl_full(
 
 
 def tuned_sample_and_kl_full(mu: Tensor, tril: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Relative to N(0, I), with the fastest operators that PyTorch has for each step: index_copy instead of the indexed
+    """For the prior N(0, I), with PyTorch's fastest operators for each step: index_copy instead of the indexed
     assignment, the KL from the packed numbers."""
     batch, latents = mu.shape
     row, col = torch.tril_indices(latents, latents, device=tril.device)

@@ -140,6 +140,6 @@ def in_float64(p: Problem) -> Problem:
 def largest_error(
     ours: Forward, exact: Forward, gradients: Callable[[Forward, Problem], tuple[Tensor, ...]], p: Problem
 ) -> float:
-    """That of our results and gradients, against the definition in float64."""
+    """The error of our results and gradients, against the definition in float64."""
     q = in_float64(p)
     return largest_difference((*ours(p), *gradients(ours, p)), (*exact(q), *gradients(exact, q)))

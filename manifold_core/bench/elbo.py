@@ -68,7 +68,7 @@ def exact(p: Problem) -> tuple[Tensor, Tensor]:
 
 
 def error(*size: int) -> float:
-    """That of its results and of the gradients, against the definition in float64."""
+    """The error of its results and gradients, against the definition in float64."""
     return largest_error(lambda p: fused(p, seed=7), exact, gradients, problem(*size))
 
 

@@ -89,7 +89,7 @@ def multiply_adds(hidden: int) -> int:
 
 
 def error(hidden: int, batch: int) -> float:
-    """That of the weights after ten steps, against the reference backend."""
+    """The error of the weights after ten steps, against the reference backend."""
     ours, reference = (
         train_ensemble(specs(hidden, batch, 1, steps=10), data()[: 2 * batch], backend=backend, progress=False)[0]
         for backend in ("cpu", "reference")

@@ -60,7 +60,7 @@ def _on_threads(comparison: Comparison) -> Comparison:
 
 
 def _models() -> Comparison:
-    """That of the ensemble engine, one model per thread if there are as many; eager is one model after another."""
+    """For the ensemble engine, with one model per thread if there are as many; eager is one model after another."""
     one = _along(
         ensemble.COMPARISON,
         "models",

@@ -50,8 +50,8 @@ def _ours(vae: VAE, x: Tensor) -> Tensor:
 
 
 def error(size: int, device: str = "cpu") -> float:
-    """That of the gradients of both models' weights, on the device, against the losses by hand in float64 on the same
-    noise.
+    """The error of the gradients of both models' weights, on the device, against the losses by hand in float64 on the
+    same noise.
 
     On few images: with more, one of the many numbers is so close to the kink of a ReLU that float32 and float64 are on
     different sides of it.
@@ -76,7 +76,7 @@ def _flat(parts: Iterable[Tensor]) -> Tensor:
 
 
 def operations(size: int) -> int:
-    """Those of the diagonal model's layers: three products each."""
+    """The operations of the diagonal model's layers: three products each."""
     c, quarter, sixteenth = CHANNELS, 14 * 14, 7 * 7
     first = quarter * (9 * c + 9 * c * c + c)
     second = sixteenth * (18 * c * c + 36 * c * c + 2 * c * c)

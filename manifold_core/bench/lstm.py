@@ -45,14 +45,14 @@ def gradients(way: Callable[[Problem], Tensor], p: Problem) -> tuple[Tensor, ...
 
 
 def error(*size: int) -> float:
-    """That of outputs and gradients, against PyTorch's in float64."""
+    """The error of outputs and gradients, against PyTorch's in float64."""
     p = problem(*size)
     q = in_float64(p)
     return largest_difference((ours(p), *gradients(ours, p)), (by_pytorch(q), *gradients(by_pytorch, q)))
 
 
 def operations(batch: int, length: int, inputs: int, hidden: int) -> int:
-    """Those of the matrix products: three of each, except that x has no gradient."""
+    """The operations of the matrix products: three of each, except that x has no gradient."""
     return 2 * batch * length * 4 * hidden * (2 * inputs + 3 * hidden)
 
 

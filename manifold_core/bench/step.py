@@ -150,7 +150,7 @@ def _gradients(vae: VAE, loss: Tensor) -> Iterator[Tensor]:
 
 
 def error(size: int) -> float:
-    """That of the gradients of all weights, against the loss by hand in float64 on the same noise."""
+    """The error of the gradients of all weights, against the loss by hand in float64 on the same noise."""
     ours, x = model(), batch(size)
     exact = copy.deepcopy(ours).double()
     noise = standard_normal(torch.tensor(7), size, LATENTS)
@@ -163,7 +163,7 @@ def weights() -> int:
 
 
 def operations(size: int) -> int:
-    """Those of the layers: three products each, without the gradient of x."""
+    """The operations of the layers: three products each, without the gradient of x."""
     return 2 * size * (3 * weights() - FEATURES * HIDDEN)
 
 

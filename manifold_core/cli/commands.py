@@ -215,7 +215,7 @@ def info(_options: argparse.Namespace) -> int:
 
 
 def _devices(names: str) -> list[str]:
-    """Those that share a table: ``cuda`` is all GPUs, and so is ``auto`` if there are any."""
+    """The devices that share a table: ``cuda`` is all GPUs, and so is ``auto`` if there are any."""
     if names == "auto":
         names = _device(names)
     if names == "cuda" and torch.cuda.device_count() > 1:

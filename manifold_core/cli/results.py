@@ -227,7 +227,7 @@ NOTES = (
 
 
 def _gap(metrics: dict[str, Any]) -> float | None:
-    """That of the count that a rotation of the latent space does not change."""
+    """The gap of the count that a rotation of the latent space does not change."""
     measured = metrics["train"]
     if not _is_full(metrics):
         gap: float | None = measured["gap"]

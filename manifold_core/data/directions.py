@@ -28,7 +28,7 @@ class Principal(NamedTuple):
 
 
 def principal(x: Tensor) -> Principal:
-    """Those of samples ``[N, d]`` of a scale of about 1."""
+    """The principal directions of samples ``[N, d]`` with a scale of about 1."""
     samples, features = x.shape
     mean, products = _moments(x)
     variance, vectors = torch.linalg.eigh(products)

@@ -62,7 +62,7 @@ class OneHot:
         return made.scatter_(1, places[:, None], 1.0)
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON gives it back."""
+        """As it comes back from JSON."""
         return {"classes": list(self.classes)}
 
 

@@ -126,7 +126,7 @@ def _read_numpy(path: Path, kind: str, wanted: str, by_name: bool) -> npt.NDArra
 
 
 def _read_csv(path: Path, wanted: str) -> npt.NDArray[Any]:
-    """Numbers ``[N, d]``; of a condition, one column of whole numbers is labels ``[N]``."""
+    """Numbers ``[N, d]``; for a condition, one column of whole numbers is labels ``[N]``."""
     values = array("d")
     n_columns = 0
     header: list[str] = []

@@ -62,7 +62,7 @@ class Program:
 
     @classmethod
     def of(cls, model: VAE | CVAE) -> "Program":
-        """That of a VAE or CVAE that :meth:`manifold_core.VAE.mlp` or :meth:`manifold_core.CVAE.mlp` made."""
+        """The program of a VAE or CVAE that :meth:`manifold_core.VAE.mlp` or :meth:`manifold_core.CVAE.mlp` made."""
         return _Compiler(model).program()
 
 

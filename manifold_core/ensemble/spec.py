@@ -134,7 +134,7 @@ class ModelSpec(_WithCondition):
 
     @property
     def layers(self) -> int:
-        """Those of all its networks: encoder, decoder, and for a condition one beside each of them, prior and gate."""
+        """In all its networks: encoder, decoder, and for a condition one beside each of them, prior and gate."""
         of_condition = 2 + (self.prior == "learned") + self.attention if self.condition_dim else 0
         return 2 * (len(self.hidden) + 1) + of_condition * (len(self.condition_hidden) + 1)
 

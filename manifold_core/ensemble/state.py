@@ -105,7 +105,7 @@ class EngineState:
         return words(program.numbers | numbers, program.layers)
 
     def model(self, index: int) -> VAE | CVAE:
-        """With the weights as they are now, in evaluation mode."""
+        """The model with its weights as they are now, in evaluation mode."""
         program, device = self._programs[index], self.parameters.device
         model = self._build(index).to(device)
         flat = self.parameters[self._parameters_from[index] :]

@@ -112,7 +112,7 @@ def train(
             group, a mini-batch that cannot be split equally, arguments that differ, an unsupported batch normalisation,
             or parameters without a gradient.
         Diverged: the loss, or a weight, became NaN or infinite. Weights and buffers, running statistics included, are
-            those before that step; on a GPU, which checks the loss at 500 of the steps, and where a gradient was not
+            those before that step; on a GPU, which checks the loss at 500 of the steps, and if a gradient was not
             finite though its loss was, those before the last of these 500 that was fine.
     """
     one = turns(

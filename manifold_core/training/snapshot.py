@@ -115,7 +115,7 @@ def are_finite(tensors: Sequence[Tensor]) -> bool:
 
 
 def _extremes(tensor: Tensor) -> Tensor:
-    """Finite where the tensor is: NaN is the least and the largest. In one pass, a tenth of the time on a CPU."""
+    """Finite if the tensor is: NaN is the least and the largest. In one pass, a tenth of the time on a CPU."""
     if not tensor.is_floating_point() or not tensor.numel():
         return tensor
     return torch.stack(torch.aminmax(tensor.detach()))

@@ -309,7 +309,7 @@ class TestNumbers:
         assert notes(result) == ["d = 15, r = 5, log γ = −7.0: diverged: seed 3 at step 1,200."]
         (line,) = overview([result])
         assert (line.runs, line.diverged) == (40, 1)
-        assert dict(map(reversed, totals([result])))["runs; of a model with classes, one for each class"] == "40"
+        assert dict(map(reversed, totals([result])))["runs; one per class for a model with classes"] == "40"
         (result,) = written(file("theorem1", fits=[], runs=[], paper=[], models=40, diverged=diverged))
         (line,) = overview([result])
         assert (line.runs, line.diverged) == (40, 1)
@@ -410,7 +410,7 @@ class TestNumbers:
         seconds = {"same_steps": 600.0, "same_steps_a_step": 0.0123, "as_published": 7200.0}
         (line,) = facts(written(file(eager_seconds=seconds))[0])
         assert line.endswith(
-            " · in eager PyTorch, the same steps: 12.3 ms a step, 10 min 0 s"
+            " · in eager PyTorch, the same steps: 12.3 ms per step, 10 min 0 s"
             " · in eager PyTorch, the paper’s own models, steps and batches, of as many seeds: 2 h 0 min"
         )
 
@@ -446,7 +446,7 @@ class TestNumbers:
         ]
         assert [line.compared for line in lines] == [Share(0, 1), Share(0, 0), Share(0, 0)]
         found = {words: number for number, words in totals(written(file(), other))}
-        assert found["runs; of a model with classes, one for each class"] == "8"
+        assert found["runs; one per class for a model with classes"] == "8"
         assert found["on a CPU"] == "1 min 40 s"
 
     def test_provenance_is_said_once_unless_it_differs(self, written: Callable[..., list[Result]]) -> None:

@@ -282,7 +282,7 @@ class TestEigenvalues:
         assert str(variances["points"]).split()[0].split(",")[0] == f"{places[0][0]:.1f}"
         diagonal = f"Variances of the latent dimensions, covariance = diagonal, {TEST}"
         assert pictures.of(diagonal, "polyline", "best eigenvalues") == []
-        assert "its eigenvalues, where the covariance is full" in html
+        assert "its eigenvalues, if the covariance is full" in html
         assert "true dimension" not in html
 
 
@@ -337,12 +337,12 @@ class TestNotes:
         assert any("does not say on which it measured" in sentence for sentence in reading(results))
         assert totals(results)[0] == (
             "6",
-            "runs; of a model with classes, one for each class; of a model of images, two",
+            "runs; one per class for a model with classes, two for a model of images",
         )
         assert dict(provenance(results))["plan"] == ["name reduced, steps 20000"]
         for content in (results := written(table2() | {"runs": []})):
             assert not any("on which it measured" in sentence for sentence in reading([content]))
-        assert totals(results)[0] == ("0", "runs; of a model with classes, one for each class")
+        assert totals(results)[0] == ("0", "runs; one per class for a model with classes")
 
 
 class TestMatrices:
