@@ -201,7 +201,7 @@ def info(_options: argparse.Namespace) -> int:
         print(f"compiled module none: {missing_because}")
     else:
         print(f"compiled module built by {compiled.compiler} for torch >= {compiled.torch_target_version}")
-        print(f"instructions    {compiled.instruction_set()} of {', '.join(compiled.supported_instruction_sets())}")
+        print(f"instructions    {compiled.instruction_set()}, from {', '.join(compiled.supported_instruction_sets())}")
     print(f"autograd in C++ {nodes_missing_because or 'loaded'}")
     print(f"CUDA kernels    {cuda_missing_because or 'loaded'}")
     choice = explain(torch.empty(0))
