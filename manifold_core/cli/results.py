@@ -186,7 +186,7 @@ def _bent(metrics: dict[str, Any]) -> str:
         )
     return (
         f"{metrics['data']}: the decoder has {local} dimensions at a sample, fewer than the {count} that are active, "
-        f"as if the manifold is closed or bent, or far narrower in some directions; the gap in its eigenvalues is "
+        f"as for a manifold that is closed or bent, or far narrower in some directions; the gap in its eigenvalues is "
         f"{metrics['local']['gap']:.3g}"
     )
 
