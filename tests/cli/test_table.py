@@ -136,7 +136,7 @@ class TestTable:
             wanted = "2 dimensions at a sample, fewer than the 3 that", "eigenvalues is 12.3"
             assert all(part in note for note in notes for part in wanted)
         none = cli.table([metrics | {"train": measured, "local": {"count": 0, "gap": None}}])
-        assert "good: 3 dimensions are active, and but the decoder has none at a sample" in none
+        assert "good: 3 dimensions are active, but the decoder has none at a sample" in none
 
     def test_the_table_says_that_a_loss_is_no_number(self, earlier: Path) -> None:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
