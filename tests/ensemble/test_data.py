@@ -125,7 +125,7 @@ def test_bad_data_are_named(backend: str, data: object, message: str) -> None:
         (
             [SEQUENTIAL],
             X,
-            "specs[0]: condition of data[0] must be [N, steps, 4], the steps before x, got none; x and its condition",
+            "specs[0]: condition of data[0] must be [N, steps, 4], the steps before x, got none; give x and its",
         ),
         (
             [SEQUENTIAL],

@@ -262,9 +262,9 @@ class TestSentences:
     def test_how_to_read_them_is_said_where_they_are(self, written: Callable[..., list[Result]]) -> None:
         assert not any("published" in sentence for sentence in reading(written(ours())))
         (said,) = (s for s in reading(written(ours(), published=[as_published()])) if "published" in s)
-        assert "widths, batches and schedules that the paper’s published code has" in said
-        assert "50,000 steps on 100,000 samples by the budgets reduced and full; by quick" in said
-        assert "by quick they have 10,000 on 50,000" in said
+        assert "widths, batches and schedules of the paper’s published code" in said
+        assert "50,000 steps on 100,000 samples with the budgets reduced and full; with quick" in said
+        assert "with quick they have 10,000 on 50,000" in said
 
     def test_where_they_come_from(self, written: Callable[..., list[Result]]) -> None:
         said = dict(provenance(written(ours(), published=[as_published()])))

@@ -280,7 +280,7 @@ def test_so_is_another_plan_of_what_is_begun(tmp_path: Path, monkeypatch: pytest
 
 def test_a_foreign_file_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "tableX.json").write_text("[1, 2]")
-    with pytest.raises(mc.InputError, match="no file of a finished table"):
+    with pytest.raises(mc.InputError, match="not a file of a finished table"):
         run(tmp_path)
     assert (tmp_path / "tableX.json").read_text() == "[1, 2]"
 
@@ -393,7 +393,7 @@ def test_as_published_is_the_papers_set_up() -> None:
 
 def test_folders_are_checked_before_the_first_table_is_trained(tmp_path: Path) -> None:
     (tmp_path / "table7.json").write_text("{}")
-    with pytest.raises(mc.InputError, match=r"table7\.json.*no file of a finished table"):
+    with pytest.raises(mc.InputError, match=r"table7\.json.*not a file of a finished table"):
         reproduce(["table3", "table7"], tmp_path, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["table7.json"]
 
@@ -459,7 +459,7 @@ class TestAsPublished:
                 self.reproduce(tmp_path, as_published=True)
             another.submit(held.close).result()
         (tmp_path / "as_published/tableX.json").write_text("{}")
-        with pytest.raises(mc.InputError, match=r"as_published/tableX\.json.*no file of a finished table"):
+        with pytest.raises(mc.InputError, match=r"as_published/tableX\.json.*not a file of a finished table"):
             self.reproduce(tmp_path, as_published=True)
 
     def test_the_command_says_where_they_are(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

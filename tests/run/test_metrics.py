@@ -236,7 +236,7 @@ class TestMetrics:
         assert metrics["seed"] == TRAINING.seed + own.index(min(own))
         text = (tmp_path / "out/metrics.json").read_text()
         assert json.loads(text, parse_constant=pytest.fail) == metrics  # no NaN, no Infinity: JSON as others read it
-        assert "which has the lowest -ELBO: that of the samples held out is finite for none" in cli.table([metrics])
+        assert "the lowest -ELBO, since that of the held-out samples is finite for none" in cli.table([metrics])
 
     def test_one_too_far_for_float32_is_refused_before_training(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

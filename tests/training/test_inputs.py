@@ -167,7 +167,7 @@ def test_a_large_condition_is_warned_of(by: str) -> None:
 
     train(torch.eye(50).bool())  # classes: no warning
     for large in (years, (years - 1900).float()):
-        with pytest.warns(UserWarning, match=r"condition is about .* in size, where .* about 1: the loss may blow up"):
+        with pytest.warns(UserWarning, match=r"condition is about .* in size, but .* about 1: the loss may blow up"):
             train(large)
 
 
