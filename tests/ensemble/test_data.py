@@ -125,7 +125,8 @@ def test_bad_data_are_named(backend: str, data: object, message: str) -> None:
         (
             [SEQUENTIAL],
             X,
-            "specs[0]: condition of data[0] must be [N, steps, 4], the steps before x, got none; give x and its",
+            "specs[0]: condition of data[0] must be [N, steps, 4], the steps before x, got none; give x and its "
+            "condition as a tuple",
         ),
         (
             [SEQUENTIAL],

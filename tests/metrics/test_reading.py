@@ -81,7 +81,11 @@ def all_of(count: int, directions: int) -> dict[str, Any]:
             {"error_ratio": None},
             "learned these samples more than the manifold; take more samples, or fewer",
         ),
-        ({"local": NONE, "two_nn_of_cube": None}, {}, "no dimension from its 540 training samples: the 0 means"),
+        (
+            {"local": NONE, "two_nn_of_cube": None},
+            {},
+            "no dimension from its 540 training samples: the 0 means nothing; take more steps",
+        ),
         (
             {"local": unclear(0.0126)},
             {"local": unclear(0.0124)},
