@@ -12,6 +12,10 @@ if _find_spec(f"{__name__}.kernels") is None:
         "run Python from another folder, or install the checkout with 'pip install -e .'"
     )
 
+from . import data as data
+from . import ensemble as ensemble
+from . import kernels as kernels
+from . import networks as networks
 from .data import Standardisation
 from .ensemble import ConvSpec, ModelSpec, SequentialSpec, TrainedModel, train_ensemble
 from .errors import InputError

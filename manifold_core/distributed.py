@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -26,8 +26,11 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-# None is this process alone. In quotes: there are builds of torch without processes.
-Group: TypeAlias = "dist.ProcessGroup | None"
+# None is this process alone, as it is everywhere in builds of torch without processes.
+if TYPE_CHECKING or dist.is_available():
+    Group: TypeAlias = dist.ProcessGroup | None
+else:
+    Group = None
 
 
 class Joined:
@@ -128,9 +131,14 @@ def everywhere(call: Callable[[], T], group: Group) -> T:
 
 
 def check_agreed(what: dict[str, Any], group: Group) -> None:
-    """Raise InputError in all processes unless each has the same of everything."""
+    """Raise InputError in all processes unless each has the same of everything, and if the group is none."""
     if group is None:
         return
+    if not isinstance(group, dist.ProcessGroup):
+        raise InputError(
+            f"process_group must be a group of torch.distributed, such as torch.distributed.group.WORLD, or None, got "
+            f"{group!r}"
+        )
     first, *others = _of_all(what, group)
     for rank, other in enumerate(others, 1):
         for name in first | other:

@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..models.checks import check_exact, check_finite, check_tensor
 from ..networks.checks import is_image
 from ..storage.checkpoint import fingerprint
-from .spec import ConvSpec, SequentialSpec, Spec, check_kinds
+from .spec import BaseSpec, ConvSpec, SequentialSpec, Spec, check_kinds
 
 __all__ = ["Samples", "SamplesLike", "check_data", "check_specs"]
 
@@ -125,17 +125,18 @@ def _check(name: str, tensor: Tensor, shapes: Mapping[int, str], hint: str = "")
         raise InputError(f"{name} must have fewer than 2**31 samples, got {len(tensor)}")
 
 
-def check_specs(specs: Sequence[Spec], data: list[Samples]) -> None:
-    """Check that each model can be trained on the data set it names.
+def check_specs(given: Sequence[BaseSpec], data: list[Samples]) -> Sequence[Spec]:
+    """The specifications, each of which can be trained on the data set it names.
 
     Raises:
         InputError: says which specification, and what it must be.
     """
-    check_kinds(specs)
+    specs = check_kinds(given)
     for index, spec in enumerate(specs):
         check_integer(f"specs[{index}]: data", spec.data, 0, len(data) - 1)
         _check_samples(f"specs[{index}]", spec, data[spec.data])
         _check_condition(f"specs[{index}]", spec, data[spec.data])
+    return specs
 
 
 def _check_samples(name: str, spec: Spec, samples: Samples) -> None:

@@ -21,13 +21,13 @@ from ..networks.residual import default_channels
 from ..networks.seeded import drawn_from
 from ..training import TrainingConfig, check_config
 
-__all__ = ["ConvSpec", "ModelSpec", "SequentialSpec", "Spec", "check_kinds", "outline", "weights"]
+__all__ = ["BaseSpec", "ConvSpec", "ModelSpec", "SequentialSpec", "Spec", "check_kinds", "outline", "weights"]
 
 MOST_LAYERS = 24  # that the engines take: those of a CVAE with everything and three hidden layers
 
 
 @dataclass(frozen=True)
-class _Spec:
+class BaseSpec:
     """What every specification has."""
 
     latent_dim: int
@@ -50,7 +50,7 @@ class _Spec:
 
 
 @dataclass(frozen=True)
-class _WithCondition(_Spec):
+class _WithCondition(BaseSpec):
     """What specifications have whose models may be under a condition."""
 
     _: KW_ONLY
@@ -140,7 +140,7 @@ class ModelSpec(_WithCondition):
 
 
 @dataclass(frozen=True)
-class SequentialSpec(_Spec):
+class SequentialSpec(BaseSpec):
     """A sequential CVAE of LSTMs, and how to train it. Only the reference trains it.
 
     The weights, the order of the samples and the noise all come from ``training.seed``.
@@ -242,8 +242,8 @@ class ConvSpec(_WithCondition):
             )
 
 
-def check_kinds(specs: object) -> None:
-    """Raise InputError for anything but a sequence of specifications, at least one."""
+def check_kinds(specs: object) -> "Sequence[Spec]":
+    """The specifications, at least one. Raises InputError for anything else."""
     if not isinstance(specs, Sequence):
         raise InputError(f"specs must be a sequence of specifications, such as a list, got {type(specs).__name__}")
     if not specs:
@@ -254,6 +254,7 @@ def check_kinds(specs: object) -> None:
                 f"specs[{index}] must be a ModelSpec, a SequentialSpec or a ConvSpec, got {type(spec).__name__}"
                 f"{'; mc.train trains one of your own' if isinstance(spec, torch.nn.Module) else ''}"
             )
+    return specs
 
 
 def outline(spec: "Spec", *sample_shape: int) -> VAE | CVAE:

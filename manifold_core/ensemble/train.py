@@ -27,7 +27,7 @@ from .choice import BACKENDS, check_threads, choose
 from .data import Samples, SamplesLike, check_data, check_specs
 from .memory import check_memory
 from .reference import check_room, train_in_turn
-from .spec import ModelSpec, Spec
+from .spec import BaseSpec, ModelSpec, Spec
 from .state import EngineState
 
 __all__ = ["TrainedModel", "all_diverged", "train_ensemble"]
@@ -77,7 +77,7 @@ def all_diverged(trained: Sequence[TrainedModel]) -> Diverged:
 
 
 def train_ensemble(
-    specs: Sequence[Spec],
+    specs: Sequence[BaseSpec],
     data: SamplesLike | Sequence[SamplesLike],
     *,
     backend: str = "auto",
@@ -140,7 +140,7 @@ def train_ensemble(
     check_seconds("checkpoint_seconds", checkpoint_seconds)
     check_gradients()
     samples = check_data(data)
-    check_specs(specs, samples)
+    specs = check_specs(specs, samples)
     for index, data_set in enumerate(samples):
         warn_of_scale(f"data[{index}]: x", data_set.x)
         warn_of_condition(f"data[{index}]: condition", data_set.condition, torch.float32)

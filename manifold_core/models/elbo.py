@@ -121,6 +121,7 @@ class GaussianELBO(Joined, nn.Module):
     as in β-VAE.
     """
 
+    __call__: Callable[..., ELBOTerms]  # of nn.Module it is Any
     log_gamma: Tensor
     gamma: Gamma
     covariance: Covariance

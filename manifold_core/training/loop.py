@@ -8,14 +8,14 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..arguments import check_seconds
+from ..arguments import check_flag, check_seconds
 from ..distributed import Group, check_agreed, from_first, is_first, joined_mean, together
 from ..errors import InputError
 from ..kernels.batch_sums import mean_of_batch
@@ -40,11 +40,20 @@ from .step import GraphStep, PlainStep, Step
 from .update import GraphUpdate
 from .watch import Watch
 
-__all__ = ["Turns", "train", "turns"]
+__all__ = ["Bar", "Turns", "train", "turns"]
 
 Turns = Generator[History, float | None, None]
 AfterRecord = Callable[[History], object]
 TAKEN = {"condition", "frozen", "log_gamma", "model", "training", "x"}  # what every checkpoint says itself
+
+
+@runtime_checkable
+class Bar(Protocol):
+    """A progress bar to advance, such as tqdm's."""
+
+    def update(self, n: int, /) -> object: ...
+
+    def set_postfix(self, ordered_dict: dict[str, str], /, *, refresh: bool) -> object: ...
 
 
 def train(
@@ -56,7 +65,7 @@ def train(
     folder: str | Path | None = None,
     identity: dict[str, Any] | None = None,
     checkpoint_seconds: float = 10.0,
-    progress: "bool | tqdm[Any]" = True,
+    progress: bool | Bar = True,
     after_record: AfterRecord | None = None,
     process_group: Group = None,
     cuda_graphs: bool = True,
@@ -143,7 +152,7 @@ def turns(
     folder: str | Path | None = None,
     identity: dict[str, Any] | None = None,
     checkpoint_seconds: float = 10.0,
-    progress: "bool | tqdm[Any]" = True,
+    progress: bool | Bar = True,
     after_record: AfterRecord | None = None,
     process_group: Group = None,
     cuda_graphs: bool = True,
@@ -158,7 +167,8 @@ def turns(
     if not callable(after_record) and after_record is not None:
         raise InputError(f"after_record must be a function of the curves, or None, got {after_record!r}")
     said = _said(identity)
-    progress = progress if hasattr(progress, "set_postfix") else bool(progress)
+    progress = progress if isinstance(progress, Bar) else bool(progress)
+    cuda_graphs = check_flag("cuda_graphs", cuda_graphs)
     place = None if folder is None else as_folder("folder", folder).absolute()  # wherever the process changes to
     if place is not None:
         check_tensors(model)
@@ -250,7 +260,7 @@ def _loop(
     inputs: tuple[Tensor, ...],
     folder: Path | None,
     checkpoint_seconds: float,
-    progress: "bool | tqdm[Any]",
+    progress: bool | Bar,
     after_record: AfterRecord | None,
     group: Group,
     cuda_graphs: bool,
@@ -271,8 +281,12 @@ def _loop(
     first = is_first(group)
     started = saved = time.monotonic()
     already, begun_at = history.seconds, run.step
-    bar = _bar(run, config.steps, progress and first) if isinstance(progress, bool) else progress
-    shown = run.step if isinstance(progress, bool) else 0
+    own: tqdm[Any] | None = None
+    if isinstance(progress, Bar):
+        bar, shown = progress, 0
+    else:
+        bar = own = _bar(run, config.steps, progress and first)
+        shown = run.step
     try:
         for index in batches(len(inputs[0]), config, run.step, device):
             recorded = (run.step + 1) % every == 0 or run.step + 1 == config.steps
@@ -299,8 +313,8 @@ def _loop(
     finally:
         model.zero_grad()
         bar.update(run.step - shown)
-        if isinstance(progress, bool):
-            bar.close()
+        if own is not None:
+            own.close()
     if device.type == "cuda":  # else graphs would be destroyed while they run
         torch.cuda.current_stream(device).synchronize()
     if not watch.is_well():  # the last gradient was not, though its loss was; or statistics of an earlier batch

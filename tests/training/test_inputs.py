@@ -1,6 +1,7 @@
 """What training refuses or warns of: configurations, samples, conditions, weights."""
 
 import json
+import typing
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -59,6 +60,24 @@ def test_a_loss_that_is_no_number_is_refused() -> None:
 def test_no_samples_are_refused() -> None:
     with pytest.raises(mc.InputError, match="x must hold at least one sample"):
         mc.train(mc.VAE.mlp(5, 2), torch.rand(0, 5), mc.TrainingConfig(steps=1), progress=False)
+
+
+def test_flags_and_groups_are_checked_before_anything_is_trained() -> None:
+    model, x, config = mc.VAE.mlp(5, 2), torch.rand(9, 5), mc.TrainingConfig(steps=1)
+    before = [parameter.clone() for parameter in model.parameters()]
+    with pytest.raises(mc.InputError, match=r"cuda_graphs must be .*got 'yes'"):
+        mc.train(model, x, config, cuda_graphs="yes", progress=False)  # type: ignore[arg-type]
+    with pytest.raises(mc.InputError, match=r"process_group must be a group of torch\.distributed, .*got 'gloo'"):
+        mc.train(model, x, config, process_group="gloo", progress=False)  # type: ignore[arg-type]
+    assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", mc.__all__)
+def test_type_hints_are_those_of_types_that_exist(name: str) -> None:
+    """What reads them at run time, such as pydantic, finds them."""
+    found = getattr(mc, name)
+    for one in (found, found.__init__) if isinstance(found, type) else (found,):
+        typing.get_type_hints(one)
 
 
 def test_something_else_than_a_configuration_is_refused() -> None:
