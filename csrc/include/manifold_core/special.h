@@ -134,7 +134,7 @@ struct Exponential {
 //     e^x - 1 = 2^n (r + q) + (2^n - 1)
 //     e^x - 1 - x = q for n = 0, else the difference.
 // Inactive latent dimensions sit at x = 0, where the obvious forms lose all digits. Results below the smallest normal
-// number are 0; from 2^127.5 (2^1023.5) on they are infinite.
+// number are 0; from just below 2^127.5 (2^1023.5) on they are infinite.
 template <class T>
 MC_INLINE Exponential<T> exponential(T x) {
   using F = Float<T>;
