@@ -4,11 +4,32 @@ import math
 from typing import Any, get_args
 
 import numpy as np
+from torch import Tensor, nn
 
 from .errors import InputError
 from .kernels import checks
 
-__all__ = ["check_choice", "check_flag", "check_integer", "check_number", "check_positive", "check_seconds"]
+__all__ = [
+    "check_choice",
+    "check_flag",
+    "check_integer",
+    "check_number",
+    "check_positive",
+    "check_seconds",
+    "described",
+]
+
+LONGEST = 200  # characters of a value in an error
+
+
+def described(value: object) -> str:
+    """The value, for an error: all the numbers of a tensor, or all the layers of a module, would hide what it says."""
+    if isinstance(value, Tensor) and value.dim():
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, nn.Module):
+        return type(value).__name__
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def check_choice(name: str, value: object, words: Any) -> None:
@@ -16,7 +37,7 @@ def check_choice(name: str, value: object, words: Any) -> None:
     if isinstance(value, str) and value in get_args(words):
         return
     *others, last = map(repr, get_args(words))
-    raise InputError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")
+    raise InputError(f"{name} must be {', '.join(others)} or {last}, got {described(value)}")
 
 
 def check_flag(name: str, value: object) -> bool:
@@ -33,7 +54,7 @@ def check_integer(name: str, value: object, least: int | None = None, most: int 
     """The integer from ``least`` to ``most``, of any integer type; a bool is not one."""
     number = checks.integer(value)
     if number is None or (least is not None and number < least) or (most is not None and number > most):
-        raise InputError(f"{name} must be {_integer(least, most)}, got {value!r}")
+        raise InputError(f"{name} must be {_integer(least, most)}, got {described(value)}")
     return number
 
 
@@ -56,14 +77,14 @@ def check_number(name: str, value: object, below: float = math.inf) -> float:
     number = _real(value)
     if not 0 < number < below:
         expected = "a positive, finite number" if below == math.inf else f"a number between 0 and {below:g}"
-        raise InputError(f"{name} must be {expected}, got {value!r}")
+        raise InputError(f"{name} must be {expected}, got {described(value)}")
     return number
 
 
 def check_seconds(name: str, value: object) -> None:
     """How long to wait; infinity means for ever."""
     if not _real(value) >= 0:
-        raise InputError(f"{name} must be a number of seconds, not negative, got {value!r}")
+        raise InputError(f"{name} must be a number of seconds, not negative, got {described(value)}")
 
 
 def _real(value: object) -> float:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..arguments import check_number
+from ..arguments import check_number, described
 from ..errors import InputError
 from .blocks import blocks
 from .checks import as_array, as_tensor
@@ -51,9 +51,10 @@ class Standardisation:
 
     def __post_init__(self) -> None:
         # Also from as_dict.
-        object.__setattr__(self, "mean", torch.as_tensor(self.mean, dtype=torch.float64, device="cpu"))
+        given = self.mean
+        object.__setattr__(self, "mean", torch.as_tensor(given, dtype=torch.float64, device="cpu"))
         if self.mean.dim() > 1 or not self.mean.isfinite().all():
-            raise InputError(f"mean must be finite, one number or one for each feature, got {self.mean}")
+            raise InputError(f"mean must be finite, one number or one for each feature, got {described(given)}")
         object.__setattr__(self, "scale", check_number("scale", self.scale))
 
     @classmethod

@@ -7,6 +7,7 @@ not wait for the device.
 import torch
 from torch import Tensor, nn
 
+from ..arguments import described
 from ..covariance import Covariance, posterior_sizes
 from ..errors import InputError
 from ..networks.precision import autocast_enabled
@@ -78,7 +79,7 @@ def check_modules(**networks: nn.Module | None) -> None:
     """Raise InputError for a plain function: the weights of a network within would be nobody's, and never trained."""
     for name, network in networks.items():
         if network is not None and not isinstance(network, nn.Module):
-            raise InputError(f"{name} must be a torch.nn.Module, got {network!r}")
+            raise InputError(f"{name} must be a torch.nn.Module, got {described(network)}")
         if isinstance(network, GaussianELBO):
             raise InputError(f"{name} must be a network, got a GaussianELBO: give elbo=")
 
@@ -136,11 +137,9 @@ def _as_pair(found: object) -> Gaussian | None:
 
 
 def _described(found: object) -> str:
-    if isinstance(found, Tensor):
-        return f"a tensor of shape {tuple(found.shape)}"
     if isinstance(found, (tuple, list)):
         return f"({', '.join(map(_described, found))})"
-    return type(found).__name__
+    return described(found) if isinstance(found, Tensor) else type(found).__name__
 
 
 def check_latent(z: object, latent_dim: int, decoder: nn.Module, device: torch.device) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..arguments import check_choice
+from ..arguments import check_choice, described
 from ..covariance import Covariance
 from ..distributed import Joined, joined_mean
 from ..errors import InputError
@@ -141,7 +141,7 @@ class GaussianELBO(Joined, nn.Module):
     ) -> None:
         super().__init__()
         if not _is_finite(log_gamma):
-            raise InputError(f"log_gamma must be a finite number, got {log_gamma!r}")
+            raise InputError(f"log_gamma must be a finite number, got {described(log_gamma)}")
         self.gamma = gamma
         self.covariance = covariance
         self.beta = beta
@@ -164,10 +164,10 @@ class GaussianELBO(Joined, nn.Module):
         elif name == "beta" and not torch.compiler.is_compiling():  # a comparison would be a program for each number
             if not (_is_finite(value) and value >= 0):
                 hint = "; float(beta) converts it" if isinstance(value, Tensor) else ""  # it would get no gradient
-                raise InputError(f"beta must be a finite number, not negative, got {value!r}{hint}")
+                raise InputError(f"beta must be a finite number, not negative, got {described(value)}{hint}")
             value = float(value)  # torch.compile has NumPy's numbers as arrays
         elif name == "backend" and value not in ("auto", *BACKENDS):
-            raise InputError(f"backend must be one of {('auto', *BACKENDS)}, got {value!r}")
+            raise InputError(f"backend must be one of {('auto', *BACKENDS)}, got {described(value)}")
         super().__setattr__(name, value)
 
     def reset_parameters(self) -> None:
@@ -207,7 +207,7 @@ class GaussianELBO(Joined, nn.Module):
                 buffer as an argument.
         """
         if not callable(decoder):
-            raise TypeError(f"decoder must be a module or a function, got {decoder!r}")
+            raise TypeError(f"decoder must be a module or a function, got {described(decoder)}")
         prior_mu, prior_log_var = (None, None) if prior is None else _pair("prior", prior)
         noise: dict[str, Any] = {"seed": seed, "generator": generator, "first_row": first_row}
         if self.covariance == "diagonal":
@@ -275,7 +275,7 @@ def elbo_of(elbo: GaussianELBO | None, covariance: Covariance | None) -> Gaussia
         return GaussianELBO(covariance=covariance or "diagonal")
     if not hasattr(elbo, "covariance"):
         meant = f"; try GaussianELBO({elbo!r})" if isinstance(elbo, str) and elbo in get_args(Gamma) else ""
-        raise InputError(f"elbo must be a GaussianELBO, got {elbo!r}{meant}")
+        raise InputError(f"elbo must be a GaussianELBO, got {described(elbo)}{meant}")
     if covariance not in (None, elbo.covariance):
         raise InputError(f"covariance must be that of elbo, {elbo.covariance!r}, got {covariance!r}")
     return elbo

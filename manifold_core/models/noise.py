@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from ..arguments import described
 from ..errors import InputError
 
 __all__ = ["latent_noise"]
@@ -15,7 +16,8 @@ def latent_noise(
     log γ. Raises InputError if ``generator`` is not one."""
     if not isinstance(generator, torch.Generator | None):
         raise InputError(
-            f"generator must be a torch.Generator, such as torch.Generator().manual_seed(0), or None, got {generator!r}"
+            "generator must be a torch.Generator, such as torch.Generator().manual_seed(0), or None, "
+            f"got {described(generator)}"
         )
     weights = (weight for weight in decoder.parameters() if weight.is_floating_point())
     dtype = next(weights, log_gamma).dtype

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..arguments import check_positive
+from ..arguments import check_positive, described
 from ..errors import InputError
 
 __all__ = ["check_image", "check_widths", "is_image"]
@@ -12,7 +12,9 @@ def check_widths(hidden: Sequence[int], name: str = "hidden") -> tuple[int, ...]
     try:
         widths = {f"{name}[{i}]": width for i, width in enumerate(hidden)}
     except TypeError:
-        raise InputError(f"{name} must be a sequence of positive integers, such as (64,), got {hidden!r}") from None
+        raise InputError(
+            f"{name} must be a sequence of positive integers, such as (64,), got {described(hidden)}"
+        ) from None
     return check_positive(**widths)
 
 

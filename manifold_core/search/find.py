@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from ..arguments import described
 from ..data import Standardisation
 from ..data.arrays import checked_samples, split
 from ..data.checks import as_array
@@ -139,7 +140,7 @@ def find_dimension(
     """
     plan = plan if plan is not None else SearchPlan()
     if not isinstance(plan, SearchPlan):
-        raise InputError(f"plan must be a SearchPlan, such as SearchPlan(models=4), got {plan!r}")
+        raise InputError(f"plan must be a SearchPlan, such as SearchPlan(models=4), got {described(plan)}")
     array = as_array(x)
     if array.ndim != 2:
         raise InputError(f"x must be of shape [N, d], got {array.shape}; x.reshape(len(x), -1) makes images vectors")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..arguments import described
 from ..errors import InputError
 
 __all__ = [
@@ -105,7 +106,7 @@ def as_folder(name: str, given: object) -> Path:
     """
     path = os.fspath(given) if isinstance(given, str | os.PathLike) else b""
     if not isinstance(path, str) or not path:
-        raise InputError(f"{name} must be the path of a folder, such as 'runs/points', got {given!r}")
+        raise InputError(f"{name} must be the path of a folder, such as 'runs/points', got {described(given)}")
     return Path(path)
 
 

@@ -338,7 +338,7 @@ def test_another_number_of_samples_than_the_posterior_has_is_refused(gamma: Gamm
 def test_what_is_no_decoder_is_refused_before_noise_is_drawn() -> None:
     x, mu, log_var, _ = inputs()
     before = torch.get_rng_state()
-    for decoder, what in ((None, "None"), ("mlp", "'mlp'")):
+    for decoder, what in ((None, "None"), ("mlp", "'mlp'"), (x, r"a tensor of shape \(7, 5\)")):
         with pytest.raises(TypeError, match=f"^decoder must be a module or a function, got {what}$"):
             mc.GaussianELBO().double()(x, (mu, log_var), decoder)
     assert torch.equal(torch.get_rng_state(), before)
