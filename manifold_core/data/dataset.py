@@ -1,9 +1,10 @@
 """What every loader returns."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from torch import Tensor
 
+from ..brief import brief
 from .encoding import Encoding
 from .standardisation import Standardisation
 
@@ -36,3 +37,9 @@ class Dataset:
     validation_condition: Tensor | None = None
     standardisation: Standardisation = field(default_factory=Standardisation)
     condition_encoding: Encoding | None = None
+
+    def __repr__(self) -> str:
+        """Its name and the shapes of what it holds."""
+        parts = {one.name: getattr(self, one.name) for one in fields(self)}
+        shapes = (f"{name}={brief(part)}" for name, part in parts.items() if isinstance(part, Tensor))
+        return f"Dataset({', '.join([repr(self.name), *shapes])})"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_number, described
+from ..brief import brief
 from ..errors import InputError
 from .blocks import blocks
 from .checks import as_array, as_tensor
@@ -56,6 +57,9 @@ class Standardisation:
         if self.mean.dim() > 1 or not self.mean.isfinite().all():
             raise InputError(f"mean must be finite, one number or one for each feature, got {described(given)}")
         object.__setattr__(self, "scale", check_number("scale", self.scale))
+
+    def __repr__(self) -> str:
+        return f"Standardisation(mean={brief(self.mean)}, scale={brief(self.scale)}, sample_shape={self.sample_shape})"
 
     @classmethod
     def of(cls, x: Any) -> "Standardisation":

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..arguments import check_choice, described
+from ..brief import brief
 from ..covariance import Covariance
 from ..distributed import Joined, joined_mean
 from ..errors import InputError
@@ -53,6 +54,11 @@ class ELBOTerms(NamedTuple):
     posterior: tuple[Tensor, Tensor]
     log_gamma: Tensor
     variance_ratio: Tensor
+
+    def __repr__(self) -> str:
+        """The loss, and the shapes of the rest."""
+        said = (f"{name}={brief(value)}" for name, value in zip(self._fields, self, strict=True))
+        return f"ELBOTerms({', '.join(said)})"
 
 
 # By that name torch.export.save writes it; torch has no public way to say it.

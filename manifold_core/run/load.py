@@ -37,6 +37,15 @@ class FinishedRun:
     metrics: dict[str, Any]
     condition: Encoding | None = None
 
+    def __repr__(self) -> str:
+        """The model, the dimension that it reads, and how conditions are encoded."""
+        dimension = self.metrics.get("local", {}).get("count")
+        condition = None if self.condition is None else type(self.condition).__name__
+        return (
+            f"FinishedRun({type(self.model).__name__}, latent_dim={self.model.latent_dim}, dimension={dimension}, "
+            f"condition={condition})"
+        )
+
 
 def load_run(folder: str | Path) -> FinishedRun:
     """The trained model of a finished run of ``manifold-core train`` or ``dimension``, or of a search kept by

@@ -48,7 +48,7 @@ class DimensionSearch:
         gap = "None" if self.gap is None else f"{self.gap:.3g}"
         return (
             f"DimensionSearch(dimension={self.dimension}, gap={gap}, by_latent_dim={{{losses}}}, "
-            f"two_nn={neighbours}, {len(self.trials)} trials, {len(self.doubts) or 'no'} doubts)"
+            f"two_nn={neighbours}, {_counted(len(self.trials), 'trial')}, {_counted(len(self.doubts), 'doubt')})"
         )
 
     @property
@@ -98,6 +98,10 @@ class DimensionSearch:
     def by_latent_dim(self) -> dict[int, float]:
         """κ: its lowest held-out −ELBO, far higher below the manifold's dimension and level above it."""
         return by_latent_dim(self.trials)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
 
 
 def find_dimension(

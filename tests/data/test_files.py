@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.manifolds import BENT
 from manifold_core.data import (
+    Dataset,
     Standardisation,
     arma_windows,
     blocks,
@@ -509,6 +510,16 @@ def test_a_standardisation_comes_back_out_of_plain_numbers() -> None:
     again = Standardisation(**json.loads(json.dumps(one.as_dict())))
     assert json.dumps(Standardisation(0.0, np.float32(0.5)).as_dict()) == '{"mean": 0.0, "scale": 0.5}'
     assert torch.equal(one.apply([[1.0, 2.0]]), again.apply([[1.0, 2.0]]))
+
+
+def test_a_standardisation_and_a_data_set_are_told_in_a_line() -> None:
+    vectors = Standardisation(torch.zeros(784), 0.30712345)
+    assert repr(vectors) == "Standardisation(mean=[784], scale=0.3071, sample_shape=None)"
+    assert repr(Standardisation(0.25, 2.0, (1, 8, 8))) == (  # type: ignore[arg-type]
+        "Standardisation(mean=0.25, scale=2, sample_shape=(1, 8, 8))"
+    )
+    data = Dataset("digits", torch.zeros(50, 784), torch.zeros(5, 784), torch.zeros(50).long(), manifold_dim=3)
+    assert repr(data) == "Dataset('digits', train=[50, 784], validation=[5, 784], train_labels=[50])"
 
 
 def test_columns_of_unlike_units_are_warned_of() -> None:

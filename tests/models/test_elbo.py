@@ -335,6 +335,14 @@ def test_another_number_of_samples_than_the_posterior_has_is_refused(gamma: Gamm
     assert elbo.log_gamma.item() == pytest.approx(-0.7)  # nothing of it is kept
 
 
+def test_terms_are_told_in_a_line() -> None:
+    x, mu, log_var, weight = inputs()
+    terms = mc.GaussianELBO().double()(x, (mu, log_var), lambda z: z @ weight, seed=0)
+    shapes = "nll=[7], kl=[7], recon=[7], z=[7, 3], x_hat=[7, 5], posterior=([7, 3], [7, 3])"
+    assert repr(terms) == f"ELBOTerms(loss={terms.loss.item():.4g}, {shapes}, log_gamma=0, variance_ratio=[3])"
+    assert repr(terms._replace(loss=terms.loss.to("meta"))).startswith("ELBOTerms(loss=[], nll=[7], ")
+
+
 def test_what_is_no_decoder_is_refused_before_noise_is_drawn() -> None:
     x, mu, log_var, _ = inputs()
     before = torch.get_rng_state()

@@ -103,6 +103,8 @@ class TestLoading:
         path = data / ("images.npy" if kind == "images" else "vectors.npy")
         found, x = load_run(finished[kind]), np.load(path)
         assert found.metrics == metrics_of(finished[kind])
+        sizes = f"latent_dim={found.model.latent_dim}, dimension={found.metrics['local']['count']}"
+        assert repr(found) == f"FinishedRun(VAE, {sizes}, condition=None)"
         own = torch.from_numpy(x)
         rounded = load_file(path, seed=TRAINING.seed).train.flatten(1).tolist()
         training = own[[i for i, row in enumerate(own.float().flatten(1).tolist()) if row in rounded]]

@@ -127,7 +127,7 @@ def test_what_is_found_is_told_in_a_line() -> None:
         found = find_dimension(plane(60), replace(SHORT, steps=1, learning_rate=0.005), progress=False)
     text = repr(found)
     assert text.startswith("DimensionSearch(dimension=0, gap=None, by_latent_dim={")
-    assert text.endswith(f"two_nn={found.two_nn:.3g}, {len(found.trials)} trials, {len(found.doubts)} doubts)")
+    assert text.endswith(f"two_nn={found.two_nn:.3g}, {len(found.trials)} trials, 1 doubt)")
     one = repr(found.best.trained)
     assert one.startswith(
         f"TrainedModel(active_dimensions=0, neg_elbo={found.best.trained.metrics.neg_elbo:.4g}, spec="
