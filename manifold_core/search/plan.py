@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..arguments import check_integer
+from ..arguments import check_integer, described
 from ..ensemble import ModelSpec
 from ..errors import InputError
 from ..networks.checks import check_widths
@@ -34,7 +34,7 @@ class SearchPlan:
     """
 
     latent_dim: int | None = None
-    networks: tuple[tuple[int, ...], ...] = ((64,), (64, 64, 64))
+    networks: Sequence[Sequence[int]] = ((64,), (64, 64, 64))
     models: int = 2
     log_gamma: float = -4.0
     steps: int = 20_000
@@ -46,8 +46,14 @@ class SearchPlan:
         object.__setattr__(self, "models", check_integer("models", self.models, 1))
         if self.latent_dim is not None:
             object.__setattr__(self, "latent_dim", check_integer("latent_dim", self.latent_dim, 1))
-        if not isinstance(self.networks, Sequence) or not self.networks:
-            raise InputError(f"networks must be a sequence of widths, such as ((64,), (64, 64)), got {self.networks!r}")
+        if (
+            not isinstance(self.networks, Sequence)
+            or not self.networks
+            or not all(isinstance(one, Sequence) and not isinstance(one, str) and one for one in self.networks)
+        ):
+            raise InputError(
+                f"networks must be a sequence of widths, such as ((64,), (64, 64)), got {described(self.networks)}"
+            )
         object.__setattr__(self, "networks", tuple(check_widths(widths, "networks") for widths in self.networks))
         spec = self.specs([1])[0]  # refuses what a specification refuses, and has Python's numbers of NumPy's
         object.__setattr__(self, "log_gamma", spec.log_gamma)

@@ -67,6 +67,7 @@ def test_the_model_is_that_of_the_python_calls(data: Path, tmp_path: Path, kind:
     found = mc.load_run(tmp_path)
     assert isinstance(found.model, mc.CVAE)
     assert found.condition is not None
+    assert repr(found).endswith(f", condition={type(found.condition).__name__})")
     source = load_file(config.data, seed=3)
     x = found.standardisation.apply(source.train)
     torch.testing.assert_close(x, samples.train)

@@ -408,8 +408,10 @@ def test_bad_samples_are_refused(x: Any, match: str) -> None:
     [
         ({"models": 0}, "models must be a positive integer, got 0"),
         ({"latent_dim": 0}, "latent_dim must be a positive integer, got 0"),
-        ({"networks": ()}, "networks must be a sequence of widths"),
-        ({"networks": (64, 64)}, "must be a sequence of positive integers"),
+        ({"networks": ()}, r"networks must be a sequence of widths, such as \(\(64,\), \(64, 64\)\), got \(\)$"),
+        ({"networks": (64, 64)}, r"networks must be a sequence of widths, .* got \(64, 64\)$"),
+        ({"networks": ((),)}, r"networks must be a sequence of widths, .* got \(\(\),\)$"),
+        ({"networks": ("64",)}, r"networks must be a sequence of widths, .* got \('64',\)$"),
         ({"networks": ((64, 0),)}, r"networks\[1\] must be a positive integer, got 0"),
         ({"log_gamma": math.nan}, "log_gamma"),
         ({"steps": 0}, "steps must be a positive integer, got 0"),
