@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,6 +93,19 @@ class ActiveDimensions:
         is in the hundreds; near 1 the count depends on the threshold. None if all dimensions are of one kind."""
         return gap_between(self.variance, self.threshold)
 
+    def as_dict(self) -> dict[str, Any]:
+        """As plain numbers, for JSON."""
+        return {
+            "count": self.count,
+            "interval": list(self.interval),
+            "gap": self.gap,
+            "spectrum_count": self.spectrum_count,
+            "threshold": self.threshold,
+            "variance": self.variance.tolist(),
+            "standard_error": self.standard_error.tolist(),
+            "spectrum": self.spectrum.tolist(),
+        }
+
 
 def gap_between(variance: Tensor, threshold: float = THRESHOLD) -> float | None:
     """Smallest of those from the threshold on over the largest below it; None if all are of one kind."""
@@ -170,7 +184,7 @@ def samples_at_a_time(model: VAE | CVAE, inputs: tuple[Tensor, ...], asked: int 
 def averages(model: VAE | CVAE, inputs: tuple[Tensor, ...], threshold: float, batch_size: int) -> ActiveDimensions:
     """What :func:`active_dimensions` says, of inputs as :func:`check_inputs` gives them, finite or not."""
     full = model.elbo.covariance == "cholesky"
-    check_number("threshold", threshold, below=1)
+    threshold = check_number("threshold", threshold, below=1)
     with evaluation_mode(model), dtype_explained(model, inputs):
         sums = torch.zeros(3, model.latent_dim, dtype=torch.float64, device=inputs[0].device)
         for batch in zip(*(part.split(batch_size) for part in inputs), strict=True):

@@ -65,6 +65,7 @@ class Metrics:
         )
 
     def as_dict(self) -> dict[str, Any]:
+        """As plain numbers, for JSON."""
         return asdict(self) | {"interval": list(self.interval)}  # as JSON gives it back
 
 

@@ -8,7 +8,7 @@ from ..storage import checkpoint
 from ..storage.files import as_folder, finite, locked, output_folder, write_json
 from ..storage.finished import METRICS, WEIGHTS
 from .results import of_model
-from .searching import described, model_of
+from .searching import model_of
 
 __all__ = ["save_run"]
 
@@ -34,12 +34,6 @@ def save_run(found: DimensionSearch, folder: str | Path) -> None:
                 raise InputError(f"folder must be one without a finished run: {str(place / name)!r} is in the way")
         description = {"model": model_of(found.trials).description()}
         features = found.standardisation.mean.shape
-        metrics = {
-            "dimension": found.dimension,
-            **found.reading.as_dict(),
-            **described(found.trials),
-            "doubts": list(found.doubts),
-            **of_model(found.best.trained, description, found.standardisation, features),
-        }
+        metrics = found.as_dict() | of_model(found.best.trained, description, found.standardisation, features)
         checkpoint.save_tensors(place / WEIGHTS, found.model.state_dict())
         write_json(place / METRICS, finite(metrics))  # last: with it the run is finished

@@ -9,17 +9,11 @@ from torch import Tensor
 from ..ensemble import TrainedModel
 from ..search import SearchPlan, Trial
 from ..search.search import train_trials
-from ..search.trials import by_latent_dim, doubts, lowest
+from ..search.trials import doubts, lowest, trials_as_dict
 from .config import ModelConfig
 from .several import FOLDER, claim_for_models
 
-__all__ = ["described", "model_of", "train_search"]
-
-UNITS = (
-    "held_out and by_latent_dim: -ELBO, nats per sample, of coordinates of scale 1 in the directions in which the "
-    "samples vary and one in which they do not, without the tenth of the held-out samples that fit worst; all else "
-    "here is of the samples themselves"
-)
+__all__ = ["model_of", "train_search"]
 
 
 def train_search(
@@ -33,7 +27,7 @@ def train_search(
     """
     claim_for_models(folder, identity)
     trials = train_trials(x, held_out, plan, folder / FOLDER, progress)
-    said = described(trials) | {"doubts": doubts(trials, x[0].numel())}
+    said = trials_as_dict(trials) | {"doubts": doubts(trials, x[0].numel())}
     return lowest(trials).trained, model_of(trials), said
 
 
@@ -41,28 +35,3 @@ def model_of(trials: Sequence[Trial]) -> ModelConfig:
     """The description of the best model."""
     spec = lowest(trials).spec
     return ModelConfig(spec.latent_dim, tuple(spec.hidden), log_gamma=spec.log_gamma)
-
-
-def described(trials: Sequence[Trial]) -> dict[str, Any]:
-    """What JSON says of them, and the seed of the best."""
-    return {
-        "seed": lowest(trials).spec.training.seed,
-        "trials": [_said(trial) for trial in trials],
-        "units_of_trials": UNITS,
-        "by_latent_dim": {str(kappa): loss for kappa, loss in by_latent_dim(trials).items()},
-    }
-
-
-def _said(trial: Trial) -> dict[str, Any]:
-    measured, spec = trial.trained.metrics, trial.spec
-    return {
-        "latent_dim": trial.latent_dim,
-        "hidden": list(spec.hidden),
-        "seed": spec.training.seed,
-        "active_dimensions": measured.active_dimensions,
-        "gap": measured.gap,
-        "neg_elbo": measured.neg_elbo,
-        "held_out": trial.held_out,
-        "gamma": measured.gamma,
-        "diverged_at": trial.trained.diverged_at,
-    }

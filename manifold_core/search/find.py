@@ -21,7 +21,7 @@ from ..storage.files import as_folder, as_json
 from ..storage.owner import claim, taken
 from .plan import SearchPlan
 from .search import train_trials
-from .trials import Trial, by_latent_dim, doubts, lowest
+from .trials import Trial, by_latent_dim, doubts, lowest, trials_as_dict
 
 __all__ = ["DimensionSearch", "find_dimension"]
 
@@ -98,6 +98,16 @@ class DimensionSearch:
     def by_latent_dim(self) -> dict[int, float]:
         """κ: its lowest held-out −ELBO, far higher below the manifold's dimension and level above it."""
         return by_latent_dim(self.trials)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain numbers and words, for JSON: all that is found but the models, which
+        :func:`manifold_core.save_run` keeps. What a model that diverged has measured may be NaN."""
+        return {
+            "dimension": self.dimension,
+            **self.reading.as_dict(),
+            **trials_as_dict(self.trials),
+            "doubts": list(self.doubts),
+        }
 
 
 def _counted(number: int, what: str) -> str:

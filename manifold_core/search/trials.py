@@ -3,11 +3,17 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from ..ensemble import ModelSpec, TrainedModel, all_diverged
 
-__all__ = ["Trial", "by_latent_dim", "doubts", "lowest"]
+__all__ = ["Trial", "by_latent_dim", "doubts", "lowest", "trials_as_dict"]
+
+UNITS = (
+    "held_out and by_latent_dim: -ELBO, nats per sample, of coordinates of scale 1 in the directions in which the "
+    "samples vary and one in which they do not, without the tenth of the held-out samples that fit worst; all else "
+    "here is of the samples themselves"
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,21 @@ class Trial:
         """0 if it diverged."""
         return self.trained.metrics.active_dimensions or 0
 
+    def as_dict(self) -> dict[str, Any]:
+        """As plain numbers, for JSON: what was trained, and how well."""
+        measured, spec = self.trained.metrics, self.spec
+        return {
+            "latent_dim": self.latent_dim,
+            "hidden": list(spec.hidden),
+            "seed": spec.training.seed,
+            "active_dimensions": measured.active_dimensions,
+            "gap": measured.gap,
+            "neg_elbo": measured.neg_elbo,
+            "held_out": self.held_out,
+            "gamma": measured.gamma,
+            "diverged_at": self.trained.diverged_at,
+        }
+
 
 def lowest(trials: Sequence[Trial]) -> Trial:
     """The trial of lowest held-out −ELBO.
@@ -60,6 +81,16 @@ def by_latent_dim(trials: Sequence[Trial]) -> dict[int, float]:
     for trial in sorted(_ended(trials), key=lambda trial: trial.latent_dim):
         found[trial.latent_dim] = min(trial.held_out, found.get(trial.latent_dim, math.inf))
     return found
+
+
+def trials_as_dict(trials: Sequence[Trial]) -> dict[str, Any]:
+    """What JSON says of them, and the seed of the best."""
+    return {
+        "seed": lowest(trials).spec.training.seed,
+        "trials": [trial.as_dict() for trial in trials],
+        "units_of_trials": UNITS,
+        "by_latent_dim": {str(kappa): loss for kappa, loss in by_latent_dim(trials).items()},
+    }
 
 
 def doubts(trials: Sequence[Trial], features: int) -> list[str]:

@@ -1,5 +1,6 @@
 """Active dimensions and the metrics of an evaluation, against encoders whose variances are known."""
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -57,6 +58,20 @@ def test_the_interval_is_two_standard_errors_of_the_mean_wide() -> None:
     assert mc.active_dimensions(model(), torch.rand(10, 3), threshold=0.0815).interval == (1, 2)
     assert mc.active_dimensions(model(), torch.rand(10, 3), threshold=0.0175).interval == (0, 1)
     assert mc.evaluate(model(), torch.rand(10, 3)).interval == (0, 2)
+
+
+def test_what_was_found_is_told_in_plain_numbers() -> None:
+    found = mc.active_dimensions(model(), torch.rand(10, 3), threshold=np.float32(0.0625))  # type: ignore[arg-type]
+    assert json.loads(json.dumps(found.as_dict())) == {
+        "count": 2,
+        "interval": list(found.interval),
+        "gap": found.gap,
+        "spectrum_count": found.spectrum_count,
+        "threshold": 0.0625,
+        "variance": found.variance.tolist(),
+        "standard_error": found.standard_error.tolist(),
+        "spectrum": found.spectrum.tolist(),
+    }
 
 
 def test_what_was_found_can_be_compared() -> None:

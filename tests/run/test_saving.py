@@ -1,5 +1,6 @@
 """save_run: what a search in Python has found, read back by load_run."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ def test_what_is_read_back_is_what_was_found(found: mc.DimensionSearch, tmp_path
     assert torch.equal(loaded.standardisation.undo(samples), found.standardisation.undo(samples))
     metrics = metrics_of(tmp_path / "new")
     assert metrics == loaded.metrics
+    assert metrics == metrics | json.loads(json.dumps(found.as_dict()))
     assert metrics["dimension"] == found.dimension
     assert metrics["local"] == found.local.as_dict()
     assert metrics["train"] == found.best.trained.metrics.as_dict()
