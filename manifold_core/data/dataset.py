@@ -11,7 +11,7 @@ from .standardisation import Standardisation
 __all__ = ["Dataset"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors compare element by element
 class Dataset:
     """Training and validation samples of one data set.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..arguments import check_number, described
 from ..brief import brief
 from ..errors import InputError
+from ..networks.checks import check_widths
 from .blocks import blocks
 from .checks import as_array, as_tensor
 
@@ -43,7 +44,8 @@ class Standardisation:
             channel that the data lack, or flattening images.
 
     Raises:
-        InputError: ``scale`` is not a positive, finite number, or ``mean`` not finite.
+        InputError: ``scale`` is not a positive, finite number, ``mean`` not of finite numbers, or ``sample_shape`` not
+            of positive integers.
     """
 
     mean: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64, device="cpu"))
@@ -52,11 +54,16 @@ class Standardisation:
 
     def __post_init__(self) -> None:
         # Also from as_dict.
-        given = self.mean
-        object.__setattr__(self, "mean", torch.as_tensor(given, dtype=torch.float64, device="cpu"))
-        if self.mean.dim() > 1 or not self.mean.isfinite().all():
-            raise InputError(f"mean must be finite, one number or one for each feature, got {described(given)}")
+        try:
+            mean = torch.as_tensor(self.mean, dtype=torch.float64, device="cpu")
+        except (TypeError, ValueError, RuntimeError):
+            mean = None
+        if mean is None or mean.dim() > 1 or not mean.isfinite().all():
+            raise InputError(f"mean must be finite, one number or one for each feature, got {described(self.mean)}")
+        object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "scale", check_number("scale", self.scale))
+        if self.sample_shape is not None:
+            object.__setattr__(self, "sample_shape", check_widths(self.sample_shape, "sample_shape"))
 
     def __repr__(self) -> str:
         return f"Standardisation(mean={brief(self.mean)}, scale={brief(self.scale)}, sample_shape={self.sample_shape})"

@@ -40,6 +40,7 @@ class BaseSpec:
     def __post_init__(self) -> None:
         """NumPy's numbers become Python's: a checkpoint has the specification as JSON."""
         check_config("training", self.training)
+        check_integer("data", self.data, 0)
         for one in fields(self):
             value = getattr(self, one.name)
             number = value.item() if isinstance(value, np.generic) else integer(value)

@@ -1,5 +1,6 @@
 """A finished run, read back from its folder."""
 
+import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ..models.checks import input_shape
 from ..storage import checkpoint
 from ..storage.files import as_folder
 from ..storage.finished import METRICS, WEIGHTS, finished_run
+from ..training.load import trained_in
 from .build import build_model
 from .config import ConditionConfig, ModelConfig
 
@@ -79,8 +81,7 @@ def _trained(folder: Path) -> tuple[VAE | CVAE, dict[str, Any]]:
     metrics = finished_run(folder, "folder")
     if metrics is None:
         raise InputError(
-            f"folder must hold a finished run of manifold-core train or dimension, got {str(folder)!r}, "
-            f"without {METRICS}"
+            f"folder must hold a finished run of manifold-core train or dimension, got {str(folder)!r}, {_lack(folder)}"
         )
     model = _built(metrics, folder / METRICS)
     path = folder / WEIGHTS
@@ -89,6 +90,16 @@ def _trained(folder: Path) -> tuple[VAE | CVAE, dict[str, Any]]:
     except RuntimeError as error:
         raise InputError(f"{str(path)!r} does not hold the weights of the model in {METRICS}: {error}") from error
     return model.eval(), metrics
+
+
+def _lack(folder: Path) -> str:
+    """Why a folder is none of a finished run."""
+    if not os.path.exists(folder):
+        return "which does not exist"
+    state = checkpoint.state_of(folder)
+    if state is None or trained_in(state) is None:
+        return f"without {METRICS}"
+    return f"which holds a checkpoint of a training: mc.load_weights(model, {str(folder)!r}) loads its weights"
 
 
 def _encoding(metrics: dict[str, Any]) -> Encoding | None:

@@ -1,6 +1,7 @@
 """The weights of a training, from its folder."""
 
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
 from ..models import CVAE, VAE
@@ -13,7 +14,7 @@ from .config import History
 from .snapshot import weights_back
 from .state import put_beside
 
-__all__ = ["load_weights"]
+__all__ = ["load_weights", "trained_in"]
 
 
 def load_weights(model: VAE | CVAE, folder: str | Path) -> History:
@@ -34,12 +35,12 @@ def load_weights(model: VAE | CVAE, folder: str | Path) -> History:
     model = unwrapped(model)
     place = as_folder("folder", folder)
     begun = checkpoint.load(place)
-    if begun is None or not isinstance(said := begun.state.get("identity"), dict) or "model" not in said:
+    if begun is None or (trained := trained_in(begun.state)) is None:
         has = "has none"
         if holds_finished_run(place):
             has = f"holds a finished run of the command line: mc.load_run({str(folder)!r}).model has its weights"
         raise InputError(f"folder must hold a checkpoint of manifold_core.train, got {str(folder)!r}, which {has}")
-    if where := differences(said["model"], repr(model), "model"):
+    if where := differences(trained, repr(model), "model"):
         raise InputError(f"model must be built like the one trained in {str(folder)!r}: its {where}")
     weights = {name.removeprefix("model."): part for name, part in begun.tensors.items() if name.startswith("model.")}
     try:
@@ -51,3 +52,9 @@ def load_weights(model: VAE | CVAE, folder: str | Path) -> History:
         raise InputError(f"checkpoint in {str(folder)!r} is damaged, or of another model: {error}") from error
     model.eval()
     return history
+
+
+def trained_in(state: dict[str, Any]) -> Any:
+    """The model that the checkpoint of a training says it is of; None if the checkpoint is of something else."""
+    said = state.get("identity")
+    return said.get("model") if isinstance(said, dict) else None

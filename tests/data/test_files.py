@@ -3,6 +3,7 @@ import math
 import re
 import tracemalloc
 import zipfile
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -445,11 +446,19 @@ def test_refuses_to_standardise(x, message):
         (0.0, True, "scale must be a positive, finite number, got True"),
         ([0.0, math.nan], 2.0, r"mean must be finite, one number or one for each feature, got \[0.0, nan\]$"),
         ([[0.0, 1.0]], 2.0, r"mean must be finite, one number or one for each feature, got \[\[0.0, 1.0\]\]$"),
+        ("a", 2.0, "mean must be finite, one number or one for each feature, got 'a'"),
+        (None, 2.0, "mean must be finite, one number or one for each feature, got None"),
     ],
 )
 def test_refuses_what_is_no_standardisation(mean, scale, message):
     with pytest.raises(InputError, match=message):
         Standardisation(mean, scale)
+
+
+@pytest.mark.parametrize("shape", [3, (3, 0), (2.5,)])
+def test_a_sample_shape_is_of_positive_integers(shape) -> None:
+    with pytest.raises(InputError, match=r"^sample_shape"):
+        Standardisation(0.0, 1.0, shape)
 
 
 def test_a_masked_array_that_lacks_nothing_is_one_of_numbers() -> None:
@@ -520,6 +529,8 @@ def test_a_standardisation_and_a_data_set_are_told_in_a_line() -> None:
     )
     data = Dataset("digits", torch.zeros(50, 784), torch.zeros(5, 784), torch.zeros(50).long(), manifold_dim=3)
     assert repr(data) == "Dataset('digits', train=[50, 784], validation=[5, 784], train_labels=[50])"
+    assert data == data
+    assert data != replace(data)
 
 
 def test_columns_of_unlike_units_are_warned_of() -> None:

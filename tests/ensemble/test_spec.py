@@ -62,6 +62,14 @@ def test_every_kind_wants_a_training_configuration(kind: type[mc.ModelSpec]) -> 
             kind(3, training=bad)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("kind", [mc.ModelSpec, mc.SequentialSpec, mc.ConvSpec])
+def test_data_sets_are_counted_from_0(kind: type[mc.ModelSpec]) -> None:
+    for bad in (-1, True, 0.0, "0"):
+        with pytest.raises(mc.InputError) as caught:
+            kind(3, data=bad)  # type: ignore[arg-type]
+        assert str(caught.value) == f"data must be an integer of at least 0, got {bad!r}"
+
+
 def test_flags_are_flags() -> None:
     for name in ("every_step", "share_weights"):
         with pytest.raises(mc.InputError, match=rf"^{name} must be True or False, got 'no'$"):

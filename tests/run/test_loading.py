@@ -43,10 +43,19 @@ class TestLoading:
             torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
     def test_load_run_wants_a_finished_run(self, tmp_path: Path) -> None:
-        with pytest.raises(mc.InputError, match="folder must hold a finished run"):
+        with pytest.raises(mc.InputError, match=r"folder must hold a finished run .*, without metrics\.json$"):
             load_run(tmp_path)
-        with pytest.raises(mc.InputError, match="nowhere"):
+        with pytest.raises(mc.InputError, match=r"nowhere', which does not exist$"):
             load_run(tmp_path / "nowhere")
+
+    def test_load_run_says_what_reads_a_training(self, tmp_path: Path) -> None:
+        model = mc.VAE.mlp(3, 2, (4,))
+        mc.train(model, torch.randn(20, 3), mc.TrainingConfig(steps=1), folder=tmp_path, progress=False)
+        with pytest.raises(mc.InputError, match="holds a checkpoint of a training") as refused:
+            load_run(tmp_path)
+        called = re.search(r"mc\.load_weights\(.*\)", str(refused.value))
+        assert called is not None
+        assert eval(called[0], {"mc": mc, "model": model}).step == [1]  # it works as it is written
 
     def test_load_weights_says_what_reads_a_finished_run(self, finished: dict[str, Path]) -> None:
         folder = str(finished["vectors"])
