@@ -116,7 +116,7 @@ class GaussianELBO(Joined, nn.Module):
         log_gamma: log γ, or its start if learned.
         covariance: one of the two.
         beta: weight of the KL.
-        reduction: of ``loss``, over the batch. Features and latents are always summed.
+        reduction: of ``loss`` over the batch: ``"mean"``, ``"sum"`` or ``"none"``. Features and latents are summed.
         backend: of the ops; see :func:`manifold_core.kernels.explain`.
 
     Raises:
