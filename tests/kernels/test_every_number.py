@@ -20,7 +20,8 @@ FLAGS = (
     "-fopenmp-simd",
     "-pthread",
 )
-# Units in the last place, over all float32 numbers and words. Where the results of two are multiplied or added, as in the KL, their errors add up.
+# Units in the last place, over all float32 numbers and words. If the results of two are multiplied or added, as in the
+# KL, their errors add up.
 LARGEST = {
     "exp": 1.0,
     "exp_minus_1": 1.7,
