@@ -138,6 +138,17 @@ def gaussian_nll(
 ) -> tuple[Tensor, Tensor]: ...
 
 
+@overload
+def gaussian_nll(
+    x_hat: Tensor,
+    x: Tensor,
+    log_gamma: Tensor | float | None,
+    *,
+    return_squared_error: bool,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]: ...
+
+
 def gaussian_nll(
     x_hat: Tensor,
     x: Tensor,

@@ -149,6 +149,22 @@ def rsample_kl_cholesky(
 ) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
+@overload
+def rsample_kl_cholesky(
+    mu: Tensor,
+    tril: Tensor,
+    prior_mu: Tensor | None = None,
+    prior_log_var: Tensor | None = None,
+    *,
+    per_dimension: bool = False,
+    return_variance_ratio: bool,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    first_row: int = 0,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]: ...
+
+
 def rsample_kl_cholesky(
     mu: Tensor,
     tril: Tensor,
