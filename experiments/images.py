@@ -14,7 +14,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from ..data import Dataset, load_images
-from ..data.images import fetch_images, under_labels
+from ..data.images import ImageSet, fetch_images, under_labels
 from ..training import TrainingConfig
 from . import paper
 from .tables import Cell, Plan, on_test_images
@@ -59,19 +59,19 @@ def fetch(cells: Iterable[Cell]) -> None:
         fetch_images(name)
 
 
-def images(name: str, *, labelled: bool = False) -> "partial[Dataset]":
+def images(name: ImageSet, *, labelled: bool = False) -> "partial[Dataset]":
     """Makes the data of "mnist" or "fashion-mnist": the first training and test images, scaled alike, to [0, 1]; with
     ``labelled`` also their class, in one-hot form, as the condition. The same for every seed."""
     return partial(_images, name=name, labelled=labelled)
 
 
-def _images(*, name: str, labelled: bool, n_train: int, n_validation: int, seed: int) -> Dataset:
+def _images(*, name: ImageSet, labelled: bool, n_train: int, n_validation: int, seed: int) -> Dataset:
     del seed
     return _first(name, labelled, n_train, n_validation)
 
 
 @lru_cache
-def _first(name: str, labelled: bool, n_train: int, n_validation: int) -> Dataset:
+def _first(name: ImageSet, labelled: bool, n_train: int, n_validation: int) -> Dataset:
     """One object for all seeds, which then share its memory."""
     whole = _whole(name)
     assert whole.train_labels is not None
@@ -87,7 +87,7 @@ def _first(name: str, labelled: bool, n_train: int, n_validation: int) -> Datase
 
 
 @lru_cache
-def _whole(name: str) -> Dataset:
+def _whole(name: ImageSet) -> Dataset:
     return load_images(name)
 
 

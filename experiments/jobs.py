@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from ..data import Dataset
 from ..ensemble import Spec, train_ensemble
+from ..kernels import Backend
 from .measurement import runs_of, training_samples
 from .tables import Cell, Plan, Table
 
@@ -49,7 +50,7 @@ def train_shard(
     folder: Path,
     *,
     device: str,
-    backend: str = "auto",
+    backend: Backend = "auto",
     threads: int | None = None,
     progress: bool = True,
 ) -> Part:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError
+from ..kernels import Backend
 from ..storage.files import locked, output_folder
 from . import images
 from .catalogue import IMAGES, TABLES
@@ -31,7 +32,7 @@ def reproduce(
     first_seed: int = 0,
     as_published: bool = False,
     devices: Sequence[str] = ("cpu",),
-    backend: str = "auto",
+    backend: Backend = "auto",
     progress: bool = True,
 ) -> Path:
     """Run these tables, ``"synthetic"``, ``"images"`` or ``"all"``, each into ``folder/<table>.json``, or as published
@@ -76,7 +77,7 @@ def reproduce(
     return folder
 
 
-def _check_backend(table: Table, plan: Plan, devices: Sequence[str], backend: str) -> None:
+def _check_backend(table: Table, plan: Plan, devices: Sequence[str], backend: Backend) -> None:
     try:
         backends(table, plan, devices, backend)
     except (RuntimeError, ValueError) as error:

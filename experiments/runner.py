@@ -12,6 +12,7 @@ import torch
 from .. import __version__
 from ..ensemble import explain_ensemble
 from ..errors import InputError
+from ..kernels import Backend
 from ..provenance import where
 from ..storage.differences import differences
 from ..storage.files import output_folder, write_json
@@ -33,7 +34,7 @@ def run_table(
     folder: Path,
     *,
     devices: Sequence[str] = ("cpu",),
-    backend: str = "auto",
+    backend: Backend = "auto",
     progress: bool = True,
 ) -> dict[str, Any]:
     """The content of ``folder/<table>.json``, after training what it lacks.
@@ -133,7 +134,7 @@ def provenance(devices: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def backends(table: Table, plan: Plan, devices: Sequence[str], backend: str) -> str:
+def backends(table: Table, plan: Plan, devices: Sequence[str], backend: Backend) -> str:
     """What trains the models of this plan of the table on each of the devices. Raises ValueError or RuntimeError if the
     one that was asked for cannot."""
     specs = [cell.spec for cell in table.cells(plan)]

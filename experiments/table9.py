@@ -8,7 +8,7 @@ from .tables import Cell, Plan, Table
 
 __all__ = ["TABLE"]
 
-DATA_SET, LATENT_DIM = "mnist", 32
+LATENT_DIM = 32
 COVARIANCES: dict[str, Covariance] = {"full": "cholesky", "diagonal": "diagonal"}
 
 
@@ -23,7 +23,7 @@ def _cells(plan: Plan) -> list[Cell]:
                 hidden=recipe.hidden("images", plan),
                 training=images.training(plan),
             ),
-            images.images(DATA_SET),
+            images.images("mnist"),
             (None,),
             held_out=images.HELD_OUT,
         )

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError
+from ..kernels import Backend
 from ..storage.files import OF_THE_DISK
 from .jobs import Part, Shard, in_order, train_shard
 from .tables import Plan, Table
@@ -30,7 +31,7 @@ __all__ = ["train_table"]
 
 
 def train_table(
-    table: Table, plan: Plan, folder: Path, *, devices: Sequence[str], backend: str = "auto", progress: bool = True
+    table: Table, plan: Plan, folder: Path, *, devices: Sequence[str], backend: Backend = "auto", progress: bool = True
 ) -> tuple[list[dict[str, Any]], float]:
     """The runs of a table, and the seconds that training took, side by side. Checkpoints are in ``folder``; training
     resumes from them, also with more or fewer devices of the same kind.

@@ -5,7 +5,7 @@ if __name__ != "manifold_core.kernels":
 
 from .conv_norm import conv_norm
 from .conv_transpose import conv_transpose
-from .dispatch import Choice, explain
+from .dispatch import Backend, Choice, explain
 from .gaussian_elbo import gaussian_elbo
 from .gaussian_nll import gaussian_nll
 from .lstm import lstm
@@ -13,6 +13,7 @@ from .rsample_kl import rsample_kl
 from .rsample_kl_cholesky import rsample_kl_cholesky
 
 __all__ = [
+    "Backend",
     "Choice",
     "conv_norm",
     "conv_transpose",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_floating, integer
-from .dispatch import choose_for_layer
+from .dispatch import Backend, choose_for_layer
 
 __all__ = ["check_convolution", "check_of_channels", "choose_for_images"]
 
@@ -23,8 +23,8 @@ MANY_CHANNELS, MANY_SAMPLES, MANY_ELEMENTS = 2_048, 32, 32_768  # up to this pro
 
 
 def choose_for_images(
-    backend: str, x: Tensor, weight: Tensor, *others: Tensor, backends: tuple[str, ...] = ("cpu",)
-) -> str:
+    backend: Backend, x: Tensor, weight: Tensor, *others: Tensor, backends: tuple[Backend, ...] = ("cpu",)
+) -> Backend:
     """:func:`choose_for_layer` for a convolution; only PyTorch computes one in half precision on a CPU."""
     return choose_for_layer(backend, (x, weight, *others), backends=backends, dtypes=CPU_DTYPES, worth_it=_worth_it)
 

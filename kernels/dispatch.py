@@ -4,13 +4,17 @@ import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from . import extension
 
-__all__ = ["BACKENDS", "Choice", "choose", "choose_for_layer", "explain"]
+__all__ = ["BACKENDS", "Backend", "Choice", "choose", "choose_for_layer", "explain"]
+
+Backend = Literal["auto", "reference", "cpu", "cuda", "triton"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 OLDEST = (7, 5)  # compute capability of the oldest GPUs that csrc/cuda is compiled for
@@ -27,7 +31,7 @@ class Choice:
         reason: a sentence without a full stop.
     """
 
-    backend: str
+    backend: Backend
     reason: str
 
 
@@ -87,10 +91,9 @@ _CANNOT: dict[str, Callable[[tuple[Tensor | None, ...]], str]] = {
     "cuda": _cuda_cannot,
     "triton": _triton_cannot,
 }
-BACKENDS = ("reference", *_CANNOT)
 
 
-def explain(*tensors: Tensor | None, backend: str = "auto") -> Choice:
+def explain(*tensors: Tensor | None, backend: Backend = "auto") -> Choice:
     """Which backend serves an op of the ELBO called with these tensors, and why.
 
     Args:
@@ -109,25 +112,25 @@ def explain(*tensors: Tensor | None, backend: str = "auto") -> Choice:
     return Choice(*_choose(backend, tensors))
 
 
-def choose(backend: str, *tensors: Tensor | None) -> str:
+def choose(backend: Backend, *tensors: Tensor | None) -> Backend:
     """The name that :func:`explain` gives."""
     return _choose(backend, tensors)[0]
 
 
-def _choose(backend: str, tensors: tuple[Tensor | None, ...]) -> tuple[str, str]:
+def _choose(backend: Backend, tensors: tuple[Tensor | None, ...]) -> tuple[Backend, str]:
     """Name and reason; no Choice, since making one takes longer than choosing."""
     if backend == "auto":
         if cpu_cannot := _cpu_cannot(tensors):
             return _without_cpu(tensors, cpu_cannot)
         return "cpu", "compiled kernels for CPU tensors"
     if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {('auto', *BACKENDS)}, got {backend!r}")
+        raise ValueError(f"backend must be one of {BACKENDS}, got {backend!r}")
     if backend != "reference" and (obstacle := _CANNOT[backend](tensors)):
         raise RuntimeError(f"backend {backend!r} cannot serve this call: {obstacle}")
     return backend, "asked for by name"
 
 
-def _without_cpu(tensors: tuple[Tensor | None, ...], cpu_cannot: str) -> tuple[str, str]:
+def _without_cpu(tensors: tuple[Tensor | None, ...], cpu_cannot: str) -> tuple[Backend, str]:
     """The choice of ``"auto"`` for tensors that the CPU kernels cannot serve.
 
     For CUDA tensors the C++ kernels come first. Inside a CUDA graph on an H100 either kind is faster at some sizes; but
@@ -146,13 +149,13 @@ def _without_cpu(tensors: tuple[Tensor | None, ...], cpu_cannot: str) -> tuple[s
 
 
 def choose_for_layer(
-    backend: str,
+    backend: Backend,
     tensors: tuple[Tensor, ...],
     *,
-    backends: tuple[str, ...],
+    backends: tuple[Backend, ...],
     dtypes: frozenset[torch.dtype],
     worth_it: Callable[[tuple[Tensor, ...]], bool],
-) -> str:
+) -> Backend:
     """The same for the op of a layer, whose reference is PyTorch's own layer, often the faster one.
 
     Args:

@@ -10,12 +10,13 @@ from torch.nn.functional import conv2d
 from ..batch_norm_relu import batch_norm_relu
 from ..checks import check_flag, check_floating, real
 from ..convolution import check_convolution, check_of_channels, choose_for_images
+from ..dispatch import Backend
 from ..registration import Operator, Schema
 from . import reference
 
 __all__ = ["BACKENDS", "conv_norm"]
 
-BACKENDS = ("cpu", "cuda")  # that have kernels
+BACKENDS: tuple[Backend, ...] = ("cpu", "cuda")  # that have kernels
 INPUTS = "Tensor x, Tensor weight, Tensor norm_weight, Tensor norm_bias"
 OPTIONS = "SymInt stride, SymInt padding, float eps, bool relu"
 
@@ -102,7 +103,7 @@ def conv_norm(
     padding: int = 0,
     eps: float = 1e-5,
     relu: bool = True,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y = max(0, (u − E[u]) / √(Var[u] + eps) · norm_weight + norm_bias) + residual,  u = x ∗ weight.
 

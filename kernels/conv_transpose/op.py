@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..convolution import check_convolution, check_of_channels, choose_for_images
+from ..dispatch import Backend
 from ..registration import Operator, Schema
 from . import reference
 
@@ -60,7 +61,7 @@ OPERATOR = Operator(
 
 
 def conv_transpose(
-    x: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 1, padding: int = 0, backend: str = "auto"
+    x: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 1, padding: int = 0, backend: Backend = "auto"
 ) -> Tensor:
     """y = xᵀ ∗ weight + bias: what :class:`torch.nn.ConvTranspose2d` computes.
 

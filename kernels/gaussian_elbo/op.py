@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..checks import accumulation_dtype, check_floating, check_of_samples, real
-from ..dispatch import choose
+from ..dispatch import Backend, choose
 from ..gaussian_nll.op import gradients, prepare
 from ..registration import Operator, Schema
 from . import reference
@@ -105,7 +105,7 @@ OPERATOR = Operator(
 
 
 def gaussian_elbo(
-    x_hat: Tensor, x: Tensor, log_gamma: Tensor | float, kl: Tensor, *, beta: float = 1.0, backend: str = "auto"
+    x_hat: Tensor, x: Tensor, log_gamma: Tensor | float, kl: Tensor, *, beta: float = 1.0, backend: Backend = "auto"
 ) -> tuple[Tensor, Tensor, Tensor]:
     """loss = (1/B) Σ_b (nll_b + β kl_b),  nll_b = ½ (‖x − x̂‖² / γ + d log 2πγ),  with γ = exp(log_gamma).
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..batch_sums import mean_of_batch
 from ..checks import accumulation_dtype, check_alike, check_flag, check_floating, real
-from ..dispatch import choose
+from ..dispatch import Backend, choose
 from ..registration import Operator, Schema
 from . import reference
 
@@ -123,7 +123,7 @@ def gaussian_nll(
     log_gamma: Tensor | float | None,
     *,
     return_squared_error: Literal[False] = False,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor: ...
 
 
@@ -134,7 +134,7 @@ def gaussian_nll(
     log_gamma: Tensor | float | None,
     *,
     return_squared_error: Literal[True],
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -145,7 +145,7 @@ def gaussian_nll(
     log_gamma: Tensor | float | None,
     *,
     return_squared_error: bool,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]: ...
 
 
@@ -155,7 +155,7 @@ def gaussian_nll(
     log_gamma: Tensor | float | None,
     *,
     return_squared_error: bool = False,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """−log N(x; x̂, γI) = ½ (‖x − x̂‖² / γ + d log 2πγ)  per sample, with γ = exp(log_gamma) the decoder VARIANCE.
 

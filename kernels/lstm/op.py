@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_floating
-from ..dispatch import choose_for_layer
+from ..dispatch import Backend, choose_for_layer
 from ..registration import Operator, Schema
 from . import reference
 
@@ -24,7 +24,7 @@ FEWEST_SAMPLES = {32: 1, 64: 16, 256: 128}  # up to this many units: from this m
 MOST_PADDING = 2**24  # elements kept for samples that only fill up a tile
 
 
-def choose_for_sequences(backend: str, x: Tensor, *weights: Tensor) -> str:
+def choose_for_sequences(backend: Backend, x: Tensor, *weights: Tensor) -> Backend:
     """:func:`choose_for_layer` for the arguments of :func:`lstm`."""
     return choose_for_layer(backend, (x, *weights), backends=("cpu",), dtypes=CPU_DTYPES, worth_it=_worth_it)
 
@@ -89,7 +89,7 @@ OPERATOR = Operator(
 
 
 def lstm(
-    x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor, *, backend: str = "auto"
+    x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor, *, backend: Backend = "auto"
 ) -> Tensor:
     """y_l = h_l = σ(o) tanh(c_l), c_l = σ(f) c_{l−1} + σ(i) tanh(g), with (i, f, g, o) = W_ih x_l + b_ih + W_hh h_{l−1}
     + b_hh and h_0 = c_0 = 0: what :class:`torch.nn.LSTM` of one layer computes, whose weights these are.

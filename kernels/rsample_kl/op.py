@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..autograd import empty_gradient
 from ..checks import accumulation_dtype, check_alike, check_first_row, check_flag, check_optional_rows, check_prior
-from ..dispatch import choose
+from ..dispatch import Backend, choose
 from ..random import draw_seed
 from ..registration import Operator, Schema
 from . import reference
@@ -109,7 +109,7 @@ def rsample_kl(
     seed: int | Tensor | None = None,
     generator: torch.Generator | None = None,
     first_row: int = 0,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -126,7 +126,7 @@ def rsample_kl(
     seed: int | Tensor | None = None,
     generator: torch.Generator | None = None,
     first_row: int = 0,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
@@ -143,7 +143,7 @@ def rsample_kl(
     seed: int | Tensor | None = None,
     generator: torch.Generator | None = None,
     first_row: int = 0,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]: ...
 
 
@@ -159,7 +159,7 @@ def rsample_kl(
     seed: int | Tensor | None = None,
     generator: torch.Generator | None = None,
     first_row: int = 0,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
     """z = (μ + σ ⊙ ε) ⊙ w,  KL[N(μ, σ²) ‖ N(m, s²)] = ½ Σⱼ ((μⱼ − mⱼ)²/sⱼ² + σⱼ²/sⱼ² − 1 − log σⱼ²/sⱼ²),  ε ~ N(0, I).
 

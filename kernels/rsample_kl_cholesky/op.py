@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..autograd import empty_gradient
 from ..checks import accumulation_dtype, check_first_row, check_flag, check_floating, check_prior
-from ..dispatch import choose
+from ..dispatch import Backend, choose
 from ..random import draw_seed
 from ..registration import Operator, Schema
 from . import reference
@@ -129,7 +129,7 @@ def rsample_kl_cholesky(
     seed: int | Tensor | None = None,
     generator: torch.Generator | None = None,
     first_row: int = 0,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -145,7 +145,7 @@ def rsample_kl_cholesky(
     seed: int | Tensor | None = None,
     generator: torch.Generator | None = None,
     first_row: int = 0,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
@@ -161,7 +161,7 @@ def rsample_kl_cholesky(
     seed: int | Tensor | None = None,
     generator: torch.Generator | None = None,
     first_row: int = 0,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]: ...
 
 
@@ -176,7 +176,7 @@ def rsample_kl_cholesky(
     seed: int | Tensor | None = None,
     generator: torch.Generator | None = None,
     first_row: int = 0,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
     """z = μ + L ε,  KL[N(μ, L Lᵀ) ‖ N(m, s²)] = ½ Σᵢ ((μᵢ − mᵢ)²/sᵢ² + Σⱼ Lᵢⱼ²/sᵢ² − 1 − log Lᵢᵢ²/sᵢ²),  ε ~ N(0, I).
 

@@ -12,7 +12,7 @@ import torch
 from .. import __version__
 from ..data import find_images
 from ..data.files import sample_shape
-from ..data.images import IMAGE_SETS
+from ..data.images import IMAGE_SETS, ImageSet
 from ..distributed import group_of_torchrun
 from ..errors import InputError
 from ..kernels import explain
@@ -237,7 +237,7 @@ def _device(name: str) -> str:
     return name
 
 
-def _where(name: str) -> Path | str:
+def _where(name: ImageSet) -> Path | str:
     try:
         return find_images(name) or "not found; would be downloaded"
     except InputError as error:

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +19,18 @@ from .dataset import Dataset
 from .encoding import OneHot
 from .idx import read_idx, unpacked
 
-__all__ = ["ENVIRONMENT_VARIABLE", "IMAGE_SETS", "fetch_images", "find_images", "load_images", "under_labels"]
+__all__ = [
+    "ENVIRONMENT_VARIABLE",
+    "IMAGE_SETS",
+    "ImageSet",
+    "fetch_images",
+    "find_images",
+    "load_images",
+    "under_labels",
+]
 
+ImageSet = Literal["mnist", "fashion-mnist"]
+IMAGE_SETS: tuple[ImageSet, ...] = get_args(ImageSet)
 ENVIRONMENT_VARIABLE = "MANIFOLD_CORE_DATA"
 CLASSES = 10  # of either set
 
@@ -38,7 +49,6 @@ SHA256 = {
         "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     },
 }
-IMAGE_SETS = tuple(SHA256)
 # In order of preference; a file is at <mirror><file>.gz. What comes over plain http is checked like the rest.
 MIRRORS = {
     "mnist": (
@@ -56,7 +66,7 @@ SYSTEM_FOLDERS = {"fashion-mnist": Path("/usr/share/datasets/fashion-mnist")}
 _REMEDY = f"give the folder that holds them (argument folder, or environment variable {ENVIRONMENT_VARIABLE})"
 
 
-def load_images(name: str, folder: str | Path | None = None) -> Dataset:
+def load_images(name: ImageSet, folder: str | Path | None = None) -> Dataset:
     """Images of "mnist" or "fashion-mnist", pixels divided by 255, with their labels.
 
     The files are those that `find_images` finds. If it finds none, they are downloaded to the user's cache folder
@@ -89,7 +99,7 @@ def load_images(name: str, folder: str | Path | None = None) -> Dataset:
     )
 
 
-def fetch_images(name: str, folder: str | Path | None = None) -> Path:
+def fetch_images(name: ImageSet, folder: str | Path | None = None) -> Path:
     """The folder of their files, which are downloaded if there is none; see :func:`load_images`."""
     return find_images(name, folder) or _download(name)
 
@@ -105,7 +115,7 @@ def under_labels(data: Dataset) -> Dataset:
     )
 
 
-def find_images(name: str, folder: str | Path | None = None) -> Path | None:
+def find_images(name: ImageSet, folder: str | Path | None = None) -> Path | None:
     """Folder on this machine that holds the files of ``name``, or None; never downloads.
 
     Searched in this order: ``folder``; the folder named by the environment variable ``MANIFOLD_CORE_DATA``; where
@@ -118,8 +128,8 @@ def find_images(name: str, folder: str | Path | None = None) -> Path | None:
         InputError: ``name`` is unknown, ``folder`` is given and lacks the files, or ``MANIFOLD_CORE_DATA`` names no
             folder.
     """
-    if name not in SHA256:
-        raise InputError(f"name must be one of {', '.join(map(repr, SHA256))}, got {name!r}")
+    if name not in IMAGE_SETS:
+        raise InputError(f"name must be one of {', '.join(map(repr, IMAGE_SETS))}, got {name!r}")
     if folder is not None:
         return _in_given_folder(as_folder("folder", folder), name)
     candidates = []

@@ -8,14 +8,13 @@ from torch import Tensor
 
 from ..arguments import check_integer
 from ..errors import InputError
-from ..kernels import extension
-from ..kernels.dispatch import Choice, explain
+from ..kernels import Backend, Choice, explain, extension
 from ..models.checks import check_tensor
 from .spec import ModelSpec, Spec, check_kinds, weights
 
 __all__ = ["BACKENDS", "check_threads", "choose", "explain_ensemble"]
 
-BACKENDS = ("reference", "cpu", "cuda")
+BACKENDS: tuple[Backend, ...] = ("auto", "reference", "cpu", "cuda")
 
 # From this many weights in a model on, PyTorch's matrix products are faster than a fused step with all threads at work,
 # and this many samples are work for one thread. On two cores the engine was this many times as fast as the loop: with
@@ -25,7 +24,9 @@ LARGE = 2**20
 OF_A_THREAD = 512
 
 
-def explain_ensemble(specs: Sequence[Spec], x: Tensor, *, backend: str = "auto", threads: int | None = None) -> Choice:
+def explain_ensemble(
+    specs: Sequence[Spec], x: Tensor, *, backend: Backend = "auto", threads: int | None = None
+) -> Choice:
     """Which backend :func:`train_ensemble` takes for these specifications, and why.
 
     Args:
@@ -49,11 +50,11 @@ def check_threads(threads: int | None) -> int:
 
 
 def choose(
-    specs: Sequence[Spec], x: Tensor, shapes: Sequence[tuple[int, int]], backend: str, threads: int = 1
+    specs: Sequence[Spec], x: Tensor, shapes: Sequence[tuple[int, int]], backend: Backend, threads: int = 1
 ) -> Choice:
     """``shapes``: number of samples and width of each model's data; if there are none, no model counts as large."""
-    if backend not in ("auto", *BACKENDS):
-        raise InputError(f"backend must be one of {('auto', *BACKENDS)}, got {backend!r}")
+    if backend not in BACKENDS:
+        raise InputError(f"backend must be one of {BACKENDS}, got {backend!r}")
     choice = explain(x, backend=backend)
     if choice.backend == "triton":
         return Choice("reference", f"there is no engine in Triton, and {extension.cuda_missing_because}")

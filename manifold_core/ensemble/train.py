@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ..arguments import check_seconds
 from ..errors import InputError
+from ..kernels import Backend
 from ..metrics.evaluation import Metrics, metrics_of
 from ..models import CVAE, VAE
 from ..models.scale import warn_of_condition, warn_of_scale
@@ -80,7 +81,7 @@ def train_ensemble(
     specs: Sequence[BaseSpec],
     data: SamplesLike | Sequence[SamplesLike],
     *,
-    backend: str = "auto",
+    backend: Backend = "auto",
     threads: int | None = None,
     folder: str | Path | None = None,
     checkpoint_seconds: float = 30.0,
@@ -168,7 +169,7 @@ def train_ensemble(
     ]
 
 
-def _as_begun(begun: checkpoint.Checkpoint, specs: Sequence[Spec], x: Tensor) -> str | None:
+def _as_begun(begun: checkpoint.Checkpoint, specs: Sequence[Spec], x: Tensor) -> Backend | None:
     """The backend of the checkpoint if it serves here: with other threads, the choice might be another."""
     identity = begun.state.get("identity")
     backend = identity.get("backend") if isinstance(identity, dict) else None
@@ -209,7 +210,7 @@ def _by_reference(
     return trained
 
 
-def _identity(backend: str, specs: Sequence[Spec], fingerprints: list[str]) -> dict[str, Any]:
+def _identity(backend: Backend, specs: Sequence[Spec], fingerprints: list[str]) -> dict[str, Any]:
     """What the checkpoint of an ensemble must agree on."""
     return {"backend": backend, "data": fingerprints, "specs": as_json([asdict(spec) for spec in specs], "specs")}
 
@@ -225,7 +226,7 @@ def _restore(state: EngineState, found: checkpoint.Checkpoint, identity: dict[st
 
 def _run(
     state: EngineState,
-    backend: str,
+    backend: Backend,
     threads: int,
     folder: Path | None,
     begun: checkpoint.Checkpoint | None,

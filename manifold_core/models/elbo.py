@@ -15,7 +15,7 @@ from ..distributed import Joined, joined_mean
 from ..errors import InputError
 from ..kernels.batch_sums import mean_of_batch, sum_of_batch
 from ..kernels.checks import accumulation_dtype, check_of_samples, check_optional_rows, real
-from ..kernels.dispatch import BACKENDS
+from ..kernels.dispatch import BACKENDS, Backend
 from ..kernels.gaussian_elbo import gaussian_elbo
 from ..kernels.gaussian_nll import gaussian_nll, nll_of, optimal_log_gamma
 from ..kernels.rsample_kl import rsample_kl
@@ -133,7 +133,7 @@ class GaussianELBO(Joined, nn.Module):
     covariance: Covariance
     beta: float
     reduction: Reduction
-    backend: str
+    backend: Backend
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class GaussianELBO(Joined, nn.Module):
         covariance: Covariance = "diagonal",
         beta: float = 1.0,
         reduction: Reduction = "mean",
-        backend: str = "auto",
+        backend: Backend = "auto",
     ) -> None:
         super().__init__()
         if not _is_finite(log_gamma):
@@ -172,8 +172,8 @@ class GaussianELBO(Joined, nn.Module):
                 hint = "; float(beta) converts it" if isinstance(value, Tensor) else ""  # it would get no gradient
                 raise InputError(f"beta must be a finite number, not negative, got {described(value)}{hint}")
             value = float(value)  # torch.compile has NumPy's numbers as arrays
-        elif name == "backend" and value not in ("auto", *BACKENDS):
-            raise InputError(f"backend must be one of {('auto', *BACKENDS)}, got {described(value)}")
+        elif name == "backend" and value not in BACKENDS:
+            raise InputError(f"backend must be one of {BACKENDS}, got {described(value)}")
         super().__setattr__(name, value)
 
     def reset_parameters(self) -> None:

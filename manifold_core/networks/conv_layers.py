@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from ..kernels import conv_norm, conv_transpose
+from ..kernels import Backend, conv_norm, conv_transpose
 from ..kernels.conv_norm.op import BACKENDS
 from ..kernels.convolution import choose_for_images
 from .normalisation import BatchNorm2d
@@ -12,7 +12,7 @@ __all__ = ["ConvNorm", "ConvTranspose2d"]
 
 
 class _OfImages(Served):
-    def chosen(self, x: Tensor, weight: Tensor, *others: Tensor, backends: tuple[str, ...] = ("cpu",)) -> str:
+    def chosen(self, x: Tensor, weight: Tensor, *others: Tensor, backends: tuple[Backend, ...] = ("cpu",)) -> Backend:
         """Which of these backends computes it, or "reference". Those for the CPU take dense tensors."""
         if left_to_pytorch(x) or x.dim() != 4 or (x.is_cpu and not weight.is_contiguous()):
             return "reference"

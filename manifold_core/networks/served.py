@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
+from ..kernels import Backend
+
 __all__ = ["Served", "by_pytorch", "left_to_pytorch", "watched"]
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -15,7 +17,7 @@ Module = TypeVar("Module", bound=nn.Module)
 class Served:
     """A layer whose ``backend`` is "auto", or "reference" for PyTorch's own ops."""
 
-    backend = "auto"
+    backend: Backend = "auto"
 
 
 def by_pytorch(network: Module) -> Module:
