@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from ..storage.files import AnyPath
 from .arrays import checked_samples, split
 from .dataset import Dataset
 from .encoding import TO_LABELS, checked_condition
@@ -20,12 +21,12 @@ SUFFIXES = (".npy", ".npz", ".csv")
 
 
 def load_file(
-    path: str | Path,
+    path: AnyPath,
     validation_fraction: float = 0.1,
     seed: int = 0,
     *,
     standardise: bool = False,
-    condition: str | Path | None = None,
+    condition: AnyPath | None = None,
 ) -> Dataset:
     """Numbers in a .npy, .npz or .csv file as float32, split at random into training and validation samples.
 
@@ -71,12 +72,12 @@ def load_file(
         place = Path(condition)
         of_samples = place.exists() and place.samefile(path)
         if of_samples and path.suffix.lower() != ".npz":
-            raise InputError(f"condition must be another file than that of the samples, got {str(condition)!r}")
-        conditions = checked_condition(_read(place, "c", by_name=of_samples), len(source), str(condition))
+            raise InputError(f"condition must be another file than that of the samples, got {str(place)!r}")
+        conditions = checked_condition(_read(place, "c", by_name=of_samples), len(source), str(place))
     return split(source, path.stem, str(path), validation_fraction, seed, standardise, conditions)
 
 
-def sample_shape(path: str | Path) -> tuple[int, ...]:
+def sample_shape(path: AnyPath) -> tuple[int, ...]:
     """The shape of the samples that :func:`load_file` makes of a .npy or .npz file, without reading those of a .npy.
 
     Raises:

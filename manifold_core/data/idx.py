@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from ..storage.files import AnyPath
 
 __all__ = ["read_idx", "unpacked"]
 
@@ -45,7 +46,7 @@ def unpacked(path: Path) -> Iterator[BinaryIO]:
         raise InputError(f"{path}: cannot be read ({error})") from error
 
 
-def read_idx(path: str | Path) -> npt.NDArray[np.uint8]:
+def read_idx(path: AnyPath) -> npt.NDArray[np.uint8]:
     """Array in an IDX file of unsigned bytes, as it is or packed with gzip (told by content, not by name).
 
     An IDX file is two zero bytes, the element type (0x08 for unsigned bytes, the only one read here), the number of

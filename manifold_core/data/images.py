@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..storage.files import as_folder
+from ..storage.files import AnyPath, as_folder
 from .dataset import Dataset
 from .encoding import OneHot
 from .idx import read_idx, unpacked
@@ -66,7 +66,7 @@ SYSTEM_FOLDERS = {"fashion-mnist": Path("/usr/share/datasets/fashion-mnist")}
 _REMEDY = f"give the folder that holds them (argument folder, or environment variable {ENVIRONMENT_VARIABLE})"
 
 
-def load_images(name: ImageSet, folder: str | Path | None = None) -> Dataset:
+def load_images(name: ImageSet, folder: AnyPath | None = None) -> Dataset:
     """Images of "mnist" or "fashion-mnist", pixels divided by 255, with their labels.
 
     The files are those that `find_images` finds. If it finds none, they are downloaded to the user's cache folder
@@ -99,7 +99,7 @@ def load_images(name: ImageSet, folder: str | Path | None = None) -> Dataset:
     )
 
 
-def fetch_images(name: ImageSet, folder: str | Path | None = None) -> Path:
+def fetch_images(name: ImageSet, folder: AnyPath | None = None) -> Path:
     """The folder of their files, which are downloaded if there is none; see :func:`load_images`."""
     return find_images(name, folder) or _download(name)
 
@@ -115,7 +115,7 @@ def under_labels(data: Dataset) -> Dataset:
     )
 
 
-def find_images(name: ImageSet, folder: str | Path | None = None) -> Path | None:
+def find_images(name: ImageSet, folder: AnyPath | None = None) -> Path | None:
     """Folder on this machine that holds the files of ``name``, or None; never downloads.
 
     Searched in this order: ``folder``; the folder named by the environment variable ``MANIFOLD_CORE_DATA``; where

@@ -20,7 +20,7 @@ from ..metrics.evaluation import Metrics, metrics_of
 from ..models import CVAE, VAE
 from ..models.scale import warn_of_condition, warn_of_scale
 from ..storage import checkpoint
-from ..storage.files import OF_THE_DISK, as_folder, as_json
+from ..storage.files import OF_THE_DISK, AnyPath, as_folder, as_json
 from ..storage.owner import announce, check_identity, claim, taken
 from ..training import Diverged, History
 from ..training.checks import check_gradients
@@ -83,7 +83,7 @@ def train_ensemble(
     *,
     backend: Backend = "auto",
     threads: int | None = None,
-    folder: str | Path | None = None,
+    folder: AnyPath | None = None,
     checkpoint_seconds: float = 30.0,
     progress: bool = True,
 ) -> list[TrainedModel]:

@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..models import CVAE, VAE
 from ..models.checks import input_shape
 from ..storage import checkpoint
-from ..storage.files import as_folder
+from ..storage.files import AnyPath, as_folder
 from ..storage.finished import METRICS, WEIGHTS, finished_run
 from ..training.load import trained_in
 from .build import build_model
@@ -49,7 +49,7 @@ class FinishedRun:
         )
 
 
-def load_run(folder: str | Path) -> FinishedRun:
+def load_run(folder: AnyPath) -> FinishedRun:
     """The trained model of a finished run of ``manifold-core train`` or ``dimension``, or of a search kept by
     :func:`manifold_core.save_run`, with what is needed to apply it to data in their own units:
     ``active_dimensions(found.model, found.standardisation.apply(x))``, ``found.standardisation.undo(model.sample(n))``,
@@ -65,7 +65,8 @@ def load_run(folder: str | Path) -> FinishedRun:
     Raises:
         InputError: no folder, no finished run in it, or one of an earlier version, which kept no standardisation.
     """
-    model, metrics = _trained(as_folder("folder", folder))
+    folder = as_folder("folder", folder)
+    model, metrics = _trained(folder)
     try:
         kept = metrics["standardisation"]
         standardisation = Standardisation(kept["mean"], kept["scale"], input_shape(model.encoder))

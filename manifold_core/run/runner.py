@@ -13,7 +13,7 @@ from ..ensemble.spec import Spec
 from ..errors import InputError
 from ..metrics.active import check_known
 from ..metrics.evaluation import evaluate
-from ..storage.files import as_folder, locked, output_folder
+from ..storage.files import AnyPath, as_folder, locked, output_folder
 from ..storage.finished import METRICS
 from ..storage.owner import announce
 from ..training import Diverged, train
@@ -29,7 +29,7 @@ __all__ = ["run"]
 
 
 def run(
-    config: RunConfig | SearchConfig, folder: str | Path, progress: bool = True, process_group: Group = None
+    config: RunConfig | SearchConfig, folder: AnyPath, progress: bool = True, process_group: Group = None
 ) -> dict[str, Any]:
     """Train, evaluate, and write ``metrics.json``, ``weights.safetensors`` and PNG pictures into one folder.
 

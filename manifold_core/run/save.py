@@ -1,11 +1,9 @@
 """What a search in Python has found, as the folder of a run."""
 
-from pathlib import Path
-
 from ..errors import InputError
 from ..search import DimensionSearch
 from ..storage import checkpoint
-from ..storage.files import as_folder, finite, locked, output_folder, write_json
+from ..storage.files import AnyPath, as_folder, finite, locked, output_folder, write_json
 from ..storage.finished import METRICS, WEIGHTS
 from .results import of_model
 from .searching import model_of
@@ -13,7 +11,7 @@ from .searching import model_of
 __all__ = ["save_run"]
 
 
-def save_run(found: DimensionSearch, folder: str | Path) -> None:
+def save_run(found: DimensionSearch, folder: AnyPath) -> None:
     """Write what :func:`manifold_core.find_dimension` found into a folder, for :func:`manifold_core.load_run`: the best
     model as ``weights.safetensors``, and ``metrics.json`` as ``manifold-core dimension`` writes it, except for what
     that measures on the held-out samples.

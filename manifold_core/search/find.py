@@ -3,7 +3,6 @@
 import warnings
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor
@@ -17,7 +16,7 @@ from ..metrics.local import LocalDimensions
 from ..metrics.reading import Reading
 from ..models import VAE
 from ..storage import checkpoint
-from ..storage.files import as_folder, as_json
+from ..storage.files import AnyPath, as_folder, as_json
 from ..storage.owner import claim, taken
 from .plan import SearchPlan
 from .search import train_trials
@@ -118,7 +117,7 @@ def find_dimension(
     x: Any,
     plan: SearchPlan | None = None,
     *,
-    folder: str | Path | None = None,
+    folder: AnyPath | None = None,
     progress: bool = True,
 ) -> DimensionSearch:
     """The dimension of the manifold that the samples lie on: trains VAEs with fewer and fewer latent dimensions, takes

@@ -17,6 +17,7 @@ from ..errors import InputError
 
 __all__ = [
     "OF_THE_DISK",
+    "AnyPath",
     "as_folder",
     "as_json",
     "finite",
@@ -26,7 +27,7 @@ __all__ = [
     "write_json",
 ]
 
-
+AnyPath = str | os.PathLike[str]
 # Errors for which no program is to blame: the disk is full, or fails.
 OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 

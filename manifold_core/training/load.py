@@ -1,6 +1,5 @@
 """The weights of a training, from its folder."""
 
-from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
@@ -8,7 +7,7 @@ from ..models import CVAE, VAE
 from ..models.inputs import unwrapped
 from ..storage import checkpoint
 from ..storage.differences import differences
-from ..storage.files import as_folder
+from ..storage.files import AnyPath, as_folder
 from ..storage.finished import holds_finished_run
 from .config import History
 from .snapshot import weights_back
@@ -17,7 +16,7 @@ from .state import put_beside
 __all__ = ["load_weights", "trained_in"]
 
 
-def load_weights(model: VAE | CVAE, folder: str | Path) -> History:
+def load_weights(model: VAE | CVAE, folder: AnyPath) -> History:
     """Load into ``model`` the weights that :func:`manifold_core.train` kept in a folder, whether training finished or
     was stopped, and put it into evaluation mode. To train on, call ``train`` with that folder.
 
@@ -38,10 +37,10 @@ def load_weights(model: VAE | CVAE, folder: str | Path) -> History:
     if begun is None or (trained := trained_in(begun.state)) is None:
         has = "has none"
         if holds_finished_run(place):
-            has = f"holds a finished run of the command line: mc.load_run({str(folder)!r}).model has its weights"
-        raise InputError(f"folder must hold a checkpoint of manifold_core.train, got {str(folder)!r}, which {has}")
+            has = f"holds a finished run of the command line: mc.load_run({str(place)!r}).model has its weights"
+        raise InputError(f"folder must hold a checkpoint of manifold_core.train, got {str(place)!r}, which {has}")
     if where := differences(trained, repr(model), "model"):
-        raise InputError(f"model must be built like the one trained in {str(folder)!r}: its {where}")
+        raise InputError(f"model must be built like the one trained in {str(place)!r}: its {where}")
     weights = {name.removeprefix("model."): part for name, part in begun.tensors.items() if name.startswith("model.")}
     try:
         history = History(**begun.state["history"])
@@ -49,7 +48,7 @@ def load_weights(model: VAE | CVAE, folder: str | Path) -> History:
             model.load_state_dict(weights)
             put_beside(model, begun.tensors)
     except (KeyError, RuntimeError, TypeError) as error:
-        raise InputError(f"checkpoint in {str(folder)!r} is damaged, or of another model: {error}") from error
+        raise InputError(f"checkpoint in {str(place)!r} is damaged, or of another model: {error}") from error
     model.eval()
     return history
 

@@ -28,7 +28,7 @@ from ..models.scale import warn_of_condition, warn_of_scale
 from ..modes import evaluation_mode, put_into_training_mode
 from ..networks.residual import channels_last
 from ..storage import checkpoint
-from ..storage.files import as_folder, as_json
+from ..storage.files import AnyPath, as_folder, as_json
 from ..storage.owner import announce, taken
 from .checks import check_gradients, check_group, check_precision, check_tensors, check_weights
 from .config import Diverged, History, TrainingConfig, check_config, record_every
@@ -62,7 +62,7 @@ def train(
     config: TrainingConfig = TrainingConfig(),
     *,
     condition: Tensor | None = None,
-    folder: str | Path | None = None,
+    folder: AnyPath | None = None,
     identity: dict[str, Any] | None = None,
     checkpoint_seconds: float = 10.0,
     progress: bool | Bar = True,
@@ -149,7 +149,7 @@ def turns(
     config: TrainingConfig,
     *,
     condition: Tensor | None = None,
-    folder: str | Path | None = None,
+    folder: AnyPath | None = None,
     identity: dict[str, Any] | None = None,
     checkpoint_seconds: float = 10.0,
     progress: bool | Bar = True,

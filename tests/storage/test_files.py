@@ -3,13 +3,16 @@
 import errno
 import fcntl
 import os
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from instruction_sets import NEEDS_COMPILED
@@ -18,8 +21,10 @@ from manifold_core.experiments.reproduce import reproduce
 import manifold_core as mc
 from manifold_core import cli
 from manifold_core.cli import commands
+from manifold_core.data import find_images, load_file
+from manifold_core.run import ModelConfig, RunConfig, run
 from manifold_core.storage import checkpoint
-from manifold_core.storage.files import as_folder, locked, write_json
+from manifold_core.storage.files import AnyPath, as_folder, locked, write_json
 
 HOLDER = """
 import sys
@@ -31,13 +36,13 @@ with locked(Path(sys.argv[1])):
 """
 
 
-def train_one(folder: Path) -> object:
+def train_one(folder: AnyPath) -> object:
     torch.manual_seed(0)
     config = mc.TrainingConfig(steps=2, batch_size=4)
     return mc.train(mc.VAE.mlp(5, 2), torch.arange(45.0).reshape(9, 5).sin(), config, folder=folder, progress=False)
 
 
-def train_many(folder: Path, backend: str = "auto") -> object:
+def train_many(folder: AnyPath, backend: str = "auto") -> object:
     spec = mc.ModelSpec(2, training=mc.TrainingConfig(steps=2, batch_size=4))
     x = torch.arange(45.0).reshape(9, 5).sin()
     return mc.train_ensemble([spec], x, backend=backend, folder=folder, progress=False)
@@ -227,6 +232,38 @@ def test_what_is_no_path_of_a_folder_is_refused(
         call(given)
     assert str(refused.value) == f"folder must be the path of a folder, such as 'runs/points', got {given!r}"
     assert list(tmp_path.iterdir()) == []
+
+
+class Named:
+    """A path in a form of its own: no pathlib.Path, and without the path as its text."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+@pytest.mark.filterwarnings("ignore:the model has learned no dimension")  # so short a search has its doubts
+def test_a_path_may_have_any_form(tmp_path: Path) -> None:
+    x = torch.arange(45.0).reshape(9, 5).sin()
+    np.save(tmp_path / "x.npy", x.numpy())
+    np.save(tmp_path / "c.npy", x[:, 0].numpy())
+    data = load_file(Named(tmp_path / "x.npy"), condition=Named(tmp_path / "c.npy"))
+    assert data.train_condition is not None
+    train_one(Named(tmp_path / "one"))
+    train_many(Named(tmp_path / "many"))
+    mc.load_weights(mc.VAE.mlp(5, 2), Named(tmp_path / "one"))
+    plan = mc.SearchPlan(networks=((8,),), models=1, steps=2, batch_size=8)
+    mc.save_run(
+        mc.find_dimension(x, plan, folder=Named(tmp_path / "search"), progress=False), Named(tmp_path / "saved")
+    )
+    mc.load_run(Named(tmp_path / "saved"))
+    config = RunConfig(str(tmp_path / "x.npy"), ModelConfig(2), mc.TrainingConfig(steps=2, batch_size=4))
+    run(config, Named(tmp_path / "run"), progress=False)
+    for read in (mc.load_run, partial(mc.load_weights, mc.VAE.mlp(5, 2)), partial(find_images, "mnist"), load_file):
+        with pytest.raises(mc.InputError, match=re.escape(str(tmp_path / "none.npy"))):
+            read(Named(tmp_path / "none.npy"))
 
 
 def test_a_folder_is_a_path_or_its_text() -> None:
