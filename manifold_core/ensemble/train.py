@@ -41,7 +41,7 @@ _library.define("ensemble_steps(Tensor models, int steps, int threads) -> ()")
 _library.define("ensemble_workspace(Tensor models, int threads) -> int")  # bytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a model is equal to itself alone
 class TrainedModel:
     """One model of an ensemble, after training.
 

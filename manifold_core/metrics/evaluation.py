@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -50,8 +50,8 @@ class Metrics:
     spectrum_count: int | None
     gap: float | None
     threshold: float
-    variance: list[float]
-    spectrum: list[float]
+    variance: list[float] = field(hash=False)  # a list has no hash
+    spectrum: list[float] = field(hash=False)
     samples: int
 
     def __repr__(self) -> str:

@@ -20,7 +20,7 @@ from .config import ConditionConfig, ModelConfig
 __all__ = ["FinishedRun", "load_run"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a model is equal to itself alone
 class FinishedRun:
     """What :func:`load_run` finds.
 

@@ -27,7 +27,7 @@ __all__ = ["DimensionSearch", "find_dimension"]
 HELD_OUT = 0.1  # of the samples
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a model is equal to itself alone
 class DimensionSearch:
     """What :func:`find_dimension` finds.
 

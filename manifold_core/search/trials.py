@@ -16,7 +16,7 @@ UNITS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a model is equal to itself alone
 class Trial:
     """One model of a search.
 
