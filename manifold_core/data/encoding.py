@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..brief import brief
 from ..errors import InputError
 from .checks import as_array, as_tensor, check_within_float32, in_numbers
 
@@ -83,6 +84,9 @@ class Columns:
         for name in ("mean", "scale"):
             value = torch.as_tensor(getattr(self, name), dtype=torch.float64, device="cpu")
             object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return f"Columns(mean={brief(self.mean)}, scale={brief(self.scale)})"
 
     @classmethod
     def of_rows(cls, source: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> "Columns":

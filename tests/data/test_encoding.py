@@ -76,6 +76,7 @@ class TestColumns:
         assert encoding.apply(torch.tensor([[2.0, 2e6]])).tolist() == [[0, 0]]
         again = Columns(**encoding.as_dict())
         assert torch.equal(again.apply(source), encoding.apply(source))
+        assert repr(again) == "Columns(mean=[2], scale=[2])"
 
     def test_a_column_that_does_not_vary_keeps_its_scale(self) -> None:
         """Nor does one whose variance is none in float64."""
