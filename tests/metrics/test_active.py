@@ -74,14 +74,6 @@ def test_what_was_found_is_told_in_plain_numbers() -> None:
     }
 
 
-def test_what_was_found_can_be_compared() -> None:
-    """Each is the same as itself alone: == and hash say so, where tensors would raise."""
-    one, other = (mc.ActiveDimensions(torch.zeros(2), torch.zeros(2), torch.zeros(2), 0.5) for _ in range(2))
-    assert one == one
-    assert one != other
-    assert len({one, other}) == 2
-
-
 def test_of_one_sample_nothing_is_known_of_others() -> None:
     """Its own variances are 0.001, 0.002 and 0.9: two are active, and of other samples there may be none to three."""
     found = mc.active_dimensions(model(), torch.rand(1, 3))
