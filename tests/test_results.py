@@ -12,6 +12,7 @@ import manifold_core as mc
 from manifold_core.data import Dataset
 from manifold_core.data.encoding import Columns, OneHot
 from manifold_core.metrics.reading import Reading
+from manifold_core.search.directions import Directions
 
 X = torch.arange(45.0).reshape(9, 5).sin()
 MODEL = mc.VAE.mlp(5, 2)
@@ -37,7 +38,7 @@ BY_IDENTITY = [
     READING.local,
     TRAINED,
     UNITS,
-    mc.DimensionSearch([mc.Trial(TRAINED, 0.5)], READING, UNITS),
+    mc.DimensionSearch([mc.Trial(TRAINED, 0.5)], READING, UNITS, Directions.of_samples(X, None)),
     mc.FinishedRun(MODEL, UNITS, {}, COLUMNS),
     mc.Trial(TRAINED, 0.5),
     mc.active_dimensions(MODEL, X),

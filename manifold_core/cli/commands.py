@@ -78,6 +78,7 @@ def dimension(options: argparse.Namespace) -> int:
             batch_size=options.batch_size,
             learning_rate=options.learning_rate,
             seed=options.seed,
+            directions=options.directions,
             **networks,
         ),
         **_of_data(options),

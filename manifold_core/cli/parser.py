@@ -125,6 +125,13 @@ def make_parser() -> argparse.ArgumentParser:
         "while all are active",
     )
     add.add_argument(
+        "--directions",
+        type=int,
+        metavar="N",
+        help="how many of the widest principal directions of the samples to train on; default 8 times the dimension "
+        "that nearest neighbours see, and at least 16",
+    )
+    add.add_argument(
         "--hidden",
         type=int,
         nargs="+",

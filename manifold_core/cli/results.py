@@ -166,11 +166,13 @@ def _of_search(metrics: dict[str, Any]) -> str:
     losses = ", ".join(f"{kappa}: {loss:.2f}" for kappa, loss in metrics["by_latent_dim"].items())
     able = [trial for trial in metrics["trials"] if trial["latent_dim"] >= metrics["latent_dim"]]
     counts = ", ".join("diverged" if one["diverged_at"] else str(one["active_dimensions"]) for one in able)
+    kept, share = metrics["trained_directions"], metrics["trained_share"]
+    coordinates = "coordinates" if share == 1 else f"{kept} widest directions, {100 * share:.4g} % of the variance,"
     return (
         f"{metrics['data']}: the best of {len(metrics['trials'])} models has {metrics['latent_dim']} latent "
         f"dimensions; active dimensions of the models with {metrics['latent_dim']} or more: {counts}; lowest held-out "
-        f"-ELBO by number of latent dimensions: {losses} (in the coordinates used for training, and without the tenth "
-        "of the samples that fit worst, so it is not the table's)"
+        f"-ELBO by number of latent dimensions: {losses} (in the {coordinates} used for training, and without the "
+        "tenth of the samples that fit worst, so it is not the table's)"
     )
 
 

@@ -19,24 +19,28 @@ class Principal(NamedTuple):
     Attributes:
         mean: ``[d]``.
         variance: of all samples together, in all directions.
-        basis: ``[d, q]``, orthonormal: those in which samples vary.
+        left_out: of it, what lies along directions that are not in the basis.
+        basis: ``[d, q]``, orthonormal: those in which samples vary, or the widest of these, which come last.
     """
 
     mean: Tensor
     variance: float
+    left_out: float
     basis: Tensor
 
 
-def principal(x: Tensor) -> Principal:
-    """The principal directions of samples ``[N, d]`` with a scale of about 1."""
+def principal(x: Tensor, most: int | None = None) -> Principal:
+    """The principal directions of samples ``[N, d]`` with a scale of about 1; the ``most`` widest of them."""
     samples, features = x.shape
     mean, products = _moments(x)
     variance, vectors = torch.linalg.eigh(products)
     varies = _varies(variance, features)
-    basis = vectors[:, varies]
+    along, basis = variance[varies], vectors[:, varies]
+    left_out = 0 if most is None else max(len(along) - most, 0)
+    narrow, along, basis = along[:left_out], along[left_out:], basis[:, left_out:]
     if samples < features:  # directions of features from those of samples
-        basis = torch.cat([part.T @ basis for part in _centred(x, mean)]) / (samples * variance[varies]).sqrt()
-    return Principal(mean, float(variance.sum()), basis)
+        basis = torch.cat([part.T @ basis for part in _centred(x, mean)]) / (samples * along).sqrt()
+    return Principal(mean, float(variance.sum()), float(narrow.sum()), basis)
 
 
 def count_directions(x: Tensor) -> int:

@@ -26,8 +26,8 @@ def train_search(
         Diverged: all did.
     """
     claim_for_models(folder, identity)
-    trials = train_trials(x, held_out, plan, folder / FOLDER, progress)
-    said = trials_as_dict(trials) | {"doubts": doubts(trials, x[0].numel())}
+    trials, directions = train_trials(x, held_out, plan, folder / FOLDER, progress)
+    said = trials_as_dict(trials) | directions.as_dict() | {"doubts": doubts(trials, x[0].numel())}
     return lowest(trials).trained, model_of(trials), said
 
 

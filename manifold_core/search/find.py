@@ -18,6 +18,7 @@ from ..models import VAE
 from ..storage import checkpoint
 from ..storage.files import AnyPath, as_folder, as_json
 from ..storage.owner import claim, taken
+from .directions import Directions
 from .plan import SearchPlan
 from .search import train_trials
 from .trials import Trial, by_latent_dim, doubts, lowest, trials_as_dict
@@ -35,11 +36,14 @@ class DimensionSearch:
         trials: all models, in order of training.
         reading: what the best of them, and the samples alone, say of the dimension.
         standardisation: from the units of x to those of the models, and back.
+        directions: the principal directions that the models were trained on: ``count`` of them, the widest, along which
+            ``share`` of the samples' variance lies.
     """
 
     trials: list[Trial]
     reading: Reading
     standardisation: Standardisation
+    directions: Directions
 
     def __repr__(self) -> str:
         losses = ", ".join(f"{kappa}: {loss:.4g}" for kappa, loss in self.by_latent_dim.items())
@@ -105,6 +109,7 @@ class DimensionSearch:
             "dimension": self.dimension,
             **self.reading.as_dict(),
             **trials_as_dict(self.trials),
+            **self.directions.as_dict(),
             "doubts": list(self.doubts),
         }
 
@@ -130,8 +135,8 @@ def find_dimension(
     manifold as the flat space around it, of more dimensions, at a higher −ELBO; with fewer latent dimensions it has to
     bend. So the search trains several networks with κ latent dimensions, then with fewer and fewer than the best has
     active, down to what nearest neighbours see (at least one fewer), and continues while fewer are better. They are
-    trained on coordinates in the directions in which the samples vary, and one in which they do not:
-    :class:`manifold_core.search.directions.Directions` says why. On a manifold that no one chart covers, such as a
+    trained on coordinates in the directions in which the samples vary, the widest of them, and one in which they do
+    not: :class:`manifold_core.search.directions.Directions` says why. On a manifold that no one chart covers, such as a
     sphere or a closed curve, all dimensions of the flat space around it may be active; the decoder's eigenvalues see
     where it bends, unless the networks have not bent. What speaks against the dimension is warned about, and kept in
     ``doubts`` of the result.
@@ -164,9 +169,9 @@ def find_dimension(
         if place is not None:
             # Before hours are spent on looks of which a later one would meet checkpoints of another search.
             claim(place, {"plan": as_json(asdict(plan), "plan"), "x": checkpoint.fingerprint(train, held_out)})
-        trials = train_trials(train, held_out, plan, place, progress)
+        trials, directions = train_trials(train, held_out, plan, place, progress)
     reading = Reading.of(lowest(trials).trained.model, (train,), (held_out,))
-    found = DimensionSearch(trials, reading, data.standardisation)
+    found = DimensionSearch(trials, reading, data.standardisation, directions)
     for doubt in found.doubts:
         warnings.warn(doubt, stacklevel=2)
     return found

@@ -28,6 +28,8 @@ class SearchPlan:
             directions, shut every latent dimension before learning one.
         steps, batch_size, learning_rate, seed: of each model's training, see :class:`manifold_core.TrainingConfig`;
             ``seed`` also draws the held-out samples.
+        directions: principal directions of the samples that the models are trained on, the widest; None takes eight
+            times as many as nearest neighbours see dimensions (:func:`manifold_core.two_nn`), and at least 16.
 
     Raises:
         InputError: a size below one, no network, or a number out of range.
@@ -41,11 +43,13 @@ class SearchPlan:
     batch_size: int = 256
     learning_rate: float = 0.005
     seed: int = 0
+    directions: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "models", check_integer("models", self.models, 1))
-        if self.latent_dim is not None:
-            object.__setattr__(self, "latent_dim", check_integer("latent_dim", self.latent_dim, 1))
+        for name in ("latent_dim", "directions"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, check_integer(name, value, 1))
         if (
             not isinstance(self.networks, Sequence)
             or not self.networks

@@ -24,13 +24,23 @@ from .trials import Trial, lowest
 __all__ = ["train_trials"]
 
 KEPT = 0.9  # of the samples held out, the share that judges a model
+# Directions that are trained on, for each dimension that neighbours see, which is too few of many; and at least.
+TIMES, LEAST = 8, 16
 AT_A_TIME = 4  # numbers of latent dimensions between two looks at the result
 
 
-def train_trials(x: Tensor, held_out: Tensor, plan: SearchPlan, folder: Path | None, progress: bool) -> list[Trial]:
-    """The trials of :func:`find_dimension`, of standardised samples ``[N, d]``; checkpoints go into folders in
-    ``folder``, one for each look at the result."""
-    directions = Directions.of_samples(x) if folder is None else Directions.kept_in(folder, x)
+def train_trials(
+    x: Tensor, held_out: Tensor, plan: SearchPlan, folder: Path | None, progress: bool
+) -> tuple[list[Trial], Directions]:
+    """The trials of :func:`find_dimension`, of standardised samples ``[N, d]``, and what they were trained on;
+    checkpoints go into folders in ``folder``, one for each look at the result."""
+    most = plan.directions or _enough(x)
+    directions = Directions.of_samples(x, most) if folder is None else Directions.kept_in(folder, x, most)
+    if progress and directions.left_out:
+        print(
+            f"training on the {directions.count} widest directions, {100 * directions.share:.4g} % of the variance",
+            file=sys.stderr,
+        )
     y, others = directions.of(x), directions.of(held_out)
     trials: list[Trial] = []
     while kappas := _next(trials, x, plan):
@@ -39,7 +49,13 @@ def train_trials(x: Tensor, held_out: Tensor, plan: SearchPlan, folder: Path | N
         place = folder / f"{kappas[0]}-{kappas[-1]}" if folder is not None else None
         trained = train_ensemble(plan.specs(kappas), y, folder=place, progress=progress)
         trials += [Trial(_of_samples(one, directions, x), _held_out(one.model, others)) for one in trained]
-    return trials
+    return trials, directions
+
+
+def _enough(x: Tensor) -> int | None:
+    """Directions that leave a manifold whole; None if neighbours see no dimension."""
+    neighbours = two_nn(x)
+    return None if neighbours is None else max(math.ceil(TIMES * neighbours), LEAST)
 
 
 def _of_samples(one: TrainedModel, directions: Directions, x: Tensor) -> TrainedModel:

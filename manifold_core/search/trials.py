@@ -10,9 +10,9 @@ from ..ensemble import ModelSpec, TrainedModel, all_diverged
 __all__ = ["Trial", "by_latent_dim", "doubts", "lowest", "trials_as_dict"]
 
 UNITS = (
-    "held_out and by_latent_dim: -ELBO, nats per sample, of coordinates of scale 1 in the directions in which the "
-    "samples vary and one in which they do not, without the tenth of the held-out samples that fit worst; all else "
-    "here is of the samples themselves"
+    "held_out and by_latent_dim: -ELBO, nats per sample, of coordinates of scale 1 in the trained_directions, the "
+    "widest in which the samples vary, and one in which they do not, without the tenth of the held-out samples that "
+    "fit worst; all else here is of the samples themselves"
 )
 
 

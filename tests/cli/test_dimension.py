@@ -62,7 +62,8 @@ def test_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked(monkeypatch, "--data", "x.npy") == SearchConfig("x.npy", mc.SearchPlan())
     options = ["--latent-dim", "7", "--hidden", "8", "--hidden", "8", "4", "--models", "3", "--steps", "5"]
     options += ["--batch-size", "6", "--learning-rate", "0.25", "--log-gamma", "-2", "--seed", "9"]
-    plan = mc.SearchPlan(7, ((8,), (8, 4)), 3, -2.0, 5, 6, 0.25, 9)
+    options += ["--directions", "12"]
+    plan = mc.SearchPlan(7, ((8,), (8, 4)), 3, -2.0, 5, 6, 0.25, 9, 12)
     synthetic = ["--data", "synthetic", "--ambient-dim", "11", "--manifold-dim", "4"]
     assert asked(monkeypatch, *synthetic, *options) == SearchConfig("synthetic", plan, ambient_dim=11, manifold_dim=4)
     images = ["--data", "mnist", "--data-dir", "there"]
@@ -95,6 +96,7 @@ def test_the_help_has_the_defaults(help_of: Callable[[str], str]) -> None:
     [
         (["--models", "0"], "models must be a positive integer, got 0"),
         (["--latent-dim", "0"], "latent_dim must be a positive integer, got 0"),
+        (["--directions", "-1"], "directions must be a positive integer, got -1"),
         (["--hidden", "8", "--hidden", "0"], "networks[0] must be a positive integer, got 0"),
         (["--log-gamma", "nan"], "log_gamma"),
     ],

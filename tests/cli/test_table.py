@@ -10,6 +10,8 @@ from manifold_core import cli
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+ALL = {"trained_directions": 3, "trained_share": 1.0}
+
 
 class TestTable:
     def test_the_table_holds_the_numbers(self, earlier: Path) -> None:
@@ -100,7 +102,7 @@ class TestTable:
             (3, 0, 3, "2, diverged, 3", "train longer, with more --steps, or begin with a smaller gamma"),
         ):
             found = {"latent_dim": kappa, "active_dimensions": count, "by_latent_dim": {"3": -1.234, str(most): -1.234}}
-            found["local"] = {"count": count, "gap": 7.0 if count else None, "share": 1.0}
+            found |= {"local": {"count": count, "gap": 7.0 if count else None, "share": 1.0}, **ALL}
             lines = cli.table([every | found]).splitlines()
             read = f"good: dimension {count}, found at 100 % of the samples, with a gap of 7 (clear from 8 on)"
             assert lines[:2] == [read if count else "good: no dimension found", ""]
@@ -113,12 +115,17 @@ class TestTable:
                 f"{kappa} or more: {of_able}; "
             )
             assert "by number of latent dimensions: 3: -1.23" in note
+            assert "(in the coordinates used for training, and" in note
+        few = {"trained_directions": 16, "trained_share": 0.99762}
+        assert "(in the 16 widest directions, 99.76 % of the variance, used for training, and" in cli.table(
+            [every | found | few]
+        )
 
     def test_doubts_are_said_below_the_table_and_announced_above(self, earlier: Path) -> None:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
         local = {"count": 2, "gap": 9.0, "share": 0.4}
         read = "good: dimension 2, found at 40 % of the samples, with a gap of 9 (clear from 8 on)"
-        search = {"trials": [], "by_latent_dim": {"3": 1.0}, "local": local, "noise": ""}
+        search = {"trials": [], "by_latent_dim": {"3": 1.0}, "local": local, "noise": "", **ALL}
         for doubts in ([], ["one thing"], ["one thing", "and another"]):
             lines = cli.table([metrics | search | {"doubts": doubts}]).splitlines()
             assert lines[0] == f"{read}{'; doubtful, see below' if doubts else ''}"

@@ -39,6 +39,18 @@ def test_those_are_found_in_which_samples_vary(
 
 
 @pytest.mark.parametrize(("samples", "features"), [(40, 25), (25, 40)])
+@pytest.mark.parametrize("most", [4, 6, 9])
+def test_the_widest_of_them(samples: int, features: int, most: int) -> None:
+    x = flat(samples, features, rank=6)
+    _, singular, rows = np.linalg.svd(x.double().numpy() - x.double().numpy().mean(axis=0), full_matrices=False)
+    found, kept = principal(x, most), min(most, 6)
+    np.testing.assert_allclose(found.basis @ found.basis.T, rows[:kept].T @ rows[:kept], atol=1e-6)
+    np.testing.assert_allclose(found.left_out, (singular[kept:6] ** 2).sum() / samples, rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(found.variance, (singular**2).sum() / samples)
+    assert abs(float(found.basis[:, -1] @ torch.from_numpy(rows[0]))) == pytest.approx(1)  # the widest comes last
+
+
+@pytest.mark.parametrize(("samples", "features"), [(40, 25), (25, 40)])
 def test_a_direction_that_float32_hardly_sees_does_not_count(samples: int, features: int) -> None:
     x = flat(samples, features, rank=5)
     more = torch.zeros_like(x)

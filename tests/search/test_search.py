@@ -188,7 +188,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[list[int]
         )
         monkeypatch.setattr(search, "two_nn", lambda _: neighbours)
         x = torch.randn(200, features, generator=torch.Generator().manual_seed(0))
-        trials = search.train_trials(x, x, SearchPlan(latent_dim, ((4,),), models=1), None, progress=False)
+        trials, _ = search.train_trials(x, x, SearchPlan(latent_dim, ((4,),), models=1), None, progress=False)
         kappas = sorted(kappa for one in rounds for kappa in one)
         losses = {kappa: outcome(kappa)[1] for kappa in kappas if outcome(kappa)[1] > BELOW_ALL}
         assert list(by_latent_dim(trials).items()) == list(losses.items())
@@ -349,12 +349,12 @@ def test_a_search_holds_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     of_samples = Directions.of_samples
 
-    def at_work(x: torch.Tensor) -> Directions:
+    def at_work(x: torch.Tensor, most: int | None) -> Directions:
         if not errors:
             thread = threading.Thread(target=another)
             thread.start()
             thread.join()
-        return of_samples(x)
+        return of_samples(x, most)
 
     monkeypatch.setattr(Directions, "of_samples", at_work)
     find_dimension(plane(100), SHORT, folder=tmp_path, progress=False)
@@ -365,7 +365,44 @@ def test_it_says_what_it_tries(capsys: pytest.CaptureFixture[str]) -> None:
     find_dimension(plane(60), SHORT, progress=False)
     assert capsys.readouterr() == ("", "")
     find_dimension(plane(60), SHORT)
-    assert "latent dimensions: 6\n" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "latent dimensions: 6\n" in said
+    assert "widest" not in said
+    with pytest.warns(UserWarning, match="learned no dimension"):
+        found = find_dimension(plane(60), replace(SHORT, steps=1, directions=1))
+    assert f"training on the 1 widest directions, {100 * found.directions.share:.4g} % of" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # what one step learns is in doubt
+@pytest.mark.parametrize(
+    ("neighbours", "named", "count"),
+    [(3.01, None, 25), (1.2, None, 16), (9.0, None, 60), (None, None, 60), (3.0, 7, 7)],
+)
+def test_the_widest_directions_are_trained_on(
+    monkeypatch: pytest.MonkeyPatch, neighbours: float | None, named: int | None, count: int
+) -> None:
+    """Eight for each dimension that neighbours see, at least 16; all, if neighbours see nothing."""
+    monkeypatch.setattr(search, "two_nn", lambda _: neighbours)
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(100, 60)) / np.arange(1, 61) @ np.linalg.qr(generator.normal(size=(60, 60)))[0]
+    found = find_dimension(x, replace(SHORT, steps=1, directions=named, latent_dim=1), progress=False)
+    data = split(x, "x", "x", 0.1, SHORT.seed, standardise=True)
+    variances = np.linalg.svd((data.train - data.train.mean(0)).double().numpy(), compute_uv=False) ** 2
+    assert found.directions.count == count
+    assert found.directions.share == pytest.approx(variances[:count].sum() / variances.sum(), rel=1e-6)
+    said = {"trained_directions": count, "trained_share": found.directions.share}
+    assert found.as_dict().items() >= said.items()
+
+
+def test_a_manifold_bent_through_hundreds_of_features() -> None:
+    """Trained on all directions in which they vary, the same networks read 4 to 8 dimensions, with every seed."""
+    generator = np.random.default_rng(0)
+    x = np.tanh(generator.normal(size=(1000, 3)) @ generator.normal(size=(3, 300)))
+    plan = replace(SHORT, latent_dim=8, networks=((32, 32),), models=2, steps=2000, learning_rate=0.01)
+    found = find_dimension(x, plan, progress=False)
+    assert found.dimension == 3
+    assert found.gap > 8
+    assert found.directions.count < 32
 
 
 def test_models_are_judged_by_the_samples_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,7 +411,7 @@ def test_models_are_judged_by_the_samples_held_out(monkeypatch: pytest.MonkeyPat
     find_dimension(plane(), SHORT, progress=False)
     data = split(plane(), "x", "x", 0.1, SHORT.seed, standardise=True)
     assert len(data.validation) == 60
-    expected = Directions.of_samples(data.train).of(data.validation)
+    expected = Directions.of_samples(data.train, None).of(data.validation)
     assert len(judged) >= 2
     for y in judged:
         assert torch.equal(y, expected)
@@ -408,6 +445,7 @@ def test_bad_samples_are_refused(x: Any, match: str) -> None:
     [
         ({"models": 0}, "models must be a positive integer, got 0"),
         ({"latent_dim": 0}, "latent_dim must be a positive integer, got 0"),
+        ({"directions": 0}, "directions must be a positive integer, got 0"),
         ({"networks": ()}, r"networks must be a sequence of widths, such as \(\(64,\), \(64, 64\)\), got \(\)$"),
         ({"networks": (64, 64)}, r"networks must be a sequence of widths, .* got \(64, 64\)$"),
         ({"networks": ((),)}, r"networks must be a sequence of widths, .* got \(\(\),\)$"),
