@@ -41,6 +41,7 @@ class Reading:
         directions: in which the samples vary, of the d; None under a condition.
         features: d.
         samples: trained on.
+        conditional: whether there is a condition, which may leave some samples fewer dimensions, or none.
     """
 
     local: LocalDimensions
@@ -51,6 +52,7 @@ class Reading:
     directions: int | None
     features: int
     samples: int
+    conditional: bool
 
     @classmethod
     def of(cls, model: VAE | CVAE, inputs: tuple[Tensor, ...], held_out: tuple[Tensor, ...]) -> "Reading":
@@ -66,6 +68,7 @@ class Reading:
             _directions(x) if compared else None,
             x[0].numel(),
             len(x),
+            bool(condition),
         )
 
     @property
@@ -103,10 +106,16 @@ class Reading:
                 f"the model fits its {self.samples} training samples {self.error_ratio:.0f} times as well as those "
                 "held out: it has learned these samples more than the manifold; take more samples, or fewer steps"
             )
-        if count == 0:
+        if count == 0 and not self.conditional:
             yield (
                 f"the model has learned no dimension from its {self.samples} training samples: the 0 means nothing; "
                 "take more steps, or more samples"
+            )
+            return
+        if count == 0 and local.share >= MOST:
+            yield (
+                "either the condition leaves the samples no dimension, or the model has learned none from its "
+                f"{self.samples} training samples: take more steps, or more samples, to tell"
             )
             return
         if local.gap is not None and local.gap < CLEAR:
@@ -115,9 +124,10 @@ class Reading:
                 f"only from {CLEAR:g} on; take more steps, or more samples"
             )
         elif local.share < MOST:
+            decides = "the condition decides it, " if self.conditional else ""
             yield (
-                f"samples differ in dimension, {in_words(local.shares)} of them: the manifold has several pieces, or "
-                "is not learned yet; take more steps, or more samples"
+                f"samples differ in dimension, {in_words(local.shares)} of them: {decides}the manifold has several "
+                "pieces, or is not learned yet; take more steps, or more samples"
             )
         if self._neighbours_see_fewer:
             yield (

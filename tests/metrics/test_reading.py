@@ -30,6 +30,7 @@ def reading(**changed: Any) -> Reading:
         "directions": 18,
         "features": 20,
         "samples": 540,
+        "conditional": False,
     }
     return Reading(**usual | changed)
 
@@ -137,6 +138,20 @@ def test_a_doubt_has_its_bound(doubtful: dict[str, Any], fine: dict[str, Any], s
     assert reading(**fine).doubts == ()
 
 
+def test_a_condition_may_leave_no_dimension_or_unlike_ones() -> None:
+    """Then a 0 may be right, and be the mean over samples that have different dimensions."""
+    under = {"conditional": True, "two_nn_of_cube": None, "directions": None}
+    (doubt,) = reading(local=NONE, **under).doubts
+    assert doubt.startswith("either the condition leaves the samples no dimension, or the model has learned none")
+    spectrum = torch.tensor([0.3, 0.5, 1.0, 1.0])
+    counts = torch.tensor([0, 0, 1, 1, 2, 2])
+    for local in (mc.LocalDimensions(spectrum, counts, spectrum), unlike(2)):
+        (doubt,) = reading(local=local, **under).doubts
+        assert re.search(r"^samples differ in dimension, .*: the condition decides it, the manifold has several", doubt)
+    (doubt,) = reading(local=unlike(2)).doubts
+    assert "condition" not in doubt
+
+
 def test_a_curve_has_no_fewer_dimensions_than_one() -> None:
     spectrum = torch.tensor([0.001, 0.9, 0.9, 1.0])
     curve = mc.LocalDimensions(spectrum, torch.ones(10, dtype=torch.int64), spectrum)
@@ -232,7 +247,9 @@ class TestOfAModel:
     def test_nothing_is_compared_under_a_condition(self) -> None:
         model = mc.CVAE.mlp(6, 1, 2, (8,)).eval()
         x = self.samples(0.5, 0, 0, 0)
-        assert Reading.of(model, (x, x[:, :1]), (x[:9], x[:9, :1])).two_nn_of_cube is None
+        found = Reading.of(model, (x, x[:, :1]), (x[:9], x[:9, :1]))
+        assert found.two_nn_of_cube is None
+        assert found.conditional
 
 
 @pytest.mark.parametrize(("dimension", "least", "most"), [(1, 0.9, 1.1), (3, 2.7, 3.1), (20, 14.0, 18.0)])
