@@ -18,6 +18,7 @@ from .encoding import TO_LABELS, checked_condition
 __all__ = ["SUFFIXES", "load_file", "sample_shape"]
 
 SUFFIXES = (".npy", ".npz", ".csv")
+TRUTH = {"True": "1", "False": "0"}  # as NumPy and pandas write booleans
 
 
 def load_file(
@@ -50,8 +51,8 @@ def load_file(
             its own.
         condition: a file of the same kinds with a condition for each sample, in their order: class labels ``[N]``,
             integers or booleans, which become one-hot, or numbers ``[N, t]``. A ``.csv`` file of one column holds
-            labels if all are whole numbers, written without a point. In an ``.npz`` file of several arrays, which may
-            be that of the samples, it is the one called ``c``.
+            labels if all are whole numbers, written without a point, or True and False. In an ``.npz`` file of several
+            arrays, which may be that of the samples, it is the one called ``c``.
 
     Returns:
         Data set called by the file's stem, with ``train`` and ``validation`` ``[N, d]`` or ``[N, C, H, W]``
@@ -127,7 +128,7 @@ def _read_numpy(path: Path, kind: str, wanted: str, by_name: bool) -> npt.NDArra
 
 
 def _read_csv(path: Path, wanted: str) -> npt.NDArray[Any]:
-    """Numbers ``[N, d]``; for a condition, one column of whole numbers is labels ``[N]``."""
+    """Numbers ``[N, d]``; for a condition, one column of whole numbers, or of booleans, is labels ``[N]``."""
     values = array("d")
     n_columns = 0
     header: list[str] = []
@@ -147,6 +148,8 @@ def _read_csv(path: Path, wanted: str) -> npt.NDArray[Any]:
             for fields in lines:
                 if not fields:
                     continue
+                if wanted == "c":
+                    fields = [TRUTH.get(field.strip(), field) for field in fields]
                 place = f"{path}, line {lines.line_num}"
                 numbers = [_number(field) for field in fields]
                 if None in numbers:

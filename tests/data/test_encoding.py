@@ -183,6 +183,21 @@ class TestFiles:
         assert data.train_condition is not None
         assert torch.equal(data.train_condition, data.train[:, :1] % torch.tensor([5, 3]))
 
+    def test_booleans_in_text_are_those_of_arrays(self, tmp_path: Path) -> None:
+        """As NumPy and pandas write them: a column of them labels, beside numbers 0 and 1."""
+        path = write(tmp_path, np.arange(N))
+        (tmp_path / "c.csv").write_text("odd\n" + "\n".join(str(n % 2 == 1) for n in range(N)))
+        data = load_file(path, condition=tmp_path / "c.csv")
+        assert data.condition_encoding == OneHot((0, 1))
+        assert torch.equal(data.train_labels, data.train[:, 0].long() % 2)
+        (tmp_path / "c.csv").write_text("odd,n\n" + "\n".join(f"{n % 2 == 1}, {n}" for n in range(N)))
+        data = load_file(path, condition=tmp_path / "c.csv")
+        assert data.train_condition is not None
+        assert torch.equal(data.train_condition[:, 0], data.train[:, 0] % 2)
+        (tmp_path / "x.csv").write_text("a,b\nTrue,1\nFalse,2\n")
+        with pytest.raises(mc.InputError, match="'True'; expected a number$"):  # no more than in an array
+            load_file(tmp_path / "x.csv")
+
     @pytest.mark.parametrize(
         ("condition", "said"),
         [
