@@ -17,7 +17,7 @@ from ..storage import checkpoint
 from .build import is_convolutional
 from .config import LABELS, RunConfig, SearchConfig
 
-__all__ = ["RunData", "fingerprint_of", "load_data"]
+__all__ = ["RunData", "condition_of", "fingerprint_of", "load_data"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def load_data(config: RunConfig | SearchConfig) -> Dataset:
 
 
 def _loaded(config: RunConfig | SearchConfig) -> Dataset:
-    condition = _condition_of(config)
+    condition = condition_of(config)
     if config.data == "synthetic":
         if condition is not None:
             raise InputError(f"condition must be left out with data 'synthetic', which has none, got {condition!r}")
@@ -105,7 +105,7 @@ def _warn_of_unseen_classes(data: Dataset) -> None:
         )
 
 
-def _condition_of(config: RunConfig | SearchConfig) -> str | None:
+def condition_of(config: RunConfig | SearchConfig) -> str | None:
     """Where its conditions come from, if it has any."""
     if isinstance(config, SearchConfig) or config.model.condition is None:
         return None

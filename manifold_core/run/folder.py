@@ -9,7 +9,7 @@ from ..storage import checkpoint
 from ..storage.differences import differences
 from ..storage.finished import WEIGHTS, finished_run
 from .config import RunConfig, SearchConfig
-from .data import fingerprint_of, load_data
+from .data import condition_of, fingerprint_of, load_data
 from .results import PICTURES
 from .several import FOLDER, clear
 
@@ -24,7 +24,9 @@ def already_finished(config: RunConfig | SearchConfig, folder: Path) -> dict[str
         if where := differences(_asked(finished["config"]), _asked(config.description())):
             raise InputError(f"{holds} of another configuration: its {where}; {then}")
         if finished["fingerprint"] != fingerprint_of(load_data(config)):
-            raise InputError(f"{holds} of other data than {config.data!r} holds now; {then}")
+            condition = condition_of(config)
+            hold = f"{config.data!r} holds" if condition is None else f"{config.data!r} and {condition!r} hold"
+            raise InputError(f"{holds} of other data than {hold} now; {then}")
         if not (folder / WEIGHTS).exists():
             raise InputError(f"{holds} without its {WEIGHTS}; {then}")
         if checkpoint.is_of(folder, identity_of(config, finished["fingerprint"])):  # killed before it was removed
