@@ -14,6 +14,7 @@ __all__ = [
     "check_first_row",
     "check_flag",
     "check_floating",
+    "check_matrix",
     "check_of_samples",
     "check_optional_rows",
     "check_prior",
@@ -41,6 +42,13 @@ def check_alike(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
         raise ValueError(f"{name_a} and {name_b} must have the same shape, got {tuple(a.shape)} and {tuple(b.shape)}")
     if a.device != b.device:
         raise ValueError(f"{name_a} and {name_b} must be on the same device, got {a.device} and {b.device}")
+
+
+def check_matrix(mu: Tensor) -> None:
+    """Raise ValueError unless it has rows and columns."""
+    if mu.dim() != 2:
+        steps = "; rows may be steps of sequences: mu.flatten(0, -2)" if mu.dim() > 2 else ""
+        raise ValueError(f"mu must have shape [B, κ], got {tuple(mu.shape)}{steps}")
 
 
 def check_of_samples(name: str, tensor: Tensor, like: Tensor) -> None:

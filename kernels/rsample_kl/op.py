@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 
 from ..autograd import empty_gradient
-from ..checks import accumulation_dtype, check_alike, check_first_row, check_flag, check_optional_rows, check_prior
+from ..checks import (
+    accumulation_dtype,
+    check_alike,
+    check_first_row,
+    check_flag,
+    check_matrix,
+    check_optional_rows,
+    check_prior,
+)
 from ..dispatch import Backend, choose
 from ..random import draw_seed
 from ..registration import Operator, Schema
@@ -202,8 +210,7 @@ def rsample_kl(
     if (served := OPERATOR.plain(backend, *tensors, *flags, seed, generator, first_row)) is not None:
         return served
     check_alike("mu", mu, "log_var", log_var)
-    if mu.dim() != 2:
-        raise ValueError(f"mu must have shape [B, κ], got {tuple(mu.shape)}")
+    check_matrix(mu)
     prior_mu, prior_log_var = check_prior(prior_mu, prior_log_var, mu)
     if gate_logits is not None:
         gate_logits = check_optional_rows("gate_logits", gate_logits, mu)

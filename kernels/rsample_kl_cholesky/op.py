@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import empty_gradient
-from ..checks import accumulation_dtype, check_first_row, check_flag, check_floating, check_prior
+from ..checks import accumulation_dtype, check_first_row, check_flag, check_floating, check_matrix, check_prior
 from ..dispatch import Backend, choose
 from ..random import draw_seed
 from ..registration import Operator, Schema
@@ -93,8 +93,7 @@ def _check_packed(mu: Tensor, tril: Tensor) -> None:
     """Raise TypeError or ValueError unless ``tril`` has a packed triangle for each row of ``mu``."""
     check_floating("mu", mu)
     check_floating("tril", tril)
-    if mu.dim() != 2:
-        raise ValueError(f"mu must have shape [B, κ], got {tuple(mu.shape)}")
+    check_matrix(mu)
     rows, cols = mu.shape
     packed = cols * (cols + 1) // 2
     if tril.shape != (rows, packed):

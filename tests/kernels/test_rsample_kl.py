@@ -427,7 +427,7 @@ MU = torch.zeros(2, 3)
         ((MU, MU.numpy()), TypeError, "log_var must be a tensor, got ndarray"),
         ((MU, 0.5), TypeError, "log_var must be a tensor, got float"),
         ((MU[0], MU[0]), ValueError, "mu must have shape [B, κ], got (3,)"),
-        ((MU[None], MU[None]), ValueError, "mu must have shape [B, κ], got (1, 2, 3)"),
+        ((MU[None], MU[None]), ValueError, "mu must have shape [B, κ], got (1, 2, 3); rows may be steps of sequences"),
     ],
 )
 def test_bad_tensors_are_refused(
