@@ -49,6 +49,8 @@ def check_tensor(name: str, value: object) -> None:
 
 def _made_tensor(value: object) -> str:
     """How what was given instead of a tensor becomes one."""
+    if isinstance(value, (list, tuple)) and any(isinstance(part, Tensor) for part in value):
+        return "; torch.cat(parts, dim=1) or torch.stack(rows) makes one of several"
     if hasattr(value, "__array__") or isinstance(value, (list, tuple)):
         return "; torch.as_tensor(…, dtype=torch.float32) converts it"
     if hasattr(value, "dataset") or hasattr(value, "__getitem__"):  # a DataLoader, a Dataset

@@ -299,6 +299,7 @@ def test_seconds_that_are_none_are_refused(seconds: Any) -> None:
     [
         (np.zeros((5, 4)), "got ndarray; torch.as_tensor"),
         ([[0.0] * 4], "got list; torch.as_tensor"),
+        ((torch.rand(5, 1), torch.rand(5, 3)), r"got tuple; torch\.cat\(parts, dim=1\) or torch\.stack\(rows\) makes one"),
         (DataLoader(TensorDataset(torch.rand(5, 4))), "got DataLoader; give all samples as one tensor, or train by "),
         (3, "got int$"),
     ],
