@@ -52,9 +52,10 @@ def warn_of_condition(name: str, condition: Tensor | None, dtype: torch.dtype | 
         danger = "the dimension may be wrong"
     else:
         return
+    of_one_series = "; if these are the steps before x, x with the same numbers" if condition.dim() == 3 else ""
     warnings.warn(
         f"{name} {found}: {danger}; standardise it with (condition - condition.mean({over})) / condition.std({over}), "
-        "without columns that do not vary",
+        f"without columns that do not vary{of_one_series}",
         stacklevel=3,
     )
 
