@@ -65,6 +65,7 @@ class TestPython:
         printed = capsys.readouterr().out
         assert isinstance(names["model"], mc.CVAE)
         assert re.search(r"^2\ntorch.Size\(\[5, 20\]\) tensor", printed, flags=re.MULTILINE)
+        assert "\n2\ntorch.Size([1, 15, 12])\n" in printed
         assert re.search(r"^4 tensor.*\n[0-3] ", printed, flags=re.MULTILINE)
         assert "\n[2, 2, 2, 2] " in printed
 
