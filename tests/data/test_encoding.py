@@ -195,7 +195,7 @@ class TestFiles:
         assert data.train_condition is not None
         assert torch.equal(data.train_condition[:, 0], data.train[:, 0] % 2)
         (tmp_path / "x.csv").write_text("a,b\nTrue,1\nFalse,2\n")
-        with pytest.raises(mc.InputError, match="'True'; expected a number$"):  # no more than in an array
+        with pytest.raises(mc.InputError, match=r"'True'; expected a number$"):  # no more than in an array
             load_file(tmp_path / "x.csv")
 
     @pytest.mark.parametrize(
