@@ -17,7 +17,7 @@ from manifold_core.search.directions import Directions
 X = torch.arange(45.0).reshape(9, 5).sin()
 MODEL = mc.VAE.mlp(5, 2)
 TRAINED = mc.TrainedModel(mc.ModelSpec(2), MODEL, mc.evaluate(MODEL, X), mc.History(), None)
-READING = Reading(mc.local_dimensions(MODEL, X), 2.0, 2.0, 1.0, 3.0, 5, 5, 9)
+READING = Reading(mc.local_dimensions(MODEL, X), 2.0, 2.0, 1.0, 3.0, 5, 5, 9, False)
 COLUMNS = Columns(torch.zeros(3), torch.ones(3))
 UNITS = mc.Standardisation.of(X)
 
