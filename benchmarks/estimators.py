@@ -1,9 +1,9 @@
 """The dimension read off a VAE beside the estimators of scikit-dimension, on manifolds whose dimension is known.
 
 The manifolds are those of the paper's Table 1 that do not fill a solid, the 24 of scikit-dimension's own benchmark,
-without noise, sixteen that are closed or bent (benchmarks/manifolds.py), and 27 data sets like those of practice
-(benchmarks/practice.py), some with noise. All estimators get the same samples; DANCo, which is slow, the first 2,000 of
-them. *ours* is ``mc.find_dimension`` with its defaults, *active* the active dimensions of the model that it keeps. The
+without noise, sixteen that are closed or bent (benchmarks/manifolds.py), 27 data sets like those of practice
+(benchmarks/practice.py), some with noise, and twelve bent through hundreds of features (benchmarks/many_features.py).
+All estimators get the same samples; DANCo, which is slow, the first 2,000 of them. *ours* is ``mc.find_dimension`` with its defaults, *active* the active dimensions of the model that it keeps. The
 estimators have scikit-dimension's defaults. Each works on the whole data set; *local PCA* is the mean over the
 neighbourhoods of 100 samples around each. All on one core.
 
@@ -35,6 +35,7 @@ from manifold_core.storage.differences import differences
 from manifold_core.storage.files import write_json
 
 from .manifolds import BENT
+from .many_features import MANY_FEATURES
 from .practice import PRACTICE
 from .results_files import newest_first, results_file
 
@@ -45,6 +46,7 @@ TABLE_1_KAPPA = 20
 # The groups of manifolds.
 PAPERS, THEIRS, FURTHER = "Table 1 of the paper", "scikit-dimension's benchmark", "closed or bent ones"
 LIKE_PRACTICE = "data like those of practice"
+IN_MANY = "bent through hundreds of features"
 FEW = 2_000
 KIND = "dimension"  # of the result files
 ESTIMATORS = ("PCA", "local PCA", "MLE", "TwoNN", "DANCo")
@@ -71,7 +73,7 @@ def manifolds() -> Iterator[Manifold]:
 
     for name, r in BenchmarkManifolds(random_state=0).truth["Intrinsic Dimension"].items():
         yield Manifold(THEIRS, str(name).replace("_", " "), int(r), _of_benchmark(str(name)))
-    for of, known in ((FURTHER, BENT), (LIKE_PRACTICE, PRACTICE)):
+    for of, known in ((FURTHER, BENT), (LIKE_PRACTICE, PRACTICE), (IN_MANY, MANY_FEATURES)):
         for name, r, samples in known:
             yield Manifold(of, name, r, partial(_drawn, samples))
 

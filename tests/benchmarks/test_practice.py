@@ -1,4 +1,4 @@
-"""The data like those of practice."""
+"""The data like those of practice, and those of hundreds of features."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import pytest
 import manifold_core as mc
 from benchmarks import practice
 from benchmarks.manifolds import Samples
+from benchmarks.many_features import MANY_FEATURES
 from benchmarks.practice import PRACTICE
 
 # Which neighbours do not see: noise, a grid of values, a direction far narrower than the distances between samples.
@@ -19,10 +20,11 @@ NOT_SEEN = {
     "tanh, noise a thirtieth",
     "integer latents",
     "imputed values",
+    "mixtures through tanh, noise",
 }
 
 
-@pytest.mark.parametrize("one", PRACTICE, ids=lambda one: one.name)
+@pytest.mark.parametrize("one", PRACTICE + MANY_FEATURES, ids=lambda one: one.name)
 def test_samples_are_drawn_by_the_generator(one: Samples) -> None:
     x = one.samples(np.random.default_rng(1), 2000)
     assert (len(x), x.ndim, x.dtype) == (2000, 2, np.float64)
