@@ -3,9 +3,10 @@
 The manifolds are those of the paper's Table 1 that do not fill a solid, the 24 of scikit-dimension's own benchmark,
 without noise, sixteen that are closed or bent (benchmarks/manifolds.py), 27 data sets like those of practice
 (benchmarks/practice.py), some with noise, and twelve bent through hundreds of features (benchmarks/many_features.py).
-All estimators get the same samples; DANCo, which is slow, the first 2,000 of them. *ours* is ``mc.find_dimension`` with its defaults, *active* the active dimensions of the model that it keeps. The
-estimators have scikit-dimension's defaults. Each works on the whole data set; *local PCA* is the mean over the
-neighbourhoods of 100 samples around each. All on one core.
+All estimators get the same samples; DANCo, which is slow, the first 2,000 of them. *ours* is ``mc.find_dimension`` with
+its defaults, *active* the active dimensions of the model that it keeps. The estimators have scikit-dimension's
+defaults. Each works on the whole data set; *local PCA* is the mean over the neighbourhoods of 100 samples around each.
+All on one core.
 
     make estimators, or python -m benchmarks.estimators [--of GROUP] [--samples N] [--seeds N] [--out FILE]
 
