@@ -11,7 +11,7 @@ from ..models import Prior
 from ..models.elbo import Gamma
 from ..networks.residual import CHANNELS, CONDITIONAL_CHANNELS
 from ..run import RunConfig
-from ..search.plan import FIRST, SearchPlan
+from ..search.plan import EACH, FIRST, LEAST, SearchPlan
 from ..training.config import Precision
 from .commands import DEFAULTS, bench, dimension, eager, info, report, reproduce, train
 
@@ -128,8 +128,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--directions",
         type=int,
         metavar="N",
-        help="how many of the widest principal directions of the samples to train on; default 8 times the dimension "
-        "that nearest neighbours see, and at least 16",
+        help=f"how many of the widest principal directions of the samples to train on; default {EACH} times the "
+        f"dimension that nearest neighbours see, and at least {LEAST}",
     )
     add.add_argument(
         "--hidden",

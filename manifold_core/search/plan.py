@@ -9,9 +9,11 @@ from ..errors import InputError
 from ..networks.checks import check_widths
 from ..training import TrainingConfig
 
-__all__ = ["FIRST", "SearchPlan"]
+__all__ = ["EACH", "FIRST", "LEAST", "SearchPlan"]
 
 FIRST = 32  # latent dimensions to begin with, if the data have as many features
+# Directions to train on: for each dimension that neighbours see, who see too few of many, and at least.
+EACH, LEAST = 8, 16
 
 
 @dataclass(frozen=True)

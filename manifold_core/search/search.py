@@ -18,14 +18,12 @@ from ..metrics.neighbours import two_nn
 from ..models import CVAE, VAE
 from ..modes import evaluation_mode
 from .directions import Directions
-from .plan import FIRST, SearchPlan
+from .plan import EACH, FIRST, LEAST, SearchPlan
 from .trials import Trial, lowest
 
 __all__ = ["train_trials"]
 
 KEPT = 0.9  # of the samples held out, the share that judges a model
-# Directions that are trained on, for each dimension that neighbours see, which is too few of many; and at least.
-TIMES, LEAST = 8, 16
 AT_A_TIME = 4  # numbers of latent dimensions between two looks at the result
 
 
@@ -55,7 +53,7 @@ def train_trials(
 def _enough(x: Tensor) -> int | None:
     """Directions that leave a manifold whole; None if neighbours see no dimension."""
     neighbours = two_nn(x)
-    return None if neighbours is None else max(math.ceil(TIMES * neighbours), LEAST)
+    return None if neighbours is None else max(math.ceil(EACH * neighbours), LEAST)
 
 
 def _of_samples(one: TrainedModel, directions: Directions, x: Tensor) -> TrainedModel:

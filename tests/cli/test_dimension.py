@@ -83,6 +83,7 @@ def test_stopped_it_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capfd: py
 def test_the_help_has_the_defaults(help_of: Callable[[str], str]) -> None:
     text, plan = help_of("dimension"), mc.SearchPlan()
     assert f"default {FIRST}, or the number of features" in text
+    assert "default 8 times the dimension that nearest neighbours see, and at least 16" in text
     assert "default --hidden 64 --hidden 64 64 64" in text
     assert plan.networks == ((64,), (64, 64, 64))
     for name in ("steps", "batch_size", "learning_rate"):
