@@ -151,9 +151,10 @@ def test_what_is_left_out_adds_to_the_error_and_to_gamma() -> None:
 
 
 def test_what_is_kept_is_taken(tmp_path: Path) -> None:
-    x = samples([4.0, 1.0, 0.0])
-    made = Directions.kept_in(tmp_path, x, None)
+    x = samples([4.0, 1.0, 0.5, 0.0])
+    made = Directions.kept_in(tmp_path, x, 2)
     kept = Directions.kept_in(tmp_path, x, None)
-    assert (kept.scale, kept.count) == (made.scale, 2)
+    assert (kept.scale, kept.count, kept.left_out) == (made.scale, 2, made.left_out)
+    assert kept.left_out > 0.05
     assert torch.equal(kept.basis, made.basis)
     assert torch.equal(kept.offset, made.offset)
