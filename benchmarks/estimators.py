@@ -10,7 +10,8 @@ All on one core.
 
     make estimators, or python -m benchmarks.estimators [--of GROUP] [--samples N] [--seeds N] [--out FILE]
 
-What the file already has, of the same commit, device, versions and number of samples, is not measured again.
+What the file already has, of the same commit, device, versions and number of samples, is not measured again; one of
+this day that is of others is renamed by its commit.
 """
 
 import argparse
@@ -38,7 +39,7 @@ from manifold_core.storage.files import write_json
 from .manifolds import BENT
 from .many_features import MANY_FEATURES
 from .practice import PRACTICE
-from .results_files import newest_first, results_file
+from .results_files import newest_first, results_file, set_aside
 
 __all__ = ["Manifold", "files", "manifolds", "measure", "summary", "table"]
 
@@ -214,7 +215,10 @@ def main() -> None:
         before = json.loads(out.read_text(encoding="utf-8"))
         rows = before.pop("rows")
         if other := differences(before | {name: where[name] for name in ("date", "time")}, where):
-            parser.error(f"{out} is of another measurement: {other}; name another --out")
+            if options.out is not None:
+                parser.error(f"{out} is of another measurement: {other}; name another --out")
+            set_aside(out)
+            rows = []
     have = {(row["of"], row["manifold"], row["r"], row["seed"]) for row in rows}
     with threadpool_limits(1):  # those of the libraries that scikit-dimension calls
         for manifold in (one for one in manifolds() if options.of in one.of):

@@ -156,3 +156,8 @@ def test_a_run_goes_on(
         estimators.main()
     assert "another measurement: commit is " in capsys.readouterr().err
     assert json.loads(out.read_text()) == results
+    monkeypatch.setattr(estimators, "results_file", lambda *_: out)
+    monkeypatch.setattr(sys, "argv", ["estimators", "--samples", "20"])
+    estimators.main()
+    assert json.loads(out.with_stem(f"found-{results['commit']}").read_text()) == results
+    assert len(json.loads(out.read_text())["rows"]) == 2
