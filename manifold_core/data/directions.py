@@ -34,13 +34,13 @@ def principal(x: Tensor, most: int | None = None) -> Principal:
     samples, features = x.shape
     mean, products = _moments(x)
     variance, vectors = torch.linalg.eigh(products)
-    varies = _varies(variance, features)
-    along, basis = variance[varies], vectors[:, varies]
-    left_out = 0 if most is None else max(len(along) - most, 0)
-    narrow, along, basis = along[:left_out], along[left_out:], basis[:, left_out:]
+    (varies,) = _varies(variance, features).nonzero(as_tuple=True)  # ascending
+    first = 0 if most is None else max(len(varies) - most, 0)
+    narrow, kept = varies[:first], varies[first:]
+    basis = vectors[:, kept]  # a copy: a slice would keep all of them in memory
     if samples < features:  # directions of features from those of samples
-        basis = torch.cat([part.T @ basis for part in _centred(x, mean)]) / (samples * along).sqrt()
-    return Principal(mean, float(variance.sum()), float(narrow.sum()), basis)
+        basis = torch.cat([part.T @ basis for part in _centred(x, mean)]) / (samples * variance[kept]).sqrt()
+    return Principal(mean, float(variance.sum()), float(variance[narrow].sum()), basis)
 
 
 def count_directions(x: Tensor) -> int:

@@ -32,7 +32,8 @@ def train_trials(
 ) -> tuple[list[Trial], Directions]:
     """The trials of :func:`find_dimension`, of standardised samples ``[N, d]``, and what they were trained on;
     checkpoints go into folders in ``folder``, one for each look at the result."""
-    most = plan.directions or _enough(x)
+    neighbours = two_nn(x)
+    most = plan.directions or _enough(neighbours)
     directions = Directions.of_samples(x, most) if folder is None else Directions.kept_in(folder, x, most)
     if progress and directions.left_out:
         print(
@@ -41,7 +42,7 @@ def train_trials(
         )
     y, others = directions.of(x), directions.of(held_out)
     trials: list[Trial] = []
-    while kappas := _next(trials, x, plan):
+    while kappas := _next(trials, x, plan, neighbours):
         if progress:
             print(f"latent dimensions: {', '.join(map(str, kappas))}", file=sys.stderr)
         place = folder / f"{kappas[0]}-{kappas[-1]}" if folder is not None else None
@@ -50,9 +51,8 @@ def train_trials(
     return trials, directions
 
 
-def _enough(x: Tensor) -> int | None:
-    """Directions that leave a manifold whole; None if neighbours see no dimension."""
-    neighbours = two_nn(x)
+def _enough(neighbours: float | None) -> int | None:
+    """Directions that leave a manifold whole, by the dimension that neighbours see; None if they see none."""
     return None if neighbours is None else max(math.ceil(EACH * neighbours), LEAST)
 
 
@@ -71,7 +71,7 @@ def _held_out(model: VAE | CVAE, y: Tensor) -> float:
     return float(losses[: math.ceil(KEPT * len(losses))].mean())
 
 
-def _next(trials: Sequence[Trial], x: Tensor, plan: SearchPlan) -> list[int]:
+def _next(trials: Sequence[Trial], x: Tensor, plan: SearchPlan, neighbours: float | None) -> list[int]:
     """Numbers of latent dimensions that are to be tried; none if the search is over."""
     features = x.shape[1]
     if not trials:
@@ -87,7 +87,7 @@ def _next(trials: Sequence[Trial], x: Tensor, plan: SearchPlan) -> list[int]:
     most = max(active, read) or best.latent_dim
     if below := [kappa for kappa in tried if kappa < most]:
         return sorted({*_spread(range(max(below) + 1, most)), *unsure} - tried)
-    low = max(round(two_nn(x) or 1), 1)
+    low = max(round(neighbours or 1), 1)
     if active:  # neighbours see too few of many dimensions, and noise as dimensions
         low = max(min(low, most - 1), 1)
     return sorted({*_spread(range(low, most)), *unsure} - tried)
