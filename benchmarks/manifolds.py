@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["BENT", "TURN", "Array", "Generator", "Samples", "rotations"]
+__all__ = ["BENT", "TURN", "Array", "Generator", "Samples", "rotations", "two_layers"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Generator = np.random.Generator
@@ -85,11 +85,14 @@ def _saddle(g: Generator, n: int) -> Array:
     return _columns(u, v, u * u - v * v)
 
 
-def _two_layers(g: Generator, n: int) -> Array:
-    """Five numbers through a network with random weights."""
-    u = g.normal(size=(n, 5))
-    hidden = np.tanh(u @ g.normal(size=(5, 30)))
-    return np.tanh(hidden @ g.normal(size=(30, 20)) / 5)
+def two_layers(r: int, features: int) -> Callable[[Generator, int], Array]:
+    """So many numbers through a network with random weights."""
+
+    def samples(g: Generator, n: int) -> Array:
+        hidden = np.tanh(g.normal(size=(n, r)) @ g.normal(size=(r, 30)))
+        return np.tanh(hidden @ g.normal(size=(30, features)) / r)
+
+    return samples
 
 
 def _blobs(g: Generator, n: int) -> Array:
@@ -138,7 +141,7 @@ BENT = (
     Samples("flat torus T3", 3, _flat_torus),
     Samples("rotations SO(3)", 3, _rotations),
     Samples("saddle", 2, _saddle),
-    Samples("two layers of tanh", 5, _two_layers),
+    Samples("two layers of tanh", 5, two_layers(5, 20)),
     Samples("images of a spot", 2, _blobs),
     Samples("helix, open", 1, _helix),
     Samples("cylinder", 2, _cylinder),

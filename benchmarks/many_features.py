@@ -3,7 +3,8 @@ tanh had been looked at, with other numbers, and images of a spot.)"""
 
 import numpy as np
 
-from .manifolds import TURN, Array, Generator, Samples, rotations
+from .manifolds import TURN, Array, Generator, Samples, rotations, two_layers
+from .practice import peaks
 
 __all__ = ["MANY_FEATURES"]
 
@@ -15,12 +16,6 @@ def _mixtures_through_tanh(g: Generator, n: int) -> Array:
 def _the_same_with_noise(g: Generator, n: int) -> Array:
     x = np.tanh(g.normal(size=(n, 4)) @ g.normal(size=(4, 400)))
     return x + 0.05 * x.std() * g.normal(size=x.shape)
-
-
-def _layers(g: Generator, n: int) -> Array:
-    """Four numbers through two layers with random weights."""
-    hidden = np.tanh(g.normal(size=(n, 4)) @ g.normal(size=(4, 30)))
-    return np.tanh(hidden @ g.normal(size=(30, 300)) / 4)
 
 
 def _rectified(g: Generator, n: int) -> Array:
@@ -71,15 +66,6 @@ def _fields(g: Generator, n: int) -> Array:
     return g.uniform(0.5, 1.5, (n, 1)) / distance.sum(axis=1)
 
 
-def _spectra(g: Generator, n: int) -> Array:
-    """With five peaks of any places and heights, on 500 channels."""
-    x, spectrum = np.linspace(0, 10, 500), np.zeros((n, 500))
-    for centre in (1, 3, 5, 7, 9):
-        place, height = centre + g.uniform(-0.5, 0.5, (n, 1)), g.uniform(0.5, 1.5, (n, 1))
-        spectrum += height * np.exp(-0.5 * ((x - place) / 0.4) ** 2)
-    return spectrum
-
-
 def _oscillations(g: Generator, n: int) -> Array:
     """Damped, of any amplitude, frequency, damping and phase, at 300 times."""
     t, amplitude, frequency = np.linspace(0, 1, 300), g.uniform(0.5, 1.5, (n, 1)), g.uniform(1, 2, (n, 1))
@@ -95,14 +81,14 @@ def _turned(g: Generator, n: int) -> Array:
 MANY_FEATURES = (
     Samples("mixtures through tanh", 8, _mixtures_through_tanh),
     Samples("mixtures through tanh, noise", 4, _the_same_with_noise),
-    Samples("two layers of tanh, 300", 4, _layers),
+    Samples("two layers of tanh, 300", 4, two_layers(4, 300)),
     Samples("ReLUs, 500", 6, _rectified),
     Samples("random waves", 3, _waves),
     Samples("polynomials", 4, _polynomials),
     Samples("images of an ellipse", 5, _ellipses),
     Samples("images of two spots", 6, _two_spots),
     Samples("fields of two sources", 5, _fields),
-    Samples("spectra of five peaks", 10, _spectra),
+    Samples("spectra of five peaks", 10, peaks((1, 3, 5, 7, 9), 0.4, 500)),
     Samples("oscillations", 4, _oscillations),
     Samples("100 points, turned", 4, _turned),
 )

@@ -5,13 +5,13 @@ know its rules. The step of the search that tries what the decoder reads, and th
 those.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from .manifolds import TURN, Array, Generator, Samples, rotations
 
-__all__ = ["PRACTICE"]
+__all__ = ["PRACTICE", "peaks"]
 
 
 def _linear(g: Generator, u: Array, features: int) -> Array:
@@ -131,17 +131,24 @@ def _tones(g: Generator, n: int) -> Array:
     return amplitude * np.sin(TURN * g.uniform(1, 3, (n, 1)) * t + TURN * g.random((n, 1)))
 
 
-def _peaks(g: Generator, n: int) -> Array:
-    """Spectra with three peaks, of any places and heights."""
-    x, spectrum = np.linspace(0, 10, 200), np.zeros((n, 200))
-    for centre in (2, 5, 8):
-        place, height = centre + g.uniform(-0.5, 0.5, (n, 1)), g.uniform(0.5, 1.5, (n, 1))
-        spectrum += height * np.exp(-0.5 * ((x - place) / 0.5) ** 2)
-    return spectrum
+def peaks(centres: Sequence[float], width: float, channels: int) -> Callable[[Generator, int], Array]:
+    """Spectra with peaks near these, of any places and heights."""
+
+    def samples(g: Generator, n: int) -> Array:
+        x, spectrum = np.linspace(0, 10, channels), np.zeros((n, channels))
+        for centre in centres:
+            place, height = centre + g.uniform(-0.5, 0.5, (n, 1)), g.uniform(0.5, 1.5, (n, 1))
+            spectrum += height * np.exp(-0.5 * ((x - place) / width) ** 2)
+        return spectrum
+
+    return samples
+
+
+_three_peaks = peaks((2, 5, 8), 0.5, 200)
 
 
 def _noisy_peaks(g: Generator, n: int) -> Array:
-    spectrum = _peaks(g, n)
+    spectrum = _three_peaks(g, n)
     return spectrum + 0.01 * g.normal(size=spectrum.shape)
 
 
@@ -235,7 +242,7 @@ PRACTICE = (
     Samples("two exponentials", 4, _two_exponentials),
     Samples("heat source", 3, _heat_source),
     Samples("tones", 3, _tones),
-    Samples("spectra of three peaks", 6, _peaks),
+    Samples("spectra of three peaks", 6, _three_peaks),
     Samples("spectra, 1 % noise", 6, _noisy_peaks),
     Samples("mixtures of 5 spectra, noise", 4, _mixtures),
     Samples("counts of genes", 5, _counts),
