@@ -64,7 +64,8 @@ lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(call link_tree,build/types)
-	cd build/types && "$(CURDIR)/$(BIN)/mypy" --config-file "$(CURDIR)/pyproject.toml" -p manifold_core
+	ln -sfn "$(CURDIR)/benchmarks" build/types/benchmarks
+	cd build/types && "$(CURDIR)/$(BIN)/mypy" --config-file "$(CURDIR)/pyproject.toml" -p manifold_core -p benchmarks
 
 peers: $(READY)  ## install what the benchmarks compare with besides PyTorch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/peers.txt

@@ -1,13 +1,14 @@
 """asv: every op through its public function, on a CPU."""
 
 import torch
+from manifold_core.kernels import Backend
 
 from .ops import OPS, Problem, problem
 
 HERE = torch.device("cpu")
 
 
-def forward_and_backward(op: str, drawn: Problem, backend: str) -> None:
+def forward_and_backward(op: str, drawn: Problem, backend: Backend) -> None:
     torch.autograd.grad(OPS[op].public(drawn, backend), drawn.differentiable, drawn.incoming)
 
 
@@ -17,16 +18,16 @@ class Ops:
     params = ([*OPS], ["reference", "cpu"], ["tiny", "typical", "large"])
     param_names = ("op", "backend", "regime")
 
-    def setup(self, op: str, backend: str, regime: str) -> None:
+    def setup(self, op: str, backend: Backend, regime: str) -> None:
         torch.manual_seed(0)
         self.problem = problem(OPS[op], *OPS[op].of_cpu[regime], torch.float32, HERE)
         forward_and_backward(op, self.problem, backend)  # a backend that cannot serve raises here
 
-    def time_forward(self, op: str, backend: str, _regime: str) -> None:
+    def time_forward(self, op: str, backend: Backend, _regime: str) -> None:
         with torch.no_grad():
             OPS[op].public(self.problem, backend)
 
-    def time_forward_and_backward(self, op: str, backend: str, _regime: str) -> None:
+    def time_forward_and_backward(self, op: str, backend: Backend, _regime: str) -> None:
         forward_and_backward(op, self.problem, backend)
 
 
@@ -36,6 +37,6 @@ class OpsMemory:
     params = ([*OPS], ["reference", "cpu"])
     param_names = ("op", "backend")
 
-    def peakmem_forward_and_backward(self, op: str, backend: str) -> None:
+    def peakmem_forward_and_backward(self, op: str, backend: Backend) -> None:
         drawn = problem(OPS[op], *OPS[op].of_cpu["large"], torch.float32, HERE)
         forward_and_backward(op, drawn, backend)

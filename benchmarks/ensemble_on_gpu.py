@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from manifold_core.kernels import Backend
 from torch import Tensor
 
 import manifold_core as mc
@@ -240,7 +241,7 @@ def ratios(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return answer
 
 
-def whole_job(sets: Sequence[Tensor], backend: str = "cuda") -> dict[str, Any]:
+def whole_job(sets: Sequence[Tensor], backend: Backend = "cuda") -> dict[str, Any]:
     """Seconds of the training, and of all that :func:`manifold_core.train_ensemble` does, with its measuring."""
     models, hidden = MAIN
     found: dict[str, Any] = {"models": models, "hidden": hidden, "steps": STEPS}

@@ -111,7 +111,7 @@ def table(name: str, paths: Iterable[Path]) -> str | None:
         return None
     newest = read[0][0]
     rows: dict[tuple[Any, ...], Results] = {}
-    sources = []
+    sources: list[str] = []
     for results, path in reversed(read):  # a row stays where it was when it is measured again
         if results["device"] == newest["device"]:
             where = f"commit {results['commit']}, {results['date']}: [`{path.name}`](benchmarks/results/{path.name})"

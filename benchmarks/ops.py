@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from manifold_core.kernels.dispatch import Backend
 from manifold_core.kernels.gaussian_elbo import gaussian_elbo
 from manifold_core.kernels.gaussian_nll import gaussian_nll
 from manifold_core.kernels.rsample_kl import rsample_kl
@@ -41,7 +42,7 @@ class Op(NamedTuple):
     make: Callable[[Callable[..., Tensor], int, int], tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
     forward: Callable[[Any, Problem], Outputs]
     backward: Callable[[Any, Problem, Outputs], Outputs]
-    public: Callable[[Problem, str], Outputs]  # of a backend; outputs that have gradients
+    public: Callable[[Problem, Backend], Outputs]  # outputs that have gradients
     by_hand: ByHand  # on given noise, or None for PyTorch's; the same outputs
     large: tuple[Shape, ...]  # for a GPU, as are the small ones
     small: tuple[Shape, ...]
@@ -52,6 +53,16 @@ class Op(NamedTuple):
 def _elbo_by_hand(p: Problem, _: Tensor | None) -> Outputs:
     x_hat, log_gamma, kl = p.differentiable
     return ((by_hand.nll(x_hat, p.fixed[0], log_gamma) + kl).mean(),)
+
+
+def _gated(p: Problem, backend: Backend) -> Outputs:
+    mu, log_var, prior_mu, prior_log_var, gate_logits = p.differentiable
+    return rsample_kl(mu, log_var, prior_mu, prior_log_var, gate_logits=gate_logits, backend=backend)
+
+
+def _gated_by_hand(p: Problem, noise: Tensor | None) -> Outputs:
+    mu, log_var, prior_mu, prior_log_var, gate_logits = p.differentiable
+    return by_hand.sample_and_kl(mu, log_var, noise, (prior_mu, prior_log_var), gate_logits)
 
 
 def _nll_backward(run: Any, p: Problem, outputs: Outputs) -> Outputs:
@@ -83,8 +94,8 @@ OPS = {
             backward=lambda run, p, _: run.rsample_kl_backward(
                 *p.incoming, *p.differentiable, None, None, None, p.seed, 0, False, False
             )[:2],
-            public=lambda p, backend: rsample_kl(*p.differentiable, backend=backend),
-            by_hand=lambda p, noise: by_hand.sample_and_kl(*p.differentiable, noise),
+            public=lambda p, backend: rsample_kl(p.differentiable[0], p.differentiable[1], backend=backend),
+            by_hand=lambda p, noise: by_hand.sample_and_kl(p.differentiable[0], p.differentiable[1], noise),
             large=((2**18, 256),),
             small=((128, 20), (512, 32), (4096, 64), (100_000, 20)),
             of_cpu=_LATENTS,
@@ -94,12 +105,8 @@ OPS = {
             make=lambda normal, b, k: (tuple(normal(b, k) for _ in range(5)), ()),
             forward=lambda run, p: run.rsample_kl(*p.differentiable, p.seed, 0, False, False)[:2],
             backward=lambda run, p, _: run.rsample_kl_backward(*p.incoming, *p.differentiable, p.seed, 0, True, True),
-            public=lambda p, backend: rsample_kl(
-                *p.differentiable[:4], gate_logits=p.differentiable[4], backend=backend
-            ),
-            by_hand=lambda p, noise: by_hand.sample_and_kl(
-                *p.differentiable[:2], noise, p.differentiable[2:4], p.differentiable[4]
-            ),
+            public=_gated,
+            by_hand=_gated_by_hand,
             large=((2**18, 256),),
             small=((512, 32),),
             of_cpu=_LATENTS,
@@ -111,12 +118,12 @@ OPS = {
             backward=lambda run, p, _: run.rsample_kl_cholesky_backward(
                 *p.incoming, *p.differentiable, None, None, p.seed, 0, False
             )[:2],
-            public=lambda p, backend: rsample_kl_cholesky(*p.differentiable, backend=backend),
-            by_hand=lambda p, noise: by_hand.sample_and_kl_full(*p.differentiable, noise),
+            public=lambda p, backend: rsample_kl_cholesky(p.differentiable[0], p.differentiable[1], backend=backend),
+            by_hand=lambda p, noise: by_hand.sample_and_kl_full(p.differentiable[0], p.differentiable[1], noise),
             large=((2**14, 128), (2**18, 32)),  # the last of the paper
             small=((512, 32), (512, 128)),
             of_cpu={"tiny": (16, 4), "typical": (512, 32), "large": (512, 128)},
-            tuned=lambda p, noise: by_hand.tuned_sample_and_kl_full(*p.differentiable, noise),
+            tuned=lambda p, noise: by_hand.tuned_sample_and_kl_full(p.differentiable[0], p.differentiable[1], noise),
         ),
         Op(
             "gaussian_nll",

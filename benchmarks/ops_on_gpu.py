@@ -13,6 +13,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -107,7 +108,7 @@ def in_a_graph(calls: Sequence[Callable[[], Any]]) -> float:
 def copy_bandwidth(device: torch.device) -> float:
     """Bytes per second that a copy reads and writes, on 1 GiB."""
     pairs = [tuple(torch.zeros(2**28, device=device) for _ in range(2)) for _ in range(2)]
-    return 2 * pairs[0][0].nbytes / (1e-6 * microseconds([lambda a=a, b=b: a.copy_(b) for a, b in pairs]))
+    return 2 * pairs[0][0].nbytes / (1e-6 * microseconds([partial(a.copy_, b) for a, b in pairs]))
 
 
 class Row(NamedTuple):
@@ -133,19 +134,19 @@ def of_operators(op: Op, run: Any, problems: Sequence[Problem], copy: float) -> 
     """Direction, microseconds and share of a copy's bandwidth, on large problems in turn."""
     with torch.no_grad():
         outputs, grads = by_operators(op, run, problems[0])
-        forward = [lambda p=p: op.forward(run, p) for p in problems]
+        forward = [partial(op.forward, run, p) for p in problems]
         size = moved(problems[0], outputs, incoming=False)
         time_us = in_a_graph(forward)
         yield "forward", time_us, size / (1e-6 * time_us) / copy
         if op.backward is elbo_backward:  # which moves nothing
-            time_us = in_a_graph([lambda p=p: by_operators(op, run, p) for p in problems])
+            time_us = in_a_graph([partial(by_operators, op, run, p) for p in problems])
             yield "both", time_us, size / (1e-6 * time_us) / copy
             return
         saved = [op.forward(run, p) for p in problems]
         back_size = moved(problems[0], grads, incoming=True)
-        time_us = in_a_graph([lambda p=p, o=o: op.backward(run, p, o) for p, o in zip(problems, saved, strict=True)])
+        time_us = in_a_graph([partial(op.backward, run, p, o) for p, o in zip(problems, saved, strict=True)])
         yield "backward", time_us, back_size / (1e-6 * time_us) / copy
-        time_us = in_a_graph([lambda p=p: by_operators(op, run, p) for p in problems])
+        time_us = in_a_graph([partial(by_operators, op, run, p) for p in problems])
         yield "both", time_us, (size + back_size) / (1e-6 * time_us) / copy
 
 
@@ -171,7 +172,7 @@ def measured(op: Op, backend: str, problems: Sequence[Problem], copy: float, bla
         def call(p: Problem) -> Any:
             return by_autograd(function, p)
 
-    yield blank._replace(microseconds=in_a_graph([lambda p=p: call(p) for p in problems]))
+    yield blank._replace(microseconds=in_a_graph([partial(call, p) for p in problems]))
 
 
 def obstacle(op: Op, backend: str, dtype: torch.dtype, p: Problem, seconds_left: float) -> str:
@@ -238,7 +239,7 @@ def main() -> None:
         results = {
             **where,
             "copy_gb_s": round(copy / 1e9),
-            "rows": [r._replace(microseconds=or_none(r.microseconds))._asdict() for r in rows],
+            "rows": [r._asdict() | {"microseconds": or_none(r.microseconds)} for r in rows],
             "ratios": ratios(rows),
         }
         write_json(out, results)  # each time: the next may never end

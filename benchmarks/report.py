@@ -138,7 +138,7 @@ def with_tables(
                 said = f"{content['device']}, at {content['commit']}, scikit-dimension {content['scikit-dimension']}:"
                 return f"{begin}\n{estimators.summary(content)}{_from(path, said)}\n{end}"
             return f"{begin}\n{estimators.NOT_YET}\n{end}"
-        newest = {}
+        newest: dict[str, str] = {}
         for path, results in found:
             if rows := _rows(results, COMPARISONS[name]):
                 where = results["provenance"]
