@@ -11,7 +11,7 @@ import numpy as np
 
 from .manifolds import TURN, Array, Generator, Samples, rotations
 
-__all__ = ["PRACTICE", "peaks"]
+__all__ = ["PRACTICE", "noisy", "peaks"]
 
 
 def _linear(g: Generator, u: Array, features: int) -> Array:
@@ -22,7 +22,7 @@ def _saturating(g: Generator, u: Array, features: int) -> Array:
     return np.tanh(0.7 * _linear(g, u, features))
 
 
-def _noisy(g: Generator, x: Array, ratio: float) -> Array:
+def noisy(g: Generator, x: Array, ratio: float) -> Array:
     """With noise whose standard deviation is ``ratio`` times smaller."""
     return x + x.std() / ratio * g.normal(size=x.shape)
 
@@ -155,7 +155,7 @@ def _noisy_peaks(g: Generator, n: int) -> Array:
 def _mixtures(g: Generator, n: int) -> Array:
     """Mixtures of five spectra, in any shares."""
     mixed = g.dirichlet(np.ones(5), n) @ np.abs(g.normal(size=(5, 100)).cumsum(axis=1))
-    return _noisy(g, mixed, 200)
+    return noisy(g, mixed, 200)
 
 
 def _counts(g: Generator, n: int) -> Array:
@@ -175,11 +175,11 @@ def _factors(g: Generator, n: int) -> Array:
 
 
 def _line_with_noise(g: Generator, n: int) -> Array:
-    return _noisy(g, _linear(g, g.normal(size=(n, 5)), 50), 10)
+    return noisy(g, _linear(g, g.normal(size=(n, 5)), 50), 10)
 
 
 def _bent_with_noise(g: Generator, n: int) -> Array:
-    return _noisy(g, _saturating(g, g.normal(size=(n, 4)), 30), 30)
+    return noisy(g, _saturating(g, g.normal(size=(n, 4)), 30), 30)
 
 
 def _heavy_tails(g: Generator, n: int) -> Array:
