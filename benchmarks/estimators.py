@@ -2,11 +2,11 @@
 
 The manifolds are those of the paper's Table 1 that do not fill a solid, the 24 of scikit-dimension's own benchmark,
 without noise, sixteen that are closed or bent (benchmarks/manifolds.py), 27 data sets like those of practice
-(benchmarks/practice.py), some with noise, and twelve bent through hundreds of features (benchmarks/many_features.py).
-All estimators get the same samples; DANCo, which is slow, the first 2,000 of them. *ours* is ``mc.find_dimension`` with
-its defaults, *active* the active dimensions of the model that it keeps. The estimators have scikit-dimension's
-defaults. Each works on the whole data set; *local PCA* is the mean over the neighbourhoods of 100 samples around each.
-All on one core.
+(benchmarks/practice.py), some with noise, twelve bent through hundreds of features (benchmarks/many_features.py), and
+sixteen simulated measurements (benchmarks/simulated.py). All estimators get the same samples; DANCo, which is slow, the
+first 2,000 of them. *ours* is ``mc.find_dimension`` with its defaults, *active* the active dimensions of the model that
+it keeps. The estimators have scikit-dimension's defaults. Each works on the whole data set; *local PCA* is the mean
+over the neighbourhoods of 100 samples around each. All on one core.
 
     make estimators, or python -m benchmarks.estimators [--of GROUP] [--samples N] [--seeds N] [--out FILE]
 
@@ -40,6 +40,7 @@ from .manifolds import BENT
 from .many_features import MANY_FEATURES
 from .practice import PRACTICE
 from .results_files import newest_first, results_file, set_aside
+from .simulated import SIMULATED
 
 __all__ = ["Manifold", "files", "manifolds", "measure", "summary", "table"]
 
@@ -49,6 +50,7 @@ TABLE_1_KAPPA = 20
 PAPERS, THEIRS, FURTHER = "Table 1 of the paper", "scikit-dimension's benchmark", "closed or bent ones"
 LIKE_PRACTICE = "data like those of practice"
 IN_MANY = "bent through hundreds of features"
+OF_SIMULATIONS = "simulated measurements and images"
 FEW = 2_000
 KIND = "dimension"  # of the result files
 ESTIMATORS = ("PCA", "local PCA", "MLE", "TwoNN", "DANCo")
@@ -75,7 +77,8 @@ def manifolds() -> Iterator[Manifold]:
 
     for name, r in BenchmarkManifolds(random_state=0).truth["Intrinsic Dimension"].items():
         yield Manifold(THEIRS, str(name).replace("_", " "), int(r), _of_benchmark(str(name)))
-    for of, known in ((FURTHER, BENT), (LIKE_PRACTICE, PRACTICE), (IN_MANY, MANY_FEATURES)):
+    further = ((FURTHER, BENT), (LIKE_PRACTICE, PRACTICE), (IN_MANY, MANY_FEATURES), (OF_SIMULATIONS, SIMULATED))
+    for of, known in further:
         for name, r, samples in known:
             yield Manifold(of, name, r, partial(_drawn, samples))
 
