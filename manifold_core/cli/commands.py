@@ -67,19 +67,18 @@ def train(options: argparse.Namespace) -> int:
 
 def dimension(options: argparse.Namespace) -> int:
     out = as_folder("out", options.out)
-    networks = {} if options.hidden is None else {"networks": tuple(map(tuple, options.hidden))}
     config = SearchConfig(
         data=options.data,
         plan=SearchPlan(
             options.latent_dim,
-            models=options.models,
+            options.hidden and tuple(map(tuple, options.hidden)),
+            options.models,
             log_gamma=options.log_gamma,
             steps=options.steps,
             batch_size=options.batch_size,
             learning_rate=options.learning_rate,
             seed=options.seed,
             directions=options.directions,
-            **networks,
         ),
         **_of_data(options),
         device=_device(options.device),

@@ -11,7 +11,7 @@ from ..models import Prior
 from ..models.elbo import Gamma
 from ..networks.residual import CHANNELS, CONDITIONAL_CHANNELS
 from ..run import RunConfig
-from ..search.plan import EACH, FIRST, LEAST, SearchPlan
+from ..search.plan import EACH, FIRST, LEAST, NETWORKS, WIDER, SearchPlan
 from ..training.config import Precision
 from .commands import DEFAULTS, bench, dimension, eager, info, report, reproduce, train
 
@@ -137,7 +137,8 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="+",
         action="append",
         metavar="N",
-        help=f"layer widths of an MLP; repeat it to try several; default {_as_options(plan.networks)}",
+        help=f"layer widths of an MLP; repeat it to try several; default {_as_options(NETWORKS)}, and, if these read "
+        f"more dimensions than nearest neighbours see, {_as_options(WIDER)}",
     )
     add.add_argument("--models", type=int, default=plan.models, metavar="N", help="models per MLP, seeds S, S + 1, …")
     add.add_argument("--steps", type=int, default=plan.steps, help="optimizer steps")

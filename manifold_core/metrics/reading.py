@@ -14,7 +14,7 @@ from .overfit import OVERFITTED, error_ratio
 from .residual import SAMPLES, directions_of_noise, residual_directions
 from .subset import some_of
 
-__all__ = ["Reading"]
+__all__ = ["Reading", "neighbours_see_fewer"]
 
 # Dimensions by nearest neighbours in a cube of as many dimensions as are read, over those in the data, and the
 # reverse. Among 54 manifolds (benchmarks/estimators.py) and 62 sets like those of practice, those read right have up to
@@ -129,7 +129,7 @@ class Reading:
                 f"samples differ in dimension, {in_words(local.shares)} of them: {decides}the manifold has several "
                 "pieces, or is not learned yet; take more steps, or more samples"
             )
-        if self._neighbours_see_fewer:
+        if neighbours_see_fewer(local.count, self.two_nn, self.two_nn_of_cube):
             yield (
                 f"nearest neighbours (TwoNN) see {self.two_nn:.1f} dimensions, but would see {self.two_nn_of_cube:.1f} "
                 f"in a flat space of {count} dimensions: if the manifold is curved or closed, like a sphere, it has "
@@ -146,14 +146,6 @@ class Reading:
                 f"nearest neighbours (TwoNN) see {self.two_nn:.1f} dimensions, and the model's residuals lie along few "
                 f"directions: the manifold may have more than {count}; take more steps, or more samples"
             )
-
-    @property
-    def _neighbours_see_fewer(self) -> bool:
-        """Networks that are not able enough read a curved manifold as the flat space around it, with a wide gap. But a
-        curve has one dimension, whatever neighbours see of samples that are not drawn evenly."""
-        if self.two_nn is None or self.two_nn_of_cube is None or self.local.count == 1:
-            return False
-        return self.two_nn_of_cube >= CURVED * self.two_nn
 
     @property
     def _fills_its_space(self) -> bool:
@@ -176,6 +168,14 @@ class Reading:
         noise = directions_of_noise(self.features - self.local.count, self.samples)
         directions = self.residual_directions
         return directions is not None and directions >= max(MISSED, LIKE_NOISE * noise)
+
+
+def neighbours_see_fewer(count: int, two_nn: float | None, two_nn_of_cube: float | None) -> bool:
+    """Networks that are not able enough read a curved manifold as the flat space around it, with a wide gap. But a
+    curve has one dimension, whatever neighbours see of samples that are not drawn evenly."""
+    if two_nn is None or two_nn_of_cube is None or count == 1:
+        return False
+    return two_nn_of_cube >= CURVED * two_nn
 
 
 def _directions(x: Tensor) -> int:

@@ -134,7 +134,8 @@ def find_dimension(
     (Theorem 1, whose statement prints L where its proof has 2L). A network of too little capacity reads a curved
     manifold as the flat space around it, of more dimensions, at a higher −ELBO; with fewer latent dimensions it has to
     bend. So the search trains several networks with κ latent dimensions, then with fewer and fewer than the best has
-    active, down to what nearest neighbours see (at least one fewer), and continues while fewer are better. They are
+    active, down to what nearest neighbours see (at least one fewer), and continues while fewer are better. Where
+    nearest neighbours see fewer dimensions than the best model has, it does so again with wider networks. All are
     trained on coordinates in the directions in which the samples vary, the widest of them, and one in which they do
     not: :class:`manifold_core.search.directions.Directions` says why. On a manifold that no one chart covers, such as a
     sphere or a closed curve, all dimensions of the flat space around it may be active; the decoder's eigenvalues see

@@ -14,12 +14,13 @@ from ..ensemble import ModelSpec, TrainedModel, train_ensemble
 from ..metrics.active import samples_at_a_time
 from ..metrics.evaluation import in_batches, metrics_of
 from ..metrics.local import local_dimensions_of_some
-from ..metrics.neighbours import two_nn
+from ..metrics.neighbours import two_nn, two_nn_of_cube
+from ..metrics.reading import neighbours_see_fewer
 from ..models import CVAE, VAE
 from ..modes import evaluation_mode
 from .directions import Directions
-from .plan import EACH, FIRST, LEAST, SearchPlan
-from .trials import Trial, lowest
+from .plan import EACH, FIRST, LEAST, WIDER, SearchPlan
+from .trials import Trial, ended, lowest
 
 __all__ = ["train_trials"]
 
@@ -41,14 +42,28 @@ def train_trials(
             file=sys.stderr,
         )
     y, others = directions.of(x), directions.of(held_out)
-    trials: list[Trial] = []
-    while kappas := _next(trials, x, plan, neighbours):
+
+    def searched(plan: SearchPlan, folder: Path | None) -> list[Trial]:
+        trials: list[Trial] = []
+        while kappas := _next(trials, x, plan, neighbours):
+            if progress:
+                print(f"latent dimensions: {', '.join(map(str, kappas))}", file=sys.stderr)
+            place = folder / f"{kappas[0]}-{kappas[-1]}" if folder is not None else None
+            trained = train_ensemble(plan.specs(kappas), y, folder=place, progress=progress)
+            trials += [Trial(_of_samples(one, directions, x), _held_out(one.model, others)) for one in trained]
+        return trials
+
+    trials = searched(plan, folder)
+    if plan.networks is None and _may_not_have_bent(lowest(trials), x, neighbours):
         if progress:
-            print(f"latent dimensions: {', '.join(map(str, kappas))}", file=sys.stderr)
-        place = folder / f"{kappas[0]}-{kappas[-1]}" if folder is not None else None
-        trained = train_ensemble(plan.specs(kappas), y, folder=place, progress=progress)
-        trials += [Trial(_of_samples(one, directions, x), _held_out(one.model, others)) for one in trained]
+            print("nearest neighbours see fewer dimensions than the best model: wider networks", file=sys.stderr)
+        trials += searched(replace(plan, networks=WIDER), folder / "wider" if folder is not None else None)
     return trials, directions
+
+
+def _may_not_have_bent(best: Trial, x: Tensor, neighbours: float | None) -> bool:
+    count = local_dimensions_of_some(best.trained.model, (x,)).count
+    return count > 0 and neighbours_see_fewer(count, neighbours, two_nn_of_cube(count, len(x)))
 
 
 def _enough(neighbours: float | None) -> int | None:
@@ -76,6 +91,8 @@ def _next(trials: Sequence[Trial], x: Tensor, plan: SearchPlan, neighbours: floa
     features = x.shape[1]
     if not trials:
         return [plan.latent_dim or min(features, FIRST)]
+    if not ended(trials):  # as lowest says at the end, if no others have
+        return []
     best, tried = lowest(trials), {trial.latent_dim for trial in trials}
     active = best.active_dimensions
     if active == max(tried) < features and plan.latent_dim is None:

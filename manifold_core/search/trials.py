@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from ..ensemble import ModelSpec, TrainedModel, all_diverged
 
-__all__ = ["Trial", "by_latent_dim", "doubts", "lowest", "trials_as_dict"]
+__all__ = ["Trial", "by_latent_dim", "doubts", "ended", "lowest", "trials_as_dict"]
 
 UNITS = (
     "held_out and by_latent_dim: -ELBO, nats per sample, of coordinates of scale 1 in the trained_directions, the "
@@ -66,19 +66,20 @@ def lowest(trials: Sequence[Trial]) -> Trial:
     Raises:
         Diverged: there is none, as the loss of each was not finite.
     """
-    if not (ended := _ended(trials)):
+    if not (those := ended(trials)):
         raise all_diverged([trial.trained for trial in trials])
-    return min(ended, key=lambda trial: trial.held_out)
+    return min(those, key=lambda trial: trial.held_out)
 
 
-def _ended(trials: Sequence[Trial]) -> list[Trial]:
+def ended(trials: Sequence[Trial]) -> list[Trial]:
+    """Those whose training came to its end, with a finite loss on the samples held out."""
     return [trial for trial in trials if trial.trained.diverged_at is None and math.isfinite(trial.held_out)]
 
 
 def by_latent_dim(trials: Sequence[Trial]) -> dict[int, float]:
     """The lowest held-out −ELBO of each number of latent dimensions, ascending, of models that have not diverged."""
     found: dict[int, float] = {}
-    for trial in sorted(_ended(trials), key=lambda trial: trial.latent_dim):
+    for trial in sorted(ended(trials), key=lambda trial: trial.latent_dim):
         found[trial.latent_dim] = min(trial.held_out, found.get(trial.latent_dim, math.inf))
     return found
 

@@ -84,8 +84,9 @@ def test_the_help_has_the_defaults(help_of: Callable[[str], str]) -> None:
     text, plan = help_of("dimension"), mc.SearchPlan()
     assert f"default {FIRST}, or the number of features" in text
     assert "default 8 times the dimension that nearest neighbours see, and at least 16" in text
-    assert "default --hidden 64 --hidden 64 64 64" in text
-    assert plan.networks == ((64,), (64, 64, 64))
+    assert "default --hidden 64 --hidden 64 64 64, and, if these read more" in text
+    assert "than nearest neighbours see, --hidden 128 128 128" in text
+    assert {spec.hidden for spec in plan.specs([1])} == {(64,), (64, 64, 64)}
     for name in ("steps", "batch_size", "learning_rate"):
         assert f"(default: {getattr(plan, name)})" in text
     assert f"(default: {plan.models})" in text

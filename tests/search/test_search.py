@@ -163,7 +163,11 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[list[int]
     """The numbers of latent dimensions that a search tries with models of these outcomes, and what it finds."""
 
     def run(
-        outcome: Outcome, features: int, neighbours: float | None, latent_dim: int | None = None
+        outcome: Outcome,
+        features: int,
+        neighbours: float | None,
+        latent_dim: int | None = None,
+        networks: Sequence[Sequence[int]] | None = ((4,),),
     ) -> tuple[list[list[int]], int]:
         rounds: list[list[int]] = []
 
@@ -188,7 +192,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[list[int]
         )
         monkeypatch.setattr(search, "two_nn", lambda _: neighbours)
         x = torch.randn(200, features, generator=torch.Generator().manual_seed(0))
-        trials, _ = search.train_trials(x, x, SearchPlan(latent_dim, ((4,),), models=1), None, progress=False)
+        trials, _ = search.train_trials(x, x, SearchPlan(latent_dim, networks, models=1), None, progress=False)
         kappas = sorted(kappa for one in rounds for kappa in one)
         losses = {kappa: outcome(kappa)[1] for kappa in kappas if outcome(kappa)[1] > BELOW_ALL}
         assert list(by_latent_dim(trials).items()) == list(losses.items())
@@ -261,6 +265,20 @@ def test_a_named_number_of_latent_dimensions_is_not_raised(
     assert tried(able(9), 20, 8.0, latent_dim=4) == ([[4], [3]], 4)
 
 
+@pytest.mark.parametrize(
+    ("r", "neighbours", "again"),
+    [(3, 1.5, True), (3, 2.8, False), (3, None, False), (1, 0.5, False), (0, 1.5, False)],
+)
+def test_wider_networks_are_tried_where_neighbours_see_fewer_dimensions(
+    tried: Callable[..., tuple[list[list[int]], int]], r: int, neighbours: float | None, again: bool
+) -> None:
+    """As the doubt says, that is not of curves. They search anew; networks that were named are the only ones."""
+    named, _ = tried(able(r), 20, neighbours)
+    rounds, dimension = tried(able(r), 20, neighbours, networks=None)
+    assert rounds == [sorted(one + one) for one in named] + named * again  # two networks, then one
+    assert dimension == r
+
+
 def test_a_diverged_model_is_never_the_best(tried: Callable[..., tuple[list[list[int]], int]]) -> None:
     def outcome(kappa: int) -> tuple[int, float, int]:
         return (kappa, 2 * BELOW_ALL, kappa) if kappa == 2 else able(3)(kappa)
@@ -269,6 +287,12 @@ def test_a_diverged_model_is_never_the_best(tried: Callable[..., tuple[list[list
     with pytest.raises(mc.Diverged) as all_diverged:
         tried(lambda kappa: (kappa, 2 * BELOW_ALL, kappa), 6, 2.0)
     assert all_diverged.value.step == 7
+
+
+def test_wider_networks_that_all_diverge_are_not_gone_on_with() -> None:
+    """The others have ended well."""
+    diverged: Any = SimpleNamespace(spec=mc.ModelSpec(4), diverged_at=3)
+    assert search._next([Trial(diverged, math.nan)], torch.zeros(9, 5), SearchPlan(), 2.0) == []
 
 
 @pytest.mark.parametrize(("more", "features", "doubtful"), [(None, 30, True), (20, 30, False), (None, 6, False)])
@@ -305,6 +329,28 @@ def test_stopped_it_goes_on_to_the_same_numbers(tmp_path: Path, monkeypatch: pyt
             with pytest.raises(Stopped):
                 find_dimension(x, SHORT, folder=folder, progress=False)
         assert losses(find_dimension(x, SHORT, folder=folder, progress=False).trials) == losses(undisturbed.trials)
+
+
+def test_stopped_among_the_wider_networks_it_goes_on_to_the_same_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which try what the others have tried, in checkpoints of their own."""
+    monkeypatch.setattr("manifold_core.search.plan.NETWORKS", ((16,), (24,)))
+    monkeypatch.setattr(search, "WIDER", ((32,),))
+    monkeypatch.setattr(search, "neighbours_see_fewer", lambda *_: True)
+    plan = replace(SHORT, networks=None)
+    undisturbed = find_dimension(plane(100), plan, progress=False)
+    assert [(one.spec.hidden, one.latent_dim) for one in undisturbed.trials] == [
+        *[((16,), 6), ((24,), 6), ((16,), 1), ((24,), 1)],
+        *[((32,), 6), ((32,), 1)],
+    ]
+    with monkeypatch.context() as patch:
+        stop_at_save(patch, 4)  # behind the folder's own, two looks' and the first of the wider
+        with pytest.raises(Stopped):
+            find_dimension(plane(100), plan, folder=tmp_path, progress=False)
+    assert (tmp_path / "wider").is_dir()
+    found = find_dimension(plane(100), plan, folder=tmp_path, progress=False)
+    assert [one.held_out for one in found.trials] == [one.held_out for one in undisturbed.trials]
 
 
 def test_it_goes_on_where_directions_come_out_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -446,10 +492,10 @@ def test_bad_samples_are_refused(x: Any, match: str) -> None:
         ({"models": 0}, "models must be a positive integer, got 0"),
         ({"latent_dim": 0}, "latent_dim must be a positive integer, got 0"),
         ({"directions": 0}, "directions must be a positive integer, got 0"),
-        ({"networks": ()}, r"networks must be a sequence of widths, such as \(\(64,\), \(64, 64\)\), got \(\)$"),
-        ({"networks": (64, 64)}, r"networks must be a sequence of widths, .* got \(64, 64\)$"),
-        ({"networks": ((),)}, r"networks must be a sequence of widths, .* got \(\(\),\)$"),
-        ({"networks": ("64",)}, r"networks must be a sequence of widths, .* got \('64',\)$"),
+        ({"networks": ()}, r"networks must be None or a sequence of widths, such as \(\(64,\), .*, got \(\)$"),
+        ({"networks": (64, 64)}, r"networks must be None or a sequence of widths, .* got \(64, 64\)$"),
+        ({"networks": ((),)}, r"networks must be None or a sequence of widths, .* got \(\(\),\)$"),
+        ({"networks": ("64",)}, r"networks must be None or a sequence of widths, .* got \('64',\)$"),
         ({"networks": ((64, 0),)}, r"networks\[1\] must be a positive integer, got 0"),
         ({"log_gamma": math.nan}, "log_gamma"),
         ({"steps": 0}, "steps must be a positive integer, got 0"),
@@ -467,9 +513,7 @@ def test_numbers_of_numpy_are_kept_as_python_s() -> None:
     """A checkpoint says the plan in JSON."""
     given = {"models": np.int64(1), "steps": np.int32(2), "batch_size": np.int64(3), "seed": np.int64(4)}
     plan = SearchPlan(**given, learning_rate=np.float32(0.5), log_gamma=np.float32(-2), latent_dim=np.int8(3))  # type: ignore[arg-type]
-    assert json.loads(json.dumps(asdict(plan))) == asdict(SearchPlan(3, plan.networks, 1, -2.0, 2, 3, 0.5, 4)) | {
-        "networks": [[64], [64, 64, 64]]
-    }
+    assert json.loads(json.dumps(asdict(plan))) == asdict(SearchPlan(3, None, 1, -2.0, 2, 3, 0.5, 4))
 
 
 def test_a_plan_is_a_plan() -> None:
