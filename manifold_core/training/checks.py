@@ -34,7 +34,14 @@ def check_weights(model: nn.Module) -> None:
 
 
 def check_precision(precision: Precision, model: nn.Module, device: torch.device) -> None:
-    """Raise InputError if the model cannot be trained in that precision on the device."""
+    """Raise InputError if the model cannot be trained in that precision on the device, or the caller has an autocast
+    on: until that ends, PyTorch keeps the weights that it has cast, and the networks would stay those of the first
+    step."""
+    if torch.is_autocast_enabled(device.type):
+        raise InputError(
+            "training must be outside of torch.autocast, which would keep the first step's weights; "
+            "TrainingConfig(precision='bfloat16') computes in half precision"
+        )
     if precision == "float32":
         return
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):

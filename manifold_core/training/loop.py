@@ -117,9 +117,9 @@ def train(
             condition that does not match model and samples, or a checkpoint that is damaged or of another run; a folder
             that another process uses or that holds a finished run of the command line; with a folder, a model whose
             ``get_extra_state`` gives no tensor, which a checkpoint could not hold; a precision that model or device
-            does not support; no parameter to train, or one of half precision; inside ``torch.inference_mode()``; in a
-            group, a mini-batch that cannot be split equally, arguments that differ, an unsupported batch normalisation,
-            or parameters without a gradient.
+            does not support; no parameter to train, or one of half precision; inside ``torch.inference_mode()`` or
+            ``torch.autocast``; in a group, a mini-batch that cannot be split equally, arguments that differ, an
+            unsupported batch normalisation, or parameters without a gradient.
         Diverged: the loss, or a weight, became NaN or infinite. Weights and buffers, running statistics included, are
             those before that step; on a GPU, which checks the loss at 500 of the steps, and if a gradient was not
             finite though its loss was, those before the last of these 500 that was fine.

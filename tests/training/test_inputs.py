@@ -273,6 +273,14 @@ def test_training_where_there_are_no_gradients_is_refused() -> None:
         mc.train(model, x, mc.TrainingConfig(steps=1), progress=False)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_in_an_autocast_of_the_caller_is_refused(precision: typing.Literal["float32", "bfloat16"]) -> None:
+    """It keeps the weights that it has cast to its end: the networks would not follow Adam."""
+    config = mc.TrainingConfig(steps=1, precision=precision)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(mc.InputError, match=r"outside of torch\.autocast"):
+        mc.train(mc.VAE.mlp(5, 2), torch.rand(9, 5), config, progress=False)
+
+
 def test_gradients_that_are_off_are_on_for_the_while() -> None:
     """As in a notebook that begins with ``torch.set_grad_enabled(False)``."""
     model, x, config = mc.VAE.mlp(5, 2), torch.rand(9, 5), mc.TrainingConfig(2)
