@@ -86,7 +86,7 @@ def as_tensor(x: Any, name: str = "x", *, truth: bool = False) -> Tensor:
 
 
 def _of_a_type_of_numpys(x: Tensor) -> Tensor:
-    x = x.detach().cpu()
+    x = x.detach().cpu().resolve_neg()
     return x.float() if x.dtype == torch.bfloat16 else x
 
 

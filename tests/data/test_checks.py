@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import manifold_core as mc
 from manifold_core.data.checks import as_array
@@ -56,3 +57,10 @@ def test_those_of_pandas_are_read() -> None:
     assert as_array(frame).tolist() == [[1.5, 1.0, 1.0], [2.5, 0.0, 2.0]]
     with pytest.raises(mc.InputError, match="got column 'd' of DataFrame"):
         as_array(frame.assign(d=["x", "y"]))
+
+
+def test_the_imaginary_part_of_a_conjugate_is_read() -> None:
+    """Torch flips its sign only when it is used, and NumPy does not take it so."""
+    imaginary = torch.complex(torch.zeros(3, 2), torch.arange(6.0).view(3, 2)).conj().imag
+    assert imaginary.is_neg()
+    assert as_array(imaginary).tolist() == [[0.0, -1.0], [-2.0, -3.0], [-4.0, -5.0]]
