@@ -4,6 +4,8 @@ Only :func:`check_finite` and :func:`check_exact` read numbers. The rest looks a
 not wait for the device.
 """
 
+from typing import Any, Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +31,7 @@ __all__ = [
     "check_tensor",
     "check_x",
     "input_dtype",
-    "input_shape",
+    "shape_of_one",
 ]
 
 Gaussian = tuple[Tensor, Tensor]  # mu and log_var, or mu and tril
@@ -155,15 +157,17 @@ def check_latent(z: object, latent_dim: int, decoder: nn.Module, device: torch.d
 
 
 def input_dtype(network: nn.Module) -> torch.dtype | None:
-    """The dtype of what an encoder or a decoder reads; None if it does not say."""
-    dtype: torch.dtype | None = getattr(network, "input_dtype", None)
-    return dtype
+    """The dtype of what an encoder or a decoder reads; None if it does not say, or its attribute of that name is
+    something else."""
+    dtype = getattr(network, "input_dtype", None)
+    return dtype if isinstance(dtype, torch.dtype) else None
 
 
-def input_shape(encoder: nn.Module) -> tuple[int, ...] | None:
-    """The shape of one sample as the encoder reads it; None if it does not say."""
-    shape: tuple[int, ...] | None = getattr(encoder, "input_shape", None)
-    return shape
+def shape_of_one(encoder: nn.Module, name: Literal["input_shape", "condition_shape"]) -> tuple[Any, ...] | None:
+    """The shape of one sample, or of one condition, as the encoder reads it; None if it does not say, or its attribute
+    of that name is something else."""
+    shape = getattr(encoder, name, None)
+    return tuple(shape) if isinstance(shape, tuple | list) else None
 
 
 def check_x(x: Tensor, encoder: nn.Module) -> None:
@@ -175,7 +179,7 @@ def check_x(x: Tensor, encoder: nn.Module) -> None:
 def check_shape(x: Tensor, encoder: nn.Module) -> None:
     """Raise InputError unless x is a tensor with samples of the shape that the encoder reads."""
     check_tensor("x", x)
-    shape = input_shape(encoder)
+    shape = shape_of_one(encoder, "input_shape")
     if shape is not None and x.shape[1:] != shape:
         sizes = ", ".join(map(str, shape))
         raise InputError(f"x must have shape [B, {sizes}], as the encoder reads it, got shape {tuple(x.shape)}")

@@ -33,6 +33,7 @@ from .checks import (
     check_prior,
     check_x,
     input_dtype,
+    shape_of_one,
 )
 from .elbo import ELBOTerms, GaussianELBO, elbo_of, gated
 from .noise import latent_noise
@@ -100,7 +101,8 @@ class CVAE(nn.Module):
         self.prior = prior
         self.gate = gate
         self.elbo = elbo_of(elbo, covariance)
-        self.condition_shape: tuple[int | None, ...] = getattr(encoder, "condition_shape", self.any_condition)
+        said = shape_of_one(encoder, "condition_shape")
+        self.condition_shape: tuple[int | None, ...] = self.any_condition if said is None else said
 
     @classmethod
     def mlp(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .checks import input_dtype, input_shape
+from .checks import input_dtype, shape_of_one
 from .cvae import CVAE
 from .elbo import gated
 from .inputs import unwrapped
@@ -70,7 +70,7 @@ class _StandardisedEncoder(nn.Module):
     @property
     def input_shape(self) -> tuple[int, ...] | None:
         """That of one x, as the encoder says."""
-        return input_shape(self.encoder)
+        return shape_of_one(self.encoder, "input_shape")
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         mu, log_var = self.encoder(x, c)

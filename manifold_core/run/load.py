@@ -9,7 +9,7 @@ from ..data import Standardisation
 from ..data.encoding import Columns, Encoding, OneHot
 from ..errors import InputError
 from ..models import CVAE, VAE
-from ..models.checks import input_shape
+from ..models.checks import shape_of_one
 from ..storage import checkpoint
 from ..storage.files import AnyPath, as_folder
 from ..storage.finished import METRICS, WEIGHTS, finished_run
@@ -69,7 +69,7 @@ def load_run(folder: AnyPath) -> FinishedRun:
     model, metrics = _trained(folder)
     try:
         kept = metrics["standardisation"]
-        standardisation = Standardisation(kept["mean"], kept["scale"], input_shape(model.encoder))
+        standardisation = Standardisation(kept["mean"], kept["scale"], shape_of_one(model.encoder, "input_shape"))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"folder must hold a run with the mean and scale of its data, got {str(folder)!r}, whose {METRICS} lacks "

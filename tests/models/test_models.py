@@ -425,6 +425,20 @@ def test_networks_that_do_not_say_what_they_read_get_any_shape() -> None:
     with pytest.raises(mc.InputError, match=r"^x must have shape \[B, 6\], .* got shape \(5, 7\)$"):
         model(torch.rand(5, 7))
     assert model(torch.rand(5, 6)).z.shape == (5, 2)
+    model.encoder.input_shape = [6]
+    with pytest.raises(mc.InputError, match=r"^x must have shape \[B, 6\], .* got shape \(5, 7\)$"):
+        model(torch.rand(5, 7))
+    assert model(torch.rand(5, 6)).z.shape == (5, 2)
+
+
+def test_attributes_that_are_no_shape_or_dtype_say_nothing() -> None:
+    """They are of the network's author, who may mean something else by them."""
+    encoder = Encoder()
+    encoder.input_shape, encoder.input_dtype = 3 * 2, "float32"  # type: ignore[assignment]
+    assert mc.VAE(encoder, nn.Linear(2, 6), 2)(torch.rand(5, 6)).z.shape == (5, 2)
+    model = mc.CVAE.mlp(6, 2, 3)
+    model.encoder.condition_shape = 2  # type: ignore[assignment]
+    assert mc.CVAE(model.encoder, model.decoder, 3)(torch.rand(5, 6), torch.rand(5, 2)).z.shape == (5, 3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.uint8, torch.int64])
