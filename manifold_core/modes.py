@@ -17,6 +17,9 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, training in modes:
+            if module.training != training:
+                module.train(training)  # of some modules it does more than to set the flag, such as to unmerge weights
+        for module, training in modes:  # which it has set in all modules within
             module.training = training
 
 

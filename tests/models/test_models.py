@@ -124,6 +124,25 @@ def test_encode_and_decode_are_those_of_evaluation_mode() -> None:
         cvae.decode(z, c)
 
 
+class Merging(nn.Linear):
+    """As layers that merge other weights into their own for evaluation."""
+
+    merged = False
+
+    def train(self, mode: bool = True) -> "Merging":
+        self.merged = not mode
+        return super().train(mode)
+
+
+def test_after_evaluation_modules_are_put_back_by_their_own_train() -> None:
+    frozen = nn.Sequential(Merging(2, 2)).eval()
+    model = mc.VAE(Encoder(), nn.Sequential(frozen, Merging(2, 6)), 2)
+    model.reconstruct(torch.rand(5, 6))
+    modes = [(module.training, module.merged) for module in model.modules() if isinstance(module, Merging)]
+    assert modes == [(False, True), (True, False)]
+    assert [module.training for module in (model, model.decoder, frozen)] == [True, True, False]
+
+
 def test_z_of_another_dtype_or_device_is_named() -> None:
     z, c, image = torch.randn(2, 3), torch.rand(2, 2), (1, 8, 8)
     sequences = mc.SequentialCVAE.lstm(5, 3)
