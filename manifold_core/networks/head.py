@@ -68,7 +68,7 @@ class PosteriorHead(nn.Linear):
             self._lay_out()
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        return outside_autocast(self._parts, features, self.weight.dtype)
+        return outside_autocast(self._parts, features, self)
 
     def _parts(self, features: Tensor) -> tuple[Tensor, Tensor]:
         parts = super().forward(features)

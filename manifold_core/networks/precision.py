@@ -25,29 +25,31 @@ def of_weights(first: Callable[[Any], Any]) -> property:
 
     def input_dtype(network: nn.Module) -> torch.dtype:
         """The dtype of what the network reads: that of its weights."""
-        dtype: torch.dtype = first(network).weight.dtype
-        return dtype
+        layer = first(network)
+        weight: Tensor = layer.weight if layer.bias is None else layer.bias  # if parametrized, a look computes it
+        return weight.dtype
 
     return property(input_dtype)
 
 
-def outside_autocast(layer: Callable[[Tensor], T], x: Tensor, dtype: torch.dtype) -> T:
-    """Half precision has too few digits for mu and z beside a small σ, and for x̂ beside a small γ."""
+def outside_autocast(layer: Callable[[Tensor], T], x: Tensor, of: nn.Linear | nn.ConvTranspose2d) -> T:
+    """In the dtype of the weights of ``of``: half precision has too few digits for mu and z beside a small σ, and for
+    x̂ beside a small γ."""
     if not autocast_enabled(x):
         return layer(x)
     with torch.autocast(x.device.type, enabled=False):
-        return layer(x.to(dtype))
+        return layer(x.to(of.weight.dtype))
 
 
 class Float32Linear(nn.Linear):
     """nn.Linear outside autocast: what reads z, and what makes mu, log_var or x̂."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return outside_autocast(super().forward, x, self.weight.dtype)
+        return outside_autocast(super().forward, x, self)
 
 
 class Float32ConvTranspose2d(ConvTranspose2d):
     """The same of the residual decoder's last layer."""
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        return outside_autocast(partial(super().forward, output_size=output_size), x, self.weight.dtype)
+        return outside_autocast(partial(super().forward, output_size=output_size), x, self)

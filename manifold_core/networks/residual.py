@@ -159,7 +159,7 @@ class ConvDecoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         features = self.head(z)
         if self.beside is not None:
-            features = features + outside_autocast(self.beside, z, self.head.weight.dtype)
+            features = features + outside_autocast(self.beside, z, self.head)
         x_hat: Tensor = self.blocks(_laid_out(self.unflatten(features), self.blocks))
         return x_hat
 

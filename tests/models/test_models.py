@@ -15,6 +15,7 @@ import pytest
 import torch
 from manifold_core.kernels.random import standard_normal
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 import manifold_core as mc
 from manifold_core.models.inputs import check_inputs
@@ -122,6 +123,38 @@ def test_encode_and_decode_are_those_of_evaluation_mode() -> None:
                 decode(bad)
     with pytest.raises(mc.InputError, match=r"z must have a row for each condition, 4, got shape \(5, 3\)"):
         cvae.decode(z, c)
+
+
+class Counting(nn.Module):
+    """A parametrization, some of which draw numbers or iterate whenever they are computed."""
+
+    calls = 0
+
+    def forward(self, weight: Tensor) -> Tensor:
+        self.calls += 1
+        return weight.clone()
+
+
+@pytest.mark.parametrize(
+    ("model", "shapes"),
+    [
+        (mc.VAE.mlp(6, 3), [(5, 6)]),
+        (mc.CVAE.mlp(6, 2, 3, attention=True), [(5, 6), (5, 2)]),
+        (mc.VAE.conv((1, 8, 8), 3, 2, hidden=(4,)), [(5, 1, 8, 8)]),
+        (mc.CVAE.conv((1, 8, 8), 2, 3, 2), [(5, 1, 8, 8), (5, 2)]),
+        (mc.SequentialCVAE.lstm(6, 3), [(5, 6), (5, 4, 6)]),
+    ],
+    ids=["VAE", "CVAE", "VAE of images", "CVAE of images", "sequences"],
+)
+def test_a_parametrized_weight_is_computed_once_a_call(model: nn.Module, shapes: list[tuple[int, ...]]) -> None:
+    model, counts = copy.deepcopy(model), []
+    for layer in [*model.modules()]:
+        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            parametrize.register_parametrization(layer, "weight", count := Counting())
+            count.calls = 0
+            counts.append(count)
+    model(*map(torch.rand, shapes))
+    assert {count.calls for count in counts} == {1}
 
 
 class Merging(nn.Linear):
