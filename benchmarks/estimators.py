@@ -8,7 +8,7 @@ first 2,000 of them. *ours* is ``mc.find_dimension`` with its defaults, *active*
 it keeps. The estimators have scikit-dimension's defaults. Each works on the whole data set; *local PCA* is the mean
 over the neighbourhoods of 100 samples around each. All on one core.
 
-    make estimators, or python -m benchmarks.estimators [--of GROUP] [--samples N] [--seeds N] [--out FILE]
+    make estimators, or python -m benchmarks.estimators [--of NAME] [--samples N] [--seeds N] [--out FILE]
 
 What the file already has, of the same commit, device, versions and number of samples, is not measured again; one of
 this day that is of others is renamed by its commit.
@@ -20,7 +20,7 @@ import math
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,7 +42,7 @@ from .practice import PRACTICE
 from .results_files import newest_first, results_file, set_aside
 from .simulated import SIMULATED
 
-__all__ = ["Manifold", "files", "manifolds", "measure", "summary", "table"]
+__all__ = ["Manifold", "files", "manifolds", "measure", "newest", "summary", "table"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 TABLE_1_KAPPA = 20
@@ -150,6 +150,22 @@ def files(folder: Path) -> list[Path]:
     return newest_first(folder.glob(f"{KIND}-*.json"))
 
 
+def newest(paths: Sequence[Path]) -> tuple[dict[str, Any], list[Path]]:
+    """Of each manifold the newest row, and where each is from, of files of the device, the number of samples and the
+    version of scikit-dimension measured last; ``paths`` are the newest first."""
+    read = [(json.loads(path.read_text(encoding="utf-8")), path) for path in paths]
+    alike = ("device", "samples", "scikit-dimension")
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    sources = []
+    for results, path in read:
+        if all(results.get(name) == read[0][0].get(name) for name in alike):
+            own = {(row["of"], row["manifold"], row["r"], row["seed"]): row for row in results["rows"]}
+            if own.keys() - rows.keys():
+                sources.append(path)
+            rows = own | rows
+    return {**read[0][0], "rows": list(rows.values())}, sources
+
+
 def table(results: dict[str, Any]) -> str:
     """One line per manifold: medians over its seeds."""
     rows: list[dict[str, Any]] = results["rows"]
@@ -203,7 +219,9 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--samples", type=int, default=5_000, help="of each manifold (default: 5000)")
-    parser.add_argument("--of", default="", metavar="GROUP", help="only those with this in the name of their group")
+    parser.add_argument(
+        "--of", default="", metavar="NAME", help="only those with this in the name of their group, or their own"
+    )
     parser.add_argument("--seeds", type=int, default=1, help="of samples, weights and noise (default: 1)")
     parser.add_argument("--out", type=Path, help="the results; default: a file of this device and day")
     options = parser.parse_args()
@@ -224,7 +242,7 @@ def main() -> None:
             rows = []
     have = {(row["of"], row["manifold"], row["r"], row["seed"]) for row in rows}
     with threadpool_limits(1):  # those of the libraries that scikit-dimension calls
-        for manifold in (one for one in manifolds() if options.of in one.of):
+        for manifold in (one for one in manifolds() if options.of in f"{one.of}: {one.name}"):
             for seed in range(options.seeds):
                 if (manifold.of, manifold.name, manifold.r, seed) not in have:
                     rows.append(measure(manifold, options.samples, seed))

@@ -117,7 +117,21 @@ def picture(path: Path) -> Path:
 
 
 def _from(path: Path, said: str) -> str:
-    return f"\n{said} [`{path.name}`](benchmarks/results/{path.name}).\n"
+    return f"\n{said} {_link(path)}.\n"
+
+
+def _link(path: Path) -> str:
+    return f"[`{path.name}`](benchmarks/results/{path.name})"
+
+
+def _dimensions(paths: Sequence[Path]) -> str:
+    if not paths:
+        return estimators.NOT_YET
+    results, sources = estimators.newest(paths)
+    said = f"{results['device']}, scikit-dimension {results['scikit-dimension']}. Of each data set the newest of these:"
+    commits = (json.loads(path.read_text(encoding="utf-8"))["commit"] for path in sources)
+    where = (f"at {commit}: {_link(path)}" for commit, path in zip(commits, sources, strict=True))
+    return f"{estimators.summary(results)}\n{said} {'; '.join(where)}.\n"
 
 
 def with_tables(
@@ -133,11 +147,7 @@ def with_tables(
         if name in gpu_tables.TABLES:
             return f"{begin}\n{gpu_tables.table(name, on_gpu) or NOT_YET_ON_A_GPU}\n{end}"
         if name == estimators.KIND:
-            for path in of_dimension[:1]:
-                content = json.loads(path.read_text(encoding="utf-8"))
-                said = f"{content['device']}, at {content['commit']}, scikit-dimension {content['scikit-dimension']}:"
-                return f"{begin}\n{estimators.summary(content)}{_from(path, said)}\n{end}"
-            return f"{begin}\n{estimators.NOT_YET}\n{end}"
+            return f"{begin}\n{_dimensions(of_dimension)}\n{end}"
         newest: dict[str, str] = {}
         for path, results in found:
             if rows := _rows(results, COMPARISONS[name]):

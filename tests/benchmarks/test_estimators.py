@@ -95,25 +95,39 @@ def test_tables() -> None:
     assert "active" not in summary({"rows": rows})
 
 
-def test_the_newest_file_is_shown(tmp_path: Path) -> None:
+def test_the_newest_of_each_is_shown(tmp_path: Path) -> None:
     text = "<!-- bench: dimension -->\n<!-- end -->"
     assert estimators.files(tmp_path) == []
     assert estimators.NOT_YET in report.with_tables(text, [])
     row = {"of": "A", "manifold": "M", "d": 9, "r": 2, "seed": 0, "gap": 7.0}
     numbers = dict.fromkeys(estimators.WAYS, 2.0)
-    made_by = {"device": "a chip", "commit": "abc", "scikit-dimension": "0.1"}
-    for day in (1, 3, 2):
-        results = {"date": f"2026-01-0{day}", **made_by, "rows": [{**row, "found": numbers, "seconds": numbers}]}
+    made_by = {"device": "a chip", "scikit-dimension": "0.1"}
+    for day, others in ((1, ["N"]), (3, []), (2, ["N"])):
+        rows = [{**row, "manifold": name, "found": numbers, "seconds": numbers} for name in ["M", *others]]
+        results = {"date": f"2026-01-0{day}", **made_by, "commit": f"abc{day}", "rows": rows}
         (tmp_path / f"dimension-{day}.json").write_text(json.dumps(results))
     newest = estimators.files(tmp_path)
     assert [path.stem[-1] for path in newest] == ["3", "2", "1"]
     shown = report.with_tables(text, [], [], newest)
-    assert "| A | 1 | 1 |" in shown
-    assert "a chip, at abc, scikit-dimension 0.1: [`dimension-3.json`]" in shown
+    assert "| A | 2 | 2 |" in shown
+    links = [f"at abc{day}: [`dimension-{day}.json`](benchmarks/results/dimension-{day}.json)" for day in (3, 2)]
+    assert f"a chip, scikit-dimension 0.1. Of each data set the newest of these: {'; '.join(links)}.\n" in shown
     assert report.with_tables(shown, [], [], newest) == shown
     page = report.page([], [], newest)
     assert page.index("date 2026-01-03") < page.index("date 2026-01-01")
     assert "| A | M | 9 | 2 | 7.0 | **2** |" in page
+
+
+@pytest.mark.parametrize("other", [{"device": "b"}, {"samples": 7}, {"scikit-dimension": "0.2"}])
+def test_rows_of_another_measurement_are_not_put_beside(tmp_path: Path, other: dict[str, Any]) -> None:
+    made_by = {"device": "a", "samples": 5, "scikit-dimension": "0.1"}
+    paths = [tmp_path / "new.json", tmp_path / "old.json"]
+    for path, made, r in zip(paths, (made_by, made_by | other), (2, 3), strict=True):
+        row = {"of": "A", "manifold": "M", "r": r, "seed": 0}
+        path.write_text(json.dumps({**made, "rows": [row]}))
+    results, sources = estimators.newest(paths)
+    assert [row["r"] for row in results["rows"]] == [2]
+    assert sources == paths[:1]
 
 
 def test_a_run_goes_on(
