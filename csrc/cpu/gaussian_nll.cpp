@@ -31,13 +31,16 @@ double sum_over_rows(const Tensor& a, const Tensor& b, const F& f) {
     const auto term = [&](int64_t i) { return f(double{x[i * x_stride]}, double{y[i * y_stride]}); };
     std::vector<double> sums(static_cast<size_t>(rows / kSummedRows + 1));
     parallel_over_rows(rows, kSummedRows, [&](int64_t begin, int64_t end) {
-      double& sum = sums[static_cast<size_t>(begin / kSummedRows)];
-      double lane[kLanes] = {};
-      for (; begin + kLanes <= end; begin += kLanes) {
-        for (int64_t l = 0; l < kLanes; ++l) lane[l] += term(begin + l);
+      for (int64_t i = begin; i < end;) {
+        double& sum = sums[static_cast<size_t>(i / kSummedRows)];
+        const int64_t last = std::min(end, i + kSummedRows);
+        double lane[kLanes] = {};
+        for (; i + kLanes <= last; i += kLanes) {
+          for (int64_t l = 0; l < kLanes; ++l) lane[l] += term(i + l);
+        }
+        for (; i < last; ++i) sum += term(i);
+        for (const double one : lane) sum += one;
       }
-      for (; begin < end; ++begin) sum += term(begin);
-      for (const double one : lane) sum += one;
     });
     return std::accumulate(sums.begin(), sums.end(), 0.0);
   };

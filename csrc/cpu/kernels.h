@@ -16,7 +16,7 @@ struct Matrix {
   int64_t col_stride = 0;
 };
 
-// Rows are handed to the kernels in blocks of this many: enough work for a thread, whatever the number of threads.
+// Rows are handed to the kernels in whole blocks of this many: enough work for a thread, whatever the number of threads.
 constexpr int64_t block_rows(int64_t cols) {
   constexpr int64_t elements = 16384;
   return cols <= 1 ? elements : cols < elements ? elements / cols : 1;
@@ -183,7 +183,7 @@ struct NormaliseBackward {
   const C *constant, *slope;  // [size]
 };
 
-// Every kernel works on rows [begin, end), one block. C is the type the arithmetic is done in, float or double.
+// Every kernel works on rows [begin, end), whole blocks. C is the type the arithmetic is done in, float or double.
 template <class C>
 struct Kernels {
   void (*rsample_kl)(const RsampleKl&, int64_t begin, int64_t end);

@@ -72,7 +72,7 @@ void rsample_kl_tiles(const cpu::RsampleKl& a, int64_t begin, int64_t end) {
       root[i] = v.root;
     }
     finish(a.z, at, z);
-    if (a.variance_ratio) add_squares_to_sums(a.variance_ratio, at, root.at);
+    if (a.variance_ratio) add_to_sums(a.variance_ratio, at, [&](int64_t i) { return square(root[i]); });
     if (a.kl_per_dimension) {
       finish(a.kl, at, kl);
       return;

@@ -163,10 +163,7 @@ void rsample_kl_cholesky_groups(const cpu::RsampleKlCholesky& a, int64_t begin, 
       root[i] = v.root;
     }
     finish(a.z, at, z);
-    if (a.variance_ratio) {
-      add_squares_to_sums(a.variance_ratio, at, root);
-      add_to_sums(a.variance_ratio, at, squares);
-    }
+    if (a.variance_ratio) add_to_sums(a.variance_ratio, at, [&](int64_t i) { return square(root[i]) + squares[i]; });
     if (a.kl_per_dimension) {
       finish(a.kl, at, kl);
       return;

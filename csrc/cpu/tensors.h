@@ -125,7 +125,7 @@ inline Matrix gradient_of_kl(const OptionalTensor& t, int64_t rows, int64_t cols
   return per_row(*t);
 }
 
-// Runs f(begin, end) over all rows on torch's threads, block by block; a single block stays on this one.
+// Runs f(begin, end) over all rows on torch's threads, on whole blocks; a single block stays on this one.
 template <class F>
 void parallel_over_rows(int64_t rows, int64_t block, const F& f) {
   if (rows <= block) {
@@ -133,7 +133,7 @@ void parallel_over_rows(int64_t rows, int64_t block, const F& f) {
     return;
   }
   torch::stable::parallel_for(0, (rows + block - 1) / block, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) f(i * block, std::min(rows, (i + 1) * block));
+    f(begin * block, std::min(rows, end * block));
   });
 }
 

@@ -101,25 +101,20 @@ inline void finish(const Matrix& m, const Rectangle& at, const C* tile) {
   });
 }
 
-// Adds the columns of a tile to the sums of its block.
-template <class C>
-inline void add_to_sums(const Result& result, const Rectangle& at, const C* tile) {
-  double* const sums = result.sums + at.row / result.block * result.cols + at.col;
+// Adds term(element of the tile), in double, to the sums of its column, row by row: in the order of the rows, whichever
+// tiles they are in.
+template <class F>
+MC_INLINE void add_to_sums(const Result& result, const Rectangle& at, const F& term) {
   for (int64_t i = 0; i < at.rows; ++i) {
-    for (int64_t j = 0; j < at.cols; ++j) sums[j] += tile[i * at.pitch + j];
+    double* const sums = result.sums + (at.row + i) / result.block * result.cols + at.col;
+    for (int64_t j = 0; j < at.cols; ++j) sums[j] += term(i * at.pitch + j);
   }
 }
 
-// The same of the squares of what is there, each of which may be too large for C though their mean is not.
+// For sums of squares, each of which may be too large for C though their mean is not.
 template <class C>
-inline void add_squares_to_sums(const Result& result, const Rectangle& at, const C* tile) {
-  double* const sums = result.sums + at.row / result.block * result.cols + at.col;
-  for (int64_t i = 0; i < at.rows; ++i) {
-    for (int64_t j = 0; j < at.cols; ++j) {
-      const double v = tile[i * at.pitch + j];
-      sums[j] += v * v;
-    }
-  }
+MC_INLINE double square(C value) {
+  return double{value} * double{value};
 }
 
 template <class C>
@@ -130,7 +125,7 @@ inline C* target(const Result& result, const Rectangle& at, C* tile) {
 template <class C>
 inline void finish(const Result& result, const Rectangle& at, const C* tile) {
   if (result.matrix.data) finish(result.matrix, at, tile);
-  if (result.sums) add_to_sums(result, at, tile);
+  if (result.sums) add_to_sums(result, at, [&](int64_t i) { return double{tile[i]}; });
 }
 
 // The sum of one row of a tile, in an order that depends on its length alone.
