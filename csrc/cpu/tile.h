@@ -138,11 +138,10 @@ inline C row_sum(const C* v, int64_t n) {
     return sum;
   }
   // A short row is over before a wide reduction has paid for folding its vector.
-  C lane[4] = {};
+  typedef C Lanes __attribute__((vector_size(4 * sizeof(C)), aligned(sizeof(C))));
+  Lanes lane = {};
   int64_t j = 0;
-  for (; j + 4 <= n; j += 4) {
-    for (int l = 0; l < 4; ++l) lane[l] += v[j + l];
-  }
+  for (; j + 4 <= n; j += 4) lane += *reinterpret_cast<const Lanes*>(v + j);
   for (; j < n; ++j) sum += v[j];
   return ((lane[0] + lane[1]) + (lane[2] + lane[3])) + sum;
 }
