@@ -35,14 +35,17 @@ class Arrays {
   C* data_;
 };
 
-// Samples are worked on in groups that fill a tile, at least one. Here are arrays of one element for each latent of
-// such a group: rows of `pitch`, whole blocks of noise, with room behind them for a last vector and the last of the
-// noise.
+// Samples are worked on in groups of so many elements, at least one sample: with fewer the noise takes longer, with more
+// the first triangles have left the L1 cache before the last are read.
+constexpr int64_t kGroup = 256;
+
+// Arrays of one element for each latent of a group: rows of `pitch`, whole blocks of noise, with room behind them for a
+// last vector and the last of the noise.
 template <class C>
 class GroupArrays {
  public:
   GroupArrays(int64_t count, int64_t cols)
-      : pitch((cols + 3) / 4 * 4), rows(pitch < kTile ? kTile / pitch : 1), memory_(count, rows * pitch + 64) {}
+      : pitch((cols + 3) / 4 * 4), rows(pitch < kGroup ? kGroup / pitch : 1), memory_(count, rows * pitch + 64) {}
 
   C* operator[](int64_t i) const { return memory_[i]; }
 
@@ -87,25 +90,22 @@ struct RowBlock {
   }
 };
 
-// The sums over a row of L below the diagonal, of L_ij noise_j and of (L_ij scale_i)^2, lane by lane.
-template <class C>
-struct RowSums {
-  Vector<C> products[kWidth<C>] = {}, squares[kWidth<C>] = {};
-};
+// Calls f(r) for the rows of a block. In a whole block each r is a constant, and with it where the row ends.
+template <class C, class F>
+MC_INLINE void for_each_row(const RowBlock<C>& block, const F& f) {
+  if (block.rows == kWidth<C>) {
+#pragma GCC unroll 16
+    for (int64_t r = 0; r < kWidth<C>; ++r) f(r);
+  } else {
+    for (int64_t r = 0; r < block.rows; ++r) f(r);
+  }
+}
 
-template <class C, bool with_products, bool with_scale>
-MC_INLINE void sum_row(const C* l, int64_t whole, int64_t rest, const C* noise, C scale, int64_t row,
-                       RowSums<C>& sums) {
-  Vector<C> p = {}, s = {};
-  const auto take = [&](Vector<C> v, int64_t j) {
-    if constexpr (with_products) p += v * load(noise + j);
-    if constexpr (with_scale) v *= scale;
-    s += v * v;
-  };
-  for (int64_t j = 0; j < whole; j += kWidth<C>) take(load(l + j), j);
-  take(load_head(l + whole, rest), whole);
-  if constexpr (with_products) sums.products[row] = p;
-  sums.squares[row] = s;
+// Calls f(elements, j) for a row of L below the diagonal: whole vectors, then the rest, with zeros behind it.
+template <class C, class F>
+MC_INLINE void for_each_vector(const C* l, int64_t whole, int64_t rest, const F& f) {
+  for (int64_t j = 0; j < whole; j += kWidth<C>) f(load(l + j), j);
+  f(load_head(l + whole, rest), whole);
 }
 
 template <class C, bool has_prior>
@@ -118,7 +118,7 @@ void rsample_kl_cholesky_groups(const cpu::RsampleKlCholesky& a, int64_t begin, 
   C* const squares = arrays[3];
   C* const scale = arrays[4];  // 1 / the prior's standard deviation
   C* const root = arrays[5];  // of the part of the variance ratio that is not in squares
-  RowSums<C> sums;
+  Vector<C> product_lanes[kWidth<C>] = {}, square_lanes[kWidth<C>] = {};
   for (int64_t i = 0; i < arrays.rows * arrays.pitch; ++i) scale[i] = C(1);
   for_each_group(arrays, a.seed, a.first_row, begin, end, a.cols, noise, [&](const Rectangle& at) {
     const C* const mu = read<C>(a.mu, at, arrays[6]);
@@ -131,18 +131,28 @@ void rsample_kl_cholesky_groups(const cpu::RsampleKlCholesky& a, int64_t begin, 
       for (int64_t i = 0; i < size; ++i) scale[i] = exponential(C(-0.5) * prior_log_var[i]).exp;
     }
     for (int64_t sample = 0; sample < at.rows; ++sample) {
+      const C* const eps = noise + sample * at.pitch;
       for (int64_t row = 0; row < at.cols; row += kWidth<C>) {
         const RowBlock<C> block(row, at.cols);
         const C* l = read<C>(a.tril, block.of(at.row + sample), block_array[0]);
         const int64_t i = sample * at.pitch + row;
-        for (int64_t r = 0; r < block.rows; ++r) {
-          sum_row<C, true, has_prior>(l, row, r, noise + sample * at.pitch, scale[i + r], r, sums);
+        for_each_row(block, [&](int64_t r) __attribute__((always_inline)) {
+          Vector<C> p = {}, s = {};
+          for_each_vector(l, row, r, [&](Vector<C> v, int64_t j) {
+            p += v * load(eps + j);
+            if constexpr (has_prior) v *= scale[i + r];
+            s += v * v;
+          });
+          product_lanes[r] = p;
+          square_lanes[r] = s;
           diagonal[i + r] = l[row + r];
           l += row + r + 1;
-        }
+        });
         // What comes behind the last row is written again, or never read.
-        store(products + i, sum_each<C>(sums.products));
-        store(squares + i, sum_each<C>(sums.squares));
+        store(products + i, sum_each<C>(product_lanes));
+        // The KL of a sample has all its squares, whichever latent they are with.
+        const bool by_row = a.kl_per_dimension || a.variance_ratio || block.rows < kWidth<C>;
+        store(squares + i, by_row ? sum_each<C>(square_lanes) : sum_all<C>(square_lanes));
       }
     }
 #pragma GCC ivdep
@@ -209,7 +219,7 @@ void rsample_kl_cholesky_backward_groups(const cpu::RsampleKlCholeskyBackward& a
   C* const scale = arrays[4];
   C* const weight = arrays[5];  // of L_ij scale_i in its gradient
   const bool with_squares = has_prior && a.grad_prior_log_var;
-  RowSums<C> sums;
+  Vector<C> square_lanes[kWidth<C>] = {};
   for (int64_t i = 0; i < arrays.rows * arrays.pitch; ++i) scale[i] = C(1);
   for_each_group(arrays, a.seed, a.first_row, begin, end, a.cols, noise, [&](const Rectangle& at) {
     const C* const mu = read<C>(a.mu, at, arrays[6]);
@@ -259,22 +269,26 @@ void rsample_kl_cholesky_backward_groups(const cpu::RsampleKlCholeskyBackward& a
         C* grad_l = grad_block;
         const C* const behind = grad_block + elements.cols;
         const int64_t i = sample * at.pitch + row;
+        const Vector<C> diagonal_lanes = load(grad_diagonal + i);
         for (int64_t r = 0; r < block.rows; ++r) {
           const C g = grad_z[i + r], w = weight[i + r], s = has_prior ? scale[i + r] : C(1);
-          if (with_squares) sum_row<C, false, true>(l, row, r, eps, s, r, sums);
+          if (with_squares) {
+            Vector<C> sum = {};
+            for_each_vector(l, row, r, [&](Vector<C> v, int64_t) { sum += (v * s) * (v * s); });
+            square_lanes[r] = sum;
+          }
           const auto gradient = [&](Vector<C> v, int64_t j) { return g * load(eps + j) + (has_prior ? v * s : v) * w; };
           for (int64_t j = 0; j < row; j += kWidth<C>) store<C>(grad_l + j, gradient(load(l + j), j));
           // A whole vector runs over the end of the row: what comes there is written later.
           if (behind - (grad_l + row) >= kWidth<C>) {
-            store<C>(grad_l + row, gradient(load(l + row), row));
+            store<C>(grad_l + row, with_lane<C>(gradient(load(l + row), row), r, diagonal_lanes));
           } else {
-            store_head(grad_l + row, r, gradient(load_head(l + row, r), row));
+            store_head(grad_l + row, r + 1, with_lane<C>(gradient(load_head(l + row, r), row), r, diagonal_lanes));
           }
-          grad_l[row + r] = grad_diagonal[i + r];
           l += row + r + 1;
           grad_l += row + r + 1;
         }
-        if (with_squares) store(squares + i, sum_each<C>(sums.squares));
+        if (with_squares) store(squares + i, sum_each<C>(square_lanes));
         finish(a.grad_tril, elements, grad_block);
       }
     }

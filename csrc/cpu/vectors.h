@@ -106,6 +106,29 @@ MC_INLINE Vector<C> sum_each(Vector<C>* v) {
   }
 }
 
+// The sum of kWidth vectors, lane by lane; v is used up.
+template <class C>
+MC_INLINE Vector<C> sum_all(Vector<C>* v) {
+#pragma GCC unroll 4
+  for (int half = kWidth<C> / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < half; ++i) v[i] += v[i + half];
+  }
+  return v[0];
+}
+
+template <class C, int... at>
+MC_INLINE Vector<C> with_lane(Vector<C> v, int64_t lane, Vector<C> from, std::integer_sequence<int, at...>) {
+  using Indices = typename VectorOf<C>::Indices;
+  return (Indices{at...} == Indices{} + static_cast<int>(lane)) ? from : v;
+}
+
+// v with one lane of another.
+template <class C>
+MC_INLINE Vector<C> with_lane(Vector<C> v, int64_t lane, Vector<C> from) {
+  return with_lane<C>(v, lane, from, std::make_integer_sequence<int, kWidth<C>>());
+}
+
 // Lane j of v[i] and lane i of v[j] change places.
 template <class C, int half = kWidth<C> / 2>
 MC_INLINE void transpose(Vector<C>* v) {
