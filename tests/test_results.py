@@ -17,6 +17,7 @@ from manifold_core.search.directions import Directions
 X = torch.arange(45.0).reshape(9, 5).sin()
 MODEL = mc.VAE.mlp(5, 2)
 TRAINED = mc.TrainedModel(mc.ModelSpec(2), MODEL, mc.evaluate(MODEL, X), mc.History(), None)
+TRIAL = mc.Trial(TRAINED, 0.5)
 READING = Reading(mc.local_dimensions(MODEL, X), 2.0, 2.0, 1.0, 3.0, 5, 5, 9, False)
 COLUMNS = Columns(torch.zeros(3), torch.ones(3))
 UNITS = mc.Standardisation.of(X)
@@ -38,9 +39,9 @@ BY_IDENTITY = [
     READING.local,
     TRAINED,
     UNITS,
-    mc.DimensionSearch([mc.Trial(TRAINED, 0.5)], READING, UNITS, Directions.of_samples(X, None)),
+    mc.DimensionSearch([TRIAL], TRIAL, READING, UNITS, Directions.of_samples(X, None)),
     mc.FinishedRun(MODEL, UNITS, {}, COLUMNS),
-    mc.Trial(TRAINED, 0.5),
+    TRIAL,
     mc.active_dimensions(MODEL, X),
 ]
 

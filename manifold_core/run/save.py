@@ -30,7 +30,7 @@ def save_run(found: DimensionSearch, folder: AnyPath) -> None:
         for name in (METRICS, WEIGHTS):
             if (place / name).exists():
                 raise InputError(f"folder must be one without a finished run: {str(place / name)!r} is in the way")
-        description = {"model": model_of(found.trials).description()}
+        description = {"model": model_of(found.best).description()}
         features = found.standardisation.mean.shape
         metrics = found.as_dict() | of_model(found.best.trained, description, found.standardisation, features)
         checkpoint.save_tensors(place / WEIGHTS, found.model.state_dict())

@@ -1,6 +1,5 @@
 """A search for the dimension, in the folder of a run."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from torch import Tensor
 from ..ensemble import TrainedModel
 from ..search import SearchPlan, Trial
 from ..search.search import train_trials
-from ..search.trials import doubts, lowest, trials_as_dict
+from ..search.trials import doubts, trials_as_dict
 from .config import ModelConfig
 from .several import FOLDER, claim_for_models
 
@@ -26,12 +25,12 @@ def train_search(
         Diverged: all did.
     """
     claim_for_models(folder, identity)
-    trials, directions = train_trials(x, held_out, plan, folder / FOLDER, progress)
-    said = trials_as_dict(trials) | directions.as_dict() | {"doubts": doubts(trials, x[0].numel())}
-    return lowest(trials).trained, model_of(trials), said
+    trials, best, directions = train_trials(x, held_out, plan, folder / FOLDER, progress)
+    said = trials_as_dict(trials, best) | directions.as_dict() | {"doubts": doubts(trials, best, x[0].numel())}
+    return best.trained, model_of(best), said
 
 
-def model_of(trials: Sequence[Trial]) -> ModelConfig:
+def model_of(best: Trial) -> ModelConfig:
     """The description of the best model."""
-    spec = lowest(trials).spec
+    spec = best.spec
     return ModelConfig(spec.latent_dim, tuple(spec.hidden), log_gamma=spec.log_gamma)

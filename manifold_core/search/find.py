@@ -21,7 +21,7 @@ from ..storage.owner import claim, taken
 from .directions import Directions
 from .plan import SearchPlan
 from .search import train_trials
-from .trials import Trial, by_latent_dim, doubts, lowest, trials_as_dict
+from .trials import Trial, by_latent_dim, doubts, trials_as_dict
 
 __all__ = ["DimensionSearch", "find_dimension"]
 
@@ -34,6 +34,8 @@ class DimensionSearch:
 
     Attributes:
         trials: all models, in order of training.
+        best: the one of lowest −ELBO on the samples held out; or, if wider networks were tried and nearest neighbours do
+            not see fewer dimensions than the best of these has, that one.
         reading: what the best of them, and the samples alone, say of the dimension.
         standardisation: from the units of x to those of the models, and back.
         directions: the principal directions that the models were trained on: ``count`` of them, the widest, along which
@@ -41,6 +43,7 @@ class DimensionSearch:
     """
 
     trials: list[Trial]
+    best: Trial
     reading: Reading
     standardisation: Standardisation
     directions: Directions
@@ -64,7 +67,7 @@ class DimensionSearch:
     def doubts(self) -> tuple[str, ...]:
         """What speaks against the dimension, in sentences, each also a warning of :func:`find_dimension`. Having none
         is no proof: networks that did not follow a manifold where it bends can read it too high without any."""
-        return *self.reading.doubts, *doubts(self.trials, self.reading.features)
+        return *self.reading.doubts, *doubts(self.trials, self.best, self.reading.features)
 
     @property
     def local(self) -> LocalDimensions:
@@ -88,11 +91,6 @@ class DimensionSearch:
         return self.reading.error_ratio
 
     @property
-    def best(self) -> Trial:
-        """The one of lowest −ELBO on the samples held out."""
-        return lowest(self.trials)
-
-    @property
     def model(self) -> VAE:
         """The best one, in evaluation mode; it takes standardised samples."""
         return cast(VAE, self.best.trained.model)
@@ -108,7 +106,7 @@ class DimensionSearch:
         return {
             "dimension": self.dimension,
             **self.reading.as_dict(),
-            **trials_as_dict(self.trials),
+            **trials_as_dict(self.trials, self.best),
             **self.directions.as_dict(),
             "doubts": list(self.doubts),
         }
@@ -135,9 +133,10 @@ def find_dimension(
     manifold as the flat space around it, of more dimensions, at a higher −ELBO; with fewer latent dimensions it has to
     bend. So the search trains several networks with κ latent dimensions, then with fewer and fewer than the best has
     active, down to what nearest neighbours see (at least one fewer), and continues while fewer are better. Where
-    nearest neighbours see fewer dimensions than the best model has, it does so again with wider networks. All are
-    trained on coordinates in the directions in which the samples vary, the widest of them, and one in which they do
-    not: :class:`manifold_core.search.directions.Directions` says why. On a manifold that no one chart covers, such as a
+    nearest neighbours see fewer dimensions than the best model has, it does so again with wider networks, and takes the
+    best of these if neighbours agree with it, whatever its −ELBO. All are trained on coordinates in the directions in
+    which the samples vary, the widest of them, and one in which they do not:
+    :class:`manifold_core.search.directions.Directions` says why. On a manifold that no one chart covers, such as a
     sphere or a closed curve, all dimensions of the flat space around it may be active; the decoder's eigenvalues see
     where it bends, unless the networks have not bent. What speaks against the dimension is warned about, and kept in
     ``doubts`` of the result.
@@ -170,9 +169,9 @@ def find_dimension(
         if place is not None:
             # Before hours are spent on looks of which a later one would meet checkpoints of another search.
             claim(place, {"plan": as_json(asdict(plan), "plan"), "x": checkpoint.fingerprint(train, held_out)})
-        trials, directions = train_trials(train, held_out, plan, place, progress)
-    reading = Reading.of(lowest(trials).trained.model, (train,), (held_out,))
-    found = DimensionSearch(trials, reading, data.standardisation, directions)
+        trials, best, directions = train_trials(train, held_out, plan, place, progress)
+    reading = Reading.of(best.trained.model, (train,), (held_out,))
+    found = DimensionSearch(trials, best, reading, data.standardisation, directions)
     for doubt in found.doubts:
         warnings.warn(doubt, stacklevel=2)
     return found

@@ -30,9 +30,9 @@ AT_A_TIME = 4  # numbers of latent dimensions between two looks at the result
 
 def train_trials(
     x: Tensor, held_out: Tensor, plan: SearchPlan, folder: Path | None, progress: bool
-) -> tuple[list[Trial], Directions]:
-    """The trials of :func:`find_dimension`, of standardised samples ``[N, d]``, and what they were trained on;
-    checkpoints go into folders in ``folder``, one for each look at the result."""
+) -> tuple[list[Trial], Trial, Directions]:
+    """The trials of :func:`find_dimension`, of standardised samples ``[N, d]``, the best of them, and what they were
+    trained on; checkpoints go into folders in ``folder``, one for each look at the result."""
     neighbours = two_nn(x)
     most = plan.directions or _enough(neighbours)
     directions = Directions.of_samples(x, most) if folder is None else Directions.kept_in(folder, x, most)
@@ -54,16 +54,34 @@ def train_trials(
         return trials
 
     trials = searched(plan, folder)
-    if plan.networks is None and _may_not_have_bent(lowest(trials), x, neighbours):
+    best = lowest(trials)
+    if plan.networks is None and _too_many(_count(best, x), neighbours, len(x)):
         if progress:
             print("nearest neighbours see fewer dimensions than the best model: wider networks", file=sys.stderr)
-        trials += searched(replace(plan, networks=WIDER), folder / "wider" if folder is not None else None)
-    return trials, directions
+        wider = searched(replace(plan, networks=WIDER), folder / "wider" if folder is not None else None)
+        trials += wider
+        best = _bent(wider, x, neighbours) or lowest(trials)
+    return trials, best, directions
 
 
-def _may_not_have_bent(best: Trial, x: Tensor, neighbours: float | None) -> bool:
-    count = local_dimensions_of_some(best.trained.model, (x,)).count
-    return count > 0 and neighbours_see_fewer(count, neighbours, two_nn_of_cube(count, len(x)))
+def _bent(wider: Sequence[Trial], x: Tensor, neighbours: float | None) -> Trial | None:
+    """The best of the wider networks, if neighbours do not see fewer dimensions than that has. Its −ELBO may be higher
+    than that of a network that took the manifold for flat, had fewer weights to learn the samples with, and reached a
+    smaller γ."""
+    if not ended(wider):
+        return None
+    best = lowest(wider)
+    count = _count(best, x)
+    return None if count == 0 or _too_many(count, neighbours, len(x)) else best
+
+
+def _count(one: Trial, x: Tensor) -> int:
+    """The dimension that the decoder has."""
+    return local_dimensions_of_some(one.trained.model, (x,)).count
+
+
+def _too_many(count: int, neighbours: float | None, samples: int) -> bool:
+    return count > 0 and neighbours_see_fewer(count, neighbours, two_nn_of_cube(count, samples))
 
 
 def _enough(neighbours: float | None) -> int | None:
@@ -98,7 +116,7 @@ def _next(trials: Sequence[Trial], x: Tensor, plan: SearchPlan, neighbours: floa
     if active == max(tried) < features and plan.latent_dim is None:
         return [min(2 * max(tried), features)]
     # If the decoder has more directions than are active, the manifold may have as many as that.
-    read = local_dimensions_of_some(best.trained.model, (x,)).count
+    read = _count(best, x)
     unsure = {read} if active < read else set()
     # Data that look alike in all directions may have none active of too many.
     most = max(active, read) or best.latent_dim

@@ -84,19 +84,18 @@ def by_latent_dim(trials: Sequence[Trial]) -> dict[int, float]:
     return found
 
 
-def trials_as_dict(trials: Sequence[Trial]) -> dict[str, Any]:
+def trials_as_dict(trials: Sequence[Trial], best: Trial) -> dict[str, Any]:
     """What JSON says of them, and the seed of the best."""
     return {
-        "seed": lowest(trials).spec.training.seed,
+        "seed": best.spec.training.seed,
         "trials": [trial.as_dict() for trial in trials],
         "units_of_trials": UNITS,
         "by_latent_dim": {str(kappa): loss for kappa, loss in by_latent_dim(trials).items()},
     }
 
 
-def doubts(trials: Sequence[Trial], features: int) -> list[str]:
+def doubts(trials: Sequence[Trial], best: Trial, features: int) -> list[str]:
     """What speaks against the dimension that the best model reads, beside what that model says itself."""
-    best = lowest(trials)
     if not 0 < best.active_dimensions == max(by_latent_dim(trials)) < features:
         return []
     return [

@@ -192,11 +192,11 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[list[int]
         )
         monkeypatch.setattr(search, "two_nn", lambda _: neighbours)
         x = torch.randn(200, features, generator=torch.Generator().manual_seed(0))
-        trials, _ = search.train_trials(x, x, SearchPlan(latent_dim, networks, models=1), None, progress=False)
+        trials, best, _ = search.train_trials(x, x, SearchPlan(latent_dim, networks, models=1), None, progress=False)
         kappas = sorted(kappa for one in rounds for kappa in one)
         losses = {kappa: outcome(kappa)[1] for kappa in kappas if outcome(kappa)[1] > BELOW_ALL}
         assert list(by_latent_dim(trials).items()) == list(losses.items())
-        return rounds, lowest(trials).active_dimensions
+        return rounds, best.active_dimensions
 
     return run
 
@@ -303,7 +303,7 @@ def test_all_active_is_a_doubt_where_none_had_more(more: int | None, features: i
         metrics = SimpleNamespace(active_dimensions=kappa)
         trained: Any = SimpleNamespace(spec=mc.ModelSpec(kappa), diverged_at=None, metrics=metrics)
         trials.append(Trial(trained, held_out))
-    assert ["all 6 latent dimensions" in doubt for doubt in doubts(trials, features)] == [True] * doubtful
+    assert ["all 6 latent dimensions" in doubt for doubt in doubts(trials, trials[0], features)] == [True] * doubtful
 
 
 def test_a_model_whose_loss_on_other_samples_is_no_number_is_never_the_best() -> None:
