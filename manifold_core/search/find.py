@@ -34,8 +34,8 @@ class DimensionSearch:
 
     Attributes:
         trials: all models, in order of training.
-        best: the one of lowest −ELBO on the samples held out; or, if wider networks were tried and nearest neighbours do
-            not see fewer dimensions than the best of these has, that one.
+        best: the one of lowest −ELBO on the samples held out; or, if wider networks were tried and nearest neighbours
+            do not see fewer dimensions than the best of these has, that one.
         reading: what the best of them, and the samples alone, say of the dimension.
         standardisation: from the units of x to those of the models, and back.
         directions: the principal directions that the models were trained on: ``count`` of them, the widest, along which

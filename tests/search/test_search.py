@@ -168,33 +168,37 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[list[int]
         neighbours: float | None,
         latent_dim: int | None = None,
         networks: Sequence[Sequence[int]] | None = ((4,),),
+        wider: Outcome | None = None,
     ) -> tuple[list[list[int]], int]:
         rounds: list[list[int]] = []
+
+        def of(spec: mc.ModelSpec) -> tuple[int, float, int]:
+            return (wider if wider is not None and spec.hidden in search.WIDER else outcome)(spec.latent_dim)
 
         def train(specs: Sequence[mc.ModelSpec], *_: Any, **__: Any) -> list[Any]:
             rounds.append([spec.latent_dim for spec in specs])
             return [
                 SimpleNamespace(
                     spec=spec,
-                    model=spec.latent_dim,
-                    metrics=SimpleNamespace(active_dimensions=outcome(spec.latent_dim)[0]),
+                    model=spec,
+                    metrics=SimpleNamespace(active_dimensions=of(spec)[0]),
                     history=None,
-                    diverged_at=7 if outcome(spec.latent_dim)[1] < BELOW_ALL else None,
+                    diverged_at=7 if of(spec)[1] < BELOW_ALL else None,
                 )
                 for spec in specs
             ]
 
         monkeypatch.setattr(search, "train_ensemble", train)
         monkeypatch.setattr(search, "_of_samples", lambda one, *_: one)
-        monkeypatch.setattr(search, "_held_out", lambda kappa, _: outcome(kappa)[1])
-        monkeypatch.setattr(
-            search, "local_dimensions_of_some", lambda kappa, _: SimpleNamespace(count=outcome(kappa)[2])
-        )
+        monkeypatch.setattr(search, "_held_out", lambda spec, _: of(spec)[1])
+        monkeypatch.setattr(search, "local_dimensions_of_some", lambda spec, _: SimpleNamespace(count=of(spec)[2]))
         monkeypatch.setattr(search, "two_nn", lambda _: neighbours)
         x = torch.randn(200, features, generator=torch.Generator().manual_seed(0))
         trials, best, _ = search.train_trials(x, x, SearchPlan(latent_dim, networks, models=1), None, progress=False)
-        kappas = sorted(kappa for one in rounds for kappa in one)
-        losses = {kappa: outcome(kappa)[1] for kappa in kappas if outcome(kappa)[1] > BELOW_ALL}
+        losses: dict[int, float] = {}
+        for spec in sorted((trial.spec for trial in trials), key=lambda spec: spec.latent_dim):
+            if of(spec)[1] > BELOW_ALL:
+                losses[spec.latent_dim] = min(of(spec)[1], losses.get(spec.latent_dim, math.inf))
         assert list(by_latent_dim(trials).items()) == list(losses.items())
         return rounds, best.active_dimensions
 
@@ -289,10 +293,22 @@ def test_a_diverged_model_is_never_the_best(tried: Callable[..., tuple[list[list
     assert all_diverged.value.step == 7
 
 
-def test_wider_networks_that_all_diverge_are_not_gone_on_with() -> None:
-    """The others have ended well."""
-    diverged: Any = SimpleNamespace(spec=mc.ModelSpec(4), diverged_at=3)
-    assert search._next([Trial(diverged, math.nan)], torch.zeros(9, 5), SearchPlan(), 2.0) == []
+@pytest.mark.parametrize(
+    ("wider", "dimension"),
+    [
+        ((3, -10.0, 3), 3),  # as neighbours say
+        ((5, -10.0, 5), 6),  # no more than the others
+        ((5, -50.0, 5), 5),  # at least of a lower loss
+        ((0, -10.0, 0), 6),  # nothing learned
+        ((3, 2 * BELOW_ALL, 3), 6),  # diverged
+    ],
+)
+def test_wider_networks_are_believed_where_neighbours_agree_or_the_loss_is_lower(
+    tried: Callable[..., tuple[list[list[int]], int]], wider: tuple[int, float, int], dimension: int
+) -> None:
+    """The others read 6, with a loss of -40."""
+    found = tried(lambda kappa: (6, -40.0, 6), 6, 2.8, networks=None, wider=lambda kappa: wider)
+    assert found[1] == dimension
 
 
 @pytest.mark.parametrize(("more", "features", "doubtful"), [(None, 30, True), (20, 30, False), (None, 6, False)])
