@@ -168,11 +168,15 @@ def _of_search(metrics: dict[str, Any]) -> str:
     counts = ", ".join("diverged" if one["diverged_at"] else str(one["active_dimensions"]) for one in able)
     kept, share = metrics["trained_directions"], metrics["trained_share"]
     coordinates = "coordinates" if share == 1 else f"{kept} widest directions, {100 * share:.4g} % of the variance,"
+    if metrics["chosen_by"] == "neighbours":
+        why = ", a wider network with which nearest neighbours agree, and not with that of the lowest -ELBO"
+    else:
+        why = ""
     return (
         f"{metrics['data']}: the best of {len(metrics['trials'])} models has {metrics['latent_dim']} latent "
-        f"dimensions; active dimensions of the models with {metrics['latent_dim']} or more: {counts}; lowest held-out "
-        f"-ELBO by number of latent dimensions: {losses} (in the {coordinates} used for training, and without the "
-        "tenth of the samples that fit worst, so it is not the table's)"
+        f"dimensions{why}; active dimensions of the models with {metrics['latent_dim']} or more: {counts}; lowest "
+        f"held-out -ELBO by number of latent dimensions: {losses} (in the {coordinates} used for training, and without "
+        "the tenth of the samples that fit worst, so it is not the table's)"
     )
 
 

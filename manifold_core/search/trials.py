@@ -85,9 +85,10 @@ def by_latent_dim(trials: Sequence[Trial]) -> dict[int, float]:
 
 
 def trials_as_dict(trials: Sequence[Trial], best: Trial) -> dict[str, Any]:
-    """What JSON says of them, and the seed of the best."""
+    """What JSON says of them, the seed of the best, and what made it so."""
     return {
         "seed": best.spec.training.seed,
+        "chosen_by": "held_out" if best is lowest(trials) else "neighbours",
         "trials": [trial.as_dict() for trial in trials],
         "units_of_trials": UNITS,
         "by_latent_dim": {str(kappa): loss for kappa, loss in by_latent_dim(trials).items()},

@@ -10,7 +10,7 @@ from manifold_core import cli
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-ALL = {"trained_directions": 3, "trained_share": 1.0}
+ALL = {"trained_directions": 3, "trained_share": 1.0, "chosen_by": "held_out"}
 
 
 class TestTable:
@@ -119,6 +119,9 @@ class TestTable:
         few = {"trained_directions": 16, "trained_share": 0.99762}
         assert "(in the 16 widest directions, 99.76 % of the variance, used for training, and" in cli.table(
             [every | found | few]
+        )
+        assert "3 latent dimensions, a wider network with which nearest neighbours agree, and not with that of the" in (
+            cli.table([every | found | {"chosen_by": "neighbours"}])
         )
 
     def test_doubts_are_said_below_the_table_and_announced_above(self, earlier: Path) -> None:

@@ -22,7 +22,7 @@ from manifold_core.data.seeds import stream
 from manifold_core.metrics.overfit import error_ratio
 from manifold_core.search import SearchPlan, Trial, find_dimension, search
 from manifold_core.search.directions import Directions
-from manifold_core.search.trials import by_latent_dim, doubts, lowest
+from manifold_core.search.trials import by_latent_dim, doubts, lowest, trials_as_dict
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -309,6 +309,16 @@ def test_wider_networks_are_believed_where_neighbours_agree_or_the_loss_is_lower
     """The others read 6, with a loss of -40."""
     found = tried(lambda kappa: (6, -40.0, 6), 6, 2.8, networks=None, wider=lambda kappa: wider)
     assert found[1] == dimension
+
+
+def test_json_says_by_what_the_best_was_chosen() -> None:
+    trained: Any = SimpleNamespace(
+        spec=mc.ModelSpec(2),
+        diverged_at=None,
+        metrics=SimpleNamespace(active_dimensions=2, gap=9.0, neg_elbo=1.0, gamma=0.1),
+    )
+    trials = [Trial(trained, 2.0), Trial(trained, 1.0)]
+    assert [trials_as_dict(trials, best)["chosen_by"] for best in trials] == ["neighbours", "held_out"]
 
 
 @pytest.mark.parametrize(("more", "features", "doubtful"), [(None, 30, True), (20, 30, False), (None, 6, False)])
