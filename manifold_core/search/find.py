@@ -35,7 +35,7 @@ class DimensionSearch:
     Attributes:
         trials: all models, in order of training.
         best: the one of lowest −ELBO on the samples held out; or, if wider networks were tried and nearest neighbours
-            do not see fewer dimensions than the best of these has, that one.
+            do not see fewer dimensions than the best of these clearly has, that one.
         reading: what the best of them, and the samples alone, say of the dimension.
         standardisation: from the units of x to those of the models, and back.
         directions: the principal directions that the models were trained on: ``count`` of them, the widest, along which
@@ -134,8 +134,8 @@ def find_dimension(
     bend. So the search trains several networks with κ latent dimensions, then with fewer and fewer than the best has
     active, down to what nearest neighbours see (at least one fewer), and continues while fewer are better. Where
     nearest neighbours see fewer dimensions than the best model has, it does so again with wider networks, and takes the
-    best of these if neighbours agree with it, whatever its −ELBO. All are trained on coordinates in the directions in
-    which the samples vary, the widest of them, and one in which they do not:
+    best of these if it has a clear gap and neighbours agree, whatever its −ELBO. All are trained on coordinates in the
+    directions in which the samples vary, the widest of them, and one in which they do not:
     :class:`manifold_core.search.directions.Directions` says why. On a manifold that no one chart covers, such as a
     sphere or a closed curve, all dimensions of the flat space around it may be active; the decoder's eigenvalues see
     where it bends, unless the networks have not bent. What speaks against the dimension is warned about, and kept in

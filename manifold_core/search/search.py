@@ -13,7 +13,7 @@ from torch import Tensor
 from ..ensemble import ModelSpec, TrainedModel, train_ensemble
 from ..metrics.active import samples_at_a_time
 from ..metrics.evaluation import in_batches, metrics_of
-from ..metrics.local import local_dimensions_of_some
+from ..metrics.local import LocalDimensions, local_dimensions_of_some
 from ..metrics.neighbours import two_nn, two_nn_of_cube
 from ..metrics.reading import neighbours_see_fewer
 from ..models import CVAE, VAE
@@ -55,7 +55,7 @@ def train_trials(
 
     trials = searched(plan, folder)
     best = lowest(trials)
-    if plan.networks is None and _too_many(_count(best, x), neighbours, len(x)):
+    if plan.networks is None and _too_many(_read(best, x).count, neighbours, len(x)):
         if progress:
             print("nearest neighbours see fewer dimensions than the best model: wider networks", file=sys.stderr)
         wider = searched(replace(plan, networks=WIDER), folder / "wider" if folder is not None else None)
@@ -65,19 +65,18 @@ def train_trials(
 
 
 def _bent(wider: Sequence[Trial], x: Tensor, neighbours: float | None) -> Trial | None:
-    """The best of the wider networks, if neighbours do not see fewer dimensions than that has. Its −ELBO may be higher
-    than that of a network that took the manifold for flat, had fewer weights to learn the samples with, and reached a
-    smaller γ."""
+    """The best of the wider networks, if neighbours do not see fewer dimensions than that clearly has. Its −ELBO may be
+    higher than that of a network that took the manifold for flat, had fewer weights to learn the samples with, and
+    reached a smaller γ."""
     if not ended(wider):
         return None
     best = lowest(wider)
-    count = _count(best, x)
-    return None if count == 0 or _too_many(count, neighbours, len(x)) else best
+    read = _read(best, x)
+    return best if read.clear and not _too_many(read.count, neighbours, len(x)) else None
 
 
-def _count(one: Trial, x: Tensor) -> int:
-    """The dimension that the decoder has."""
-    return local_dimensions_of_some(one.trained.model, (x,)).count
+def _read(one: Trial, x: Tensor) -> LocalDimensions:
+    return local_dimensions_of_some(one.trained.model, (x,))
 
 
 def _too_many(count: int, neighbours: float | None, samples: int) -> bool:
@@ -116,7 +115,7 @@ def _next(trials: Sequence[Trial], x: Tensor, plan: SearchPlan, neighbours: floa
     if active == max(tried) < features and plan.latent_dim is None:
         return [min(2 * max(tried), features)]
     # If the decoder has more directions than are active, the manifold may have as many as that.
-    read = _count(best, x)
+    read = _read(best, x).count
     unsure = {read} if active < read else set()
     # Data that look alike in all directions may have none active of too many.
     most = max(active, read) or best.latent_dim

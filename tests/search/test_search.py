@@ -169,6 +169,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[list[int]
         latent_dim: int | None = None,
         networks: Sequence[Sequence[int]] | None = ((4,),),
         wider: Outcome | None = None,
+        clear: bool = True,
     ) -> tuple[list[list[int]], int]:
         rounds: list[list[int]] = []
 
@@ -191,7 +192,11 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[list[int]
         monkeypatch.setattr(search, "train_ensemble", train)
         monkeypatch.setattr(search, "_of_samples", lambda one, *_: one)
         monkeypatch.setattr(search, "_held_out", lambda spec, _: of(spec)[1])
-        monkeypatch.setattr(search, "local_dimensions_of_some", lambda spec, _: SimpleNamespace(count=of(spec)[2]))
+        monkeypatch.setattr(
+            search,
+            "local_dimensions_of_some",
+            lambda spec, _: SimpleNamespace(count=of(spec)[2], clear=clear and of(spec)[2] > 0),
+        )
         monkeypatch.setattr(search, "two_nn", lambda _: neighbours)
         x = torch.randn(200, features, generator=torch.Generator().manual_seed(0))
         trials, best, _ = search.train_trials(x, x, SearchPlan(latent_dim, networks, models=1), None, progress=False)
@@ -294,20 +299,21 @@ def test_a_diverged_model_is_never_the_best(tried: Callable[..., tuple[list[list
 
 
 @pytest.mark.parametrize(
-    ("wider", "dimension"),
+    ("wider", "clear", "dimension"),
     [
-        ((3, -10.0, 3), 3),  # as neighbours say
-        ((5, -10.0, 5), 6),  # no more than the others
-        ((5, -50.0, 5), 5),  # at least of a lower loss
-        ((0, -10.0, 0), 6),  # nothing learned
-        ((3, 2 * BELOW_ALL, 3), 6),  # diverged
+        ((3, -10.0, 3), True, 3),  # as neighbours say
+        ((3, -10.0, 3), False, 6),  # a guess
+        ((5, -10.0, 5), True, 6),  # no more than the others
+        ((5, -50.0, 5), True, 5),  # at least of a lower loss
+        ((0, -10.0, 0), True, 6),  # nothing learned
+        ((3, 2 * BELOW_ALL, 3), True, 6),  # diverged
     ],
 )
 def test_wider_networks_are_believed_where_neighbours_agree_or_the_loss_is_lower(
-    tried: Callable[..., tuple[list[list[int]], int]], wider: tuple[int, float, int], dimension: int
+    tried: Callable[..., tuple[list[list[int]], int]], wider: tuple[int, float, int], clear: bool, dimension: int
 ) -> None:
     """The others read 6, with a loss of -40."""
-    found = tried(lambda kappa: (6, -40.0, 6), 6, 2.8, networks=None, wider=lambda kappa: wider)
+    found = tried(lambda kappa: (6, -40.0, 6), 6, 2.8, networks=None, wider=lambda kappa: wider, clear=clear)
     assert found[1] == dimension
 
 
