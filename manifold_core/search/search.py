@@ -57,7 +57,7 @@ def train_trials(
     best = lowest(trials)
     if plan.networks is None and _too_many(_read(best, x).count, neighbours, len(x)):
         if progress:
-            print("nearest neighbours see fewer dimensions than the best model: wider networks", file=sys.stderr)
+            print("nearest neighbours see fewer dimensions than the best model has: wider networks", file=sys.stderr)
         wider = searched(replace(plan, networks=WIDER), folder / "wider" if folder is not None else None)
         trials += wider
         best = _bent(wider, x, neighbours) or lowest(trials)
