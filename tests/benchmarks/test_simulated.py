@@ -50,12 +50,3 @@ def test_the_dimension_is_the_rank_of_the_derivative(one: Samples) -> None:
     columns = [(one.samples(Moved(i, step), ROWS) - one.samples(Moved(i, -step), ROWS)) / step for i in range(one.r)]
     singular = np.linalg.svd(np.stack(columns, axis=2), compute_uv=False)
     assert (singular[:, -1] > 0.01 * singular[:, 0]).all()
-
-
-@pytest.mark.parametrize("one", SIMULATED, ids=lambda one: one.name)
-def test_samples_are_drawn_by_the_generator(one: Samples) -> None:
-    x = one.samples(np.random.default_rng(1), 200)
-    assert (len(x), x.ndim, x.dtype) == (200, 2, np.float64)
-    assert np.isfinite(x).all()
-    assert np.array_equal(x, one.samples(np.random.default_rng(1), 200))
-    assert not np.array_equal(x, one.samples(np.random.default_rng(2), 200))

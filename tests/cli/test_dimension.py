@@ -13,7 +13,7 @@ import manifold_core as mc
 from manifold_core import cli
 from manifold_core.cli import commands
 from manifold_core.run import SearchConfig
-from manifold_core.search.plan import FIRST
+from manifold_core.search.plan import FIRST, NETWORKS, WIDER
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -86,7 +86,8 @@ def test_the_help_has_the_defaults(help_of: Callable[[str], str]) -> None:
     assert "default 8 times the dimension that nearest neighbours see, and at least 16" in text
     assert "default --hidden 64 --hidden 64 64 64, and, if these read more" in text
     assert "than nearest neighbours see, --hidden 128 128 128" in text
-    assert {spec.hidden for spec in plan.specs([1])} == {(64,), (64, 64, 64)}
+    assert (NETWORKS, WIDER) == (((64,), (64, 64, 64)), ((128, 128, 128),))
+    assert [spec.hidden for spec in plan.specs([1])] == [widths for widths in NETWORKS for _ in range(plan.models)]
     for name in ("steps", "batch_size", "learning_rate"):
         assert f"(default: {getattr(plan, name)})" in text
     assert f"(default: {plan.models})" in text

@@ -524,7 +524,10 @@ def test_bad_samples_are_refused(x: Any, match: str) -> None:
         ({"models": 0}, "models must be a positive integer, got 0"),
         ({"latent_dim": 0}, "latent_dim must be a positive integer, got 0"),
         ({"directions": 0}, "directions must be a positive integer, got 0"),
-        ({"networks": ()}, r"networks must be None or a sequence of widths, such as \(\(64,\), .*, got \(\)$"),
+        (
+            {"networks": ()},
+            r"networks must be None or a sequence of widths, such as \(\(64,\), \(64, 64\)\), got \(\)$",
+        ),
         ({"networks": (64, 64)}, r"networks must be None or a sequence of widths, .* got \(64, 64\)$"),
         ({"networks": ((),)}, r"networks must be None or a sequence of widths, .* got \(\(\),\)$"),
         ({"networks": ("64",)}, r"networks must be None or a sequence of widths, .* got \('64',\)$"),
@@ -544,8 +547,11 @@ def test_bad_plans_are_refused(changed: dict[str, Any], match: str) -> None:
 def test_numbers_of_numpy_are_kept_as_python_s() -> None:
     """A checkpoint says the plan in JSON."""
     given = {"models": np.int64(1), "steps": np.int32(2), "batch_size": np.int64(3), "seed": np.int64(4)}
+    given["networks"] = ((np.int64(64),), (64, 64, 64))  # type: ignore[assignment]
     plan = SearchPlan(**given, learning_rate=np.float32(0.5), log_gamma=np.float32(-2), latent_dim=np.int8(3))  # type: ignore[arg-type]
-    assert json.loads(json.dumps(asdict(plan))) == asdict(SearchPlan(3, None, 1, -2.0, 2, 3, 0.5, 4))
+    assert json.loads(json.dumps(asdict(plan))) == asdict(SearchPlan(3, plan.networks, 1, -2.0, 2, 3, 0.5, 4)) | {
+        "networks": [[64], [64, 64, 64]]
+    }
 
 
 def test_a_plan_is_a_plan() -> None:
