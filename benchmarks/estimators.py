@@ -20,7 +20,7 @@ import math
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,7 +39,7 @@ from manifold_core.storage.files import write_json
 from .manifolds import BENT
 from .many_features import MANY_FEATURES
 from .practice import PRACTICE
-from .results_files import newest_first, results_file, set_aside
+from .results_files import Results, newest_first, newest_of_each, results_file, set_aside
 from .simulated import SIMULATED
 
 __all__ = ["Manifold", "files", "manifolds", "measure", "newest", "summary", "table"]
@@ -150,20 +150,16 @@ def files(folder: Path) -> list[Path]:
     return newest_first(folder.glob(f"{KIND}-*.json"))
 
 
-def newest(paths: Sequence[Path]) -> tuple[dict[str, Any], list[Path]]:
-    """Of each manifold the newest row, and where each is from, of files of the device, the number of samples and the
-    version of scikit-dimension measured last; ``paths`` are the newest first."""
-    read = [(json.loads(path.read_text(encoding="utf-8")), path) for path in paths]
-    alike = ("device", "samples", "scikit-dimension")
-    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
-    sources = []
-    for results, path in read:
-        if all(results.get(name) == read[0][0].get(name) for name in alike):
-            own = {(row["of"], row["manifold"], row["r"], row["seed"]): row for row in results["rows"]}
-            if own.keys() - rows.keys():
-                sources.append(path)
-            rows = own | rows
-    return {**read[0][0], "rows": list(rows.values())}, sources
+def newest(paths: Iterable[Path]) -> tuple[Results, list[tuple[Results, Path]]]:
+    """The newest row of each manifold, of files of the device, the number of samples and the version of
+    scikit-dimension measured last, and the files that rows are from, the newest first."""
+    rows, sources = newest_of_each(paths, _what, ("device", "samples", "scikit-dimension"))
+    of_rows = {row["commit"] for row in rows}
+    return {**sources[0][0], "rows": rows}, [one for one in sources if one[0]["commit"] in of_rows]
+
+
+def _what(row: Results) -> tuple[str, str, int, int]:
+    return row["of"], row["manifold"], row["r"], row["seed"]
 
 
 def table(results: dict[str, Any]) -> str:
@@ -240,7 +236,7 @@ def main() -> None:
                 parser.error(f"{out} is of another measurement: {other}; name another --out")
             set_aside(out)
             rows = []
-    have = {(row["of"], row["manifold"], row["r"], row["seed"]) for row in rows}
+    have = set(map(_what, rows))
     with threadpool_limits(1):  # those of the libraries that scikit-dimension calls
         for manifold in (one for one in manifolds() if options.of in f"{one.of}: {one.name}"):
             for seed in range(options.seeds):

@@ -1,17 +1,14 @@
 """The tables of MEASURED.md made from the result files of GPUs."""
 
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from manifold_core.bench.table import in_markdown
 
-from .results_files import newest_first
+from .results_files import Results, link, newest_of_each
 
 __all__ = ["TABLES", "table"]
-
-Results = dict[str, Any]
 
 
 def of_ops(results: Results) -> str:
@@ -105,25 +102,18 @@ TABLES: dict[str, tuple[str, Callable[[Results], str]]] = {
 def table(name: str, paths: Iterable[Path]) -> str | None:
     """The table of the device measured last: for each row the newest figures, and which files they are from."""
     kind, make = TABLES[name]
-    newest_files = newest_first(path for path in paths if path.name.startswith(f"{kind}-"))
-    read = [(json.loads(path.read_text(encoding="utf-8")), path) for path in newest_files]
-    if not read:
+    rows, sources = newest_of_each((path for path in paths if path.name.startswith(f"{kind}-")), _what, ("device",))
+    if not sources:
         return None
-    newest = read[0][0]
-    rows: dict[tuple[Any, ...], Results] = {}
-    sources: list[str] = []
-    for results, path in reversed(read):  # a row stays where it was when it is measured again
-        if results["device"] == newest["device"]:
-            where = f"commit {results['commit']}, {results['date']}: [`{path.name}`](benchmarks/results/{path.name})"
-            sources.insert(0, where)
-            for row in results["rows"]:
-                if row["microseconds"] is not None:
-                    rows[_what(row)] = row | {"commit": results["commit"]}
-    head = f"{newest['device']}, torch {newest['torch']}. Of each row the newest of these: {'; '.join(sources)}."
-    return f"{make({'rows': list(rows.values())})}\n{head}\n"
+    newest = sources[0][0]
+    where = "; ".join(f"commit {results['commit']}, {results['date']}: {link(path)}" for results, path in sources)
+    head = f"{newest['device']}, torch {newest['torch']}. Of each row the newest of these: {where}."
+    return f"{make({'rows': rows})}\n{head}\n"
 
 
-def _what(row: Results) -> tuple[Any, ...]:
-    """What was measured in a row."""
+def _what(row: Results) -> tuple[Any, ...] | None:
+    """What was measured in a row; None if it has no time."""
+    if row["microseconds"] is None:
+        return None
     figures = ("microseconds", "share_of_copy", "note", "error", "job_seconds", "tera_multiply_adds")
     return tuple(str(value) for name, value in row.items() if name not in figures)

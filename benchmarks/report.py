@@ -21,7 +21,7 @@ from manifold_core.bench.table import heading, in_markdown, machine_speeds, mark
 from manifold_core.errors import InputError
 
 from . import estimators, gpu_tables
-from .results_files import ROOT, newest_first, results_file
+from .results_files import ROOT, Results, link, newest_first, results_file
 
 __all__ = ["add", "files", "gpu_files", "page", "with_tables"]
 
@@ -29,7 +29,6 @@ RESULTS = ROOT / "benchmarks" / "results"
 TABLE = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOT_YET = "Not measured yet: `make bench`.\n"
 NOT_YET_ON_A_GPU = "Not measured yet: `make gpu`.\n"
-Results = dict[str, Any]
 
 
 def files(folder: Path = RESULTS) -> list[tuple[Path, Results]]:
@@ -117,11 +116,7 @@ def picture(path: Path) -> Path:
 
 
 def _from(path: Path, said: str) -> str:
-    return f"\n{said} {_link(path)}.\n"
-
-
-def _link(path: Path) -> str:
-    return f"[`{path.name}`](benchmarks/results/{path.name})"
+    return f"\n{said} {link(path)}.\n"
 
 
 def _dimensions(paths: Sequence[Path]) -> str:
@@ -129,9 +124,8 @@ def _dimensions(paths: Sequence[Path]) -> str:
         return estimators.NOT_YET
     results, sources = estimators.newest(paths)
     said = f"{results['device']}, scikit-dimension {results['scikit-dimension']}. Of each data set the newest of these:"
-    commits = (json.loads(path.read_text(encoding="utf-8"))["commit"] for path in sources)
-    where = (f"at {commit}: {_link(path)}" for commit, path in zip(commits, sources, strict=True))
-    return f"{estimators.summary(results)}\n{said} {'; '.join(where)}.\n"
+    where = "; ".join(f"at {source['commit']}: {link(path)}" for source, path in sources)
+    return f"{estimators.summary(results)}\n{said} {where}.\n"
 
 
 def with_tables(

@@ -6,14 +6,26 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from manifold_core import provenance
 
-__all__ = ["ROOT", "Asked", "asked", "newest_first", "or_none", "results_file", "set_aside"]
+__all__ = [
+    "ROOT",
+    "Asked",
+    "Results",
+    "asked",
+    "link",
+    "newest_first",
+    "newest_of_each",
+    "or_none",
+    "results_file",
+    "set_aside",
+]
 
+Results = dict[str, Any]  # what a file holds, or a row of it
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -37,6 +49,25 @@ def newest_first(paths: Iterable[Path]) -> list[Path]:
         return where["date"], where.get("time", ""), path.stem.endswith(where["date"])
 
     return sorted(paths, key=when, reverse=True)
+
+
+def newest_of_each(
+    paths: Iterable[Path], what: Callable[[Results], object], alike: Sequence[str]
+) -> tuple[list[Results], list[tuple[Results, Path]]]:
+    """The newest row of whatever was measured, of the files that are like the newest one by these names, each with the
+    commit of its file; and these files, the newest first. What is None is no measurement."""
+    read = [(json.loads(path.read_text(encoding="utf-8")), path) for path in newest_first(paths)]
+    sources = [one for one in read if all(one[0].get(name) == read[0][0].get(name) for name in alike)]
+    rows: dict[object, Results] = {}
+    for results, _ in reversed(sources):  # a row stays where it was when it is measured again
+        rows |= {what(row): row | {"commit": results["commit"]} for row in results["rows"]}
+    rows.pop(None, None)
+    return [*rows.values()], sources
+
+
+def link(path: Path) -> str:
+    """For a page at the root."""
+    return f"[`{path.name}`](benchmarks/results/{path.name})"
 
 
 class Asked(NamedTuple):

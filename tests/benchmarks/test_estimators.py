@@ -120,14 +120,15 @@ def test_the_newest_of_each_is_shown(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("other", [{"device": "b"}, {"samples": 7}, {"scikit-dimension": "0.2"}])
 def test_rows_of_another_measurement_are_not_put_beside(tmp_path: Path, other: dict[str, Any]) -> None:
-    made_by = {"device": "a", "samples": 5, "scikit-dimension": "0.1"}
+    made_by = {"device": "a", "samples": 5, "scikit-dimension": "0.1", "commit": "abc", "date": "2026-01-02"}
     paths = [tmp_path / "new.json", tmp_path / "old.json"]
-    for path, made, r in zip(paths, (made_by, made_by | other), (2, 3), strict=True):
+    earlier = made_by | {"date": "2026-01-01"} | other
+    for path, made, r in zip(paths, (made_by, earlier), (2, 3), strict=True):
         row = {"of": "A", "manifold": "M", "r": r, "seed": 0}
         path.write_text(json.dumps({**made, "rows": [row]}))
     results, sources = estimators.newest(paths)
     assert [row["r"] for row in results["rows"]] == [2]
-    assert sources == paths[:1]
+    assert [path for _, path in sources] == paths[:1]
 
 
 def test_a_run_goes_on(
