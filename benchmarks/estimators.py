@@ -2,11 +2,11 @@
 
 The manifolds are those of the paper's Table 1 that do not fill a solid, the 24 of scikit-dimension's own benchmark,
 without noise, sixteen that are closed or bent (benchmarks/manifolds.py), 27 data sets like those of practice
-(benchmarks/practice.py), some with noise, twelve bent through hundreds of features (benchmarks/many_features.py), and
-sixteen simulated measurements (benchmarks/simulated.py). All estimators get the same samples; DANCo, which is slow, the
-first 2,000 of them. *ours* is ``mc.find_dimension`` with its defaults, *active* the active dimensions of the model that
-it keeps. The estimators have scikit-dimension's defaults. Each works on the whole data set; *local PCA* is the mean
-over the neighbourhoods of 100 samples around each. All on one core.
+(benchmarks/practice.py), some with noise, twelve bent through hundreds of features (benchmarks/many_features.py),
+sixteen simulated measurements (benchmarks/simulated.py), and sixteen tables (benchmarks/recordings.py). All estimators
+get the same samples; DANCo, which is slow, the first 2,000 of them. *ours* is ``mc.find_dimension`` with its defaults,
+*active* the active dimensions of the model that it keeps. The estimators have scikit-dimension's defaults. Each works
+on the whole data set; *local PCA* is the mean over the neighbourhoods of 100 samples around each. All on one core.
 
     make estimators, or python -m benchmarks.estimators [--of NAME] [--samples N] [--seeds N] [--out FILE]
 
@@ -39,6 +39,7 @@ from manifold_core.storage.files import write_json
 from .manifolds import BENT
 from .many_features import MANY_FEATURES
 from .practice import PRACTICE
+from .recordings import RECORDED
 from .results_files import Results, newest_first, newest_of_each, results_file, set_aside
 from .simulated import SIMULATED
 
@@ -51,6 +52,7 @@ PAPERS, THEIRS, FURTHER = "Table 1 of the paper", "scikit-dimension's benchmark"
 LIKE_PRACTICE = "data like those of practice"
 IN_MANY = "bent through hundreds of features"
 OF_SIMULATIONS = "simulated measurements and images"
+IN_TABLES = "recordings in tables"
 FEW = 2_000
 KIND = "dimension"  # of the result files
 ESTIMATORS = ("PCA", "local PCA", "MLE", "TwoNN", "DANCo")
@@ -77,7 +79,13 @@ def manifolds() -> Iterator[Manifold]:
 
     for name, r in BenchmarkManifolds(random_state=0).truth["Intrinsic Dimension"].items():
         yield Manifold(THEIRS, str(name).replace("_", " "), int(r), _of_benchmark(str(name)))
-    further = ((FURTHER, BENT), (LIKE_PRACTICE, PRACTICE), (IN_MANY, MANY_FEATURES), (OF_SIMULATIONS, SIMULATED))
+    further = (
+        (FURTHER, BENT),
+        (LIKE_PRACTICE, PRACTICE),
+        (IN_MANY, MANY_FEATURES),
+        (OF_SIMULATIONS, SIMULATED),
+        (IN_TABLES, RECORDED),
+    )
     for of, known in further:
         for name, r, samples in known:
             yield Manifold(of, name, r, partial(_drawn, samples))

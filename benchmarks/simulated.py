@@ -7,10 +7,10 @@ import numpy as np
 from .manifolds import TURN, Array, Generator, Samples
 from .practice import noisy
 
-__all__ = ["SIMULATED"]
+__all__ = ["SIMULATED", "within"]
 
 
-def _within(g: Generator, n: int, *bounds: tuple[float, float]) -> list[Array]:
+def within(g: Generator, n: int, *bounds: tuple[float, float]) -> list[Array]:
     """A column of numbers within each pair of bounds."""
     return [g.uniform(low, high, (n, 1)) for low, high in bounds]
 
@@ -55,7 +55,7 @@ def _powders(g: Generator, n: int) -> Array:
 
 def _aerofoils(g: Generator, n: int) -> Array:
     """Outlines of NACA's four digits: camber, its place, thickness, and the angle of attack."""
-    camber, place, thickness, attack = _within(g, n, (0.04, 0.12), (0.2, 0.7), (0.08, 0.2), (-0.06, 0.06))
+    camber, place, thickness, attack = within(g, n, (0.04, 0.12), (0.2, 0.7), (0.08, 0.2), (-0.06, 0.06))
     x = (np.arange(100) + 0.5) / 100
     line = camber * (1 - ((x - place) / np.where(x < place, place, 1 - place)) ** 2)
     half = thickness * (1.4845 * np.sqrt(x) + np.polyval([-0.518, 1.4215, -1.758, -0.63, 0], x))
@@ -65,7 +65,7 @@ def _aerofoils(g: Generator, n: int) -> Array:
 
 def _yields(g: Generator, n: int) -> Array:
     """Nelson and Siegel's curves at 120 times to maturity, noise a hundredth."""
-    level, slope, hump, scale = _within(g, n, (3, 5), (-4, -1), (3, 7), (1, 4))
+    level, slope, hump, scale = within(g, n, (3, 5), (-4, -1), (3, 7), (1, 4))
     t = np.linspace(0.25, 30, 120) / scale
     mean = (1 - np.exp(-t)) / t
     return noisy(g, level + slope * mean + hump * (mean - np.exp(-t)), 100)
@@ -86,7 +86,7 @@ def _films(g: Generator, n: int) -> Array:
 def _impedances(g: Generator, n: int) -> Array:
     """A battery's, at 80 frequencies: two resistances, diffusion, and a capacity that is not quite one."""
     s = 1j * TURN * np.logspace(-1, 4, 80)
-    near, across, diffusion, capacity = _within(g, n, (0.5, 1.5), (1, 3), (0.5, 1.5), (5e-4, 2e-3))
+    near, across, diffusion, capacity = within(g, n, (0.5, 1.5), (1, 3), (0.5, 1.5), (5e-4, 2e-3))
     power = g.uniform(0.7, 0.95, (n, 1))
     z = near + 1 / (1 / (across + diffusion / np.sqrt(s)) + capacity * s**power)
     return np.concatenate((z.real, -z.imag), axis=1)
@@ -104,9 +104,9 @@ def _stars(g: Generator, n: int) -> Array:
 
 def _vowels(g: Generator, n: int) -> Array:
     """Spectra in decibels at 200 frequencies: three resonances, their sharpness, and a slope."""
-    f, (slope, width) = np.linspace(0.1, 4, 200), _within(g, n, (-9, -6), (0.08, 0.25))
+    f, (slope, width) = np.linspace(0.1, 4, 200), within(g, n, (-9, -6), (0.08, 0.25))
     level = slope * np.log2(f)
-    for resonance in _within(g, n, (0.4, 0.8), (1.2, 2), (2.6, 3.2)):
+    for resonance in within(g, n, (0.4, 0.8), (1.2, 2), (2.6, 3.2)):
         ratio = f / resonance
         level -= 10 * np.log10((1 - ratio**2) ** 2 + width * ratio**2 / 4)
     return level
@@ -115,7 +115,7 @@ def _vowels(g: Generator, n: int) -> Array:
 def _jams(g: Generator, n: int) -> Array:
     """Speeds at 20 places and 24 times on a road on which a jam runs back, of some depth, noise a twentieth."""
     place, time = np.indices((20, 24)).reshape(2, 1, -1) / np.array([2, 24]).reshape(2, 1, 1)
-    head, begin, speed, length, depth = _within(g, n, (7, 9), (0.1, 0.4), (3, 7), (2, 4), (40, 80))
+    head, begin, speed, length, depth = within(g, n, (7, 9), (0.1, 0.4), (3, 7), (2, 4), (40, 80))
     before = head - speed * (time - begin) - place
     edges = ((before, 0.5), (length - before, 0.5), (time - begin, 0.05))
     return noisy(g, 100 - depth * np.prod([(1 + np.tanh(edge / soft)) / 2 for edge, soft in edges], axis=0), 20)
@@ -123,7 +123,7 @@ def _jams(g: Generator, n: int) -> Array:
 
 def _floods(g: Generator, n: int) -> Array:
     """A river's flow at 240 times after two storms, of any time and amount, through one basin."""
-    delay, power, first, second, *amounts = _within(g, n, (3, 6), (1.5, 4), (-8, 4), (40, 52), (0.5, 1.5), (0.5, 1.5))
+    delay, power, first, second, *amounts = within(g, n, (3, 6), (1.5, 4), (-8, 4), (40, 52), (0.5, 1.5), (0.5, 1.5))
     flow = np.zeros((n, 240))
     for begin, amount in zip((first, second), amounts, strict=True):
         after = np.maximum(np.linspace(0, 120, 240) - begin, 0) / (delay * power)
@@ -153,7 +153,7 @@ def _molecules(g: Generator, n: int) -> Array:
     """Distances between atoms of a coiled chain, three links or more apart, whose nine bonds turn."""
     along, aside, place = *(np.tile(axis, (n, 1)) for axis in np.eye(3)[:2]), np.zeros((n, 3))
     atoms, cosine, sine = [place, place + aside, place + np.cross(along, aside)], np.cos(1.2), np.sin(1.2)
-    for turn in _within(g, n, *[(0.5, 1.5)] * 9):
+    for turn in within(g, n, *[(0.5, 1.5)] * 9):
         aside = np.cos(turn) * aside + np.sin(turn) * np.cross(along, aside)
         along, aside = cosine * along + sine * aside, cosine * aside - sine * along
         place = place + 1.5 * along

@@ -1,4 +1,4 @@
-"""The data like those of practice, those of hundreds of features, and how these and the simulated ones are drawn."""
+"""The data like those of practice, those of hundreds of features, and how all but the bent ones are drawn."""
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ from benchmarks import practice
 from benchmarks.manifolds import Samples
 from benchmarks.many_features import MANY_FEATURES
 from benchmarks.practice import PRACTICE
+from benchmarks.recordings import RECORDED
 from benchmarks.simulated import SIMULATED
 
 # Which neighbours do not see: noise, a grid of values, a direction far narrower than the distances between samples.
@@ -25,7 +26,7 @@ NOT_SEEN = {
 }
 
 
-@pytest.mark.parametrize("one", PRACTICE + MANY_FEATURES + SIMULATED, ids=lambda one: one.name)
+@pytest.mark.parametrize("one", PRACTICE + MANY_FEATURES + SIMULATED + RECORDED, ids=lambda one: one.name)
 def test_samples_are_drawn_by_the_generator(one: Samples) -> None:
     x = one.samples(np.random.default_rng(1), 2000)
     assert (len(x), x.ndim, x.dtype) == (2000, 2, np.float64)

@@ -1,4 +1,4 @@
-"""The simulated measurements: their dimension is the rank of the derivative by what their generator draws."""
+"""The dimension of simulated measurements and recordings is the rank of the derivative by what is drawn."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.manifolds import Array, Samples
+from benchmarks.recordings import RECORDED
 from benchmarks.simulated import SIMULATED
 
 ROWS = 23  # no draw of another kind has this length
@@ -40,7 +41,7 @@ class Moved(np.random.Generator):
         return self._moved(super().normal(size=size), 1.0)
 
 
-@pytest.mark.parametrize("one", SIMULATED, ids=lambda one: one.name)
+@pytest.mark.parametrize("one", SIMULATED + RECORDED, ids=lambda one: one.name)
 def test_the_dimension_is_the_rank_of_the_derivative(one: Samples) -> None:
     """By central differences, at every sample; r is also the number of unknowns, so that the rank is no more."""
     drawn = Moved()
