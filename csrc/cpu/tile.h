@@ -101,13 +101,31 @@ inline void finish(const Matrix& m, const Rectangle& at, const C* tile) {
   });
 }
 
+// Adds the terms of `width` columns from `col` on, of rows [row, end) of the tile, to their sums, which stay in registers.
+template <int64_t width, class F>
+MC_INLINE void add_columns(double* sums, const Rectangle& at, int64_t row, int64_t end, int64_t col, const F& term) {
+  double sum[width];
+  for (int64_t k = 0; k < width; ++k) sum[k] = sums[col + k];
+  for (; row < end; ++row) {
+#pragma GCC unroll 16
+    for (int64_t k = 0; k < width; ++k) sum[k] += term(row * at.pitch + col + k);
+  }
+  for (int64_t k = 0; k < width; ++k) sums[col + k] = sum[k];
+}
+
 // Adds term(element of the tile), in double, to the sums of its column, row by row: in the order of the rows, whichever
 // tiles they are in.
 template <class F>
 MC_INLINE void add_to_sums(const Result& result, const Rectangle& at, const F& term) {
-  for (int64_t i = 0; i < at.rows; ++i) {
-    double* const sums = result.sums + (at.row + i) / result.block * result.cols + at.col;
-    for (int64_t j = 0; j < at.cols; ++j) sums[j] += term(i * at.pitch + j);
+  for (int64_t row = 0, end; row < at.rows; row = end) {
+    const int64_t block = (at.row + row) / result.block;
+    const int64_t rest = (block + 1) * result.block - at.row;
+    end = rest < at.rows ? rest : at.rows;
+    double* const sums = result.sums + block * result.cols + at.col;
+    int64_t col = 0;
+    for (; col + 16 <= at.cols; col += 16) add_columns<16>(sums, at, row, end, col, term);
+    for (; col + 4 <= at.cols; col += 4) add_columns<4>(sums, at, row, end, col, term);
+    for (; col < at.cols; ++col) add_columns<1>(sums, at, row, end, col, term);
   }
 }
 
