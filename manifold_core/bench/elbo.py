@@ -1,9 +1,13 @@
-"""Sample + KL + NLL of a diagonal Gaussian, forward and backward, through ``rsample_kl`` and ``GaussianELBO``'s loss.
+"""Sample + KL + NLL of a diagonal Gaussian, forward and backward, through the ops ``rsample_kl`` and ``gaussian_elbo``.
 
+GaussianELBO         the module that calls them, and returns the variance ratio and the terms of each sample too
 eager                by hand, as one writes it
 torch.distributions  Normal: rsample, kl_divergence, log_prob, their checks of arguments off
 torch.compile        of eager
 """
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +17,7 @@ from ..kernels.gaussian_elbo import gaussian_elbo
 from ..kernels.gaussian_elbo import reference as elbo_reference
 from ..kernels.rsample_kl import reference as sample_reference
 from ..kernels.rsample_kl import rsample_kl
+from ..models.elbo import GaussianELBO
 from . import by_hand
 from .comparison import Call, Comparison, Forward, Problem, contender, largest_error
 
@@ -56,9 +61,20 @@ def distributions(p: Problem) -> tuple[Tensor, Tensor]:
 
 
 def fused(p: Problem, seed: int | None = None) -> tuple[Tensor, Tensor]:
-    """Called as GaussianELBO calls it."""
     z, kl = rsample_kl(p["mu"], p["log_var"], seed=seed)
     return gaussian_elbo(p["x_hat"], p["x"], p["log_gamma"], kl)[0], z
+
+
+def with_module(*size: int) -> tuple[Problem, Callable[..., tuple[Tensor, Tensor]]]:
+    """GaussianELBO, whose log γ is that of the problem."""
+    p, elbo = problem(*size), GaussianELBO()
+    p["log_gamma"] = elbo.log_gamma
+
+    def forward(p: Problem, seed: int | None = None) -> tuple[Tensor, Tensor]:
+        terms = elbo(p["x"], (p["mu"], p["log_var"]), lambda _: p["x_hat"], seed=seed)
+        return terms.loss, terms.z
+
+    return p, forward
 
 
 def exact(p: Problem) -> tuple[Tensor, Tensor]:
@@ -68,8 +84,10 @@ def exact(p: Problem) -> tuple[Tensor, Tensor]:
 
 
 def error(*size: int) -> float:
-    """The error of its results and gradients, against the definition in float64."""
-    return largest_error(lambda p: fused(p, seed=7), exact, gradients, problem(*size))
+    """The error of results and gradients of the ops and the module, against the definition in float64."""
+    p, module = with_module(*size)
+    errors = [largest_error(partial(way, seed=7), exact, gradients, p) for way in (fused, module)]
+    return float(torch.tensor(errors).max())  # NaN if one is
 
 
 def bytes_moved(batch: int, features: int, latents: int) -> int:
@@ -80,6 +98,11 @@ def bytes_moved(batch: int, features: int, latents: int) -> int:
 def operations(batch: int, features: int, latents: int) -> int:
     """Per latent: z 4, KL 5, two gradients 6. Per feature: squared error 3, gradient 1."""
     return batch * (15 * latents + 4 * features)
+
+
+def _module(*size: int) -> Call:
+    p, forward = with_module(*size)
+    return Call(lambda: gradients(forward, p))
 
 
 def _compiled(*size: int) -> Call:
@@ -94,6 +117,7 @@ COMPARISON = Comparison(
     contenders={
         "eager": contender(problem, gradients, eager),
         "manifold_core": contender(problem, gradients, fused),
+        "GaussianELBO": _module,
         "torch.distributions": contender(problem, gradients, distributions),
         "torch.compile": _compiled,
     },
@@ -101,4 +125,5 @@ COMPARISON = Comparison(
     allowed=2e-6,
     bytes_moved=bytes_moved,
     operations=operations,
+    ours=("manifold_core", "GaussianELBO"),
 )

@@ -11,6 +11,7 @@ import pytest
 import torch
 from manifold_core.kernels.rsample_kl import reference
 
+import manifold_core as mc
 from manifold_core import InputError, cli
 from manifold_core.bench import cholesky, elbo, ensemble, roofline, suite, table
 from manifold_core.bench.comparison import Call, Comparison, Problem, in_float64, largest_difference, timed
@@ -107,6 +108,12 @@ class TestRight:
 
         monkeypatch.setattr(of, "fused", wrong)
         assert of.error(*of.COMPARISON.sizes[0]) > of.COMPARISON.allowed
+
+    @pytest.mark.parametrize("beta", [1.001, 1e300])  # wrong, and infinite
+    def test_a_module_that_is_wrong_is_seen(self, monkeypatch: pytest.MonkeyPatch, beta: float) -> None:
+        """Beside ops that are right."""
+        monkeypatch.setattr(elbo, "GaussianELBO", partial(mc.GaussianELBO, beta=beta))
+        assert not elbo.error(*elbo.COMPARISON.sizes[0]) <= elbo.COMPARISON.allowed
 
     def test_weights_of_an_engine_that_goes_wrong_are_seen(self, monkeypatch: pytest.MonkeyPatch) -> None:
         right = ensemble.train_ensemble
