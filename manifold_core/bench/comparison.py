@@ -19,6 +19,7 @@ __all__ = [
     "contender",
     "failed",
     "in_float64",
+    "largest",
     "largest_difference",
     "largest_error",
     "left_out",
@@ -119,6 +120,11 @@ def left_out(seconds_left: float, needed: float = 0.0) -> str:
 def failed(failure: Exception) -> str:
     """Why there are no figures; no failure may cost other contenders theirs."""
     return f"failed: {failure!r}"[:200]
+
+
+def largest(errors: Iterable[float]) -> float:
+    """NaN if one is."""
+    return float(torch.tensor([*errors], dtype=torch.float64).max())
 
 
 def largest_difference(ours: Iterable[Tensor], exact: Iterable[Tensor], floor: float = 0.0) -> float:

@@ -6,6 +6,7 @@ its time is per model. The operations are those of the layers' products; noise, 
 one model              on all threads
 side by side           as many models as threads, one thread each
 one model, one thread
+full covariance        as one model, with a full covariance; nothing in eager PyTorch beside it
 eager, fused Adam      as eager, with PyTorch's fastest Adam
 """
 
@@ -14,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ..covariance import Covariance
 from ..ensemble import ModelSpec, train_ensemble
 from ..ensemble.data import check_data
 from ..ensemble.state import EngineState
@@ -77,10 +79,20 @@ class Eager:
         self.step(sample, torch.randn(self.batch, WIDTH, device=device, dtype=x.dtype))
 
 
-def specs(hidden: int, batch: int, models: int, steps: int = 10**6, data_sets: int = 1) -> list[ModelSpec]:
+def specs(
+    hidden: int,
+    batch: int,
+    models: int,
+    steps: int = 10**6,
+    data_sets: int = 1,
+    covariance: Covariance = "diagonal",
+) -> list[ModelSpec]:
     """This many models of one kind, on the data sets in turn."""
     training = [TrainingConfig(steps=steps, batch_size=batch, seed=seed) for seed in range(models)]
-    return [ModelSpec(WIDTH, (hidden,), training=c, data=i % data_sets) for i, c in enumerate(training)]
+    return [
+        ModelSpec(WIDTH, (hidden,), training=c, data=i % data_sets, covariance=covariance)
+        for i, c in enumerate(training)
+    ]
 
 
 def multiply_adds(hidden: int) -> int:
@@ -89,12 +101,17 @@ def multiply_adds(hidden: int) -> int:
 
 
 def error(hidden: int, batch: int) -> float:
-    """The error of the weights after ten steps, against the reference backend."""
+    """The error of the weights after ten steps, with either covariance, against the reference backend."""
+    models = specs(hidden, batch, 1, steps=10) + specs(hidden, batch, 1, steps=10, covariance="cholesky")
     ours, reference = (
-        train_ensemble(specs(hidden, batch, 1, steps=10), data()[: 2 * batch], backend=backend, progress=False)[0]
+        [
+            weights
+            for trained in train_ensemble(models, data()[: 2 * batch], backend=backend, progress=False)
+            for weights in trained.model.parameters()
+        ]
         for backend in ("cpu", "reference")
     )
-    return largest_difference(ours.model.parameters(), reference.model.parameters(), SMALLEST)
+    return largest_difference(ours, reference, SMALLEST)
 
 
 def bytes_moved(hidden: int, batch: int) -> int:
@@ -110,13 +127,13 @@ def check_going_on(state: EngineState) -> None:
         raise RuntimeError("models ended while they were timed")
 
 
-def engine(models: int | None, threads: int | None) -> Callable[..., Call]:
+def engine(models: int | None, threads: int | None, covariance: Covariance = "diagonal") -> Callable[..., Call]:
     """None means as many as PyTorch has threads."""
 
     def prepare(hidden: int, batch: int) -> Call:
         available = torch.get_num_threads()
         count, steps = models or available, max(2, 200 * 1024 // batch)
-        state = EngineState(specs(hidden, batch, count, STEPS), check_data(data()))
+        state = EngineState(specs(hidden, batch, count, STEPS, covariance=covariance), check_data(data()))
 
         def run() -> None:
             torch.ops.manifold_core.ensemble_steps(state.words, steps, threads or available)
@@ -141,12 +158,13 @@ COMPARISON = Comparison(
         "one model": engine(1, None),
         "side by side": engine(None, None),
         "one model, one thread": engine(1, 1),
+        "full covariance": engine(1, None, "cholesky"),
         "eager, fused Adam": _eager(fused=True),
     },
     error=error,
     allowed=1e-5,
     bytes_moved=bytes_moved,
     operations=lambda hidden, batch: 2 * multiply_adds(hidden) * batch,
-    ours=("one model", "side by side", "one model, one thread"),
+    ours=("one model", "side by side", "one model, one thread", "full covariance"),
     bound="product",
 )

@@ -10,6 +10,7 @@ torch.compile    of eager: networks and loss
 import copy
 import math
 from collections.abc import Callable, Iterable
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from ..kernels.random import standard_normal
 from ..models import VAE
 from ..networks import by_pytorch
 from .by_hand import negative_elbo
-from .comparison import Call, Comparison, largest_difference
+from .comparison import Call, Comparison, largest, largest_difference
 from .step import adam_step
 
 __all__ = ["COMPARISON"]
@@ -57,7 +58,7 @@ def error(size: int, device: str = "cpu") -> float:
     different sides of it.
     """
     few = min(size, FEW)
-    return max(_error(few, device, "diagonal"), _error(few, device, "cholesky"))
+    return largest(_error(few, device, covariance) for covariance in get_args(Covariance))
 
 
 def _error(size: int, device: str, covariance: Covariance) -> float:

@@ -2,10 +2,11 @@
 
 The same networks, weights, batch and optimizer (PyTorch's fused Adam) for all; only the loss is made differently.
 
-eager          by hand
-torch.compile  of eager: networks and loss
-pyro           differentiable_loss of its TraceMeanField_ELBO, checks of arguments off
-pythae         its VAE, whose γ is fixed at 1 and which therefore does a little less
+eager            by hand
+full covariance  ours, with an encoder that differs only at its end
+torch.compile    of eager: networks and loss
+pyro             differentiable_loss of its TraceMeanField_ELBO, checks of arguments off
+pythae           its VAE, whose γ is fixed at 1 and which therefore does a little less
 
 Liger-Kernel is not among them: its KL is that of categorical distributions, and it runs on a GPU alone.
 """
@@ -13,15 +14,16 @@ Liger-Kernel is not among them: its KL is that of categorical distributions, and
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
+from ..covariance import Covariance
 from ..kernels.random import standard_normal
 from ..models import VAE
 from .by_hand import negative_elbo
-from .comparison import Call, Comparison, largest_difference
+from .comparison import Call, Comparison, largest, largest_difference
 
 __all__ = ["COMPARISON", "LOSSES", "Loss", "adam_step", "training_step"]
 
@@ -38,11 +40,11 @@ class Loss(NamedTuple):
     left_out: float = 0.0  # constants
 
 
-def model() -> VAE:
+def model(covariance: Covariance = "diagonal") -> VAE:
     """The same weights each time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return VAE.mlp(FEATURES, LATENTS, (HIDDEN,))
+        return VAE.mlp(FEATURES, LATENTS, (HIDDEN,), covariance=covariance)
 
 
 def batch(size: int) -> Tensor:
@@ -123,9 +125,11 @@ LOSSES: dict[str, Callable[[VAE], Loss]] = {
 }
 
 
-def training_step(make: Callable[[VAE], Loss], size: int, device: str = "cpu") -> Callable[[], None]:
+def training_step(
+    make: Callable[[VAE], Loss], size: int, device: str = "cpu", covariance: Covariance = "diagonal"
+) -> Callable[[], None]:
     """Forward, backward and Adam on a batch."""
-    loss, x = make(model().to(device)), batch(size).to(device)
+    loss, x = make(model(covariance).to(device)), batch(size).to(device)
     return adam_step(loss.parameters, lambda: loss.of(x))
 
 
@@ -150,8 +154,13 @@ def _gradients(vae: VAE, loss: Tensor) -> Iterator[Tensor]:
 
 
 def error(size: int) -> float:
-    """The error of the gradients of all weights, against the loss by hand in float64 on the same noise."""
-    ours, x = model(), batch(size)
+    """The error of the gradients of all weights, with either covariance, against the loss by hand in float64 on the
+    same noise."""
+    return largest(_error(size, covariance) for covariance in get_args(Covariance))
+
+
+def _error(size: int, covariance: Covariance) -> float:
+    ours, x = model(covariance), batch(size)
     exact = copy.deepcopy(ours).double()
     noise = standard_normal(torch.tensor(7), size, LATENTS)
     wanted = _gradients(exact, negative_elbo(exact, x.double(), noise=noise))
@@ -177,10 +186,12 @@ COMPARISON = Comparison(
     title="Training step of an MLP VAE, 784-400-20, with Adam",
     axes="B",
     goals={(128,): math.nan, (512,): math.nan},
-    contenders={name: _contender(make) for name, make in LOSSES.items()},
+    contenders={name: _contender(make) for name, make in LOSSES.items()}
+    | {"full covariance": lambda size: Call(training_step(_ours, size, covariance="cholesky"))},
     error=error,
     allowed=1e-5,
     bytes_moved=bytes_moved,
     operations=operations,
+    ours=("manifold_core", "full covariance"),
     bound="product",
 )
