@@ -102,6 +102,16 @@ def test_the_peers_are_those_of_the_tables() -> None:
     simulated = [column("dimension", name, "simulated measurements")[0] for name in ("ours", *estimators_of_theirs)]
     assert f"{simulated[0]:.0f} right, 9 before" in README
     assert f"taught us; scikit-dimension's estimators {max(simulated[1:]):.0f} at best |\n" in README
+    tables = [column("dimension", name, "recordings in tables")[0] for name in ("ours", *estimators_of_theirs)]
+    assert f"{tables[0]:.0f} right, none doubted; scikit-dimension's estimators {max(tables[1:]):.0f} at best" in README
+
+
+def test_the_readings_without_a_doubt_are_counted() -> None:
+    rows = estimators.newest(estimators.files(report.RESULTS))[0]["rows"]
+    certain = [round(row["found"]["ours"] or 0) == row["r"] for row in rows if not row["doubts"]]
+    assert f"where our search raises no doubt, {sum(certain)} of {len(certain)} |" in README
+    assert f"So of the {len(certain)} that raise none {sum(certain)} are right." in " ".join(MEASURED.split())
+    assert not any(row["doubts"] for row in rows if row["of"] == estimators.IN_TABLES)
 
 
 def test_dimension_figures_are_those_of_the_results_file() -> None:
