@@ -1,17 +1,26 @@
-"""What is kept for the backward pass: inputs and the seed, and where docs/ops.md says so, one array more."""
+"""The bytes that docs/ops.md says are moved, and kept for the backward pass: inputs and the seed, and where it says so,
+one array more."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from manifold_core.kernels import conv_norm, conv_transpose, gaussian_elbo, lstm
 from torch import Tensor
+from torch.autograd import grad
 from torch.profiler import ProfilerActivity, profile
+from traffic import Call, bytes_of, calls_of
 
 import manifold_core as mc
 
 pytestmark = pytest.mark.usefixtures("compiled")
 B, D, K = 50, 30, 20
+T = K * (K + 1) // 2
+SEED = torch.tensor(1)
+OPS = (Path(__file__).parents[2] / "docs" / "ops.md").read_text(encoding="utf-8")
 
 
 def kept(function: Callable[[], tuple[Tensor, ...]], inputs: tuple[Tensor, ...]) -> tuple[int, int]:
@@ -54,8 +63,9 @@ def test_rsample_kl_keeps_the_seed() -> None:
 
 
 def test_rsample_kl_cholesky_keeps_the_seed() -> None:
-    inputs = normal(B, K), normal(B, K * (K + 1) // 2)
-    assert kept(lambda: mc.rsample_kl_cholesky(*inputs, seed=1), inputs) == (8, 0)
+    inputs = normal(B, K), normal(B, T), normal(K), normal(B, K)
+    assert kept(lambda: mc.rsample_kl_cholesky(*inputs[:2], seed=1), inputs) == (8, 0)
+    assert kept(lambda: mc.rsample_kl_cholesky(*inputs, seed=1, return_variance_ratio=True), inputs) == (8, 0)
 
 
 def test_gaussian_nll_keeps_the_squared_errors() -> None:
@@ -85,3 +95,102 @@ def test_an_lstm_keeps_gates_and_cell_of_every_step() -> None:
     assert kept(lambda: (lstm(*inputs),), inputs) == (4 * -(-B // 64) * 64 * 3 * 5 * 5, 0)
     with torch.no_grad():
         assert kept(lambda: (lstm(*inputs),), inputs) == (0, 0)
+
+
+class Passes(NamedTuple):
+    """A row of the table."""
+
+    op: str
+    function: Callable[..., tuple[Tensor, ...]]
+    inputs: Callable[[int], tuple[Tensor, ...]]  # of so many samples
+    grad_loss: float = 1.0
+
+
+def of_samples(*widths: int) -> Callable[[int], tuple[Tensor, ...]]:
+    return lambda rows: tuple(normal(rows, width) for width in widths)
+
+
+def reconstruction(*, with_data: bool, with_kl: bool) -> Callable[[int], tuple[Tensor, ...]]:
+    def inputs(rows: int) -> tuple[Tensor, ...]:
+        log_gamma, kl = torch.zeros((), requires_grad=True), [normal(rows)] if with_kl else []
+        return normal(rows, D), normal(rows, D).detach().requires_grad_(with_data), log_gamma, *kl
+
+    return inputs
+
+
+def sample(*inputs: Tensor, ratio: bool = False) -> tuple[Tensor, ...]:
+    *posterior_and_prior, gate = (*inputs, None) if len(inputs) < 5 else inputs
+    return mc.rsample_kl(*posterior_and_prior, gate_logits=gate, seed=SEED, return_variance_ratio=ratio)
+
+
+def sample_full(*inputs: Tensor, ratio: bool = False) -> tuple[Tensor, ...]:
+    return mc.rsample_kl_cholesky(*inputs, seed=SEED, return_variance_ratio=ratio)
+
+
+def nll(*inputs: Tensor) -> tuple[Tensor, ...]:
+    return (mc.gaussian_nll(*inputs),)
+
+
+def loss(*inputs: Tensor) -> tuple[Tensor, ...]:
+    return gaussian_elbo(*inputs)[:1]
+
+
+TABLE = (
+    Passes("`rsample_kl`", sample, of_samples(K, K)),
+    Passes("… with prior and gate of each sample", sample, of_samples(K, K, K, K, K)),
+    Passes("`rsample_kl_cholesky`", sample_full, of_samples(K, T)),
+    Passes("… with prior of each sample", sample_full, of_samples(K, T, K, K)),
+    Passes("`gaussian_nll`", nll, reconstruction(with_data=False, with_kl=False)),
+    Passes("… with the gradient of x", nll, reconstruction(with_data=True, with_kl=False)),
+    Passes("loss of `GaussianELBO`, learned or fixed γ", loss, reconstruction(with_data=False, with_kl=True)),
+    Passes("… with the gradient of x", loss, reconstruction(with_data=True, with_kl=True)),
+    Passes("… if its own gradient is not 1", loss, reconstruction(with_data=False, with_kl=True), grad_loss=0.5),
+)
+
+
+def moved(calls: list[Call]) -> Tensor:
+    """Bytes read and written."""
+    return sum((torch.tensor([bytes_of(call.read), bytes_of(call.written)]) for call in calls), torch.zeros(2).long())
+
+
+def both_passes(row: Passes, rows: int, **options: bool) -> Tensor:
+    """Bytes, [forward or backward, read or written]."""
+    inputs = row.inputs(rows)
+    forward = calls_of(lambda: row.function(*inputs, **options))
+    outputs = [result for result in row.function(*inputs, **options) if result.requires_grad]
+    incoming = [torch.full_like(result, row.grad_loss) for result in outputs]
+    backward = calls_of(lambda: grad(outputs, [t for t in inputs if t.requires_grad], incoming))
+    return torch.stack([moved(forward), moved(backward)])
+
+
+def stated(cell: str) -> list[int]:
+    """Bytes read and written."""
+    size = {"κ": K, "d": D, "T": T, "": 1}
+    return [
+        sum(int(number) * size[of] for number, of in re.findall(r"(\d+)([κdT]?)", part))
+        for part in cell.split(":")[0].split(",")
+    ]
+
+
+def test_the_bytes_moved_are_those_that_the_documentation_states() -> None:
+    """Those of one sample: what two batches differ by. What a call moves besides does not grow with the batch."""
+    table = OPS[OPS.index("| forward: read, written |") :].split("\n\n")[0].splitlines()[2:]
+    for line, row in zip(table, TABLE, strict=True):
+        op, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        assert op == row.op
+        one = (both_passes(row, 2 * B) - both_passes(row, B)) // B
+        assert one.tolist() == [stated(cell) for cell in cells[:2]], op
+
+
+def test_a_call_moves_besides_what_does_not_grow_with_the_batch() -> None:
+    """Read and written: the seed, and log γ and its gradient; a variance ratio; a prior and a gate of one row."""
+
+    def of_a_call(row: Passes, **options: bool) -> list[list[int]]:
+        return (2 * both_passes(row, B, **options) - both_passes(row, 2 * B, **options)).tolist()
+
+    of_one_row = TABLE[1]._replace(inputs=lambda rows: (normal(rows, K), normal(rows, K), *of_samples(K, K, K)(1)))
+    for row in TABLE[:4]:
+        assert of_a_call(row) == [[8, 0], [8, 0]]
+        assert of_a_call(row, ratio=True) == [[8, 4 * K], [8, 0]]
+    assert of_a_call(of_one_row) == [[8 + 12 * K, 0], [8 + 12 * K, 12 * K]]
+    assert of_a_call(TABLE[4]) == [[4, 0], [4, 4]]
