@@ -666,11 +666,11 @@ class TestEveryKind:
 
     @pytest.mark.parametrize("limit", [25 << 10, 16 << 10])  # between them, models of each place of TestLayout
     def test_one_step_wherever_it_lies(self, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-        assert_the_way_of_the_reference(self.trained(monkeypatch, 1, limit), 1)
+        assert_the_way_of_the_reference(self.trained(monkeypatch, 1, limit), kinds(1))
 
     @pytest.mark.parametrize("steps", [10, pytest.param(100, marks=pytest.mark.slow)])
     def test_the_way_of_the_reference(self, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-        assert_the_way_of_the_reference(self.trained(monkeypatch, steps, H100), steps)
+        assert_the_way_of_the_reference(self.trained(monkeypatch, steps, H100), kinds(steps))
 
 
 class TestTrainEnsemble:
