@@ -172,14 +172,16 @@ def stated(cell: str) -> list[int]:
     ]
 
 
-def test_the_bytes_moved_are_those_that_the_documentation_states() -> None:
+LINES = OPS[OPS.index("| forward: read, written |") :].split("\n\n")[0].splitlines()[2:]
+
+
+@pytest.mark.parametrize(("line", "row"), list(zip(LINES, TABLE, strict=True)), ids=[row.op for row in TABLE])
+def test_the_bytes_moved_are_those_that_the_documentation_states(line: str, row: Passes) -> None:
     """Those of one sample: what two batches differ by. What a call moves besides does not grow with the batch."""
-    table = OPS[OPS.index("| forward: read, written |") :].split("\n\n")[0].splitlines()[2:]
-    for line, row in zip(table, TABLE, strict=True):
-        op, *cells = (cell.strip() for cell in line.strip("|").split("|"))
-        assert op == row.op
-        one = (both_passes(row, 2 * B) - both_passes(row, B)) // B
-        assert one.tolist() == [stated(cell) for cell in cells[:2]], op
+    op, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+    assert op == row.op
+    one = (both_passes(row, 2 * B) - both_passes(row, B)) // B
+    assert one.tolist() == [stated(cell) for cell in cells[:2]]
 
 
 def test_a_call_moves_besides_what_does_not_grow_with_the_batch() -> None:
