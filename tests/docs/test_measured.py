@@ -72,6 +72,13 @@ def test_the_summary_is_of_the_tables() -> None:
     assert f"fused, {between('ensemble', '× eager')} times as fast as eager PyTorch" in " ".join(first.split())
 
 
+def test_the_shares_of_the_peak_are_those_of_the_table() -> None:
+    small, wide, large = (f"{0.89 * share:.0f}" for share in column("ensemble", "of product")[:3])
+    text = " ".join(MEASURED.split())
+    assert "89 % of the 176" in text
+    assert f"Of that peak the engine reaches {small}, {wide} and {large} %" in text
+
+
 def test_the_peers_are_those_of_the_tables() -> None:
     first = README[: README.index("## Install")]
 
