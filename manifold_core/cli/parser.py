@@ -208,7 +208,8 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="table",
         help="table1, table2, table3, table4, table5, table6, table7, table8, table9, theorem1, theorem1_too_few, "
-        "theorem2, theorem3, remark1; synthetic, images or all for all of that kind",
+        "theorem2, theorem3, remark1; table10 and table11 for table1 and table4, off whose models they are read; "
+        "synthetic, images or all for all of that kind",
     )
     add.add_argument("--out", required=True, metavar="DIR", help="folder for the results; resumes what was begun there")
     add.add_argument(

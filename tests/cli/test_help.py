@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from manifold_core.experiments.catalogue import TABLES
-from manifold_core.experiments.reproduce import SETS
+from manifold_core.experiments.reproduce import READ_OFF, SETS
 from manifold_core.experiments.tables import AS_PUBLISHED, BUDGETS
 
 from manifold_core import cli
@@ -18,7 +18,9 @@ class TestReproduce:
         text = help_of("reproduce")
         assert f"--budget {{{','.join(BUDGETS)}}} steps, samples, and models per cell (default: quick)" in text
         assert "--backend {auto,reference,cpu,cuda} " in text
-        assert f" {', '.join(TABLES)}; {', '.join(SETS).rpartition(', ')[0]}" in text
+        read_off, sources = " and ".join(READ_OFF), " and ".join(READ_OFF.values())
+        assert f" {', '.join(TABLES)}; {read_off} for {sources}, off whose models they are read; " in text
+        assert f" read; {', '.join(SETS).rpartition(', ')[0]}" in text
         assert f"{' or '.join(', '.join(SETS).rsplit(', ', 1))} for all of that kind" in text
         seeds = {count: " or ".join(name for name, plan in BUDGETS.items() if plan.seeds == count) for count in (1, 5)}
         assert f"default: 1 ({seeds[1]}), 5 ({seeds[5]})" in text
