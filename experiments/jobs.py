@@ -52,7 +52,7 @@ def train_shard(
     device: str,
     backend: Backend = "auto",
     threads: int | None = None,
-    progress: bool = True,
+    bars: str = "",
 ) -> Part:
     """Train the models of a shard side by side, with its checkpoint in ``folder``; resumes if it was stopped."""
     jobs = [(cell, seed) for cell in table.cells(plan) for seed in plan.seed_numbers][shard.index :: shard.of]
@@ -64,16 +64,16 @@ def train_shard(
         backend=backend,
         threads=threads,
         folder=folder / shard.name,
-        progress=progress,
+        progress=bars,
     )
     runs = [
         runs_of(cell, seed, model, sets[spec.data], inputs[spec.data])
         for (cell, seed), spec, model in tqdm(
             zip(jobs, specs, trained, strict=True),
             total=len(jobs),
-            desc="measuring",
+            desc=f"{bars}, measuring",
             unit="model",
-            disable=not progress,
+            disable=not bars,
             file=sys.stderr,
         )
     ]

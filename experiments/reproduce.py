@@ -1,6 +1,7 @@
 """``manifold-core reproduce``: several tables, one after the other."""
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from ..kernels import Backend
 from ..storage.files import locked, output_folder
 from . import images
 from .catalogue import IMAGES, TABLES
+from .progress import Progress, work
 from .report.matrices import MATRICES
 from .runner import backends, finished, run_table
 from .tables import AS_PUBLISHED, BUDGETS, Plan, Table
@@ -48,6 +50,7 @@ def reproduce(
         as_published: the set-up of the paper if it differs from the recipe found best. Its own subfolder lets one
             ``folder`` hold both.
         devices: they share the models of a table.
+        progress: show bars, and how long the rest will take, on standard error.
 
     Raises:
         InputError: an unknown table or budget, no seeds, or negative ones, a backend that cannot train a table, or a
@@ -71,8 +74,8 @@ def reproduce(
     if progress:
         for name, source in READ_OFF.items():
             if name in names:
-                said = f"{name} is read off a model of {source}, which is trained in its place"
-                print(f"manifold-core: {said}", file=sys.stderr)
+                _say(f"{name} is read off a model of {source}, which is trained in its place")
+    ahead = dict.fromkeys(trained, 0.0)
     with locked(output_folder(folder)):
         for table in tables:  # before the first is trained
             planned = table.plan(plan)
@@ -80,9 +83,20 @@ def reproduce(
             _check_backend(table, planned, devices, backend)
             if done is None:
                 images.fetch(table.cells(planned))
+                ahead[table.name] = work(table.cells(planned), planned) if progress else 0.0
+        so_far = Progress(ahead)
         for table in tables:
-            run_table(table, plan, folder, devices=devices, backend=backend, progress=progress)
+            began = time.monotonic()
+            bars = so_far.name(table.name) if progress else ""
+            found = run_table(table, plan, folder, devices=devices, backend=backend, bars=bars)
+            if progress:
+                _say(so_far.end(table.name, time.monotonic() - began, found["seconds"]))
     return folder
+
+
+def _say(words: str) -> None:
+    to_the_end = "\x1b[K" if sys.stderr.isatty() else ""  # clears what the bars of several workers leave
+    print(f"{to_the_end}manifold-core: {words}", file=sys.stderr)
 
 
 def _check_backend(table: Table, plan: Plan, devices: Sequence[str], backend: Backend) -> None:

@@ -35,11 +35,12 @@ def run_table(
     *,
     devices: Sequence[str] = ("cpu",),
     backend: Backend = "auto",
-    progress: bool = True,
+    bars: str = "",
 ) -> dict[str, Any]:
     """The content of ``folder/<table>.json``, after training what it lacks.
 
-    A finished table is taken as it is. While one is trained, its checkpoints are in ``folder/.<table>``.
+    A finished table is taken as it is. While one is trained, its checkpoints are in ``folder/.<table>``, and ``bars``
+    on standard error have this name; there are none without.
 
     Raises:
         InputError: the folder holds this table, finished or begun, by another plan.
@@ -50,7 +51,7 @@ def run_table(
         backend_of = backends(table, plan, devices, backend)
         here = {"command": _command(sys.argv[1:]), **provenance(devices), "backend": backend_of}
         sittings = _sittings(checkpoints, plan, here)
-        runs, seconds = train_table(table, plan, checkpoints, devices=devices, backend=backend, progress=progress)
+        runs, seconds = train_table(table, plan, checkpoints, devices=devices, backend=backend, bars=bars)
         found = {
             "table": table.name,
             "title": table.title,

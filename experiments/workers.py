@@ -31,7 +31,7 @@ __all__ = ["train_table"]
 
 
 def train_table(
-    table: Table, plan: Plan, folder: Path, *, devices: Sequence[str], backend: Backend = "auto", progress: bool = True
+    table: Table, plan: Plan, folder: Path, *, devices: Sequence[str], backend: Backend = "auto", bars: str = ""
 ) -> tuple[list[dict[str, Any]], float]:
     """The runs of a table, and the seconds that training took, side by side. Checkpoints are in ``folder``; training
     resumes from them, also with more or fewer devices of the same kind.
@@ -39,6 +39,7 @@ def train_table(
     Args:
         devices: each gets a worker. A single CPU gets one for each of its cores if the models have no fused engine,
             which would keep all cores at work.
+        bars: the name of the progress bars; without one there are none.
 
     Raises:
         InputError: see :func:`manifold_core.train_ensemble`.
@@ -53,8 +54,7 @@ def train_table(
     shards = _shards(folder, len(workers))
     if len(workers) == 1:
         alone = [
-            train_shard(table, plan, shard, folder, device=devices[0], backend=backend, progress=progress)
-            for shard in shards
+            train_shard(table, plan, shard, folder, device=devices[0], backend=backend, bars=bars) for shard in shards
         ]
         return _together([alone])
     orders = [
@@ -66,7 +66,7 @@ def train_table(
             "device": device,
             "backend": backend,
             "threads": 1 if cores > 1 else None,
-            "progress": progress,
+            "bars": bars and f"{bars} on {device}",
         }
         for place, device in enumerate(workers)
     ]
@@ -106,8 +106,7 @@ def _start(order: dict[str, Any], place: int) -> "subprocess.Popen[str]":
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        # Progress bars below each other.
-        env=_MEMORY | os.environ | {"TQDM_POSITION": str(place), "TQDM_DESC": f"{order['table']} on {order['device']}"},
+        env=_MEMORY | os.environ | {"TQDM_POSITION": str(place)},  # progress bars below each other
         start_new_session=True,  # Ctrl+C goes to the parent, which passes it on
     )
     assert worker.stdin is not None
@@ -163,7 +162,7 @@ def _work() -> int:
                 device=order["device"],
                 backend=order["backend"],
                 threads=order["threads"],
-                progress=order["progress"],
+                bars=order["bars"],
             )
             for shard in order["shards"]
         ]

@@ -237,7 +237,7 @@ def make_parser() -> argparse.ArgumentParser:
     add.add_argument(
         "--backend", default="auto", metavar="{auto,reference,cpu,cuda}", help="what trains the models of a table"
     )
-    add.add_argument("--quiet", action="store_true", help="no progress bar")
+    add.add_argument("--quiet", action="store_true", help="no progress bars, and not how long the rest will take")
 
     add = add_command(
         "eager", help="measure what the tables in a folder would take in eager PyTorch on this machine, for the report"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -85,7 +85,7 @@ def train_ensemble(
     threads: int | None = None,
     folder: AnyPath | None = None,
     checkpoint_seconds: float = 30.0,
-    progress: bool = True,
+    progress: bool | str = True,
 ) -> list[TrainedModel]:
     """Train every model as :func:`manifold_core.train` would, side by side, with whole training steps fused.
 
@@ -127,7 +127,7 @@ def train_ensemble(
         threads: of the CPU engine; None takes PyTorch's number.
         folder: of the checkpoints; None keeps none.
         checkpoint_seconds: between two checkpoints.
-        progress: show a bar on standard error.
+        progress: show a bar on standard error; text stands before the bar.
 
     Returns:
         One :class:`TrainedModel` for each specification, in their order.
@@ -162,7 +162,8 @@ def train_ensemble(
         check_memory(workspace, what, samples[0].x.device)
         seconds = _run(state, choice, threads, place, begun, checkpoint_seconds, progress)
     # With many models this takes a while: then it has a bar as well.
-    measured = tqdm(specs, desc="measuring", unit="model", delay=2.0, disable=not progress, file=sys.stderr)
+    desc = f"{progress}, measuring" if isinstance(progress, str) else "measuring"
+    measured = tqdm(specs, desc=desc, unit="model", delay=2.0, disable=not progress, file=sys.stderr)
     return [
         _trained(spec, state.model(i), samples[spec.data], state.history(i, seconds), state.diverged_at(i))
         for i, spec in enumerate(measured)
@@ -189,7 +190,7 @@ def _by_reference(
     samples: list[Samples],
     folder: Path | None,
     checkpoint_seconds: float,
-    progress: bool,
+    progress: bool | str,
 ) -> list[TrainedModel]:
     whole: dict[str, Any] = {}
     if folder is not None:
@@ -198,7 +199,7 @@ def _by_reference(
     folders = [None if folder is None else folder / f"model-{index:05d}" for index in range(len(specs))]
     identities = [{"spec": spec} for spec in whole["specs"]] if whole else [{} for _ in specs]
     steps = sum(spec.training.steps for spec in specs)
-    with tqdm(total=steps, unit="step", disable=not progress, file=sys.stderr, mininterval=0.5) as bar:
+    with _bar(steps, progress) as bar:
         trainings = train_in_turn(specs, samples, folders, identities, checkpoint_seconds, bar)
     trained = [
         _trained(spec, one.model, samples[spec.data], one.history, one.diverged_at)
@@ -208,6 +209,11 @@ def _by_reference(
     for one in trained:
         one.history.seconds = seconds
     return trained
+
+
+def _bar(steps: int, progress: bool | str) -> "tqdm[NoReturn]":
+    desc = progress if isinstance(progress, str) else None
+    return tqdm(total=steps, desc=desc, unit="step", disable=not progress, file=sys.stderr, mininterval=0.5)
 
 
 def _identity(backend: Backend, specs: Sequence[Spec], fingerprints: list[str]) -> dict[str, Any]:
@@ -231,7 +237,7 @@ def _run(
     folder: Path | None,
     begun: checkpoint.Checkpoint | None,
     checkpoint_seconds: float,
-    progress: bool,
+    progress: bool | str,
 ) -> float:
     """Advance all models to their ends. Returns the seconds this took, those before a stop included."""
     before = 0.0
@@ -257,7 +263,7 @@ def _run(
             done = int(state.progress[:, 0].sum())
             checkpoint.save(folder, done, state.tensors(), {"identity": identity, "seconds": seconds})
 
-    with tqdm(total=sum(steps), unit="step", disable=not progress, file=sys.stderr, mininterval=0.5) as bar:
+    with _bar(sum(steps), progress) as bar:
         a_call = 1
         try:
             while True:

@@ -35,7 +35,7 @@ def test_the_seeds_of_reproduce_are_trained(monkeypatch: pytest.MonkeyPatch, tmp
         manifold_core.experiments.reproduce, "run_table", lambda table, plan, *_, **__: plans.append(plan)
     )
     for seeds in (None, 3):
-        manifold_core.experiments.reproduce.reproduce(["table1"], tmp_path, budget="full", seeds=seeds)
+        manifold_core.experiments.reproduce.reproduce(["table1"], tmp_path, budget="full", seeds=seeds, progress=False)
     assert [plan.seeds for plan in plans] == [5, 3]
 
 

@@ -32,7 +32,7 @@ def small(table: Table) -> Table:
 
 def run(table: Table, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # no workers, which know the tables of the catalogue alone
-    found: list[dict[str, Any]] = run_table(table, PLAN, folder, progress=False)["runs"]
+    found: list[dict[str, Any]] = run_table(table, PLAN, folder)["runs"]
     return found
 
 
@@ -125,7 +125,7 @@ def test_all_seeds_share_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return train(specs, data, **rest)
 
     monkeypatch.setattr("manifold_core.experiments.jobs.train_ensemble", spy)
-    train_shard(small(TABLES["table2"]), PLAN, Shard(), tmp_path, device="cpu", progress=False)
+    train_shard(small(TABLES["table2"]), PLAN, Shard(), tmp_path, device="cpu")
     assert seen == [2]  # mnist and fashion-mnist
 
 

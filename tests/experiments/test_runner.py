@@ -59,7 +59,7 @@ def sequences(*, n_train: int, n_validation: int, seed: int) -> Dataset:
 
 
 def run(folder: Path, table: Table = TABLE, plan: Plan = PLAN) -> dict[str, Any]:
-    return run_table(table, plan, folder, progress=False)
+    return run_table(table, plan, folder)
 
 
 def test_a_run_for_each_cell_seed_and_class(tmp_path: Path) -> None:
@@ -391,7 +391,12 @@ def test_what_is_read_off_a_model_of_another_table_trains_that_once(
 ) -> None:
     for progress in (False, True):
         found: list[str] = []
-        monkeypatch.setattr(reproducing, "run_table", lambda table, *_, found=found, **__: found.append(table.name))
+
+        def train(table: Table, *_: object, found: list[str] = found, **__: object) -> dict[str, float]:
+            found.append(table.name)
+            return {"seconds": 1.0}
+
+        monkeypatch.setattr(reproducing, "run_table", train)
         reproduce(names, tmp_path, progress=progress)
         assert found == trained
         said = [line for line in capsys.readouterr().err.splitlines() if "is read off" in line]

@@ -38,12 +38,12 @@ from manifold_core.experiments.workers import train_table
 
 
 def training(plan: Plan) -> str:
-    return f"train_table(TABLES[{TABLE.name!r}], {plan!r}, Path(sys.argv[1]), devices={TWO!r}, progress=False)"
+    return f"train_table(TABLES[{TABLE.name!r}], {plan!r}, Path(sys.argv[1]), devices={TWO!r})"
 
 
 def test_two_workers_give_the_runs_of_one(tmp_path: Path) -> None:
-    alone, _ = train_table(TABLE, PLAN, tmp_path / "alone", devices=["cpu"], progress=False)
-    shared, seconds = train_table(TABLE, PLAN, tmp_path / "shared", devices=TWO, progress=False)
+    alone, _ = train_table(TABLE, PLAN, tmp_path / "alone", devices=["cpu"])
+    shared, seconds = train_table(TABLE, PLAN, tmp_path / "shared", devices=TWO)
     assert len(alone) == len(TABLE.cells(PLAN)) * PLAN.seeds > 2
     assert shared == alone
     assert seconds > 0
@@ -53,10 +53,10 @@ def test_two_workers_give_the_runs_of_one(tmp_path: Path) -> None:
 def test_models_without_an_engine_have_a_worker_for_each_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table, plan = TABLES["table8"], replace(PLAN, seeds=1, steps=4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    shared, _ = train_table(table, plan, tmp_path / "shared", devices=["cpu"], progress=False)
+    shared, _ = train_table(table, plan, tmp_path / "shared", devices=["cpu"])
     assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == ["0-of-2", "1-of-2"]
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    alone, _ = train_table(table, plan, tmp_path / "alone", devices=["cpu"], progress=False)
+    alone, _ = train_table(table, plan, tmp_path / "alone", devices=["cpu"])
     assert [run["cell"] for run in shared] == [run["cell"] for run in alone]
     assert [run["neg_elbo"] for run in shared] == pytest.approx([run["neg_elbo"] for run in alone], rel=1e-5)
 
@@ -70,7 +70,7 @@ def test_no_more_workers_than_models(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
     monkeypatch.setattr(workers, "_in_processes", take)
-    train_table(TABLES["table8"], replace(PLAN, seeds=1), tmp_path, devices=["cpu"], progress=False)
+    train_table(TABLES["table8"], replace(PLAN, seeds=1), tmp_path, devices=["cpu"])
     assert [order["shards"] for order in orders] == [[{"index": index, "of": 4}] for index in range(4)]
     assert [order["threads"] for order in orders] == [1] * 4  # a core each
 
@@ -84,8 +84,8 @@ def test_order_of_the_runs_is_that_of_the_jobs() -> None:
 
 def test_begun_by_two_it_goes_on_with_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was begun is not trained again in other shares."""
-    alone, _ = train_table(TABLE, PLAN, tmp_path / "alone", devices=["cpu"], progress=False)
-    train_shard(TABLE, PLAN, Shard(1, 2), tmp_path / "begun", device="cpu", progress=False)
+    alone, _ = train_table(TABLE, PLAN, tmp_path / "alone", devices=["cpu"])
+    train_shard(TABLE, PLAN, Shard(1, 2), tmp_path / "begun", device="cpu")
     trained = []
 
     def train(table: Table, plan: Plan, shard: Shard, folder: Path, **options: Any) -> Part:
@@ -93,7 +93,7 @@ def test_begun_by_two_it_goes_on_with_one(tmp_path: Path, monkeypatch: pytest.Mo
         return train_shard(table, plan, shard, folder, **options)
 
     monkeypatch.setattr(workers, "train_shard", train)
-    found, _ = train_table(TABLE, PLAN, tmp_path / "begun", devices=["cpu"], progress=False)
+    found, _ = train_table(TABLE, PLAN, tmp_path / "begun", devices=["cpu"])
     assert trained == [Shard(0, 2), Shard(1, 2)]
     assert found == alone
 
@@ -102,12 +102,12 @@ def test_what_a_worker_refuses_the_parent_refuses(tmp_path: Path) -> None:
     (tmp_path / "1-of-2").mkdir()
     (tmp_path / "1-of-2/checkpoint.json").write_text("no JSON")
     with pytest.raises(mc.InputError, match=r"1-of-2.*cannot be read"):
-        train_table(TABLE, PLAN, tmp_path, devices=TWO, progress=False)
+        train_table(TABLE, PLAN, tmp_path, devices=TWO)
 
 
 def test_a_worker_that_fails_is_no_result(tmp_path: Path) -> None:
     with pytest.raises(ChildProcessError, match="a worker ended with exit status 1; its message is above"):
-        train_table(TABLE, PLAN, tmp_path, devices=TWO, backend="cuda", progress=False)
+        train_table(TABLE, PLAN, tmp_path, devices=TWO, backend="cuda")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def _wait(condition: Callable[[], bool], seconds: float = 120) -> None:
 def test_a_worker_that_is_killed_is_no_result(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as pool:
         others = set(_children(os.getpid()))
-        found = pool.submit(train_table, TABLE, LONG, tmp_path, devices=TWO, progress=False)
+        found = pool.submit(train_table, TABLE, LONG, tmp_path, devices=TWO)
         _wait(lambda: len(list(tmp_path.glob("*-of-2"))) == 2)
         for pid in set(_children(os.getpid())) - others:
             os.kill(pid, signal.SIGKILL)
@@ -182,5 +182,5 @@ def test_killed_the_parent_leaves_no_worker_and_goes_on(tmp_path: Path) -> None:
         parent.wait()
     assert len(own) == 2
     _wait(lambda: not any(Path(f"/proc/{pid}").exists() for pid in own))
-    found, _ = train_table(TABLE, LONG, folder, devices=TWO, progress=False)
-    assert found == train_table(TABLE, LONG, tmp_path / "alone", devices=["cpu"], progress=False)[0]
+    found, _ = train_table(TABLE, LONG, folder, devices=TWO)
+    assert found == train_table(TABLE, LONG, tmp_path / "alone", devices=["cpu"])[0]
