@@ -1,14 +1,15 @@
 """What ``conv_norm`` and ``conv_transpose`` share: checks, and when a kernel is faster than PyTorch's convolution."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from .checks import check_floating, integer
-from .dispatch import Backend, choose_for_layer
+from .dispatch import Backend, Reasoned, choose_for_layer
 
-__all__ = ["check_convolution", "check_of_channels", "choose_for_images"]
+__all__ = ["check_convolution", "check_of_channels", "choose_for_images", "for_images"]
 
 CPU_DTYPES = frozenset((torch.float32, torch.float64))
 
@@ -25,16 +26,29 @@ MANY_CHANNELS, MANY_SAMPLES, MANY_ELEMENTS = 2_048, 32, 32_768  # up to this pro
 def choose_for_images(
     backend: Backend, x: Tensor, weight: Tensor, *others: Tensor, backends: tuple[Backend, ...] = ("cpu",)
 ) -> Backend:
+    """The name that :func:`for_images` gives."""
+    return for_images(backend, x, weight, *others, backends=backends)[0]
+
+
+def for_images(
+    backend: Backend, x: Tensor, weight: Tensor, *others: Tensor, backends: tuple[Backend, ...] = ("cpu",)
+) -> Reasoned:
     """:func:`choose_for_layer` for a convolution; only PyTorch computes one in half precision on a CPU."""
-    return choose_for_layer(backend, (x, weight, *others), backends=backends, dtypes=CPU_DTYPES, worth_it=_worth_it)
+    return choose_for_layer(backend, (x, weight, *others), backends=backends, dtypes=CPU_DTYPES, slower=_slower)
 
 
-def _worth_it(tensors: tuple[Tensor, ...]) -> bool:
+def _slower(tensors: tuple[Tensor, ...]) -> Callable[[], str] | None:
     x, weight, *_ = tensors
-    channels, (samples, *image) = weight.shape[0] * weight.shape[1], x.shape
-    if channels < FEW_CHANNELS:
-        return samples >= FEW_SAMPLES
-    return channels <= MANY_CHANNELS and samples >= MANY_SAMPLES and math.prod(image) <= MANY_ELEMENTS
+    one, other, *_ = weight.shape
+    channels, (samples, *image) = one * other, x.shape
+    if channels > MANY_CHANNELS:
+        return lambda: f"PyTorch is faster with {one} × {other} channels, more than {MANY_CHANNELS:,} in all"
+    fewest = FEW_SAMPLES if channels < FEW_CHANNELS else MANY_SAMPLES
+    if samples < fewest:
+        return lambda: f"PyTorch is faster with {one} × {other} channels and {samples} samples, fewer than {fewest}"
+    if channels >= FEW_CHANNELS and math.prod(image) > MANY_ELEMENTS:
+        return lambda: f"PyTorch is faster with images of {math.prod(image):,} numbers, more than {MANY_ELEMENTS:,}"
+    return None
 
 
 def check_convolution(x: Tensor, weight: Tensor, channels_at: int, stride: int, padding: int) -> None:

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -11,28 +10,16 @@ from torch import Tensor
 
 from . import extension
 
-__all__ = ["BACKENDS", "Backend", "Choice", "choose", "choose_for_layer", "explain"]
+__all__ = ["BACKENDS", "Backend", "Reasoned", "choose", "choose_for_layer", "reasoned"]
 
 Backend = Literal["auto", "reference", "cpu", "cuda", "triton"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
+Reasoned = tuple[Backend, Callable[[], str]]  # the reason only when asked: torch.compile has no words for sizes
 
 DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 OLDEST = (7, 5)  # compute capability of the oldest GPUs that csrc/cuda is compiled for
 # A constant, not a function: torch.compile would trace neither the search nor a cache of its result.
 TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which backend serves a call, and why.
-
-    Attributes:
-        backend: its name, as ``backend=`` takes it.
-        reason: a sentence without a full stop.
-    """
-
-    backend: Backend
-    reason: str
 
 
 def _cpu_cannot(tensors: tuple[Tensor | None, ...]) -> str:
@@ -93,31 +80,12 @@ _CANNOT: dict[str, Callable[[tuple[Tensor | None, ...]], str]] = {
 }
 
 
-def explain(*tensors: Tensor | None, backend: Backend = "auto") -> Choice:
-    """Which backend serves an op of the ELBO called with these tensors, and why.
-
-    Args:
-        tensors: the op's floating-point arguments; None for one that is left out.
-        backend: ``"auto"`` takes the compiled kernels for the tensors' device, or Triton's if those for CUDA are
-            missing, else the reference; any other name is taken or refused.
-
-    Raises:
-        TypeError: an argument is neither a tensor nor None.
-        ValueError: an unknown name.
-        RuntimeError: the named backend cannot serve these tensors; says why.
-    """
-    for tensor in tensors:
-        if tensor is not None and not isinstance(tensor, Tensor):
-            raise TypeError(f"explain takes tensors, or None for one that is left out, got {tensor!r}")
-    return Choice(*_choose(backend, tensors))
-
-
 def choose(backend: Backend, *tensors: Tensor | None) -> Backend:
     """The name that :func:`explain` gives."""
-    return _choose(backend, tensors)[0]
+    return reasoned(backend, tensors)[0]
 
 
-def _choose(backend: Backend, tensors: tuple[Tensor | None, ...]) -> tuple[Backend, str]:
+def reasoned(backend: Backend, tensors: tuple[Tensor | None, ...]) -> tuple[Backend, str]:
     """Name and reason; no Choice, since making one takes longer than choosing."""
     if backend == "auto":
         if cpu_cannot := _cpu_cannot(tensors):
@@ -154,34 +122,43 @@ def choose_for_layer(
     *,
     backends: tuple[Backend, ...],
     dtypes: frozenset[torch.dtype],
-    worth_it: Callable[[tuple[Tensor, ...]], bool],
-) -> Backend:
-    """The same for the op of a layer, whose reference is PyTorch's own layer, often the faster one.
+    slower: Callable[[tuple[Tensor, ...]], Callable[[], str] | None],
+) -> Reasoned:
+    """The choice for the op of a layer, whose reference is PyTorch's own layer, often the faster one.
 
     Args:
         backend: as in :func:`explain`.
         tensors: x, the weights, and what else the layer reads.
         backends: those that have a kernel.
         dtypes: what the CPU kernel takes, in tensors of one dtype.
-        worth_it: whether the CPU kernel is faster than PyTorch for these tensors.
+        slower: why the CPU kernel is slower than PyTorch for these tensors; None if it is faster.
 
     Raises:
         ValueError, RuntimeError: as in :func:`explain`.
     """
     if backend in _CANNOT and backend not in backends:
-        there = " and ".join(map(repr, backends))
-        raise RuntimeError(f"backend {backend!r} cannot serve this call: for this layer there is {there}")
-    chosen = _choose(backend, tensors)[0]
+        raise RuntimeError(f"backend {backend!r} cannot serve this call: {_there_is(backends)}")
+    chosen, reason = reasoned(backend, tensors)
+    if chosen == "reference":
+        return chosen, lambda: reason
     if chosen not in backends:
-        return "reference"
+        obstacle = f"; {extension.cuda_missing_because}" if "cuda" in backends else ""
+        return "reference", lambda: f"{_there_is(backends)}{obstacle}"
     filled = 0 not in [tensor.numel() for tensor in tensors]
     found = {tensor.dtype for tensor in tensors}
     if filled and (chosen == "cuda" or (len(found) == 1 and found <= dtypes)):
-        return chosen if chosen in ("cuda", backend) or worth_it(tensors) else "reference"
+        why = None if chosen in ("cuda", backend) else slower(tensors)
+        return (chosen, lambda: reason) if why is None else ("reference", why)
+
+    def takes() -> str:
+        of_one_dtype = f"of one dtype, {' or '.join(sorted(map(str, dtypes)))}, each " if chosen == "cpu" else ""
+        got = f"{', '.join(sorted(map(str, found)))}, {tuple(tensors[0].shape)}"
+        return f"takes tensors {of_one_dtype}with at least one element, got {got}"
+
     if backend == "auto":
-        return "reference"
-    of_one_dtype = f"of one dtype, {' or '.join(sorted(map(str, dtypes)))}, each " if chosen == "cpu" else ""
-    raise RuntimeError(
-        f"backend {chosen!r} cannot serve this call: it takes tensors {of_one_dtype}with at least one element, got "
-        f"{', '.join(sorted(map(str, found)))}, {tuple(tensors[0].shape)}"
-    )
+        return "reference", lambda: f"backend {chosen!r} {takes()}"
+    raise RuntimeError(f"backend {chosen!r} cannot serve this call: it {takes()}")
+
+
+def _there_is(backends: tuple[Backend, ...]) -> str:
+    return f"for this layer there is {' and '.join(map(repr, backends))}"

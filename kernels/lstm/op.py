@@ -1,16 +1,17 @@
 """``lstm``: an LSTM over the steps of sequences, the network of Table 8."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..checks import check_floating
-from ..dispatch import Backend, choose_for_layer
+from ..dispatch import Backend, Reasoned, choose_for_layer
 from ..registration import Operator, Schema
 from . import reference
 
-__all__ = ["choose_for_sequences", "lstm"]
+__all__ = ["choose_for_sequences", "for_sequences", "lstm"]
 
 CPU_DTYPES = frozenset((torch.float32,))
 COLUMNS, KEPT = 64, 5  # kLstmColumns and kLstmKept in csrc/cpu/kernels.h
@@ -25,17 +26,28 @@ MOST_PADDING = 2**24  # elements kept for samples that only fill up a tile
 
 
 def choose_for_sequences(backend: Backend, x: Tensor, *weights: Tensor) -> Backend:
+    """The name that :func:`for_sequences` gives."""
+    return for_sequences(backend, x, *weights)[0]
+
+
+def for_sequences(backend: Backend, x: Tensor, *weights: Tensor) -> Reasoned:
     """:func:`choose_for_layer` for the arguments of :func:`lstm`."""
-    return choose_for_layer(backend, (x, *weights), backends=("cpu",), dtypes=CPU_DTYPES, worth_it=_worth_it)
+    return choose_for_layer(backend, (x, *weights), backends=("cpu",), dtypes=CPU_DTYPES, slower=_slower)
 
 
-def _worth_it(tensors: tuple[Tensor, ...]) -> bool:
+def _slower(tensors: tuple[Tensor, ...]) -> Callable[[], str] | None:
     x, _, weight_hh, *_ = tensors
     (samples, steps, _), hidden = x.shape, weight_hh.shape[1]
     padding = -samples % COLUMNS
-    if padding > samples and padding * steps * KEPT * hidden > MOST_PADDING:
-        return False
-    return any(hidden <= units and samples >= fewest for units, fewest in FEWEST_SAMPLES.items())
+    kept = padding * steps * KEPT * hidden
+    if padding > samples and kept > MOST_PADDING:
+        return lambda: f"{padding} samples that fill up a tile would take {kept:,} numbers, more than {MOST_PADDING:,}"
+    for units, fewest in FEWEST_SAMPLES.items():
+        if hidden <= units:
+            if samples >= fewest:
+                return None
+            return lambda: f"PyTorch is faster with {hidden} units and {samples} samples, fewer than {fewest}"
+    return lambda: f"PyTorch is faster with {hidden} units, more than {max(FEWEST_SAMPLES)}"
 
 
 def _fake(
