@@ -5,7 +5,7 @@ paper's numbers:
 
 - every step of windows of six given those before it: equation (3), which Theorem 3 is about;
 - the sixth step alone, given five. The LSTM that encoder and prior share then reads six steps as encoder and five as
-  prior, which it can count: the theorem, which has one network at every length, says nothing about it.
+  prior, and learns to count them: the theorem, which has one network at every length, says nothing about it.
 
 With two networks, the loss falls with γ and ten dimensions are active (Theorem 2): each of the ten series has an
 innovation of its own at every step, which no history tells. For one network Theorem 3 says that the loss is bounded,
@@ -28,7 +28,7 @@ LATENT_DIM = 20
 SERIES = 10
 LEARNING_RATE = 0.01  # twice as high, and in some models all latent dimensions shut for ever, shared or not
 BATCH_SIZE = 128  # small models need many steps
-STEPS = 1.0  # of the plan's: after 0.6 one of eight unshared models of the last step still has nine dimensions
+STEPS = 1.0  # of the plan's: after 0.6 of them one of eight unshared models of the last step still has nine dimensions
 # Name → every_step. The sum of equation (3) over the steps is taken as a mean, the loss of one step.
 VARIANTS = {"every step, equation (3) as a mean": True, "last step of six": False}
 

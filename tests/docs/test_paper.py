@@ -298,6 +298,34 @@ def test_figures_of_the_theorems_are_those_of_the_result_files() -> None:
     assert f"by {steps[1]:.1f} between the last two" in said
 
 
+def test_figures_of_table_8_are_those_of_the_result_file() -> None:
+    said = section("Weights that encoder and prior share (Table 8, Theorem 3)")
+    content = json.loads((ROOT / "experiments/results/table8.json").read_text(encoding="utf-8"))
+    assert (content["seeds"], content["plan"]["steps"], content["plan"]["batch_size"]) == (8, 20_000, 128)
+    of = {(*run["cell"].values(), run["variant"], run["seed"]): run for run in content["runs"]}
+    every, last = "every step, equation (3) as a mean", "last step of six"
+    ahead = {
+        variant: sorted(of[True, variant, seed]["neg_elbo"] - of[False, variant, seed]["neg_elbo"] for seed in range(8))
+        for variant in (every, last)
+    }
+    printed = {row["cell"]["shared_weights"]: row["neg_elbo"] for row in content["paper"] if row["variant"] == last}
+    margin = printed[True] - printed[False]
+    assert f"{margin:.1f}" == "42.5"
+    assert f"ahead by {ahead[every][0]:.0f} to {ahead[every][-1]:.0f} for every seed, the paper's by 42.5" in said
+    assert ahead[every][0] > margin
+    assert [value > margin for value in ahead[last]] == [False] * 2 + [True] * 6  # "is met in six"
+    assert {f"{value:.0f}" for value in ahead[last][:2]} == {"8"}
+    assert f"ahead by 8 only, in the other six by {ahead[last][2]:.0f} to {ahead[last][-1]:.0f}." in said
+    counts = [of[True, last, seed]["active_dimensions"] for seed in range(8)]
+    assert f"Its active dimensions, {min(counts)} to {max(counts)} of them" in said
+    assert counts.count(10) == 2
+    unshared = [of[False, last, seed] for seed in range(8)]
+    right = sum(run["active_dimensions"] == run["true_active"] for run in unshared)
+    losses = sorted(-run["neg_elbo"] for run in unshared)
+    assert f"has all ten in {right} of 8 after 20,000 steps of 128" in said
+    assert f"at a −ELBO of −{losses[-1]:.0f} to −{losses[0]:.0f}." in said
+
+
 def test_figures_of_images_as_published_are_those_of_the_result_file() -> None:
     said = section("Images (Table 2)")
     content = json.loads((ROOT / "experiments/results/as_published/table2.json").read_text(encoding="utf-8"))
@@ -355,10 +383,8 @@ def test_figures_of_two_cores_are_those_of_the_result_files() -> None:
     seconds = {name: of["seconds"] for name, of in whole.items()}
     assert f"with eight seeds takes {sum(seconds.values()) / 60:.0f} minutes to train" in said
     longest = sorted(seconds, key=seconds.__getitem__, reverse=True)[:3]
-    assert sorted(longest) == ["table1", "table6", "table7"]
-    assert (
-        "Tables 1, 6 and 7, {}, {} and {} minutes".format(*(f"{seconds[x] / 60:.0f}" for x in sorted(longest))) in said
-    )
+    assert longest == ["table8", "table1", "table6"]
+    assert "Tables 8, 1 and 6, {}, {} and {} minutes".format(*(f"{seconds[x] / 60:.0f}" for x in longest)) in said
     files = [
         json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "experiments/results/two_cores").glob("*.json")
     ]
