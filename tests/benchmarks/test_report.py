@@ -29,7 +29,7 @@ def test_the_newest_figures_stand_in_the_text(tmp_path: Path) -> None:
     assert [r["provenance"]["date"][:7] for _, r in found] == ["2026-02", "2026-01", "2026-01", "2025-12"]
     text = report.with_tables(README, found)
     assert text.startswith("Before\n<!-- bench: step -->\n\n| B | manifold_core | ")
-    assert "| 128 | 50 µs | 0 | – | 100 µs | 2.0 (2.0 to 2.0) |" in text
+    assert "| 128 | 50 µs | – | 0 | – | 100 µs | 2.0 (2.0 to 2.0) |" in text
     assert "cpu-a-cpu-r-2-ghz-2026-01-02.json" in text
     assert "\nold\n" not in text
     assert f"<!-- bench: elbo -->\n\n{report.NOT_YET}\n<!-- end -->\nafter\n" in text
@@ -66,7 +66,7 @@ def test_another_commit_of_the_day_has_a_file_of_its_own(tmp_path: Path) -> None
         "cpu-a-cpu-r-2-ghz-2026-01-02-def.json",
         "cpu-a-cpu-r-2-ghz-2026-01-02.json",
     ]
-    assert "| 128 | 10 µs | 0 | – | 100 µs | 10.0 (10.0 to 10.0) |" in report.with_tables(README, found)
+    assert "| 128 | 10 µs | – | 0 | – | 100 µs | 10.0 (10.0 to 10.0) |" in report.with_tables(README, found)
 
 
 def test_figures_of_a_gpu_stand_as_they_are(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from manifold_core.kernels.dispatch import Choice
+from manifold_core.kernels import Choice
 from runs import (
     STEPS,
     Stopped,
