@@ -53,6 +53,7 @@ def _pushed(decoder: Callable[..., Tensor], v: Tensor, z: Tensor, *conditions: T
     with torch.no_grad(), forward_ad.dual_level():
         with warnings.catch_warnings():  # of PyTorch's own use of torch.jit, the first time
             warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)  # the same, from torch 2.14 on
             moved = forward_ad.make_dual(z, v)
         x_hat = decoder(moved, *conditions)
         found = forward_ad.unpack_dual(x_hat).tangent
