@@ -148,6 +148,8 @@ def _work() -> int:
     from .catalogue import TABLES  # the drivers
 
     order = json.loads(sys.stdin.readline())
+    # By which it is stopped; a shell lets what it runs in the background, and all below that, ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_stop_with_input, daemon=True).start()
     if order["threads"] is not None:
         torch.set_num_threads(order["threads"])

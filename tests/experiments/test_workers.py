@@ -22,6 +22,7 @@ from manifold_core.experiments.workers import train_table
 
 import manifold_core as mc
 from manifold_core import cli
+from manifold_core.storage import checkpoint
 
 PLAN = Plan("tiny", seeds=2, steps=30, samples=300, batch_size=50)
 LONG = Plan("long", seeds=1, steps=20_000, samples=300, batch_size=50)
@@ -35,6 +36,8 @@ from manifold_core.experiments.catalogue import TABLES
 from manifold_core.experiments.tables import Plan
 from manifold_core.experiments.workers import train_table
 """
+# As a shell's script starts a command with "&".
+IN_THE_BACKGROUND = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 
 
 def training(plan: Plan) -> str:
@@ -151,6 +154,12 @@ def _children(pid: int) -> list[int]:
     return [int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()]
 
 
+def _steps(shard: Path) -> int:
+    """Of the model with the fewest; before the first checkpoint none."""
+    found = checkpoint.load(shard)
+    return int(found.tensors["progress"][:, 0].min()) if found is not None else 0
+
+
 def _wait(condition: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -171,9 +180,10 @@ def test_a_worker_that_is_killed_is_no_result(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers by Linux's /proc")
-def test_killed_the_parent_leaves_no_worker_and_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", ["", IN_THE_BACKGROUND], ids=["", "in the background"])
+def test_killed_the_parent_leaves_no_worker_and_goes_on(tmp_path: Path, before: str) -> None:
     folder = tmp_path / "killed"
-    parent = subprocess.Popen([sys.executable, "-c", IMPORTS + training(LONG), str(folder)])
+    parent = subprocess.Popen([sys.executable, "-c", IMPORTS + before + training(LONG), str(folder)])
     try:
         _wait(lambda: len(list(folder.glob("*-of-2"))) == 2)
         own = _children(parent.pid)
@@ -182,5 +192,6 @@ def test_killed_the_parent_leaves_no_worker_and_goes_on(tmp_path: Path) -> None:
         parent.wait()
     assert len(own) == 2
     _wait(lambda: not any(Path(f"/proc/{pid}").exists() for pid in own))
+    assert any(_steps(shard) < LONG.steps for shard in folder.iterdir()), "the workers trained to the end"
     found, _ = train_table(TABLE, LONG, folder, devices=TWO)
     assert found == train_table(TABLE, LONG, tmp_path / "alone", devices=["cpu"])[0]
