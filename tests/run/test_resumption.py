@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -26,6 +27,7 @@ from runs import (
     stop_after,
     timeless,
 )
+from torch.autograd import forward_ad
 
 import manifold_core as mc
 from manifold_core.ensemble.train import _run
@@ -122,11 +124,11 @@ class TestResumption:
         assert not whole.stop(monkeypatch, config, tmp_path / "whole")
         chance = random.Random(kind)
         stops = 0
-        while Calls(chance.randrange(1, whole.seen // 4)).stop(monkeypatch, config, tmp_path / "run"):
+        # Later and later: between two checkpoints there can be any number of calls.
+        while Calls(chance.randrange(1, whole.seen * (stops + 8) // 32)).stop(monkeypatch, config, tmp_path / "run"):
             stops += 1
             assert stops < 200
-            torch.set_grad_enabled(True)  # a stop inside torch's own no_grad leaves it so; Ctrl-C ends the process
-        torch.set_grad_enabled(True)
+            out_of_torchs_contexts()
         assert stops > 4
         assert_same_run(tmp_path / "run", finished[kind])
 
@@ -162,6 +164,14 @@ class TestResumption:
         assert "metrics.json" not in contents(tmp_path)
         run(config, tmp_path, progress=False)
         assert_same_run(tmp_path, finished[kind])
+
+
+def out_of_torchs_contexts() -> None:
+    """Those that a stop on their own way in or out leaves open. Ctrl-C ends the process."""
+    torch.set_grad_enabled(True)
+    forward_ad._current_level = -1
+    with suppress(RuntimeError):  # if none is open
+        torch._C._exit_dual_level(level=0)
 
 
 class Calls:
