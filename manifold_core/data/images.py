@@ -125,8 +125,8 @@ def find_images(name: ImageSet, folder: AnyPath | None = None) -> Path | None:
     there, but files of one data set are not taken for the other's.
 
     Raises:
-        InputError: ``name`` is unknown, ``folder`` is given and lacks the files, or ``MANIFOLD_CORE_DATA`` names no
-            folder.
+        InputError: ``name`` is unknown, ``folder`` is given and lacks the files, ``MANIFOLD_CORE_DATA`` names no
+            folder, or the files are nowhere else and there is no home folder in which a cache could be.
     """
     if name not in IMAGE_SETS:
         raise InputError(f"name must be one of {', '.join(map(repr, IMAGE_SETS))}, got {name!r}")
@@ -208,7 +208,10 @@ def _cache_folder(name: str) -> Path | None:
         import pooch
     except ImportError:
         return None
-    return Path(pooch.os_cache("manifold-core")) / name
+    try:
+        return Path(pooch.os_cache("manifold-core")) / name
+    except RuntimeError as error:  # of a user whom the system does not know, as in a container
+        raise InputError(f"{name} has no cache folder: {error}; or {_REMEDY}") from error
 
 
 def _is_genuine(path: Path, digest: str) -> bool:

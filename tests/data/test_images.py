@@ -248,6 +248,20 @@ def test_cache_that_cannot_be_written(elsewhere, published):
         load_images("mnist")
 
 
+def test_without_a_home_folder(tmp_path, monkeypatch, elsewhere, published):
+    """Of a user whom the system does not know, as one that a container runs by its number."""
+
+    def os_cache(project):
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr("pooch.os_cache", os_cache)
+    for call in (find_images, load_images):
+        with pytest.raises(InputError, match=r"^mnist has no cache folder: .* home directory; or give .*_DATA\)$"):
+            call("mnist")
+    folder = write(tmp_path / "given", published["mnist"])
+    assert find_images("mnist", folder) == folder
+
+
 def test_without_pooch(tmp_path, monkeypatch, elsewhere, published):
     write(elsewhere / "mnist", published["mnist"])
     monkeypatch.setitem(sys.modules, "pooch", None)
