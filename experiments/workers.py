@@ -1,8 +1,8 @@
 """Trains a table on several devices, or on several cores of a CPU, with one process each for its part of the shards.
 
-A worker is ``python -m manifold_core.experiments.workers``. Its order comes as one line of JSON on its standard input,
-and what it trained goes as JSON to its standard output. The input stays open as long as the work is wanted: when it
-ends, because the parent was stopped or killed, the worker saves its checkpoints and stops as well.
+A worker is this module, run as a script. Its order comes as one line of JSON on its standard input, and what it trained
+goes as one to its standard output. The input stays open as long as the work is wanted: when it ends, because the parent
+was stopped or killed, the worker saves its checkpoints and stops as well.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ import torch
 
 from ..errors import InputError
 from ..kernels import Backend
+from ..processes import command_of
 from ..storage.files import OF_THE_DISK
 from .jobs import Part, Shard, in_order, train_shard
 from .tables import Plan, Table
@@ -102,7 +103,7 @@ def _in_processes(orders: Sequence[dict[str, Any]]) -> list[list[Part]]:
 
 def _start(order: dict[str, Any], place: int) -> "subprocess.Popen[str]":
     worker = subprocess.Popen(
-        [sys.executable, "-m", __spec__.name],
+        command_of(__spec__.name),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -4,7 +4,7 @@ Each contender runs in processes of its own, in turn: in one process the first t
 treats the memory of the second, by a factor of two. A round is one process of each; the ratio to quote is the median of
 the rounds' ratios. A size at which our result is wrong has no figures.
 
-``python -m manifold_core.bench.suite COMPARISON CONTENDER SECONDS`` is such a process: a line of JSON for each size.
+This module, run as a script with ``COMPARISON CONTENDER SECONDS``, is such a process: a line of JSON for each size.
 """
 
 import json
@@ -21,6 +21,7 @@ from typing import Any
 from .. import provenance
 from ..errors import InputError
 from ..kernels.extension import compiled
+from ..processes import command_of
 from . import cholesky, elbo, ensemble, growth, images, lstm, machine, step
 from .comparison import Comparison, Quartiles, failed, left_out, timed
 
@@ -157,7 +158,7 @@ def _in_own_process(comparison: Comparison, contender: str, seconds_left: float)
     """For each size the quartiles, or why there are none."""
     if note := left_out(seconds_left, SECONDS_TO_COMPILE if contender in comparison.slow else SECONDS_TO_BEGIN):
         return [note] * len(comparison.sizes)
-    command = [sys.executable, "-m", __name__, comparison.name, contender, str(SECONDS_A_SIZE)]
+    command = command_of(__name__, comparison.name, contender, str(SECONDS_A_SIZE))
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds_left)
         printed, missing = done.stdout, f"failed: {(done.stderr.splitlines() or ['no message'])[-1]}"[:200]

@@ -185,6 +185,13 @@ class TestMeasure:
         low, median, high = found
         assert 0 < low <= median <= high
 
+    def test_it_imports_nothing_from_the_current_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "random.py").write_text("raise SystemExit(77)")
+        (found,) = suite._in_own_process(MACHINE, "matrix product", 600)
+        assert len(found) == 3
+
     @pytest.mark.parametrize(("contender", "left"), [("eager", -1.0), ("torch.compile", 14.0)])
     def test_time_that_is_not_left(self, contender: str, left: float) -> None:
         found = suite._in_own_process(suite.COMPARISONS["step"], contender, left)

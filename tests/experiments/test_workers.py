@@ -53,6 +53,14 @@ def test_two_workers_give_the_runs_of_one(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == ["0-of-2", "1-of-2"]
 
 
+def test_workers_import_nothing_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "random.py").write_text("raise SystemExit(77)")
+    found, _ = train_table(TABLE, PLAN, tmp_path / "shared", devices=TWO)
+    assert len(found) == len(TABLE.cells(PLAN)) * PLAN.seeds
+
+
 def test_models_without_an_engine_have_a_worker_for_each_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table, plan = TABLES["table8"], replace(PLAN, seeds=1, steps=4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
