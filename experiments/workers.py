@@ -30,6 +30,8 @@ from .tables import Plan, Table
 
 __all__ = ["train_table"]
 
+ANSWER = "answer: "  # how a worker's own line begins
+
 
 def train_table(
     table: Table, plan: Plan, folder: Path, *, devices: Sequence[str], backend: Backend = "auto", bars: str = ""
@@ -122,11 +124,13 @@ def _answer(worker: "subprocess.Popen[str]") -> list[Part]:
     with worker.stdout:
         text = worker.stdout.read()
     status = worker.wait()
-    if not text:
+    # Others may print as well, such as MKL where MKL_VERBOSE is set.
+    own = [line.removeprefix(ANSWER) for line in text.splitlines() if line.startswith(ANSWER)]
+    if not own:
         if status < 0:
             raise ChildProcessError(f"a worker was killed by {signal.Signals(-status).name}")
         raise ChildProcessError(f"a worker ended with exit status {status}; its message is above")
-    answer = json.loads(text)
+    answer = json.loads(own[-1])
     if "error" in answer:
         raise InputError(answer["error"])
     if "disk" in answer:
@@ -178,7 +182,7 @@ def _work() -> int:
         answer = {"disk": [error.errno, error.strerror]}
     except KeyboardInterrupt:
         return 130
-    print(json.dumps(answer))
+    print(f"\n{ANSWER}{json.dumps(answer)}")  # after a line that another may have left unfinished
     return 0
 
 

@@ -61,6 +61,15 @@ def test_workers_import_nothing_from_the_current_folder(tmp_path: Path, monkeypa
     assert len(found) == len(TABLE.cells(PLAN)) * PLAN.seeds
 
 
+def test_what_others_print_in_a_worker_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines before it and after it, none of them whole."""
+    noise = "import atexit; print('{', end='', flush=True); atexit.register(print, '}', end='', flush=True)"
+    (tmp_path / "sitecustomize.py").write_text(noise)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    found, _ = train_table(TABLE, PLAN, tmp_path / "shared", devices=TWO)
+    assert len(found) == len(TABLE.cells(PLAN)) * PLAN.seeds
+
+
 def test_models_without_an_engine_have_a_worker_for_each_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table, plan = TABLES["table8"], replace(PLAN, seeds=1, steps=4)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
