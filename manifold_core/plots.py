@@ -1,7 +1,10 @@
 """Pictures of a run, as PNG files. Needs matplotlib (extra ``experiments``), imported where it is used."""
 
 import math
+import os
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +19,16 @@ from .training import History
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["new_figure", "plot_classes", "plot_curves", "plot_images", "plot_search", "plot_variances", "save"]
+__all__ = [
+    "import_matplotlib",
+    "new_figure",
+    "plot_classes",
+    "plot_curves",
+    "plot_images",
+    "plot_search",
+    "plot_variances",
+    "save",
+]
 
 COLUMNS = 10  # of images
 NAMED_CLASSES = 40  # at most; the names of more would not fit
@@ -24,7 +36,26 @@ ACTIVE, INACTIVE, ACCENT, EIGEN, OTHERS = "#1f6f8b", "#c8c8c8", "#d1495b", "#7b3
 DECODER = "#8bc34a"
 
 
+def import_matplotlib() -> None:
+    """Also where MPLBACKEND names a backend that is not installed, as in what a notebook starts from another
+    environment: no file needs one, but matplotlib cannot be imported then. A backend that is there stays chosen.
+
+    Raises:
+        ImportError: there is no matplotlib.
+    """
+    first, named = "matplotlib" not in sys.modules, os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+    finally:
+        if named is not None:
+            os.environ["MPLBACKEND"] = named
+    if first and named:
+        with suppress(ValueError):
+            matplotlib.rcParams["backend"] = named
+
+
 def new_figure(width: float, height: float) -> "Figure":
+    import_matplotlib()
     from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
     return Figure(figsize=(width, height), layout="constrained", dpi=130)

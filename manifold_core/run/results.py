@@ -99,7 +99,7 @@ def _versions() -> dict[str, str]:
 
 def _draw(folder: Path, data: RunData, trained: TrainedModel, more: dict[str, Any]) -> list[str]:
     try:
-        import matplotlib  # noqa: F401
+        plots.import_matplotlib()
     except ImportError:
         return []
     model, held_out = trained.model, data.held_out

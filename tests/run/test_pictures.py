@@ -1,6 +1,9 @@
 """The pictures of a run."""
 
+import os
 import struct
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,24 @@ class TestPictures:
     @pytest.fixture(autouse=True)
     def matplotlib(self) -> None:
         pytest.importorskip("matplotlib", reason="pictures need matplotlib, of the extra 'experiments'")
+
+    @pytest.mark.parametrize(("named", "chosen"), [("nowhere", "agg"), ("svg", "svg")])
+    def test_a_backend_that_is_missing_is_not_needed(self, tmp_path: Path, named: str, chosen: str) -> None:
+        """In a process of its own, which imports matplotlib for the first time, without a display."""
+        script = (
+            "import os, sys\nfrom pathlib import Path\nfrom manifold_core import plots\n"
+            "plots.save(plots.new_figure(2, 1), Path(sys.argv[1]))\n"
+            "from matplotlib import pyplot\nprint(pyplot.get_backend(), os.environ['MPLBACKEND'])"
+        )
+        environment = {name: value for name, value in os.environ.items() if "DISPLAY" not in name}
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path / "empty.png")],
+            env=environment | {"MPLBACKEND": named},
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stdout.split()) == (0, [chosen, named]), done.stderr
+        assert min(png_size(tmp_path / "empty.png")) > 0
 
     @pytest.mark.parametrize(
         ("kind", "expected"),
