@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from types import FrameType
-from typing import NoReturn, TextIO
+from typing import TextIO
 
 from ..distributed import process_of_torchrun
 from ..errors import InputError
@@ -76,11 +76,10 @@ def _main(arguments: Sequence[str] | None) -> int:
     options = make_parser().parse_args(arguments)
     resumes = options.command in (train, dimension, reproduce)
     then = "; the same command resumes from the last checkpoint" if resumes else ""
-    signal.signal(signal.SIGTERM, _stop)
     try:
         if process_of_torchrun() is not None and options.command is not train:
             raise InputError("with torchrun the command must be train, the only one that processes can share")
-        with _warnings_in_lines():
+        with _warnings_in_lines(), _stopped_once(for_good=arguments is None):
             status: int = options.command(options)
     except InputError as error:
         print(f"manifold-core: {error}", file=sys.stderr)
@@ -126,5 +125,26 @@ class _Terminated(BaseException):
     """SIGTERM."""
 
 
-def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise _Terminated
+@contextmanager
+def _stopped_once(*, for_good: bool) -> Iterator[None]:
+    """Within the block SIGINT, unless it is ignored, and SIGTERM stop the command. Only the first of them does: what
+    has started the command may pass on what the terminal has sent to both, and the second would fall into the saving
+    of the checkpoint. Afterwards, ``for_good``, none has an effect, since the process ends; or all is as it was."""
+    stopped = False
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        nonlocal stopped
+        if not stopped:
+            stopped = True
+            raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if number == signal.SIGTERM or handler is signal.default_int_handler:
+            signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        stopped = True
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_IGN if for_good else handler)

@@ -32,7 +32,7 @@ sys.modules["matplotlib"] = None
 # A shell that runs the tests in the background lets them, and all below them, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 manifold_core.run.runner.train = partial(training.train, checkpoint_seconds=0.0)
-sys.exit(cli.main(sys.argv[1:]))
+sys.exit(cli.main())
 """
 LONG = ["--data", "good.npy", "--latent-dim", "3", "--steps", "400", "--batch-size", "32", "--quiet"]
 LONG += ["--hidden", "65", "--covariance", "cholesky"]  # by the training loop
@@ -142,6 +142,23 @@ class TestSignals:
         assert "metrics.json" not in contents(tmp_path)
         assert 20 <= self.step(tmp_path) < 400
         self.assert_goes_on_to_the_same(inputs, tmp_path, undisturbed, monkeypatch)
+
+    @pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
+    def test_asked_again_and_again_it_stops_once(
+        self, tmp_path: Path, start: Callable[..., "subprocess.Popen[str]"], numbers: tuple[signal.Signals, ...]
+    ) -> None:
+        """Until it has ended: while the checkpoint is saved, the last line is written, and Python exits."""
+        process = start()
+        self.wait_for(20, tmp_path, process)
+        while process.poll() is None:
+            for number in numbers:
+                process.send_signal(number)
+            time.sleep(0.0005)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode in (130, 143)
+        assert only_line(err) == "manifold-core: stopped; the same command resumes from the last checkpoint"
+        assert out == ""
+        assert 20 <= self.step(tmp_path) < 400
 
     def test_the_weights_are_those_of_a_run_without_checkpoints(
         self, inputs: Path, undisturbed: Path, start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
