@@ -197,10 +197,9 @@ def test_a_worker_that_is_killed_is_no_result(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers by Linux's /proc")
-@pytest.mark.parametrize("before", ["", IN_THE_BACKGROUND], ids=["", "in the background"])
-def test_killed_the_parent_leaves_no_worker_and_goes_on(tmp_path: Path, before: str) -> None:
+def test_killed_the_parent_leaves_no_worker_and_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "killed"
-    parent = subprocess.Popen([sys.executable, "-c", IMPORTS + before + training(LONG), str(folder)])
+    parent = subprocess.Popen([sys.executable, "-c", IMPORTS + IN_THE_BACKGROUND + training(LONG), str(folder)])
     try:
         _wait(lambda: len(list(folder.glob("*-of-2"))) == 2)
         own = _children(parent.pid)
