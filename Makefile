@@ -20,7 +20,7 @@ endef
 # would fetch torch again.
 $(READY): pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel pybind11 ninja torch numpy
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt 'setuptools>=77' wheel pybind11 ninja torch numpy
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[experiments,dev]'
 	touch $@
 

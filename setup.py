@@ -6,8 +6,15 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import setuptools
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
+
+# That of a new environment of Python 3.11 or older is older, and would call pyproject.toml invalid.
+if int(setuptools.__version__.partition(".")[0]) < 77:
+    raise SystemExit(
+        f"manifold_core: setuptools must be 77 or newer, got {setuptools.__version__}: pip install 'setuptools>=77'"
+    )
 
 # Top-level folders of the repository that are installed inside the package: "kernels" alone would collide with others.
 INSIDE = {"manifold_core.kernels": "kernels", "manifold_core.experiments": "experiments"}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -366,6 +367,23 @@ class TestWithoutTorch:
         wheel, log = build(unpacked, "wheel", work / f"wheel-no-{missing}", env=NO_NVCC, hide=(missing,))
         assert f"manifold_core: the compiled module is left out (No module named {missing!r}" in log
         assert {name for name in names(wheel) if ".dist-info/" not in name} == package_files(source)
+
+
+class TestOldSetuptools:
+    """As `venv` of Python 3.10 and 3.11 puts into an environment, and `pip install setuptools` leaves there."""
+
+    def test_what_is_too_old_is_said(self, work: Path, source: Path) -> None:
+        older = "import setuptools; setuptools.__version__ = '76.1.0'; from setuptools import build_meta; "
+        printed = python("-c", older + "build_meta.build_wheel('.')", cwd=source, status=1).stdout
+        assert printed.splitlines()[-1] == (
+            "manifold_core: setuptools must be 77 or newer, got 76.1.0: pip install 'setuptools>=77'"
+        )
+
+    def test_whatever_installs_it_asks_for_the_same(self, source: Path) -> None:
+        for name in ("pyproject.toml", "setup.py", "Makefile", "README.md", "docs/install.md"):
+            text = (source / name).read_text(encoding="utf-8")
+            assert set(re.findall(r"setuptools>=(\d+)", text)) == {"77"}, name
+            assert "install setuptools" not in text, name
 
 
 class TestThisInstallation:
