@@ -23,14 +23,12 @@ import torch
 
 from ..errors import InputError
 from ..kernels import Backend
-from ..processes import command_of
+from ..processes import command_of, said, say
 from ..storage.files import OF_THE_DISK
 from .jobs import Part, Shard, in_order, train_shard
 from .tables import Plan, Table
 
 __all__ = ["train_table"]
-
-ANSWER = "answer: "  # how a worker's own line begins
 
 
 def train_table(
@@ -124,13 +122,12 @@ def _answer(worker: "subprocess.Popen[str]") -> list[Part]:
     with worker.stdout:
         text = worker.stdout.read()
     status = worker.wait()
-    # Others may print as well, such as MKL where MKL_VERBOSE is set.
-    own = [line.removeprefix(ANSWER) for line in text.splitlines() if line.startswith(ANSWER)]
-    if not own:
+    answers = said(text)
+    if not answers:
         if status < 0:
             raise ChildProcessError(f"a worker was killed by {signal.Signals(-status).name}")
         raise ChildProcessError(f"a worker ended with exit status {status}; its message is above")
-    answer = json.loads(own[-1])
+    (answer,) = answers
     if "error" in answer:
         raise InputError(answer["error"])
     if "disk" in answer:
@@ -182,7 +179,7 @@ def _work() -> int:
         answer = {"disk": [error.errno, error.strerror]}
     except KeyboardInterrupt:
         return 130
-    print(f"\n{ANSWER}{json.dumps(answer)}")  # after a line that another may have left unfinished
+    say(answer)
     return 0
 
 

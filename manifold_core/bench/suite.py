@@ -21,7 +21,7 @@ from typing import Any
 from .. import provenance
 from ..errors import InputError
 from ..kernels.extension import compiled
-from ..processes import command_of
+from ..processes import command_of, said, say
 from . import cholesky, elbo, ensemble, growth, images, lstm, machine, step
 from .comparison import Comparison, Quartiles, failed, left_out, timed
 
@@ -32,7 +32,6 @@ MAIN = tuple(module.COMPARISON for module in (elbo, cholesky, ensemble, step))
 FURTHER = (images.COMPARISON, lstm.COMPARISON, *growth.COMPARISONS)
 COMPARISONS = {c.name: c for c in (machine.COMPARISON, *MAIN, *FURTHER)}
 SECONDS_A_SIZE = 0.15
-FOUND = "found: "  # how a contender's own lines begin
 SECONDS_TO_BEGIN, SECONDS_TO_COMPILE = 2.0, 15.0  # with less time left, a contender, or a slow one, is not begun
 
 
@@ -165,10 +164,7 @@ def _in_own_process(comparison: Comparison, contender: str, seconds_left: float)
     except subprocess.TimeoutExpired as late:
         printed = late.stdout.decode() if isinstance(late.stdout, bytes) else late.stdout or ""
         missing = f"left out: not done after {seconds_left:.0f} s"
-    # Peers may print as well, and the last line may have been cut off.
-    own = [line.removeprefix(FOUND) for line in printed.splitlines() if line.startswith(FOUND)]
-    lines = [json.loads(line) for line in own if line.endswith(("]", '"'))]
-    found: list[Quartiles | str] = [line if isinstance(line, str) else tuple(line) for line in lines]
+    found: list[Quartiles | str] = [each if isinstance(each, str) else tuple(each) for each in said(printed)]
     return found + [missing] * (len(comparison.sizes) - len(found))
 
 
@@ -214,4 +210,4 @@ def _contender(name: str, contender: str, seconds: float) -> Iterable[Quartiles 
 
 if __name__ == "__main__":
     for found in _contender(sys.argv[1], sys.argv[2], float(sys.argv[3])):
-        print(FOUND + json.dumps(found), flush=True)
+        say(found)

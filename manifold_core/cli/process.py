@@ -139,9 +139,10 @@ def _stopped_once(*, for_good: bool) -> Iterator[None]:
             raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number, handler in before.items():
-        if number == signal.SIGTERM or handler is signal.default_int_handler:
-            signal.signal(number, stop)
+    if before[signal.SIGINT] is not signal.default_int_handler:  # ignored, or another's
+        del before[signal.SIGINT]
+    for number in before:
+        signal.signal(number, stop)
     try:
         yield
     finally:
