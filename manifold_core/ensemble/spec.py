@@ -34,6 +34,7 @@ class BaseSpec:
     _: KW_ONLY
     gamma: Gamma = "learned"
     log_gamma: float = 0.0
+    covariance: Covariance = "diagonal"
     training: TrainingConfig = field(default_factory=TrainingConfig)
     data: int = 0
 
@@ -49,13 +50,15 @@ class BaseSpec:
             if one.type is bool:
                 check_flag(one.name, value)
 
+    def elbo(self) -> GaussianELBO:
+        return GaussianELBO(self.gamma, self.log_gamma, covariance=self.covariance)
+
 
 @dataclass(frozen=True)
 class _WithCondition(BaseSpec):
     """What specifications have whose models may be under a condition."""
 
     _: KW_ONLY
-    covariance: Covariance = "diagonal"
     condition_dim: int = 0
     prior: Prior = "learned"
     attention: bool = False
@@ -63,9 +66,6 @@ class _WithCondition(BaseSpec):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_integer("condition_dim", self.condition_dim, 0)
-
-    def elbo(self) -> GaussianELBO:
-        return GaussianELBO(self.gamma, self.log_gamma, covariance=self.covariance)
 
 
 @dataclass(frozen=True)
@@ -151,10 +151,12 @@ class SequentialSpec(BaseSpec):
         every_step: :class:`manifold_core.EveryStepCVAE`, the loss of every step, instead of
             :class:`manifold_core.SequentialCVAE`, that of the last.
         hidden, share_weights, decoder_hidden: see :meth:`manifold_core.SequentialCVAE.lstm`.
+        covariance: of the posterior, ``"diagonal"`` or ``"cholesky"``.
         gamma, log_gamma, training, data: see :class:`ModelSpec`.
 
     Raises:
-        InputError: a size below one, an unknown name, not a :class:`TrainingConfig`.
+        InputError: a size below one, an unknown name, not a :class:`TrainingConfig`; shared weights with a full
+            covariance.
     """
 
     every_step: bool = False
@@ -182,7 +184,7 @@ class SequentialSpec(BaseSpec):
                 self.hidden,
                 share_weights=self.share_weights,
                 decoder_hidden=self.decoder_hidden,
-                elbo=GaussianELBO(self.gamma, self.log_gamma),
+                elbo=self.elbo(),
             )
 
 

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import check_flag
+from ..covariance import Covariance, spectrum, variance_ratio
 from ..errors import InputError
 from ..kernels.checks import check_first_row
 from ..networks import LSTMDecoder, LSTMEncoder, NextStepEncoder
 from .checks import Gaussian, check_decoded, check_posterior, check_prior
 from .cvae import CVAE
-from .elbo import ELBOTerms, GaussianELBO
+from .elbo import ELBOTerms, GaussianELBO, elbo_of
 
 __all__ = ["EveryStepCVAE", "SequentialCVAE"]
 
@@ -33,9 +34,10 @@ class SequentialCVAE(CVAE):
     that gains nothing.
 
     Args:
-        encoder: module from x ``[B, d]`` and c ``[B, T, d]`` to ``(mu, log_var)``, each ``[B, κ]``, such as a
-            :class:`manifold_core.networks.NextStepEncoder`; with the attributes of that of a
-            :class:`manifold_core.CVAE`, if it has any. Without ``condition_shape`` c is of any T and any width.
+        encoder: module from x ``[B, d]`` and c ``[B, T, d]`` to ``(mu, log_var)``, each ``[B, κ]``, or with full
+            covariance to ``(mu, tril)``, such as a :class:`manifold_core.networks.NextStepEncoder`; with the attributes
+            of that of a :class:`manifold_core.CVAE`, if it has any. Without ``condition_shape`` c is of any T and any
+            width.
         decoder: module from z ``[B, κ]`` and c to x̂ ``[B, d]``.
         prior: module from c to ``(prior_mu, prior_log_var)``, each ``[B, κ]``; None is N(0, I).
         latent_dim, gate, elbo, covariance: see :class:`manifold_core.CVAE`.
@@ -67,26 +69,32 @@ class SequentialCVAE(CVAE):
         share_weights: bool = False,
         decoder_hidden: Sequence[int] = (),
         elbo: GaussianELBO | None = None,
+        covariance: Covariance | None = None,
     ) -> S:
         """Steps have ``data_dim`` numbers. Encoder and prior are LSTMs; a linear layer turns their last state into mu
-        and log_var. The encoder's LSTM reads c and then x, the prior's c; with ``share_weights`` they are one. The
-        decoder is an MLP of z and the last state of an LSTM of its own, which reads c.
+        and log_var, or that of the encoder into mu and tril. The encoder's LSTM reads c and then x, the prior's c; with
+        ``share_weights`` they are one. The decoder is an MLP of z and the last state of an LSTM of its own, which reads
+        c.
 
         Args:
             data_dim: d, of one step.
             latent_dim: κ.
             hidden: units of each LSTM.
-            share_weights: encoder and prior are the same network; its parameters stand once in ``parameters()``.
+            share_weights: encoder and prior are the same network; its parameters stand once in ``parameters()``. Not
+                with full covariance, which a prior does not have.
             decoder_hidden: widths of the hidden layers of the decoder's MLP. Without any, x̂ is affine in z, which
                 suits the linear data of Table 8; curved manifolds need some.
-            elbo: see :class:`manifold_core.CVAE`; with diagonal covariance.
+            elbo, covariance: see :class:`manifold_core.CVAE`.
 
         Raises:
-            InputError: a size that is not a positive integer, a flag that is not a bool, or a covariance not diagonal.
+            InputError: a size that is not a positive integer, a flag that is not a bool, an unknown covariance, one
+                that is not that of ``elbo``, or a full one of a network that is also the prior.
         """
-        _check_diagonal(elbo)
         share_weights = check_flag("share_weights", share_weights)
-        network = LSTMEncoder(data_dim, latent_dim, hidden)
+        elbo = elbo_of(elbo, covariance)
+        if share_weights:
+            _check_shared(elbo.covariance)
+        network = LSTMEncoder(data_dim, latent_dim, hidden, elbo.covariance)
         return cls(
             NextStepEncoder(network, data_dim),
             LSTMDecoder(latent_dim, data_dim, hidden, decoder_hidden),
@@ -114,10 +122,11 @@ class EveryStepCVAE(SequentialCVAE):
         encoder: whose ``network`` has a method ``at_every_length``, as :class:`LSTMEncoder` has.
         decoder, prior: with such a method, too, as :class:`LSTMDecoder` and :class:`LSTMEncoder`.
         latent_dim: κ.
-        elbo: see :class:`manifold_core.CVAE`; with ``reduction="mean"`` and diagonal covariance.
+        elbo, covariance: see :class:`manifold_core.CVAE`; with ``reduction="mean"``.
 
     Raises:
-        InputError: networks without that method, or another reduction or covariance.
+        InputError: networks without that method, another reduction, or a full covariance of a network that is also the
+            prior.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", equation (3), Theorem 3.
     """
@@ -134,8 +143,9 @@ class EveryStepCVAE(SequentialCVAE):
         prior: nn.Module,
         *,
         elbo: GaussianELBO | None = None,
+        covariance: Covariance | None = None,
     ) -> None:
-        super().__init__(encoder, decoder, latent_dim, prior, elbo=elbo)
+        super().__init__(encoder, decoder, latent_dim, prior, elbo=elbo, covariance=covariance)
         networks = {"encoder.network": getattr(encoder, "network", None), "decoder": decoder, "prior": prior}
         for name, network in networks.items():
             if not hasattr(network, "at_every_length"):
@@ -143,7 +153,8 @@ class EveryStepCVAE(SequentialCVAE):
                     f"{name} must have a method at_every_length, as LSTMEncoder and LSTMDecoder have, "
                     f"got {type(network).__name__}"
                 )
-        _check_diagonal(self.elbo)
+        if prior is networks["encoder.network"]:
+            _check_shared(self.elbo.covariance)
         self._check_reduction()
 
     def forward(
@@ -176,9 +187,18 @@ class EveryStepCVAE(SequentialCVAE):
         )
 
     def variance_ratio(self, x: Tensor, c: Tensor) -> Tensor:
-        """σ²(x_≤l) / σ_p²(x_<l), the mean over l, float64 ``[B, κ]``."""
-        _, (_, log_var), (_, prior_log_var) = self._at_every_step(x, self._condition(x, c))
-        return (log_var.double() - prior_log_var.double()).exp().mean(1)
+        """σ²(x_≤l) / σ_p²(x_<l), the mean over l, float64 ``[B, κ]``. With full covariance (Σ_q)_jj / (Σ_p)_jj."""
+        _, posterior, prior = self._at_every_step(x, self._condition(x, c))
+        ratio = variance_ratio(_rows(posterior), _rows(prior)[1], self.elbo.covariance)
+        return ratio.unflatten(0, prior[1].shape[:2]).mean(1)
+
+    def spectrum(self, x: Tensor, c: Tensor) -> Tensor:
+        """Eigenvalues of the covariance of q(z|x_≤l) relative to that of p(z|x_<l), ascending, the mean over l, float64
+        ``[B, κ]``."""
+        if self.elbo.covariance == "diagonal":
+            return super().spectrum(x, c)
+        _, posterior, prior = self._at_every_step(x, self._condition(x, c))
+        return spectrum(_rows(posterior), _rows(prior)[1]).unflatten(0, prior[1].shape[:2]).mean(1)
 
     def _check_reduction(self) -> None:
         """The ELBO has a row for each step: only their mean is the loss."""
@@ -186,24 +206,25 @@ class EveryStepCVAE(SequentialCVAE):
             raise InputError(f"elbo must have reduction='mean', got {self.elbo.reduction!r}")
 
     def _at_every_step(self, x: Tensor, c: Tensor) -> tuple[Tensor, Gaussian, Gaussian]:
-        """The steps ``[B, n, d]``; of q(z|x_≤l) and of p(z|x_<l), l = 1 to n, mu and log_var ``[B, n, κ]``."""
+        """The steps ``[B, n, d]``; of q(z|x_≤l) and of p(z|x_<l), l = 1 to n, mu and log_var ``[B, n, κ]``, of q with
+        full covariance mu and tril."""
         steps = self.encoder.sequence(x, c)
         network: Any = self.encoder.network
         lengths = len(x), steps.shape[1] + 1
-        mu, log_var = check_posterior(network.at_every_length(steps), lengths, self.latent_dim, "diagonal")
-        prior = mu[:, :-1], log_var[:, :-1]
+        mu, spread = check_posterior(network.at_every_length(steps), lengths, self.latent_dim, self.elbo.covariance)
+        prior = mu[:, :-1], spread[:, :-1]
         if self.prior is not network:
             prior = check_prior(self.prior.at_every_length(c), steps.shape[:2], self.latent_dim)
-        return steps, (mu[:, 1:], log_var[:, 1:]), prior
+        return steps, (mu[:, 1:], spread[:, 1:]), prior
 
 
-def _check_diagonal(elbo: GaussianELBO | None) -> None:
-    """Raise InputError for the full covariance, whose numbers an LSTMEncoder does not give."""
-    if elbo is not None and getattr(elbo, "covariance", "diagonal") != "diagonal":  # what is no ELBO, CVAE refuses
-        raise InputError(f"elbo must have covariance='diagonal', got {elbo.covariance!r}")
+def _check_shared(covariance: Covariance) -> None:
+    """Raise InputError for the full covariance of an encoder that is also the prior."""
+    if covariance != "diagonal":
+        raise InputError(f"covariance must be 'diagonal' if encoder and prior are one network, got {covariance!r}")
 
 
 def _rows(gaussian: Gaussian) -> Gaussian:
     """A row for each step of each sample."""
-    mu, log_var = gaussian
-    return mu.flatten(0, 1), log_var.flatten(0, 1)
+    mu, spread = gaussian
+    return mu.flatten(0, 1), spread.flatten(0, 1)

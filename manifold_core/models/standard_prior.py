@@ -18,7 +18,9 @@ __all__ = ["with_standard_prior"]
 def with_standard_prior(model: CVAE) -> CVAE:
     """The same model with the prior N(0, I): for p(z|c) = N(m, s²), q(z|x, c) = N(μ, σ²) and attention a(c),
 
-        q'(z|x, c) = N((μ − m) / s, σ² / s²),   x̂'(z, c) = x̂((m + s z) ⊙ a(c), c).
+        q'(z|x, c) = N((μ − m) / s, σ² / s²),   x̂'(z, c) = x̂((m + s z) ⊙ a(c), c),
+
+    and for a full covariance L Lᵀ, rows of L over s.
 
     For the same noise its loss and all its terms equal those of ``model`` but for rounding, as do its variance ratios
     and the samples it draws. Its ``terms.z`` is the standardised z, before the attention, which now belongs to the
@@ -31,7 +33,7 @@ def with_standard_prior(model: CVAE) -> CVAE:
             result is the copy.
 
     Raises:
-        InputError: the model is not a CVAE or is an :class:`EveryStepCVAE`, or has a full covariance.
+        InputError: the model is not a CVAE or is an :class:`EveryStepCVAE`.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Remark 1 and Appendix F.
     """
@@ -40,12 +42,11 @@ def with_standard_prior(model: CVAE) -> CVAE:
         raise InputError(f"model must be a CVAE, got {type(inner).__name__}")
     if isinstance(inner, EveryStepCVAE):
         raise InputError("model must be a CVAE with one prior per sample, got an EveryStepCVAE: it has one per step")
-    if inner.elbo.covariance != "diagonal":
-        raise InputError(f"model must have a diagonal posterior, got covariance={inner.elbo.covariance!r}")
     model = copy.deepcopy(inner)
     if model.prior is None:
         return model
-    encoder = _StandardisedEncoder(model.encoder, model.prior, model.condition_shape)
+    kind = _StandardisedEncoder if model.elbo.covariance == "diagonal" else _StandardisedFullEncoder
+    encoder = kind(model.encoder, model.prior, model.condition_shape)
     decoder = _StandardisedDecoder(model.decoder, model.prior, model.gate)
     found = CVAE(encoder, decoder, model.latent_dim, elbo=model.elbo)
     for part in (found, encoder, decoder):  # modules within may have another mode, frozen ones
@@ -76,6 +77,18 @@ class _StandardisedEncoder(nn.Module):
         mu, log_var = self.encoder(x, c)
         prior_mu, prior_log_var = self.prior(c)
         return (mu - prior_mu) * torch.exp(-prior_log_var / 2), log_var - prior_log_var
+
+
+class _StandardisedFullEncoder(_StandardisedEncoder):
+    """(μ − m) / s and the packed rows of diag(1/s) L, which has log L_jj − log s_j on its diagonal."""
+
+    def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        mu, tril = self.encoder(x, c)
+        prior_mu, prior_log_var = self.prior(c)
+        log_scale = -prior_log_var / 2
+        row, col = torch.tril_indices(mu.shape[1], mu.shape[1], device=tril.device)
+        of_row = log_scale[..., row]
+        return (mu - prior_mu) * log_scale.exp(), torch.where(row == col, tril + of_row, tril * of_row.exp())
 
 
 class _StandardisedDecoder(nn.Module):

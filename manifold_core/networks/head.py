@@ -16,8 +16,8 @@ WIDE = 64  # latent dimensions, above which a layout by matrix product costs mor
 
 
 class PosteriorHead(nn.Linear):
-    """Features ``[B, h]`` → mu and log_var ``[B, κ]``, or mu and tril ``[B, κ(κ+1)/2]``, in float32 under autocast as
-    well.
+    """Features ``[..., h]`` → mu and log_var ``[..., κ]``, or mu and tril ``[..., κ(κ+1)/2]``, in float32 under
+    autocast as well.
 
     mu and log_var, or of a full covariance log L_ii, are parts of one linear map, to which is added what ``beside``
     makes of the same features, if it is given. What stands in L left of the diagonal is given as L_ij / L_ii: rows
@@ -74,18 +74,20 @@ class PosteriorHead(nn.Linear):
         parts = super().forward(features)
         if self.beside is not None:
             parts = parts + self.beside(features)
-        mu, spread = parts.chunk(2, dim=1)
+        mu, spread = parts.chunk(2, dim=-1)
         if self.below is None:
             return mu, spread
         below = self.below(features) * self._by_row(spread.exp())
-        return mu, torch.cat((spread, below), dim=1).index_select(1, self.place)
+        return mu, torch.cat((spread, below), dim=-1).index_select(-1, self.place)
 
     def _by_row(self, units: Tensor) -> Tensor:
         """For each number left of the diagonal, the unit of its row. By a product of matrices, whose gradient is
         another: that of indices would be added up one by one, and on a GPU in any order."""
         if self.row.numel():
             return units @ self.row
-        return torch.cat([unit.expand(-1, row) for row, unit in enumerate(units.split(1, dim=1))], dim=1)
+        return torch.cat(
+            [unit.expand(*unit.shape[:-1], row) for row, unit in enumerate(units.split(1, dim=-1))], dim=-1
+        )
 
 
 def _narrow(features: int, outputs: int) -> nn.Module:

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import check_integer, check_positive
+from ..covariance import Covariance
 from ..errors import InputError
 from ..kernels import lstm
 from ..kernels.lstm.op import choose_for_sequences
 from .checks import check_widths
+from .head import PosteriorHead
 from .mlp import mlp
-from .precision import Float32Linear, of_weights
+from .precision import of_weights
 from .served import Served, left_to_pytorch, watched
 
 __all__ = ["LSTM", "LSTMDecoder", "LSTMEncoder", "NextStepEncoder"]
@@ -55,37 +57,40 @@ def outputs_from_none(layer: nn.LSTM, sequence: Tensor) -> Tensor:
 
 
 class LSTMEncoder(nn.Module):
-    """Sequences ``[B, L, d]`` of any length L ≥ 1 → mu, log_var ``[B, κ]``: a linear head on the last state of an LSTM.
+    """Sequences ``[B, L, d]`` of any length L ≥ 1 → mu, log_var ``[B, κ]``, or mu and tril ``[B, κ(κ+1)/2]``: a linear
+    head on the last state of an LSTM.
 
-    On the steps before x it is a prior; :class:`NextStepEncoder` makes it an encoder of x.
+    On the steps before x it is a prior, if diagonal; :class:`NextStepEncoder` makes it an encoder of x.
 
     Args:
         data_dim: d, of one step.
         latent_dim: κ.
         hidden: units of the LSTM.
+        covariance: ``"diagonal"`` or ``"cholesky"``.
 
     Raises:
-        InputError: a size that is not a positive integer; when called, a sequence of another shape.
+        InputError: a size that is not a positive integer, an unknown covariance; when called, a sequence of another
+            shape.
 
     Source: "Learning Manifold Dimensions with Conditional Variational Autoencoders", Appendix A.
     """
 
-    def __init__(self, data_dim: int, latent_dim: int, hidden: int = 32) -> None:
+    def __init__(self, data_dim: int, latent_dim: int, hidden: int = 32, covariance: Covariance = "diagonal") -> None:
         super().__init__()
         data_dim, latent_dim, hidden = check_positive(data_dim=data_dim, latent_dim=latent_dim, hidden=hidden)
         self.lstm = LSTM(data_dim, hidden)
-        self.head = Float32Linear(hidden, 2 * latent_dim)
+        self.head = PosteriorHead(hidden, latent_dim, covariance)
 
     input_dtype = of_weights(lambda network: network.head)
 
     def forward(self, sequence: Tensor) -> tuple[Tensor, Tensor]:
-        mu, log_var = self.head(outputs(self.lstm, sequence)[:, -1]).chunk(2, dim=1)
-        return mu, log_var
+        mu, spread = self.head(outputs(self.lstm, sequence)[:, -1])
+        return mu, spread
 
     def at_every_length(self, sequence: Tensor) -> tuple[Tensor, Tensor]:
-        """The same of the first 0, 1, …, L steps, in one pass: each ``[B, L + 1, κ]``."""
-        mu, log_var = self.head(outputs_from_none(self.lstm, sequence)).chunk(2, dim=2)
-        return mu, log_var
+        """The same of the first 0, 1, …, L steps, in one pass: ``[B, L + 1, ...]``."""
+        mu, spread = self.head(outputs_from_none(self.lstm, sequence))
+        return mu, spread
 
 
 class NextStepEncoder(nn.Module):

@@ -13,8 +13,11 @@ from manifold_core.ensemble import explain_ensemble
 D, T = 3, 4
 CONFIG = mc.TrainingConfig(steps=6, batch_size=16, learning_rate=0.01, seed=5)
 SPECS = [
-    mc.SequentialSpec(2, every_step=every, hidden=4, share_weights=shared, decoder_hidden=wide, training=CONFIG)
-    for every, shared, wide in ((False, False, ()), (False, True, (6,)), (True, False, (6,)), (True, True, ()))
+    *(
+        mc.SequentialSpec(2, every_step=every, hidden=4, share_weights=shared, decoder_hidden=wide, training=CONFIG)
+        for every, shared, wide in ((False, False, ()), (False, True, (6,)), (True, False, (6,)), (True, True, ()))
+    ),
+    mc.SequentialSpec(2, hidden=4, covariance="cholesky", training=CONFIG),
 ]
 
 
@@ -32,6 +35,11 @@ def windows() -> tuple[Tensor, Tensor]:
         ({"decoder_hidden": 4}, "decoder_hidden must be a sequence of positive integers, such as (64,), got 4"),
         ({"gamma": "free"}, "gamma must be 'learned', 'analytic' or 'fixed', got 'free'"),
         ({"log_gamma": float("nan")}, "log_gamma must be a finite number, got nan"),
+        ({"covariance": "full"}, "covariance must be 'diagonal' or 'cholesky', got 'full'"),
+        (
+            {"covariance": "cholesky", "share_weights": True},
+            "covariance must be 'diagonal' if encoder and prior are one network, got 'cholesky'",
+        ),
     ],
 )
 def test_bad_specifications_name_the_argument_and_its_value(arguments: dict[str, object], message: str) -> None:
@@ -51,7 +59,10 @@ def test_the_model_is_the_one_that_is_asked_for(spec: mc.SequentialSpec) -> None
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(5)
     expected = (mc.EveryStepCVAE if spec.every_step else mc.SequentialCVAE).lstm(
-        D, 2, 4, share_weights=spec.share_weights, decoder_hidden=spec.decoder_hidden
+        *(D, 2, 4),
+        share_weights=spec.share_weights,
+        decoder_hidden=spec.decoder_hidden,
+        covariance=spec.covariance,
     )
     assert type(found) is type(expected)
     assert (found.prior is found.encoder.network) == spec.share_weights

@@ -148,6 +148,60 @@ def test_the_loss_of_every_step_is_equation_3(share_weights: bool, gamma: str, d
     assert found.sample(c).shape == found.reconstruct(x, c).shape == x.shape
 
 
+def factor(sequence: Tensor, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """mu and L ``[9, κ, κ]``, whose rows the encoder gives in units of their diagonal."""
+    last = lstm(sequence, weights, "encoder.network")
+    both = linear(last, weights, "encoder.network.head")
+    left = linear(last, weights, "encoder.network.head.below")
+    unit, below = both[:, KAPPA:].exp(), torch.zeros(9, KAPPA, KAPPA, dtype=torch.float64)
+    below[:, 1, 0], below[:, 2, 0], below[:, 2, 1] = left.unbind(1)
+    return both[:, :KAPPA], unit[:, :, None] * (below + torch.eye(KAPPA))
+
+
+@pytest.mark.parametrize("kind", [mc.SequentialCVAE, mc.EveryStepCVAE])
+def test_with_full_covariance_it_is_the_formulas(kind: type[mc.SequentialCVAE]) -> None:
+    """The same terms, of N(μ, L Lᵀ); of the first kind that of the last step alone."""
+    torch.manual_seed(0)
+    found = kind.lstm(D, KAPPA, HIDDEN, covariance="cholesky").double()
+    x, c = windows()
+    weights = {name: p.detach().clone().requires_grad_() for name, p in found.named_parameters()}
+    terms = found(x, c, seed=11, first_row=4)
+    terms.loss.backward()
+
+    steps, n = torch.cat((c, x.reshape(9, 1, D)), 1), T + 1
+    lengths = range(n) if kind is mc.EveryStepCVAE else (T,)
+    noise = standard_normal(torch.tensor(11), 9 * len(lengths), KAPPA, 4 * len(lengths)).reshape(9, -1, KAPPA)
+    losses, ratios, spectra = [], [], []
+    for index, l in enumerate(lengths):
+        mu, full = factor(steps[:, : l + 1], weights)
+        m, p = gaussian(steps[:, :l], weights, "prior")
+        z = mu + torch.einsum("bij,bj->bi", full, noise[:, index])
+        error = ((steps[:, l] - decoded(z, steps[:, :l], weights, ())) ** 2).sum(1)
+        relative = full @ full.mT / (p[:, :, None] / 2).exp() / (p[:, None, :] / 2).exp()
+        trace = relative.diagonal(dim1=1, dim2=2)
+        kl = (trace.sum(1) + ((mu - m) ** 2 / p.exp()).sum(1) - KAPPA - torch.logdet(relative)) / 2
+        used = weights["elbo.log_gamma"]
+        losses.append((error / used.exp() + D * (math.log(2 * math.pi) + used)) / 2 + kl)
+        ratios.append(trace.detach())
+        spectra.append(torch.linalg.eigvalsh(relative.detach()))
+    loss = torch.stack(losses).mean()
+    loss.backward()
+
+    torch.testing.assert_close(terms.loss, loss, rtol=1e-11, atol=1e-12)
+    for name, parameter in found.named_parameters():
+        torch.testing.assert_close(
+            parameter.grad, weights[name].grad, rtol=1e-10, atol=1e-11, msg=lambda s, n=name: f"{n}: {s}"
+        )
+    ratio, spectrum = torch.stack(ratios).mean(0), torch.stack(spectra).mean(0)
+    assert (ratio - spectrum).abs().max() > 0.01
+    torch.testing.assert_close(terms.variance_ratio, ratio.mean(0))
+    torch.testing.assert_close(found.variance_ratio(x, c), ratio)
+    torch.testing.assert_close(found.spectrum(x, c), spectrum)
+    torch.testing.assert_close(mc.active_dimensions(found, x, c, batch_size=4).spectrum, spectrum.mean(0))
+    assert found.posterior(x, c)[1].shape == (9, KAPPA * (KAPPA + 1) // 2)
+    assert found.sample(c).shape == found.reconstruct(x, c).shape == x.shape
+
+
 def test_what_is_measured_of_every_step_does_not_depend_on_the_batches() -> None:
     found = model(True, kind=mc.EveryStepCVAE).double()
     x, c = windows()
@@ -193,13 +247,18 @@ def test_every_step_wants_networks_of_every_length_and_a_mean() -> None:
         ):
             mc.EveryStepCVAE(**(parts | {name: nn.Linear(2, 2)}), latent_dim=KAPPA)  # type: ignore[arg-type]
     for kind in (mc.SequentialCVAE, mc.EveryStepCVAE):
-        with pytest.raises(mc.InputError, match=r"^elbo must have covariance='diagonal', got 'cholesky'$"):
-            kind.lstm(D, KAPPA, elbo=mc.GaussianELBO(covariance="cholesky"))
+        with pytest.raises(mc.InputError, match=r"^covariance must be 'diagonal' if encoder and prior are one network"):
+            kind.lstm(D, KAPPA, share_weights=True, covariance="cholesky")
         for make in (kind.mlp, kind.conv):
             with pytest.raises(
                 mc.InputError, match=f"^{kind.__name__} must be made by lstm, or of networks of your own"
             ):
                 make(D, KAPPA, 2)
+    parts["prior"] = good.encoder.network
+    with pytest.raises(
+        mc.InputError, match=r"^covariance must be 'diagonal' if encoder and prior are one .* 'cholesky'$"
+    ):
+        mc.EveryStepCVAE(**parts, latent_dim=KAPPA, covariance="cholesky")  # type: ignore[arg-type]
     with pytest.raises(mc.InputError, match="elbo must have reduction='mean', got 'sum'"):
         mc.EveryStepCVAE.lstm(D, KAPPA, elbo=mc.GaussianELBO(reduction="sum"))
     x, c = windows()

@@ -18,17 +18,23 @@ def perturbed(model: mc.CVAE) -> mc.CVAE:
     return model
 
 
-def mlp(prior: str = "learned", attention: bool = True, activation: str = "relu", gamma: str = "learned") -> mc.CVAE:
+def mlp(
+    prior: str = "learned",
+    attention: bool = True,
+    activation: str = "relu",
+    gamma: str = "learned",
+    covariance: str = "diagonal",
+) -> mc.CVAE:
     torch.manual_seed(0)
-    elbo = mc.GaussianELBO(gamma, -0.7, beta=0.5)  # type: ignore[arg-type]
+    elbo = mc.GaussianELBO(gamma, -0.7, beta=0.5, covariance=covariance)  # type: ignore[arg-type]
     return perturbed(
         mc.CVAE.mlp(7, 2, 3, (8, 6), prior=prior, attention=attention, activation=activation, elbo=elbo)  # type: ignore[arg-type]
     )
 
 
-def sequential(share_weights: bool) -> mc.CVAE:
+def sequential(share_weights: bool, covariance: str = "diagonal") -> mc.CVAE:
     torch.manual_seed(0)
-    return perturbed(mc.SequentialCVAE.lstm(2, 3, 5, share_weights=share_weights))
+    return perturbed(mc.SequentialCVAE.lstm(2, 3, 5, share_weights=share_weights, covariance=covariance))  # type: ignore[arg-type]
 
 
 MODELS = {
@@ -40,6 +46,8 @@ MODELS = {
     },
     "LSTM": lambda: sequential(False),
     "LSTM, shared weights": lambda: sequential(True),
+    "mlp, full covariance": lambda: mlp(covariance="cholesky"),
+    "LSTM, full covariance": lambda: sequential(False, "cholesky"),
 }
 
 
@@ -67,6 +75,7 @@ def test_every_term_is_the_same_on_the_same_noise(name: str) -> None:
     for term in ("loss", "nll", "kl", "recon", "x_hat", "log_gamma", "variance_ratio"):
         assert_same(getattr(found, term), getattr(expected, term))
     assert_same(converted.variance_ratio(x, c), model.variance_ratio(x, c))
+    assert_same(converted.spectrum(x, c), model.spectrum(x, c))
     assert_same(converted.reconstruct(x, c), model.reconstruct(x, c))
     for own, other in (
         (mc.evaluate(converted, x, c), mc.evaluate(model, x, c)),
@@ -146,23 +155,18 @@ def test_conditions_are_still_checked() -> None:
             mc.with_standard_prior(model)(x, c[:8])
 
 
-def test_one_prior_for_all_conditions() -> None:
+@pytest.mark.parametrize("covariance", ["diagonal", "cholesky"])
+def test_one_prior_for_all_conditions(covariance: str) -> None:
     class Fixed(nn.Module):
         """N(m, s²), of shape [κ], which the ELBO takes as well."""
 
         def forward(self, _c: Tensor) -> tuple[Tensor, Tensor]:
             return torch.tensor([1.0, -2.0, 0.5]).double(), torch.tensor([-1.0, 2.0, 0.3]).double()
 
-    model = mlp()
+    model = mlp(covariance=covariance)
     model.prior = Fixed()
     x, c = data(model)
     assert_same(mc.with_standard_prior(model)(x, c, seed=5).loss, model(x, c, seed=5).loss)
-
-
-def test_a_full_covariance_is_refused() -> None:
-    model = mc.CVAE.mlp(7, 2, 3, elbo=mc.GaussianELBO(covariance="cholesky"))
-    with pytest.raises(mc.InputError, match="model must have a diagonal posterior, got covariance='cholesky'"):
-        mc.with_standard_prior(model)
 
 
 def test_modules_that_are_frozen_stay_in_their_mode() -> None:

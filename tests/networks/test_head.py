@@ -9,23 +9,24 @@ from manifold_core.networks.head import PosteriorHead
 
 
 @pytest.mark.parametrize("wide", [0, 64])
-def test_rows_are_in_units_of_their_diagonal(wide: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("lead", [(3,), (2, 3)])
+def test_rows_are_in_units_of_their_diagonal(wide: int, lead: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Either way of laying them out, gradients included, against L row by row."""
     monkeypatch.setattr(head, "WIDE", wide)
     torch.manual_seed(0)
     layer = PosteriorHead(5, 4, "cholesky").double()
-    features = torch.randn(3, 5, dtype=torch.float64)
+    features = torch.randn(*lead, 5, dtype=torch.float64)
     mu, tril = layer(features)
     parts = torch.nn.functional.linear(features, layer.weight, layer.bias)
     assert layer.below is not None
     below = layer.below(features)
-    log_diagonal, expected, at = parts[:, 4:], [], 0
+    log_diagonal, expected, at = parts[..., 4:], [], 0
     for row in range(4):
-        unit = log_diagonal[:, row : row + 1].exp()
-        expected += [below[:, at : at + row] * unit, log_diagonal[:, row : row + 1]]
+        unit = log_diagonal[..., row : row + 1].exp()
+        expected += [below[..., at : at + row] * unit, log_diagonal[..., row : row + 1]]
         at += row
-    wanted = torch.cat(expected, dim=1)
-    torch.testing.assert_close(mu, parts[:, :4])
+    wanted = torch.cat(expected, dim=-1)
+    torch.testing.assert_close(mu, parts[..., :4])
     torch.testing.assert_close(tril, wanted)
     weights = tuple(layer.parameters())
     cotangent = torch.randn_like(tril)
