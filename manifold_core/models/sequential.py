@@ -109,9 +109,9 @@ class EveryStepCVAE(SequentialCVAE):
 
     Equation (3), with the sum over l as a mean: c ``[B, T, d]`` and x ``[B, d]`` are the n = T + 1 steps of a sequence,
     and one encoder, one prior, one decoder and one γ serve every l from the first step on, before which nothing is
-    known. Each LSTM runs over the sequence once. With ``share_weights`` encoder and prior are one pass: the encoder's
-    output at l is the prior's at l + 1, so counting steps does not help. (Latent dimensions do: with κ ≥ n r each step
-    could use r of its own.)
+    known: T may be 0. Each LSTM runs over the sequence once. With ``share_weights`` encoder and prior are one pass: the
+    encoder's output at l is the prior's at l + 1, so counting steps does not help. (Latent dimensions do: with κ ≥ n r
+    each step could use r of its own.)
 
     In ``model(x, c)``, ``nll``, ``kl`` and ``recon`` ``[B]`` and ``variance_ratio`` are means over the steps, while
     ``z``, ``x_hat`` and ``posterior`` hold every step, ``[B, n, ...]``. ``posterior``, ``encode``, ``decode``,
@@ -199,6 +199,17 @@ class EveryStepCVAE(SequentialCVAE):
             return super().spectrum(x, c)
         _, posterior, prior = self._at_every_step(x, self._condition(x, c))
         return spectrum(_rows(posterior), _rows(prior)[1]).unflatten(0, prior[1].shape[:2]).mean(1)
+
+    def _prior(self, c: Tensor) -> Gaussian | None:
+        if c.shape[1] > 0:
+            return super()._prior(c)
+        mu, log_var = check_prior(self.prior.at_every_length(c), (len(c), 1), self.latent_dim)
+        return mu[:, 0], log_var[:, 0]
+
+    def _decoded(self, z: Tensor, c: Tensor) -> Tensor:
+        if c.shape[1] > 0:
+            return super()._decoded(z, c)
+        return self.decoder.at_every_length(z.unsqueeze(1), c).squeeze(1)
 
     def _check_reduction(self) -> None:
         """The ELBO has a row for each step: only their mean is the loss."""

@@ -52,7 +52,9 @@ def _is_plain(layer: nn.LSTM) -> bool:
 
 
 def outputs_from_none(layer: nn.LSTM, sequence: Tensor) -> Tensor:
-    """After 0, 1, …, L steps, ``[B, L + 1, hidden]``: after none zeros, with which an LSTM begins."""
+    """After 0, 1, …, L steps, L ≥ 0, ``[B, L + 1, hidden]``: after none zeros, with which an LSTM begins."""
+    if tuple(sequence.shape[1:]) == (0, layer.input_size):
+        return sequence.new_zeros(len(sequence), 1, layer.hidden_size)
     return nn.functional.pad(outputs(layer, sequence), (0, 0, 1, 0))
 
 

@@ -148,6 +148,34 @@ def test_the_loss_of_every_step_is_equation_3(share_weights: bool, gamma: str, d
     assert found.sample(c).shape == found.reconstruct(x, c).shape == x.shape
 
 
+@pytest.mark.parametrize("share_weights", [False, True])
+def test_the_first_step_has_none_before_it(share_weights: bool) -> None:
+    """Prior and decoder read an LSTM's state before it has read anything, zeros: their biases are left."""
+    found = model(share_weights, "fixed", (7,), mc.EveryStepCVAE).double()
+    x, c = windows()
+    none = c[:, :0]
+    weights = dict(found.named_parameters()) | dict(found.named_buffers())
+    m, p = weights["encoder.network.head.bias" if share_weights else "prior.head.bias"].chunk(2)
+
+    def x_hat(z: Tensor) -> Tensor:
+        hidden = torch.cat((z, torch.zeros(9, HIDDEN)), 1)
+        return linear(linear(hidden, weights, "decoder.layers.0").clamp(min=0), weights, "decoder.layers.2")
+
+    mu, log_var = gaussian(x.reshape(9, 1, D), weights, "encoder.network")
+    z = mu + (log_var / 2).exp() * standard_normal(torch.tensor(3), 9, KAPPA)
+    kl = ((p - log_var + (log_var.exp() + (mu - m) ** 2) / p.exp() - 1) / 2).sum(1)
+    error = ((x - x_hat(z)) ** 2).sum(1)
+    loss = (error / weights["elbo.log_gamma"].exp() + D * (math.log(2 * math.pi) - 0.7)) / 2 + kl
+    torch.testing.assert_close(found(x, none, seed=3).loss, loss.mean(), rtol=1e-6, atol=0)  # -0.7 is float32
+    torch.testing.assert_close(found.reconstruct(x, none), x_hat(mu).detach())
+    draws = torch.randn(9, KAPPA, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    sampled = found.sample(none, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(sampled, x_hat(m + (p / 2).exp() * draws).detach())
+    assert mc.active_dimensions(found, x, none).variance.shape == (KAPPA,)
+    with pytest.raises(mc.InputError, match=r"L of at least 1, got shape \(9, 0, 4"):
+        model(share_weights).double().sample(none)
+
+
 def factor(sequence: Tensor, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """mu and L ``[9, κ, κ]``, whose rows the encoder gives in units of their diagonal."""
     last = lstm(sequence, weights, "encoder.network")
