@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..kernels import Backend
 from ..provenance import where
 from ..storage.differences import differences
-from ..storage.files import output_folder, write_json
+from ..storage.files import finite, output_folder, write_json
 from .tables import Plan, Table
 from .workers import train_table
 
@@ -63,6 +63,7 @@ def run_table(
             "provenance": here | ({"earlier": sittings} if sittings else {}),
         }
         found |= table.summary(runs) if table.summary is not None else {"runs": runs, "paper": _printed(table, runs)}
+        found = finite(found)
         write_json(output_folder(folder) / f"{table.name}.json", found)
     shutil.rmtree(checkpoints, ignore_errors=True)  # also those of a run that was killed after its last line
     return found

@@ -22,13 +22,14 @@ from ..training import TrainingConfig
 from . import paper
 from .tables import Cell, Plan, Table
 
-__all__ = ["LATENT_DIM", "LEARNING_RATE", "SERIES", "TABLE", "small_batches"]
+__all__ = ["LATENT_DIM", "SERIES", "TABLE", "small_batches", "training"]
 
 LATENT_DIM = 20
 SERIES = 10
 LEARNING_RATE = 0.01  # twice as high, and in some models all latent dimensions shut for ever, shared or not
-BATCH_SIZE = 128  # small models need many steps
-STEPS = 1.0  # of the plan's: after 0.6 of them one of eight unshared models of the last step still has nine dimensions
+# Small models need many steps: after 0.6 of the plan's one of eight unshared models of the last step still has nine
+# dimensions.
+BATCH_SIZE = 128
 # Name → every_step. The sum of equation (3) over the steps is taken as a mean, the loss of one step.
 VARIANTS = {"every step, equation (3) as a mean": True, "last step of six": False}
 
@@ -53,7 +54,7 @@ def _cells(plan: Plan) -> list[Cell]:
     return [_cell(variant, shared, plan) for variant in VARIANTS for shared in (True, False)]
 
 
-def small_batches(asked: Plan, steps: float) -> Plan:
+def small_batches(asked: Plan, steps: float = 1.0) -> Plan:
     """The plan of models of sequences, with this share of the steps."""
     if asked.published:
         return asked
@@ -65,5 +66,5 @@ TABLE = Table(
     paper.title("table8"),
     _cells,
     paper.printed("table8", ("shared_weights",), [("{}", variant) for variant in VARIANTS]),
-    partial(small_batches, steps=STEPS),
+    small_batches,
 )

@@ -66,7 +66,7 @@ def train_table(
             "folder": str(folder),
             "device": device,
             "backend": backend,
-            "threads": 1 if cores > 1 else None,
+            "threads": 1 if device == "cpu" and not fused else None,
             "bars": bars and f"{bars} on {device}",
         }
         for place, device in enumerate(workers)

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..checks import accumulation_dtype
 from ..random import standard_normal
 
-__all__ = ["exp_minus_1_minus_x", "rsample_kl"]
+__all__ = ["exp_minus_1_minus_x", "rsample_kl", "sigmoid"]
 
 SERIES_TERMS = 19  # of Σ_k x^k / (k + 2)!: exact in float64 for |x| <= 1
 

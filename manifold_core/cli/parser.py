@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
 from .. import __version__
 from ..covariance import Covariance
@@ -16,6 +16,8 @@ from ..training.config import Precision
 from .commands import DEFAULTS, bench, dimension, eager, info, report, reproduce, train
 
 __all__ = ["make_parser"]
+
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -96,20 +98,27 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"manifold-core {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
+    for add_to in (_add_dimension, _add_train, _add_reproduce, _add_eager, _add_report, _add_bench, _add_info):
+        add_to(commands)
+    return parser
 
-    def add_command(name: str, help: str, example: str = "") -> argparse.ArgumentParser:
-        said = f"{help[0].upper()}{help[1:]}."
-        # No abbreviations: `reproduce --seed 3` would be --seeds, and result files keep the command as it was given.
-        return commands.add_parser(
-            name,
-            help=help,
-            description=said,
-            epilog=f"example: {example}" if example else None,
-            formatter_class=_Formatter,
-            allow_abbrev=False,
-        )
 
-    add = add_command(
+def _command(commands: _Commands, name: str, help: str, example: str = "") -> argparse.ArgumentParser:
+    said = f"{help[0].upper()}{help[1:]}."
+    # No abbreviations: `reproduce --seed 3` would be --seeds, and result files keep the command as it was given.
+    return commands.add_parser(
+        name,
+        help=help,
+        description=said,
+        epilog=f"example: {example}" if example else None,
+        formatter_class=_Formatter,
+        allow_abbrev=False,
+    )
+
+
+def _add_dimension(commands: _Commands) -> None:
+    add = _command(
+        commands,
         "dimension",
         help="estimate the dimension of a data set: try networks with fewer and fewer latent dimensions",
         example="manifold-core dimension --data points.npy --out runs/points",
@@ -148,7 +157,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--log-gamma", type=float, default=plan.log_gamma, help="log of the initial γ, for standardised data"
     )
 
-    add = add_command(
+
+def _add_train(commands: _Commands) -> None:
+    add = _command(
+        commands,
         "train",
         help="train a VAE, or with --condition a CVAE, on a data set",
         example="manifold-core train --data points.npy --latent-dim 32 --models 8 --out runs/several",
@@ -201,7 +213,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="train N side by side, seeds S, S + 1, …; keep the one with the lowest held-out -ELBO",
     )
 
-    add = add_command("reproduce", help="replay tables and theorems of the paper")
+
+def _add_reproduce(commands: _Commands) -> None:
+    add = _command(commands, "reproduce", help="replay tables and theorems of the paper")
     add.set_defaults(command=reproduce)
     add.add_argument(
         "tables",
@@ -239,22 +253,32 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add.add_argument("--quiet", action="store_true", help="no progress bars, and not how long the rest will take")
 
-    add = add_command(
-        "eager", help="measure what the tables in a folder would take in eager PyTorch on this machine, for the report"
+
+def _add_eager(commands: _Commands) -> None:
+    add = _command(
+        commands,
+        "eager",
+        help="measure what the tables in a folder would take in eager PyTorch on this machine, for the report",
     )
     add.set_defaults(command=eager)
     add.add_argument("folder", metavar="DIR", help="folder of result files, such as table1.json")
-    add.add_argument("--device", default="cpu", help="cpu or cuda")
+    add.add_argument("--device", default="cpu", help="auto, cpu or a CUDA device")
 
-    add = add_command("report", help="make one page of the result files in a folder, beside the paper's numbers")
+
+def _add_report(commands: _Commands) -> None:
+    add = _command(commands, "report", help="make one page of the result files in a folder, beside the paper's numbers")
     add.set_defaults(command=report)
     add.add_argument(
         "folder", metavar="DIR", help="folder of result files, such as table1.json, also those in its as_published"
     )
     add.add_argument("--out", metavar="DIR", help="folder for report.html and report.md; default: DIR above")
 
-    add = add_command(
-        "bench", help="measure how fast the library is on this machine's CPU, beside eager PyTorch and other peers"
+
+def _add_bench(commands: _Commands) -> None:
+    add = _command(
+        commands,
+        "bench",
+        help="measure how fast the library is on this machine's CPU, beside eager PyTorch and other peers",
     )
     add.set_defaults(command=bench)
     add.add_argument(
@@ -271,6 +295,7 @@ def make_parser() -> argparse.ArgumentParser:
     add.add_argument("--plot", type=Path, metavar="FILE", help="the roofline, as a PNG file")
     add.add_argument("--quiet", action="store_true", help="do not say what is being measured")
 
-    add = add_command("info", help="versions, backends and data on this machine")
+
+def _add_info(commands: _Commands) -> None:
+    add = _command(commands, "info", help="versions, backends and data on this machine")
     add.set_defaults(command=info)
-    return parser

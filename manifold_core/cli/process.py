@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -129,7 +130,11 @@ class _Terminated(BaseException):
 def _stopped_once(*, for_good: bool) -> Iterator[None]:
     """Within the block SIGINT, unless it is ignored, and SIGTERM stop the command. Only the first of them does: what
     has started the command may pass on what the terminal has sent to both, and the second would fall into the saving
-    of the checkpoint. Afterwards, ``for_good``, none has an effect, since the process ends; or all is as it was."""
+    of the checkpoint. Afterwards, ``for_good``, none has an effect, since the process ends; or all is as it was. Not in
+    another thread than the main one, which alone gets signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     stopped = False
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -141,6 +146,8 @@ def _stopped_once(*, for_good: bool) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     if before[signal.SIGINT] is not signal.default_int_handler:  # ignored, or another's
         del before[signal.SIGINT]
+    if before[signal.SIGTERM] is None:  # of a program in C around Python, which Python could not put back
+        del before[signal.SIGTERM]
     for number in before:
         signal.signal(number, stop)
     try:

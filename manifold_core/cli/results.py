@@ -149,7 +149,7 @@ def _of_several(metrics: dict[str, Any]) -> str:
     """The other models as well: one says little."""
     if not (models := metrics.get("models")):
         return ""
-    counts = ", ".join("diverged" if one["diverged_at"] else str(one[_count(metrics)]) for one in models)
+    counts = _listed(models, _count(metrics))
     least = "the lowest held-out -ELBO"
     if metrics["validation"]["neg_elbo"] is None:
         least = "the lowest -ELBO, since that of the held-out samples is finite for none"
@@ -159,13 +159,20 @@ def _of_several(metrics: dict[str, Any]) -> str:
     )
 
 
+def _listed(models: Sequence[dict[str, Any]], count: str) -> str:
+    """The active dimensions of each."""
+    # None are known of one that was trained to its end, but whose loss or variances over all samples are not finite.
+    found = ("not finite" if one[count] is None else str(one[count]) for one in models)
+    return ", ".join("diverged" if one["diverged_at"] else said for one, said in zip(models, found, strict=True))
+
+
 def _of_search(metrics: dict[str, Any]) -> str:
     """Fewer latent dimensions than the manifold has cost much, more of them nothing."""
     if "trials" not in metrics:
         return ""
     losses = ", ".join(f"{kappa}: {loss:.2f}" for kappa, loss in metrics["by_latent_dim"].items())
     able = [trial for trial in metrics["trials"] if trial["latent_dim"] >= metrics["latent_dim"]]
-    counts = ", ".join("diverged" if one["diverged_at"] else str(one["active_dimensions"]) for one in able)
+    counts = _listed(able, "active_dimensions")
     kept, share = metrics["trained_directions"], metrics["trained_share"]
     coordinates = "coordinates" if share == 1 else f"{kept} widest directions, {100 * share:.4g} % of the variance,"
     if metrics["chosen_by"] == "neighbours":

@@ -143,7 +143,7 @@ def metrics_of(
         interval=dimensions.interval,
         spectrum_count=dimensions.spectrum_count if known else None,
         gap=dimensions.gap if known else None,
-        threshold=threshold,
+        threshold=dimensions.threshold,
         variance=dimensions.variance.tolist(),
         spectrum=dimensions.spectrum.tolist(),
         samples=samples,

@@ -27,9 +27,10 @@ def save_run(found: DimensionSearch, folder: AnyPath) -> None:
         raise InputError(f"found must be what mc.find_dimension returns, got {type(found).__name__}")
     place = output_folder(as_folder("folder", folder), "folder")
     with locked(place, "folder"):
-        for name in (METRICS, WEIGHTS):
-            if (place / name).exists():
-                raise InputError(f"folder must be one without a finished run: {str(place / name)!r} is in the way")
+        if (place / METRICS).exists():
+            raise InputError(f"folder must be one without a finished run: {str(place / METRICS)!r} is in the way")
+        if (place / WEIGHTS).exists():  # of anybody, or of a process that was killed before it wrote the metrics
+            raise InputError(f"folder must be one without weights: {str(place / WEIGHTS)!r} is in the way; remove it")
         description = {"model": model_of(found.best).description()}
         features = found.standardisation.mean.shape
         metrics = found.as_dict() | of_model(found.best.trained, description, found.standardisation, features)

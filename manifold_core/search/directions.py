@@ -57,7 +57,7 @@ class Directions:
         Raises:
             InputError: the folder cannot be written to.
         """
-        path = output_folder(folder) / "directions.safetensors"
+        path = output_folder(folder, "folder") / "directions.safetensors"
         if path.exists():
             kept = checkpoint.load_tensors(path)
             scale, left_out = float(kept["scale"]), float(kept["left_out"])

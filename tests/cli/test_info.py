@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,6 +33,12 @@ class TestInfo:
         assert re.search(r"^backend \(CPU\) +(cpu|reference): .+$", done.stdout, re.MULTILINE)
         for name in IMAGE_SETS:
             assert re.search(rf"^{name} +\S+", done.stdout, re.MULTILINE)
+
+    def test_in_another_thread(self, capfd: pytest.CaptureFixture[str]) -> None:
+        """Only the main one may take signals."""
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(cli.main, ["info"]).result() == 0
+        assert capfd.readouterr().out.startswith("manifold-core ")
 
     def test_without_the_compiled_module_it_says_why(
         self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -172,12 +172,13 @@ class TestTable:
         metrics = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
         one = {"active_dimensions": 2, "spectrum_count": 3, "diverged_at": None}
         several = metrics | {"seed": 7, "models": [one, one | {"diverged_at": 12}, one | {"active_dimensions": 1}]}
+        several["models"].append(one | {"active_dimensions": None, "spectrum_count": None})
         model = metrics["config"]["model"]
         full = several | {"config": metrics["config"] | {"model": model | {"covariance": "cholesky"}}}
-        for of, counts in ((several, "2, diverged, 1"), (full, "3, diverged, 3")):
+        for of, counts in ((several, "2, diverged, 1, not finite"), (full, "3, diverged, 3, not finite")):
             (note,) = (line for line in cli.table([of]).splitlines() if " models: " in line)
             assert note == (
-                f"good: active dimensions of the 3 models: {counts}; the table shows the model of seed 7, which has "
+                f"good: active dimensions of the 4 models: {counts}; the table shows the model of seed 7, which has "
                 "the lowest held-out -ELBO"
             )
         assert " models: " not in cli.table([metrics])

@@ -154,12 +154,17 @@ def test_numbers_of_variants_that_a_plan_leaves_out_are_left_out(tmp_path: Path)
     assert run(tmp_path, replace(TABLE, paper=[PRINTED, other]))["paper"] == [PRINTED]
 
 
-def test_nothing_is_read_off_the_decoder_of_a_model_that_diverged(tmp_path: Path) -> None:
+def test_what_is_written_of_a_model_that_diverged(tmp_path: Path) -> None:
+    """JSON has neither NaN nor infinity, and nothing is read off such a decoder."""
     training = mc.TrainingConfig(learning_rate=1e30)
     cell = replace(PLAIN, spec=replace(PLAIN.spec, training=training))
-    (found, _) = run(tmp_path, replace(TABLE, cells=lambda _: [cell]))["runs"]
+    table = replace(TABLE, cells=lambda _: [cell])
+    whole = run(tmp_path, table)
+    (found, _) = whole["runs"]
     assert found["diverged_at"] is not None
-    assert (found["active_dimensions"], found["local"]) == (None, None)
+    assert (found["neg_elbo"], found["active_dimensions"], found["local"]) == (None, None, None)
+    text = (tmp_path / "tableX.json").read_text(encoding="utf-8")
+    assert json.loads(text, parse_constant=pytest.fail) == whole == run(tmp_path, table)
 
 
 def test_a_table_of_sequential_models_is_trained_by_the_reference(

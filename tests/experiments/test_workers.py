@@ -93,6 +93,9 @@ def test_no_more_workers_than_models(tmp_path: Path, monkeypatch: pytest.MonkeyP
     train_table(TABLES["table8"], replace(PLAN, seeds=1), tmp_path, devices=["cpu"])
     assert [order["shards"] for order in orders] == [[{"index": index, "of": 4}] for index in range(4)]
     assert [order["threads"] for order in orders] == [1] * 4  # a core each
+    # Resumed with other devices they still have one: with two, numbers would round otherwise.
+    train_table(TABLES["table8"], replace(PLAN, seeds=1), tmp_path, devices=TWO)
+    assert [order["threads"] for order in orders[4:]] == [1] * 2
 
 
 def test_order_of_the_runs_is_that_of_the_jobs() -> None:

@@ -72,6 +72,8 @@ def test_what_was_found_is_told_in_plain_numbers() -> None:
         "standard_error": found.standard_error.tolist(),
         "spectrum": found.spectrum.tolist(),
     }
+    measured = mc.evaluate(model(), torch.rand(10, 3), threshold=np.float32(0.0625))  # type: ignore[arg-type]
+    assert json.loads(json.dumps(measured.as_dict()))["threshold"] == 0.0625
 
 
 def test_of_one_sample_nothing_is_known_of_others() -> None:

@@ -56,6 +56,10 @@ def test_nothing_is_overwritten(found: mc.DimensionSearch, tmp_path: Path) -> No
     with pytest.raises(mc.InputError, match=r"folder must be one without a finished run: .*metrics\.json' is in the"):
         mc.save_run(found, tmp_path)
     assert contents(tmp_path) == before
+    (tmp_path / "metrics.json").unlink()  # as of a process that was killed before it wrote them
+    with pytest.raises(mc.InputError, match=r"one without weights: .*weights\.safetensors' is in the way; remove it$"):
+        mc.save_run(found, tmp_path)
+    assert contents(tmp_path).keys() == before.keys() - {"metrics.json"}
 
 
 def test_the_folder_of_its_checkpoints_goes_on(found: mc.DimensionSearch, tmp_path: Path) -> None:
