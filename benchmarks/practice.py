@@ -6,6 +6,7 @@ those.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 
@@ -77,20 +78,29 @@ def _delayed(g: Generator, series: Array, lag: int, lags: int, n: int) -> Array:
     return rows[g.permutation(len(rows))[:n]]
 
 
-def _lorenz(g: Generator, n: int) -> Array:
-    """Points of the attractor, whose dimension is 2.06."""
-
+@cache  # seconds in Python
+def _lorenz_series() -> Array:
     def slope(x: Array) -> Array:
         return np.array([10 * (x[1] - x[0]), x[0] * (28 - x[2]) - x[1], x[0] * x[1] - 8 / 3 * x[2]])
 
-    return _delayed(g, _integrated(slope, np.array([1.0, 1.0, 20.0]), 0.01, 62_000)[2_000:, 0], 5, 12, n)
+    return _integrated(slope, np.array([1.0, 1.0, 20.0]), 0.01, 62_000)[2_000:, 0]
 
 
-def _van_der_pol(g: Generator, n: int) -> Array:
+def _lorenz(g: Generator, n: int) -> Array:
+    """Points of the attractor, whose dimension is 2.06."""
+    return _delayed(g, _lorenz_series(), 5, 12, n)
+
+
+@cache
+def _van_der_pol_series() -> Array:
     def slope(x: Array) -> Array:
         return np.array([x[1], 3 * (1 - x[0] ** 2) * x[1] - x[0]])
 
-    return _delayed(g, _integrated(slope, np.array([2.0, 0.0]), 0.01, 42_000)[2_000:, 0], 30, 8, n)
+    return _integrated(slope, np.array([2.0, 0.0]), 0.01, 42_000)[2_000:, 0]
+
+
+def _van_der_pol(g: Generator, n: int) -> Array:
+    return _delayed(g, _van_der_pol_series(), 30, 8, n)
 
 
 def _kinetics(g: Generator, n: int) -> Array:

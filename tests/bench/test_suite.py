@@ -180,17 +180,14 @@ class TestMeasure:
             assert list(suite._contender("sleep", "peer", 0)) == ["not installed: No module named 'peer'"] * 2
             assert next(iter(suite._contender("sleep", "broken", 0))).startswith("failed: ZeroDivisionError")
 
-    def test_a_process_of_its_own(self) -> None:
-        (found,) = suite._in_own_process(MACHINE, "matrix product", 600)
-        low, median, high = found
-        assert 0 < low <= median <= high
-
-    def test_it_imports_nothing_from_the_current_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_process_of_its_own(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It imports nothing from the current folder."""
         monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
         monkeypatch.chdir(tmp_path)
         (tmp_path / "random.py").write_text("raise SystemExit(77)")
         (found,) = suite._in_own_process(MACHINE, "matrix product", 600)
-        assert len(found) == 3
+        low, median, high = found
+        assert 0 < low <= median <= high
 
     @pytest.mark.parametrize(("contender", "left"), [("eager", -1.0), ("torch.compile", 14.0)])
     def test_time_that_is_not_left(self, contender: str, left: float) -> None:

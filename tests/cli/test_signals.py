@@ -143,15 +143,14 @@ class TestSignals:
         assert 20 <= self.step(tmp_path) < 400
         self.assert_goes_on_to_the_same(inputs, tmp_path, undisturbed, monkeypatch)
 
-    @pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
     def test_asked_again_and_again_it_stops_once(
-        self, tmp_path: Path, start: Callable[..., "subprocess.Popen[str]"], numbers: tuple[signal.Signals, ...]
+        self, tmp_path: Path, start: Callable[..., "subprocess.Popen[str]"]
     ) -> None:
         """Until it has ended: while the checkpoint is saved, the last line is written, and Python exits."""
         process = start()
         self.wait_for(20, tmp_path, process)
         while process.poll() is None:
-            for number in numbers:
+            for number in (signal.SIGINT, signal.SIGTERM):
                 process.send_signal(number)
             time.sleep(0.0005)
         out, err = process.communicate(timeout=60)

@@ -375,8 +375,8 @@ def trained(engine: Engine, cases: list[Case], *steps: int) -> list[Run]:
 
 class TestAgainstFloat64:
     @pytest.mark.parametrize("name", CASES)
-    def test_as_autograd_and_adam(self, limited: Engine, name: str) -> None:
-        (run,) = trained(limited, [CASES[name]], CASES[name].steps)
+    def test_as_autograd_and_adam(self, engine: Engine, name: str) -> None:
+        (run,) = trained(engine, [CASES[name]], CASES[name].steps)
         assert_trained(run, run.case.steps)
 
     def test_models_of_all_sizes_in_one_launch(self, limited: Engine) -> None:

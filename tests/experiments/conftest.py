@@ -17,10 +17,9 @@ from manifold_core.data.images import ENVIRONMENT_VARIABLE
 SAMPLES = {"train": 40, "t10k": 20}
 
 
-@pytest.fixture(autouse=True)
-def small_images(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """40 training images of each set, of classes 0 to 9 in turn, and 20 test images, of 9 to 0; nothing is cached
-    beyond a test."""
+@pytest.fixture(scope="session")
+def small_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 training images of each set, of classes 0 to 9 in turn, and 20 test images, of 9 to 0."""
     folder = tmp_path_factory.mktemp("images")
     for seed, name in enumerate(("mnist", "fashion-mnist")):
         random = np.random.default_rng(seed)
@@ -33,10 +32,16 @@ def small_images(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
             for part, array in contents.items():
                 head = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
                 (folder / name / f"{split}-{part}-ubyte").write_bytes(head + array.tobytes())
-    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(folder))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def images_are_small(small_images: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing is cached beyond a test."""
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(small_images))
     for cached in (images._whole, images._first):
         cached.cache_clear()
-    yield folder
+    yield
     for cached in (images._whole, images._first):
         cached.cache_clear()
 

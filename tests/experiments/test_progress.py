@@ -14,7 +14,6 @@ from manifold_core.experiments.jobs import Part
 from manifold_core.experiments.progress import OF_THE_LOOP, Progress, work
 from manifold_core.experiments.reproduce import reproduce
 from manifold_core.experiments.tables import BUDGETS, Cell, Plan, Table
-from manifold_core.experiments.workers import train_table
 
 import manifold_core as mc
 from manifold_core.data import synthetic_manifold
@@ -108,12 +107,3 @@ class TestCommand:
 
     def test_quiet_it_says_nothing(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.said(tmp_path, capsys, progress=False) == []
-
-
-def test_bars_of_workers_have_names_and_devices(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    train_table(TABLES["theorem1_too_few"], PLAN, tmp_path / "quiet", devices=["cpu", "cpu"])
-    assert capfd.readouterr().err == ""
-    train_table(TABLES["theorem1_too_few"], PLAN, tmp_path / "told", devices=["cpu", "cpu"], bars="one (2 of 3)")
-    said = capfd.readouterr().err
-    assert "one (2 of 3) on cpu: 100%" in said
-    assert "one (2 of 3) on cpu, measuring: 100%" in said

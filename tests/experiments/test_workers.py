@@ -44,30 +44,33 @@ def training(plan: Plan) -> str:
     return f"train_table(TABLES[{TABLE.name!r}], {plan!r}, Path(sys.argv[1]), devices={TWO!r})"
 
 
-def test_two_workers_give_the_runs_of_one(tmp_path: Path) -> None:
+def test_two_workers_give_the_runs_of_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     alone, _ = train_table(TABLE, PLAN, tmp_path / "alone", devices=["cpu"])
     shared, seconds = train_table(TABLE, PLAN, tmp_path / "shared", devices=TWO)
     assert len(alone) == len(TABLE.cells(PLAN)) * PLAN.seeds > 2
     assert shared == alone
     assert seconds > 0
     assert sorted(path.name for path in (tmp_path / "shared").iterdir()) == ["0-of-2", "1-of-2"]
+    assert capfd.readouterr() == ("", "")  # no bars were asked for
 
 
-def test_workers_import_nothing_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_have_bars_and_take_nothing_from_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Neither a module of the current folder, nor for an answer what others print: lines before it and after it, none
+    of them whole."""
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "random.py").write_text("raise SystemExit(77)")
-    found, _ = train_table(TABLE, PLAN, tmp_path / "shared", devices=TWO)
-    assert len(found) == len(TABLE.cells(PLAN)) * PLAN.seeds
-
-
-def test_what_others_print_in_a_worker_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lines before it and after it, none of them whole."""
     noise = "import atexit; print('{', end='', flush=True); atexit.register(print, '}', end='', flush=True)"
-    (tmp_path / "sitecustomize.py").write_text(noise)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    found, _ = train_table(TABLE, PLAN, tmp_path / "shared", devices=TWO)
+    (tmp_path / "noise").mkdir()
+    (tmp_path / "noise" / "sitecustomize.py").write_text(noise)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "noise"), prepend=os.pathsep)
+    found, _ = train_table(TABLE, PLAN, tmp_path / "shared", devices=TWO, bars="one (2 of 3)")
     assert len(found) == len(TABLE.cells(PLAN)) * PLAN.seeds
+    said = capfd.readouterr().err
+    assert "one (2 of 3) on cpu: 100%" in said
+    assert "one (2 of 3) on cpu, measuring: 100%" in said
 
 
 def test_models_without_an_engine_have_a_worker_for_each_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,7 +129,17 @@ def assert_close(found: list[Tensor], expected: list[Tensor], terms: list[float]
 @example(LAYERS[3])
 @example(LAYERS[6])
 @example(LAYERS[7])
-def test_conv_norm_is_its_formula(backend: str, case: Case) -> None:
+def test_conv_norm_is_its_formula(cpu: str, case: Case) -> None:
+    assert_conv_norm_is_its_formula(cpu, case)
+
+
+@settings(max_examples=15)  # PyTorch's own convolution
+@given(CASES)
+def test_so_is_the_definition_of_conv_norm(case: Case) -> None:
+    assert_conv_norm_is_its_formula("reference", case)
+
+
+def assert_conv_norm_is_its_formula(backend: str, case: Case) -> None:
     out = small(case)
     assume(min(out) > 0)
     assume(case.batch * out[0] * out[1] > 1)
@@ -174,7 +184,17 @@ def test_conv_norm_is_its_formula(backend: str, case: Case) -> None:
 @given(CASES)
 @example(LAYERS[4])
 @example(LAYERS[5])
-def test_conv_transpose_is_its_formula(backend: str, case: Case) -> None:
+def test_conv_transpose_is_its_formula(cpu: str, case: Case) -> None:
+    assert_conv_transpose_is_its_formula(cpu, case)
+
+
+@settings(max_examples=15)
+@given(CASES)
+def test_so_is_the_definition_of_conv_transpose(case: Case) -> None:
+    assert_conv_transpose_is_its_formula("reference", case)
+
+
+def assert_conv_transpose_is_its_formula(backend: str, case: Case) -> None:
     out = large(case)
     assume(min(out) > 0)
     x, weight, bias, incoming = draw(

@@ -12,6 +12,7 @@ import torch
 from dtypes import BF16, DTYPES, F16, F32, F64, arithmetic
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from instruction_sets import ONCE
 from manifold_core.kernels import gaussian_elbo
 from poison import poisoned
 from reconstruction import OUTPUTS, SHAPES, Case, cases, draw, relative_error
@@ -125,6 +126,7 @@ def test_gradients_are_linear_in_the_incoming_one(backend: str, dtype: torch.dty
             torch.testing.assert_close(a, 3 * b, rtol=rounding, atol=rounding * 1e-3)
 
 
+@ONCE
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)])
 @pytest.mark.parametrize("with_x_hat", [False, True])
 def test_gradcheck(backend: str, wanted: tuple[int, ...], with_x_hat: bool) -> None:
@@ -138,6 +140,7 @@ def test_gradcheck(backend: str, wanted: tuple[int, ...], with_x_hat: bool) -> N
     assert gradcheck(function, (x_hat, x, log_gamma, kl))
 
 
+@ONCE
 def test_gradient_of_some_arguments(backend: str) -> None:
     values = [v.detach() for v in make(torch.float32)]
     every = [v.clone().requires_grad_() for v in values]
@@ -154,6 +157,7 @@ def test_gradient_of_some_arguments(backend: str) -> None:
         assert not gaussian_elbo(*every, backend=backend)[0].requires_grad
 
 
+@ONCE
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_second_backward_pass_gives_the_same(backend: str, dtype: torch.dtype) -> None:
     arguments = make(dtype)
@@ -167,6 +171,7 @@ def test_a_second_backward_pass_gives_the_same(backend: str, dtype: torch.dtype)
         torch.testing.assert_close(argument.grad, 5 * k, rtol=3 * torch.finfo(argument.dtype).eps, atol=0)
 
 
+@ONCE
 def test_gradients_may_be_written_to(backend: str) -> None:
     # Nothing that is kept for the backward pass may be handed out: clipping in place would change the next one.
     arguments = make(torch.float32)
@@ -291,6 +296,7 @@ def test_images_give_the_same_as_rows(backend: str, dtype: torch.dtype) -> None:
             torch.testing.assert_close(grad_log_gamma, expected[2], rtol=1e-5, atol=0)
 
 
+@ONCE
 def test_log_gamma_in_every_form(backend: str) -> None:
     x_hat, x, _, kl = make(torch.float64)
     expected, _, _ = gaussian_elbo(x_hat, x, 0.5, kl, backend=backend)
@@ -307,6 +313,7 @@ def test_log_gamma_in_every_form(backend: str) -> None:
                 assert g.item() == pytest.approx(factor * exact, rel=relative)
 
 
+@ONCE
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kl_dtype", DTYPES)
 def test_kl_of_any_type(backend: str, dtype: torch.dtype, kl_dtype: torch.dtype) -> None:

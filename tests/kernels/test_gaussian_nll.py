@@ -10,6 +10,7 @@ import torch
 from dtypes import BF16, DTYPES, F32, F64, arithmetic
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from instruction_sets import ONCE
 from manifold_core.kernels.gaussian_nll import reference
 from poison import poisoned
 from reconstruction import DENSE, SHAPES, Case, cases, draw, relative_error
@@ -190,6 +191,7 @@ def test_infinite_error(backend: str) -> None:
     assert torch.equal(nll.isinf(), torch.tensor([False, True, False]))
 
 
+@ONCE
 @pytest.mark.parametrize("squared_error_too", [False, True])
 def test_gradcheck(backend: str, squared_error_too: bool) -> None:
     generator = torch.Generator().manual_seed(7)
@@ -203,6 +205,7 @@ def test_gradcheck(backend: str, squared_error_too: bool) -> None:
     assert gradcheck(lambda a, b: function(a.reshape(4, 3, 2), b.reshape(4, 3, 2), log_gamma.detach()), (x_hat, x))
 
 
+@ONCE
 def test_without_log_gamma_it_is_the_optimum_of_the_batch(backend: str) -> None:
     generator = torch.Generator().manual_seed(9)
     x_hat, x = (torch.randn(5, 2, 3, dtype=torch.float64, generator=generator, requires_grad=True) for _ in range(2))
@@ -217,6 +220,7 @@ def test_without_log_gamma_it_is_the_optimum_of_the_batch(backend: str) -> None:
     assert gradcheck(lambda a, b: mc.gaussian_nll(a, b, None, backend=backend), (x_hat, x))
 
 
+@ONCE
 def test_gradient_of_one_argument_alone(backend: str) -> None:
     generator = torch.Generator().manual_seed(8)
     values = [torch.randn(4, 6, generator=generator), torch.randn(4, 6, generator=generator), torch.tensor(0.3)]
@@ -231,6 +235,7 @@ def test_gradient_of_one_argument_alone(backend: str) -> None:
         assert not mc.gaussian_nll(*every, backend=backend).requires_grad
 
 
+@ONCE
 def test_a_second_backward_pass_gives_the_same(backend: str) -> None:
     generator = torch.Generator().manual_seed(9)
     arguments = [torch.randn(4, 6, generator=generator, requires_grad=True) for _ in range(2)]
@@ -308,6 +313,7 @@ def test_any_number_of_feature_dimensions(backend: str, shape: tuple[int, ...]) 
     torch.testing.assert_close(found, expected, rtol=1e-13, atol=0)
 
 
+@ONCE
 def test_log_gamma_in_every_form(backend: str) -> None:
     generator = torch.Generator().manual_seed(21)
     x_hat, x = (torch.randn(5, 6, generator=generator, dtype=torch.float64) for _ in range(2))

@@ -77,7 +77,17 @@ def assert_close(found: Sequence[Tensor], expected: Sequence[Tensor], floors: Se
 @example(Case(2200, 2, 3, 5, seed=2))  # more tiles than parts
 @example(Case(64, 3, 8, 16, with_x=False, seed=3))  # no lane is idle
 @example(Case(300, 2, 3, 200, seed=4))  # many units
-def test_lstm_is_its_formula(backend: str, case: Case) -> None:
+def test_lstm_is_its_formula(cpu: str, case: Case) -> None:
+    assert_lstm_is_its_formula(cpu, case)
+
+
+@settings(max_examples=15)
+@given(CASES)
+def test_so_is_its_definition(case: Case) -> None:
+    assert_lstm_is_its_formula("reference", case)
+
+
+def assert_lstm_is_its_formula(backend: str, case: Case) -> None:
     inputs, incoming = draw(case)
     y = lstm(*inputs, backend=backend)
     found = [y, *grad(y, [leaf for leaf in inputs if leaf.requires_grad], incoming)]

@@ -7,6 +7,7 @@ import torch
 from dtypes import DTYPES, F64
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from instruction_sets import ONCE
 from manifold_core.kernels.random import standard_normal
 from manifold_core.kernels.rsample_kl import reference
 from poison import poisoned
@@ -223,6 +224,7 @@ def test_kl_per_dimension_sums_to_kl(backend: str, dtype: torch.dtype, cols: int
     torch.testing.assert_close(kl.double(), kls.double().sum(dim=1), rtol=sum_rounding(cols, kl.dtype), atol=0)
 
 
+@ONCE
 @pytest.mark.parametrize("rows_of_prior_and_gate", [0, 1, 4])
 @pytest.mark.parametrize("per_dimension", [False, True])
 def test_gradcheck(backend: str, per_dimension: bool, rows_of_prior_and_gate: int) -> None:
@@ -250,6 +252,7 @@ def test_gradient_of_each_argument_alone_is_that_of_all(backend: str, name: str)
     assert torch.equal(gradient(name), gradient(*NAMES))
 
 
+@ONCE
 def test_gradient_of_one_argument_alone(backend: str) -> None:
     generator = torch.Generator().manual_seed(9)
     mu, log_var = (torch.randn(4, 6, generator=generator) for _ in range(2))
@@ -277,6 +280,7 @@ def test_gradients_reach_a_layer_with_two_heads(backend: str) -> None:
     torch.testing.assert_close(heads.grad.double(), copy.grad, rtol=1e-5, atol=1e-5)
 
 
+@ONCE
 def test_a_second_backward_pass_gives_the_same(backend: str) -> None:
     mu = torch.randn(5, 6, generator=torch.Generator().manual_seed(12), requires_grad=True)
     z, kl = mc.rsample_kl(mu, mu, seed=13, backend=backend)

@@ -8,6 +8,7 @@ import torch
 from dtypes import BF16, DTYPES, F64
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from instruction_sets import ONCE
 from manifold_core.kernels.random import standard_normal
 from manifold_core.kernels.rsample_kl_cholesky import reference
 from poison import poisoned
@@ -208,6 +209,7 @@ def test_kl_per_dimension_sums_to_kl(backend: str, dtype: torch.dtype, latents: 
     torch.testing.assert_close(kl.double(), kls.double().sum(dim=1), rtol=sum_rounding(latents, kl.dtype), atol=0)
 
 
+@ONCE
 @pytest.mark.parametrize("per_dimension", [False, True])
 @pytest.mark.parametrize("prior", ["none", "one row", "as mu"])
 def test_gradcheck(backend: str, prior: str, per_dimension: bool) -> None:

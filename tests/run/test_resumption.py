@@ -108,7 +108,7 @@ class TestResumption:
         assert saved == [*range(steps + 1, STEPS + 1), STEPS]  # it went on, and did not begin again
         assert_same_run(tmp_path, finished[kind])
 
-    @pytest.mark.parametrize("kind", ["vectors", "images", "analytic"])
+    @pytest.mark.parametrize("kind", ["vectors", "images"])
     def test_stops_at_any_moment_and_again_and_again(
         self,
         data: Path,
