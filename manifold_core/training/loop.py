@@ -270,13 +270,7 @@ def _loop(
     model.zero_grad()  # those of frozen parameters as well: Adam would follow gradients that another training has left
     every = record_every(config)
     device = inputs[0].device
-    size = min(config.batch_size, len(inputs[0]))
-    plain = PlainStep(model, inputs, size, config.precision, run.scaler, group)
-    step: Step = plain
-    update: Callable[[], None] = run.update
-    if cuda_graphs and group is None and _has_graphs(device):
-        step = graph = GraphStep(plain, cuda_graph)
-        update = GraphUpdate(run, graph, partial(cuda_graph, warm_ups=0))
+    step, update = _step_and_update(run, model, inputs, group, cuda_graphs)
     watch = Watch(model, device, group)
     first = is_first(group)
     started = saved = time.monotonic()
@@ -322,6 +316,18 @@ def _loop(
         raise Diverged(math.nan, run.step, history)
     if folder is not None and first and run.step > begun_at:
         run.save(folder)
+
+
+def _step_and_update(
+    run: TrainingState, model: VAE | CVAE, inputs: tuple[Tensor, ...], group: Group, cuda_graphs: bool
+) -> tuple[Step, Callable[[], None]]:
+    """What leaves the gradients of a step behind, and what changes the weights by them."""
+    size = min(run.config.batch_size, len(inputs[0]))
+    plain = PlainStep(model, inputs, size, run.config.precision, run.scaler, group)
+    if cuda_graphs and group is None and _has_graphs(inputs[0].device):
+        graph = GraphStep(plain, cuda_graph)
+        return graph, GraphUpdate(run, graph, partial(cuda_graph, warm_ups=0))
+    return plain, run.update
 
 
 def _says_enough(after_record: AfterRecord, history: History, model: VAE | CVAE, device: torch.device) -> bool:
