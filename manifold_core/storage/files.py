@@ -28,8 +28,8 @@ __all__ = [
 ]
 
 AnyPath = str | os.PathLike[str]
-# Errors for which no program is to blame: the disk is full, or fails.
-OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
+# Errors for which no program is to blame: the disk is full, or fails, or what is written to has gone.
+OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE})
 
 
 class _Held(threading.local):
@@ -43,7 +43,13 @@ _held = _Held()
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """``write`` a temporary file beside ``path``, flush it to the disk, then rename it: all of the file, or none."""
+    """``write`` a temporary file beside ``path``, flush it to the disk, then rename it: all of the file, or none.
+
+    Raises:
+        OSError: the disk is full, or fails; the folder has been removed.
+    """
+    if not path.parent.is_dir():  # as a server of files says it
+        raise OSError(errno.ESTALE, "the folder has been removed", str(path.parent))
     for other in path.parent.glob(f".{path.name}.*.tmp"):
         if not _runs(other.suffixes[-2].lstrip(".")):  # left by a process that was killed
             other.unlink(missing_ok=True)

@@ -1,6 +1,8 @@
 """``manifold-core train``: what it prints and writes, its options and their defaults."""
 
+import errno
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from manifold_core.cli import commands
 from manifold_core.data import load_file
 from manifold_core.data.images import IMAGE_SETS
 from manifold_core.run import ConditionConfig, RunConfig, build_model
+from manifold_core.training.schedule import batches
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -270,3 +273,22 @@ sys.exit(cli.main({command!r}))
     )
     assert not list(tmp_path.rglob("*.tmp"))
     assert cli.main(command) == 0
+
+
+@pytest.mark.parametrize("models", ["1", "2"])
+def test_a_folder_that_is_removed_meanwhile_is_told(
+    inputs: Path, tmp_path: Path, models: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    begun = batches
+
+    def removed(*arguments: Any) -> Any:
+        shutil.rmtree(tmp_path / "out")
+        return begun(*arguments)
+
+    monkeypatch.setattr("manifold_core.training.loop.batches", removed)
+    half = ["--precision", "bfloat16"]  # by the training loop
+    out = ["--out", str(tmp_path / "out"), "--models", models]
+    assert cli.main(["train", "--data", str(inputs / "good.npy"), *out, *SMALL, *half]) == 1
+    said = f"manifold-core: [Errno {errno.ESTALE}] the folder has been removed: '{tmp_path / 'out'}"
+    assert only_line(capfd.readouterr().err).startswith(said)
+    assert not (tmp_path / "out").exists()
