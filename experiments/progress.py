@@ -14,9 +14,9 @@ from .tables import Cell, Plan
 
 __all__ = ["Progress", "work"]
 
-# An operation takes the training loop about as long as this many take a fused engine. In experiments/results and its
-# two_cores the engine's tables took 12 to 15 ps each on the Xeon and 17 to 35 on the EPYC; those of sequences 50 and
-# 114, those of images 57 and 74 on the EPYC.
+# An operation takes the training loop about as long as this many take a fused engine. In experiments/results the
+# engine's tables took 12 to 15 ps each on the Xeon, on the EPYC (8c180d7) 17 to 35; those of sequences 50 and 114,
+# those of images 57 and 74 on the EPYC.
 OF_THE_LOOP = 4
 
 
