@@ -118,7 +118,7 @@ EDGES = (
     sampling.Case((1, 1), **ROWS),
     # More tiles of rows than programs; more programs than one group; a second tile of columns.
     sampling.Case((3000, 3), first_row=7, **ONE_ROW),
-    sampling.Case((40, 1025), (F64,) * 5, per_dimension=True, **{**ONE_ROW, "prior": "one mean"}),
+    sampling.Case((12, 1025), (F64,) * 5, per_dimension=True, **{**ONE_ROW, "prior": "one mean"}),
     sampling.Case((9, 1030), layouts=MIXED, variance_ratio=False, first_row=2**62, **{**ROWS, "share": 0.99}),
     sampling.Case((20, 30), (BF16,) * 5, **{**ROWS, "prior": "one row"}),
 )
