@@ -106,9 +106,10 @@ GPU_PYTHON := env PYTHONPATH="$(CURDIR)/build/gpu" PYTHONSAFEPATH=1 PYTEST_DISAB
 GPU_PYTEST := -m pytest -m 'gpu and not slow' $(shell $(PYTHON) -c 'import xdist' 2> /dev/null && echo -p xdist -n 8)
 SANITIZER := $(shell PATH=$$PATH:/usr/local/cuda/bin command -v compute-sanitizer)
 # A query of the driver is not an error. Every kernel, batch sums included; few launches, which the tools slow down.
-# No cached memory: an access behind a tensor is then outside of all memory.
+# No cached memory: an access behind a tensor is then outside of all memory. Both tools run at once, each mostly waiting;
+# what a shell has in the background ignores the signal that ends it in time.
 SANITIZE = $(SANITIZER) --target-processes all --error-exitcode 9 --report-api-errors no
-SANITIZED := -m pytest -m gpu tests/kernels/test_cuda.py tests/kernels/test_cuda_device.py tests/ensemble/test_cuda.py \
+SANITIZED := -m pytest -m gpu tests/ensemble/test_cuda.py tests/kernels/test_cuda_device.py tests/kernels/test_cuda.py \
     -k "nothing_to_do or nan_stays or same_each_time"
 gpu:  ## build in place, run the tests that need a GPU, measure, check memory and races; see benchmarks/results
 	timeout 140 $(PYTHON) setup.py build_ext --inplace --parallel 3
@@ -117,15 +118,17 @@ gpu:  ## build in place, run the tests that need a GPU, measure, check memory an
 	ln -s "$(CURDIR)"/manifold_core/*.so build/gpu/manifold_core/
 	ln -sfn "$(CURDIR)/benchmarks" build/gpu/benchmarks
 	@failed=''; \
-	step() { echo "make gpu: $$*"; timeout -s INT -k 3 "$$@" || failed="$$failed\n  $$*"; }; \
+	timed() { echo "make gpu: $$*"; timeout -s INT -k 3 "$$@"; }; \
+	step() { timed "$$@" || failed="$$failed\n  $$*"; }; \
 	step 160 $(GPU_PYTHON) $(GPU_PYTEST) tests/kernels tests/ensemble tests/training/test_step.py tests/training/test_update.py \
 	    tests/run/test_global_state.py tests/metrics/test_local.py; \
 	step 60 $(GPU_PYTHON) -m benchmarks.ensemble_on_gpu --seconds 42; \
 	step 85 $(GPU_PYTHON) -m benchmarks.ops_on_gpu --seconds 67; \
 	step 40 $(GPU_PYTHON) -m benchmarks.images_on_gpu --seconds 27; \
 	if [ -z '$(SANITIZER)' ]; then echo 'compute-sanitizer is not installed: neither memory nor races are checked'; else \
-	    step 40 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZE) --tool memcheck $(GPU_PYTHON) $(SANITIZED); \
-	    step 40 $(SANITIZE) --tool racecheck $(GPU_PYTHON) $(SANITIZED); \
+	    timed -k 10 80 env --default-signal=INT $(SANITIZE) --tool racecheck $(GPU_PYTHON) $(SANITIZED) & races=$$!; \
+	    step -k 10 80 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZE) --tool memcheck $(GPU_PYTHON) $(SANITIZED); \
+	    wait $$races || failed="$$failed\n  racecheck"; \
 	fi; \
 	if [ -n "$$failed" ]; then printf "make gpu: failed, or out of time:$$failed\n"; exit 1; fi
 

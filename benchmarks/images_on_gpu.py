@@ -42,8 +42,8 @@ IMAGES = 8192
 ALLOWED = 1e-4
 
 
-def _microseconds(step: Callable[[], object]) -> float:
-    """The host asks for step after step and waits only at the end."""
+def _microseconds(step: Callable[[], object], steps: int = 1) -> float:
+    """The host asks for call after call, each of so many steps, and waits only at the end."""
 
     def seconds(count: int) -> float:
         torch.cuda.synchronize()
@@ -53,8 +53,9 @@ def _microseconds(step: Callable[[], object]) -> float:
         torch.cuda.synchronize()
         return time.perf_counter() - begin
 
-    seconds(WARM_UP)
-    return 1e6 * statistics.median(seconds(COUNTED) for _ in range(ROUNDS)) / COUNTED
+    seconds(WARM_UP // steps)
+    calls = COUNTED // steps
+    return 1e6 * statistics.median(seconds(calls) for _ in range(ROUNDS)) / (calls * steps)
 
 
 def _model(covariance: Covariance) -> mc.VAE:
@@ -77,7 +78,7 @@ def in_turn(batch: int, covariance: Covariance, models: int = IN_TURN) -> float:
                 next(one)
 
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        return _microseconds(turn_of_each) / models
+        return _microseconds(turn_of_each, models)
 
 
 def alone(batch: int, covariance: Covariance) -> float:

@@ -331,9 +331,12 @@ def _step_and_update(
 
 
 def _says_enough(after_record: AfterRecord, history: History, model: VAE | CVAE, device: torch.device) -> bool:
-    """Whether to stop; what ``after_record`` draws at random does not change the training."""
+    """Whether to stop; what ``after_record`` draws at random, or does to gradients, does not change the training."""
+    kept = [(parameter, parameter.grad) for parameter in model.parameters()]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), evaluation_mode(model):
         said = after_record(history)
+    for parameter, gradient in kept:  # a replayed step writes into the tensors that they were when it was captured
+        parameter.grad = gradient
     return isinstance(said, bool | np.bool_ | Tensor) and bool(said)  # a list of losses, for example, is not a yes
 
 

@@ -12,7 +12,7 @@ from benchmarks import gpu_tables, images_on_gpu
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU."""
-    few = {"WARM_UP": 1, "COUNTED": 2, "ROUNDS": 3, "IMAGES": 16, "BATCHES": (8,)}
+    few = {"WARM_UP": 1, "COUNTED": 8, "ROUNDS": 3, "IMAGES": 16, "BATCHES": (8,)}
     for name, value in {"DEVICE": "cpu", **few}.items():
         monkeypatch.setattr(images_on_gpu, name, value)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
@@ -42,9 +42,22 @@ def test_every_way_is_measured(small: None, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_step_of_one_of_many_is_a_share_of_a_turn(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images_on_gpu, "_microseconds", lambda step: step() or 600.0)
-    assert images_on_gpu.in_turn(8, "diagonal", models=3) == 200.0
-    assert images_on_gpu.alone(8, "diagonal") == 600.0
+    clock, calls = iter(range(10**6)), 0
+    monkeypatch.setattr(images_on_gpu.time, "perf_counter", lambda: next(clock))  # a second for any number of calls
+
+    def call() -> None:
+        nonlocal calls
+        calls += 1
+
+    for steps, counted in ((1, 20), (4, 5)):
+        calls = 0
+        monkeypatch.setattr(images_on_gpu, "COUNTED", 20)
+        assert images_on_gpu._microseconds(call, steps) == 1e6 / 20
+        assert calls == 3 * counted + (steps == 1)  # of three rounds, and of the warm-up
+    taken: list[int] = []
+    monkeypatch.setattr(images_on_gpu, "_microseconds", lambda step, steps=1: step() or taken.append(steps) or 600.0)
+    assert images_on_gpu.in_turn(8, "diagonal", models=3) == images_on_gpu.alone(8, "diagonal") == 600.0
+    assert taken == [3, 1]
 
 
 def test_wrong_gradients_get_no_time(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

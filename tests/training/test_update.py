@@ -143,6 +143,37 @@ def test_a_replayed_run_is_the_plain_one(kind: str, train: Any, by_pytorch: list
     assert history.neg_elbo == pytest.approx(curves.neg_elbo, rel=bound)
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_what_is_done_to_gradients_between_two_steps_changes_nothing(precision: str, train: Any) -> None:
+    """A graph writes gradients where they were when it was captured, and gives them to no parameter again."""
+    models: list[mc.VAE] = []
+
+    def in_place(function: Any, warm_ups: int = 3) -> Replay:
+        if not warm_ups:
+            return run_again(function, 0)  # Adam
+        run_again(function, warm_ups)
+        (model,) = models[:] = [function.__self__._step.model]
+        function()
+        places = [parameter.grad for parameter in model.parameters()]
+
+        def replay() -> None:
+            there = [parameter.grad for parameter in model.parameters()]
+            function()
+            for parameter, place, was in zip(model.parameters(), places, there, strict=True):
+                place.copy_(parameter.grad)
+                parameter.grad = was
+
+        return replay
+
+    def clear(_history: mc.History) -> None:
+        models[0].zero_grad()
+
+    expected, curves = train("learned", in_place, precision)
+    found, history = train("learned", in_place, precision, after_record=clear)
+    assert_same(found, expected)
+    assert history.neg_elbo == curves.neg_elbo
+
+
 @pytest.mark.parametrize("stop", [1, 2, 3, 10])
 def test_a_replayed_run_that_was_stopped_goes_on(stop: int, tmp_path: Path, train: Any) -> None:
     """Bit for bit; and what is kept says what it says of a plain run."""
