@@ -77,13 +77,16 @@ def test_a_search_is_of_float32_models() -> None:
 def test_a_model_is_trained_and_read_where_it_is() -> None:
     model, x = mc.VAE.mlp(3, 2, (4,)), torch.rand(40, 3)
     schedule._table.cache_clear()
+
+    def read() -> tuple[object, ...]:
+        active, local = mc.active_dimensions(model, x), mc.local_dimensions(model, x)
+        return mc.evaluate(model, x), active.variance.tolist(), local.spectrum.tolist(), mc.two_nn(x)
+
     with torch.device("meta"):
         mc.train(model, x, mc.TrainingConfig(steps=5, batch_size=8), progress=False)
-        assert mc.evaluate(model, x).neg_elbo == pytest.approx(model(x).loss.item(), abs=2.0)
-        assert mc.active_dimensions(model, x).variance.isfinite().all()
-        assert mc.local_dimensions(model, x).spectrum.isfinite().all()
-        assert mc.two_nn(x) is not None
+        found = read()
         assert schedule.schedule_table(mc.TrainingConfig(steps=5)).isfinite().all()
+    assert found == read()
 
 
 @NEEDS_COMPILED

@@ -1,5 +1,6 @@
 """README.md and docs/ do what they say: their Python and their commands run, their links lead somewhere."""
 
+import json
 import math
 import re
 import sys
@@ -54,7 +55,8 @@ class TestPython:
         capsys.readouterr()
         run_blocks("docs/data.md")
         printed = capsys.readouterr().out
-        assert int(printed.split()[0]) in range(21)  # after two steps
+        metrics = json.loads(Path("runs/points/metrics.json").read_text(encoding="utf-8"))
+        assert int(printed.split()[0]) == metrics["dimension"]
         sphere = re.search(r"^2 ([\d.]+) {.*2: ([\d.]+)", printed, flags=re.MULTILINE)
         assert sphere is not None
         assert float(sphere[1]) > 15
