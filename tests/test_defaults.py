@@ -87,6 +87,9 @@ def test_a_model_is_trained_and_read_where_it_is() -> None:
         found = read()
         assert schedule.schedule_table(mc.TrainingConfig(steps=5)).isfinite().all()
     assert found == read()
+    _, variance, spectrum, by_neighbours = found
+    assert torch.tensor([variance, spectrum]).isfinite().all()
+    assert by_neighbours is not None
 
 
 @NEEDS_COMPILED

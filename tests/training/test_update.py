@@ -152,7 +152,8 @@ def test_what_is_done_to_gradients_between_two_steps_changes_nothing(precision: 
         if not warm_ups:
             return run_again(function, 0)  # Adam
         run_again(function, warm_ups)
-        (model,) = models[:] = [function.__self__._step.model]
+        model = function.__self__._step.model
+        models.append(model)
         function()
         places = [parameter.grad for parameter in model.parameters()]
 
@@ -166,7 +167,7 @@ def test_what_is_done_to_gradients_between_two_steps_changes_nothing(precision: 
         return replay
 
     def clear(_history: mc.History) -> None:
-        models[0].zero_grad()
+        models[-1].zero_grad()
 
     expected, curves = train("learned", in_place, precision)
     found, history = train("learned", in_place, precision, after_record=clear)
